@@ -1,0 +1,56 @@
+"""The exceptions facespace raises for what a caller can cause or repair.
+
+    FacespaceError               catch this one to catch them all
+    ├── ImageError               a file or buffer is no readable image (names it, says why)
+    ├── ModelError               a model is unknown, damaged, or not what its description says
+    ├── RuntimeUnavailable       a device or runtime was asked for by name and is not here
+    ├── GalleryError             a gallery file is damaged, or belongs to another model
+    │   └── UnknownPerson        a name that is not in the gallery
+    └── EnrollmentError          a photo cannot be enrolled: no face, or several
+
+A wrong type or a value out of range is Python's own `TypeError` or `ValueError`.
+"""
+
+from __future__ import annotations
+
+
+class FacespaceError(Exception):
+    """Base of every error of this package; its text is one line a user can act on."""
+
+
+class ImageError(FacespaceError):
+    """A photo cannot be read.
+
+    `source` names the file (or `<bytes>`, `<array>`, …), `reason` says what is wrong with it.
+
+    >>> str(ImageError("party.jpg", "the file is empty"))
+    'party.jpg: the file is empty'
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.source, self.reason)
+
+
+class ModelError(FacespaceError):
+    """A model is unknown, damaged, or does not match its description."""
+
+
+class RuntimeUnavailable(FacespaceError):
+    """A runtime or device was asked for by name and is not on this machine."""
+
+
+class GalleryError(FacespaceError):
+    """A gallery cannot be opened or used with this model."""
+
+
+class UnknownPerson(GalleryError):
+    """The gallery holds nobody of that name."""
+
+
+class EnrollmentError(FacespaceError):
+    """A photo does not show exactly one face to enrol."""
