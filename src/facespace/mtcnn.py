@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,13 @@ from threadpoolctl import ThreadpoolController
 
 from facespace.face import Face
 from facespace.mtcnn_networks import output_network, proposal_network, refinement_network
-from facespace.network import Network
+from facespace.network import Network, usable_cores
 from facespace.pyramid import CANVAS, CELL, layout
-from facespace.resample import area_matrix, area_resize
+from facespace.resample import area_resize
+from facespace.suppression import non_maximum_suppression
 
 Array = npt.NDArray[np.float64]
+Map = Callable[..., Iterator[Any]]
 
 
 class _Blas:
@@ -59,10 +62,10 @@ class _Blas:
 
 _BLAS = _Blas()
 _STRIDE = 2
-_MAX_BATCH = 64
-_CHUNK_IMAGES = 16
-_CHUNK_PIXELS = 16_000_000
-_MATRIX_NMS = 1_000  # boxes up to which all overlaps are computed at once
+_BATCHES = (1, 2, 4, 8, 16, 32, 48, 64)
+_CHUNK_IMAGES = 4
+_CHUNK_PIXELS = 600_000
+_FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
 
 
 class MTCNN:
@@ -92,6 +95,7 @@ class MTCNN:
         self._pnet = proposal_network()
         self._rnet = refinement_network()
         self._onet = output_network()
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
 
     @property
     def runtime(self) -> str:
@@ -99,27 +103,36 @@ class MTCNN:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         """The faces of one image (H,W,3) uint8 RGB; an empty list where there is none."""
-        return self._detect([image])[0]
+        with _BLAS.one_thread():
+            return self._cascade([_rows(image)], self._pool.map)[0]
 
     def detect_many(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
-        return [faces for chunk in _chunks(images) for faces in self._detect(chunk)]
-
-    def _detect(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         with _BLAS.one_thread():
-            return self._cascade([_planes(image) for image in images])
+            found: list[Future[list[list[Face]]] | list[list[Face]]] = []
+            for chunk in _chunks(images):
+                if chunk[0].size > 3 * _CHUNK_PIXELS:  # one large photo keeps all cores busy by itself
+                    found.append(self._cascade([_rows(chunk[0])], self._pool.map))
+                else:
+                    found.append(self._pool.submit(self._small, chunk))
+            results = [part.result() if isinstance(part, Future) else part for part in found]
+            return [faces for part in results for faces in part]
 
-    def _cascade(self, planes: Sequence[npt.NDArray[Any]]) -> list[list[Face]]:
-        boxes = [_squared(self._propose(plane)) for plane in planes]
+    def _small(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
+        return self._cascade([_rows(image) for image in images], map)
 
-        heads = self._classify(self._rnet, planes, boxes, 24)
+    def _cascade(self, images: Sequence[npt.NDArray[Any]], each: Map) -> list[list[Face]]:
+        """The faces of images (H,3,W); `each` applies a function to many inputs, in this thread or in several."""
+        boxes = [_squared(self._propose(image, each)) for image in images]
+
+        heads = self._classify(self._rnet, images, boxes, each)
         for i, (box, head) in enumerate(zip(boxes, heads, strict=True)):
             scores = _probability(head[:, 0]).astype(np.float64)
             keep = np.flatnonzero(scores > self.thresholds[1])
             keep = keep[non_maximum_suppression(box[keep], scores[keep], 0.7)]
             boxes[i] = _squared(_regressed(box[keep], head[keep, 1:5]))
 
-        heads = self._classify(self._onet, planes, boxes, 48)
+        heads = self._classify(self._onet, images, boxes, each)
         results = []
         for box, head in zip(boxes, heads, strict=True):
             scores = _probability(head[:, 0]).astype(np.float64)
@@ -134,20 +147,21 @@ class MTCNN:
             results.append([_face(box[k], scores[k], landmarks[k]) for k in keep if _valid(box[k])])
         return results
 
-    def _propose(self, planes: npt.NDArray[Any]) -> Array:
+    def _propose(self, rows: npt.NDArray[Any], each: Map) -> Array:
         """Candidate boxes (n,4) of P-Net, regressed, not yet square."""
-        height, width = planes.shape[1:]
+        height, _, width = rows.shape
         plan = layout(height, width, self.min_size, self.factor)
-        levels = [area_resize(planes, level.height, level.width) for level in plan.levels]
-        found = []
-        tiles = sorted(plan.tiles, key=lambda tile: tile.canvas)
-        for index, group in itertools.groupby(tiles, key=lambda tile: tile.canvas):
+        levels = list(each(lambda level: area_resize(rows, np.empty((level.height, 3, level.width), np.uint8)), plan.levels))
+
+        def scan(index: int) -> tuple[Array, Array, Array, npt.NDArray[np.int64]]:
             canvas = np.zeros((1, 3, CANVAS, CANVAS), np.uint8)
-            for tile in group:
-                part = levels[tile.level][:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-                canvas[0, :, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
+            for tile in plan.on_canvas(index):
+                part = levels[tile.level][tile.top : tile.top + tile.height, :, tile.left : tile.left + tile.width]
+                canvas[0, :, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part.swapaxes(0, 1)
             (heads,) = self._pnet.run(canvas, plan.masks[index][None])
-            found.append(self._decode(heads[0], plan.owner[index], plan))
+            return self._decode(heads[0], plan.owner[index], plan)
+
+        found = list(each(scan, range(len(plan.masks))))
         if not any(len(part[0]) for part in found):
             return np.empty((0, 4))
         boxes, offsets, scores, level = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -158,7 +172,8 @@ class MTCNN:
         keep = np.concatenate([part[non_maximum_suppression(boxes[part], scores[part], 0.5)] for part in parts])
         keep = keep[non_maximum_suppression(boxes[keep], scores[keep], 0.7)]
         boxes, offsets = boxes[keep], offsets[keep]
-        return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+        result: Array = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+        return result
 
     def _decode(
         self, heads: npt.NDArray[np.float32], owner: npt.NDArray[np.int32], plan: Any
@@ -176,69 +191,26 @@ class MTCNN:
         return boxes, heads[1:, rows, columns].T.astype(np.float64), scores, level.astype(np.int64)
 
     def _classify(
-        self, network: Network, planes: Sequence[npt.NDArray[Any]], boxes: Sequence[Array], size: int
+        self, network: Network, images: Sequence[npt.NDArray[Any]], boxes: Sequence[Array], each: Map
     ) -> list[npt.NDArray[np.float32]]:
         """The network's outputs for every box of every image, crops of all images batched together."""
-        n_boxes = [len(box) for box in boxes]
-        outputs: list[npt.NDArray[np.float32]] = []
-        pending = [(plane, row) for plane, box in zip(planes, boxes, strict=True) for row in box]
-        for start in range(0, len(pending), _MAX_BATCH):
-            part = pending[start : start + _MAX_BATCH]
-            # A runtime compiles for each batch size it meets: powers of two are few.
-            crops = np.zeros((1 << (len(part) - 1).bit_length(), 3, size, size), np.float32)
-            for crop, (plane, row) in zip(crops, part, strict=False):
-                _crop(plane, row, crop)
-            outputs.append(network.run(crops)[0][: len(part)])
-        width = int(list(network.outputs.values())[0][1])
-        joined = np.concatenate(outputs) if outputs else np.empty((0, width), np.float32)
-        return np.split(joined, np.cumsum(n_boxes)[:-1])
+        side = int(network.inputs["crops"][1])
+        pending = [
+            (image, row) for image, box in zip(images, boxes, strict=True) for row in box.astype(np.int64).tolist()
+        ]
 
+        def run(start: int) -> npt.NDArray[np.float32]:
+            part = pending[start : start + _BATCHES[-1]]
+            # A runtime compiles for each batch size it meets, so few are used.
+            n = min(size for size in _BATCHES if size >= len(part))
+            crops = np.zeros((n, side, 3, side), np.float32)
+            for crop, (image, row) in zip(crops, part, strict=False):
+                _crop(image, row, crop)
+            return network.run(crops)[0][: len(part)]
 
-def non_maximum_suppression(
-    boxes: Array,
-    scores: Array,
-    threshold: float,
-    *,
-    overlap: Literal["union", "min"] = "union",
-) -> npt.NDArray[np.int64]:
-    """Indices of the boxes kept, best score first: each kept box removes those it overlaps by more than `threshold`.
-
-    Overlap is intersection over union, or over the smaller box for `min`; sides count both end pixels
-    (x2 − x1 + 1). Equal scores, which saturated float32 probabilities often are, come in the order NumPy's default
-    sort leaves them, as in the 2018 program; that order may differ between processors.
-
-    >>> boxes = np.array([[1.0, 1, 10, 10], [2, 1, 11, 10], [50, 50, 60, 60]])
-    >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), 0.5).tolist()
-    [1, 2]
-    """
-    order = np.argsort(scores)[::-1]
-    boxes = boxes[order]
-    area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-
-    def overlapped(first: Any, others: Any) -> npt.NDArray[np.bool_]:
-        a, b = boxes[first], boxes[others]
-        sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
-        common = np.maximum(sides[..., 0], 0) * np.maximum(sides[..., 1], 0)
-        smaller = np.minimum(area[first], area[others])
-        whole = smaller if overlap == "min" else area[first] + area[others] - common
-        result: npt.NDArray[np.bool_] = common / whole > threshold
-        return result
-
-    kept = []
-    everyone = np.arange(len(boxes))
-    if len(boxes) <= _MATRIX_NMS:
-        matrix = overlapped(everyone[:, None], everyone[None, :])
-        alive = np.ones(len(boxes), np.bool_)
-        for index in everyone:
-            if alive[index]:
-                kept.append(index)
-                alive &= ~matrix[index]
-    else:
-        while len(everyone):
-            kept.append(everyone[0])
-            rest = everyone[1:]
-            everyone = rest[~overlapped(everyone[0], rest)]
-    return order[np.array(kept, np.int64)]
+        width = int(network.outputs["heads"][1])
+        outputs = [*each(run, range(0, len(pending), _BATCHES[-1])), np.empty((0, width), np.float32)]
+        return np.split(np.concatenate(outputs), np.cumsum([len(box) for box in boxes])[:-1])
 
 
 def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
@@ -256,12 +228,12 @@ def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArra
         yield chunk
 
 
-def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    """The image as (3,H,W), in float32 for the products to come unless that takes too much memory."""
+def _rows(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """The image as (H,3,W), in float32 for the products to come unless that takes too much memory."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} of shape {image.shape}")
-    dtype = np.float32 if image.size <= 3 * _CHUNK_PIXELS else np.uint8
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)
+    dtype = np.float32 if image.size <= 3 * _FLOAT_PIXELS else np.uint8
+    return np.ascontiguousarray(image.swapaxes(1, 2), dtype)
 
 
 def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -284,23 +256,21 @@ def _squared(boxes: Array) -> Array:
     return np.trunc(np.hstack([corner, corner + side]))
 
 
-def _crop(planes: npt.NDArray[Any], box: Array, out: npt.NDArray[np.float32]) -> None:
-    """The box (counted from 1, both ends in) of an image, black beyond the border, resized into `out` (3,s,s)."""
-    n_rows, n_columns = planes.shape[1:]
-    x1, y1, x2, y2 = (int(value) for value in box)
-    width, height = x2 - x1 + 1, y2 - y1 + 1
-    if width < 1 or height < 1:
-        return
+def _crop(rows: npt.NDArray[Any], box: Sequence[int], out: npt.NDArray[np.float32]) -> None:
+    """The box (counted from 1, both ends in) of an image (H,3,W), black beyond the border, resized into `out`."""
+    n_rows, _, n_columns = rows.shape
+    x1, y1, x2, y2 = box
     left, top = max(x1, 1), max(y1, 1)
     right, bottom = min(x2, n_columns), min(y2, n_rows)
     if left > right or top > bottom:
         return
-    size = out.shape[1]
-    shrink = width >= size and height >= size
-    rows = area_matrix(height, size, shrink)[:, top - y1 : bottom - y1 + 1]
-    columns = area_matrix(width, size, shrink)[:, left - x1 : right - x1 + 1]
-    part = planes[:, top - 1 : bottom, left - 1 : right].astype(np.float32, copy=False)
-    np.matmul(np.matmul(rows, part), columns.T, out=out)
+    part = rows[top - 1 : bottom, :, left - 1 : right]
+    height, width = y2 - y1 + 1, x2 - x1 + 1
+    if part.shape != (height, 3, width):
+        padded = np.zeros((height, 3, width), np.float32)
+        padded[top - y1 : bottom - y1 + 1, :, left - x1 : right - x1 + 1] = part
+        part = padded
+    area_resize(part, out)
 
 
 def _valid(box: Array) -> bool:

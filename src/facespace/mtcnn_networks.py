@@ -100,6 +100,10 @@ class _Builder:
             self.graph.node("Add", [product, self.constant(bias)]), "heads", np.float32, ["n", len(bias)]
         )
 
+    def compiled(self, name: str) -> Network:
+        """Detection always computes in float32; its calls use one core each and run side by side."""
+        return Network(self.graph.serialize(), source=name, precision="float32", threads=1)
+
 
 def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     kernel, bias = weights[f"{layer}/kernel:0"], weights[f"{layer}/bias:0"]
@@ -131,13 +135,14 @@ def proposal_network() -> Network:
     heads = net.graph.node("Conv", [net.x, net.constant(kernel), net.constant(bias)])
     side = CANVAS // 2 - 5
     net.graph.output(heads, "heads", np.float32, [1, 5, side, side])
-    return Network(net.graph.serialize(), source="P-Net", precision="float32")
+    return net.compiled("P-Net")
 
 
 def refinement_network() -> Network:
-    """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets."""
+    """R-Net: `crops` (n,24,3,24) float32, rows of channels, 0 to 255 → (n,5): logit, four offsets."""
     net = _Builder(_weights("rnet.onnx"))
-    net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])
+    crops = net.graph.input("crops", np.float32, ["n", 24, 3, 24])
+    net.x = net.graph.node("Transpose", [crops], perm=[0, 2, 1, 3])
     net.conv("conv2d_5", normalise=True)
     net.prelu("p_re_lu_3_initializer_14")
     net.pool(3, same=True)
@@ -148,13 +153,14 @@ def refinement_network() -> Network:
     net.prelu("p_re_lu_5_initializer_10")
     net.dense("dense", "slope", side=3)
     net.heads("dense_1", "dense_2")
-    return Network(net.graph.serialize(), source="R-Net", precision="float32")
+    return net.compiled("R-Net")
 
 
 def output_network() -> Network:
-    """O-Net: `crops` (n,3,48,48) float32, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
+    """O-Net: `crops` (n,48,3,48) float32, rows of channels, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
     net = _Builder(_weights("onet.onnx"))
-    net.x = net.graph.input("crops", np.float32, ["n", 3, 48, 48])
+    crops = net.graph.input("crops", np.float32, ["n", 48, 3, 48])
+    net.x = net.graph.node("Transpose", [crops], perm=[0, 2, 1, 3])
     net.conv("conv2d_8", normalise=True)
     net.prelu("p_re_lu_7_initializer_22")
     net.pool(3, same=True)
@@ -168,4 +174,4 @@ def output_network() -> Network:
     net.prelu("p_re_lu_10_initializer_16")
     net.dense("dense_3", "slope", side=3)
     net.heads("dense_4", "dense_5", "dense_6")
-    return Network(net.graph.serialize(), source="O-Net", precision="float32")
+    return net.compiled("O-Net")

@@ -29,10 +29,12 @@ class Network:
 
     `precision="fastest"` lets the runtime compute in bfloat16 where that is quicker; `"float32"` never does.
     `runtime` and `precision` (attributes) say what is really used: `openvino` or `onnxruntime`, `float32` or
-    `bfloat16`. Safe to share between threads.
+    `bfloat16`. `threads` is how many cores one call may use, all by default. Safe to share between threads.
     """
 
-    def __init__(self, model: bytes, *, source: str, precision: Precision = "fastest") -> None:
+    def __init__(
+        self, model: bytes, *, source: str, precision: Precision = "fastest", threads: int | None = None
+    ) -> None:
         import onnxruntime
 
         wanted = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
@@ -54,10 +56,12 @@ class Network:
             if precision == "fastest" and "BF16" in capabilities:
                 self.precision = "bfloat16"
             hint = {"float32": "f32", "bfloat16": "bf16"}[self.precision]
-            config = {"CPU": {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}}
-            options.add_provider_for_devices([device], {"load_config": json.dumps(config)})
+            config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+            if threads is not None:  # unpinned, or the calls of several threads would queue for one core
+                config |= {"INFERENCE_NUM_THREADS": str(threads), "ENABLE_CPU_PINNING": "NO"}
+            options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": config})})
         else:
-            options.intra_op_num_threads = _usable_cores()
+            options.intra_op_num_threads = threads or usable_cores()
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=None if device is not None else ["CPUExecutionProvider"]
@@ -82,7 +86,7 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
     return value or None
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores this process may run on: a container's or a scheduler's limit counts, not the machine's size."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

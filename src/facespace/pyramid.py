@@ -58,6 +58,9 @@ class Layout:
     owner: npt.NDArray[np.int32]
     masks: tuple[npt.NDArray[np.float32], ...]
 
+    def on_canvas(self, canvas: int) -> list[Tile]:
+        return [tile for tile in self.tiles if tile.canvas == canvas]
+
 
 def pyramid(height: int, width: int, *, min_size: float, factor: float) -> list[Level]:
     """Levels of the 2018 detector: scale_k = 12/min_size · factor^k while the shorter side keeps 12 pixels.

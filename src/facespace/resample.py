@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_BLOCK = 64  # outputs per block: large enough for BLAS, small enough to stay near the band
+_SPAN = 48  # inputs per block: enough work for one product, little of it outside the band
+_DENSE = 72  # samples up to which one dense product is quicker than several
 
 
 class _Block(NamedTuple):
@@ -43,9 +44,10 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return first, np.stack([1 - fraction, fraction], axis=1)
 
 
-def _dense(n: int, m: int, shrink: bool, outputs: slice) -> tuple[slice, npt.NDArray[np.float32]]:
-    first, weights = _taps(n, m, shrink)
-    first, weights = first[outputs], weights[outputs]
+def _dense(
+    n: int, first: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+) -> tuple[slice, npt.NDArray[np.float32]]:
+    """The inputs a run of outputs needs, and the matrix from those to these."""
     low = int(first[0])
     high = min(int(first[-1]) + weights.shape[1], n)
     matrix = np.zeros((len(first), high - low), np.float32)
@@ -57,46 +59,44 @@ def _dense(n: int, m: int, shrink: bool, outputs: slice) -> tuple[slice, npt.NDA
     return slice(low, high), matrix
 
 
-@functools.lru_cache(maxsize=256)
-def _blocks(n: int, m: int, shrink: bool) -> tuple[_Block, ...]:
-    blocks = []
-    for start in range(0, m, _BLOCK):
-        outputs = slice(start, min(start + _BLOCK, m))
-        inputs, weights = _dense(n, m, shrink, outputs)
-        blocks.append(_Block(outputs, inputs, weights))
-    return tuple(blocks)
-
-
 @functools.lru_cache(maxsize=4096)
-def area_matrix(n: int, m: int, shrink: bool) -> npt.NDArray[np.float32]:
-    """The (m, n) matrix that resizes n samples to m.
+def _blocks(n: int, m: int, shrink: bool) -> tuple[_Block, ...]:
+    """The (m, n) matrix that resizes n samples to m, cut into dense pieces along its band.
 
     `shrink` says that neither side of the image grows; the two kinds of weights differ even where a side
     keeps its length beside one that grows.
-
-    >>> area_matrix(3, 2, True).round(3).tolist()
-    [[0.6669999957084656, 0.3330000042915344, 0.0], [0.0, 0.3330000042915344, 0.6669999957084656]]
     """
-    inputs, weights = _dense(n, m, shrink, slice(0, m))
-    matrix = np.zeros((m, n), np.float32)
-    matrix[:, inputs] = weights
-    return matrix
+    first, taps = _taps(n, m, shrink)
+    step = m if n <= _DENSE else max(2, min(m, round(_SPAN * m / n)))
+    blocks = []
+    for start in range(0, m, step):
+        outputs = slice(start, min(start + step, m))
+        blocks.append(_Block(outputs, *_dense(n, first[outputs], taps[outputs])))
+    return tuple(blocks)
 
 
-def area_resize(planes: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """`planes` (C,H,W), values 0 to 255, resized to (C, height, width) and rounded to whole levels.
+def area_resize(rows: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An image (H,C,W), values 0 to 255, resized into `out` (h,C,w) and, where that is uint8, rounded.
 
-    >>> area_resize(np.array([[[0, 10], [20, 30]]], np.uint8), 1, 1).tolist()
-    [[[15]]]
+    With the channels between the sides both products are plain matrix products over memory as it lies.
+
+    >>> area_resize(np.array([[[0, 10]], [[20, 30]]], np.uint8), np.empty((1, 1, 1), np.float32)).tolist()
+    [[[15.0]]]
     """
-    channels, n_rows, n_columns = planes.shape
+    n_rows, channels, n_columns = rows.shape
+    height, _, width = out.shape
     shrink = height <= n_rows and width <= n_columns
-    result = np.empty((channels, height, width), np.uint8)
-    for rows in _blocks(n_rows, height, shrink):
-        source = planes[:, rows.inputs].astype(np.float32, copy=False)
-        stripe = np.matmul(rows.weights, source)
-        for columns in _blocks(n_columns, width, shrink):
-            values = np.matmul(stripe[:, :, columns.inputs], columns.weights.T)
+    for block in _blocks(n_rows, height, shrink):
+        source = rows[block.inputs].reshape(block.weights.shape[1], -1).astype(np.float32, copy=False)
+        stripe = (block.weights @ source).reshape(-1, n_columns)
+        pieces = _blocks(n_columns, width, shrink)
+        if len(pieces) == 1:
+            values = stripe[:, pieces[0].inputs] @ pieces[0].weights.T
+        else:
+            values = np.empty((len(stripe), width), np.float32)
+            for columns in pieces:
+                np.matmul(stripe[:, columns.inputs], columns.weights.T, out=values[:, columns.outputs])
+        if out.dtype == np.uint8:
             np.rint(values, out=values)
-            result[:, rows.outputs, columns.outputs] = np.clip(values, 0, 255, out=values)
-    return result
+        out[block.outputs] = values.reshape(-1, channels, width)
+    return out
