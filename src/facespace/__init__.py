@@ -1,0 +1,74 @@
+"""facespace: photographs in, points on a unit sphere out, the same person close together.
+
+    >>> import facespace
+    >>> embedder = facespace.Embedder.load()                    # the default model
+    >>> detector = facespace.MTCNN()
+    >>> image = facespace.read("../shared/data/photos/bald_guys.jpg")            # doctest: +SKIP
+    >>> faces = detector.detect(image)                                           # doctest: +SKIP
+    >>> crops = [facespace.align(image, face, embedder.spec) for face in faces]  # doctest: +SKIP
+    >>> embedder.embed(np.stack(crops)).shape                                    # doctest: +SKIP
+    (6, 512)
+
+Importing loads none of it: a name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Calibration": "calibration",
+    "Embedder": "embedder",
+    "Face": "face",
+    "FacespaceError": "errors",
+    "Gallery": "gallery",
+    "GalleryError": "errors",
+    "ImageError": "errors",
+    "InputSpec": "face",
+    "MTCNN": "mtcnn",
+    "Match": "gallery",
+    "ModelError": "errors",
+    "Photo": "pipeline",
+    "RuntimeUnavailable": "errors",
+    "UnknownPerson": "errors",
+    "align": "face",
+    "annotate": "draw",
+    "find_images": "pipeline",
+    "process": "pipeline",
+    "read": "image",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+if TYPE_CHECKING:
+    from facespace.calibration import Calibration
+    from facespace.draw import annotate
+    from facespace.embedder import Embedder
+    from facespace.errors import (
+        FacespaceError,
+        GalleryError,
+        ImageError,
+        ModelError,
+        RuntimeUnavailable,
+        UnknownPerson,
+    )
+    from facespace.face import Face, InputSpec, align
+    from facespace.gallery import Gallery, Match
+    from facespace.image import read
+    from facespace.mtcnn import MTCNN
+    from facespace.pipeline import Photo, find_images, process
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'facespace' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"facespace.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

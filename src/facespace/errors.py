@@ -4,9 +4,8 @@
     ├── ImageError               a file or buffer is no readable image (names it, says why)
     ├── ModelError               a model is unknown, damaged, or not what its description says
     ├── RuntimeUnavailable       a device or runtime was asked for by name and is not here
-    ├── GalleryError             a gallery file is damaged, or belongs to another model
-    │   └── UnknownPerson        a name that is not in the gallery
-    └── EnrollmentError          a photo cannot be enrolled: no face, or several
+    └── GalleryError             a gallery file is damaged, or belongs to another model
+        └── UnknownPerson        a name that is not in the gallery
 
 A wrong type or a value out of range is Python's own `TypeError` or `ValueError`.
 """
@@ -51,6 +50,3 @@ class GalleryError(FacespaceError):
 class UnknownPerson(GalleryError):
     """The gallery holds nobody of that name."""
 
-
-class EnrollmentError(FacespaceError):
-    """A photo does not show exactly one face to enrol."""

@@ -1,0 +1,97 @@
+"""Measures a model's false match rates on all cross-identity pairs of LFW view 1 and writes its calibration.
+
+Compared is what facespace compares: photo and mirror image added, the mean over people subtracted. That mean is taken
+over the people who are not in pairsDevTest. Templates of several photos are drawn at random from one person's.
+
+    python benchmarks/calibrate.py --output src/facespace/calibrations/casia-webface.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import lfw
+import numpy as np
+
+import facespace
+
+# Quarter decades from 0.5 down to one in a million.
+FMR = [0.5, 0.25, *(10 ** -(k / 4) for k in range(4, 25))]
+TEMPLATES = (1, 2, 3, 4, 6)
+SHIFT_FMR = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # where every template size has hundreds of pairs or more
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def impostors(probes: np.ndarray, owners: np.ndarray, templates: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Similarities of every probe with every template of somebody else."""
+    parts = []
+    for start in range(0, len(probes), 512):
+        block = probes[start : start + 512] @ templates.T
+        parts.append(block[owners[start : start + 512, None] != people[None, :]])
+    return np.concatenate(parts)
+
+
+def measure(vectors: np.ndarray, person: np.ndarray, seed: int = 0) -> dict[str, object]:
+    single = impostors(vectors, person, vectors, person)  # every pair counts twice, which changes no rate
+    levels = [float(value) for value in np.quantile(single, [1 - rate for rate in FMR])]
+    shifts = []
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(person == k) for k in range(person.max() + 1)]
+    base = np.quantile(single, [1 - rate for rate in SHIFT_FMR])
+    for size in TEMPLATES:
+        chosen = [(k, rng.choice(rows, size, replace=False)) for k, rows in enumerate(members) if len(rows) >= size for _ in range(4)]
+        templates = unit(np.stack([vectors[rows].mean(axis=0) for _, rows in chosen]))
+        values = impostors(vectors, person, templates, np.array([k for k, _ in chosen]))
+        shift = np.quantile(values, [1 - rate for rate in SHIFT_FMR]) - base
+        print(f"  templates of {size}: {len(set(k for k, _ in chosen))} people, {len(values)} pairs, shift {shift.round(4).tolist()}")
+        shifts.append([size, 0.0 if size == 1 else round(float(shift.mean()), 4)])
+    return {"fmr": FMR, "similarity": [round(v, 5) for v in levels], "template_shift": shifts, "n_pairs": len(single) // 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--model", default="casia-webface")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+
+    test_people = {
+        name.rsplit("_", 1)[0]
+        for a, b, _ in lfw.pairs(args.shared / "data/lfw_view1/pairsDevTest.txt")
+        for name in (a, b)
+    }
+    detector = facespace.MTCNN()
+    measured = []
+    for precision in ("float32", "fastest"):
+        embedder = facespace.Embedder.load(args.model, precision=precision)
+        if any(entry["precision"] == embedder.precision for entry in measured):
+            continue
+        view = lfw.embed(args.shared, embedder, detector)
+        person = np.unique(view.people, return_inverse=True)[1]
+        if not measured:
+            outside = ~np.isin(view.people, list(test_people))
+            center = np.round(view.mirror[outside].mean(axis=0), 6)
+        entry = {"runtime": embedder.runtime, "precision": embedder.precision}
+        print(entry)
+        measured.append(entry | measure(unit(view.mirror - center), person))
+        print("  fmr 1e-2 1e-3 1e-4 1e-5 1e-6 at", [measured[-1]["similarity"][FMR.index(10 ** -(k / 4))] for k in (8, 12, 16, 20, 24)])
+    table = {
+        "model": embedder.name,
+        "fingerprint": embedder.fingerprint,
+        "data": "LFW view 1, all pairs of photos of different people",
+        "n_photos": len(view.names),
+        "n_people": int(person.max()) + 1,
+        "measured": measured,
+        "center": [float(f"{value:.6f}") for value in center],
+    }
+    args.output.write_text(json.dumps(table, indent=1).replace(",\n  ", ", ") + "\n")
+    print(f"{len(view.names)} photos, {person.max() + 1} people, {measured[0]['n_pairs']} pairs -> {args.output}")
+
+
+if __name__ == "__main__":
+    main()

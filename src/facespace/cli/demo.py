@@ -1,0 +1,35 @@
+"""facespace demo: everything at once, on pictures that are there already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facespace.cli.output import write_line
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write picture and gallery.")] = Path(
+        "facespace-demo"
+    ),
+) -> None:
+    """Enrol two people, identify a group picture they stand in, and draw what was found."""
+    from facespace.demo import PORTRAITS, run
+
+    result = run(output)
+    write_line(f"enrolled: {', '.join(PORTRAITS)}, one photo each -> {result.gallery}")
+    write_line(f"found {len(result.photo.faces)} faces in the group picture:")
+    write_line(f"  {'named':<16}{'similarity':>10}  {'wanted':>6}  {'truly':<16}")
+    right = 0
+    for match, expected in zip(result.matches, result.expected, strict=True):
+        right += match.name == expected
+        similarity = match.similarity if match.similarity is not None else float("nan")
+        write_line(
+            f"  {match.name or 'unknown':<16}{similarity:>10.3f}  {match.threshold:>6.3f}  {expected or 'a stranger':<16}"
+        )
+    write_line(f"{right} of {len(result.matches)} right. The picture: {result.picture.resolve()}")
+    if right < len(result.matches) or {match.name for match in result.matches} < set(PORTRAITS):
+        write_line("The demo did not recognise everybody; run `facespace doctor`.")
+        raise typer.Exit(1)

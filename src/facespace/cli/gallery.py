@@ -1,0 +1,54 @@
+"""facespace gallery: who is enrolled, and changes to it that need no photo."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from facespace.cli.options import GalleryFile, Json
+from facespace.cli.output import write_json, write_line
+
+app = typer.Typer(help="List, rename and remove people of a gallery.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_(gallery: GalleryFile, json: Json = False) -> None:
+    """Everyone enrolled, with the number of photos."""
+    from facespace.gallery import Gallery
+
+    with Gallery(gallery) as opened:
+        people = opened.people()
+    for person in people:
+        if json:
+            write_json({"name": person.name, "photos": person.n_photos, "added": person.added})
+        else:
+            write_line(f"{person.n_photos:5d}  {person.name}")
+    if not json:
+        write_line(f"{len(people)} people")
+
+
+@app.command()
+def remove(
+    gallery: GalleryFile, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Whom to erase.")]
+) -> None:
+    """Erase people and every vector of theirs, from the disk too."""
+    from facespace.gallery import Gallery
+
+    with Gallery(gallery) as opened:
+        for name in names:
+            write_line(f"{name}: {opened.remove(name)} photos removed")
+
+
+@app.command()
+def rename(
+    gallery: GalleryFile,
+    old: Annotated[str, typer.Argument(metavar="OLD")],
+    new: Annotated[str, typer.Argument(metavar="NEW")],
+) -> None:
+    """Give a person another name."""
+    from facespace.gallery import Gallery
+
+    with Gallery(gallery) as opened:
+        opened.rename(old, new)
+    write_line(f"{old} is now {new}")

@@ -1,0 +1,68 @@
+"""The command `facespace`: its parts, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from facespace import __version__
+from facespace.cli import compare, demo, detect, doctor, embed, enroll, gallery, identify, models
+from facespace.errors import FacespaceError
+
+app = typer.Typer(
+    name="facespace",
+    help="Find faces in photographs, compare them, and name the people you have enrolled.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("detect")(detect.detect)
+app.command("compare")(compare.compare)
+app.command("embed")(embed.embed)
+app.command("enroll")(enroll.enroll)
+app.command("identify")(identify.identify)
+app.add_typer(gallery.app, name="gallery")
+app.command("models")(models.models)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"facespace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name the terminal cannot show is escaped, not fatal
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (FacespaceError, ValueError) as error:
+        print(f"facespace: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"facespace: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,22 @@
+"""Options that several commands share, each spelled and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Photos, or folders to search for photos.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
+Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies into this folder.")]
+MinSize = Annotated[
+    float, typer.Option("--min-size", metavar="PX", min=2, help="Side of the smallest face looked for; larger is faster.")
+]
+Model = Annotated[
+    str, typer.Option("--model", metavar="NAME|FILE", help="A model of `facespace models`, or a file (ONNX, TF1 .pb).")
+]
+GalleryFile = Annotated[Path, typer.Option("--gallery", metavar="FILE", help="The gallery, one file.")]
+Largest = Annotated[bool, typer.Option("--largest", help="Of several faces in a photo take the largest.")]
+
+DEFAULT_MIN_SIZE = 20.0

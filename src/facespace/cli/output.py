@@ -1,0 +1,100 @@
+"""What commands print, and where: results on stdout, the rest on stderr, progress on a terminal only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from facespace.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.face import Face
+    from facespace.gallery import Match
+    from facespace.pipeline import Photo
+
+T = TypeVar("T")
+
+
+class Report:
+    """Counts what failed, so that one bad file never stops a run and the exit code still tells."""
+
+    def __init__(self) -> None:
+        self.n_failed = 0
+
+    def fail(self, path: str, reason: str) -> None:
+        self.n_failed += 1
+        print(f"facespace: {plain_text(path)}: {plain_text(reason)}", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Leave the command: 0 when everything was read, 1 when something failed."""
+        if self.n_failed:
+            raise typer.Exit(1)
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The items as they come, with a bar and the time left where stderr is a terminal."""
+    if not sys.stderr.isatty() or total < 2:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def write_line(text: str) -> None:
+    """One line of results, at once: what reads a pipe sees it as soon as it is true."""
+    print(text, flush=True)
+
+
+def write_json(value: dict[str, Any]) -> None:
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    write_line(json.dumps(value, ensure_ascii=encoding != "utf8"))
+
+
+def face_json(face: Face, match: Match | None = None) -> dict[str, Any]:
+    """One face as JSON; name and similarity only where faces were matched."""
+    entry = face.as_dict()
+    if match is not None:
+        entry["name"] = match.name
+        entry["similarity"] = None if match.similarity is None else round(match.similarity, 4)
+    return entry
+
+
+def where(face: Face) -> str:
+    x1, y1, _, _ = face.box
+    return f"at {x1:.0f},{y1:.0f}, {face.width:.0f}x{face.height:.0f} px"
+
+
+class Drawings:
+    """Annotated copies of photos in one folder, each under a name of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._taken: set[str] = set()
+
+    def write(self, photo: Photo, labels: list[str], colors: list[tuple[int, int, int]]) -> Path:
+        from facespace.draw import annotate
+        from facespace.files import atomic_path
+
+        assert photo.pixels is not None
+        source = Path(photo.path)
+        stem = source.stem if source.suffix.lower() in (".jpg", ".jpeg") else source.name
+        name, number = f"{stem}.jpg", 2
+        while name in self._taken:
+            name, number = f"{stem}-{number}.jpg", number + 1
+        self._taken.add(name)
+        target = self._folder / name
+        with atomic_path(target) as path:
+            annotate(photo.pixels, photo.faces, labels, colors).save(path, "JPEG", quality=92)
+        return target

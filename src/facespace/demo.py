@@ -1,0 +1,114 @@
+"""The whole system on five pictures that come with Python packages: two people enrolled, a group identified.
+
+Portraits in the public domain: Grace Hopper (U.S. Navy, in matplotlib's sample data) and Eileen Collins (NASA, in
+scikit-image's data). A photographer nobody enrolled and a cat (both CC0, scikit-image) stand beside them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageEnhance, ImageOps
+
+from facespace import image
+from facespace.draw import KNOWN, UNKNOWN, annotate
+from facespace.embedder import Embedder
+from facespace.errors import FacespaceError
+from facespace.files import atomic_path
+from facespace.gallery import Gallery, Match
+from facespace.mtcnn import MTCNN
+from facespace.pipeline import Photo, process
+
+PORTRAITS = {
+    "Grace Hopper": ("matplotlib", "grace_hopper.jpg"),
+    "Eileen Collins": ("scikit-image", "astronaut.png"),
+}
+_STRANGER = ("scikit-image", "camera.png")
+_CAT = ("scikit-image", "chelsea.png")
+_TILE = 420
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demo made: the group `photo`, a `match` a face, who stands `expected` where, and the two files."""
+
+    photo: Photo
+    matches: list[Match]
+    expected: list[str | None]
+    picture: Path
+    gallery: Path
+
+
+def run(folder: Path) -> DemoResult:
+    """Enrol, build the group picture, identify, and write everything into `folder`, anew each time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: _sample(*place) for name, place in PORTRAITS.items()}
+    group_file, gallery_file, picture = folder / "group.jpg", folder / "people.gallery", folder / "group-named.jpg"
+    for old in folder.glob(f"{gallery_file.name}*"):
+        old.unlink()
+    tiles = _tiles(files)
+    with atomic_path(group_file) as path:
+        _compose([tile for tile, _ in tiles]).save(path, "JPEG", quality=92)
+
+    detector, embedder = MTCNN(), Embedder.load()
+    with Gallery(gallery_file, embedder, create=True) as gallery:
+        portraits = process(map(str, files.values()), detector, embedder, largest=True, keep_crops=True)
+        for name, portrait in zip(files, portraits, strict=True):
+            gallery.add(name, portrait.embeddings[0], portrait.crops[0], source=portrait.path)
+        (photo,) = process([str(group_file)], detector, embedder, keep_pixels=True)
+        matches = gallery.identify(photo.embeddings)
+    assert photo.pixels is not None
+    labels = [match.name or "unknown" for match in matches]
+    colors = [KNOWN if match.name else UNKNOWN for match in matches]
+    with atomic_path(picture) as path:
+        annotate(photo.pixels, photo.faces, labels, colors).save(path, "JPEG", quality=92)
+    expected = [tiles[_tile_of(face.box)][1] for face in photo.faces]
+    return DemoResult(photo, matches, expected, picture, gallery_file)
+
+
+def _sample(package: str, file_name: str) -> Path:
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise FacespaceError(f"the demo's pictures come with {package}: pip install 'facespace[demo]'") from None
+    for file in files:
+        if file.name == file_name and Path(str(file.locate())).is_file():
+            return Path(str(file.locate()))
+    raise FacespaceError(f"this version of {package} has no {file_name}; the demo cannot run with it")
+
+
+def _tiles(files: dict[str, Path]) -> list[tuple[Image.Image, str | None]]:
+    """Altered copies, so that nobody is recognised by the very pixels that were enrolled."""
+    hopper, collins = (Image.fromarray(image.read(files[name])) for name in PORTRAITS)
+    stranger, cat = (Image.fromarray(image.read(_sample(*place))) for place in (_STRANGER, _CAT))
+    changes: list[tuple[Image.Image, Callable[[Image.Image], Image.Image], str | None]] = [
+        (hopper, lambda p: ImageEnhance.Brightness(ImageOps.mirror(p)).enhance(0.6), "Grace Hopper"),
+        (stranger, lambda p: p, None),
+        (collins, lambda p: p.rotate(12, Image.Resampling.BICUBIC, fillcolor=(120, 120, 120)), "Eileen Collins"),
+        (collins, lambda p: ImageOps.grayscale(ImageOps.mirror(p)).convert("RGB"), "Eileen Collins"),
+        (cat, lambda p: p, None),
+        (hopper, lambda p: _recompressed(ImageEnhance.Contrast(p.resize((170, 200))).enhance(1.3)), "Grace Hopper"),
+    ]
+    return [(ImageOps.fit(change(picture), (_TILE, _TILE), centering=(0.5, 0.3)), name) for picture, change, name in changes]
+
+
+def _recompressed(picture: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=25)
+    return Image.fromarray(image.read(buffer.getvalue()))
+
+
+def _compose(tiles: list[Image.Image]) -> Image.Image:
+    group = Image.new("RGB", (3 * _TILE, 2 * _TILE))
+    for k, tile in enumerate(tiles):
+        group.paste(tile, (k % 3 * _TILE, k // 3 * _TILE))
+    return group
+
+
+def _tile_of(box: tuple[float, float, float, float]) -> int:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return int(y // _TILE) * 3 + int(x // _TILE)

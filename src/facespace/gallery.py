@@ -1,0 +1,182 @@
+"""People: enrolled from photos, then recognised in others or called unknown."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from os import PathLike
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace import calibration
+from facespace.rates import DEFAULT_RATE
+from facespace.embedder import Embedder
+from facespace.errors import GalleryError
+from facespace.store import Entry, SQLiteStore
+from facespace.text import clean_name, plain_text
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What `identify` says of one probe: `name` is None for unknown, `similarity` the best person's all the same.
+
+    `similarity` (cosine) is None only when nobody is enrolled; `threshold` is what it had to reach.
+    """
+
+    name: str | None
+    similarity: float | None
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One enrolled person: `n_photos` different photos, `added` a UTC time."""
+
+    name: str
+    n_photos: int
+    added: str
+
+
+class Gallery:
+    """Enrolled people in one file.
+
+    A person's photos become one template, the mean of their embeddings scaled to length 1, and a probe is compared
+    with every template. The file remembers which weights and which `InputSpec` made its vectors; opened with others
+    it raises `GalleryError`. Without an `embedder` people can be listed, renamed and removed only.
+    """
+
+    def __init__(self, path: str | PathLike[str], embedder: Embedder | None = None, *, create: bool = False) -> None:
+        self._store = SQLiteStore(str(path), create=create)
+        self._embedder = embedder
+        self._seen: int | None = None
+        self._names: list[str] = []
+        self._n_photos: list[int] = []
+        self._templates = np.empty((0, 0), np.float32)
+        if embedder is not None:
+            try:
+                self._check_model(embedder, create)
+            except BaseException:
+                self._store.close()
+                raise
+
+    def _check_model(self, embedder: Embedder, create: bool) -> None:
+        wanted = {
+            "model": embedder.name,
+            "fingerprint": embedder.fingerprint,
+            "dimension": embedder.dimension,
+            "input_spec": embedder.spec.as_dict(),
+            "centered": embedder.calibration is not None,
+        }
+        held = self._store.set_once("embedder", wanted) if create else self._store.setting("embedder")
+        if held is None:  # an empty gallery belongs to nobody yet
+            return
+        if not isinstance(held, dict) or {**held, "model": ""} != {**wanted, "model": ""}:
+            made_by = held.get("model", "another") if isinstance(held, dict) else "another"
+            same_name = " (other weights or another input spec)" if made_by == embedder.name else ""
+            raise GalleryError(
+                f"{self._store.path}: its vectors were made by the model {made_by!r}{same_name} and cannot be compared "
+                f"with those of {embedder.name!r}; use --model {made_by}, or enrol into a new gallery"
+            )
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __len__(self) -> int:
+        return len(self._store.people())
+
+    def people(self) -> list[Person]:
+        """Everyone enrolled, by name."""
+        return [Person(*row) for row in self._store.people()]
+
+    def enroll(self, name: str, crop: npt.NDArray[np.uint8], *, source: str = "") -> bool:
+        """Add one crop (S,S,3) of a person, as `align` makes it; on disk when this returns.
+
+        Returns False when this very crop was enrolled under the name before. `source` says where it came from.
+        """
+        return self.add(name, self._model().represent(crop[None])[0], crop, source=source)
+
+    def add(
+        self, name: str, embedding: npt.NDArray[np.float32], crop: npt.NDArray[np.uint8], *, source: str = ""
+    ) -> bool:
+        """`enroll` for a crop that `represent` has made an embedding of already."""
+        embedder = self._model()
+        digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
+        made_by = f"{embedder.runtime} {embedder.precision}"
+        return self._store.add(clean_name(name), Entry(embedding, digest, plain_text(source), made_by))
+
+    def rename(self, old: str, new: str) -> None:
+        self._store.rename(clean_name(old), clean_name(new))
+
+    def remove(self, name: str) -> int:
+        """Erase a person; returns how many photos were enrolled."""
+        return self._store.remove(clean_name(name))
+
+    def identify(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        *,
+        rate: float = DEFAULT_RATE,
+        threshold: float | None = None,
+    ) -> list[Match]:
+        """The best match of each probe (N,D), or unknown; embeddings as `Embedder.represent` makes them.
+
+        `rate` is the share of strangers that may be given a name, each face counted alone, however many people are
+        enrolled; `threshold` sets the similarity to reach instead. `ModelError` where the model has no calibration
+        and no threshold is given.
+        """
+        thresholds = self.thresholds(rate) if threshold is None else np.full(len(self._refreshed()), threshold)
+        if not len(thresholds):
+            return [Match(None, None, 1.0 if threshold is None else threshold) for _ in embeddings]
+        similarity = embeddings @ self._templates.T
+        matches = []
+        for k, row in zip(similarity.argmax(axis=1), similarity, strict=True):
+            value, wanted = float(row[k]), float(thresholds[k])
+            matches.append(Match(self._names[k] if value >= wanted else None, value, wanted))
+        return matches
+
+    def thresholds(self, rate: float = DEFAULT_RATE) -> npt.NDArray[np.float64]:
+        """The similarity to reach for each person, in the order they were added, to keep to `rate`."""
+        self._refreshed()
+        embedder = self._model()
+        if embedder.calibration is None:
+            raise calibration.missing(embedder.name)
+        return embedder.calibration.identification_thresholds(rate, self._n_photos)
+
+    def _model(self) -> Embedder:
+        if self._embedder is None:
+            raise GalleryError(f"{self._store.path}: opened without a model, it can only be listed and edited")
+        return self._embedder
+
+    def _refreshed(self) -> list[str]:
+        """The people's names; templates are made anew if any process has changed the file since."""
+        version = self._store.version()
+        if version != self._seen:
+            self._names, owners, vectors = self._store.vectors(self._model().dimension)
+            self._templates = templates(owners, vectors, len(self._names))
+            self._n_photos = np.bincount(owners, minlength=len(self._names)).tolist()
+            self._seen = version
+        return self._names
+
+
+def templates(
+    owners: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32], n_people: int
+) -> npt.NDArray[np.float32]:
+    """One unit vector (P,D) a person: the mean of the rows of `vectors` that `owners` gives them, scaled.
+
+    >>> templates(np.array([0, 0]), np.array([[1, 0], [0, 1]], np.float32), 1).round(4).tolist()
+    [[0.7070999741554260, 0.7070999741554260]]
+    """
+    sums = np.zeros((n_people, vectors.shape[1]), np.float64)
+    np.add.at(sums, owners, vectors)
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    return (sums / np.maximum(length, 1e-12)).astype(np.float32)

@@ -1,0 +1,201 @@
+"""Where a gallery's vectors live: one SQLite file, shared by several processes, and it knows vectors, not people's
+faces.
+
+Every write is one transaction on a write-ahead log with full synchronisation: what a call returned from is on
+disk, and a process killed at any moment leaves a file that opens. Deleted bytes are overwritten (`secure_delete`)
+and the log is folded back, so an erased vector is in no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import GalleryError, UnknownPerson
+
+APPLICATION_ID = 0x66616365  # "face"
+VERSION = 1
+_BUSY_SECONDS = 60.0
+
+_SCHEMA = (
+    "CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, added TEXT NOT NULL)",
+    "CREATE TABLE face ("
+    " id INTEGER PRIMARY KEY,"
+    " person INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,"
+    " digest TEXT NOT NULL,"  # SHA-256 of the crop: the same photo enrolled twice counts once
+    " source TEXT NOT NULL,"
+    " made_by TEXT NOT NULL,"  # runtime and precision
+    " embedding BLOB NOT NULL,"
+    " added TEXT NOT NULL,"
+    " UNIQUE (person, digest))",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One embedding to store: `embedding` (D,) of unit length, `digest` of the crop it was made from."""
+
+    embedding: npt.NDArray[np.float32]
+    digest: str
+    source: str
+    made_by: str
+
+
+class SQLiteStore:
+    """Embeddings by person's name in one SQLite file.
+
+    `create` makes a missing file; otherwise `GalleryError` says it is missing. A file that is no gallery, or is
+    damaged, raises `GalleryError` too and is left as it is. Safe to share between threads.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        if self.path.is_dir():
+            raise GalleryError(f"{self.path}: a folder, where a gallery file was expected")
+        if not self.path.exists():
+            if not create:
+                raise GalleryError(f"{self.path}: no such gallery; enrolling somebody makes one (facespace enroll)")
+            if not self.path.parent.is_dir():
+                raise GalleryError(f"{self.path}: the folder {self.path.parent} does not exist")
+        with self._errors():
+            self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self) -> None:
+        (application_id,) = self._connection.execute("PRAGMA application_id").fetchone()
+        (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if n_tables and application_id != APPLICATION_ID:
+            raise GalleryError(f"{self.path}: an SQLite file, but not a gallery of facespace")
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        if not n_tables:
+            with self.transaction():
+                (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                if not n_tables:  # another process may have been first
+                    for statement in _SCHEMA:
+                        self._connection.execute(statement)
+                    self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    self._connection.execute(f"PRAGMA user_version = {VERSION}")
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise GalleryError(
+                f"{self.path}: written by a newer facespace (format {version}, this one reads up to {VERSION}); upgrade"
+            )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise GalleryError(f"{self.path}: {error}") from None
+        except UnicodeDecodeError:
+            raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One atomic change, alone among all processes."""
+        with self._lock, self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def version(self) -> int:
+        """A number that changes whenever this or another process has changed the file."""
+        with self._lock, self._errors():
+            (elsewhere,) = self._connection.execute("PRAGMA data_version").fetchone()
+            return int(elsewhere) + (self._connection.total_changes << 32)
+
+    def setting(self, key: str) -> Any:
+        with self._lock, self._errors():
+            row = self._connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        try:
+            return None if row is None else json.loads(row[0])
+        except ValueError:
+            raise GalleryError(f"{self.path}: damaged (the setting {key} is not JSON)") from None
+
+    def set_once(self, key: str, value: Any) -> Any:
+        """Store a setting unless it has a value; returns the value that holds."""
+        with self.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+        return self.setting(key)
+
+    def add(self, name: str, entry: Entry) -> bool:
+        """Store one embedding under a name; False when this crop is there already."""
+        blob = np.ascontiguousarray(entry.embedding, "<f4").tobytes()
+        now = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
+        with self.transaction() as connection:
+            connection.execute(f"INSERT OR IGNORE INTO person (name, added) VALUES (?, {now})", (name,))
+            cursor = connection.execute(
+                "INSERT OR IGNORE INTO face (person, digest, source, made_by, embedding, added)"
+                f" SELECT id, ?, ?, ?, ?, {now} FROM person WHERE name = ?",
+                (entry.digest, entry.source, entry.made_by, blob, name),
+            )
+            return cursor.rowcount == 1
+
+    def people(self) -> list[tuple[str, int, str]]:
+        """(name, number of photos, day added) of everyone, by name."""
+        with self._lock, self._errors():
+            return self._connection.execute(
+                "SELECT name, count(face.id), person.added FROM person LEFT JOIN face ON face.person = person.id"
+                " GROUP BY person.id ORDER BY name"
+            ).fetchall()
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a person another name; `GalleryError` when somebody has it."""
+        with self.transaction() as connection:
+            if connection.execute("SELECT 1 FROM person WHERE name = ?", (new,)).fetchone() and new != old:
+                raise GalleryError(f"{self.path}: somebody is called {new!r} already")
+            if connection.execute("UPDATE person SET name = ? WHERE name = ?", (new, old)).rowcount == 0:
+                raise UnknownPerson(f"{self.path}: nobody is called {old!r}")
+
+    def remove(self, name: str) -> int:
+        """Erase a person and every embedding, from the disk too; returns how many embeddings there were."""
+        with self.transaction() as connection:
+            row = connection.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                raise UnknownPerson(f"{self.path}: nobody is called {name!r}")
+            n_faces = connection.execute("DELETE FROM face WHERE person = ?", row).rowcount
+            connection.execute("DELETE FROM person WHERE id = ?", row)
+        with self._lock, self._errors():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(n_faces)
+
+    def vectors(self, dimension: int) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Names of the people (P), the person of each embedding (N) as an index into them, and embeddings (N,D)."""
+        with self._lock, self._errors():
+            rows = self._connection.execute(
+                "SELECT person.name, face.embedding FROM face JOIN person ON person.id = face.person"
+                " ORDER BY person.id, face.id"
+            ).fetchall()
+        if any(len(blob) != 4 * dimension for _, blob in rows):
+            raise GalleryError(f"{self.path}: damaged (an embedding is not of {dimension} numbers)")
+        names = list(dict.fromkeys(name for name, _ in rows))
+        index = {name: k for k, name in enumerate(names)}
+        owners = np.array([index[name] for name, _ in rows], np.int64)
+        matrix = np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(len(rows), dimension)
+        return names, owners, matrix.astype(np.float32)
