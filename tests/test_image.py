@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin
 
 from facespace.errors import ImageError
 from facespace.image import read
@@ -142,6 +142,11 @@ def test_odd_file_names(tmp_path: pathlib.Path, name: str) -> None:
 def test_wrong_type(source: Any) -> None:
     with pytest.raises(TypeError):
         read(source)
+
+
+def test_text_file_object() -> None:
+    with pytest.raises(TypeError, match="must be binary"):
+        read(io.StringIO("text"))  # type: ignore[arg-type]
 
 
 def test_wrong_type_of_limit() -> None:
@@ -305,7 +310,7 @@ def test_alpha_over_white() -> None:
     assert read(pixels).tolist() == wanted
 
 
-@pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBA", "RGBa"])
+@pytest.mark.parametrize("mode", ["LA", "La", "RGBA", "RGBa"])
 def test_alpha_of_pil_modes(mode: str) -> None:
     rgba = Image.fromarray(np.array([[[80, 80, 80, 0], [80, 80, 80, 255]]], np.uint8))
     path = {"La": ("LA", "La"), "RGBa": ("RGBa",)}.get(mode, (mode,))
@@ -314,6 +319,13 @@ def test_alpha_of_pil_modes(mode: str) -> None:
         image = image.convert(step)
     assert image.mode == mode
     assert read(image).tolist() == [[[255] * 3, [80] * 3]]
+
+
+def test_palette_and_alpha_pil_image() -> None:
+    image = Image.new("PA", (2, 1), (0, 0))
+    image.putpalette([80, 80, 80, 0, 0, 250])
+    image.putpixel((1, 0), (1, 255))
+    assert read(image).tolist() == [[[255] * 3, [0, 0, 250]]]
 
 
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "CMYK", "RGBX", "P", "RGBA"])
@@ -348,6 +360,7 @@ def test_ppm_16_bit() -> None:
 def test_integer_mode() -> None:
     assert read(Image.fromarray(np.array([[0, 7, 255]], np.int32)))[0, :, 0].tolist() == [0, 7, 255]
     assert read(Image.fromarray(np.array([[0, 255, 256, 65535]], np.int32)))[0, :, 0].tolist() == [0, 0, 1, 255]
+    assert read(Image.fromarray(np.array([[255, 256]], np.int32)))[0, :, 0].tolist() == [0, 1]
     assert "-1 to 7" in error(Image.fromarray(np.array([[-1, 7]], np.int32))).reason
     assert "0 to 65536" in error(Image.fromarray(np.array([[0, 65536]], np.int32))).reason
 
@@ -500,8 +513,18 @@ def test_pillows_own_limit_is_not_ours(
     for pillows in (1000, 100):  # Pillow would warn, and refuse
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
         assert read(data).shape == (32, 48, 3)
-        assert Image.MAX_IMAGE_PIXELS == pillows
+        assert pillows == Image.MAX_IMAGE_PIXELS
     assert not recwarn.list
+
+
+@pytest.mark.skipif(not hasattr(WebPImagePlugin, "_get_size"), reason="this Pillow asks libwebp for the size")
+def test_limit_before_webp_allocates_its_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoder(_: bytes) -> None:
+        raise AssertionError("allocated")
+
+    data = encode(picture(), "WEBP")
+    monkeypatch.setattr("PIL._webp.WebPAnimDecoder", decoder)
+    assert "1,536 pixels" in error(data, max_pixels=1535).reason
 
 
 def test_pillows_own_limit_for_pil_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -673,6 +696,15 @@ def test_whatever_a_decoder_raises(kind: Any, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     assert "corrupt" in error(encode(picture(), "PNG")).reason
+
+
+def test_a_reason_is_one_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Any) -> None:
+        raise ValueError("two\nlines" * 500)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    reason = error(encode(picture(), "PNG")).reason
+    assert "two lines" in reason and "\n" not in reason and len(reason) < 300
 
 
 def test_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def _read_heic(stream: BinaryIO) -> RGB:
     try:
         pi_heif = importlib.import_module("pi_heif")
     except ImportError as error:
-        raise _Unusable("a HEIC photo needs the extra heif: pip install 'facespace[heif]'") from error
+        raise _UnusableError("a HEIC photo needs the extra heif: pip install 'facespace[heif]'") from error
     heif = pi_heif.open_heif(stream)
     _check_size(heif.size)
     return _rgb(heif.to_pillow())  # upright already
@@ -128,7 +128,7 @@ def _read_array(array: npt.NDArray[Any], max_pixels: int) -> RGB:
     with _decoding("<array>", max_pixels, "array"):
         if array.ndim not in (2, 3) or depth not in (1, 2, 3, 4) or not known:
             wanted = "(H,W), (H,W,1), (H,W,2), (H,W,3) or (H,W,4) of uint8, uint16, bool or float"
-            raise _Unusable(f"wanted {wanted}; got {array.shape} of {array.dtype}")
+            raise _UnusableError(f"wanted {wanted}; got {array.shape} of {array.dtype}")
         _check_size((array.shape[1], array.shape[0]))
         pixels = _eight_bits(np.asarray(array))
         if depth == 3:
@@ -152,7 +152,7 @@ def _rgb(image: Image.Image) -> RGB:
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> RGB:
-    """Any array of pixel values as uint8; `_Unusable` says which have no place there."""
+    """Any array of pixel values as uint8; `_UnusableError` says which have no place there."""
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8)
     if values.dtype.kind == "b":
@@ -160,10 +160,10 @@ def _eight_bits(values: npt.NDArray[Any]) -> RGB:
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (low >= 0 and high <= 255):  # so written, NaN fails it too
-            raise _Unusable(f"floats must lie in [0, 1] or [0, 255]; they run from {low:g} to {high:g}")
+            raise _UnusableError(f"floats must lie in [0, 1] or [0, 255]; they run from {low:g} to {high:g}")
         return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
     if low < 0 or high > 65535:
-        raise _Unusable(f"integers must lie in 0..65535; they run from {low} to {high}")
+        raise _UnusableError(f"integers must lie in 0..65535; they run from {low} to {high}")
     if values.dtype.kind == "u" or high > 255:
         values = values >> 8
     return np.asarray(values, np.uint8)
@@ -182,7 +182,7 @@ def _recognise(start: bytes, name: str) -> str:
     raise ImageError(name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC)")
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     """The reason of an `ImageError`, raised inside `_decoding`, which knows the source."""
 
 
@@ -192,10 +192,10 @@ _limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("_limit", de
 
 def _check_size(size: tuple[int, int]) -> None:
     if size[0] < 1 or size[1] < 1:
-        raise _Unusable(f"it has no pixels ({size[0]} x {size[1]})")
+        raise _UnusableError(f"it has no pixels ({size[0]} x {size[1]})")
     limit = _limit.get()
     if limit is not None and size[0] * size[1] > limit:
-        raise _Unusable(f"{size[0] * size[1]:,} pixels ({size[0]} x {size[1]}); the limit is {limit:,}")
+        raise _UnusableError(f"{size[0] * size[1]:,} pixels ({size[0]} x {size[1]}); the limit is {limit:,}")
 
 
 @contextlib.contextmanager
@@ -205,7 +205,7 @@ def _decoding(name: str, max_pixels: int, what: str) -> Iterator[None]:
     token = _limit.set(max_pixels)
     try:
         yield
-    except _Unusable as error:
+    except _UnusableError as error:
         raise ImageError(name, str(error)) from error
     except MemoryError as error:
         raise ImageError(name, "it does not fit into memory") from error
