@@ -50,6 +50,7 @@ class Gallery:
     def __init__(self, path: str | PathLike[str], embedder: Embedder | None = None, *, create: bool = False) -> None:
         self._store = SQLiteStore(str(path), create=create)
         self._embedder = embedder
+        self._claimed = False
         self._seen: int | None = None
         self._names: list[str] = []
         self._n_photos: list[int] = []
@@ -70,8 +71,9 @@ class Gallery:
             "centered": embedder.calibration is not None,
         }
         held = self._store.set_once("embedder", wanted) if create else self._store.setting("embedder")
-        if held is None:  # an empty gallery belongs to nobody yet
+        if held is None:  # an empty gallery belongs to no model yet
             return
+        self._claimed = True
         if not isinstance(held, dict) or {**held, "model": ""} != {**wanted, "model": ""}:
             made_by = held.get("model", "another") if isinstance(held, dict) else "another"
             same_name = " (other weights or another input spec)" if made_by == embedder.name else ""
@@ -110,9 +112,14 @@ class Gallery:
     ) -> bool:
         """`enroll` for a crop that `represent` has made an embedding of already."""
         embedder = self._model()
+        if embedding.shape != (embedder.dimension,) or not np.isfinite(embedding).all():
+            raise ValueError(f"an embedding wants {embedder.dimension} finite numbers; got an array {embedding.shape}")
+        name = clean_name(name)
+        if not self._claimed:
+            self._check_model(embedder, create=True)
         digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
         made_by = f"{embedder.runtime} {embedder.precision}"
-        return self._store.add(clean_name(name), Entry(embedding, digest, plain_text(source), made_by))
+        return self._store.add(name, Entry(embedding, digest, plain_text(source), made_by))
 
     def rename(self, old: str, new: str) -> None:
         self._store.rename(clean_name(old), clean_name(new))

@@ -225,16 +225,20 @@ def _openers() -> dict[str, tuple[Any, Any]]:
     Image.init()
     openers = {name: Image.OPEN[name] for name in _FORMATS if name in Image.OPEN}
     pillow: Any = Image
-    pillow_check = pillow._decompression_bomb_check
+    pillow_check = getattr(pillow, "_decompression_bomb_check", None)
 
     def check(size: tuple[int, int], **options: Any) -> None:
-        pillow_check(size, **options) if _limit.get() is None else _check_size(size)
+        if _limit.get() is not None:
+            _check_size(size)
+        elif pillow_check is not None:
+            pillow_check(size, **options)
 
     def warn(message: Any, category: Any = None, stacklevel: int = 1, **options: Any) -> None:
         if _limit.get() is None:
             warnings.warn(message, category, stacklevel + 1, **options)
 
-    pillow._decompression_bomb_check = check
+    if pillow_check is not None:  # a private name; without it Pillow's own limit holds too
+        pillow._decompression_bomb_check = check
     quiet: Any = types.ModuleType("warnings")
     vars(quiet).update(vars(warnings), warn=warn)
     for factory, _ in openers.values():

@@ -86,7 +86,7 @@ def process(
         found = detector.detect_many(photo.pixels for photo in readable if photo.pixels is not None)
         for photo, faces in zip(readable, found, strict=True):
             photo.faces = _largest(faces) if largest else faces
-        if embedder is not None:
+        if embedder is not None and readable:
             _embed(embedder, readable, keep_crops)
         for photo in chunk:
             if not keep_pixels:

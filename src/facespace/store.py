@@ -73,16 +73,18 @@ class SQLiteStore:
                 self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
-                self._prepare()
+                self._prepare(create)
             except BaseException:
                 self._connection.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, create: bool) -> None:
         (application_id,) = self._connection.execute("PRAGMA application_id").fetchone()
         (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if n_tables and application_id != APPLICATION_ID:
+        if application_id != APPLICATION_ID and (n_tables or application_id):
             raise GalleryError(f"{self.path}: an SQLite file, but not a gallery of facespace")
+        if not n_tables and not create:  # whoever was making it was stopped, or it never was one
+            raise GalleryError(f"{self.path}: an empty file, no gallery; enrolling somebody makes one of it")
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         if not n_tables:
@@ -182,7 +184,12 @@ class SQLiteStore:
             n_faces = connection.execute("DELETE FROM face WHERE person = ?", row).rowcount
             connection.execute("DELETE FROM person WHERE id = ?", row)
         with self._lock, self._errors():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise GalleryError(
+                f"{self.path}: {name!r} is removed, but another program keeps the file busy and the bytes are still "
+                "on disk; they go when the last program closes the gallery"
+            )
         return int(n_faces)
 
     def vectors(self, dimension: int) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -13,11 +13,15 @@ def plain_text(text: str) -> str:
     >>> plain_text("caf\\udce9.jpg")
     'caf\\\\xe9.jpg'
     """
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(
-        letter.encode("unicode_escape").decode("ascii") if unicodedata.category(letter) in ("Cc", "Cs") else letter
-        for letter in text
-    )
+    return "".join(map(_plain, text))
+
+
+def _plain(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a path that is no UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    if unicodedata.category(letter) in ("Cc", "Cs"):
+        return letter.encode("unicode_escape").decode("ascii")
+    return letter
 
 
 def clean_name(name: str) -> str:
@@ -26,7 +30,7 @@ def clean_name(name: str) -> str:
     >>> clean_name("  Zoe\\u0308 ")
     'Zoë'
     """
-    cleaned = unicodedata.normalize("NFC", plain_text(name)).strip()
+    cleaned = unicodedata.normalize("NFC", plain_text(name.strip())).strip()
     if not cleaned or len(cleaned) > _MAX_NAME:
         raise ValueError(f"a name wants 1 to {_MAX_NAME} characters; got {cleaned[:40]!r}")
     return cleaned

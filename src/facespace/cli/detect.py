@@ -14,7 +14,7 @@ def detect(images: Images, json: Json = False, draw: Draw = None, min_size: MinS
     from facespace.pipeline import find_images, process
 
     paths = list(find_images(images))
-    drawings = Drawings(draw) if draw else None
+    drawings = Drawings(draw, paths) if draw else None
     report = Report()
     photos = process(paths, MTCNN(min_size=min_size), keep_pixels=drawings is not None)
     for photo in progress(photos, len(paths), "detecting"):

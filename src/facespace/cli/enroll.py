@@ -38,7 +38,7 @@ def enroll(
         people = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
         if not people:
             raise typer.BadParameter(f"{folder} has no sub-folders, one a person", param_hint="--folder")
-        work = [(person, path) for person in people for path in find_images([folder / person])]
+        work = [(clean_name(person), path) for person in people for path in find_images([folder / person])]
     else:
         assert name is not None
         if not images:

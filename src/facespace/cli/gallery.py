@@ -8,6 +8,7 @@ import typer
 
 from facespace.cli.options import GalleryFile, Json
 from facespace.cli.output import write_json, write_line
+from facespace.text import clean_name
 
 app = typer.Typer(help="List, rename and remove people of a gallery.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,7 +38,8 @@ def remove(
 
     with Gallery(gallery) as opened:
         for name in names:
-            write_line(f"{name}: {opened.remove(name)} photos removed")
+            n_photos = opened.remove(name)
+            write_line(f"{clean_name(name)}: {n_photos} photo{'' if n_photos == 1 else 's'} removed")
 
 
 @app.command()
@@ -51,4 +53,4 @@ def rename(
 
     with Gallery(gallery) as opened:
         opened.rename(old, new)
-    write_line(f"{old} is now {new}")
+    write_line(f"{clean_name(old)} is now {clean_name(new)}")

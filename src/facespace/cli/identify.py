@@ -44,7 +44,7 @@ def identify(
     with Gallery(gallery, embedder) as people:
         if threshold is None:
             people.thresholds(rate)  # a model without any is told before the work, not after it
-        drawings = Drawings(draw) if draw else None
+        drawings = Drawings(draw, paths) if draw else None
         photos = process(paths, MTCNN(min_size=min_size), embedder, keep_pixels=drawings is not None)
         for photo in progress(photos, len(paths), "identifying"):
             path = plain_text(photo.path)

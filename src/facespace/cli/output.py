@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,7 +54,11 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 def write_line(text: str) -> None:
     """One line of results, at once: what reads a pipe sees it as soon as it is true."""
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # what a shell says of a program ended by SIGPIPE
 
 
 def write_json(value: dict[str, Any]) -> None:
@@ -78,7 +83,12 @@ def where(face: Face) -> str:
 class Drawings:
     """Annotated copies of photos in one folder, each under a name of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, photos: Iterable[str]) -> None:
+        here = os.path.realpath(folder)
+        for photo in photos:
+            if os.path.dirname(os.path.realpath(photo)) == here:  # a copy could take the place of a photo
+                reason = f"wants a folder without any of the photos; {plain_text(photo)} is in {plain_text(str(folder))}"
+                raise typer.BadParameter(reason, param_hint="--draw")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._taken: set[str] = set()
