@@ -12,10 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
-import lfw
 import numpy as np
 
 import facespace
+import lfw
 
 # Quarter decades from 0.5 down to one in a million.
 FMR = [0.5, 0.25, *(10 ** -(k / 4) for k in range(4, 25))]
@@ -48,7 +48,7 @@ def measure(vectors: np.ndarray, person: np.ndarray, seed: int = 0) -> dict[str,
         templates = unit(np.stack([vectors[rows].mean(axis=0) for _, rows in chosen]))
         values = impostors(vectors, person, templates, np.array([k for k, _ in chosen]))
         shift = np.quantile(values, [1 - rate for rate in SHIFT_FMR]) - base
-        print(f"  templates of {size}: {len(set(k for k, _ in chosen))} people, {len(values)} pairs, shift {shift.round(4).tolist()}")
+        print(f"  templates of {size}: {len({k for k, _ in chosen})} people, {len(values)} pairs, shift {shift.round(4).tolist()}")
         shifts.append([size, 0.0 if size == 1 else round(float(shift.mean()), 4)])
     return {"fmr": FMR, "similarity": [round(v, 5) for v in levels], "template_shift": shifts, "n_pairs": len(single) // 2}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import lfw
 import numpy as np
 
 import facespace
+import lfw
 from facespace.face import crop_box
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import lfw
 import numpy as np
 
 import facespace
+import lfw
 
 
 def best_threshold(similarity: np.ndarray, same: np.ndarray) -> float:

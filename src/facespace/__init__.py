@@ -1,13 +1,12 @@
 """facespace: photographs in, points on a unit sphere out, the same person close together.
 
-    >>> import facespace
-    >>> embedder = facespace.Embedder.load()                    # the default model
-    >>> detector = facespace.MTCNN()
-    >>> image = facespace.read("../shared/data/photos/bald_guys.jpg")            # doctest: +SKIP
-    >>> faces = detector.detect(image)                                           # doctest: +SKIP
-    >>> crops = [facespace.align(image, face, embedder.spec) for face in faces]  # doctest: +SKIP
-    >>> embedder.embed(np.stack(crops)).shape                                    # doctest: +SKIP
-    (6, 512)
+    import facespace
+
+    detector, embedder = facespace.MTCNN(), facespace.Embedder.load()
+    image = facespace.read("party.jpg")
+    faces = detector.detect(image)
+    crops = numpy.stack([facespace.align(image, face, embedder.spec) for face in faces])
+    embedder.embed(crops)                                # (number of faces, 512)
 
 Importing loads none of it: a name is imported when it is first used.
 """
@@ -41,7 +40,28 @@ _HOME = {
     "read": "image",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = [
+    "MTCNN",
+    "Calibration",
+    "Embedder",
+    "Face",
+    "FacespaceError",
+    "Gallery",
+    "GalleryError",
+    "ImageError",
+    "InputSpec",
+    "Match",
+    "ModelError",
+    "Photo",
+    "RuntimeUnavailable",
+    "UnknownPerson",
+    "__version__",
+    "align",
+    "annotate",
+    "find_images",
+    "process",
+    "read",
+]
 
 if TYPE_CHECKING:
     from facespace.calibration import Calibration

@@ -23,7 +23,6 @@ from facespace.errors import ModelError
 from facespace.rates import DEFAULT_FMR
 
 
-
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """The table for one set of weights on one runtime and precision.
@@ -72,7 +71,8 @@ class Calibration:
         base = self.match_threshold(min(per_person, 0.5))
         counts, shifts = zip(*self.template_shift, strict=True)
         shift = np.interp(np.log(np.maximum(n_photos, 1)), np.log(counts), shifts)
-        return np.minimum(base + shift, 1.0)
+        thresholds: npt.NDArray[np.float64] = np.minimum(base + shift, 1.0)
+        return thresholds
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import unicodedata
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def annotate(
     picture = Image.fromarray(np.ascontiguousarray(image)).copy()
     draw = ImageDraw.Draw(picture)
     unit = max(1, round(min(picture.size) / 300))
-    for face, label, color in zip(faces, labels, colors, strict=True):
+    for face, color in zip(faces, colors, strict=True):
         draw.rectangle(face.box, outline=color, width=2 * unit)
         for x, y in face.landmarks:
             draw.ellipse((x - unit, y - unit, x + unit, y + unit), fill=color)
@@ -68,8 +69,6 @@ def _wide(text: str) -> bool:
 @functools.lru_cache(maxsize=64)
 def _font(size: int, wide: bool) -> Font:
     for name in _CJK_FONTS if wide else ():
-        try:
+        with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)
-        except OSError:
-            continue
     return ImageFont.load_default(size)

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from facespace import calibration, tensorflow1
+from facespace import calibration
 from facespace.errors import ModelError
 from facespace.face import INPUT_SPECS, InputSpec
+from facespace.graphdef import parse_graph
 from facespace.network import Network, Precision
 from facespace.onnx_graph import parse_model
 from facespace.pretrained import DEFAULT_MODEL, MODELS, locate
+from facespace.tensorflow1 import to_onnx
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _MAX_MODEL_BYTES = 2**31 - 1
@@ -124,7 +126,7 @@ def _as_onnx(data: bytes, source: str) -> bytes:
         parse_model(data, source)
         return data
     if data[:1] == b"\x0a":
-        return tensorflow1.to_onnx(tensorflow1.parse_graph(data, source), source=source)
+        return to_onnx(parse_graph(data, source), source=source)
     raise ModelError(f"{source}: neither an ONNX model nor a TensorFlow 1 frozen graph")
 
 

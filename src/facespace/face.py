@@ -59,10 +59,12 @@ class Face:
 
     @property
     def width(self) -> float:
+        """Of the box, in pixels."""
         return self.box[2] - self.box[0]
 
     @property
     def height(self) -> float:
+        """Of the box, in pixels."""
         return self.box[3] - self.box[1]
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,6 +109,7 @@ class InputSpec:
                 raise ModelError(f"input spec: {field} cannot be {getattr(self, field)!r}")
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON takes them."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -140,7 +143,8 @@ class InputSpec:
         mean = x.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
         std = x.std(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
         floor = 1 / math.sqrt(np.prod(wanted))
-        return ((x - mean) / np.maximum(std, floor)).astype(np.float32)
+        result: npt.NDArray[np.float32] = ((x - mean) / np.maximum(std, floor)).astype(np.float32)
+        return result
 
 
 # Presets that need no file: how the field's published weights were trained.

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace import calibration
-from facespace.rates import DEFAULT_RATE
 from facespace.embedder import Embedder
 from facespace.errors import GalleryError
+from facespace.rates import DEFAULT_RATE
 from facespace.store import Entry, SQLiteStore
 from facespace.text import clean_name, plain_text
 
@@ -73,7 +73,6 @@ class Gallery:
         held = self._store.set_once("embedder", wanted) if create else self._store.setting("embedder")
         if held is None:  # an empty gallery belongs to no model yet
             return
-        self._claimed = True
         if not isinstance(held, dict) or {**held, "model": ""} != {**wanted, "model": ""}:
             made_by = held.get("model", "another") if isinstance(held, dict) else "another"
             same_name = " (other weights or another input spec)" if made_by == embedder.name else ""
@@ -81,6 +80,7 @@ class Gallery:
                 f"{self._store.path}: its vectors were made by the model {made_by!r}{same_name} and cannot be compared "
                 f"with those of {embedder.name!r}; use --model {made_by}, or enrol into a new gallery"
             )
+        self._claimed = True
 
     def __enter__(self) -> Gallery:
         return self
@@ -91,6 +91,7 @@ class Gallery:
         self.close()
 
     def close(self) -> None:
+        """Close the file; what was enrolled is in it already."""
         self._store.close()
 
     def __len__(self) -> int:
@@ -122,10 +123,11 @@ class Gallery:
         return self._store.add(name, Entry(embedding, digest, plain_text(source), made_by))
 
     def rename(self, old: str, new: str) -> None:
+        """Give a person another name; `UnknownPerson` if there is nobody, `GalleryError` if the name is taken."""
         self._store.rename(clean_name(old), clean_name(new))
 
     def remove(self, name: str) -> int:
-        """Erase a person; returns how many photos were enrolled."""
+        """Erase a person from the file, vectors included; returns how many photos were enrolled."""
         return self._store.remove(clean_name(name))
 
     def identify(
@@ -186,4 +188,5 @@ def templates(
     sums = np.zeros((n_people, vectors.shape[1]), np.float64)
     np.add.at(sums, owners, vectors)
     length = np.linalg.norm(sums, axis=1, keepdims=True)
-    return (sums / np.maximum(length, 1e-12)).astype(np.float32)
+    result: npt.NDArray[np.float32] = (sums / np.maximum(length, 1e-12)).astype(np.float32)
+    return result

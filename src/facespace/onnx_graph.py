@@ -80,7 +80,7 @@ _ONNX = {
     ],
 }
 
-_DTYPES = {
+_DTYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.float32): 1,
     np.dtype(np.uint8): 2,
     np.dtype(np.int32): 6,
@@ -142,6 +142,7 @@ class GraphBuilder:
         return f"{stem}_{self._count}"
 
     def input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> str:
+        """Declare an input; a size given as a word is free."""
         _describe(self._graph.input.add(name=name), dtype, shape)
         return name
 
@@ -151,6 +152,7 @@ class GraphBuilder:
         _describe(self._graph.output.add(name=name), dtype, shape)
 
     def constant(self, array: npt.NDArray[Any]) -> str:
+        """Write an array into the model."""
         tensor = self._graph.initializer.add(name=self._fresh("constant"))
         tensor.dims.extend(array.shape)
         tensor.data_type = _DTYPES[array.dtype]
@@ -175,6 +177,7 @@ class GraphBuilder:
         return output
 
     def serialize(self) -> bytes:
+        """The model as an ONNX file holds it."""
         data: bytes = self._model.SerializeToString()
         return data
 
@@ -209,7 +212,7 @@ def read_weights(data: bytes, source: str) -> dict[str, npt.NDArray[Any]]:
         if dtype is None:
             raise ModelError(f"{source}: constant {tensor.name} has the unsupported type {tensor.data_type}")
         shape = tuple(tensor.dims)
-        values = (
+        values: npt.NDArray[Any] = (
             np.frombuffer(tensor.raw_data, dtype=dtype.newbyteorder("<"))
             if tensor.raw_data
             else np.asarray(tensor.float_data if dtype == np.float32 else tensor.int64_data, dtype=dtype)

@@ -23,7 +23,8 @@ from facespace.face import Face, align
 from facespace.mtcnn import MTCNN
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .avif .heic .heif".split()
+    f".{ending}"
+    for ending in "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pnm avif heic heif".split()  # noqa: SIM905
 )
 _CHUNK_PHOTOS = 16
 _CHUNK_PIXELS = 24_000_000

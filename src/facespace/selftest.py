@@ -40,7 +40,8 @@ def pattern(size: int) -> npt.NDArray[np.uint8]:
     """A crop (size,size,3) of smooth waves, the same on every machine."""
     y, x = np.mgrid[0:size, 0:size] / size
     waves = [np.sin(2 * np.pi * (a * x + b * y)) for a, b in ((1, 2), (3, 1), (2, -3))]
-    return np.rint(np.stack([127.5 + 120 * wave for wave in waves], axis=2)).astype(np.uint8)
+    crop: npt.NDArray[np.uint8] = np.rint(np.stack([127.5 + 120 * wave for wave in waves], axis=2)).astype(np.uint8)
+    return crop
 
 
 def selftest() -> SelfTest:

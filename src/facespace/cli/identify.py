@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from facespace.rates import DEFAULT_RATE
 from facespace.cli.options import DEFAULT_MIN_SIZE, Draw, GalleryFile, Images, Json, MinSize, Model
 from facespace.cli.output import Drawings, Report, face_json, progress, where, write_json, write_line
+from facespace.rates import DEFAULT_RATE
 from facespace.text import plain_text
 
 

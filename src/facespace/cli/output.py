@@ -28,6 +28,7 @@ class Report:
         self.n_failed = 0
 
     def fail(self, path: str, reason: str) -> None:
+        """Say on stderr what is wrong with one file."""
         self.n_failed += 1
         print(f"facespace: {plain_text(path)}: {plain_text(reason)}", file=sys.stderr, flush=True)
 
@@ -62,6 +63,7 @@ def write_line(text: str) -> None:
 
 
 def write_json(value: dict[str, Any]) -> None:
+    """One object on one line; letters beyond ASCII as they are where stdout takes them."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     write_line(json.dumps(value, ensure_ascii=encoding != "utf8"))
 
@@ -76,6 +78,7 @@ def face_json(face: Face, match: Match | None = None) -> dict[str, Any]:
 
 
 def where(face: Face) -> str:
+    """Place and size of a face, for people."""
     x1, y1, _, _ = face.box
     return f"at {x1:.0f},{y1:.0f}, {face.width:.0f}x{face.height:.0f} px"
 
@@ -94,6 +97,7 @@ class Drawings:
         self._taken: set[str] = set()
 
     def write(self, photo: Photo, labels: list[str], colors: list[tuple[int, int, int]]) -> Path:
+        """Draw one photo, which keeps its name unless another one of that name was drawn before."""
         from facespace.draw import annotate
         from facespace.files import atomic_path
 
