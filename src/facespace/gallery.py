@@ -113,8 +113,10 @@ class Gallery:
     ) -> bool:
         """`enroll` for a crop that `represent` has made an embedding of already."""
         embedder = self._model()
-        if embedding.shape != (embedder.dimension,) or not np.isfinite(embedding).all():
-            raise ValueError(f"an embedding wants {embedder.dimension} finite numbers; got an array {embedding.shape}")
+        length = float(np.linalg.norm(embedding))
+        if embedding.shape != (embedder.dimension,) or not abs(length - 1) < 1e-3:
+            wanted = f"{embedder.dimension} numbers of length 1"
+            raise ValueError(f"an embedding wants {wanted}; got an array {embedding.shape} of length {length:.3g}")
         name = clean_name(name)
         if not self._claimed:
             self._check_model(embedder, create=True)

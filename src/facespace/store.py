@@ -225,4 +225,6 @@ class SQLiteStore:
         index = {name: k for k, name in enumerate(names)}
         owners = np.array([index[name] for name, _ in rows], np.int64)
         matrix = np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(len(rows), dimension)
+        if not (np.abs(np.linalg.norm(matrix, axis=1) - 1) < 1e-3).all():  # so written, NaN fails it too
+            raise GalleryError(f"{self.path}: damaged (an embedding is not of length 1)")
         return names, owners, matrix.astype(np.float32)

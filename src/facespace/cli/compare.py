@@ -14,7 +14,7 @@ from facespace.text import plain_text
 
 
 def compare(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE IMAGE...", help="Two photos or more, or folders of them.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE IMAGE", help="Two photos or more, or folders of them.")],
     rate: Annotated[
         float,
         typer.Option("--rate", metavar="R", help="Share of pairs of different people that may be called the same."),

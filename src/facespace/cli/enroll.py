@@ -16,7 +16,7 @@ from facespace.text import clean_name, plain_text
 def enroll(
     gallery: GalleryFile,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The person's name.")] = None,
-    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Photos of that person alone.")] = None,
+    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Photos of that person alone.")] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", metavar="DIR", help="Enrol one person a sub-folder, named like it.")
     ] = None,

@@ -31,7 +31,7 @@ def list_(gallery: GalleryFile, json: Json = False) -> None:
 
 @app.command()
 def remove(
-    gallery: GalleryFile, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Whom to erase.")]
+    gallery: GalleryFile, names: Annotated[list[str], typer.Argument(metavar="NAME", help="Whom to erase.")]
 ) -> None:
     """Erase people and every vector of theirs, from the disk too."""
     from facespace.gallery import Gallery

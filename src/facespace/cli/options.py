@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Photos, or folders to search for photos.")]
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
 Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies into this folder.")]
 MinSize = Annotated[
