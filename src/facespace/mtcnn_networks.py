@@ -139,10 +139,9 @@ def proposal_network() -> Network:
 
 
 def refinement_network() -> Network:
-    """R-Net: `crops` (n,24,3,24) float32, rows of channels, 0 to 255 → (n,5): logit, four offsets."""
+    """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets."""
     net = _Builder(_weights("rnet.onnx"))
-    crops = net.graph.input("crops", np.float32, ["n", 24, 3, 24])
-    net.x = net.graph.node("Transpose", [crops], perm=[0, 2, 1, 3])
+    net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])
     net.conv("conv2d_5", normalise=True)
     net.prelu("p_re_lu_3_initializer_14")
     net.pool(3, same=True)
@@ -157,10 +156,9 @@ def refinement_network() -> Network:
 
 
 def output_network() -> Network:
-    """O-Net: `crops` (n,48,3,48) float32, rows of channels, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
+    """O-Net: `crops` (n,3,48,48) float32, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
     net = _Builder(_weights("onet.onnx"))
-    crops = net.graph.input("crops", np.float32, ["n", 48, 3, 48])
-    net.x = net.graph.node("Transpose", [crops], perm=[0, 2, 1, 3])
+    net.x = net.graph.input("crops", np.float32, ["n", 3, 48, 48])
     net.conv("conv2d_8", normalise=True)
     net.prelu("p_re_lu_7_initializer_22")
     net.pool(3, same=True)
