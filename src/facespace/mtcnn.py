@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 from facespace.face import Face
 from facespace.mtcnn_networks import output_network, proposal_network, refinement_network
 from facespace.network import Network, usable_cores
-from facespace.pyramid import CANVAS, CELL, layout
+from facespace.pyramid import CELL, layout
 from facespace.resample import area_crop, area_resize
 from facespace.suppression import non_maximum_suppression
 
@@ -154,12 +154,14 @@ class MTCNN:
         levels = list(each(lambda level: area_resize(planes, np.empty((3, level.height, level.width), np.uint8)), plan.levels))
 
         def scan(index: int) -> tuple[Array, Array, Array, npt.NDArray[np.int64]]:
-            canvas = np.zeros((1, 3, CANVAS, CANVAS), np.uint8)
+            mask = plan.masks[index]
+            canvas = np.zeros((1, 4, *mask.shape), np.uint8)
+            canvas[0, 3] = mask
             for tile in plan.on_canvas(index):
                 part = levels[tile.level][:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-                canvas[0, :, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
-            (heads,) = self._pnet.run(canvas, plan.masks[index][None])
-            return self._decode(heads[0], plan.owner[index], plan)
+                canvas[0, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
+            (heads,) = self._pnet.run(canvas)
+            return self._decode(heads[0], plan.owners[index], plan)
 
         found = list(each(scan, range(len(plan.masks))))
         if not any(len(part[0]) for part in found):
@@ -179,9 +181,12 @@ class MTCNN:
         self, heads: npt.NDArray[np.float32], owner: npt.NDArray[np.int32], plan: Any
     ) -> tuple[Array, Array, Array, npt.NDArray[np.int64]]:
         """Boxes, offsets, scores and pyramid levels of the cells of one canvas that pass P-Net's threshold."""
-        probability = _probability(heads[0])
-        rows, columns = np.nonzero((probability >= self.thresholds[0]) & (owner >= 0))
-        scores = probability[rows, columns].astype(np.float64)
+        # The sigmoid of few: those whose logit may pass, and whose cell is part of a tile.
+        low = self.thresholds[0]
+        rows, columns = np.nonzero((heads[0] > np.log(low / (1 - low)) - 0.01) & (owner >= 0))
+        scores = _probability(heads[0, rows, columns])
+        passed = scores >= low
+        rows, columns, scores = rows[passed], columns[passed], scores[passed].astype(np.float64)
         table = np.array(
             [(t.level, t.top - t.y, t.left - t.x, plan.levels[t.level].scale) for t in plan.tiles], np.float64
         )
