@@ -23,7 +23,7 @@ from facespace.mtcnn_networks import output_network, proposal_network, refinemen
 from facespace.network import Network, usable_cores
 from facespace.pyramid import CELL, layout
 from facespace.resample import area_crop, area_resize
-from facespace.suppression import non_maximum_suppression
+from facespace.suppression import non_maximum_suppression, non_maximum_suppressions
 
 Array = npt.NDArray[np.float64]
 Map = Callable[..., Iterator[Any]]
@@ -62,8 +62,8 @@ class _Blas:
 
 _BLAS = _Blas()
 _STRIDE = 2
-_BATCHES = (1, 2, 4, 8, 16, 32, 48, 64)
-_CHUNK_IMAGES = 4
+_BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+_CHUNK_IMAGES = 3
 _CHUNK_PIXELS = 600_000
 _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
 
@@ -170,8 +170,9 @@ class MTCNN:
         # The 2018 program meets candidates level by level, column by column; that decides between equal scores.
         order = np.lexsort((boxes[:, 1], boxes[:, 0], level))
         starts = np.searchsorted(level[order], np.arange(len(plan.levels) + 1))
-        parts = (order[start:stop] for start, stop in itertools.pairwise(starts) if stop > start)
-        keep = np.concatenate([part[non_maximum_suppression(boxes[part], scores[part], 0.5)] for part in parts])
+        parts = [order[start:stop] for start, stop in itertools.pairwise(starts) if stop > start]
+        kept = non_maximum_suppressions([boxes[part] for part in parts], [scores[part] for part in parts], 0.5)
+        keep = np.concatenate([part[chosen] for part, chosen in zip(parts, kept, strict=True)])
         keep = keep[non_maximum_suppression(boxes[keep], scores[keep], 0.7)]
         boxes, offsets = boxes[keep], offsets[keep]
         result: Array = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
