@@ -98,11 +98,17 @@ def area_crop(
     _, n_rows, n_columns = planes.shape
     top, left, height, width = box
     shrink = out.shape[1] <= height and out.shape[2] <= width
+    row_blocks = _blocks(height, out.shape[1], shrink, _ROW_SPAN)
+    column_blocks = _blocks(width, out.shape[2], shrink, _COLUMN_SPAN)
+    within = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
+    if within and len(row_blocks) == len(column_blocks) == 1 and planes.dtype == out.dtype == np.float32:
+        # Most boxes; what follows would do the same in twice the time.
+        source = planes[:, top : top + row_blocks[0].stop, left : left + column_blocks[0].stop]
+        return np.matmul(row_blocks[0].weights @ source, column_blocks[0].transposed, out=out)
     x1 = max(left, 0)
     x2 = max(min(left + width, n_columns), x1)
-    blocks = _blocks(width, out.shape[2], shrink, _COLUMN_SPAN)
-    columns = [(block, *_inside(block, left - x1, x2 - x1)) for block in blocks]
-    for rows in _blocks(height, out.shape[1], shrink, _ROW_SPAN):
+    columns = [(block, *_inside(block, left - x1, x2 - x1)) for block in column_blocks]
+    for rows in row_blocks:
         inputs, weights = _inside(rows, top, n_rows)
         source = planes[:, inputs, x1:x2].astype(np.float32, copy=False)
         stripe = rows.weights[:, weights] @ source
