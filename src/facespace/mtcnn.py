@@ -21,9 +21,9 @@ from threadpoolctl import ThreadpoolController
 from facespace.face import Face
 from facespace.mtcnn_networks import output_network, proposal_network, refinement_network
 from facespace.network import Network, usable_cores
-from facespace.pyramid import CANVAS, CELL, layout
-from facespace.resample import area_resize
-from facespace.suppression import non_maximum_suppression
+from facespace.pyramid import CELL, layout
+from facespace.resample import area_crop, area_resize
+from facespace.suppression import non_maximum_suppression, non_maximum_suppressions
 
 Array = npt.NDArray[np.float64]
 Map = Callable[..., Iterator[Any]]
@@ -62,8 +62,8 @@ class _Blas:
 
 _BLAS = _Blas()
 _STRIDE = 2
-_BATCHES = (1, 2, 4, 8, 16, 32, 48, 64)
-_CHUNK_IMAGES = 4
+_BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+_CHUNK_IMAGES = 3
 _CHUNK_PIXELS = 600_000
 _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
 
@@ -104,7 +104,7 @@ class MTCNN:
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         """The faces of one image (H,W,3) uint8 RGB; an empty list where there is none."""
         with _BLAS.one_thread():
-            return self._cascade([_rows(image)], self._pool.map)[0]
+            return self._cascade([_planes(image)], self._pool.map)[0]
 
     def detect_many(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
@@ -112,17 +112,17 @@ class MTCNN:
             found: list[Future[list[list[Face]]] | list[list[Face]]] = []
             for chunk in _chunks(images):
                 if chunk[0].size > 3 * _CHUNK_PIXELS:  # one large photo keeps all cores busy by itself
-                    found.append(self._cascade([_rows(chunk[0])], self._pool.map))
+                    found.append(self._cascade([_planes(chunk[0])], self._pool.map))
                 else:
                     found.append(self._pool.submit(self._small, chunk))
             results = [part.result() if isinstance(part, Future) else part for part in found]
             return [faces for part in results for faces in part]
 
     def _small(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
-        return self._cascade([_rows(image) for image in images], map)
+        return self._cascade([_planes(image) for image in images], map)
 
     def _cascade(self, images: Sequence[npt.NDArray[Any]], each: Map) -> list[list[Face]]:
-        """The faces of images (H,3,W); `each` applies a function to many inputs, in this thread or in several."""
+        """The faces of images (3,H,W); `each` applies a function to many inputs, in this thread or in several."""
         boxes = [_squared(self._propose(image, each)) for image in images]
 
         heads = self._classify(self._rnet, images, boxes, each)
@@ -147,19 +147,21 @@ class MTCNN:
             results.append([_face(box[k], scores[k], landmarks[k]) for k in keep if _valid(box[k])])
         return results
 
-    def _propose(self, rows: npt.NDArray[Any], each: Map) -> Array:
+    def _propose(self, planes: npt.NDArray[Any], each: Map) -> Array:
         """Candidate boxes (n,4) of P-Net, regressed, not yet square."""
-        height, _, width = rows.shape
+        _, height, width = planes.shape
         plan = layout(height, width, self.min_size, self.factor)
-        levels = list(each(lambda level: area_resize(rows, np.empty((level.height, 3, level.width), np.uint8)), plan.levels))
+        levels = list(each(lambda level: area_resize(planes, np.empty((3, level.height, level.width), np.uint8)), plan.levels))
 
         def scan(index: int) -> tuple[Array, Array, Array, npt.NDArray[np.int64]]:
-            canvas = np.zeros((1, 3, CANVAS, CANVAS), np.uint8)
+            mask = plan.masks[index]
+            canvas = np.zeros((1, 4, *mask.shape), np.uint8)
+            canvas[0, 3] = mask
             for tile in plan.on_canvas(index):
-                part = levels[tile.level][tile.top : tile.top + tile.height, :, tile.left : tile.left + tile.width]
-                canvas[0, :, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part.swapaxes(0, 1)
-            (heads,) = self._pnet.run(canvas, plan.masks[index][None])
-            return self._decode(heads[0], plan.owner[index], plan)
+                part = levels[tile.level][:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+                canvas[0, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
+            (heads,) = self._pnet.run(canvas)
+            return self._decode(heads[0], plan.owners[index], plan)
 
         found = list(each(scan, range(len(plan.masks))))
         if not any(len(part[0]) for part in found):
@@ -168,8 +170,9 @@ class MTCNN:
         # The 2018 program meets candidates level by level, column by column; that decides between equal scores.
         order = np.lexsort((boxes[:, 1], boxes[:, 0], level))
         starts = np.searchsorted(level[order], np.arange(len(plan.levels) + 1))
-        parts = (order[start:stop] for start, stop in itertools.pairwise(starts) if stop > start)
-        keep = np.concatenate([part[non_maximum_suppression(boxes[part], scores[part], 0.5)] for part in parts])
+        parts = [order[start:stop] for start, stop in itertools.pairwise(starts) if stop > start]
+        kept = non_maximum_suppressions([boxes[part] for part in parts], [scores[part] for part in parts], 0.5)
+        keep = np.concatenate([part[chosen] for part, chosen in zip(parts, kept, strict=True)])
         keep = keep[non_maximum_suppression(boxes[keep], scores[keep], 0.7)]
         boxes, offsets = boxes[keep], offsets[keep]
         result: Array = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
@@ -179,9 +182,12 @@ class MTCNN:
         self, heads: npt.NDArray[np.float32], owner: npt.NDArray[np.int32], plan: Any
     ) -> tuple[Array, Array, Array, npt.NDArray[np.int64]]:
         """Boxes, offsets, scores and pyramid levels of the cells of one canvas that pass P-Net's threshold."""
-        probability = _probability(heads[0])
-        rows, columns = np.nonzero((probability >= self.thresholds[0]) & (owner >= 0))
-        scores = probability[rows, columns].astype(np.float64)
+        # The sigmoid of few: those whose logit may pass, and whose cell is part of a tile.
+        low = self.thresholds[0]
+        rows, columns = np.nonzero((heads[0] > np.log(low / (1 - low)) - 0.01) & (owner >= 0))
+        scores = _probability(heads[0, rows, columns])
+        passed = scores >= low
+        rows, columns, scores = rows[passed], columns[passed], scores[passed].astype(np.float64)
         table = np.array(
             [(t.level, t.top - t.y, t.left - t.x, plan.levels[t.level].scale) for t in plan.tiles], np.float64
         )
@@ -194,7 +200,7 @@ class MTCNN:
         self, network: Network, images: Sequence[npt.NDArray[Any]], boxes: Sequence[Array], each: Map
     ) -> list[npt.NDArray[np.float32]]:
         """The network's outputs for every box of every image, crops of all images batched together."""
-        side = int(network.inputs["crops"][1])
+        side = int(network.inputs["crops"][2])
         pending = [
             (image, row) for image, box in zip(images, boxes, strict=True) for row in box.astype(np.int64).tolist()
         ]
@@ -203,9 +209,10 @@ class MTCNN:
             part = pending[start : start + _BATCHES[-1]]
             # A runtime compiles for each batch size it meets, so few are used.
             n = min(size for size in _BATCHES if size >= len(part))
-            crops = np.zeros((n, side, 3, side), np.float32)
+            crops = np.zeros((n, 3, side, side), np.float32)
             for crop, (image, row) in zip(crops, part, strict=False):
-                _crop(image, row, crop)
+                x1, y1, x2, y2 = row
+                area_crop(image, (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
             return network.run(crops)[0][: len(part)]
 
         width = int(network.outputs["heads"][1])
@@ -228,12 +235,12 @@ def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArra
         yield chunk
 
 
-def _rows(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    """The image as (H,3,W), in float32 for the products to come unless that takes too much memory."""
+def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """The image as (3,H,W), in float32 for the products to come unless that takes too much memory."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} of shape {image.shape}")
     dtype = np.float32 if image.size <= 3 * _FLOAT_PIXELS else np.uint8
-    return np.ascontiguousarray(image.swapaxes(1, 2), dtype)
+    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)
 
 
 def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -254,23 +261,6 @@ def _squared(boxes: Array) -> Array:
     side = size.max(axis=1, keepdims=True)
     corner = boxes[:, :2] + size * 0.5 - side * 0.5
     return np.trunc(np.hstack([corner, corner + side]))
-
-
-def _crop(rows: npt.NDArray[Any], box: Sequence[int], out: npt.NDArray[np.float32]) -> None:
-    """The box (counted from 1, both ends in) of an image (H,3,W), black beyond the border, resized into `out`."""
-    n_rows, _, n_columns = rows.shape
-    x1, y1, x2, y2 = box
-    left, top = max(x1, 1), max(y1, 1)
-    right, bottom = min(x2, n_columns), min(y2, n_rows)
-    if left > right or top > bottom:
-        return
-    part = rows[top - 1 : bottom, :, left - 1 : right]
-    height, width = y2 - y1 + 1, x2 - x1 + 1
-    if part.shape != (height, 3, width):
-        padded = np.zeros((height, 3, width), np.float32)
-        padded[top - y1 : bottom - y1 + 1, :, left - x1 : right - x1 + 1] = part
-        part = padded
-    area_resize(part, out)
 
 
 def _valid(box: Array) -> bool:

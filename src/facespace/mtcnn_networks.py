@@ -56,13 +56,19 @@ class _Builder:
     def constant(self, array: npt.NDArray[Any]) -> str:
         return self.graph.constant(np.ascontiguousarray(array, np.float32))
 
-    def conv(self, layer: str, *, normalise: bool = False) -> None:
+    def kernel(self, layer: str, *, normalise: bool = False) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         kernel = self.weights[f"{layer}/kernel:0"].astype(np.float64).swapaxes(2, 3)
         bias = self.weights[f"{layer}/bias:0"].astype(np.float64)
         if normalise:
             kernel = kernel * 0.0078125
             bias = bias - 127.5 * kernel.sum(axis=(1, 2, 3))
+        return kernel, bias
+
+    def convolve(self, kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> None:
         self.x = self.graph.node("Conv", [self.x, self.constant(kernel), self.constant(bias)])
+
+    def conv(self, layer: str, *, normalise: bool = False) -> None:
+        self.convolve(*self.kernel(layer, normalise=normalise))
 
     def prelu(self, name: str) -> None:
         slope = self.weights[name]
@@ -113,36 +119,49 @@ def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray
 def proposal_network() -> Network:
     """P-Net over one canvas.
 
-    `canvas` (1,3,CANVAS,CANVAS) uint8 RGB, `mask` (1,1,CANVAS−2,CANVAS−2) → (1,5,CELLS,CELLS): logit, then
-    offsets of x1, y1, x2, y2.
+    `canvas` (1,4,h,CANVAS) uint8, RGB and mask → (1,5,h/2−5,CANVAS/2−5): logit, then offsets of x1, y1, x2, y2.
+
+    Where the mask is 1 the first convolution gives −10⁹ to the pooling. The PReLU between them would turn that into
+    a large value where its slope a is negative, so the pooling comes first. There PReLU(x) = max(x, a·x), and
+    max pool(PReLU(x)) = max(max pool(x), max pool(a·x)) = v + ReLU(u − v) for u, v the pooled x and a·x. With six such
+    channels of ten, that fills the sixteen channels that vector units compute anyway.
     """
     weights = _weights("pnet.onnx")
     net = _Builder(weights)
-    canvas = net.graph.input("canvas", np.uint8, [1, 3, CANVAS, CANVAS])
-    mask = net.graph.input("mask", np.float32, [1, 1, CANVAS - 2, CANVAS - 2])
+    canvas = net.graph.input("canvas", np.uint8, [1, 4, "h", CANVAS])
     net.x = net.graph.node("Cast", [canvas], to=1)
-    net.conv("conv2d", normalise=True)
-    net.prelu("p_re_lu_initializer_8")
-    net.x = net.graph.node("Add", [net.x, mask])
+    kernel, bias = net.kernel("conv2d", normalise=True)
+    slope = weights["p_re_lu_initializer_8"].astype(np.float64).ravel()
+    bent = np.flatnonzero(slope < 0)
+    n = len(slope)
+    kernel = np.concatenate([kernel, kernel[bent] * slope[bent, None, None, None]])
+    bias = np.concatenate([bias, bias[bent] * slope[bent]])
+    mask = np.zeros_like(kernel[:, :1])
+    mask[:, 0, 0, 0] = -1e9
+    net.convolve(np.concatenate([kernel, mask], axis=1), bias)
     net.pool(2, same=True)
-    net.conv("conv2d_1")
+    mix = np.eye(len(kernel))
+    mix[bent, n + np.arange(len(bent))] = -1
+    slope[bent] = 0
+    net.convolve(mix[:, :, None, None], np.zeros(len(mix)))
+    net.x = net.graph.node("PRelu", [net.x, net.constant(np.concatenate([slope, np.ones(len(bent))])[:, None, None])])
+    kernel, bias = net.kernel("conv2d_1")
+    net.convolve(np.concatenate([kernel, kernel[:, bent]], axis=1), bias)
     net.prelu("p_re_lu_1_initializer_6")
     net.conv("conv2d_2")
     net.prelu("p_re_lu_2_initializer_3")
     score, offsets = _difference(weights, "conv2d_3", axis=0), weights["conv2d_4/kernel:0"]
     kernel = np.concatenate([score[0], offsets])
     bias = np.concatenate([score[1], weights["conv2d_4/bias:0"]])
-    heads = net.graph.node("Conv", [net.x, net.constant(kernel), net.constant(bias)])
-    side = CANVAS // 2 - 5
-    net.graph.output(heads, "heads", np.float32, [1, 5, side, side])
+    net.convolve(kernel, bias)
+    net.graph.output(net.x, "heads", np.float32, [1, 5, "rows", CANVAS // 2 - 5])
     return net.compiled("P-Net")
 
 
 def refinement_network() -> Network:
-    """R-Net: `crops` (n,24,3,24) float32, rows of channels, 0 to 255 → (n,5): logit, four offsets."""
+    """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets."""
     net = _Builder(_weights("rnet.onnx"))
-    crops = net.graph.input("crops", np.float32, ["n", 24, 3, 24])
-    net.x = net.graph.node("Transpose", [crops], perm=[0, 2, 1, 3])
+    net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])
     net.conv("conv2d_5", normalise=True)
     net.prelu("p_re_lu_3_initializer_14")
     net.pool(3, same=True)
@@ -157,10 +176,9 @@ def refinement_network() -> Network:
 
 
 def output_network() -> Network:
-    """O-Net: `crops` (n,48,3,48) float32, rows of channels, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
+    """O-Net: `crops` (n,3,48,48) float32, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
     net = _Builder(_weights("onet.onnx"))
-    crops = net.graph.input("crops", np.float32, ["n", 48, 3, 48])
-    net.x = net.graph.node("Transpose", [crops], perm=[0, 2, 1, 3])
+    net.x = net.graph.input("crops", np.float32, ["n", 3, 48, 48])
     net.conv("conv2d_8", normalise=True)
     net.prelu("p_re_lu_7_initializer_22")
     net.pool(3, same=True)

@@ -1,12 +1,12 @@
-"""The detector's image pyramid, laid out on canvases of one fixed size.
+"""The detector's image pyramid, laid out on canvases of one width and few heights.
 
 Scanning a photo for faces of every size means one pass of P-Net per pyramid level, each of another shape.
 Runtimes compile a network for each new shape, and small shapes leave cores idle. So all levels of a photo are cut
-into tiles and packed onto square canvases, and one compiled shape serves every photo.
+into tiles and packed onto canvases of one width, no higher than needed, and few compiled shapes serve every photo.
 
 P-Net's arithmetic is kept exactly. A cell sees 12×12 pixels at stride 2, so tiles overlap by 10 pixels and start
 at even offsets. At the end of a level of odd length the 2×2 pooling window is half empty; on a canvas its other
-half shows a neighbour, which a mask of −10⁹ added before the pooling keeps out.
+half shows a neighbour, which a mask, the fourth plane of a canvas, keeps out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-CANVAS = 264  # pixels; the whole pyramid of a 250 px photo fits on one
-CELLS = CANVAS // 2 - 5  # P-Net outputs along one side of a canvas
+CANVAS = 264  # pixels, width and greatest height; the whole pyramid of a 250 px photo fits on one
 CELL = 12  # pixels a P-Net output sees
 OVERLAP = CELL - 2
-_MASKED = np.float32(-1e9)
+_HEIGHTS = 8  # canvas heights are multiples of this
 
 
 class Level(NamedTuple):
@@ -49,14 +48,14 @@ class Tile(NamedTuple):
 class Layout:
     """Where the pyramid of one photo size lies on its canvases.
 
-    `owner` (canvases, CELLS, CELLS) holds the index of the tile a P-Net cell belongs to, or −1; `masks` one
-    (1, CANVAS−2, CANVAS−2) array a canvas.
+    For every canvas, `owners` holds the index of the tile each P-Net cell belongs to, or −1, and `masks` (H,CANVAS)
+    is 1 where the first convolution's output of that index must stay out of the pooling, else 0.
     """
 
     levels: tuple[Level, ...]
     tiles: tuple[Tile, ...]
-    owner: npt.NDArray[np.int32]
-    masks: tuple[npt.NDArray[np.float32], ...]
+    owners: tuple[npt.NDArray[np.int32], ...]
+    masks: tuple[npt.NDArray[np.uint8], ...]
 
     def on_canvas(self, canvas: int) -> list[Tile]:
         return [tile for tile in self.tiles if tile.canvas == canvas]
@@ -82,24 +81,18 @@ def pyramid(height: int, width: int, *, min_size: float, factor: float) -> list[
 def layout(height: int, width: int, min_size: float, factor: float) -> Layout:
     """The layout for photos of one size; kept for the next photo of that size."""
     levels = tuple(pyramid(height, width, min_size=min_size, factor=factor))
-    tiles = _pack(levels)
-    n_canvases = 1 + max((tile.canvas for tile in tiles), default=-1)
-    owner = np.full((n_canvases, CELLS, CELLS), -1, np.int32)
-    clear = np.zeros((1, CANVAS - 2, CANVAS - 2), np.float32)
-    masks = [clear] * n_canvases
+    tiles, heights = _pack(levels)
+    owners = tuple(np.full((high // 2 - 5, CANVAS // 2 - 5), -1, np.int32) for high in heights)
+    masks = tuple(np.zeros((high, CANVAS), np.uint8) for high in heights)
     for index, tile in enumerate(tiles):
-        rows, columns = _n_cells(tile.height), _n_cells(tile.width)
         y, x = tile.y // 2, tile.x // 2
-        owner[tile.canvas, y : y + rows, x : x + columns] = index
-        if tile.height % 2 or tile.width % 2:
-            mask = masks[tile.canvas]
-            if mask is clear:
-                mask = masks[tile.canvas] = clear.copy()
-            if tile.height % 2:
-                mask[0, tile.y + tile.height - 2 : tile.y + tile.height - 1, tile.x : tile.x + tile.width] = _MASKED
-            if tile.width % 2:
-                mask[0, tile.y : tile.y + tile.height, tile.x + tile.width - 2 : tile.x + tile.width - 1] = _MASKED
-    return Layout(levels, tuple(tiles), owner, tuple(masks))
+        owners[tile.canvas][y : y + _n_cells(tile.height), x : x + _n_cells(tile.width)] = index
+        bottom, right = tile.y + tile.height, tile.x + tile.width
+        if tile.height % 2:
+            masks[tile.canvas][bottom - 2, tile.x : right] = 1
+        if tile.width % 2:
+            masks[tile.canvas][tile.y : bottom, right - 2] = 1
+    return Layout(levels, tuple(tiles), owners, masks)
 
 
 def _n_cells(length: int) -> int:
@@ -117,8 +110,8 @@ def _cuts(length: int) -> list[tuple[int, int]]:
         start += CANVAS - OVERLAP
 
 
-def _pack(levels: tuple[Level, ...]) -> list[Tile]:
-    """Skyline packing, largest tiles first: each goes where its upper edge ends lowest."""
+def _pack(levels: tuple[Level, ...]) -> tuple[list[Tile], list[int]]:
+    """Tiles and the height of every canvas. Skyline packing, largest first: a tile goes where it ends highest up."""
     pieces = [
         (index, top, left, height, width)
         for index, level in enumerate(levels)
@@ -137,11 +130,11 @@ def _pack(levels: tuple[Level, ...]) -> list[Tile]:
                 y, x = place
                 tiles.append(Tile(index, top, left, height, width, canvas, 2 * y, 2 * x))
                 break
-    return tiles
+    return tiles, [math.ceil(2 * int(skyline.max()) / _HEIGHTS) * _HEIGHTS for skyline in skylines]
 
 
 def _place(skyline: npt.NDArray[np.int64], height: int, width: int) -> tuple[int, int] | None:
-    """Lowest place for a tile, in steps of two pixels, and its mark on the skyline; None when it is full."""
+    """First place for a tile, in steps of two pixels, and its mark on the skyline; None when it is full."""
     heights = np.lib.stride_tricks.sliding_window_view(skyline, width).max(axis=1)
     x = int(heights.argmin())
     y = int(heights[x])

@@ -11,19 +11,24 @@ Where either side grows, "area" means a bilinear variant whose weights follow th
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-_SPAN = 48  # inputs per block: enough work for one product, little of it outside the band
-_DENSE = 72  # samples up to which one dense product is quicker than several
+# Inputs per block: enough work for one product, little of it outside the band. Columns come second, when fewer
+# rows are left.
+_ROW_SPAN = 64
+_COLUMN_SPAN = 128
 
 
 class _Block(NamedTuple):
     outputs: slice
-    inputs: slice
+    start: int  # inputs start … stop − 1
+    stop: int
     weights: npt.NDArray[np.float32]  # (outputs, inputs)
+    transposed: npt.NDArray[np.float32]  # (inputs, outputs)
 
 
 def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -44,9 +49,9 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return first, np.stack([1 - fraction, fraction], axis=1)
 
 
-def _dense(
-    n: int, first: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
-) -> tuple[slice, npt.NDArray[np.float32]]:
+def _block(
+    n: int, outputs: slice, first: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+) -> _Block:
     """The inputs a run of outputs needs, and the matrix from those to these."""
     low = int(first[0])
     high = min(int(first[-1]) + weights.shape[1], n)
@@ -56,47 +61,69 @@ def _dense(
         columns = first - low + k
         inside = columns < high - low
         matrix[rows[inside], columns[inside]] = weights[inside, k]
-    return slice(low, high), matrix
+    return _Block(outputs, low, high, matrix, np.ascontiguousarray(matrix.T))
 
 
 @functools.lru_cache(maxsize=4096)
-def _blocks(n: int, m: int, shrink: bool) -> tuple[_Block, ...]:
+def _blocks(n: int, m: int, shrink: bool, span: int) -> tuple[_Block, ...]:
     """The (m, n) matrix that resizes n samples to m, cut into dense pieces along its band.
 
     `shrink` says that neither side of the image grows; the two kinds of weights differ even where a side
     keeps its length beside one that grows.
     """
     first, taps = _taps(n, m, shrink)
-    step = m if n <= _DENSE else max(2, min(m, round(_SPAN * m / n)))
-    blocks = []
-    for start in range(0, m, step):
-        outputs = slice(start, min(start + step, m))
-        blocks.append(_Block(outputs, *_dense(n, first[outputs], taps[outputs])))
-    return tuple(blocks)
+    pieces = max(1, min(m // 2, round(n / span)))
+    cuts = [m * k // pieces for k in range(pieces + 1)]
+    return tuple(_block(n, slice(a, b), first[a:b], taps[a:b]) for a, b in itertools.pairwise(cuts))
 
 
-def area_resize(rows: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An image (H,C,W), values 0 to 255, resized into `out` (h,C,w) and, where that is uint8, rounded.
+def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An image (C,H,W), values 0 to 255, resized into `out` (C,h,w) and, where that is uint8, rounded.
 
-    With the channels between the sides both products are plain matrix products over memory as it lies.
-
-    >>> area_resize(np.array([[[0, 10]], [[20, 30]]], np.uint8), np.empty((1, 1, 1), np.float32)).tolist()
+    >>> area_resize(np.array([[[0, 10], [20, 30]]], np.uint8), np.empty((1, 1, 1), np.float32)).tolist()
     [[[15.0]]]
     """
-    n_rows, channels, n_columns = rows.shape
-    height, _, width = out.shape
-    shrink = height <= n_rows and width <= n_columns
-    for block in _blocks(n_rows, height, shrink):
-        source = rows[block.inputs].reshape(block.weights.shape[1], -1).astype(np.float32, copy=False)
-        stripe = (block.weights @ source).reshape(-1, n_columns)
-        pieces = _blocks(n_columns, width, shrink)
-        if len(pieces) == 1:
-            values = stripe[:, pieces[0].inputs] @ pieces[0].weights.T
-        else:
-            values = np.empty((len(stripe), width), np.float32)
-            for columns in pieces:
-                np.matmul(stripe[:, columns.inputs], columns.weights.T, out=values[:, columns.outputs])
-        if out.dtype == np.uint8:
+    _, height, width = planes.shape
+    return area_crop(planes, (0, 0, height, width), out)
+
+
+def area_crop(
+    planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """`area_resize` of the box (top, left, height, width) of an image, which is black beyond its borders.
+
+    What lies beyond adds nothing, so the products leave it out. They take the image as it lies in memory: many
+    boxes are small, and copying one would take as long as resizing it.
+    """
+    _, n_rows, n_columns = planes.shape
+    top, left, height, width = box
+    shrink = out.shape[1] <= height and out.shape[2] <= width
+    row_blocks = _blocks(height, out.shape[1], shrink, _ROW_SPAN)
+    column_blocks = _blocks(width, out.shape[2], shrink, _COLUMN_SPAN)
+    within = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
+    if within and len(row_blocks) == len(column_blocks) == 1 and planes.dtype == out.dtype == np.float32:
+        # Most boxes; what follows would do the same in twice the time.
+        source = planes[:, top : top + row_blocks[0].stop, left : left + column_blocks[0].stop]
+        return np.matmul(row_blocks[0].weights @ source, column_blocks[0].transposed, out=out)
+    x1 = max(left, 0)
+    x2 = max(min(left + width, n_columns), x1)
+    columns = [(block, *_inside(block, left - x1, x2 - x1)) for block in column_blocks]
+    for rows in row_blocks:
+        inputs, weights = _inside(rows, top, n_rows)
+        source = planes[:, inputs, x1:x2].astype(np.float32, copy=False)
+        stripe = rows.weights[:, weights] @ source
+        target = out[:, rows.outputs]
+        values = target if out.dtype == np.float32 else np.empty(target.shape, np.float32)
+        for block, inputs, weights in columns:
+            np.matmul(stripe[:, :, inputs], block.transposed[weights], out=values[:, :, block.outputs])
+        if values is not target:
             np.rint(values, out=values)
-        out[block.outputs] = values.reshape(-1, channels, width)
+            target[...] = values
     return out
+
+
+def _inside(block: _Block, offset: int, length: int) -> tuple[slice, slice]:
+    """Those of a block's inputs, counted from `offset`, that lie in [0, length), and where their weights are."""
+    start = max(block.start, -offset)
+    stop = max(min(block.stop, length - offset), start)
+    return slice(offset + start, offset + stop), slice(start - block.start, stop - block.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,24 +29,34 @@ def non_maximum_suppression(
     >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), 0.5).tolist()
     [1, 2]
     """
+    if overlap == "union":
+        return non_maximum_suppressions([boxes], [scores], threshold)[0]
     order = np.argsort(scores)[::-1]
-    if len(order) < 2:
-        return order
-    boxes = boxes[order] + [0, 0, 1, 1]
-    kept = _by_union(boxes, threshold) if overlap == "union" else _by_smaller(boxes, threshold)
-    return order[kept]
+    return order[_by_smaller(boxes[order] + [0, 0, 1, 1], threshold)]
 
 
-def _by_union(boxes: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.int64]:
-    ranks = np.arange(len(boxes), 0, -1, dtype=np.float32)
+def non_maximum_suppressions(
+    boxes: Sequence[npt.NDArray[np.float64]], scores: Sequence[npt.NDArray[np.float64]], threshold: float
+) -> list[npt.NDArray[np.int64]]:
+    """`non_maximum_suppression` by union of several sets of boxes, each for itself, in one call of the operator."""
+    orders = [np.argsort(part)[::-1] for part in scores]
+    most = max((len(order) for order in orders), default=0)
+    if most < 2:
+        return orders
+    ordered = np.zeros((len(orders), most, 4), np.float32)
+    ranks = np.zeros((len(orders), 1, most), np.float32)  # 0, which is too little, where a set has ended
+    for k, order in enumerate(orders):
+        ordered[k, : len(order)] = boxes[k][order] + [0, 0, 1, 1]
+        ranks[k, 0, : len(order)] = np.arange(len(order), 0, -1)
     feed = {
-        "boxes": boxes[None].astype(np.float32),
-        "scores": ranks[None, None],
-        "most": np.array([len(boxes)], np.int64),
+        "boxes": ordered,
+        "scores": ranks,
+        "most": np.array([most], np.int64),
         "threshold": np.array([threshold], np.float32),
+        "least": np.array([0.5], np.float32),
     }
-    selected: npt.NDArray[np.int64] = _operator().run(None, feed)[0][:, 2]
-    return selected
+    sets, _, chosen = _operator().run(None, feed)[0].T
+    return [order[chosen[sets == k]] for k, order in enumerate(orders)]
 
 
 @functools.cache
@@ -55,10 +66,11 @@ def _operator() -> Any:
 
     graph = GraphBuilder()
     inputs = [
-        graph.input("boxes", np.float32, [1, "n", 4]),
-        graph.input("scores", np.float32, [1, 1, "n"]),
+        graph.input("boxes", np.float32, ["sets", "n", 4]),
+        graph.input("scores", np.float32, ["sets", 1, "n"]),
         graph.input("most", np.int64, [1]),
         graph.input("threshold", np.float32, [1]),
+        graph.input("least", np.float32, [1]),
     ]
     graph.output(graph.node("NonMaxSuppression", inputs), "selected", np.int64, ["kept", 3])
     options = onnxruntime.SessionOptions()
