@@ -24,8 +24,13 @@ def main() -> None:
     detector, embedder = facespace.MTCNN(), facespace.Embedder.load()
     known = {person.name: sorted(map(str, person.iterdir())) for person in sorted((album / "known").iterdir())}
     strangers = sorted(str(path) for path in (album / "unknown").rglob("*") if path.is_file())
-    probes = [(path, name) for name, paths in known.items() for path in paths[ENROLLED:]] + [(p, None) for p in strangers]
-    with tempfile.TemporaryDirectory() as folder, facespace.Gallery(Path(folder, "g"), embedder, create=True) as gallery:
+    probes = [(path, name) for name, paths in known.items() for path in paths[ENROLLED:]] + [
+        (p, None) for p in strangers
+    ]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        facespace.Gallery(Path(folder, "g"), embedder, create=True) as gallery,
+    ):
         work = [(name, path) for name, paths in known.items() for path in paths[:ENROLLED]]
         photos = facespace.process((p for _, p in work), detector, embedder, largest=True, keep_crops=True)
         left_out = 0
@@ -42,7 +47,9 @@ def main() -> None:
         is_known = truth != ""
         print(f"{embedder.name}, {embedder.runtime} {embedder.precision}")
         print(f"{len(gallery)} people, {len(work) - left_out} photos enrolled ({left_out} without a face)")
-        print(f"{is_known.sum()} probes of known people, {(~is_known).sum()} of strangers; without a face: {(~has_face).sum()}")
+        print(
+            f"{is_known.sum()} probes of known people, {(~is_known).sum()} of strangers; without a face: {(~has_face).sum()}"
+        )
 
         def row(label: str, **how: float) -> None:
             matches = gallery.identify(vectors, **how)

@@ -44,13 +44,25 @@ def measure(vectors: np.ndarray, person: np.ndarray, seed: int = 0) -> dict[str,
     members = [np.flatnonzero(person == k) for k in range(person.max() + 1)]
     base = np.quantile(single, [1 - rate for rate in SHIFT_FMR])
     for size in TEMPLATES:
-        chosen = [(k, rng.choice(rows, size, replace=False)) for k, rows in enumerate(members) if len(rows) >= size for _ in range(4)]
+        chosen = [
+            (k, rng.choice(rows, size, replace=False))
+            for k, rows in enumerate(members)
+            if len(rows) >= size
+            for _ in range(4)
+        ]
         templates = unit(np.stack([vectors[rows].mean(axis=0) for _, rows in chosen]))
         values = impostors(vectors, person, templates, np.array([k for k, _ in chosen]))
         shift = np.quantile(values, [1 - rate for rate in SHIFT_FMR]) - base
-        print(f"  templates of {size}: {len({k for k, _ in chosen})} people, {len(values)} pairs, shift {shift.round(4).tolist()}")
+        print(
+            f"  templates of {size}: {len({k for k, _ in chosen})} people, {len(values)} pairs, shift {shift.round(4).tolist()}"
+        )
         shifts.append([size, 0.0 if size == 1 else round(float(shift.mean()), 4)])
-    return {"fmr": FMR, "similarity": [round(v, 5) for v in levels], "template_shift": shifts, "n_pairs": len(single) // 2}
+    return {
+        "fmr": FMR,
+        "similarity": [round(v, 5) for v in levels],
+        "template_shift": shifts,
+        "n_pairs": len(single) // 2,
+    }
 
 
 def main() -> None:
@@ -79,7 +91,10 @@ def main() -> None:
         entry = {"runtime": embedder.runtime, "precision": embedder.precision}
         print(entry)
         measured.append(entry | measure(unit(view.mirror - center), person))
-        print("  fmr 1e-2 1e-3 1e-4 1e-5 1e-6 at", [measured[-1]["similarity"][FMR.index(10 ** -(k / 4))] for k in (8, 12, 16, 20, 24)])
+        print(
+            "  fmr 1e-2 1e-3 1e-4 1e-5 1e-6 at",
+            [measured[-1]["similarity"][FMR.index(10 ** -(k / 4))] for k in (8, 12, 16, 20, 24)],
+        )
     table = {
         "model": embedder.name,
         "fingerprint": embedder.fingerprint,

@@ -59,7 +59,9 @@ def main() -> None:
     print(f"found, IoU >= 0.95, marks <= 2 px   {n_matched}")
     print(f"extra faces with score >= 0.95      {n_extra}")
     print(f"IoU min / median                    {min(overlaps):.4f} / {np.median(overlaps):.4f}")
-    print(f"landmark px median / p99 / max      {np.median(distances):.3f} / {np.quantile(distances, 0.99):.3f} / {max(distances):.3f}")
+    print(
+        f"landmark px median / p99 / max      {np.median(distances):.3f} / {np.quantile(distances, 0.99):.3f} / {max(distances):.3f}"
+    )
     print(f"score difference max                {max(score_errors):.5f}")
 
 

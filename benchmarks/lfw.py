@@ -68,10 +68,10 @@ def pairs(path: Path) -> list[tuple[str, str, bool]]:
     return result
 
 
-def similarities(view: View1, vectors: np.ndarray, listed: list[tuple[str, str, bool]]) -> tuple[np.ndarray, np.ndarray]:
+def similarities(
+    view: View1, vectors: np.ndarray, listed: list[tuple[str, str, bool]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Cosine of every listed pair, NaN where a photo had no face, and whether it is the same person."""
     row = {name: k for k, name in enumerate(view.names)}
-    values = [
-        float(vectors[row[a]] @ vectors[row[b]]) if a in row and b in row else np.nan for a, b, _ in listed
-    ]
+    values = [float(vectors[row[a]] @ vectors[row[b]]) if a in row and b in row else np.nan for a, b, _ in listed]
     return np.array(values), np.array([same for _, _, same in listed])

@@ -30,12 +30,20 @@ def main() -> None:
     work = (photos * (args.photos // len(photos) + 1))[: args.photos]
     with tempfile.TemporaryDirectory() as folder:
         gallery = str(Path(folder, "g"))
-        subprocess.run([command, "enroll", "--gallery", gallery, "--folder", str(args.shared / "data/album/known")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            [command, "enroll", "--gallery", gallery, "--folder", str(args.shared / "data/album/known")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
         start = time.perf_counter()
         process = subprocess.Popen([command, "identify", "--gallery", gallery, "--json", *work], stdout=subprocess.PIPE)
         for n, _ in enumerate(process.stdout, 1):
             if n % 1000 == 0:
-                print(f"{n:>6} photos  resident {resident(process.pid, 'VmRSS:'):7.0f} MB  peak {resident(process.pid, 'VmHWM:'):7.0f} MB  {n / (time.perf_counter() - start):6.1f} photos/s", flush=True)
+                print(
+                    f"{n:>6} photos  resident {resident(process.pid, 'VmRSS:'):7.0f} MB  peak {resident(process.pid, 'VmHWM:'):7.0f} MB  {n / (time.perf_counter() - start):6.1f} photos/s",
+                    flush=True,
+                )
         print(f"exit code {process.wait()}")
 
 

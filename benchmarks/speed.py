@@ -80,11 +80,16 @@ def main() -> None:
             for key in measured:
                 ours.setdefault(key, []).append(measured[key])
                 peers.setdefault(key, []).append(compared[key])
-            print(f"round {turn + 1} {name}: " + ", ".join(f"{measured[k] / compared[k]:.2f}x" for k in measured), flush=True)
+            print(
+                f"round {turn + 1} {name}: " + ", ".join(f"{measured[k] / compared[k]:.2f}x" for k in measured),
+                flush=True,
+            )
 
     what = {p: f"{e.runtime} {e.precision}" for p, e in embedders.items()}
-    print(f"\n{processor()}, {facespace.network.usable_cores()} cores; detector {detector.runtime} float32; "
-          f"embed float32 = {what['float32']}, fastest = {what['fastest']}; medians of {args.rounds} rounds")
+    print(
+        f"\n{processor()}, {facespace.network.usable_cores()} cores; detector {detector.runtime} float32; "
+        f"embed float32 = {what['float32']}, fastest = {what['fastest']}; medians of {args.rounds} rounds"
+    )
     print(f"{'':<34}{'ours/s':>9}{'theirs/s':>10}{'ratio':>8}")
     for key in ours:
         a, b = statistics.median(ours[key]), statistics.median(peers[key])

@@ -93,7 +93,9 @@ def _tiles(files: dict[str, Path]) -> list[tuple[Image.Image, str | None]]:
         (cat, lambda p: p, None),
         (hopper, lambda p: _recompressed(ImageEnhance.Contrast(p.resize((170, 200))).enhance(1.3)), "Grace Hopper"),
     ]
-    return [(ImageOps.fit(change(picture), (_TILE, _TILE), centering=(0.5, 0.3)), name) for picture, change, name in changes]
+    return [
+        (ImageOps.fit(change(picture), (_TILE, _TILE), centering=(0.5, 0.3)), name) for picture, change, name in changes
+    ]
 
 
 def _recompressed(picture: Image.Image) -> Image.Image:

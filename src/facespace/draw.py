@@ -57,7 +57,7 @@ def _label(draw: ImageDraw.ImageDraw, size: tuple[int, int], face: Face, label: 
     width, height = right - left + 6, bottom - top + 6
     x = min(max(face.box[0], 0), max(size[0] - width, 0))
     above, below = face.box[1] - height, face.box[3]
-    y = above if above >= 0 else min(max(below, 0), max(size[1] - height, 0))
+    y = min(max(above if above >= 0 else below, 0), max(size[1] - height, 0))
     draw.rectangle((x, y, x + width, y + height), fill=color)
     draw.text((x + 3 - left, y + 3 - top), label, font=font, fill=(255, 255, 255))
 

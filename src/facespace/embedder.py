@@ -87,12 +87,13 @@ class Embedder:
         Both embeddings are added and the mean over many people, `calibration.center`, is taken off: twice the work
         of `embed`, fewer strangers named. Arguments and errors are those of `embed`.
         """
+        self.spec.check(crops)
         both = self.embed(np.concatenate([crops, crops[:, :, ::-1]]))
         added = _unit(both[: len(crops)] + both[len(crops) :])
         return added if self.calibration is None else _unit(added - self.calibration.center)
 
     def _features(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        self.spec.preprocess(crops[:0])  # the shape is wrong whatever the number of crops
+        self.spec.check(crops)
         features = [np.empty((0, self.dimension), np.float32)]
         largest = self._batches[-1]
         for start in range(0, len(crops), largest):
@@ -140,7 +141,7 @@ def _read_spec(path: Path) -> InputSpec:
         )
     try:
         entry: Any = json.loads(beside.read_text(encoding="utf-8"))["input_spec"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(f"{beside}: wants an object like {wanted}") from None
     if isinstance(entry, str):
         if entry not in INPUT_SPECS:
@@ -148,7 +149,10 @@ def _read_spec(path: Path) -> InputSpec:
         return INPUT_SPECS[entry]
     if not isinstance(entry, dict):
         raise ModelError(f"{beside}: wants an object like {wanted}")
-    return InputSpec.from_dict(entry)
+    try:
+        return InputSpec.from_dict(entry)
+    except ModelError as error:
+        raise ModelError(f"{beside}: {error}") from None
 
 
 def _input_layout(network: Network, spec: InputSpec, source: str) -> tuple[bool, tuple[int, ...]]:

@@ -49,4 +49,3 @@ class GalleryError(FacespaceError):
 
 class UnknownPerson(GalleryError):
     """The gallery holds nobody of that name."""
-

@@ -48,8 +48,7 @@ class Face:
     def __post_init__(self) -> None:
         if len(self.box) != 4 or len(self.landmarks) != 5 or any(len(point) != 2 for point in self.landmarks):
             raise ValueError(
-                "a face wants a box of 4 numbers and 5 landmarks of 2; "
-                f"got {len(self.box)} and {len(self.landmarks)}"
+                f"a face wants a box of 4 numbers and 5 landmarks of 2; got {len(self.box)} and {len(self.landmarks)}"
             )
         numbers = [*self.box, self.score, *(value for point in self.landmarks for value in point)]
         if not all(math.isfinite(number) for number in numbers):
@@ -101,8 +100,8 @@ class InputSpec:
             "crop_margin": isinstance(self.crop_margin, int) and 0 <= self.crop_margin <= 1024,
             "channel_order": self.channel_order in ("RGB", "BGR"),
             "standardization": self.standardization in ("fixed", "per-image"),
-            "mean": isinstance(self.mean, (int, float)) and math.isfinite(self.mean),
-            "std": isinstance(self.std, (int, float)) and math.isfinite(self.std) and self.std > 0,
+            "mean": isinstance(self.mean, (int, float)) and -1e6 <= self.mean <= 1e6,
+            "std": isinstance(self.std, (int, float)) and 1e-6 <= self.std <= 1e6,
         }
         for field, good in wanted.items():
             if not good:
@@ -122,17 +121,20 @@ class InputSpec:
             raise ModelError(f"input spec: the field {missing[0]!r} is missing")
         return cls(**data)
 
+    def check(self, crops: npt.NDArray[np.uint8]) -> None:
+        """Raises `ValueError` unless `crops` are (N,S,S,3) uint8."""
+        if crops.ndim != 4 or crops.shape[1:] != (self.size, self.size, 3) or crops.dtype != np.uint8:
+            raise ValueError(
+                f"crops must be uint8 of shape (N, {self.size}, {self.size}, 3); "
+                f"got {crops.dtype} of shape {crops.shape}"
+            )
+
     def preprocess(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Crops (N,S,S,3) uint8 RGB as the network's numbers, (N,S,S,3) float32.
 
         Raises `ValueError` for any other shape or type.
         """
-        wanted = (self.size, self.size, 3)
-        if crops.ndim != 4 or crops.shape[1:] != wanted or crops.dtype != np.uint8:
-            raise ValueError(
-                f"crops must be uint8 of shape (N, {self.size}, {self.size}, 3); "
-                f"got {crops.dtype} of shape {crops.shape}"
-            )
+        self.check(crops)
         if self.channel_order == "BGR":
             crops = crops[..., ::-1]
         x = crops.astype(np.float32)
@@ -142,7 +144,7 @@ class InputSpec:
             return x
         mean = x.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
         std = x.std(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
-        floor = 1 / math.sqrt(np.prod(wanted))
+        floor = 1 / math.sqrt(3 * self.size**2)
         result: npt.NDArray[np.float32] = ((x - mean) / np.maximum(std, floor)).astype(np.float32)
         return result
 

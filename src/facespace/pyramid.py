@@ -26,6 +26,8 @@ _HEIGHTS = 8  # canvas heights are multiples of this
 
 
 class Level(NamedTuple):
+    """One size of the photo: `scale` of the original, rounded up to whole pixels."""
+
     scale: float
     height: int
     width: int
@@ -58,6 +60,7 @@ class Layout:
     masks: tuple[npt.NDArray[np.uint8], ...]
 
     def on_canvas(self, canvas: int) -> list[Tile]:
+        """The tiles to draw on one canvas."""
         return [tile for tile in self.tiles if tile.canvas == canvas]
 
 

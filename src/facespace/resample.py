@@ -49,9 +49,7 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return first, np.stack([1 - fraction, fraction], axis=1)
 
 
-def _block(
-    n: int, outputs: slice, first: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
-) -> _Block:
+def _block(n: int, outputs: slice, first: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> _Block:
     """The inputs a run of outputs needs, and the matrix from those to these."""
     low = int(first[0])
     high = min(int(first[-1]) + weights.shape[1], n)
@@ -87,9 +85,7 @@ def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[
     return area_crop(planes, (0, 0, height, width), out)
 
 
-def area_crop(
-    planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]
-) -> npt.NDArray[Any]:
+def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """`area_resize` of the box (top, left, height, width) of an image, which is black beyond its borders.
 
     What lies beyond adds nothing, so the products leave it out. They take the image as it lies in memory: many

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError
-from facespace.graphdef import Graph, attributes_of, constant, inference_order, inputs_of
+from facespace.graphdef import IMAGES, Graph, attributes_of, constant, inference_order, inputs_of
 from facespace.onnx_graph import GraphBuilder
+
+_BOOL = 10  # TensorFlow's number for the type of a truth value
 
 
 def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
@@ -76,10 +78,14 @@ class _Translation:
         return self.values[name]
 
     def translate(self, node: Any) -> None:
-        handler = _HANDLERS.get(node.op)
+        handler = _placeholder if node.name == IMAGES else _HANDLERS.get(node.op)
         if handler is None:
             raise ModelError(f"{self.source}: operator {node.op} ({node.name}) is not supported")
-        inputs = [self.values[name] for name, _ in inputs_of(self.graph, node, self.source) if name in self.values]
+        inputs = [
+            self.values[name]
+            for name, port in inputs_of(self.graph, node, self.source)
+            if name in self.values and not (port == 1 and self.graph[name].op == "Switch")
+        ]
         if node.op not in _FOLDING:
             inputs = [self.written(value) for value in inputs]
         try:
@@ -109,6 +115,9 @@ def _array(value: _Value) -> npt.NDArray[Any]:
 
 
 def _placeholder(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    attributes = attributes_of(node)
+    if node.name != IMAGES and "dtype" in attributes and attributes["dtype"].type == _BOOL:
+        return _Value("", array=np.zeros((), np.bool_))  # `phase_train`, as the 2018 trainer leaves it
     if t.has_images:
         raise ModelError(f"{t.source}: a second input, {node.name}, where one of images was expected")
     t.has_images = True
@@ -230,7 +239,10 @@ def _matmul(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
 def _batch_norm(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     x = inputs[0]
     gamma, beta, mean, variance = (_array(value).astype(np.float64) for value in inputs[1:5])
-    scale = gamma / np.sqrt(variance + float(attributes_of(node)["epsilon"].f))
+    variance = variance + float(attributes_of(node)["epsilon"].f)
+    if not (variance > 0).all():
+        raise ValueError("a variance that is not positive")
+    scale = gamma / np.sqrt(variance)
     shift = beta - mean * scale
     if x.conv is not None:
         return x.conv.affine(scale, shift)
@@ -244,9 +256,7 @@ def _reduce(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
         axes = [int(axis) for axis in np.atleast_1d(_array(inputs[1]))]
         keep = int(attributes_of(node)["keep_dims"].b)
         if op == "ReduceSum":  # opset 13 moved its axes from an attribute to an input
-            return _Value(
-                t.builder.node(op, [x.name, t.builder.constant(np.array(axes, np.int64))], keepdims=keep)
-            )
+            return _Value(t.builder.node(op, [x.name, t.builder.constant(np.array(axes, np.int64))], keepdims=keep))
         return _Value(t.builder.node(op, [x.name], axes=axes, keepdims=keep))
 
     return handler

@@ -39,10 +39,12 @@ def compare(
     if len(paths) < 2:
         raise typer.BadParameter(f"wants two photos or more; got {len(paths)}", param_hint="IMAGE")
     embedder = Embedder.load(model)
+    meaning = ""
     if threshold is None:
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)
         threshold = embedder.calibration.match_threshold(rate)
+        meaning = f", reached by {rate:g} of pairs of different people"
     report = Report()
     found = []
     for photo in progress(process(paths, MTCNN(), embedder, largest=True), len(paths), "comparing"):
@@ -62,6 +64,5 @@ def compare(
         else:
             write_line(f"{similarity:7.4f}  {'same person' if same else 'different people'}  {a}  {b}")
     if not json and found:
-        meaning = f", reached by {rate:g} of pairs of different people" if embedder.calibration else ""
         write_line(f"same from similarity {threshold:.4f}{meaning}")
     report.finish()

@@ -52,7 +52,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):  # a name the terminal cannot show is escaped, not fatal
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="facespace")
     except (FacespaceError, ValueError) as error:
         print(f"facespace: {error}", file=sys.stderr)
         sys.exit(1)

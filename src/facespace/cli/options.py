@@ -11,7 +11,8 @@ Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or f
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
 Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies into this folder.")]
 MinSize = Annotated[
-    float, typer.Option("--min-size", metavar="PX", min=2, help="Side of the smallest face looked for; larger is faster.")
+    float,
+    typer.Option("--min-size", metavar="PX", min=2, help="Side of the smallest face looked for; larger is faster."),
 ]
 Model = Annotated[
     str, typer.Option("--model", metavar="NAME|FILE", help="A model of `facespace models`, or a file (ONNX, TF1 .pb).")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from facespace.pipeline import Photo
 
 T = TypeVar("T")
+_MAX_STEM = 240  # bytes; a file name has at most 255, and an ending and a number are to come
 
 
 class Report:
@@ -90,7 +91,9 @@ class Drawings:
         here = os.path.realpath(folder)
         for photo in photos:
             if os.path.dirname(os.path.realpath(photo)) == here:  # a copy could take the place of a photo
-                reason = f"wants a folder without any of the photos; {plain_text(photo)} is in {plain_text(str(folder))}"
+                reason = (
+                    f"wants a folder without any of the photos; {plain_text(photo)} is in {plain_text(str(folder))}"
+                )
                 raise typer.BadParameter(reason, param_hint="--draw")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -104,6 +107,8 @@ class Drawings:
         assert photo.pixels is not None
         source = Path(photo.path)
         stem = source.stem if source.suffix.lower() in (".jpg", ".jpeg") else source.name
+        while len(os.fsencode(stem)) > _MAX_STEM:
+            stem = stem[:-1]
         name, number = f"{stem}.jpg", 2
         while name in self._taken:
             name, number = f"{stem}-{number}.jpg", number + 1
