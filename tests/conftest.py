@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,3 +87,66 @@ def detector() -> facespace.MTCNN:
 def embedder() -> facespace.Embedder:
     """The default model in float32: what tests compare with numbers."""
     return facespace.Embedder.load(precision="float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a command left behind: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def errors(self) -> list[str]:
+        return self.err.splitlines()
+
+    @property
+    def json(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+
+def run_facespace(*arguments: str | os.PathLike[str] | bytes, **options: Any) -> Outcome:
+    """The command in a process of its own, with warnings as errors."""
+    command = [sys.executable, "-W", "error", "-m", "facespace", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, **options)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    detector: facespace.MTCNN,
+    embedder: facespace.Embedder,
+) -> Callable[..., Outcome]:
+    """The command `facespace` in this process, `main` and all, with networks that are loaded already."""
+    from facespace.cli.main import main
+
+    load = facespace.Embedder.load
+
+    def detector_with(*, min_size: float = 20.0) -> facespace.MTCNN:
+        return detector if min_size == 20.0 else type(detector)(min_size=min_size)
+
+    def load_once(model: str, **options: Any) -> facespace.Embedder:
+        return embedder if model == embedder.name else load(model, **options)
+
+    monkeypatch.setattr("facespace.mtcnn.MTCNN", detector_with)
+    monkeypatch.setattr("facespace.embedder.Embedder.load", load_once)
+
+    def run(*arguments: str | os.PathLike[str]) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["facespace", *map(os.fspath, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run

@@ -99,7 +99,7 @@ def selftest() -> SelfTest:
     embedding = embedder.embed(pattern(embedder.spec.size)[None])[0][: len(EMBEDDING_HEAD)]
     cosine = _cosine(embedding, np.array(EMBEDDING_HEAD))
     result.checks.append(("embedding of a fixed pattern", cosine >= 0.995, f"cosine {cosine:.6f} to the reference"))
-    heads = onet.run(pattern(48).astype(np.float32).swapaxes(1, 2)[None])[0][0]
+    heads = onet.run(pattern(48).astype(np.float32).transpose(2, 0, 1)[None])[0][0]
     difference = float(np.abs(heads - np.array(ONET_HEADS)).max())
     result.checks.append(("detector on a fixed pattern", difference <= 1e-3, f"largest difference {difference:.1e}"))
     return result

@@ -1,0 +1,116 @@
+"""Compiling and running: runtimes, precision, the variables that pin them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from facespace import ModelError, RuntimeUnavailable, network
+from facespace.network import Network, openvino_device, openvino_problem, usable_cores
+from facespace.onnx_graph import GraphBuilder
+
+RUNTIMES = [
+    "onnxruntime",
+    pytest.param("openvino", marks=pytest.mark.skipif(not openvino_device(), reason="no OpenVINO")),
+]
+
+
+def two_inputs() -> bytes:
+    graph = GraphBuilder()
+    a, b = graph.input("a", np.float32, ["n", 2]), graph.input("b", np.float32, [2])
+    graph.output(graph.node("Sub", [a, b]), "difference", np.float32, ["n", 2])
+    graph.output(graph.node("Mul", [a, b]), "product", np.float32, ["n", 2])
+    return graph.serialize()
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    monkeypatch.delenv("FACESPACE_RUNTIME", raising=False)
+    monkeypatch.delenv("FACESPACE_PRECISION", raising=False)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_inputs_and_outputs_in_order(monkeypatch, runtime, threads):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    net = Network(two_inputs(), source="x", precision="float32", threads=threads)
+    assert (net.runtime, net.precision) == (runtime, "float32")
+    assert net.inputs == {"a": ["n", 2], "b": [2]}
+    assert list(net.outputs) == ["difference", "product"]
+    a, b = np.array([[1, 2], [3, 4], [5, 6]], np.float32), np.array([10, 20], np.float32)
+    difference, product = net.run(a, b)
+    np.testing.assert_allclose(difference, a - b)
+    np.testing.assert_allclose(product, a * b)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_shared_between_threads(monkeypatch, runtime):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    net = Network(two_inputs(), source="x", precision="float32", threads=1)
+    b = np.array([1, 2], np.float32)
+    inputs = [np.full((n % 5 + 1, 2), n, np.float32) for n in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        for a, (difference, _) in zip(inputs, pool.map(lambda a: net.run(a, b), inputs), strict=True):
+            np.testing.assert_allclose(difference, a - b)
+
+
+def test_a_wrong_number_of_inputs():
+    with pytest.raises(ValueError, match="zip"):
+        Network(two_inputs(), source="x").run(np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.parametrize("precision", ["fastest", "float32"])
+def test_float32_can_be_demanded(monkeypatch, precision):
+    monkeypatch.setenv("FACESPACE_PRECISION", "float32")
+    assert Network(two_inputs(), source="x", precision=precision).precision == "float32"
+
+
+def test_fastest_is_what_the_processor_can():
+    net = Network(two_inputs(), source="x")
+    device = openvino_device()
+    bf16 = device is not None and "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+    assert net.precision == ("bfloat16" if bf16 else "float32")
+    assert net.runtime == ("openvino" if device else "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("variable", "allowed"),
+    [("FACESPACE_RUNTIME", "openvino, onnxruntime"), ("FACESPACE_PRECISION", "fastest, float32")],
+)
+def test_other_values_are_refused(monkeypatch, variable, allowed):
+    monkeypatch.setenv(variable, "tensorrt")
+    with pytest.raises(RuntimeUnavailable, match=f"^{variable} must be one of {allowed}; it is 'tensorrt'$"):
+        Network(two_inputs(), source="x")
+    monkeypatch.setenv(variable, "")
+    Network(two_inputs(), source="x")
+
+
+def test_openvino_by_name_where_it_is_not(monkeypatch):
+    monkeypatch.setattr(network, "openvino_device", lambda: None)
+    monkeypatch.setattr(network, "openvino_problem", lambda: "the library does not load")
+    assert Network(two_inputs(), source="x").runtime == "onnxruntime"
+    monkeypatch.setenv("FACESPACE_RUNTIME", "openvino")
+    with pytest.raises(RuntimeUnavailable, match="cannot be used here: the library does not load"):
+        Network(two_inputs(), source="x")
+
+
+def test_there_is_a_device_or_a_reason():
+    assert (openvino_device() is None) == bool(openvino_problem())
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("data", [b"", b"nonsense", two_inputs()[:40], two_inputs().replace(b"Sub", b"Sup")], ids=len)
+def test_what_cannot_be_compiled(monkeypatch, runtime, data):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    with pytest.raises(ModelError, match=r"^some\.onnx: the network cannot be compiled \(.+\)") as caught:
+        Network(data, source="some.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_cores_are_those_this_process_may_use():
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        assert usable_cores() == len(os.sched_getaffinity(0))
