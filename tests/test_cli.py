@@ -604,3 +604,16 @@ def test_json_is_one_object_a_line(cli: Cli, hopper_file: Path) -> None:
     outcome = cli("detect", "--json", hopper_file, hopper_file)
     assert len(outcome.lines) == 2
     assert json.loads(outcome.lines[0]) == json.loads(outcome.lines[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="wants a pseudo-terminal")
+def test_progress_on_a_terminal_leaves_results_in_the_pipe(hopper_file: Path) -> None:
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "facespace", "detect", "--json", str(hopper_file), str(hopper_file)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, timeout=120, check=False)
+    os.close(slave)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert done.returncode == 0
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == [str(hopper_file)] * 2
+    assert "detecting" in shown

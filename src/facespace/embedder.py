@@ -72,7 +72,20 @@ class Embedder:
             data = _read(path)
             fingerprint = hashlib.sha256(data).hexdigest()
         network = Network(_as_onnx(data, str(path)), source=str(path), precision=precision)
-        return cls(network, name=name, spec=spec, fingerprint=fingerprint, source=str(path))
+        embedder = cls(network, name=name, spec=spec, fingerprint=fingerprint, source=str(path))
+        if card is None:
+            embedder._try(str(path))
+        return embedder
+
+    def _try(self, source: str) -> None:
+        """Embed one gray crop: what a file's shapes do not tell comes out here, not in the midst of work."""
+        crop = np.full((1, self.spec.size, self.spec.size, 3), 128, np.uint8)
+        try:
+            features = self._features(crop)
+        except Exception as error:  # ONNX Runtime's classes share no base but Exception
+            raise ModelError(f"{source}: it does not run on {self.spec.size} px crops ({error})") from None
+        if not np.isfinite(features).all():
+            raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
 
     def embed(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, as `align` makes them for `spec`.

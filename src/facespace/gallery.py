@@ -39,6 +39,16 @@ class Person:
     added: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What one version of the file holds, whole: threads that identify meanwhile keep the one they began with."""
+
+    version: int
+    names: list[str]
+    n_photos: list[int]
+    templates: npt.NDArray[np.float32]
+
+
 class Gallery:
     """Enrolled people in one file.
 
@@ -51,10 +61,7 @@ class Gallery:
         self._store = SQLiteStore(str(path), create=create)
         self._embedder = embedder
         self._claimed = False
-        self._seen: int | None = None
-        self._names: list[str] = []
-        self._n_photos: list[int] = []
-        self._templates = np.empty((0, 0), np.float32)
+        self._snapshot: _Snapshot | None = None
         if embedder is not None:
             try:
                 self._check_model(embedder, create)
@@ -145,38 +152,41 @@ class Gallery:
         enrolled; `threshold` sets the similarity to reach instead. `ModelError` where the model has no calibration
         and no threshold is given.
         """
-        thresholds = self.thresholds(rate) if threshold is None else np.full(len(self._refreshed()), threshold)
-        if not len(thresholds):
+        people = self._current()
+        thresholds = self._thresholds(people, rate) if threshold is None else np.full(len(people.names), threshold)
+        if not people.names:
             return [Match(None, None, 1.0 if threshold is None else threshold) for _ in embeddings]
-        similarity = embeddings @ self._templates.T
+        similarity = embeddings @ people.templates.T
         matches = []
         for k, row in zip(similarity.argmax(axis=1), similarity, strict=True):
             value, wanted = float(row[k]), float(thresholds[k])
-            matches.append(Match(self._names[k] if value >= wanted else None, value, wanted))
+            matches.append(Match(people.names[k] if value >= wanted else None, value, wanted))
         return matches
 
     def thresholds(self, rate: float = DEFAULT_RATE) -> npt.NDArray[np.float64]:
         """The similarity to reach for each person, in the order they were added, to keep to `rate`."""
-        self._refreshed()
+        return self._thresholds(self._current(), rate)
+
+    def _thresholds(self, people: _Snapshot, rate: float) -> npt.NDArray[np.float64]:
         embedder = self._model()
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)
-        return embedder.calibration.identification_thresholds(rate, self._n_photos)
+        return embedder.calibration.identification_thresholds(rate, people.n_photos)
 
     def _model(self) -> Embedder:
         if self._embedder is None:
             raise GalleryError(f"{self._store.path}: opened without a model, it can only be listed and edited")
         return self._embedder
 
-    def _refreshed(self) -> list[str]:
-        """The people's names; templates are made anew if any process has changed the file since."""
-        version = self._store.version()
-        if version != self._seen:
-            self._names, owners, vectors = self._store.vectors(self._model().dimension)
-            self._templates = templates(owners, vectors, len(self._names))
-            self._n_photos = np.bincount(owners, minlength=len(self._names)).tolist()
-            self._seen = version
-        return self._names
+    def _current(self) -> _Snapshot:
+        """The people as the file holds them; made anew if any process has changed it since."""
+        snapshot, version = self._snapshot, self._store.version()
+        if snapshot is None or snapshot.version != version:
+            names, owners, vectors = self._store.vectors(self._model().dimension)
+            n_photos = np.bincount(owners, minlength=len(names)).tolist()
+            snapshot = _Snapshot(version, names, n_photos, templates(owners, vectors, len(names)))
+            self._snapshot = snapshot
+        return snapshot
 
 
 def templates(
@@ -184,8 +194,8 @@ def templates(
 ) -> npt.NDArray[np.float32]:
     """One unit vector (P,D) a person: the mean of the rows of `vectors` that `owners` gives them, scaled.
 
-    >>> templates(np.array([0, 0]), np.array([[1, 0], [0, 1]], np.float32), 1).round(4).tolist()
-    [[0.7070999741554260, 0.7070999741554260]]
+    >>> np.allclose(templates(np.array([0, 0]), np.array([[1, 0], [0, 1]], np.float32), 1), np.sqrt(0.5))
+    True
     """
     sums = np.zeros((n_people, vectors.shape[1]), np.float64)
     np.add.at(sums, owners, vectors)

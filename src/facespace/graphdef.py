@@ -17,7 +17,8 @@ from facespace.errors import ModelError
 from facespace.onnx_graph import message_class
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
-MAX_VALUES = 2**28  # of one constant: 1 GiB of float32
+MAX_VALUES = 2**28  # of all constants together: 1 GiB of float32
+MAX_REPEATED = 2**22  # of one constant that repeats a value: it takes memory its file does not
 
 _TENSORFLOW = {
     "Dim": [("size", 1, "int64")],
@@ -106,6 +107,8 @@ def constant(node: Any, source: str) -> npt.NDArray[Any]:
         values = np.zeros(1, dtype=dtype)
     if values.size > count:
         raise ModelError(f"{source}: constant {node.name} of shape {shape} has {values.size} values")
+    if values.size < count > MAX_REPEATED:
+        raise ModelError(f"{source}: constant {node.name} repeats one value {count} times")
     if values.size < count:
         values = np.concatenate([values, np.full(count - values.size, values[-1])])
     return values.reshape(shape)

@@ -230,6 +230,7 @@ def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArra
     chunk: list[npt.NDArray[np.uint8]] = []
     pixels = 0
     for image in images:
+        _check(image)
         size = image.shape[0] * image.shape[1]
         if chunk and (len(chunk) >= _CHUNK_IMAGES or pixels + size > _CHUNK_PIXELS):
             yield chunk
@@ -240,10 +241,14 @@ def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArra
         yield chunk
 
 
-def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    """The image as (3,H,W), in float32 for the products to come unless that takes too much memory."""
+def _check(image: npt.NDArray[np.uint8]) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} of shape {image.shape}")
+
+
+def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """The image as (3,H,W), in float32 for the products to come unless that takes too much memory."""
+    _check(image)
     dtype: npt.DTypeLike = np.float32 if image.size <= 3 * _FLOAT_PIXELS else np.uint8
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)
 

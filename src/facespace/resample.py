@@ -42,8 +42,9 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
         covered = np.minimum(stop[:, None], taps + 1) - np.maximum(start[:, None], taps)
         weights = np.maximum(covered, 0.0) * (taps < n)
         return first, weights / weights.sum(axis=1, keepdims=True)
-    first = np.minimum(np.floor(index * scale).astype(np.int64), n - 1)
-    fraction = (index + 1) - (first + 1) / scale
+    # In whole numbers: where index·n/m is one, floating point may fall a hair short of it, and a pixel back.
+    first = np.minimum(index * n // m, n - 1)
+    fraction = ((index + 1) * n - (first + 1) * m) / n
     fraction = np.where(fraction <= 0, 0.0, fraction - np.floor(fraction))
     fraction = np.where(first + 1 < n, fraction, 0.0)
     return first, np.stack([1 - fraction, fraction], axis=1)

@@ -123,8 +123,10 @@ class SQLiteStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be good
             raise GalleryError(f"{self.path}: {error}") from None
+        except sqlite3.Error as error:
+            raise GalleryError(f"{self.path}: damaged, or no gallery of facespace ({error})") from None
         except UnicodeDecodeError:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
 

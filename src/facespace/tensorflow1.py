@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError
-from facespace.graphdef import IMAGES, Graph, attributes_of, constant, inference_order, inputs_of
+from facespace.graphdef import IMAGES, MAX_VALUES, Graph, attributes_of, constant, inference_order, inputs_of
 from facespace.onnx_graph import GraphBuilder
 
 _BOOL = 10  # TensorFlow's number for the type of a truth value
@@ -72,6 +72,7 @@ class _Translation:
         self.source = source
         self.builder = GraphBuilder()
         self.values: dict[str, _Value] = {}
+        self.n_values = 0  # of the constants so far
         self.has_images = False
 
     def value(self, name: str) -> _Value:
@@ -126,7 +127,11 @@ def _placeholder(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value
 
 
 def _constant(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    return _Value("", array=constant(node, t.source))
+    array = constant(node, t.source)
+    t.n_values += array.size
+    if t.n_values > MAX_VALUES:
+        raise ModelError(f"{t.source}: its constants have more than {MAX_VALUES} values")
+    return _Value("", array=array)
 
 
 def _window(node: Any, key: str) -> list[int]:

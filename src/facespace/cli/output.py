@@ -47,7 +47,9 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    # Left to itself, rich would send what we print to the bar's stream, and leave `> results.jsonl` empty.
+    on_screen = sys.stdout.isatty()
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=on_screen) as bar:
         task = bar.add_task(what, total=total)
         for item in items:
             yield item
