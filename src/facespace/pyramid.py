@@ -59,6 +59,15 @@ class Layout:
     owners: tuple[npt.NDArray[np.int32], ...]
     masks: tuple[npt.NDArray[np.uint8], ...]
 
+    def mirrored(self, level: int, row: int, column: int) -> tuple[int, int, int]:
+        """Canvas, row and column there of the cell that mirrors a level's cell from left to right."""
+        column = _n_cells(self.levels[level].width) - 1 - column
+        for tile in self.tiles:
+            y, x = row - tile.top // 2, column - tile.left // 2
+            if tile.level == level and 0 <= y < _n_cells(tile.height) and 0 <= x < _n_cells(tile.width):
+                return tile.canvas, y + tile.y // 2, x + tile.x // 2
+        raise IndexError(f"level {level} has no cell ({row}, {column})")
+
     def on_canvas(self, canvas: int) -> list[Tile]:
         """The tiles to draw on one canvas."""
         return [tile for tile in self.tiles if tile.canvas == canvas]
