@@ -157,3 +157,18 @@ def test_masks_touch_nothing_but_the_pooling_windows_of_odd_ends():
         for mask in plan.masks:
             assert mask.dtype == np.uint8
             assert mask.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(60, 83), (300, 640)])
+def test_mirrored_cells_are_those_of_the_same_level_and_row(size):
+    plan = layout(*size, 20.0, 0.709)
+    for level, (_, height, width) in enumerate(plan.levels):
+        rows, columns = n_cells(height), n_cells(width)
+        for row, column in {(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)}:
+            canvas, y, x = plan.mirrored(level, row, column)
+            tile = plan.tiles[plan.owners[canvas][y, x]]
+            assert tile.level == level
+            assert (tile.top - tile.y) // 2 + y == row
+            assert (tile.left - tile.x) // 2 + x == columns - 1 - column
+    with pytest.raises(IndexError):
+        plan.mirrored(0, n_cells(plan.levels[0].height), 0)
