@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SHARED ?= ../shared
 
 .PHONY: help demo test lint format pythons wheel clean
 help:
@@ -15,13 +14,15 @@ help:
 	@echo "make wheel   build the wheel into dist/"
 
 $(VENV)/demo: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e ".[demo]"
+	@echo "Setting up $(VENV) with what the demo needs (once; about 600 MB, a minute or two) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e ".[demo]"
 	touch $@
 
 $(VENV)/dev: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e ".[dev]"
+	@echo "Setting up $(VENV) with what the tests need (once; a minute or two) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e ".[dev]"
 	touch $(VENV)/demo $@
 
 demo: $(VENV)/demo
