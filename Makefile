@@ -14,7 +14,7 @@ help:
 	@echo "make wheel   build the wheel into dist/"
 
 $(VENV)/demo: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) with what the demo needs (once; about 600 MB, a minute or two) ..."
+	@echo "Setting up $(VENV) with what the demo needs (once; a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -e ".[demo]"
 	touch $@

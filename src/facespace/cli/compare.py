@@ -51,9 +51,7 @@ def compare(
         path = plain_text(photo.path)
         reason = photo.error or ("no face found" if not photo.faces else None)
         if reason:
-            report.fail(photo.path, reason)
-            if json:
-                write_json({"image": path, "error": reason})
+            report.fail(photo.path, reason, json=json)
         else:
             found.append((path, photo.embeddings[0]))
     for (a, vector_a), (b, vector_b) in itertools.combinations(found, 2):

@@ -20,9 +20,7 @@ def detect(images: Images, json: Json = False, draw: Draw = None, min_size: MinS
     for photo in progress(photos, len(paths), "detecting"):
         path = plain_text(photo.path)
         if photo.error is not None:
-            report.fail(photo.path, photo.error)
-            if json:
-                write_json({"image": path, "error": photo.error})
+            report.fail(photo.path, photo.error, json=json)
             continue
         if drawings:
             drawings.write(photo, [f"{face.score:.2f}" for face in photo.faces], [FOUND] * len(photo.faces))

@@ -49,9 +49,7 @@ def identify(
         for photo in progress(photos, len(paths), "identifying"):
             path = plain_text(photo.path)
             if photo.error is not None:
-                report.fail(photo.path, photo.error)
-                if json:
-                    write_json({"image": path, "error": photo.error})
+                report.fail(photo.path, photo.error, json=json)
                 continue
             matches = people.identify(photo.embeddings, rate=rate, threshold=threshold)
             if drawings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import json as json_format
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,10 +28,12 @@ class Report:
     def __init__(self) -> None:
         self.n_failed = 0
 
-    def fail(self, path: str, reason: str) -> None:
-        """Say on stderr what is wrong with one file."""
+    def fail(self, path: str, reason: str, *, json: bool = False) -> None:
+        """Say on stderr what is wrong with one file, and on stdout where results are JSON."""
         self.n_failed += 1
         print(f"facespace: {plain_text(path)}: {plain_text(reason)}", file=sys.stderr, flush=True)
+        if json:
+            write_json({"image": plain_text(path), "error": reason})
 
     def finish(self) -> None:
         """Leave the command: 0 when everything was read, 1 when something failed."""
@@ -68,7 +70,7 @@ def write_line(text: str) -> None:
 def write_json(value: dict[str, Any]) -> None:
     """One object on one line; letters beyond ASCII as they are where stdout takes them."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
-    write_line(json.dumps(value, ensure_ascii=encoding != "utf8"))
+    write_line(json_format.dumps(value, ensure_ascii=encoding != "utf8"))
 
 
 def face_json(face: Face, match: Match | None = None) -> dict[str, Any]:
