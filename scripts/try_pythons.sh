@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs a built wheel, outside the clone, on each Python 3.10 to 3.13 there is, and uses it: doctor, demo, and the
-# tests, in a copy of tests/ alone.   Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
+# tests, in a copy of tests/ alone (but for the one that reads the sources).   Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
 set -euo pipefail
 wheel=$(realpath "${1:?usage: scripts/try_pythons.sh WHEEL [PYTHON...]}")
 shift
@@ -26,7 +26,7 @@ for python in "$@"; do
   if venv/bin/python -m pip install --quiet --disable-pip-version-check "$wheel[dev]" 2>install.log &&
     cp -r "$clone/tests" run/ && cp "$clone/pyproject.toml" run/ && cd run &&
     ../venv/bin/facespace doctor >doctor.log && ../venv/bin/facespace demo >demo.log &&
-    FACESPACE_SHARED=/nonexistent CI= ../venv/bin/python -m pytest -q -n 2 tests >tests.log 2>&1; then
+    FACESPACE_SHARED=/nonexistent CI= ../venv/bin/python -m pytest -q -n 2 tests --ignore tests/test_architecture.py >tests.log 2>&1; then
     echo "Python $version: ok, $(tail -1 demo.log | cut -d. -f1), $(tail -1 tests.log)"
   else
     status=1

@@ -148,9 +148,11 @@ def test_interrupted(tmp_path: Path, hopper_file: Path) -> None:
     (tmp_path / "photos").mkdir()
     for k in range(300):
         (tmp_path / "photos" / f"{k}.jpg").symlink_to(hopper_file)
-    with subprocess.Popen(
-        [sys.executable, "-m", "facespace", "detect", tmp_path / "photos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:  # fmt: skip
+    # A shell that starts tests in the background has them ignore this signal, and their children with them.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; from facespace.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "detect", tmp_path / "photos"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
