@@ -33,10 +33,10 @@ def no_variables(monkeypatch):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("threads", [None, 1, 2])
-def test_inputs_and_outputs_in_order(monkeypatch, runtime, threads):
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_inputs_and_outputs_in_order(monkeypatch, runtime, side_by_side):
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
-    net = Network(two_inputs(), source="x", precision="float32", threads=threads)
+    net = Network(two_inputs(), source="x", precision="float32", side_by_side=side_by_side)
     assert (net.runtime, net.precision) == (runtime, "float32")
     assert net.inputs == {"a": ["n", 2], "b": [2]}
     assert list(net.outputs) == ["difference", "product"]
@@ -49,7 +49,7 @@ def test_inputs_and_outputs_in_order(monkeypatch, runtime, threads):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_shared_between_threads(monkeypatch, runtime):
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
-    net = Network(two_inputs(), source="x", precision="float32", threads=1)
+    net = Network(two_inputs(), source="x", precision="float32", side_by_side=True)
     b = np.array([1, 2], np.float32)
     inputs = [np.full((n % 5 + 1, 2), n, np.float32) for n in range(60)]
     with ThreadPoolExecutor(4) as pool:

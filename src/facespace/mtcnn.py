@@ -26,7 +26,6 @@ from facespace.resample import area_crop, area_resize
 from facespace.suppression import non_maximum_suppression, non_maximum_suppressions
 
 Array = npt.NDArray[np.float64]
-Map = Callable[..., Iterator[Any]]
 
 
 class _Blas:
@@ -62,11 +61,18 @@ class _Blas:
 
 _BLAS = _Blas()
 _STRIDE = 2
-_BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+_BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)
 _CHUNK_IMAGES = 3
 _CHUNK_PIXELS = 300_000
 _LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
 _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
+
+
+class _Threads(NamedTuple):
+    """How a cascade works: `each` applies a function to many inputs, `run` computes a network."""
+
+    each: Callable[..., Iterator[Any]]
+    run: Callable[..., list[npt.NDArray[np.float32]]]
 
 
 class _Candidates(NamedTuple):
@@ -111,6 +117,11 @@ class MTCNN:
         self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect-part")
         self._large = threading.Semaphore(_LARGE_AT_ONCE)
+        self._spread = _Threads(self._pool.map, Network.run)
+        # Between the networks are many short NumPy calls. Threads that make them at once hand the interpreter's lock to
+        # and fro and take a tenth longer, so only half of the drivers do while the others compute.
+        self._turns = threading.Semaphore(max(1, usable_cores() // 2))
+        self._alone = _Threads(map, self._run_between_turns)
 
     @property
     def runtime(self) -> str:
@@ -120,7 +131,7 @@ class MTCNN:
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         """The faces of one image (H,W,3) uint8 RGB; an empty list where there is none."""
         with _BLAS.one_thread():
-            return self._cascade([_planes(image)], self._pool.map)[0]
+            return self._cascade([_planes(image)], self._spread)[0]
 
     def detect_many(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
@@ -129,22 +140,30 @@ class MTCNN:
 
     def _detect_chunk(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         if images[0].shape[0] * images[0].shape[1] <= _CHUNK_PIXELS:
-            return self._cascade([_planes(image) for image in images], map)
+            with self._turns:
+                return self._cascade([_planes(image) for image in images], self._alone)
         with self._large:
-            return self._cascade([_planes(images[0])], self._pool.map)
+            return self._cascade([_planes(images[0])], self._spread)
 
-    def _cascade(self, images: Sequence[npt.NDArray[Any]], each: Map) -> list[list[Face]]:
-        """The faces of images (3,H,W); `each` applies a function to many inputs, in this thread or in several."""
-        boxes = [_squared(self._propose(image, each)) for image in images]
+    def _run_between_turns(self, network: Network, inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
+        self._turns.release()
+        try:
+            return network.run(inputs)
+        finally:
+            self._turns.acquire()
 
-        heads = self._classify(self._rnet, images, boxes, each)
+    def _cascade(self, images: Sequence[npt.NDArray[Any]], threads: _Threads) -> list[list[Face]]:
+        """The faces of images (3,H,W)."""
+        boxes = [_squared(self._propose(image, threads)) for image in images]
+
+        heads = self._classify(self._rnet, images, boxes, threads)
         for i, (box, head) in enumerate(zip(boxes, heads, strict=True)):
             scores = _probability(head[:, 0]).astype(np.float64)
             keep = np.flatnonzero(scores > self.thresholds[1])
             keep = keep[non_maximum_suppression(box[keep], scores[keep], 0.7)]
             boxes[i] = _squared(_regressed(box[keep], head[keep, 1:5]))
 
-        heads = self._classify(self._onet, images, boxes, each)
+        heads = self._classify(self._onet, images, boxes, threads)
         results = []
         for box, head in zip(boxes, heads, strict=True):
             scores = _probability(head[:, 0]).astype(np.float64)
@@ -159,12 +178,14 @@ class MTCNN:
             results.append([_face(box[k], scores[k], landmarks[k]) for k in keep if _valid(box[k])])
         return results
 
-    def _propose(self, planes: npt.NDArray[Any], each: Map) -> Array:
+    def _propose(self, planes: npt.NDArray[Any], threads: _Threads) -> Array:
         """Candidate boxes (n,4) of P-Net, regressed, not yet square."""
         _, height, width = planes.shape
         plan = layout(height, width, self.min_size, self.factor)
         levels = list(
-            each(lambda level: area_resize(planes, np.empty((3, level.height, level.width), np.uint8)), plan.levels)
+            threads.each(
+                lambda level: area_resize(planes, np.empty((3, level.height, level.width), np.uint8)), plan.levels
+            )
         )
 
         def scan(index: int) -> tuple[npt.NDArray[np.float32], _Candidates]:
@@ -174,10 +195,10 @@ class MTCNN:
             for tile in plan.on_canvas(index):
                 part = levels[tile.level][:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
                 canvas[0, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
-            (heads,) = self._pnet.run(canvas)
+            (heads,) = threads.run(self._pnet, canvas)
             return heads[0], self._decode(heads[0], plan.owners[index], plan)
 
-        scanned = list(each(scan, range(len(plan.masks))))
+        scanned = list(threads.each(scan, range(len(plan.masks))))
         if not any(len(found.boxes) for _, found in scanned):
             return np.empty((0, 4))
         parts = zip(*(found for _, found in scanned), strict=True)
@@ -218,7 +239,7 @@ class MTCNN:
         return _Candidates(boxes, offsets, scores[passed].astype(np.float64), level.astype(np.int64), cells)
 
     def _classify(
-        self, network: Network, images: Sequence[npt.NDArray[Any]], boxes: Sequence[Array], each: Map
+        self, network: Network, images: Sequence[npt.NDArray[Any]], boxes: Sequence[Array], threads: _Threads
     ) -> list[npt.NDArray[np.float32]]:
         """The network's outputs for every box of every image, crops of all images batched together."""
         side = int(network.inputs["crops"][2])
@@ -234,10 +255,10 @@ class MTCNN:
             for crop, (image, row) in zip(crops, part, strict=False):
                 x1, y1, x2, y2 = row
                 area_crop(image, (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
-            return network.run(crops)[0][: len(part)]
+            return threads.run(network, crops)[0][: len(part)]
 
         width = int(network.outputs["heads"][1])
-        outputs = [*each(run, range(0, len(pending), _BATCHES[-1])), np.empty((0, width), np.float32)]
+        outputs = [*threads.each(run, range(0, len(pending), _BATCHES[-1])), np.empty((0, width), np.float32)]
         return np.split(np.concatenate(outputs), np.cumsum([len(box) for box in boxes])[:-1])
 
 

@@ -107,7 +107,7 @@ class _Builder:
 
     def compiled(self, name: str) -> Network:
         """Detection always computes in float32; its calls use one core each and run side by side."""
-        return Network(self.graph.serialize(), source=name, precision="float32", threads=1)
+        return Network(self.graph.serialize(), source=name, precision="float32", side_by_side=True)
 
 
 def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -9,10 +9,13 @@ Two environment variables pin what is otherwise chosen, for comparisons and for 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import os
+import queue
+import threading
 from typing import Any, Literal
 
 import numpy as np
@@ -29,11 +32,12 @@ class Network:
 
     `precision="fastest"` lets the runtime compute in bfloat16 where that is quicker; `"float32"` never does.
     `runtime` and `precision` (attributes) say what is really used: `openvino` or `onnxruntime`, `float32` or
-    `bfloat16`. `threads` is how many cores one call may use, all by default. Safe to share between threads.
+    `bfloat16`. One call takes all cores, and calls of several threads wait for each other; with `side_by_side` each
+    computes on one core and as many as there are cores run at once. Safe to share between threads.
     """
 
     def __init__(
-        self, model: bytes, *, source: str, precision: Precision = "fastest", threads: int | None = None
+        self, model: bytes, *, source: str, precision: Precision = "fastest", side_by_side: bool = False
     ) -> None:
         import onnxruntime
 
@@ -57,26 +61,50 @@ class Network:
                 self.precision = "bfloat16"
             hint = {"float32": "f32", "bfloat16": "bf16"}[self.precision]
             config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-            if threads is not None:  # unpinned, or the calls of several threads would queue for one core
-                config |= {"INFERENCE_NUM_THREADS": str(threads), "ENABLE_CPU_PINNING": "NO"}
+            if side_by_side:  # unpinned, or all of them would compute on the first core
+                config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
             options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": config})})
         else:
-            options.intra_op_num_threads = threads or usable_cores()
+            options.intra_op_num_threads = 1 if side_by_side else usable_cores()
+        providers = None if device is not None else ["CPUExecutionProvider"]
+        self._compile = functools.partial(onnxruntime.InferenceSession, model, options, providers=providers)
         try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=None if device is not None else ["CPUExecutionProvider"]
-            )
+            session = self._compile()
         except Exception as error:  # ONNX Runtime raises a class per failure and shares no base but Exception
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{source}: the network cannot be compiled ({reason})") from None
-        self.inputs = {value.name: list(value.shape) for value in self._session.get_inputs()}
-        self.outputs = {value.name: list(value.shape) for value in self._session.get_outputs()}
+        self._session = session
+        # OpenVINO computes the calls on one session one after the other, so each running call has its own; the plain
+        # runtime computes a call in the thread that makes it.
+        self._idle: queue.LifoQueue[Any] | None = None
+        if side_by_side and device is not None:
+            self._idle = queue.LifoQueue()
+            self._idle.put(session)
+            self._more = usable_cores() - 1
+            self._lock = threading.Lock()
+        self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
+        self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         """The network's outputs for inputs given in the order of `self.inputs`."""
         feed = dict(zip(self.inputs, inputs, strict=True))
-        outputs: list[npt.NDArray[np.float32]] = self._session.run(None, feed)
+        if self._idle is None:
+            outputs: list[npt.NDArray[np.float32]] = self._session.run(None, feed)
+            return outputs
+        session = self._take(self._idle)
+        try:
+            outputs = session.run(None, feed)
+        finally:
+            self._idle.put(session)
         return outputs
+
+    def _take(self, idle: queue.LifoQueue[Any]) -> Any:
+        """A session to compute on, made now if all are busy and there may be more."""
+        with contextlib.suppress(queue.Empty):
+            return idle.get_nowait()
+        with self._lock:
+            make, self._more = self._more > 0, max(self._more - 1, 0)
+        return self._compile() if make else idle.get()
 
 
 def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
