@@ -15,6 +15,7 @@ TREE = {
     "FacespaceError": "Exception",
     "ImageError": "FacespaceError",
     "ModelError": "FacespaceError",
+    "DatasetError": "FacespaceError",
     "RuntimeUnavailable": "FacespaceError",
     "GalleryError": "FacespaceError",
     "UnknownPerson": "GalleryError",

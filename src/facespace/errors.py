@@ -3,6 +3,7 @@
     FacespaceError               catch this one to catch them all
     ├── ImageError               a file or buffer is no readable image (names it, says why)
     ├── ModelError               a model is unknown, damaged, or not what its description says
+    ├── DatasetError             a dataset, list of pairs or table of crops is damaged, or does not fit what is asked
     ├── RuntimeUnavailable       a device or runtime was asked for by name and is not here
     └── GalleryError             a gallery file is damaged, or belongs to another model
         └── UnknownPerson        a name that is not in the gallery
@@ -37,6 +38,10 @@ class ImageError(FacespaceError):
 
 class ModelError(FacespaceError):
     """A model is unknown, damaged, or does not match its description."""
+
+
+class DatasetError(FacespaceError):
+    """A dataset, a list of pairs or a record of crops is damaged, or does not fit what is asked of it."""
 
 
 class RuntimeUnavailable(FacespaceError):

@@ -1,0 +1,1 @@
+"""Readers of datasets: class folders, lists of pairs, verification `.bin` files."""
