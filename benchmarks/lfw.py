@@ -18,16 +18,6 @@ class View1(NamedTuple):
     mirror: np.ndarray  # (N,D) photo and mirror image added, nothing subtracted
 
 
-def central(faces: list[facespace.Face], width: int, height: int) -> facespace.Face:
-    """The face the 2018 aligner keeps: largest area minus twice the squared distance from the photo's centre."""
-
-    def value(face: facespace.Face) -> float:
-        x, y = (face.box[0] + face.box[2] - width) / 2, (face.box[1] + face.box[3] - height) / 2
-        return face.width * face.height - 2 * (x * x + y * y)
-
-    return max(faces, key=value)
-
-
 def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.MTCNN) -> View1:
     paths = sorted((shared / "data/lfw_view1/images").rglob("*.jpg"))
     names, plain, mirror = [], [], []
@@ -46,7 +36,9 @@ def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.MTCNN)
     for k, photo in enumerate(photos):
         if photo.faces:
             height, width = photo.pixels.shape[:2]
-            crops.append(facespace.align(photo.pixels, central(photo.faces, width, height), embedder.spec))
+            crops.append(
+                facespace.align(photo.pixels, facespace.face.central_face(photo.faces, width, height), embedder.spec)
+            )
             names.append(Path(photo.path).stem)
         else:
             print(f"no face: {photo.path}", file=sys.stderr)

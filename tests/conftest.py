@@ -129,8 +129,9 @@ def cli(
 
     load = facespace.Embedder.load
 
-    def detector_with(*, min_size: float = 20.0) -> facespace.MTCNN:
-        return detector if min_size == 20.0 else type(detector)(min_size=min_size)
+    def detector_with(*, min_size: float = 20.0, device: str = "auto") -> facespace.MTCNN:
+        usual = min_size == 20.0 and device == "auto"
+        return detector if usual else type(detector)(min_size=min_size, device=device)
 
     def load_once(model: str, **options: Any) -> facespace.Embedder:
         return embedder if model == embedder.name else load(model, **options)

@@ -11,6 +11,8 @@ import facespace
 
 PUBLIC = [
     "Calibration",
+    "CropRecord",
+    "DatasetError",
     "Embedder",
     "Face",
     "FacespaceError",
@@ -26,7 +28,9 @@ PUBLIC = [
     "UnknownPerson",
     "__version__",
     "align",
+    "align_dataset",
     "annotate",
+    "evaluate",
     "find_images",
     "process",
     "read",

@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Calibration": "calibration",
+    "CropRecord": "crop_record",
+    "DatasetError": "errors",
     "Embedder": "embedder",
     "Face": "face",
     "FacespaceError": "errors",
@@ -34,7 +36,9 @@ _HOME = {
     "RuntimeUnavailable": "errors",
     "UnknownPerson": "errors",
     "align": "face",
+    "align_dataset": "aligner",
     "annotate": "draw",
+    "evaluate": "verification",
     "find_images": "pipeline",
     "process": "pipeline",
     "read": "image",
@@ -43,6 +47,8 @@ _HOME = {
 __all__ = [
     "MTCNN",
     "Calibration",
+    "CropRecord",
+    "DatasetError",
     "Embedder",
     "Face",
     "FacespaceError",
@@ -57,17 +63,22 @@ __all__ = [
     "UnknownPerson",
     "__version__",
     "align",
+    "align_dataset",
     "annotate",
+    "evaluate",
     "find_images",
     "process",
     "read",
 ]
 
 if TYPE_CHECKING:
+    from facespace.aligner import align_dataset
     from facespace.calibration import Calibration
+    from facespace.crop_record import CropRecord
     from facespace.draw import annotate
     from facespace.embedder import Embedder
     from facespace.errors import (
+        DatasetError,
         FacespaceError,
         GalleryError,
         ImageError,
@@ -80,6 +91,7 @@ if TYPE_CHECKING:
     from facespace.image import read
     from facespace.mtcnn import MTCNN
     from facespace.pipeline import Photo, find_images, process
+    from facespace.verification import evaluate
 
 
 def __getattr__(name: str) -> Any:

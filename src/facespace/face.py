@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,6 +155,25 @@ INPUT_SPECS: dict[str, InputSpec] = {
     "facenet-2017": InputSpec(160, "box", crop_margin=32, standardization="per-image"),
     "arcface-112": InputSpec(ARCFACE_SIZE, "arcface", mean=127.5, std=127.5),
 }
+
+
+def central_face(faces: Sequence[Face], width: int, height: int) -> Face:
+    """The one face the 2018 aligner keeps of a photo of that size: the largest of area − 2·d².
+
+    d is the distance of the box's centre from the photo's, in pixels; of equals the first. Nothing but a sequence
+    with at least one face will do.
+
+    >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
+    >>> corner, middle = Face((0, 0, 20, 20), 1.0, points), Face((40, 40, 55, 55), 0.9, points)
+    >>> central_face([corner, middle], 100, 100) is middle
+    True
+    """
+
+    def value(face: Face) -> float:
+        x, y = (face.box[0] + face.box[2] - width) / 2, (face.box[1] + face.box[3] - height) / 2
+        return face.width * face.height - 2 * (x * x + y * y)
+
+    return max(faces, key=value)
 
 
 def align(image: npt.NDArray[np.uint8], face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:

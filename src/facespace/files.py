@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +20,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     ...     sorted(file.name for file in Path(folder).iterdir())
     ['a.txt']
     """
-    handle, name = tempfile.mkstemp(prefix=".facespace-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    path = Path(name)
+    path = target.parent / f".facespace-{secrets.token_hex(8)}{target.suffix}"
+    # Not by `tempfile`, whose files are private: a result is as readable as any other file of its user.
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield path
-        umask = os.umask(0)
-        os.umask(umask)
-        path.chmod(0o666 & ~umask)  # mkstemp's files are private; a result is as readable as any other file
         os.replace(path, target)
     except BaseException:
         path.unlink(missing_ok=True)

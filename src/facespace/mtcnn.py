@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from facespace.face import Face
 from facespace.mtcnn_networks import output_network, proposal_network, refinement_network
-from facespace.network import Network, usable_cores
+from facespace.network import Device, Network, usable_cores
 from facespace.pyramid import CELL, layout
 from facespace.resample import area_crop, area_resize
 from facespace.suppression import non_maximum_suppression, non_maximum_suppressions
@@ -90,7 +90,7 @@ class MTCNN:
 
     `min_size`: side in pixels of the smallest face looked for; raising it is the way to be faster on large photos.
     `thresholds`: probabilities a candidate must reach in P-Net and exceed in R-Net and O-Net. `factor`: ratio of
-    successive pyramid levels. The defaults are those of the 2018 programs.
+    successive pyramid levels. The defaults are those of the 2018 programs. `device`: see `Network`.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class MTCNN:
         min_size: float = 20,
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
         factor: float = 0.709,
+        device: Device = "auto",
     ) -> None:
         if not min_size >= 2:
             raise ValueError(f"min_size wants at least 2 pixels; got {min_size}")
@@ -109,9 +110,9 @@ class MTCNN:
         self.min_size = float(min_size)
         self.thresholds = thresholds
         self.factor = float(factor)
-        self._pnet = proposal_network()
-        self._rnet = refinement_network()
-        self._onet = output_network()
+        self._pnet = proposal_network(device)
+        self._rnet = refinement_network(device)
+        self._onet = output_network(device)
         # Drivers take whole photos or several small ones; a large one hands its pieces to the pool. They are apart, as a
         # thread that waits for its own pool may wait forever.
         self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")

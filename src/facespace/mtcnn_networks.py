@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError
-from facespace.network import Network
+from facespace.network import Device, Network
 from facespace.onnx_graph import GraphBuilder, read_weights
 from facespace.pyramid import CANVAS
 
@@ -105,9 +105,9 @@ class _Builder:
         product = self.graph.node("MatMul", [self.x, self.constant(kernel)])
         self.graph.output(self.graph.node("Add", [product, self.constant(bias)]), "heads", np.float32, ["n", len(bias)])
 
-    def compiled(self, name: str) -> Network:
+    def compiled(self, name: str, device: Device) -> Network:
         """Detection always computes in float32; its calls use one core each and run side by side."""
-        return Network(self.graph.serialize(), source=name, precision="float32", side_by_side=True)
+        return Network(self.graph.serialize(), source=name, precision="float32", side_by_side=True, device=device)
 
 
 def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -115,7 +115,7 @@ def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray
     return np.diff(kernel, axis=axis), np.diff(bias)
 
 
-def proposal_network() -> Network:
+def proposal_network(device: Device = "auto") -> Network:
     """P-Net over one canvas.
 
     `canvas` (1,4,h,CANVAS) uint8, RGB and mask → (1,5,h/2−5,CANVAS/2−5): logit, then offsets of x1, y1, x2, y2.
@@ -154,10 +154,10 @@ def proposal_network() -> Network:
     bias = np.concatenate([score[1], weights["conv2d_4/bias:0"]])
     net.convolve(kernel, bias)
     net.graph.output(net.x, "heads", np.float32, [1, 5, "rows", CANVAS // 2 - 5])
-    return net.compiled("P-Net")
+    return net.compiled("P-Net", device)
 
 
-def refinement_network() -> Network:
+def refinement_network(device: Device = "auto") -> Network:
     """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets."""
     net = _Builder(_weights("rnet.onnx"))
     net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])
@@ -171,10 +171,10 @@ def refinement_network() -> Network:
     net.prelu("p_re_lu_5_initializer_10")
     net.dense("dense", "slope", side=3)
     net.heads("dense_1", "dense_2")
-    return net.compiled("R-Net")
+    return net.compiled("R-Net", device)
 
 
-def output_network() -> Network:
+def output_network(device: Device = "auto") -> Network:
     """O-Net: `crops` (n,3,48,48) float32, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
     net = _Builder(_weights("onet.onnx"))
     net.x = net.graph.input("crops", np.float32, ["n", 3, 48, 48])
@@ -191,4 +191,4 @@ def output_network() -> Network:
     net.prelu("p_re_lu_10_initializer_16")
     net.dense("dense_3", "slope", side=3)
     net.heads("dense_4", "dense_5", "dense_6")
-    return net.compiled("O-Net")
+    return net.compiled("O-Net", device)

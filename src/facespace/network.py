@@ -24,6 +24,8 @@ import numpy.typing as npt
 from facespace.errors import ModelError, RuntimeUnavailable
 
 Precision = Literal["fastest", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+_CUDA = "CUDAExecutionProvider"
 _OPENVINO = "OpenVINOExecutionProvider"
 
 
@@ -33,17 +35,32 @@ class Network:
     `precision="fastest"` lets the runtime compute in bfloat16 where that is quicker; `"float32"` never does.
     `runtime` and `precision` (attributes) say what is really used: `openvino` or `onnxruntime`, `float32` or
     `bfloat16`. One call takes all cores, and calls of several threads wait for each other; with `side_by_side` each
-    computes on one core and as many as there are cores run at once. Safe to share between threads.
+    computes on one core and as many as there are cores run at once. `device="cuda"` computes on an NVIDIA GPU, where
+    the installed onnxruntime can; `auto` and `cpu` on the processor. Safe to share between threads.
     """
 
     def __init__(
-        self, model: bytes, *, source: str, precision: Precision = "fastest", side_by_side: bool = False
+        self,
+        model: bytes,
+        *,
+        source: str,
+        precision: Precision = "fastest",
+        side_by_side: bool = False,
+        device: Device = "auto",
     ) -> None:
         import onnxruntime
 
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device wants auto, cpu or cuda; got {device!r}")
+        on_gpu = device == "cuda"
+        if on_gpu and _CUDA not in onnxruntime.get_available_providers():
+            raise RuntimeUnavailable(
+                "device cuda: the installed onnxruntime computes on the processor only; "
+                "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
         wanted = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
-        device = None if wanted == "onnxruntime" else openvino_device()
-        if wanted == "openvino" and device is None:
+        openvino = None if on_gpu or wanted == "onnxruntime" else openvino_device()
+        if wanted == "openvino" and openvino is None and not on_gpu:
             raise RuntimeUnavailable(
                 f"FACESPACE_RUNTIME=openvino, but OpenVINO cannot be used here: {openvino_problem()}"
             )
@@ -54,19 +71,23 @@ class Network:
         options.log_severity_level = 4  # what goes wrong is raised; the runtime's own lines stay off stderr
         self.runtime = "onnxruntime"
         self.precision = "float32"
-        if device is not None:
+        if openvino is not None:
             self.runtime = "openvino"
-            capabilities = device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+            capabilities = openvino.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
             if precision == "fastest" and "BF16" in capabilities:
                 self.precision = "bfloat16"
             hint = {"float32": "f32", "bfloat16": "bf16"}[self.precision]
             config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
             if side_by_side:  # unpinned, or all of them would compute on the first core
                 config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
-            options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": config})})
+            options.add_provider_for_devices([openvino], {"load_config": json.dumps({"CPU": config})})
         else:
             options.intra_op_num_threads = 1 if side_by_side else usable_cores()
-        providers = None if device is not None else ["CPUExecutionProvider"]
+        providers: list[Any] | None = None if openvino is not None else ["CPUExecutionProvider"]
+        if on_gpu:
+            self.runtime = "cuda"
+            # TF32 would round what is called float32 to ten bits.
+            providers = [(_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider"]
         self._compile = functools.partial(onnxruntime.InferenceSession, model, options, providers=providers)
         try:
             session = self._compile()
@@ -77,7 +98,7 @@ class Network:
         # OpenVINO computes the calls on one session one after the other, so each running call has its own; the plain
         # runtime computes a call in the thread that makes it.
         self._idle: queue.LifoQueue[Any] | None = None
-        if side_by_side and device is not None:
+        if side_by_side and openvino is not None:
             self._idle = queue.LifoQueue()
             self._idle.put(session)
             self._more = usable_cores() - 1

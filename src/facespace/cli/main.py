@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facespace import __version__
-from facespace.cli import compare, demo, detect, doctor, embed, enroll, gallery, identify, models
+from facespace.cli import align, compare, demo, detect, doctor, embed, enroll, gallery, identify, models, verify
 from facespace.errors import FacespaceError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command("embed")(embed.embed)
 app.command("enroll")(enroll.enroll)
 app.command("identify")(identify.identify)
 app.add_typer(gallery.app, name="gallery")
+app.command("align")(align.align)
+app.add_typer(verify.app, name="verify")
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

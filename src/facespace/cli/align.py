@@ -1,0 +1,117 @@
+"""facespace align: class folders of photos to class folders of crops."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facespace.cli.options import DEFAULT_MIN_SIZE, MinSize, Model
+from facespace.cli.output import progress_bar, write_line
+
+
+class Template(str, Enum):
+    """How a crop is cut."""
+
+    box = "box"
+    arcface = "arcface"
+
+
+class Format(str, Enum):
+    """How a crop is stored."""
+
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
+
+
+class Device(str, Enum):
+    """What computes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def align(
+    raw: Annotated[Path, typer.Argument(metavar="RAW", help="A folder of class folders, one a person.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the same folders of crops go.")],
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", metavar="PX", help="Side of a crop; by default what --model wants.")
+    ] = None,
+    crop_margin: Annotated[
+        int | None,
+        typer.Option("--crop-margin", metavar="PX", help="Added to the box in all, in pixels of the photo; likewise."),
+    ] = None,
+    template: Annotated[
+        Template | None, typer.Option("--template", help="The widened box, or five points moved in place; likewise.")
+    ] = None,
+    all_faces: Annotated[
+        bool, typer.Option("--all-faces", help="Keep every face of a photo, as NAME_0, NAME_1, ...")
+    ] = False,
+    most_confident: Annotated[
+        bool, typer.Option("--most-confident", help="Keep the face the detector is surest of, not the central one.")
+    ] = False,
+    format: Annotated[Format, typer.Option("--format", help="PNG and WebP lose nothing.")] = Format.png,
+    min_size: MinSize = DEFAULT_MIN_SIZE,
+    device: Annotated[Device, typer.Option("--device", help="Where the detector computes.")] = Device.auto,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write faces.parquet beside faces.csv.")] = False,
+    bounding_boxes: Annotated[
+        bool, typer.Option("--bounding-boxes", help="Write bounding_boxes.txt as the 2018 aligner did.")
+    ] = False,
+    model: Model = "casia-webface",
+) -> None:
+    """Find and cut out one face a photo, by default the one the 2018 aligner keeps: large and central.
+
+    Stopped, it goes on where it was when it is started again; started several times at once, the runs share the work.
+    What became of every photo is written to OUT/faces.csv, how crops were made to OUT/align.json.
+    """
+    from facespace import face_table
+    from facespace.aligner import align_dataset
+    from facespace.crop_record import CropRecord
+    from facespace.embedder import input_spec
+    from facespace.mtcnn import MTCNN
+
+    if all_faces and most_confident:
+        raise typer.BadParameter("--all-faces and --most-confident exclude each other")
+    spec = input_spec(model)
+    kind = template.value if template is not None else spec.template
+    margin = spec.crop_margin if crop_margin is None and kind == spec.template else crop_margin or 0
+    record = CropRecord(
+        image_size=image_size if image_size is not None else spec.size,
+        crop_margin=margin,
+        template=kind,
+        faces="all" if all_faces else "most-confident" if most_confident else "central",
+        format=format.value,
+        min_size=min_size,
+    )
+    if bounding_boxes and record.template != "box":
+        raise typer.BadParameter(f"crops of the template {record.template} are no boxes", param_hint="--bounding-boxes")
+    if parquet:
+        face_table.check_parquet()
+    try:
+        with progress_bar("aligning") as show:
+            summary = align_dataset(
+                raw, out, record, detector=lambda: MTCNN(min_size=min_size, device=device.value), progress=show
+            )
+    except (KeyboardInterrupt, OSError) as error:
+        why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{out}: {error.strerror or error}"
+        print(f"facespace: {why}; what is done is kept, the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+    if parquet or bounding_boxes:
+        rows = face_table.read_csv(out / face_table.CSV_NAME)
+        if parquet:
+            face_table.write_parquet(out / face_table.PARQUET_NAME, record, rows)
+        if bounding_boxes:
+            face_table.write_bounding_boxes(out / "bounding_boxes.txt", out, record, rows)
+    rate = f"; {summary.n_here} now, {summary.n_here / summary.seconds:.1f} images/s" if summary.n_here else ""
+    write_line(
+        f"{summary.n_photos} photos: {summary.n_faces} faces, {summary.n_no_face} without a face, "
+        f"{summary.n_unreadable} unreadable{rate} -> {out}"
+    )
+    if summary.n_unreadable:
+        print(f"facespace: see the rows `unreadable` of {out / face_table.CSV_NAME}", file=sys.stderr)
+        raise typer.Exit(1)

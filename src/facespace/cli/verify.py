@@ -1,0 +1,297 @@
+"""facespace verify: how well a model tells same from different on labelled pairs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from facespace.cli.options import Json, Model
+from facespace.cli.output import progress_bar, write_json, write_line
+from facespace.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.embedder import Embedder
+    from facespace.evaluation import Evaluation, PairSet
+
+app = typer.Typer(
+    help="Measure a model on pairs of photos: accuracy, VAL at FAR, ROC, thresholds, the worst errors.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class DistanceName(str, Enum):
+    """What is compared with a threshold."""
+
+    euclidean = "euclidean"
+    angle = "angle"
+
+
+class FlipName(str, Enum):
+    """What is done with the mirror image."""
+
+    none = "none"
+    concat = "concat"
+    add = "add"
+
+
+class FlipCommand(TyperCommand):
+    """Reads `--flip` without a word as the 2018 flag it was: concat."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the word in where it is left out."""
+        words = {name.value for name in FlipName}
+        full: list[str] = []
+        for k, arg in enumerate(args):
+            full.append(arg)
+            if arg == "--flip" and (k + 1 == len(args) or args[k + 1] not in words):
+                full.append(FlipName.concat.value)
+        return super().parse_args(ctx, full)
+
+
+Distance = Annotated[
+    DistanceName, typer.Option("--distance", help="Squared Euclidean (0 to 4), or the angle divided by pi.")
+]
+Flip = Annotated[
+    FlipName,
+    typer.Option("--flip", help="Use the mirror image too: put end to end (plain --flip, as in 2018), or added."),
+]
+SubtractMean = Annotated[
+    bool, typer.Option("--subtract-mean", help="Take off the mean embedding of the pairs the threshold comes from.")
+]
+ThresholdFrom = Annotated[
+    Path | None,
+    typer.Option("--threshold-from", metavar="PAIRS|BIN", help="Choose the threshold there; no folds are made then."),
+]
+Aligned = Annotated[bool, typer.Option("--aligned", help="The images are aligned crops: detect nothing.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Score in spite of missing photos or uneven folds.")
+]
+ResizeCrops = Annotated[
+    bool, typer.Option("--resize-crops", help="Score crops that do not fit the model, resized; the report says so.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", metavar="DIR", help="Write report.html and report.json there.")
+]
+DISTANCE, FLIP = DistanceName.euclidean, FlipName.none
+
+
+@app.command("lfw", cls=FlipCommand)
+def lfw(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="The folder of NAME/NAME_0001.jpg.")],
+    pairs: Annotated[Path, typer.Option("--pairs", metavar="FILE", help="pairs.txt, or a list of view 1.")],
+    distance: Distance = DISTANCE,
+    flip: Flip = FLIP,
+    subtract_mean: SubtractMean = False,
+    threshold_from: ThresholdFrom = None,
+    aligned: Aligned = False,
+    allow_missing: AllowMissing = False,
+    resize_crops: ResizeCrops = False,
+    output: Output = None,
+    json: Json = False,
+    model: Model = "casia-webface",
+) -> None:
+    """Pairs as Labeled Faces in the Wild lists them; whole photos, or crops with --aligned.
+
+    A list with folds is scored by the protocol of 2018: each fold at the threshold that was best on the others. A
+    list without (view 1) wants --threshold-from, or its own best threshold is reported and called optimistic.
+    """
+    from facespace.datasets.pairs import read_lfw_pairs
+
+    _measure(
+        lambda embedder: _listed(pairs, read_lfw_pairs(pairs), images, aligned, embedder),
+        lambda path, embedder: _other(path, images, aligned, embedder),
+        _options(distance, flip, subtract_mean, allow_missing, resize_crops),
+        threshold_from,
+        output,
+        json,
+        model,
+    )
+
+
+@app.command("bin", cls=FlipCommand)
+def bin_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.bin", help="A verification set of insightface.")],
+    distance: Distance = DISTANCE,
+    flip: Flip = FLIP,
+    subtract_mean: SubtractMean = False,
+    threshold_from: ThresholdFrom = None,
+    allow_missing: AllowMissing = False,
+    resize_crops: ResizeCrops = False,
+    output: Output = None,
+    json: Json = False,
+    model: Model = "casia-webface",
+) -> None:
+    """A `.bin` file: 112 px crops by five points, ten contiguous folds. Its pickle is read without running any of it."""
+    _measure(
+        lambda _: _binary(file),
+        lambda path, embedder: _other(path, None, True, embedder),
+        _options(distance, flip, subtract_mean, allow_missing, resize_crops),
+        threshold_from,
+        output,
+        json,
+        model,
+    )
+
+
+@app.command("pairs", cls=FlipCommand)
+def pairs_(
+    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Columns a,b,same; others are groups to report by.")],
+    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="The folder the paths in it begin at.")],
+    distance: Distance = DISTANCE,
+    flip: Flip = FLIP,
+    subtract_mean: SubtractMean = False,
+    threshold_from: ThresholdFrom = None,
+    aligned: Aligned = False,
+    allow_missing: AllowMissing = False,
+    resize_crops: ResizeCrops = False,
+    output: Output = None,
+    json: Json = False,
+    model: Model = "casia-webface",
+) -> None:
+    """Your own pairs. With a column `fold` by folds; with `person_a`, `person_b` with intervals over people."""
+    from facespace.datasets.pairs import read_csv_pairs
+
+    _measure(
+        lambda embedder: _listed(csv, read_csv_pairs(csv), root, aligned, embedder),
+        lambda path, embedder: _other(path, root, aligned, embedder),
+        _options(distance, flip, subtract_mean, allow_missing, resize_crops),
+        threshold_from,
+        output,
+        json,
+        model,
+    )
+
+
+def _options(
+    distance: DistanceName, flip: FlipName, subtract_mean: bool, allow_missing: bool, resize_crops: bool
+) -> dict[str, Any]:
+    return {
+        "distance": distance.value,
+        "flip": flip.value,
+        "subtract_mean": subtract_mean,
+        "allow_missing": allow_missing,
+        "resize_crops": resize_crops,
+    }
+
+
+def _listed(path: Path, pairs: Any, root: Path, aligned: bool, embedder: Embedder) -> PairSet:
+    from facespace.datasets.pairs import find_photos
+    from facespace.errors import DatasetError
+    from facespace.evaluation import PairSet, aligned_record
+
+    if not root.is_dir():
+        raise DatasetError(f"{plain_text(str(root))}: no such folder of images")
+    files = find_photos(pairs, root)
+    sample = next((file for file in files if file is not None), None)
+    return PairSet(path.name, pairs, files, aligned_record(root, embedder, sample) if aligned else None)
+
+
+def _binary(path: Path) -> PairSet:
+    from facespace.crop_record import CropRecord
+    from facespace.datasets.bin import as_pairs, read_bin
+    from facespace.evaluation import PairSet
+    from facespace.image import read
+
+    pairs, images = as_pairs(read_bin(path))
+    side = read(images[0]).shape[0]
+    return PairSet(path.name, pairs, images, CropRecord(side, 0, "arcface"))
+
+
+def _other(path: Path, root: Path | None, aligned: bool, embedder: Embedder) -> PairSet:
+    """The list a threshold is chosen on, of any kind; photos of lists lie where those of the scored one do."""
+    from facespace.datasets.pairs import read_csv_pairs, read_lfw_pairs
+
+    if path.suffix.lower() == ".bin":
+        return _binary(path)
+    if root is None:
+        raise typer.BadParameter(f"beside a .bin wants a .bin; got {path.name}", param_hint="--threshold-from")
+    pairs = read_csv_pairs(path) if path.suffix.lower() == ".csv" else read_lfw_pairs(path)
+    return _listed(path, pairs, root, aligned, embedder)
+
+
+def _measure(
+    source: Any,
+    other: Any,
+    options: dict[str, Any],
+    threshold_from: Path | None,
+    output: Path | None,
+    json: bool,
+    model: str,
+) -> None:
+    from facespace import verification_report as report
+    from facespace.embedder import Embedder
+    from facespace.evaluation import evaluate_pairs
+    from facespace.mtcnn import MTCNN
+
+    if output is not None:
+        report.check_plots()
+        output.mkdir(parents=True, exist_ok=True)
+    embedder = Embedder.load(model)
+    pairs = source(embedder)
+    chosen_on = None if threshold_from is None else other(threshold_from, embedder)
+    whole = any(one is not None and one.crops is None for one in (pairs, chosen_on))
+    with progress_bar("embedding") as show:
+        evaluation = evaluate_pairs(
+            pairs,
+            embedder,
+            detector=MTCNN() if whole else None,
+            threshold_from=chosen_on,
+            keep_thumbnails=output is not None,
+            progress=show,
+            **options,
+        )
+    if output is not None:
+        report.write_report(output, evaluation)
+    if json:
+        write_json(report.as_json(evaluation))
+        return
+    for line in _summary(evaluation):
+        write_line(line)
+    if output is not None:
+        write_line(f"-> {output / 'report.html'}")
+
+
+def _summary(evaluation: Evaluation) -> list[str]:
+    """What a terminal shows: the figures and every setting they depend on."""
+    from facespace import verification_report as report
+
+    result, settings, intervals = evaluation.verification, evaluation.settings, evaluation.intervals
+
+    def interval(name: str) -> str:
+        return "  (95 % over people: {:.4f} to {:.4f})".format(*intervals[name]) if name in intervals else ""
+
+    lines = []
+    if evaluation.misfit:
+        lines.append(f"CROPS AND MODEL DO NOT FIT: {evaluation.misfit}; the crops were resized")
+    spread = "" if result.accuracy_std is None else f" +- {result.accuracy_std:.5f}"
+    lines.append(f"accuracy      {result.accuracy:.5f}{spread}{interval('accuracy')}")
+    lines.append(f"              {report.judged(evaluation)}")
+    for target, rate in result.val.items():
+        if rate.value is None:
+            lines.append(f"VAL@FAR {target}  not supported: {rate.reason}")
+        else:
+            spread = "" if rate.std is None else f" +- {rate.std:.5f}"
+            lines.append(f"VAL@FAR {target}  {rate.value:.5f}{spread} @ FAR {rate.far:.5f}{interval(f'val@{target}')}")
+    lines.append(f"AUC           {result.auc:.5f}{interval('auc')}")
+    lines.append(f"EER           {result.eer:.5f}{interval('eer')}")
+    lines += [f"note          {line}" for line in report.warnings(evaluation)]
+    lines += [f"  missing     {plain_text(name)}" for name in evaluation.missing[:20]]
+    lines += [
+        f"  no face     {plain_text(name)}: {plain_text(why)}" for name, why in list(evaluation.failed.items())[:20]
+    ]
+    spec = settings["input_spec"]
+    lines.append(
+        f"model         {settings['model']} {settings['fingerprint'][:12]}, {settings['runtime']} {settings['precision']}, "
+        f"crops {spec['size']} px {spec['template']}, {spec['standardization']} standardization"
+    )
+    lines.append(
+        f"settings      faces: {settings['faces']}; distance: {settings['distance']}; flip: {settings['flip']}; "
+        f"subtract mean: {'yes' if settings['subtract_mean'] else 'no'}; "
+        f"folds: {settings['folds'] or 'none'}; threshold: {settings['threshold_from']}"
+    )
+    return lines
