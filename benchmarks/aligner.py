@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import facespace
+from facespace.network import usable_cores
 from speed import processor
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         )
     ratio = statistics.median(rates) / statistics.median(peers)
     print(
-        f"\n{processor()}, {facespace.network.usable_cores()} cores, {len(paths)} photos; medians of {args.rounds}: "
+        f"\n{processor()}, {usable_cores()} cores, {len(paths)} photos; medians of {args.rounds}: "
         f"ours {statistics.median(rates):.1f}, theirs {statistics.median(peers):.1f} images/s: {ratio:.2f} times; "
         f"best processor/wall {max(shares):.2f}"
     )

@@ -126,6 +126,17 @@ def test_second_run_does_nothing_and_a_new_photo_is_added(raw, tmp_path, detecto
     assert len(inputs) == 7 and inputs == sorted(inputs, key=lambda name: name.split("/", 1))
 
 
+def test_leftovers_of_a_killed_process_go(raw, tmp_path, detector):
+    out = tmp_path / "out"
+    run(raw, out, detector)
+    before = contents(out)
+    (out / ".align").mkdir()  # killed while it took the plan away
+    (out / ".align" / "0000000.json").write_text("[]")
+    (out / ".facespace-0123.csv").write_text("half a ta")
+    run(raw, out, detector)
+    assert contents(out) == before and not (out / ".align").exists()
+
+
 def test_settings_of_another_run_are_refused(raw, tmp_path, detector):
     run(raw, tmp_path / "out", detector)
     with pytest.raises(DatasetError, match=r"crop_margin 32 \(asked for: 44\)"):

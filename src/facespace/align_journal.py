@@ -20,7 +20,7 @@ from facespace.errors import DatasetError
 from facespace.face_table import Row
 from facespace.files import atomic_path
 
-BATCH = 24  # photos: eight chunks of the detector, and what a killed process does again
+BATCH = 24  # photos: four chunks of the detector, and what a killed process does again
 
 
 class Batch(NamedTuple):

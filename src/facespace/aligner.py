@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from facespace.crop_record import FILE_NAME, CropRecord, read_record
 from facespace.errors import DatasetError, ImageError
 from facespace.face import Face, align, central_face
 from facespace.face_table import CSV_NAME, Row, read_csv, write_csv
-from facespace.files import atomic_path
+from facespace.files import TEMPORARY, atomic_path
 from facespace.mtcnn import MTCNN
 from facespace.network import usable_cores
 from facespace.text import plain_text
@@ -190,8 +191,11 @@ def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], 
     finished = {row.input for row in rows}
     open_photos = [photo for photo in photos if plain_text(photo) not in finished]
     if not open_photos:
-        if len(finished) < len(photos) or not table.is_file():
+        if not table.is_file():
             write_csv(table, record, rows)
+        # What a process left that was killed after it took the plan away.
+        shutil.rmtree(folder, ignore_errors=True)
+        _tidy(out)
         return rows, None
     return rows, Journal.start(folder, open_photos)
 
@@ -212,12 +216,17 @@ def _join(out: Path, record: CropRecord, rows: list[Row], journal: Journal) -> N
     joined = [row for row in rows if row.input not in replaced] + new
     joined.sort(key=lambda row: row.input.split("/", 1))  # stable: faces of one photo keep their order
     write_csv(out / CSV_NAME, record, joined)
-    for folder in {os.path.dirname(photo) for photo in journal.photos}:
-        with contextlib.suppress(FileNotFoundError), os.scandir(out / folder) as entries:
-            leftovers = [entry.path for entry in entries if entry.name.startswith(".facespace-")]
-            for path in leftovers:  # of processes that were killed while they wrote
-                os.unlink(path)
+    for folder in ("", *{os.path.dirname(photo) for photo in journal.photos}):
+        _tidy(out / folder)
     journal.remove()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the unfinished files of processes that were killed while they wrote."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        leftovers = [entry.path for entry in entries if entry.name.startswith(TEMPORARY)]
+        for path in leftovers:
+            os.unlink(path)
 
 
 class _Worker:

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+TEMPORARY = ".facespace-"  # how names of unfinished files begin
+
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -20,7 +22,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     ...     sorted(file.name for file in Path(folder).iterdir())
     ['a.txt']
     """
-    path = target.parent / f".facespace-{secrets.token_hex(8)}{target.suffix}"
+    path = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}"
     # Not by `tempfile`, whose files are private: a result is as readable as any other file of its user.
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:

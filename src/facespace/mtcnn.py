@@ -62,8 +62,8 @@ class _Blas:
 _BLAS = _Blas()
 _STRIDE = 2
 _BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)
-_CHUNK_IMAGES = 3
-_CHUNK_PIXELS = 300_000
+_CHUNK_IMAGES = 6
+_CHUNK_PIXELS = 400_000
 _LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
 _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
 
