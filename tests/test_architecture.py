@@ -18,9 +18,11 @@ LAYERS = [
     ["graphdef", "suppression", "mtcnn_networks", "pretrained", "draw", "crop_record", "intervals"],
     ["tensorflow1", "mtcnn", "face_table"],
     ["embedder", "align_journal"],
-    ["gallery", "pipeline", "selftest", "aligner"],
-    ["demo", "evaluation"],
-    ["verification_report"],
+    ["gallery", "pipeline", "selftest", "aligner", "dataset_images"],
+    ["demo", "evaluation", "dataset_copies"],
+    ["verification_report", "dataset_check"],
+    ["dataset_apply"],
+    ["dataset_report"],
     ["cli"],
 ]
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}

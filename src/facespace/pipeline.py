@@ -17,15 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace import image
+from facespace.datasets.folder import IMAGE_ENDINGS
 from facespace.embedder import Embedder
 from facespace.errors import ImageError
 from facespace.face import Face, align
 from facespace.mtcnn import MTCNN
 
-SUFFIXES = frozenset(
-    f".{ending}"
-    for ending in "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pnm avif heic heif".split()  # noqa: SIM905
-)
 _CHUNK_PHOTOS = 16
 _CHUNK_PIXELS = 24_000_000
 _CHUNK_FACES = 64
@@ -62,7 +59,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
         for folder, subfolders, files in os.walk(path):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             for name in sorted(files):
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS:
                     found = True
                     yield os.path.join(folder, name)
         if not found:

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from facespace import __version__
-from facespace.cli import align, compare, demo, detect, doctor, embed, enroll, gallery, identify, models, verify
+from facespace.cli import (
+    align,
+    compare,
+    dataset,
+    demo,
+    detect,
+    doctor,
+    embed,
+    enroll,
+    gallery,
+    identify,
+    models,
+    verify,
+)
 from facespace.errors import FacespaceError
 
 app = typer.Typer(
@@ -27,6 +40,7 @@ app.command("enroll")(enroll.enroll)
 app.command("identify")(identify.identify)
 app.add_typer(gallery.app, name="gallery")
 app.command("align")(align.align)
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(verify.app, name="verify")
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)

@@ -1,0 +1,188 @@
+"""A dataset of faces as arrays: what the checks compare, read once, with the damaged files told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from facespace import image
+from facespace.datasets.folder import read_class_folders
+from facespace.embedder import Embedder
+from facespace.errors import ImageError
+from facespace.face import align, central_face
+from facespace.mtcnn import MTCNN
+
+Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+
+THUMBNAIL = 24
+_BATCH = 64
+_READ_AHEAD = 8
+_THREADS = 2
+# What is larger than the model's crop by no more than this was made to be cut from, as the 2018 trainer does.
+_CUT_UP_TO = 1.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """The N readable images of P identities, in order of name and file.
+
+    `names` are the P identities, empty ones too; `paths` the N files with `labels` (N,) as indices into `names`;
+    `embeddings` (N,D) float32 as `Embedder.represent` makes them, `thumbnails` (N,24,24) uint8 gray, `digests` of the
+    decoded pixels, `sizes` (N,2) width and height. `unreadable` has (label, path, reason) of each damaged file,
+    `faceless` (label, path) of each photo without a face. `prepared` counts the ways crops were brought to the
+    model's size, in words.
+    """
+
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    embeddings: npt.NDArray[np.float32]
+    thumbnails: npt.NDArray[np.uint8]
+    digests: tuple[bytes, ...]
+    sizes: npt.NDArray[np.int64]
+    unreadable: tuple[tuple[int, str, str], ...]
+    faceless: tuple[tuple[int, str], ...]
+    prepared: dict[str, int]
+
+
+def read_crops(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress) -> Images:
+    """Read class folders of aligned crops; `fit` brings each to the size of the model. Raises `DatasetError`."""
+    size = embedder.spec.size
+    return _read(root, embedder, lambda pixels: fit(pixels, size), progress)
+
+
+def read_photos(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress) -> Images:
+    """Read class folders of photos; the central face of each is detected and aligned. Raises `DatasetError`."""
+    detector = MTCNN()
+
+    def crop(pixels: image.RGB) -> tuple[image.RGB, str] | None:
+        faces = detector.detect(pixels)
+        if not faces:
+            return None
+        face = central_face(faces, pixels.shape[1], pixels.shape[0])
+        return align(pixels, face, embedder.spec), "the central face of a photo, aligned"
+
+    return _read(root, embedder, crop, progress)
+
+
+def fit(pixels: image.RGB, size: int) -> tuple[image.RGB, str]:
+    """A crop (H,W,3) as (size,size,3), and how, in words.
+
+    What is larger by up to a quarter gives its centre, as the 2018 trainer takes 160 px of 182; everything else is
+    resized, of a crop that is not square the central square.
+
+    >>> crop, how = fit(np.zeros((182, 182, 3), np.uint8), 160)
+    >>> crop.shape, how
+    ((160, 160, 3), 'the central 160 px of 182 px crops')
+    """
+    height, width = pixels.shape[:2]
+    if (height, width) == (size, size):
+        return pixels, f"{size} px crops as they are"
+    side = min(height, width)
+    cut = size <= side and max(height, width) <= size * _CUT_UP_TO
+    square = _central(pixels, size if cut else side)
+    came = f"{width} px" if height == width else f"{width}x{height} px"
+    if cut:
+        return square, f"the central {size} px of {came} crops"
+    resized = Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized), f"{came} crops resized to {size} px"
+
+
+def _central(pixels: image.RGB, side: int) -> image.RGB:
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+@dataclass(slots=True)
+class _Read:
+    """One decoded file, or the reason why it is none."""
+
+    pixels: image.RGB | None
+    digest: bytes
+    reason: str = ""
+
+
+def _decode(path: str) -> _Read:
+    try:
+        pixels = image.read(path)
+    except ImageError as error:
+        return _Read(None, b"", error.reason)
+    return _Read(pixels, hashlib.blake2b(pixels.data, digest_size=16, key=b"%d" % pixels.shape[1]).digest())
+
+
+def _read(
+    root: str | os.PathLike[str],
+    embedder: Embedder,
+    crop: Callable[[image.RGB], tuple[image.RGB, str] | None],
+    progress: Progress,
+) -> Images:
+    folders = read_class_folders(root)
+    files = [(label, path) for label, (_, paths) in enumerate(folders) for path in paths]
+    kept: list[tuple[int, str]] = []
+    unreadable: list[tuple[int, str, str]] = []
+    faceless: list[tuple[int, str]] = []
+    embeddings = [np.empty((0, embedder.dimension), np.float32)]
+    thumbnails, digests, sizes = [], [], []
+    prepared: Counter[str] = Counter()
+    waiting: list[image.RGB] = []
+    for (label, path), read in progress(zip(files, _ahead(files), strict=True), len(files), "reading"):
+        cropped = None if read.pixels is None else crop(read.pixels)
+        if read.pixels is None:
+            unreadable.append((label, path, read.reason))
+        elif cropped is None:
+            faceless.append((label, path))
+        else:
+            prepared[cropped[1]] += 1
+            kept.append((label, path))
+            digests.append(read.digest)
+            sizes.append((read.pixels.shape[1], read.pixels.shape[0]))
+            thumbnails.append(thumbnail(cropped[0]))
+            waiting.append(cropped[0])
+        if len(waiting) == _BATCH:
+            embeddings.append(embedder.represent(np.stack(waiting)))
+            waiting.clear()
+    if waiting:
+        embeddings.append(embedder.represent(np.stack(waiting)))
+    return Images(
+        names=tuple(name for name, _ in folders),
+        paths=tuple(path for _, path in kept),
+        labels=np.array([label for label, _ in kept], np.int64),
+        embeddings=np.concatenate(embeddings),
+        thumbnails=np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL),
+        digests=tuple(digests),
+        sizes=np.array(sizes, np.int64).reshape(-1, 2),
+        unreadable=tuple(unreadable),
+        faceless=tuple(faceless),
+        prepared=dict(prepared.most_common()),
+    )
+
+
+def thumbnail(crop: image.RGB) -> npt.NDArray[np.uint8]:
+    """The crop (S,S,3) as (24,24) uint8 gray, each pixel the mean of its place."""
+    return np.asarray(Image.fromarray(crop).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+
+
+def _ahead(files: Sequence[tuple[int, str]]) -> Iterator[_Read]:
+    """The files decoded, in order; threads read while the network works, no more than a few ahead."""
+    paths = iter(path for _, path in files)
+    running: deque[Future[_Read]] = deque()
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="facespace-read") as pool:
+        try:
+            running.extend(pool.submit(_decode, path) for path in itertools.islice(paths, _READ_AHEAD))
+            while running:
+                read = running.popleft().result()
+                running.extend(pool.submit(_decode, path) for path in itertools.islice(paths, 1))
+                yield read
+        finally:
+            for future in running:
+                future.cancel()
