@@ -28,8 +28,8 @@ def crops(out: Path) -> dict[Path, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--photos", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--photos", type=int, default=700)
+    parser.add_argument("--seed", type=int, default=2)
     args = parser.parse_args()
     paths = sorted((args.shared / "data/lfw_view1/images").rglob("*.jpg"))[: args.photos]
     chance = random.Random(args.seed)
