@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "facespace"
 
 # A module imports only from layers above its own line here (function-level imports and TYPE_CHECKING included).
 LAYERS = [
-    ["errors", "text", "files", "rates", "resample", "pyramid", "distance"],
+    ["errors", "text", "files", "rates", "resample", "pyramid", "distance", "ahead"],
     ["image", "onnx_graph", "face", "calibration", "network", "store", "verification", "datasets"],
     ["graphdef", "suppression", "mtcnn_networks", "pretrained", "draw", "crop_record", "intervals"],
     ["tensorflow1", "mtcnn", "face_table"],

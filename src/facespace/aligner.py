@@ -26,6 +26,7 @@ from PIL import Image
 from facespace import image
 from facespace.align_journal import Batch, Journal, directory_lock
 from facespace.crop_record import FILE_NAME, CropRecord, read_record
+from facespace.datasets.folder import visible_names
 from facespace.errors import DatasetError, ImageError
 from facespace.face import Face, align, central_face
 from facespace.face_table import CSV_NAME, Row, read_csv, write_csv
@@ -36,7 +37,7 @@ from facespace.text import plain_text
 
 _JOURNAL = ".align"
 _ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-# Run lengths (zlib's Z_RLE) after PNG's own filters: a quarter of the default's time, two per cent more bytes.
+# Run lengths alone (zlib's Z_RLE) after PNG's own filters: much faster than the default for hardly more bytes.
 _SAVE: dict[str, dict[str, object]] = {
     "png": {"compress_type": 3},
     "jpeg": {"quality": 95, "subsampling": 0},
@@ -75,10 +76,8 @@ def find_photos(raw: Path) -> list[str]:
             f"{plain_text(str(raw))}: no such folder; align wants a folder of class folders, one a person"
         )
     photos = []
-    for name in sorted(entry.name for entry in os.scandir(raw) if entry.is_dir() and not entry.name.startswith(".")):
-        with os.scandir(raw / name) as entries:
-            files = sorted(entry.name for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
-        photos += [f"{name}/{file}" for file in files]
+    for name in visible_names(raw, folders=True):
+        photos += [f"{name}/{file}" for file in visible_names(raw / name, folders=False)]
     if not photos:
         raise DatasetError(
             f"{plain_text(str(raw))}: no photos in class folders; wanted one folder a person, like NAME/photo.jpg"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from facespace import image
+from facespace.ahead import map_ahead
 from facespace.datasets.folder import read_class_folders
 from facespace.embedder import Embedder
 from facespace.errors import ImageError
@@ -135,7 +134,11 @@ def _read(
     thumbnails, digests, sizes = [], [], []
     prepared: Counter[str] = Counter()
     waiting: list[image.RGB] = []
-    for (label, path), read in progress(zip(files, _ahead(files), strict=True), len(files), "reading"):
+    for (label, path), read in progress(
+        zip(files, map_ahead(_decode, (path for _, path in files), threads=_THREADS, ahead=_READ_AHEAD), strict=True),
+        len(files),
+        "reading",
+    ):
         cropped = None if read.pixels is None else crop(read.pixels)
         if read.pixels is None:
             unreadable.append((label, path, read.reason))
@@ -170,19 +173,3 @@ def _read(
 def thumbnail(crop: image.RGB) -> npt.NDArray[np.uint8]:
     """The crop (S,S,3) as (24,24) uint8 gray, each pixel the mean of its place."""
     return np.asarray(Image.fromarray(crop).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-
-
-def _ahead(files: Sequence[tuple[int, str]]) -> Iterator[_Read]:
-    """The files decoded, in order; threads read while the network works, no more than a few ahead."""
-    paths = iter(path for _, path in files)
-    running: deque[Future[_Read]] = deque()
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="facespace-read") as pool:
-        try:
-            running.extend(pool.submit(_decode, path) for path in itertools.islice(paths, _READ_AHEAD))
-            while running:
-                read = running.popleft().result()
-                running.extend(pool.submit(_decode, path) for path in itertools.islice(paths, 1))
-                yield read
-        finally:
-            for future in running:
-                future.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -100,8 +100,6 @@ def aligned_record(folder: Path, embedder: Embedder, sample: Path | None) -> Cro
     height, width = image.read(sample).shape[:2]
     if height != width:
         raise DatasetError(f"{plain_text(str(sample))}: {width}x{height} px; aligned crops are square")
-    if width == spec.size:
-        return CropRecord(spec.size, spec.crop_margin, spec.template)
     return CropRecord(width, spec.crop_margin, spec.template)
 
 
@@ -356,7 +354,7 @@ def _groups(
     for column, values in pairs.groups.items():
         of_pair = np.array(values)[used]
         rates = result.setdefault(column, {})
-        for value in _sorted_unique(of_pair.tolist()):
+        for value in sorted(set(of_pair.tolist())):
             here = of_pair == value
             mated, impostor = here & same, here & ~same
             rates[value] = GroupRate(
@@ -367,7 +365,3 @@ def _groups(
                 float(wrong[impostor].mean()) if impostor.any() else None,
             )
     return result
-
-
-def _sorted_unique(values: Iterable[str]) -> list[str]:
-    return sorted(set(values))

@@ -120,7 +120,7 @@ class MTCNN:
         self._large = threading.Semaphore(_LARGE_AT_ONCE)
         self._spread = _Threads(self._pool.map, Network.run)
         # Between the networks are many short NumPy calls. Threads that make them at once hand the interpreter's lock to
-        # and fro and take a tenth longer, so only half of the drivers do while the others compute.
+        # and fro and take longer for it, so only half of the drivers do while the others compute.
         self._turns = threading.Semaphore(max(1, usable_cores() // 2))
         self._alone = _Threads(map, self._run_between_turns)
 

@@ -6,17 +6,15 @@ those being read are in it.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from facespace import image
+from facespace.ahead import map_ahead
 from facespace.datasets.folder import IMAGE_ENDINGS
 from facespace.embedder import Embedder
 from facespace.errors import ImageError
@@ -26,6 +24,7 @@ from facespace.mtcnn import MTCNN
 _CHUNK_PHOTOS = 16
 _CHUNK_PIXELS = 24_000_000
 _CHUNK_FACES = 64
+_READERS = 2
 _READ_AHEAD = 4
 
 
@@ -79,7 +78,7 @@ def process(
 
     `largest` keeps only the face with the largest box. A photo that cannot be read gives a `Photo` with `error`.
     """
-    for chunk in _chunks(_read_ahead(paths)):
+    for chunk in _chunks(map_ahead(_read, paths, threads=_READERS, ahead=_READ_AHEAD)):
         readable = [photo for photo in chunk if photo.pixels is not None]
         found = detector.detect_many(photo.pixels for photo in readable if photo.pixels is not None)
         for photo, faces in zip(readable, found, strict=True):
@@ -123,21 +122,6 @@ def _read(path: str) -> Photo:
         return Photo(path, pixels=image.read(path))
     except ImageError as error:
         return Photo(path, error=error.reason)
-
-
-def _read_ahead(paths: Iterable[str]) -> Iterator[Photo]:
-    paths = iter(paths)
-    waiting: deque[Future[Photo]] = deque()
-    with ThreadPoolExecutor(2, thread_name_prefix="facespace-read") as pool:
-        try:
-            waiting.extend(pool.submit(_read, path) for path in itertools.islice(paths, _READ_AHEAD))
-            while waiting:
-                photo = waiting.popleft().result()
-                waiting.extend(pool.submit(_read, path) for path in itertools.islice(paths, 1))
-                yield photo
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _chunks(photos: Iterable[Photo]) -> Iterator[list[Photo]]:

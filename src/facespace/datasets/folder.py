@@ -31,17 +31,18 @@ def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str
     root = os.fspath(root)
     if not os.path.isdir(root):
         raise DatasetError(f"{plain_text(root)}: not a folder")
-    names = _names(root, folders=True)
+    names = visible_names(root, folders=True)
     if not names:
         raise DatasetError(f"{plain_text(root)}: no folders in it; a dataset has one folder a person")
     return [(name, [os.path.join(root, name, file) for file in _images(os.path.join(root, name))]) for name in names]
 
 
 def _images(folder: str) -> list[str]:
-    return [name for name in _names(folder, folders=False) if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS]
+    return [name for name in visible_names(folder, folders=False) if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS]
 
 
-def _names(folder: str, *, folders: bool) -> list[str]:
+def visible_names(folder: str | os.PathLike[str], *, folders: bool) -> list[str]:
+    """Sorted names of a folder's folders, or of its files; hidden ones left out."""
     with os.scandir(folder) as entries:
         # What is no folder counts as a file, a broken link too: left out, it would be missed by nobody.
         return sorted(entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith("."))
