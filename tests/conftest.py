@@ -134,7 +134,8 @@ def cli(
         return detector if usual else type(detector)(min_size=min_size, device=device)
 
     def load_once(model: str, **options: Any) -> facespace.Embedder:
-        return embedder if model == embedder.name else load(model, **options)
+        usual = model == embedder.name and options.get("device", "auto") == "auto"
+        return embedder if usual else load(model, **options)
 
     monkeypatch.setattr("facespace.mtcnn.MTCNN", detector_with)
     monkeypatch.setattr("facespace.embedder.Embedder.load", load_once)

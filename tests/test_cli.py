@@ -125,7 +125,7 @@ def test_models() -> None:
     assert [card["name"] for card in done.json] == list(MODELS)
     (card,) = [card for card in done.json if card["default"]]
     assert list(card) == [
-        "name", "default", "network", "dimension", "input_spec", "licence", "origin", "training_data", "sha256", "file", "note",
+        "name", "default", "network", "dimension", "input_spec", "licence", "origin", "training_data", "sha256", "file", "note", "url",
     ]  # fmt: skip
     assert card["dimension"] == 512
     assert facespace.InputSpec.from_dict(card["input_spec"]) == MODELS["casia-webface"].spec
@@ -586,7 +586,7 @@ def test_models_text(cli: Cli) -> None:
     assert outcome.lines[0] == "casia-webface (default)"
     assert "research" in outcome.lines[-1]
     for card in MODELS.values():
-        for text in (card.licence, card.origin, card.sha256, card.training_data):
+        for text in (card.licence, card.origin, card.sha256 or "no public source names it", card.training_data):
             assert text in outcome.out
 
 
@@ -599,7 +599,8 @@ def test_a_model_that_does_not_exist(cli: Cli, people: Path, tmp_path: Path, hop
         outcome = cli(*command, hopper_file, "--model", "nonsense")
         assert (outcome.code, outcome.out) == (1, "")
         (line,) = outcome.errors
-        assert line.startswith("facespace: nonsense: neither a model's name (casia-webface) nor a file")
+        assert line.startswith("facespace: nonsense: neither a model's name (casia-webface, ")
+        assert ") nor a file or model folder" in line
 
 
 def test_json_is_one_object_a_line(cli: Cli, hopper_file: Path) -> None:

@@ -95,6 +95,20 @@ def test_weights_of_one_side(n, m):
     np.testing.assert_allclose(out[0, :, 0], oracle(ramp, 1, m)[0, 0], atol=2e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("box", [(0, 0, 700, 640), (-90, 17, 800, 777), (300, -500, 701, 900)])
+@pytest.mark.parametrize("size", [(420, 384), (24, 24), (297, 801)])
+def test_boxes_resized_stripe_by_stripe(dtype, box, size):
+    """More numbers than are copied, or kept between the products, at once."""
+    image = random_image(700, 640).astype(dtype)
+    top, left, height, width = box
+    black = np.zeros((3, 2000, 2000), dtype)
+    black[:, 600:1300, 600:1240] = image
+    out = area_crop(image, box, np.empty((3, *size), np.float32))
+    part = black[:, 600 + top : 600 + top + height, 600 + left : 600 + left + width]
+    np.testing.assert_allclose(out, oracle(part, *size), atol=2e-3)
+
+
 @settings(max_examples=60, deadline=None)
 @given(n_rows=sides, n_columns=sides, height=sides, width=sides)
 def test_uint8_output_is_rounded_to_the_nearest(n_rows, n_columns, height, width):

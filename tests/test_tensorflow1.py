@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Graph:
             entry = node.attr.add(key=key).value
             if isinstance(value, bool):
                 entry.b = value
+            elif isinstance(value, int):
+                entry.i = value
             elif isinstance(value, float):
                 entry.f = value
             elif isinstance(value, bytes):
@@ -54,6 +57,12 @@ class Graph:
 
     def images(self) -> str:
         return self.node("Placeholder", name="input")
+
+    def flag(self, name: str = "phase_train") -> str:
+        """A placeholder of a truth value."""
+        name = self.node("Placeholder", name=name)
+        self.message.node[-1].attr.add(key="dtype").value.type = 10
+        return name
 
     def conv(self, x: str, kernel: np.ndarray, stride: int = 1, padding: bytes = b"SAME", **more: Any) -> str:
         return self.node("Conv2D", x, self.const(kernel), strides=[1, stride, stride, 1], padding=padding, **more)
@@ -305,8 +314,7 @@ def test_training_switches_take_the_side_of_inference(order, switch_itself):
 def test_the_graph_as_the_2018_trainer_left_it():
     """`input` hangs on the training queue, `phase_train` is a placeholder of its own; either may come first."""
     g = Graph()
-    phase = g.node("Placeholder", name="phase_train")
-    g.message.node[-1].attr.add(key="dtype").value.type = 10
+    phase = g.flag()
     g.const(False, name="size")
     g.node("QueueDequeueUpToV2", "size", name="batch_join")
     g.node("Identity", "batch_join", name="image_batch")
@@ -316,6 +324,148 @@ def test_the_graph_as_the_2018_trainer_left_it():
     images = images_of()
     found = run(g.embeddings(g.mean(g.node("Merge", trained, evaluated))), images)
     np.testing.assert_allclose(found, np.maximum(images, 0).mean(axis=(1, 2)), atol=1e-6)
+
+
+def test_images_enter_at_image_batch_where_there_is_no_input():
+    """As the first trainers left it: the queue behind `image_batch` is left out."""
+    g, images = Graph(), images_of()
+    g.node("QueueDequeueUpToV2", "nowhere", name="batch_join")
+    x = g.node("Identity", "batch_join", name="image_batch")
+    found = run(g.embeddings(g.mean(g.node("Relu", x))), images)
+    np.testing.assert_allclose(found, np.maximum(images, 0).mean(axis=(1, 2)), atol=1e-6)
+
+
+def cond(g: Graph, phase: str, trained: Callable[[str], str], evaluated: Callable[[str], str], *inputs: str) -> str:
+    """`tf.cond(phase, …)` as TensorFlow 1 writes it; the functions are given a node to hang constants on, and inputs."""
+    switch = g.node("Switch", phase, phase)
+    pivots = g.node("Identity", f"{switch}:1"), g.node("Identity", switch)
+    g.node("Identity", phase)
+    switched = [g.node("Switch", name, phase) for name in inputs]
+    branches = evaluated(f"^{pivots[1]}", *switched), trained(f"^{pivots[0]}", *(f"{name}:1" for name in switched))
+    return g.node("Merge", *branches)
+
+
+def test_dropout():
+    """slim's: in training scaled by random numbers that only control inputs tie to their branch."""
+    g, images = Graph(), images_of()
+
+    def dropped(pivot: str, x: str) -> str:
+        noise = g.node("RandomUniform", g.node("Shape", x))
+        noise = g.node("Floor", g.node("Add", noise, g.node("Const", pivot)))
+        return g.node("Mul", g.node("RealDiv", x, g.node("Const", pivot)), noise)
+
+    kept = cond(g, g.flag(), dropped, lambda pivot, x: g.node("Identity", x), g.mean(g.images()))
+    np.testing.assert_allclose(run(g.embeddings(kept), images), images.mean(axis=(1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["after a convolution", "after a product", "alone"])
+@pytest.mark.parametrize("with_gamma", [False, True])
+def test_batch_norm_of_single_operators(where, with_gamma):
+    """As TensorFlow 1.3 and older wrote it: moments chosen by a condition, then x·s + (beta − mean·s)."""
+    g, images = Graph(), images_of()
+    x, values, axes = g.images(), images.astype(np.float64), [0, 1, 2]
+    if where == "after a convolution":
+        kernel = kernel_of(3, 3, 3, 3)
+        x, values = g.conv(x, kernel), slow_conv(images, kernel, 1, b"SAME")
+    elif where == "after a product":
+        weights = kernel_of(3, 3)
+        x, values, axes = g.node("MatMul", g.mean(x), g.const(weights)), values.mean(axis=(1, 2)) @ weights, [0]
+    gamma, beta, mean, variance = kernel_of(4, 3)
+    gamma = gamma if with_gamma else np.ones(3, np.float32)
+    variance = variance**2
+    phase = g.flag()
+    moments = []
+    for array in (mean, variance):
+        moving = g.const(array)
+
+        def of_batch(pivot: str, x: str, moving: str) -> str:
+            return g.node("Identity", g.node("Mean", x, g.const(axes), keep_dims=False), "^updates")
+
+        moments.append(cond(g, phase, of_batch, lambda pivot, x, moving: moving, x, moving))
+    scale = g.node("Rsqrt", g.node("Add", moments[1], g.const(np.float32(0.001))))
+    if with_gamma:
+        scale = g.node("Mul", scale, g.const(gamma))
+    shift = g.node("Sub", g.const(beta), g.node("Mul", moments[0], scale))
+    x = g.node("Add", g.node("Mul", x, scale), shift)
+    wanted = gamma * (values - mean) / np.sqrt(variance + np.float32(0.001)) + beta
+    if where == "after a product":
+        np.testing.assert_allclose(run(g.embeddings(x), images), wanted, atol=1e-5)
+    else:
+        check_maps(g, x, images, wanted)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"is_training": True}], ids=["by default", "said so"])
+def test_a_batch_norm_that_was_never_switched_to_inference(attributes):
+    g = Graph()
+    x = g.node("FusedBatchNorm", g.images(), *[g.const(np.ones(3))] * 4, epsilon=0.1, **attributes)
+    with pytest.raises(ModelError, match="it normalises by the batch it is given"):
+        translate(g.embeddings(g.mean(x)))
+
+
+def flattened(g: Graph, x: str, form: str) -> str:
+    """slim.flatten, as several TensorFlows wrote it."""
+    shape = g.node("Shape", x)
+    if form == "1.3":
+        batch = g.node("Slice", shape, g.const([0]), g.const([1]))
+        rest = g.node("Prod", g.node("Slice", shape, g.const([1]), g.const([3])), g.const([0]), keep_dims=False)
+        sizes = g.node("ConcatV2", batch, g.node("ExpandDims", rest, g.const(0)), g.const(0))
+    elif form == "1.7":
+        batch = g.node("StridedSlice", shape, g.const([0]), g.const([1]), g.const([1]), shrink_axis_mask=1)
+        sizes = g.node("Pack", batch, g.const(-1), axis=0)
+    elif form == "product kept":
+        batch = g.node("StridedSlice", shape, g.const([3]), g.const([1]), g.const([1]), begin_mask=1)
+        rest = g.node("StridedSlice", shape, g.const([1]), g.const([2]), g.const([1]), end_mask=1)
+        sizes = g.node("ConcatV2", batch, g.node("Prod", rest, g.const([0]), keep_dims=True), g.const(0))
+    else:
+        rest = g.node("Slice", shape, g.const([1]), g.const([-1]))
+        sizes = g.node(
+            "ConcatV2", g.const([-1]), g.node("ExpandDims", g.node("Prod", rest, g.const(0)), g.const(-1)), g.const(0)
+        )
+    return g.node("Reshape", x, sizes)
+
+
+@pytest.mark.parametrize("form", ["1.3", "1.7", "product kept", "batch unknown"])
+@pytest.mark.parametrize("after_conv", [True, False])
+def test_flatten(form, after_conv):
+    for n in (1, 3):
+        g, images = Graph(), images_of(n=n)
+        x, wanted = g.images(), images
+        if after_conv:
+            kernel = kernel_of(3, 3, 3, 3)
+            x, wanted = g.conv(x, kernel), slow_conv(images, kernel, 1, b"SAME")
+        weights = kernel_of(7 * 8 * 3, 5)
+        x = g.node("MatMul", flattened(g, x, form), g.const(weights))
+        np.testing.assert_allclose(run(g.embeddings(x), images), wanted.reshape(n, -1) @ weights, atol=1e-4)
+
+
+def test_batch_norm_of_features():
+    """TensorFlow 1.7 makes maps of them and gives the result its input's shape back."""
+    g, images = Graph(), images_of(n=3)
+    features = g.mean(g.images())
+    gamma, beta, mean, variance = np.abs(kernel_of(4, 3))
+    maps = g.node("Reshape", features, g.const([-1, 1, 1, 3]))
+    parameters = [g.const(v) for v in (gamma, beta, mean, variance)]
+    maps = g.node("FusedBatchNorm", maps, *parameters, epsilon=0.001, is_training=False)
+    found = run(g.embeddings(g.node("Reshape", maps, g.node("Shape", features))), images)
+    wanted = gamma * (images.mean(axis=(1, 2)) - mean) / np.sqrt(variance + np.float32(0.001)) + beta
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["Relu", "Square", "Rsqrt"])
+def test_operators_of_constants(op):
+    g, images = Graph(), images_of()
+    found = run(g.embeddings(g.node("Add", g.mean(g.images()), g.node(op, g.const([0.25, 1.0, 4.0])))), images)
+    wanted = {"Relu": [0.25, 1, 4], "Square": [0.0625, 1, 16], "Rsqrt": [2, 1, 0.5]}[op]
+    np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["a constant", "sizes", "a flag"])
+def test_an_output_that_is_no_features(kind):
+    g = Graph()
+    x = g.images()
+    output = {"a constant": lambda: g.const(np.ones((1, 3))), "sizes": lambda: g.node("Shape", x), "a flag": g.flag}
+    with pytest.raises(ModelError, match="embeddings are no features of images"):
+        translate(g.embeddings(output[kind]()))
 
 
 def test_only_in_training():
@@ -464,12 +614,28 @@ def bad(kind: str) -> bytes:
         "a constant map": lambda: g.node("Add", x, g.const(np.zeros((7, 8, 3)))),
         "concat along rows": lambda: g.node("ConcatV2", x, x, g.const(1)),
         "transposed product": lambda: g.node("MatMul", g.mean(x), g.const(kernel_of(3, 3)), transpose_b=True),
-        "norm of few": lambda: g.node("FusedBatchNorm", x, g.const(np.ones(3)), epsilon=0.1),
-        "negative variance": lambda: g.node("FusedBatchNorm", x, *[g.const(-np.ones(3))] * 4, epsilon=0.1),
+        "norm of few": lambda: g.node("FusedBatchNorm", x, g.const(np.ones(3)), epsilon=0.1, is_training=False),
+        "negative variance": lambda: g.node(
+            "FusedBatchNorm", x, *[g.const(-np.ones(3))] * 4, epsilon=0.1, is_training=False
+        ),
         "norm that does not fit": lambda: g.node(
-            "FusedBatchNorm", g.conv(x, kernel), *[g.const(np.ones(5))] * 4, epsilon=0.1
+            "FusedBatchNorm", g.conv(x, kernel), *[g.const(np.ones(5))] * 4, epsilon=0.1, is_training=False
         ),
         "bias that does not fit": lambda: g.node("BiasAdd", g.conv(x, kernel), g.const(np.ones(3))),
+        "slice of two": lambda: g.node(
+            "Reshape", x, g.node("StridedSlice", g.node("Shape", x), g.const([0, 0]), g.const([1, 1]), g.const([1, 1]))
+        ),
+        "every second size": lambda: g.node(
+            "Reshape", x, g.node("StridedSlice", g.node("Shape", x), g.const([0]), g.const([4]), g.const([2]))
+        ),
+        "slice of images": lambda: g.node("StridedSlice", x, g.const([0]), g.const([1]), g.const([1])),
+        "pack of images": lambda: g.node("Pack", x, x),
+        "shape as maps": lambda: g.node(
+            "Conv2D", g.node("Shape", x), g.const(kernel), strides=[1] * 4, padding=b"SAME"
+        ),
+        "shape as features": lambda: g.node("Relu", g.node("Shape", x)),
+        "constant as maps": lambda: g.node("MaxPool", g.const(np.ones(3)), **pooling),
+        "root of zero": lambda: g.node("Mul", x, g.node("Rsqrt", g.const(np.zeros(3)))),
         "a port that is no number": lambda: g.node("Relu", f"{x}:²"),
     }
     return g.embeddings(makers[kind]())
@@ -501,6 +667,14 @@ KINDS = [
     "negative variance",
     "norm that does not fit",
     "bias that does not fit",
+    "slice of two",
+    "every second size",
+    "slice of images",
+    "pack of images",
+    "shape as maps",
+    "shape as features",
+    "constant as maps",
+    "root of zero",
 ]
 
 
@@ -546,14 +720,14 @@ def specimen() -> bytes:
     g = Graph()
     x = g.conv(g.images(), kernel_of(3, 3, 3, 2), 2)
     parameters = [g.const(v) for v in np.abs(kernel_of(4, 2))]
-    x = g.node("Relu", g.node("FusedBatchNorm", x, *parameters, epsilon=0.01))
+    x = g.node("Relu", g.node("FusedBatchNorm", x, *parameters, epsilon=0.01, is_training=False))
     x = g.node(
         "ConcatV2", x, g.node("MaxPool", x, ksize=[1, 3, 3, 1], strides=[1, 1, 1, 1], padding=b"SAME"), g.const(3)
     )
-    x = g.mean(x)
+    x = flattened(g, x, "1.3")
     switch = g.node("Switch", x, g.node("PlaceholderWithDefault", g.const(False), name="phase_train"))
     x = g.node("Merge", g.node("Relu", f"{switch}:1"), g.node("Relu", switch))
-    x = g.node("MatMul", x, g.const(kernel_of(4, 3)))
+    x = g.node("MatMul", x, g.const(kernel_of(64, 3)))
     x = g.node("Reshape", g.node("BiasAdd", x, g.const(np.arange(3.0))), g.const([1, 3]))
     return g.embeddings(g.node("Mul", x, g.const(np.float32(2))))
 

@@ -33,13 +33,12 @@ from facespace.face_table import CSV_NAME, Row, read_csv, write_csv
 from facespace.files import TEMPORARY, atomic_path
 from facespace.mtcnn import MTCNN
 from facespace.network import usable_cores
+from facespace.png import encode_png
 from facespace.text import plain_text
 
 _JOURNAL = ".align"
 _ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-# Run lengths alone (zlib's Z_RLE) after PNG's own filters: much faster than the default for hardly more bytes.
 _SAVE: dict[str, dict[str, object]] = {
-    "png": {"compress_type": 3},
     "jpeg": {"quality": 95, "subsampling": 0},
     "webp": {"lossless": True, "method": 0},
 }
@@ -339,7 +338,9 @@ class _Worker:
         return [f"{stem}_{k}{ending}" for k in range(n)]
 
     def _write(self, pixels: npt.NDArray[np.uint8], face: Face, target: Path) -> None:
-        crop = Image.fromarray(align(pixels, face, self._spec))
-        kind = self._record.format
+        crop, kind = align(pixels, face, self._spec), self._record.format
         with atomic_path(target) as path:
-            crop.save(path, kind.upper(), **_SAVE[kind])
+            if kind == "png":
+                path.write_bytes(encode_png(crop))
+            else:
+                Image.fromarray(crop).save(path, kind.upper(), **_SAVE[kind])

@@ -155,28 +155,32 @@ class MTCNN:
 
     def _cascade(self, images: Sequence[npt.NDArray[Any]], threads: _Threads) -> list[list[Face]]:
         """The faces of images (3,H,W)."""
-        boxes = [_squared(self._propose(image, threads)) for image in images]
+        proposed = [self._propose(image, threads) for image in images]
+        owner = np.repeat(np.arange(len(images)), [len(boxes) for boxes in proposed])
+        boxes = _squared(np.concatenate(proposed))
 
-        heads = self._classify(self._rnet, images, boxes, threads)
-        for i, (box, head) in enumerate(zip(boxes, heads, strict=True)):
-            scores = _probability(head[:, 0]).astype(np.float64)
-            keep = np.flatnonzero(scores > self.thresholds[1])
-            keep = keep[non_maximum_suppression(box[keep], scores[keep], 0.7)]
-            boxes[i] = _squared(_regressed(box[keep], head[keep, 1:5]))
+        head = self._classify(self._rnet, images, owner, boxes, threads)
+        scores = _probability(head[:, 0]).astype(np.float64)
+        passed = np.flatnonzero(scores > self.thresholds[1])
+        of_image = np.split(passed, np.searchsorted(owner[passed], np.arange(1, len(images))))
+        kept = non_maximum_suppressions([boxes[part] for part in of_image], [scores[part] for part in of_image], 0.7)
+        keep = np.concatenate([part[chosen] for part, chosen in zip(of_image, kept, strict=True)])
+        owner = owner[keep]
+        boxes = _squared(_regressed(boxes[keep], head[keep, 1:5]))
 
-        heads = self._classify(self._onet, images, boxes, threads)
+        head = self._classify(self._onet, images, owner, boxes, threads)
+        scores = _probability(head[:, 0]).astype(np.float64)
+        keep = np.flatnonzero(scores > self.thresholds[2])
+        owner, boxes, head, scores = owner[keep], boxes[keep], head[keep], scores[keep]
+        width, height = (boxes[:, 2:] - boxes[:, :2] + 1).T[:, :, None]
+        landmarks = np.stack(
+            [width * head[:, 5:10] + boxes[:, :1] - 1, height * head[:, 10:15] + boxes[:, 1:2] - 1], axis=2
+        )
+        boxes = _regressed(boxes, head[:, 1:5])
         results = []
-        for box, head in zip(boxes, heads, strict=True):
-            scores = _probability(head[:, 0]).astype(np.float64)
-            keep = np.flatnonzero(scores > self.thresholds[2])
-            box, head, scores = box[keep], head[keep], scores[keep]
-            width, height = (box[:, 2:] - box[:, :2] + 1).T[:, :, None]
-            landmarks = np.stack(
-                [width * head[:, 5:10] + box[:, :1] - 1, height * head[:, 10:15] + box[:, 1:2] - 1], axis=2
-            )
-            box = _regressed(box, head[:, 1:5])
-            keep = non_maximum_suppression(box, scores, 0.7, overlap="min")
-            results.append([_face(box[k], scores[k], landmarks[k]) for k in keep if _valid(box[k])])
+        for part in np.split(np.arange(len(owner)), np.searchsorted(owner, np.arange(1, len(images)))):
+            keep = part[non_maximum_suppression(boxes[part], scores[part], 0.7, overlap="min")]
+            results.append([_face(boxes[k], scores[k], landmarks[k]) for k in keep if _valid(boxes[k])])
         return results
 
     def _propose(self, planes: npt.NDArray[Any], threads: _Threads) -> Array:
@@ -225,42 +229,45 @@ class MTCNN:
         """The cells of one canvas that pass P-Net's threshold."""
         # The sigmoid of few: those whose logit may pass, and whose cell is part of a tile.
         low = self.thresholds[0]
-        rows, columns = np.nonzero((heads[0] > np.log(low / (1 - low)) - 0.01) & (owner >= 0))
-        scores = _probability(heads[0, rows, columns])
-        passed = scores >= low
-        rows, columns = rows[passed], columns[passed]
-        table = np.array(
-            [(t.level, t.top - t.y, t.left - t.x, plan.levels[t.level].scale) for t in plan.tiles], np.float64
-        )
-        level, dy, dx, scale = table[owner[rows, columns]].T
+        cells = np.flatnonzero(heads[0] > np.log(low / (1 - low)) - 0.01)
+        scores = _probability(heads[0].ravel()[cells])
+        tiles = owner.ravel()[cells]
+        passed = (scores >= low) & (tiles >= 0)
+        scores = scores[passed]
+        rows, columns = np.divmod(cells[passed], owner.shape[1])
+        level, dy, dx, scale = plan.origins[tiles[passed]].T
         corner = np.stack([_STRIDE * columns + dx, _STRIDE * rows + dy], axis=1)
         boxes = np.trunc(np.hstack([corner + 1, corner + CELL]) / scale[:, None])
         offsets = heads[1:, rows, columns].T.astype(np.float64)
         cells = corner[:, ::-1].astype(np.int64) // _STRIDE
-        return _Candidates(boxes, offsets, scores[passed].astype(np.float64), level.astype(np.int64), cells)
+        return _Candidates(boxes, offsets, scores.astype(np.float64), level.astype(np.int64), cells)
 
     def _classify(
-        self, network: Network, images: Sequence[npt.NDArray[Any]], boxes: Sequence[Array], threads: _Threads
-    ) -> list[npt.NDArray[np.float32]]:
-        """The network's outputs for every box of every image, crops of all images batched together."""
+        self,
+        network: Network,
+        images: Sequence[npt.NDArray[Any]],
+        owner: npt.NDArray[np.int64],
+        boxes: Array,
+        threads: _Threads,
+    ) -> npt.NDArray[np.float32]:
+        """The network's outputs for n boxes; box k is of image number `owner[k]`."""
         side = int(network.inputs["crops"][2])
-        pending = [
-            (image, row) for image, box in zip(images, boxes, strict=True) for row in box.astype(np.int64).tolist()
-        ]
+        pending = list(zip(owner.tolist(), boxes.astype(np.int64).tolist(), strict=True))
 
         def run(start: int) -> npt.NDArray[np.float32]:
             part = pending[start : start + _BATCHES[-1]]
             # A runtime compiles for each batch size it meets, so few are used.
             n = min(size for size in _BATCHES if size >= len(part))
-            crops = np.zeros((n, 3, side, side), np.float32)
-            for crop, (image, row) in zip(crops, part, strict=False):
-                x1, y1, x2, y2 = row
-                area_crop(image, (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
+            crops = np.empty((n, 3, side, side), np.float32)
+            crops[len(part) :] = 0
+            for crop, (k, (x1, y1, x2, y2)) in zip(crops, part, strict=False):
+                area_crop(images[k], (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
             return threads.run(network, crops)[0][: len(part)]
 
         width = int(network.outputs["heads"][1])
-        outputs = [*threads.each(run, range(0, len(pending), _BATCHES[-1])), np.empty((0, width), np.float32)]
-        return np.split(np.concatenate(outputs), np.cumsum([len(box) for box in boxes])[:-1])
+        return np.concatenate(
+            [np.empty((0, width), np.float32), *threads.each(run, range(0, len(pending), _BATCHES[-1]))]
+        )
 
 
 def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
@@ -288,7 +295,8 @@ def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """The image as (3,H,W), in float32 for the products to come unless that takes too much memory."""
     _check(image)
     dtype: npt.DTypeLike = np.float32 if image.size <= 3 * _FLOAT_PIXELS else np.uint8
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)
+    # In two steps: NumPy transposes and converts at once more slowly.
+    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(dtype, copy=False)
 
 
 def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

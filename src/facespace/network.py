@@ -105,6 +105,7 @@ class Network:
             self._lock = threading.Lock()
         self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
         self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
+        self.takes_uint8 = any(value.type == "tensor(uint8)" for value in session.get_inputs())
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         """The network's outputs for inputs given in the order of `self.inputs`."""

@@ -8,7 +8,7 @@ is understood.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,12 @@ _FROM_CODE = {code: dtype for dtype, code in _DTYPES.items()}
 
 
 def message_class(package: str, messages: dict[str, list[tuple[str, int, str]]], root: str) -> Any:
-    """The protobuf class `root` of a schema given as plain data, without generated code.
+    """The protobuf class `root` of a schema given as plain data, without generated code; see `message_classes`."""
+    return message_classes(package, messages, root)[0]
+
+
+def message_classes(package: str, messages: dict[str, list[tuple[str, int, str]]], *wanted: str) -> list[Any]:
+    """The protobuf classes of that names of a schema given as plain data, without generated code.
 
     A field type is a key of `SCALARS` or another message's name, with a trailing `*` when it repeats.
     """
@@ -114,10 +119,10 @@ def message_class(package: str, messages: dict[str, list[tuple[str, int, str]]],
                 field.type_name = f".{package}.{kind}"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{root}"))
+    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in wanted]
 
 
-_Model = message_class("facespace.onnx", _ONNX, "Model")
+_Model, _Node = message_classes("facespace.onnx", _ONNX, "Model", "Node")
 
 
 class GraphBuilder:
@@ -144,37 +149,24 @@ class GraphBuilder:
 
     def input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> str:
         """Declare an input; a size given as a word is free."""
-        _describe(self._graph.input.add(name=name), dtype, shape)
+        describe(self._graph.input.add(name=name), dtype, shape)
         return name
 
     def output(self, value: str, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> None:
         """Publish `value` as the graph's output `name`."""
         self._graph.node.add(op_type="Identity", name=f"output_{name}", input=[value], output=[name])
-        _describe(self._graph.output.add(name=name), dtype, shape)
+        describe(self._graph.output.add(name=name), dtype, shape)
 
     def constant(self, array: npt.NDArray[Any]) -> str:
         """Write an array into the model."""
-        tensor = self._graph.initializer.add(name=self._fresh("constant"))
-        tensor.dims.extend(array.shape)
-        tensor.data_type = _DTYPES[array.dtype]
-        tensor.raw_data = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
-        return str(tensor.name)
+        name = self._fresh("constant")
+        add_tensor(self._graph, name, array)
+        return name
 
     def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Append one operator with a single output; attributes are int, float, str or sequences of int."""
         output = self._fresh(op)
-        node = self._graph.node.add(op_type=op, name=output, input=inputs, output=[output])
-        for key, value in attributes.items():
-            attribute = node.attribute.add(name=key)
-            if isinstance(value, float):
-                attribute.f, attribute.type = value, 1
-            elif isinstance(value, int):
-                attribute.i, attribute.type = value, 2
-            elif isinstance(value, str):
-                attribute.s, attribute.type = value.encode(), 3
-            else:
-                attribute.ints.extend(int(number) for number in value)
-                attribute.type = 7
+        self._graph.node.append(new_node(op, output, inputs, attributes))
         return output
 
     def serialize(self) -> bytes:
@@ -183,7 +175,33 @@ class GraphBuilder:
         return data
 
 
-def _describe(info: Any, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> None:
+def new_node(op: str, output: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> Any:
+    """A NodeProto with one output; attributes are int, float, str or sequences of int."""
+    node = _Node(op_type=op, name=output, input=inputs, output=[output])
+    for key, value in attributes.items():
+        attribute = node.attribute.add(name=key)
+        if isinstance(value, float):
+            attribute.f, attribute.type = value, 1
+        elif isinstance(value, int):
+            attribute.i, attribute.type = value, 2
+        elif isinstance(value, str):
+            attribute.s, attribute.type = value.encode(), 3
+        else:
+            attribute.ints.extend(int(number) for number in value)
+            attribute.type = 7
+    return node
+
+
+def add_tensor(graph: Any, name: str, array: npt.NDArray[Any]) -> None:
+    """Write an array into a GraphProto as its constant `name`."""
+    tensor = graph.initializer.add(name=name)
+    tensor.dims.extend(array.shape)
+    tensor.data_type = _DTYPES[array.dtype]
+    tensor.raw_data = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+
+
+def describe(info: Any, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> None:
+    """Give a ValueInfoProto its type and shape; a size given as a word is free."""
     tensor = info.type.tensor_type
     tensor.elem_type = _DTYPES[np.dtype(dtype)]
     for size in shape:

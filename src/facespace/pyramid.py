@@ -19,10 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-CANVAS = 264  # pixels, width and greatest height; the whole pyramid of a 250 px photo fits on one
+# Pixels, width and greatest height. The three largest levels of a 250 px photo lie side by side, and its whole pyramid
+# takes a canvas of 152 rows.
+CANVAS = 334
 CELL = 12  # pixels a P-Net output sees
 OVERLAP = CELL - 2
-_HEIGHTS = 8  # canvas heights are multiples of this
+_HEIGHTS = 8  # canvas heights are multiples of this, or CANVAS
 
 
 class Level(NamedTuple):
@@ -51,11 +53,13 @@ class Layout:
     """Where the pyramid of one photo size lies on its canvases.
 
     For every canvas, `owners` holds the index of the tile each P-Net cell belongs to, or −1, and `masks` (H,CANVAS)
-    is 1 where the first convolution's output of that index must stay out of the pooling, else 0.
+    is 1 where the first convolution's output of that index must stay out of the pooling, else 0. `origins` (T,4) are
+    each tile's level, the pixel of that level at the canvas's corner (y, x), and the level's scale.
     """
 
     levels: tuple[Level, ...]
     tiles: tuple[Tile, ...]
+    origins: npt.NDArray[np.float64]
     owners: tuple[npt.NDArray[np.int32], ...]
     masks: tuple[npt.NDArray[np.uint8], ...]
 
@@ -104,7 +108,8 @@ def layout(height: int, width: int, min_size: float, factor: float) -> Layout:
             masks[tile.canvas][bottom - 2, tile.x : right] = 1
         if tile.width % 2:
             masks[tile.canvas][tile.y : bottom, right - 2] = 1
-    return Layout(levels, tuple(tiles), owners, masks)
+    origins = np.array([(t.level, t.top - t.y, t.left - t.x, levels[t.level].scale) for t in tiles], np.float64)
+    return Layout(levels, tuple(tiles), origins, owners, masks)
 
 
 def _n_cells(length: int) -> int:
@@ -142,7 +147,8 @@ def _pack(levels: tuple[Level, ...]) -> tuple[list[Tile], list[int]]:
                 y, x = place
                 tiles.append(Tile(index, top, left, height, width, canvas, 2 * y, 2 * x))
                 break
-    return tiles, [math.ceil(2 * int(skyline.max()) / _HEIGHTS) * _HEIGHTS for skyline in skylines]
+    heights = [math.ceil(2 * int(skyline.max()) / _HEIGHTS) * _HEIGHTS for skyline in skylines]
+    return tiles, [min(height, CANVAS) for height in heights]
 
 
 def _place(skyline: npt.NDArray[np.int64], height: int, width: int) -> tuple[int, int] | None:

@@ -1,8 +1,9 @@
 """Resizing by exact area averaging, as two small matrix products.
 
 An output pixel is the mean of the input rectangle it covers, cut pixels counted by the part covered. The mean
-over a rectangle separates into rows and columns, so `out = R · image · Cᵀ` with sparse, banded R and C; they
-are applied in blocks, dense inside the band.
+over a rectangle separates into rows and columns, so `out = R · image · Cᵀ` with sparse, banded R and C. Both are cut
+into blocks, dense inside the band, and blocks that lie equally far apart are one stacked product of windows on the
+image.
 
 Where either side grows, "area" means a bilinear variant whose weights follow the pixel grid (what OpenCV's
 `INTER_AREA` does then, on which the 2018 detector was built).
@@ -11,24 +12,33 @@ Where either side grows, "area" means a bilinear variant whose weights follow th
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-# Inputs per block: enough work for one product, little of it outside the band. Columns come second, when fewer
-# rows are left.
-_ROW_SPAN = 64
-_COLUMN_SPAN = 128
+# Inputs per block: enough for a product to be worth its call, little of it outside the band. A block of columns is
+# as wide as what a processor computes at once, or wider.
+_ROW_SPAN = 24
+_COLUMN_SPAN = 48
+# Inputs of one stacked product, unless one block has more: its blocks lie whole inputs apart, and what that falls short
+# of adds up; and where the image must be copied, so much is at a time.
+_RUN = 256
+_BETWEEN = 1 << 19  # numbers kept between the two products, unless one run makes more; the cache holds them
 
 
-class _Block(NamedTuple):
-    outputs: slice
-    start: int  # inputs start … stop − 1
-    stop: int
-    weights: npt.NDArray[np.float32]  # (outputs, inputs)
-    transposed: npt.NDArray[np.float32]  # (inputs, outputs)
+class _Run(NamedTuple):
+    """Blocks of a banded matrix that lie equally far apart.
+
+    Block k makes outputs [output + k·size, …) out of inputs [start + k·stride, …), `size` and `span` of them.
+    """
+
+    output: int
+    end: int  # output + count · size
+    start: int
+    stride: int
+    weights: npt.NDArray[np.float32]  # (count, size, span)
+    transposed: npt.NDArray[np.float32]  # (count, span, size)
 
 
 def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -50,30 +60,45 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return first, np.stack([1 - fraction, fraction], axis=1)
 
 
-def _block(n: int, outputs: slice, first: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> _Block:
-    """The inputs a run of outputs needs, and the matrix from those to these."""
-    low = int(first[0])
-    high = min(int(first[-1]) + weights.shape[1], n)
-    matrix = np.zeros((len(first), high - low), np.float32)
-    rows = np.arange(len(first))
-    for k in range(weights.shape[1]):
-        columns = first - low + k
-        inside = columns < high - low
-        matrix[rows[inside], columns[inside]] = weights[inside, k]
-    return _Block(outputs, low, high, matrix, np.ascontiguousarray(matrix.T))
-
-
 @functools.lru_cache(maxsize=4096)
-def _blocks(n: int, m: int, shrink: bool, span: int) -> tuple[_Block, ...]:
-    """The (m, n) matrix that resizes n samples to m, cut into dense pieces along its band.
+def _runs(n: int, m: int, shrink: bool, span: int) -> tuple[_Run, ...]:
+    """The (m, n) matrix that resizes n samples to m, cut into blocks of about `span` inputs along its band.
 
     `shrink` says that neither side of the image grows; the two kinds of weights differ even where a side
     keeps its length beside one that grows.
     """
     first, taps = _taps(n, m, shrink)
-    pieces = max(1, min(m // 2, round(n / span)))
-    cuts = [m * k // pieces for k in range(pieces + 1)]
-    return tuple(_block(n, slice(a, b), first[a:b], taps[a:b]) for a, b in itertools.pairwise(cuts))
+    size = -(-m // max(1, round(n / span)))
+    # Blocks of one size may be one run; the sides of crops have many divisors.
+    size = next((divisor for divisor in range(size, size * 3 // 2 + 1) if m % divisor == 0), size)
+    runs: list[_Run] = []
+    output = 0
+    while output < m:
+        runs.append(_run(output, min(size, m - output), n, first[output:], taps[output:]))
+        output = runs[-1].end
+    return tuple(runs)
+
+
+def _run(output: int, size: int, n: int, first: npt.NDArray[np.int64], taps: npt.NDArray[np.float64]) -> _Run:
+    """As many blocks as one run may have; `first` and `taps` are those of the outputs from number `output` on."""
+    start = int(first[0])
+    last = first + (taps.shape[1] - 1 - (taps[:, ::-1] > 0).argmax(axis=1))
+    count = min(len(first) // size, max(1, np.searchsorted(last, start + _RUN) // size))
+    while True:
+        block = np.arange(count)
+        begins, ends = first[: count * size : size] - start, last[size - 1 : count * size : size] + 1 - start
+        stride = int((begins[1:] // block[1:]).min(initial=n))
+        span = int((ends - stride * block).max())
+        if start + stride * (count - 1) + span <= n:
+            break
+        count -= 1  # the last window would end behind the image
+    block, row = np.divmod(np.arange(count * size), size)
+    weights = np.zeros((count, size, span), np.float32)
+    for k in range(taps.shape[1]):
+        used = np.flatnonzero(taps[: count * size, k])
+        weights[block[used], row[used], first[used] + k - start - block[used] * stride] = taps[used, k]
+    transposed = np.ascontiguousarray(weights.swapaxes(1, 2))
+    return _Run(output, output + count * size, start, stride, weights, transposed)
 
 
 def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -89,38 +114,93 @@ def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[
 def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """`area_resize` of the box (top, left, height, width) of an image, which is black beyond its borders.
 
-    What lies beyond adds nothing, so the products leave it out. They take the image as it lies in memory: many
-    boxes are small, and copying one would take as long as resizing it.
+    The products take a float32 image as it lies in memory: many boxes are small, and copying one would take as long
+    as resizing it.
     """
-    _, n_rows, n_columns = planes.shape
+    depth, n_rows, n_columns = planes.shape
     top, left, height, width = box
-    shrink = out.shape[1] <= height and out.shape[2] <= width
-    row_blocks = _blocks(height, out.shape[1], shrink, _ROW_SPAN)
-    column_blocks = _blocks(width, out.shape[2], shrink, _COLUMN_SPAN)
-    within = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
-    if within and len(row_blocks) == len(column_blocks) == 1 and planes.dtype == out.dtype == np.float32:
+    _, m, n = out.shape
+    shrink = m <= height and n <= width
+    rows = _runs(height, m, shrink, _ROW_SPAN)
+    columns = _runs(width, n, shrink, _COLUMN_SPAN)
+    inside = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
+    in_place = inside and planes.dtype == np.float32 and planes.flags.c_contiguous
+    if not in_place and depth * height * width <= _BETWEEN:
+        planes, top, left, in_place = _cut(planes, box), 0, 0, True
+    direct = out.dtype == np.float32 and out.flags.c_contiguous
+    if in_place and direct and len(rows) == len(columns) == 1:
         # Most boxes; what follows would do the same in twice the time.
-        source = planes[:, top : top + row_blocks[0].stop, left : left + column_blocks[0].stop]
-        return np.matmul(row_blocks[0].weights @ source, column_blocks[0].transposed, out=out)
-    x1 = max(left, 0)
-    x2 = max(min(left + width, n_columns), x1)
-    columns = [(block, *_inside(block, left - x1, x2 - x1)) for block in column_blocks]
-    for rows in row_blocks:
-        inputs, weights = _inside(rows, top, n_rows)
-        source = planes[:, inputs, x1:x2].astype(np.float32, copy=False)
-        stripe = rows.weights[:, weights] @ source
-        target = out[:, rows.outputs]
-        values = target if out.dtype == np.float32 else np.empty(target.shape, np.float32)
-        for block, inputs, weights in columns:
-            np.matmul(stripe[:, :, inputs], block.transposed[weights], out=values[:, :, block.outputs])
-        if values is not target:
-            np.rint(values, out=values)
-            target[...] = values
+        between = rows[0].weights @ _row_windows(rows[0], planes, top, left, width)
+        _columns_into(out.reshape(depth * m, n), columns[0], between.reshape(depth * m, width))
+        return out
+    for stripe in _stripes(rows, _BETWEEN // (depth * width)):
+        y, y_end = stripe[0].output, stripe[-1].end
+        between = np.empty((depth, y_end - y, width), np.float32)
+        for run in stripe:
+            count, size, span = run.weights.shape
+            if in_place:
+                windows = _row_windows(run, planes, top, left, width)
+            else:
+                source = _cut(planes, (top + run.start, left, run.stride * (count - 1) + span, width))
+                windows = _row_windows(run, source, -run.start, 0, width)
+            part = between[:, run.output - y : run.end - y].reshape(depth, count, size, width)
+            np.matmul(run.weights, windows, out=part)
+        n_lines = depth * (y_end - y)
+        target = np.empty((n_lines, n), np.float32)
+        for run in columns:
+            _columns_into(target[:, run.output : run.end], run, between.reshape(n_lines, width))
+        if out.dtype != np.float32:
+            np.rint(target, out=target)
+        out[:, y:y_end] = target.reshape(depth, y_end - y, n)
     return out
 
 
-def _inside(block: _Block, offset: int, length: int) -> tuple[slice, slice]:
-    """Those of a block's inputs, counted from `offset`, that lie in [0, length), and where their weights are."""
-    start = max(block.start, -offset)
-    stop = max(min(block.stop, length - offset), start)
-    return slice(offset + start, offset + stop), slice(start - block.start, stop - block.start)
+def _row_windows(
+    run: _Run, planes: npt.NDArray[np.float32], top: int, left: int, width: int
+) -> npt.NDArray[np.float32]:
+    """What each block of rows reads, (C,count,span,width): views, which NumPy checks to stay inside the image."""
+    top += run.start
+    count, _, span = run.weights.shape
+    if count == 1:
+        return planes[:, None, top : top + span, left : left + width]
+    plane, line, _ = planes.strides
+    shape, strides = (len(planes), count, span, width), (plane, line * run.stride, line, 4)
+    windows: npt.NDArray[np.float32] = np.ndarray(shape, np.float32, planes, line * top + 4 * left, strides)
+    return windows
+
+
+def _columns_into(out: npt.NDArray[np.float32], run: _Run, lines: npt.NDArray[np.float32]) -> None:
+    """The columns `out` (lines, count · size) of one run."""
+    count, span, size = run.transposed.shape
+    if count == 1:
+        np.matmul(lines[:, run.start : run.start + span], run.transposed[0], out=out)
+        return
+    n_lines, width = lines.shape
+    strides = (4 * run.stride, 4 * width, 4)
+    windows = np.ndarray((count, n_lines, span), np.float32, lines, 4 * run.start, strides)
+    np.matmul(windows, run.transposed, out=out.reshape(n_lines, count, size).transpose(1, 0, 2))
+
+
+def _stripes(runs: tuple[_Run, ...], n_outputs: int) -> list[tuple[_Run, ...]]:
+    """Consecutive runs that make at most so many outputs together, one run at least."""
+    if runs[-1].end <= n_outputs:
+        return [runs]
+    stripes: list[tuple[_Run, ...]] = []
+    for run in runs:
+        if stripes and run.end - stripes[-1][0].output <= n_outputs:
+            stripes[-1] += (run,)
+        else:
+            stripes.append((run,))
+    return stripes
+
+
+def _cut(planes: npt.NDArray[Any], box: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
+    """A copy in float32 of a box that may lie outside the image."""
+    depth, n_rows, n_columns = planes.shape
+    top, left, height, width = box
+    cut = np.zeros((depth, height, width), np.float32)
+    y1, y2 = max(top, 0), min(top + height, n_rows)
+    x1, x2 = max(left, 0), min(left + width, n_columns)
+    if y1 < y2 and x1 < x2:
+        cut[:, y1 - top : y2 - top, x1 - left : x2 - left] = planes[:, y1:y2, x1:x2]
+    return cut

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from facespace.onnx_graph import GraphBuilder
 
+_END = np.array([0.0, 0, 1, 1])  # boxes count both end pixels
+
 
 def non_maximum_suppression(
     boxes: npt.NDArray[np.float64],
@@ -32,7 +34,7 @@ def non_maximum_suppression(
     if overlap == "union":
         return non_maximum_suppressions([boxes], [scores], threshold)[0]
     order = np.argsort(scores)[::-1]
-    return order[_by_smaller(boxes[order] + [0, 0, 1, 1], threshold)]
+    return order[_by_smaller(boxes[order] + _END, threshold)]
 
 
 def non_maximum_suppressions(
@@ -46,7 +48,7 @@ def non_maximum_suppressions(
     ordered = np.zeros((len(orders), most, 4), np.float32)
     ranks = np.zeros((len(orders), 1, most), np.float32)  # 0, which is too little, where a set has ended
     for k, order in enumerate(orders):
-        ordered[k, : len(order)] = boxes[k][order] + [0, 0, 1, 1]
+        ordered[k, : len(order)] = boxes[k][order] + _END
         ranks[k, 0, : len(order)] = np.arange(len(order), 0, -1)
     feed = {
         "boxes": ordered,

@@ -13,25 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError
-from facespace.graphdef import IMAGES, MAX_VALUES, Graph, attributes_of, constant, inference_order, inputs_of
+from facespace.graphdef import BOOL, MAX_VALUES, Graph, attributes_of, constant, inference_graph, inputs_of
 from facespace.onnx_graph import GraphBuilder
+from facespace.text import plain_text
 
-_BOOL = 10  # TensorFlow's number for the type of a truth value
+_INT64_MAX = 2**63 - 1
 
 
+@np.errstate(all="ignore")  # damaged weights may overflow when they are folded
 def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
     """An ONNX model of the inference path from the image placeholder to `output`.
 
     Its input is `images` (N,H,W,3) float32 as the graph's own placeholder wants them, its output `features`
     (N,D) float32. Raises `ModelError` naming the first operator that is not understood.
     """
-    if output not in graph:
-        raise ModelError(f"{source}: no node called {output!r}; a FaceNet graph ends in 'embeddings'")
-    translation = _Translation(graph, source)
-    for name in inference_order(graph, output, source):
-        translation.translate(graph[name])
+    translation = _Translation(inference_graph(graph, output, source), source)
+    for node in translation.graph.values():
+        translation.translate(node)
     builder = translation.builder
-    features = translation.transposed(translation.value(output), nchw=False)
+    value = translation.value(output)
+    if value.array is not None or value.sizes:
+        raise ModelError(f"{source}: {output} are no features of images")
+    features = translation.transposed(value, nchw=False)
     builder.output(features.name, "features", np.float32, ["n", "d"])
     return builder.serialize()
 
@@ -42,11 +45,12 @@ class _Value:
 
     A constant waits as `array`, a convolution as `conv`: what scales and shifts its channels next is folded
     into its weights (`y = s·(k∗x + b) + t = (s·k)∗x + (s·b + t)`), and the runtime has one operator instead
-    of three.
+    of three. `sizes` marks what was computed from a tensor's shape: int64, one number or several.
     """
 
     name: str
     nchw: bool = False
+    sizes: bool = False
     array: npt.NDArray[Any] | None = None
     conv: _Conv | None = None
 
@@ -61,7 +65,7 @@ class _Conv:
     def affine(self, scale: npt.NDArray[Any], shift: npt.NDArray[Any]) -> _Value:
         scale = np.broadcast_to(scale, self.bias.shape).astype(np.float64)
         kernel = self.kernel * scale[:, None, None, None]
-        return _Value("", True, None, _Conv(self.source, kernel, self.bias * scale + shift, self.attributes))
+        return _Value("", True, conv=_Conv(self.source, kernel, self.bias * scale + shift, self.attributes))
 
 
 class _Translation:
@@ -79,20 +83,16 @@ class _Translation:
         return self.values[name]
 
     def translate(self, node: Any) -> None:
-        handler = _placeholder if node.name == IMAGES else _HANDLERS.get(node.op)
+        handler = _HANDLERS.get(node.op)
         if handler is None:
-            raise ModelError(f"{self.source}: operator {node.op} ({node.name}) is not supported")
-        inputs = [
-            self.values[name]
-            for name, port in inputs_of(self.graph, node, self.source)
-            if name in self.values and not (port == 1 and self.graph[name].op == "Switch")
-        ]
+            raise ModelError(f"{self.source}: operator {plain_text(f'{node.op} ({node.name})')} is not supported")
+        inputs = [self.values[name] for name, _ in inputs_of(self.graph, node, self.source)]
         if node.op not in _FOLDING:
             inputs = [self.written(value) for value in inputs]
         try:
             self.values[node.name] = handler(self, node, inputs)
         except (IndexError, KeyError, ValueError, TypeError) as error:
-            raise ModelError(f"{self.source}: {node.op} {node.name} is malformed ({error})") from None
+            raise ModelError(f"{self.source}: {plain_text(f'{node.op} {node.name} is malformed ({error})')}") from None
 
     def written(self, value: _Value) -> _Value:
         """`value` with its convolution, if one is waiting, written to the graph."""
@@ -103,6 +103,8 @@ class _Translation:
 
     def transposed(self, value: _Value, *, nchw: bool) -> _Value:
         value = self.written(value)
+        if value.array is not None or value.sizes:
+            raise ValueError("feature maps were expected, a constant came")
         if value.nchw == nchw:
             return value
         perm = [0, 3, 1, 2] if nchw else [0, 2, 3, 1]
@@ -117,10 +119,10 @@ def _array(value: _Value) -> npt.NDArray[Any]:
 
 def _placeholder(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     attributes = attributes_of(node)
-    if node.name != IMAGES and "dtype" in attributes and attributes["dtype"].type == _BOOL:
+    if "dtype" in attributes and attributes["dtype"].type == BOOL:
         return _Value("", array=np.zeros((), np.bool_))  # `phase_train`, as the 2018 trainer leaves it
     if t.has_images:
-        raise ModelError(f"{t.source}: a second input, {node.name}, where one of images was expected")
+        raise ModelError(f"{t.source}: a second input, {plain_text(node.name)}, where one of images was expected")
     t.has_images = True
     name = t.builder.input("images", np.float32, ["n", "height", "width", 3])
     return t.transposed(_Value(name), nchw=True)
@@ -155,7 +157,7 @@ def _conv(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     if "dilations" in attributes and any(size != 1 for size in attributes["dilations"].list.i):
         raise ValueError("dilations")
     window = {"strides": _window(node, "strides"), "auto_pad": _padding(node)}
-    return _Value("", True, None, _Conv(x.name, kernel, np.zeros(len(kernel)), window))
+    return _Value("", True, conv=_Conv(x.name, kernel, np.zeros(len(kernel)), window))
 
 
 def _pool(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
@@ -202,12 +204,28 @@ _FOLD: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _relu(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    return _Value(t.builder.node("Relu", [inputs[0].name]), inputs[0].nchw)
+def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
+    """An operator of one input: `function` for a constant, ONNX's `ops` one after the other for anything else."""
+
+    def handler(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+        x = inputs[0]
+        if x.array is not None:
+            result = np.asarray(function(x.array), x.array.dtype)
+            if not np.isfinite(result).all():
+                raise ValueError("a constant that is not finite")
+            return _Value("", array=result)
+        name = t.transposed(x, nchw=x.nchw).name
+        for op in ops:
+            name = t.builder.node(op, [name, name] if op == "Mul" else [name])
+        return _Value(name, x.nchw)
+
+    return handler
 
 
 def _concat(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     axis = int(_array(inputs[-1]))
+    if any(value.sizes for value in inputs) and axis == 0:
+        return _Value(t.builder.node("Concat", [_sizes(t, value) for value in inputs[:-1]], axis=0), sizes=True)
     maps = [t.transposed(value, nchw=True) for value in inputs[:-1]]
     if axis not in (3, -1):
         raise ValueError(f"axis {axis}, not the channels")
@@ -216,6 +234,8 @@ def _concat(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
 
 def _reshape(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     """Reshape with the batch left free: freezing sometimes bakes the batch of one image into the shape."""
+    if inputs[1].sizes:
+        return _Value(t.builder.node("Reshape", [t.transposed(inputs[0], nchw=False).name, inputs[1].name]))
     shape = [int(size) for size in _array(inputs[1])]
     if inputs[0].array is not None:
         return _Value("", array=inputs[0].array.reshape(shape))
@@ -238,13 +258,16 @@ def _matmul(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     if any(key in attributes and attributes[key].b for key in ("transpose_a", "transpose_b")):
         raise ValueError("transposed operands")
     weights = t.builder.constant(np.ascontiguousarray(_array(inputs[1]), np.float32))
-    return _Value(t.builder.node("MatMul", [inputs[0].name, weights]))
+    return _Value(t.builder.node("MatMul", [t.transposed(inputs[0], nchw=False).name, weights]))
 
 
 def _batch_norm(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    attributes = attributes_of(node)
+    if "is_training" not in attributes or attributes["is_training"].b:  # TensorFlow's default is True
+        raise ValueError("it normalises by the batch it is given; only moving averages are understood")
     x = inputs[0]
     gamma, beta, mean, variance = (_array(value).astype(np.float64) for value in inputs[1:5])
-    variance = variance + float(attributes_of(node)["epsilon"].f)
+    variance = variance + float(attributes["epsilon"].f)
     if not (variance > 0).all():
         raise ValueError("a variance that is not positive")
     scale = gamma / np.sqrt(variance)
@@ -267,13 +290,60 @@ def _reduce(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
     return handler
 
 
-def _square(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    return _Value(t.builder.node("Mul", [inputs[0].name, inputs[0].name]), inputs[0].nchw)
+# Sizes: a graph that flattens maps, or gives a batch norm's result its input's shape back, computes with them.
 
 
-def _rsqrt(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    root = t.builder.node("Sqrt", [inputs[0].name])
-    return _Value(t.builder.node("Reciprocal", [root]), inputs[0].nchw)
+def _sizes(t: _Translation, value: _Value, *, scalar: bool = False) -> str:
+    """The ONNX value of one or several sizes, a vector but for one size with `scalar`."""
+    if value.array is not None:
+        array = value.array.astype(np.int64)
+        return t.builder.constant(array if scalar else array.reshape(-1))
+    if not value.sizes:
+        raise ValueError("sizes were expected, other values came")
+    return value.name
+
+
+def _shape(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    return _Value(t.builder.node("Shape", [t.transposed(inputs[0], nchw=False).name]), sizes=True)
+
+
+def _span(t: _Translation, x: _Value, begin: int, end: int) -> _Value:
+    limits = [t.builder.constant(np.array([place], np.int64)) for place in (begin, end)]
+    return _Value(t.builder.node("Slice", [_sizes(t, x), *limits]), sizes=True)
+
+
+def _slice(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    begin, count = (int(_array(value).reshape(())) for value in inputs[1:3])
+    return _span(t, inputs[0], begin, begin + count if count >= 0 else _INT64_MAX)
+
+
+def _strided_slice(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    begin, end, step = (int(_array(value).reshape(())) for value in inputs[1:4])
+    masks = {key: value.i for key, value in attributes_of(node).items() if key.endswith("_mask") and value.i}
+    if step != 1 or "ellipsis_mask" in masks or "new_axis_mask" in masks:
+        raise ValueError("more than a plain slice")
+    begin = 0 if "begin_mask" in masks else begin
+    if "shrink_axis_mask" in masks:
+        place = t.builder.constant(np.array(begin, np.int64))
+        return _Value(t.builder.node("Gather", [_sizes(t, inputs[0]), place], axis=0), sizes=True)
+    return _span(t, inputs[0], begin, _INT64_MAX if "end_mask" in masks else end)
+
+
+def _pack(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    raised = [_expand_dims(t, node, [value]).name for value in inputs]
+    return _Value(t.builder.node("Concat", raised, axis=0), sizes=True)
+
+
+def _expand_dims(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    """One size as a vector of one; its axis cannot be another than the first."""
+    axis = t.builder.constant(np.zeros(1, np.int64))
+    return _Value(t.builder.node("Unsqueeze", [_sizes(t, inputs[0], scalar=True), axis]), sizes=True)
+
+
+def _prod(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    attributes = attributes_of(node)
+    keep = int("keep_dims" in attributes and attributes["keep_dims"].b)
+    return _Value(t.builder.node("ReduceProd", [_sizes(t, inputs[0])], axes=[0], keepdims=keep), sizes=True)
 
 
 def _identity(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
@@ -287,19 +357,13 @@ def _training_switch(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _V
     return inputs[0]
 
 
-_FOLDING = {"BiasAdd", "Add", "AddV2", "Mul", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"} | {
-    "Identity",
-    "Switch",
-    "Merge",
-}
+_FOLDING = {"BiasAdd", "Add", "AddV2", "Mul", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Identity"}
 
 _HANDLERS: dict[str, Callable[[_Translation, Any, Sequence[_Value]], _Value]] = {
     "Placeholder": _placeholder,
     "PlaceholderWithDefault": _training_switch,
     "Const": _constant,
     "Identity": _identity,
-    "Switch": _identity,
-    "Merge": _identity,
     "Conv2D": _conv,
     "MaxPool": _pool("MaxPool"),
     "AvgPool": _pool("AveragePool"),
@@ -310,7 +374,7 @@ _HANDLERS: dict[str, Callable[[_Translation, Any, Sequence[_Value]], _Value]] = 
     "Mul": _binary("Mul"),
     "RealDiv": _binary("Div"),
     "Maximum": _binary("Max"),
-    "Relu": _relu,
+    "Relu": _unary(lambda x: np.maximum(x, 0), "Relu"),
     "ConcatV2": _concat,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
@@ -318,8 +382,14 @@ _HANDLERS: dict[str, Callable[[_Translation, Any, Sequence[_Value]], _Value]] = 
     "FusedBatchNorm": _batch_norm,
     "FusedBatchNormV2": _batch_norm,
     "FusedBatchNormV3": _batch_norm,
-    "Square": _square,
+    "Square": _unary(np.square, "Mul"),
     "Sum": _reduce("ReduceSum"),
     "Mean": _reduce("ReduceMean"),
-    "Rsqrt": _rsqrt,
+    "Rsqrt": _unary(lambda x: 1 / np.sqrt(x), "Sqrt", "Reciprocal"),
+    "Shape": _shape,
+    "Slice": _slice,
+    "StridedSlice": _strided_slice,
+    "Pack": _pack,
+    "ExpandDims": _expand_dims,
+    "Prod": _prod,
 }

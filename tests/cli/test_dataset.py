@@ -1,11 +1,14 @@
-"""facespace dataset check: a dataset is checked, its list edited and carried out."""
+"""facespace dataset: checked, its list edited and carried out; converted from format to format."""
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -114,3 +117,72 @@ def test_what_is_refused_before_any_work(cli: Cli, tmp_path: Path) -> None:
     assert cli("dataset", "check", data).errors == [f"facespace: {data}: no image in it could be read"]
     assert cli("dataset", "check", data, "--apply", tmp_path / "no.csv").code == 1
     assert tree(tmp_path) == set()
+
+
+# Converting
+
+
+@pytest.mark.shared
+def test_a_dataset_in_every_format(cli: Cli, data: Path, tmp_path: Path) -> None:
+    checksums, source = set(), data
+    (data / sorted(tree(data))[0]).with_name("bad.jpg").write_bytes(b"<html>")
+    for path in data.rglob("bad.jpg"):
+        if not path.stat().st_size:
+            path.unlink()
+    for to in ("tfrecord", "recordio", "webdataset", "parquet", "folder"):
+        done = cli("dataset", "convert", source, tmp_path / to, "--to", to, "--shard-images", "8")
+        assert done.code == 0
+        assert done.errors == ["facespace: 1 images are of no known kind; they were copied as they are"]
+        (line,) = done.lines
+        assert re.fullmatch(
+            rf"22 images of 4 people, [0-9.]+ images/s -> {tmp_path / to}; checksum [0-9a-f]{{64}}", line
+        )
+        checksums.add(line.split()[-1])
+        source = tmp_path / to
+    assert len(checksums) == 1
+    assert len(list((tmp_path / "webdataset").glob("*.tar"))) == 3
+
+    again = cli("dataset", "convert", data, tmp_path / "tfrecord", "--to", "tfrecord")
+    assert again.lines == [f"22 images of 4 people, made before -> {tmp_path / 'tfrecord'}; checksum {checksums.pop()}"]
+    other = cli("dataset", "convert", data, tmp_path / "tfrecord", "--to", "parquet")
+    assert (other.code, other.out) == (1, "")
+    assert other.errors == [
+        f"facespace: {tmp_path / 'tfrecord'}: is there already, and is left as it is; give another output"
+    ]
+
+
+@pytest.mark.shared
+def test_a_union_as_json_and_names_that_are_no_folders(cli: Cli, data: Path, shared: Path, tmp_path: Path) -> None:
+    for path in data.rglob("bad.jpg"):
+        path.unlink()
+    sorted(data.iterdir())[0].rename(data / "who: him?")
+    records = shared / "data" / "records"
+    done = cli("dataset", "convert", f"{data}:{records}", tmp_path / "out", "--to", "folder", "--json")
+    (entry,) = done.json
+    assert (entry["n_images"], entry["n_identities"], entry["n_renamed"], entry["n_here"]) == (1314, 134, 1, 1314)
+    assert done.errors == [f"facespace: 1 names were changed; see `renamed` in {tmp_path / 'out' / 'convert.json'}"]
+    assert (tmp_path / "out" / "who_ him_").is_dir()
+
+
+@pytest.mark.shared
+def test_a_conversion_stopped_or_out_of_space(
+    cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facespace import dataset_convert
+
+    for error, code, said in (
+        (KeyboardInterrupt(), 130, "stopped"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, f"{tmp_path / 'out'}: No space left on device"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(dataset_convert, "open_written", mock.Mock(side_effect=error))
+            done = cli("dataset", "convert", data, tmp_path / "out", "--to", "webdataset")
+        assert (done.code, done.out) == (code, "")
+        assert done.errors == [f"facespace: {said}; what is done is kept, the same command goes on from there"]
+    assert cli("dataset", "convert", data, tmp_path / "out", "--to", "webdataset").code == 0
+
+
+def test_what_cannot_be_converted(cli: Cli, tmp_path: Path) -> None:
+    done = cli("dataset", "convert", tmp_path / "missing", tmp_path / "out", "--to", "folder")
+    assert (done.code, done.errors) == (1, [f"facespace: {tmp_path / 'missing'}: no such file or folder"])
+    assert cli("dataset", "convert", tmp_path, tmp_path / "out", "--to", "zip").code == 2

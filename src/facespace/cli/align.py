@@ -72,7 +72,7 @@ def align(
     from facespace import face_table
     from facespace.aligner import align_dataset
     from facespace.crop_record import CropRecord
-    from facespace.embedder import input_spec
+    from facespace.model_source import input_spec
     from facespace.mtcnn import MTCNN
 
     if all_faces and most_confident:

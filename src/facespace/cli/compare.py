@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import Json, Model
+from facespace.cli.options import Device, EmbeddingDevice, Json, Model
 from facespace.cli.output import Report, progress, write_json, write_line
 from facespace.rates import DEFAULT_FMR
 from facespace.text import plain_text
@@ -24,6 +24,7 @@ def compare(
         typer.Option("--threshold", metavar="T", min=-1, max=1, help="Similarity to reach, instead of a rate."),
     ] = None,
     json: Json = False,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
     """Compare the largest face of every photo with that of every other."""
@@ -38,7 +39,7 @@ def compare(
     paths = list(find_images(images))
     if len(paths) < 2:
         raise typer.BadParameter(f"wants two photos or more; got {len(paths)}", param_hint="IMAGE")
-    embedder = Embedder.load(model)
+    embedder = Embedder.load(model, device=device.value)
     meaning = ""
     if threshold is None:
         if embedder.calibration is None:

@@ -1,23 +1,35 @@
-"""facespace dataset: what is wrong with the class folders of a training set, and putting it right."""
+"""facespace dataset: what is wrong with a training set, putting it right, and its way from format to format."""
 
 from __future__ import annotations
 
 import os
+import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facespace.cli.options import Model
-from facespace.cli.output import Report, progress, write_line
+from facespace.cli.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.output import Report, progress, progress_bar, write_json, write_line
 from facespace.text import plain_text
 
-app = typer.Typer(help="Check a dataset of faces, and clean it.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Check a dataset of faces, clean it, convert it.", no_args_is_help=True, rich_markup_mode=None)
+
+
+class Format(str, Enum):
+    """How a dataset is stored."""
+
+    folder = "folder"
+    recordio = "recordio"
+    tfrecord = "tfrecord"
+    webdataset = "webdataset"
+    parquet = "parquet"
 
 
 @app.callback()
 def _dataset() -> None:
-    """Check a dataset of faces, and clean it."""
+    """Check a dataset of faces, clean it, convert it."""
 
 
 @app.command()
@@ -42,6 +54,7 @@ def check(
     min_images: Annotated[
         int, typer.Option("--min-images", metavar="N", min=1, help="Identities with fewer images are dropped.")
     ] = 2,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
     apply: Annotated[
         Path | None,
@@ -76,7 +89,7 @@ def check(
     if inside(str(output), str(folder)):
         raise typer.BadParameter("must not lie inside DIR, where it would be a class", param_hint="--output")
     findings = check_dataset(
-        folder, Embedder.load(model), against=against, against_crops=against_crops, threshold=threshold,
+        folder, Embedder.load(model, device=device.value), against=against, against_crops=against_crops, threshold=threshold,
         min_images=min_images, progress=progress,
     )  # fmt: skip
     proposals = write_report(findings, output)
@@ -99,3 +112,62 @@ def _apply(folder: Path, listed: Path, moved_to: Path) -> None:
     before = f", {applied.n_moved_before} moved before" if applied.n_moved_before else ""
     write_line(f"{applied.n_moved} files moved to {plain_text(str(moved_to))}{before}; {applied.n_kept} kept")
     report.finish()
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="Class folders, .rec, TFRecord, tar or Parquet files, an MS-Celeb-1M .tsv; or A:B."
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    to: Annotated[Format, typer.Option("--to", help="The format to write.")],
+    shard_images: Annotated[
+        int, typer.Option("--shard-images", metavar="N", min=1, help="Images in a file of webdataset or parquet.")
+    ] = 10_000,
+    shard_mb: Annotated[
+        int, typer.Option("--shard-mb", metavar="MB", min=1, help="Size from which such a file is finished.")
+    ] = 1000,
+    json: Json = False,
+) -> None:
+    """Write a dataset in another format, images unchanged to the byte, and read it back to be sure.
+
+    Stopped, it goes on where it was when it is started again. OUT appears when all of it is right; what it holds is
+    told by OUT/convert.json.
+    """
+    from facespace.dataset_convert import RECORD_NAME, convert_dataset
+
+    try:
+        with progress_bar("converting") as show:
+            made = convert_dataset(
+                source, output, to=to.value, shard_images=shard_images, shard_bytes=shard_mb * 10**6, progress=show
+            )
+    except (KeyboardInterrupt, OSError) as error:
+        why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{output}: {error.strerror or error}"
+        print(
+            f"facespace: {plain_text(why)}; what is done is kept, the same command goes on from there", file=sys.stderr
+        )
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+    record = plain_text(str(output / RECORD_NAME))
+    if made.renamed:
+        print(f"facespace: {len(made.renamed)} names were changed; see `renamed` in {record}", file=sys.stderr)
+    if made.n_unrecognised:
+        print(
+            f"facespace: {made.n_unrecognised} images are of no known kind; they were copied as they are",
+            file=sys.stderr,
+        )
+    rate = made.n_here / made.seconds
+    if json:
+        write_json({
+            "output": plain_text(str(output)), "format": to.value, "n_images": made.n_images,
+            "n_identities": made.n_identities, "n_renamed": len(made.renamed), "n_unrecognised": made.n_unrecognised,
+            "n_here": made.n_here, "seconds": round(made.seconds, 3), "checksum": made.checksum,
+        })  # fmt: skip
+        return
+    speed = f"{rate:.1f} images/s" if made.n_here else "made before"
+    write_line(
+        f"{made.n_images} images of {made.n_identities} people, {speed} -> {plain_text(str(output))}; "
+        f"checksum {made.checksum}"
+    )

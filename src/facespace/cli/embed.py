@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, Images, Largest, MinSize, Model
+from facespace.cli.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Largest, MinSize, Model
 from facespace.cli.output import Report, progress, write_line
 from facespace.text import plain_text
 
@@ -17,6 +17,7 @@ def embed(
     output: Annotated[Path, typer.Option("--output", metavar="FILE.npz", help="The NumPy archive to write.")],
     largest: Largest = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
     """Write one row a face: arrays `path`, `box` (N,4), `score` (N,) and `embedding` (N,D) of unit length.
@@ -33,7 +34,7 @@ def embed(
     if not output.parent.is_dir():
         raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
     paths = list(find_images(images))
-    embedder = Embedder.load(model)
+    embedder = Embedder.load(model, device=device.value)
     report = Report()
     names: list[str] = []
     boxes, scores = [], []

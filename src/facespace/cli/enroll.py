@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, GalleryFile, Largest, MinSize, Model
+from facespace.cli.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, GalleryFile, Largest, MinSize, Model
 from facespace.cli.output import Report, progress, write_line
 from facespace.text import clean_name, plain_text
+
+if TYPE_CHECKING:
+    from facespace.embedder import Embedder
 
 
 def enroll(
@@ -22,6 +25,7 @@ def enroll(
     ] = None,
     largest: Largest = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
     """Add people to a gallery: `enroll --gallery G NAME IMAGE...` or `enroll --gallery G --folder DIR`.
@@ -44,17 +48,17 @@ def enroll(
         if not images:
             raise typer.BadParameter(f"no photos of {name} given", param_hint="IMAGE")
         work = [(clean_name(name), path) for path in find_images(images)]
-    _enroll(work, gallery, model, largest, min_size)
-
-
-def _enroll(work: list[tuple[str, str]], path: Path, model: str, largest: bool, min_size: float) -> None:
     from facespace.embedder import Embedder
+
+    _enroll(work, gallery, Embedder.load(model, device=device.value), largest, min_size)
+
+
+def _enroll(work: list[tuple[str, str]], path: Path, embedder: Embedder, largest: bool, min_size: float) -> None:
     from facespace.gallery import Gallery
     from facespace.mtcnn import MTCNN
     from facespace.pipeline import process
 
     report = Report()
-    embedder = Embedder.load(model)
     n_added = 0
     with Gallery(path, embedder, create=True) as gallery:
         photos = process((p for _, p in work), MTCNN(min_size=min_size), embedder, largest=largest, keep_crops=True)

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, Draw, GalleryFile, Images, Json, MinSize, Model
+from facespace.cli.options import (
+    DEFAULT_MIN_SIZE,
+    Device,
+    Draw,
+    EmbeddingDevice,
+    GalleryFile,
+    Images,
+    Json,
+    MinSize,
+    Model,
+)
 from facespace.cli.output import Drawings, Report, face_json, progress, where, write_json, write_line
 from facespace.rates import DEFAULT_RATE
 from facespace.text import plain_text
@@ -26,6 +36,7 @@ def identify(
     json: Json = False,
     draw: Draw = None,
     min_size: MinSize = DEFAULT_MIN_SIZE,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
     """Name the people in photos who are enrolled; everybody else is unknown."""
@@ -40,7 +51,7 @@ def identify(
 
     paths = list(find_images(images))
     report = Report()
-    embedder = Embedder.load(model)
+    embedder = Embedder.load(model, device=device.value)
     with Gallery(gallery, embedder) as people:
         if threshold is None:
             people.thresholds(rate)  # a model without any is told before the work, not after it

@@ -11,12 +11,14 @@ from facespace import __version__
 from facespace.cli import (
     align,
     compare,
+    convert,
     dataset,
     demo,
     detect,
     doctor,
     embed,
     enroll,
+    export,
     gallery,
     identify,
     models,
@@ -42,7 +44,9 @@ app.add_typer(gallery.app, name="gallery")
 app.command("align")(align.align)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(verify.app, name="verify")
-app.command("models")(models.models)
+app.command("convert")(convert.convert)
+app.command("export")(export.export)
+app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

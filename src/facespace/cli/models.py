@@ -1,13 +1,45 @@
-"""facespace models: which weights there are, and what may be done with them."""
+"""facespace models: which weights there are, what may be done with them, and getting those that lie on the web."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from facespace.cli.options import Json
-from facespace.cli.output import write_json, write_line
+from facespace.cli.output import progress_bar, write_json, write_line
+from facespace.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.install import Installed
+    from facespace.pretrained import ModelCard
+
+app = typer.Typer(help="List, download, add and remove named models.", rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of `facespace models`.")]
+Sha256 = Annotated[
+    str | None,
+    typer.Option("--sha256", metavar="HEX", help="The SHA-256 you expect of a file whose own is not published."),
+]
+Unverified = Annotated[
+    bool, typer.Option("--unverified", help="Take a file whose SHA-256 nobody vouches for; it is printed and recorded.")
+]
 
 
-def models(json: Json = False) -> None:
-    """List the named models with origin, licence and training data."""
+@app.callback(invoke_without_command=True)
+def _models(context: typer.Context, json: Json = False) -> None:
+    """List, download, add and remove named models; without a command, list them."""
+    if context.invoked_subcommand is None:
+        list_(json)
+    elif json:
+        raise typer.BadParameter("is for listing: facespace models list --json", param_hint="--json")
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List the named models with origin, licence, training data and place."""
     from facespace.errors import ModelError
     from facespace.pretrained import DEFAULT_MODEL, MODELS, RESEARCH_NOTE, locate
 
@@ -30,6 +62,7 @@ def models(json: Json = False) -> None:
                     "sha256": card.sha256,
                     "file": place,
                     "note": RESEARCH_NOTE,
+                    "url": card.url or None,
                 }
             )
             continue
@@ -42,9 +75,131 @@ def models(json: Json = False) -> None:
             ("accuracy", card.accuracy),
             ("licence", card.licence),
             ("origin", card.origin),
-            ("sha256", card.sha256),
-            ("file", place),
+            ("sha256", card.sha256 or "no public source names it"),
+            ("web", card.url),
+            ("file", _place(card) if card.url else place),
         ):
-            write_line(f"  {label:<11}{text}")
+            if text:
+                write_line(f"  {label:<11}{plain_text(text)}")
     if not json:
         write_line(f"\n{RESEARCH_NOTE}")
+
+
+def _place(card: ModelCard) -> str:
+    """Where a model from the web is, and what it was made of if not of the published file."""
+    from facespace.errors import ModelError
+    from facespace.install import read_installed
+
+    try:
+        installed = read_installed(card)
+    except ModelError as error:
+        return str(error)
+    if installed is None:
+        return f"not installed; get it with: facespace models download {card.name}"
+    if installed.verified == "published":
+        return str(installed.folder)
+    return f"{installed.folder}, from a file with the SHA-256 {installed.sha256}, {_VOUCHED[installed.verified]}"
+
+
+@app.command()
+def download(
+    name: Name,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="DIR", help="Only fetch and verify the file, into DIR, to be carried elsewhere."
+        ),
+    ] = None,
+    sha256: Sha256 = None,
+    unverified: Unverified = False,
+) -> None:
+    """Fetch a model from the web, verify it, and install it.
+
+    A download that broke off is completed by the same command. FACESPACE_MIRROR names a folder or an address to take
+    the files from in place of the web, FACESPACE_HOME the folder to install into.
+    """
+    from facespace.install import download, download_file
+
+    card = _card(name)
+    expected = _checked(sha256, unverified)
+    _notice(card)
+    with progress_bar(card.file) as progress:
+        if output is None:
+            installed = download(card, sha256=expected, unverified=unverified, progress=progress)
+        else:
+            path, digest = download_file(card, output, sha256=expected, unverified=unverified, progress=progress)
+    if output is None:
+        _report(card, installed)
+    else:
+        write_line(f"{plain_text(str(path))}  sha256 {digest}{'' if card.sha256 or expected else ', unverified'}")
+        write_line(f"to install it there: facespace models add {card.file} {card.name}")
+
+
+@app.command()
+def add(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The model's published file, from wherever it came.")],
+    name: Name,
+    sha256: Sha256 = None,
+    unverified: Unverified = False,
+) -> None:
+    """Verify a file that was brought here, and install the model it holds; no network is needed."""
+    from facespace.install import add
+
+    card = _card(name)
+    expected = _checked(sha256, unverified)
+    _notice(card)
+    _report(card, add(file, card, sha256=expected, unverified=unverified))
+
+
+@app.command()
+def remove(name: Name) -> None:
+    """Remove an installed model."""
+    from facespace.install import remove
+
+    write_line(f"{name}: removed {plain_text(str(remove(_card(name))))}")
+
+
+def _card(name: str) -> ModelCard:
+    from facespace.errors import ModelError
+    from facespace.pretrained import MODELS
+
+    card = MODELS.get(name)
+    if card is None:
+        raise ModelError(f"{plain_text(name)}: no named model; there are {', '.join(MODELS)}")
+    return card
+
+
+def _checked(sha256: str | None, unverified: bool) -> str | None:
+    """The SHA-256 as 64 lower-case digits."""
+    if sha256 is None:
+        return None
+    if unverified:
+        raise typer.BadParameter("and --unverified exclude each other", param_hint="--sha256")
+    digits = sha256.strip().lower()
+    if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
+        raise typer.BadParameter("wants 64 digits of 0-9 and a-f", param_hint="--sha256")
+    return digits
+
+
+def _notice(card: ModelCard) -> None:
+    """What the user takes on, said before the weights come."""
+    from facespace.pretrained import RESEARCH_NOTE
+
+    for text in (
+        card.origin,
+        f"trained on {card.training_data}",
+        f"licence of the file: {card.licence}",
+        RESEARCH_NOTE,
+    ):
+        print(f"{card.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _report(card: ModelCard, installed: Installed) -> None:
+    for remark in installed.remarks:
+        print(f"{card.name}: {plain_text(remark)}", file=sys.stderr, flush=True)
+    state = "installed" if installed.new else "was installed already"
+    write_line(f"{card.name}: {state} in {plain_text(str(installed.folder))}")
+    write_line(f"sha256 {installed.sha256}, {_VOUCHED[installed.verified]}")
+
+
+_VOUCHED = {"published": "the published one", "given": "the one you gave", "unverified": "which nobody vouches for"}

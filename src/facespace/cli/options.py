@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Device(str, Enum):
+    """What computes embeddings."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
 
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
@@ -15,7 +26,14 @@ MinSize = Annotated[
     typer.Option("--min-size", metavar="PX", min=2, help="Side of the smallest face looked for; larger is faster."),
 ]
 Model = Annotated[
-    str, typer.Option("--model", metavar="NAME|FILE", help="A model of `facespace models`, or a file (ONNX, TF1 .pb).")
+    str,
+    typer.Option(
+        "--model", metavar="NAME|PATH", help="A model of `facespace models`, a model folder, or a file (ONNX, TF1 .pb)."
+    ),
+]
+EmbeddingDevice = Annotated[
+    Device,
+    typer.Option("--device", help="Where embeddings are computed; cuda and mps by torch, auto is the processor."),
 ]
 GalleryFile = Annotated[Path, typer.Option("--gallery", metavar="FILE", help="The gallery, one file.")]
 Largest = Annotated[bool, typer.Option("--largest", help="Of several faces in a photo take the largest.")]

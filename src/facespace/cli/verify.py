@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from facespace.cli.options import Json, Model
+from facespace.cli.options import Device, EmbeddingDevice, Json, Model
 from facespace.cli.output import progress_bar, write_json, write_line
 from facespace.text import plain_text
 
@@ -93,6 +93,7 @@ def lfw(
     resize_crops: ResizeCrops = False,
     output: Output = None,
     json: Json = False,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
     """Pairs as Labeled Faces in the Wild lists them; whole photos, or crops with --aligned.
@@ -104,11 +105,12 @@ def lfw(
 
     _measure(
         lambda embedder: _listed(pairs, read_lfw_pairs(pairs), images, aligned, embedder),
-        lambda path, embedder: _other(path, images, aligned, embedder),
+        lambda path, embedder: read_pair_set(path, images, aligned, embedder),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
         json,
+        device,
         model,
     )
 
@@ -124,16 +126,18 @@ def bin_(
     resize_crops: ResizeCrops = False,
     output: Output = None,
     json: Json = False,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
     """A `.bin` file: 112 px crops by five points, ten contiguous folds. Its pickle is read without running any of it."""
     _measure(
         lambda _: _binary(file),
-        lambda path, embedder: _other(path, None, True, embedder),
+        lambda path, embedder: read_pair_set(path, None, True, embedder),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
         json,
+        device,
         model,
     )
 
@@ -151,6 +155,7 @@ def pairs_(
     resize_crops: ResizeCrops = False,
     output: Output = None,
     json: Json = False,
+    device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
     """Your own pairs. With a column `fold` by folds; with `person_a`, `person_b` with intervals over people."""
@@ -158,11 +163,12 @@ def pairs_(
 
     _measure(
         lambda embedder: _listed(csv, read_csv_pairs(csv), root, aligned, embedder),
-        lambda path, embedder: _other(path, root, aligned, embedder),
+        lambda path, embedder: read_pair_set(path, root, aligned, embedder),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
         json,
+        device,
         model,
     )
 
@@ -202,8 +208,8 @@ def _binary(path: Path) -> PairSet:
     return PairSet(path.name, pairs, images, CropRecord(side, 0, "arcface"))
 
 
-def _other(path: Path, root: Path | None, aligned: bool, embedder: Embedder) -> PairSet:
-    """The list a threshold is chosen on, of any kind; photos of lists lie where those of the scored one do."""
+def read_pair_set(path: Path, root: Path | None, aligned: bool, embedder: Embedder) -> PairSet:
+    """A list of pairs of any kind; the photos of lists lie below `root`."""
     from facespace.datasets.pairs import read_csv_pairs, read_lfw_pairs
 
     if path.suffix.lower() == ".bin":
@@ -221,6 +227,7 @@ def _measure(
     threshold_from: Path | None,
     output: Path | None,
     json: bool,
+    device: Device,
     model: str,
 ) -> None:
     from facespace import verification_report as report
@@ -231,7 +238,7 @@ def _measure(
     if output is not None:
         report.check_plots()
         output.mkdir(parents=True, exist_ok=True)
-    embedder = Embedder.load(model)
+    embedder = Embedder.load(model, device=device.value)
     pairs = source(embedder)
     chosen_on = None if threshold_from is None else other(threshold_from, embedder)
     whole = any(one is not None and one.crops is None for one in (pairs, chosen_on))

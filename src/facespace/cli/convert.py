@@ -1,0 +1,71 @@
+"""facespace convert: models of other programs as model folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facespace.cli.options import Json
+from facespace.cli.output import write_json, write_line
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A TensorFlow 1 .pb or checkpoint folder, ONNX, weights of torch, or the name of a model.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write; it must not be there yet.")],
+    input_spec: Annotated[
+        str | None,
+        typer.Option(
+            "--input-spec",
+            metavar="facenet-2018|facenet-2017|arcface-112|FILE.json",
+            help="What the network was trained to see, where its format does not tell.",
+        ),
+    ] = None,
+    crops: Annotated[
+        Path | None,
+        typer.Option("--crops", metavar="DIR", help="Aligned crops: batch norms that were folded away come back."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="How the model calls itself; by default the file's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a model folder of a model in another format; --model takes it from then on."""
+    from facespace.convert import convert as convert_model
+    from facespace.convert import describe_spec
+    from facespace.face import INPUT_SPECS
+    from facespace.model_source import read_spec
+    from facespace.pretrained import MODELS, locate
+
+    spec, path, origin = None, Path(source), {}
+    if input_spec is not None and input_spec in INPUT_SPECS:
+        spec = INPUT_SPECS[input_spec]
+    elif input_spec is not None:
+        if not Path(input_spec).is_file():
+            raise typer.BadParameter(
+                f"neither a preset ({', '.join(INPUT_SPECS)}) nor a file: {input_spec}", param_hint="--input-spec"
+            )
+        spec = read_spec(Path(input_spec))
+    if source in MODELS:
+        card = MODELS[source]
+        path, name, spec = locate(card), name or card.name, spec or card.spec
+        origin = {"origin": card.origin, "licence": card.licence, "training_data": card.training_data}
+    conversion = convert_model(path, out, input_spec=spec, crops=crops, name=name, origin=origin)
+    record = conversion.record
+    if json:
+        write_json({**record.as_dict(), "remarks": conversion.remarks, "folder": str(out)})
+        return
+    for remark in conversion.remarks:
+        write_line(remark)
+    network = record.backbone or "a network of its own"
+    write_line(
+        f"{record.source['format']}: {network}, {record.dimension} numbers a face, "
+        f"input {describe_spec(record.input_spec)} -> {out} ({', '.join(record.files)})"
+    )

@@ -1,0 +1,108 @@
+"""facespace export: a model as one ONNX file for other programs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facespace.cli.options import Json
+from facespace.cli.output import progress_bar, write_json, write_line
+
+if TYPE_CHECKING:
+    from facespace.embedder import Embedder
+
+
+class Format(str, Enum):
+    """Formats other programs read."""
+
+    onnx = "onnx"
+
+
+class Precision(str, Enum):
+    """What the weights are stored in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, file or folder.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE.onnx", help="The file to write.")],
+    format: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.onnx,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="fp16 halves the file, for GPUs; int8 quarters it and is faster.")
+    ] = Precision.fp32,
+    crops: Annotated[
+        Path | None,
+        typer.Option(
+            "--crops", metavar="DIR", help="Aligned crops to measure ranges and agreement on; int8 wants them."
+        ),
+    ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option("--verify", metavar="PAIRS", help="Print the accuracy on these LFW pairs before and after."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="DIR", help="The photos that --verify names.")
+    ] = None,
+    threshold_from: Annotated[
+        Path | None,
+        typer.Option("--threshold-from", metavar="PAIRS", help="Judge by the threshold that is best on these pairs."),
+    ] = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="The photos of --images are aligned crops.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a model with its preprocessing inside: uint8 crops in, unit embeddings out.
+
+    The file is compared with its source and not kept where they do not agree.
+    """
+    del format  # there is one
+    if (verify is None) != (images is None):
+        raise typer.BadParameter("--verify PAIRS and --images DIR go together")
+    from facespace.embedder import Embedder
+    from facespace.export import LEAST_COSINE
+    from facespace.export import export as export_model
+
+    exported = export_model(model, output, precision=precision.value, crops=crops)
+    accuracy = None
+    if verify is not None and images is not None:
+        before = Embedder.load(model, precision="float32")
+        accuracy = [
+            _accuracy(embedder, verify, images, threshold_from, aligned) for embedder in (before, exported.embedder)
+        ]
+    if json:
+        write_json(
+            {
+                "file": str(output),
+                "precision": precision.value,
+                "bytes": exported.n_bytes,
+                "least_cosine": exported.cosine,
+                "n_crops": exported.n_crops,
+                "accuracy": accuracy and dict(zip(("before", "after"), accuracy, strict=True)),
+            }
+        )
+        return
+    write_line(
+        f"{precision.value}: cosine to the source at least {exported.cosine:.6f} over {exported.n_crops} crops "
+        f"(wanted {LEAST_COSINE[precision.value]}), {exported.n_bytes / 1e6:.1f} MB -> {output}"
+    )
+    if accuracy is not None:
+        write_line(f"accuracy on {verify}: {accuracy[0]:.5f} before, {accuracy[1]:.5f} after")
+
+
+def _accuracy(embedder: Embedder, pairs: Path, images: Path, threshold_from: Path | None, aligned: bool) -> float:
+    from facespace.cli.verify import read_pair_set
+    from facespace.evaluation import evaluate_pairs
+    from facespace.mtcnn import MTCNN
+
+    source = read_pair_set(pairs, images, aligned, embedder)
+    chosen_on = None if threshold_from is None else read_pair_set(threshold_from, images, aligned, embedder)
+    with progress_bar("embedding") as show:
+        evaluation = evaluate_pairs(
+            source, embedder, detector=None if aligned else MTCNN(), threshold_from=chosen_on, progress=show
+        )
+    return evaluation.verification.accuracy

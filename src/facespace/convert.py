@@ -1,0 +1,278 @@
+"""Models of other programs to the project's own model folder: told apart by content, checked before they are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.embedder import Embedder
+from facespace.errors import ModelError, RuntimeUnavailable
+from facespace.face import INPUT_SPECS, InputSpec
+from facespace.graphdef import Graph, parse_graph
+from facespace.model_folder import MAX_WEIGHTS, ONNX, WEIGHTS, ModelRecord, is_model_folder, write_model
+from facespace.network import Network
+from facespace.onnx_graph import parse_model
+from facespace.sample_crops import sample_crops
+from facespace.tensorflow1 import to_onnx
+from facespace.tensorflow1_folding import folded, graph_variables
+
+if TYPE_CHECKING:
+    from facespace.backbones import Backbone
+
+N_CROPS = 256  # at most so many crops are looked at for the statistics of batch norms
+_VARIANCE = ".running_var"
+_PARITY = 1e-5  # of unit vectors, largest difference of a number
+
+
+@dataclass
+class Conversion:
+    """What was read and what was made of it: the record that was written, and remarks for the user, a line each."""
+
+    record: ModelRecord
+    remarks: list[str]
+
+
+@dataclass
+class _Opened:
+    """A source as read: `onnx` or `backbone` or both, and what its format says of the input."""
+
+    format: str
+    fingerprint: str
+    spec: InputSpec
+    spec_reason: str
+    onnx: bytes | None = None
+    backbone: Backbone | None = None
+    folded: set[str] = field(default_factory=set)
+    remarks: list[str] = field(default_factory=list)
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    input_spec: InputSpec | None = None,
+    crops: Path | None = None,
+    name: str | None = None,
+    origin: dict[str, Any] | None = None,
+) -> Conversion:
+    """Make a model folder, which `Embedder.load` opens, of a model in another format.
+
+    `source` is a TensorFlow 1 frozen graph or the folder of a checkpoint, an ONNX file, or weights of torch
+    (safetensors or `torch.save`; facenet-pytorch's, arcface_torch's and our own networks). `input_spec` says what the
+    network was trained to see where the format does not; a folder of aligned `crops` gives batch norms that were
+    folded into weights their statistics back, for training; `origin` is kept in the record. Nothing is written unless
+    the folder's networks agree to 1e-5. Raises `ModelError`, `DatasetError` where `crops` holds none.
+    """
+    opened = _open(source, input_spec)
+    spec = opened.spec
+    remarks: list[str] = []
+    if input_spec is None:
+        remarks.append(f"input spec: {describe_spec(spec)}, {opened.spec_reason}; --input-spec says otherwise")
+    probe = np.random.default_rng(0).integers(0, 256, (3, spec.size, spec.size, 3), dtype=np.uint8)
+    sample = None if crops is None else sample_crops(crops, spec, N_CROPS)
+    if sample is not None:
+        probe = sample[:: -(-len(sample) // 8)]
+    backbone, training = opened.backbone, {}
+    if backbone is not None and opened.folded and sample is not None:
+        from facespace.batch_norms import reestimate
+
+        backbone = reestimate(backbone, sample, spec, _folded_norms(backbone, opened.folded))
+        training = {"batch_norms": f"statistics of {len(opened.folded)} measured on {len(sample)} crops"}
+        remarks.append(
+            f"{len(opened.folded)} folded batch norms have statistics again, measured on {len(sample)} crops"
+        )
+    elif backbone is not None and opened.folded:
+        training = {"batch_norms": "folded: their statistics are lost; convert with --crops before training"}
+        remarks.append("its batch norms were folded into the weights; to train it further convert it with --crops DIR")
+
+    files, features = _networks(opened, backbone, spec, probe, source)
+    record = ModelRecord(
+        name=name or source.stem,
+        fingerprint=opened.fingerprint,
+        dimension=features.shape[1],
+        input_spec=spec,
+        backbone=backbone.name if backbone is not None else None,
+        options=backbone.options if backbone is not None else {},
+        source={"file": source.name, "format": opened.format, "sha256": opened.fingerprint, **(origin or {})},
+        training=training,
+    )
+    return Conversion(write_model(out, record, files), [*opened.remarks, *remarks])
+
+
+def _networks(
+    opened: _Opened, backbone: Backbone | None, spec: InputSpec, probe: npt.NDArray[np.uint8], source: Path
+) -> tuple[dict[str, bytes], npt.NDArray[np.float32]]:
+    """The folder's files, checked to compute the same, and what they compute."""
+    files: dict[str, bytes] = {}
+    results: dict[str, npt.NDArray[np.float32]] = {}
+    images = np.ascontiguousarray(spec.preprocess(probe).transpose(0, 3, 1, 2))
+    onnx = opened.onnx
+    if backbone is not None:
+        from facespace.torch_network import TorchNetwork
+        from facespace.torch_weights import as_safetensors
+
+        try:
+            results[WEIGHTS] = TorchNetwork(backbone, precision="float32").run(images)[0]
+        except ValueError as error:
+            raise ModelError(f"{source}: it does not run on {spec.size} px crops ({error})") from None
+        files[WEIGHTS] = as_safetensors(backbone)
+        if onnx is None:
+            from facespace.onnx_export import backbone_to_onnx
+
+            try:
+                onnx = backbone_to_onnx(backbone, spec.size)
+            except RuntimeUnavailable as error:
+                opened.remarks.append(f"no {ONNX} written: {error}")
+    if onnx is not None:
+        results[ONNX] = _run_onnx(onnx, spec, probe, str(source))
+        files[ONNX] = onnx
+    for file, features in results.items():
+        if not np.isfinite(features).all():
+            raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
+        first = next(iter(results.values()))
+        worst = np.abs(_unit(features) - _unit(first)).max()
+        if worst > _PARITY:
+            raise ModelError(f"{source}: {file} and {next(iter(results))} made of it differ by {worst:.1e}; not kept")
+    return files, next(iter(results.values()))
+
+
+def _run_onnx(onnx: bytes, spec: InputSpec, probe: npt.NDArray[np.uint8], source: str) -> npt.NDArray[np.float32]:
+    """Features of crops by the very class that will run them."""
+    network = Network(onnx, source=source, precision="float32")
+    embedder = Embedder(network, name=source, spec=spec, fingerprint="", source=source)
+    return embedder.features(probe)
+
+
+def _unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    result: npt.NDArray[np.float32] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-10)
+    return result
+
+
+def _folded_norms(backbone: Backbone, scopes: set[str]) -> list[str]:
+    """The batch norms, as modules of the network, of these scopes of the graph."""
+    from facespace.backbones.foreign_weights import tensorflow_name
+
+    norms = [name.removesuffix(_VARIANCE) for name in backbone.state_dict() if name.endswith(_VARIANCE)]
+    wanted = {f"{scope}/BatchNorm/moving_variance" for scope in scopes}
+    return [norm for norm in norms if tensorflow_name(backbone.name, norm + _VARIANCE) in wanted]
+
+
+def describe_spec(spec: InputSpec) -> str:
+    """An input spec in a few words.
+
+    >>> describe_spec(INPUT_SPECS["facenet-2018"])
+    'facenet-2018 (160 px box crops with margin 32, RGB, (x − 127.5)/128)'
+    """
+    preset = next((name for name, known in INPUT_SPECS.items() if known == spec), "its own")
+    crop = (
+        f"{spec.size} px box crops with margin {spec.crop_margin}"
+        if spec.template == "box"
+        else (f"{spec.size} px crops by five points")
+    )
+    scaling = "per-image prewhitening" if spec.standardization == "per-image" else f"(x − {spec.mean:g})/{spec.std:g}"
+    return f"{preset} ({crop}, {spec.channel_order}, {scaling})"
+
+
+def _open(source: Path, wanted: InputSpec | None) -> _Opened:
+    if source.is_dir():
+        return _open_folder(source, wanted)
+    if not source.is_file():
+        raise ModelError(f"{source}: there is no such file or folder")
+    size = source.stat().st_size
+    if size > MAX_WEIGHTS:
+        raise ModelError(f"{source}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+    from facespace.torch_weights import is_safetensors, is_torch_file
+
+    data = source.read_bytes()
+    fingerprint = hashlib.sha256(data).hexdigest()
+    if is_safetensors(data) or is_torch_file(data[:4]):
+        return _open_torch(source, fingerprint, wanted)
+    if data[:1] == b"\x0a":
+        graph = parse_graph(data, str(source))
+        return _open_graph(graph, "TensorFlow 1 frozen graph", str(source), fingerprint, wanted)
+    if data[:1] == b"\x08":
+        parse_model(data, str(source))
+        spec, reason = (wanted, "") if wanted is not None else _spec_of_onnx(data, str(source))
+        return _Opened("ONNX", fingerprint, spec, reason, onnx=data)
+    raise ModelError(
+        f"{source}: none of the formats that are opened: TensorFlow 1 frozen graph or checkpoint folder, ONNX, "
+        "safetensors, torch.save"
+    )
+
+
+def _spec_of_onnx(data: bytes, source: str) -> tuple[InputSpec, str]:
+    """What an ONNX network's input tells of its training: 112 px is ArcFace's, 160 px FaceNet's.
+
+    Networks exported from MXNet begin with the subtraction and division that others leave to their caller; their
+    images are plain numbers from 0 to 255.
+    """
+    graph = parse_model(data, source).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    sides = {dim.dim_value for value in inputs[:1] for dim in value.type.tensor_type.shape.dim} - {0, 1, 3}
+    by_size = {spec.size: name for name, spec in INPUT_SPECS.items() if name != "facenet-2017"}
+    preset = by_size.get(sides.pop()) if len(sides) == 1 else None
+    if preset is None:
+        raise ModelError(
+            f"{source}: its input does not tell what it was trained to see; give --input-spec "
+            f"{'|'.join(INPUT_SPECS)}|FILE.json"
+        )
+    spec = INPUT_SPECS[preset]
+    scales, value = False, inputs[0].name
+    for node in list(graph.node)[:8]:
+        if value not in node.input or node.op_type not in ("Sub", "Add", "Mul", "Div", "Identity", "Cast", "Transpose"):
+            break
+        scales |= node.op_type in ("Sub", "Mul", "Div")
+        value = node.output[0]
+    if scales:
+        spec = dataclasses.replace(spec, mean=0.0, std=1.0)
+    return spec, f"as its {spec.size} px input" + (" and the scaling inside it tell" if scales else " tells")
+
+
+def _open_folder(source: Path, wanted: InputSpec | None) -> _Opened:
+    if is_model_folder(source):
+        raise ModelError(f"{source}: is a model folder already; Embedder.load and --model take it as it is")
+    from facespace.tensorflow1_checkpoint import read_checkpoint
+
+    graph = read_checkpoint(source)
+    digest = hashlib.sha256()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and ".ckpt" in path.name and ".data-" in path.name:
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    return _open_graph(graph, "TensorFlow 1 checkpoint", str(source), digest.hexdigest(), wanted)
+
+
+def _open_graph(graph: Graph, format: str, source: str, fingerprint: str, wanted: InputSpec | None) -> _Opened:  # noqa: A002
+    spec = wanted or INPUT_SPECS["facenet-2018"]
+    opened = _Opened(format, fingerprint, spec, "the default for TensorFlow 1", onnx=to_onnx(graph, source=source))
+    try:
+        from facespace.torch_weights import require_torch
+
+        require_torch("weights to train on")
+        from facespace.backbones.foreign_weights import from_tensorflow
+
+        opened.backbone = from_tensorflow(graph_variables(graph, source), source=source)
+        opened.folded = folded(graph, source)
+    except (ModelError, RuntimeUnavailable) as error:
+        opened.remarks.append(f"recognises, cannot be trained: no {WEIGHTS} written ({error})")
+    return opened
+
+
+def _open_torch(source: Path, fingerprint: str, wanted: InputSpec | None) -> _Opened:
+    from facespace.torch_weights import read_state_dict
+
+    state = read_state_dict(source)
+    from facespace.backbones.foreign_weights import from_state_dict
+
+    backbone = from_state_dict(state, source=str(source))
+    preset = "arcface-112" if backbone.input_size == INPUT_SPECS["arcface-112"].size else "facenet-2018"
+    reason = f"the default for {backbone.name}"
+    return _Opened("torch state dict", fingerprint, wanted or INPUT_SPECS[preset], reason, backbone=backbone)

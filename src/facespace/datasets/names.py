@@ -1,0 +1,165 @@
+"""Who the labels of a dataset are: collected while a file is scanned, kept in a text beside files that know no names,
+and made safe as names of folders.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import DatasetError
+from facespace.files import atomic_path
+from facespace.text import plain_text
+
+FILE_NAME = "names.txt"
+MAX_LABEL = 2**24 - 1  # a trainer keeps a row of weights for every label up to the largest
+MAX_NAME = 1000  # characters; names come from files nobody vouches for
+_MAX_BYTES = 2**30
+_MAX_FOLDER = 200  # bytes of UTF-8; a file name has at most 255
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("com", "lpt") for k in range(10))}
+
+
+class Names(Sequence[str]):
+    """Names by label, the label's number as text where none is known.
+
+    >>> list(Names(3, {1: "Ben"}))
+    ['0', 'Ben', '2']
+    """
+
+    def __init__(self, n_labels: int, known: Mapping[int, str]) -> None:
+        self._labels = range(n_labels)
+        self.known = dict(known)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._name(label) for label in self._labels[index]]
+        return self._name(self._labels[index])
+
+    def _name(self, label: int) -> str:
+        return self.known.get(label) or str(label)
+
+
+class LabelScan:
+    """Labels, and names where there are some, as a scan of a dataset meets them."""
+
+    def __init__(self) -> None:
+        self._labels = array("i")
+        self._known: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def add(self, label: int, name: str | None = None) -> None:
+        """The label of the next image. `DatasetError` where it can be none, or had another name before."""
+        if not 0 <= label <= MAX_LABEL:
+            said = label if abs(label) < 2**64 else "a number of more than 64 bits"
+            raise DatasetError(f"the label wants a number from 0 to {MAX_LABEL:,}; got {said}")
+        if name is not None:
+            before = self._known.get(label)
+            if before is None:
+                if not name.strip() or len(name) > MAX_NAME:
+                    raise DatasetError(f"a name wants 1 to {MAX_NAME} characters; got {plain_text(name[:40])!r}")
+                self._known[label] = plain_text(name)
+            elif before != name and before != plain_text(name):
+                said = f"{plain_text(name[:60])!r} here and {before[:60]!r} before"
+                raise DatasetError(f"label {label} is named {said}")
+        self._labels.append(label)
+
+    def finish(self, folder: str | os.PathLike[str]) -> tuple[npt.NDArray[np.int64], Names]:
+        """Labels (N,) and names; those the file does not have are looked for in the `names.txt` of its folder."""
+        labels = np.array(self._labels, np.int64)
+        known = {**read_names(folder), **self._known}
+        n_labels = max(int(labels.max(initial=-1)), max(known, default=-1)) + 1
+        return labels, Names(n_labels, known)
+
+
+def read_names(folder: str | os.PathLike[str]) -> dict[int, str]:
+    """Names by label from the `names.txt` of a folder, line k + 1 for label k; none where there is no such file.
+
+    `DatasetError` for a file that is none: not UTF-8, too long, an empty line.
+    """
+    path = Path(folder, FILE_NAME)
+    if not path.is_file():
+        return {}
+    shown = plain_text(str(path))
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DatasetError(f"{shown}: too long for a list of names")
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except OSError as error:
+        raise DatasetError(f"{shown}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DatasetError(f"{shown}: wants names in UTF-8, one a line") from None
+    if lines[-1] == "":
+        lines.pop()
+    if len(lines) > MAX_LABEL + 1:
+        raise DatasetError(f"{shown}: {len(lines):,} names; no dataset has more than {MAX_LABEL + 1:,}")
+    names = {}
+    for label, line in enumerate(lines):
+        name = line.removesuffix("\r")
+        if not name.strip() or len(name) > MAX_NAME:
+            raise DatasetError(f"{shown}, line {label + 1}: wants a name of 1 to {MAX_NAME} characters")
+        names[label] = plain_text(name)
+    return names
+
+
+def write_names(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Write `names.txt`, by label; controls in a name are escaped, so that a line is a name."""
+    with atomic_path(Path(folder, FILE_NAME)) as path, path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{plain_text(name)}\n" for name in names)
+
+
+def folder_names(names: Sequence[str]) -> list[str]:
+    """A folder for every name, in order: safe on every system, and no two the same for any.
+
+    A name that is safe stays as it is. In others what leads elsewhere or is forbidden somewhere becomes `_`; where two
+    would be one folder, if only to a system that does not tell cases apart, the later get a number.
+
+    >>> folder_names(["Anna", "../anna", "anna", "王 小明", "a/b", "", "con.x"])
+    ['Anna', '_._anna', 'anna-2', '王 小明', 'a_b', '_', '_con.x']
+    """
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}  # the last one given to a name, so that a million alike are not tried each time
+    folders = []
+    for name in names:
+        folder = stem = _folder_name(name)
+        alike = _alike(stem)
+        while _alike(folder) in taken:
+            numbers[alike] = numbers.get(alike, 1) + 1
+            ending = f"-{numbers[alike]}"
+            folder = _shortened(stem, _MAX_FOLDER - len(ending)) + ending
+        taken.add(_alike(folder))
+        folders.append(folder)
+    return folders
+
+
+def _folder_name(name: str) -> str:
+    safe = "".join("_" if letter in '/\\:*?"<>|' else letter for letter in plain_text(name))
+    safe = _shortened(safe.strip(), _MAX_FOLDER).rstrip(". ")
+    if safe.startswith("."):  # hidden, and no class to any reader
+        safe = "_" + safe[1:]
+    if safe.partition(".")[0].strip().lower() in _RESERVED:
+        safe = "_" + safe
+    return safe or "_"
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _shortened(text: str, n_bytes: int) -> str:
+    return text.encode("utf-8")[:n_bytes].decode("utf-8", "ignore")

@@ -1,0 +1,177 @@
+"""Any dataset by its path: what it is, its content says."""
+
+from __future__ import annotations
+
+import binascii
+import importlib
+import os
+import re
+import stat
+from collections.abc import Sequence
+from typing import cast
+
+from facespace.datasets.folder import IMAGE_ENDINGS, visible_names
+from facespace.datasets.image_kind import image_ending
+from facespace.datasets.labelled import LabelledImages
+from facespace.datasets.record_index import MAGIC
+from facespace.datasets.union import UnionImages
+from facespace.errors import DatasetError
+from facespace.text import plain_text
+
+Source = str | os.PathLike[str]
+
+ACCEPTED = (
+    "wanted class folders, an MXNet .rec, TFRecord files, tar shards, Parquet files, an MS-Celeb-1M .tsv, "
+    "or a folder of one of these"
+)
+# Of each format: module and class of its reader, and how its files are called in a folder.
+_READERS = {
+    "class folders": ("class_folders", "ImageFolder", ""),
+    "MXNet RecordIO": ("recordio", "RecordImages", r"\.rec"),
+    "TFRecord": ("tfrecord", "TFRecordImages", r"\.tfrecords?|\.tfrec|-\d{5}-of-\d{5}"),
+    "tar": ("webdataset", "TarImages", r"\.tar"),
+    "Parquet": ("parquet", "ParquetImages", r"\.parquet"),
+    "MS-Celeb-1M": ("msceleb", "MSCelebImages", r"\.tsv"),
+}
+_START = 512  # bytes that tell what a file is
+_MAX_COLUMNS = 2**16  # of a table the first line, up to where its image begins
+_OWN_TABLES = ("faces.parquet",)  # of the aligner, among class folders
+
+
+def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
+    """The dataset at a path, or the union of several: `A:B` (`A;B` on Windows), or a sequence.
+
+    A class folder, a `.rec` or its folder, TFRecord files, tar shards, Parquet files, an MS-Celeb-1M table: the
+    content decides, not the name. A path with a colon in its name is that path where it is there. `DatasetError`
+    says what is accepted where it is none of them, and names two where a folder has both.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("a", "b"):
+    ...         os.makedirs(os.path.join(root, name, "Anna"))
+    ...         Image.new("RGB", (2, 3)).save(os.path.join(root, name, "Anna", "1.png"))
+    ...     images = open_dataset(os.path.join(root, "a") + os.pathsep + os.path.join(root, "b"))
+    ...     images.names, images.labels.tolist()
+    (('Anna',), [0, 0])
+    """
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    paths = [path for one in sources for path in _paths(os.fspath(one))]
+    if not paths:
+        raise DatasetError(f"no dataset was named; {ACCEPTED}")
+    datasets = [_open(path) for path in paths]
+    return datasets[0] if len(datasets) == 1 else UnionImages(datasets)
+
+
+def _paths(source: str) -> list[str]:
+    if os.pathsep not in source or os.path.lexists(source):
+        return [os.path.expanduser(source)]
+    parts = source.split(os.pathsep)
+    if not all(parts):
+        raise DatasetError(
+            f"{plain_text(source)}: wanted paths parted by one `{os.pathsep}` each; one of them is empty"
+        )
+    return [os.path.expanduser(part) for part in parts]  # of `~/a:~/b` a shell expands the first alone
+
+
+def _open(path: str) -> LabelledImages:
+    # What is damaged from its beginning on has its name left, and a reader that says what is wrong with it.
+    kind = _folder_kind(path) if os.path.isdir(path) else _file_kind(path) or _named_kind(path)
+    if kind is None:
+        reason = f"not a dataset; {ACCEPTED}" if os.path.lexists(path) else "no such file or folder"
+        raise DatasetError(f"{plain_text(path) or '``'}: {reason}")
+    module, reader, _ = _READERS[kind]
+    return cast(LabelledImages, getattr(importlib.import_module(f"facespace.datasets.{module}"), reader)(path))
+
+
+def _folder_kind(path: str) -> str | None:
+    try:
+        files = visible_names(path, folders=False)
+        folders = visible_names(path, folders=True)
+    except OSError as error:
+        raise DatasetError(f"{plain_text(path)}: the folder cannot be listed ({error.strerror})") from None
+    if "train.rec" in files:
+        return "MXNet RecordIO"  # beside which insightface keeps files of other kinds
+    found = {"class folders": f"folders such as {folders[0]}"} if _has_images(path, folders) else {}
+    named: dict[str, str] = {}
+    for file in files:
+        if file not in _OWN_TABLES and (kind := _named_kind(file)):
+            named.setdefault(kind, file)  # the first of a kind tells: all that are called so go to its reader
+    found |= {kind: file for kind, file in named.items() if _file_kind(os.path.join(path, file)) == kind}
+    if len(found) > 1:
+        which = " and ".join(f"{kind} ({plain_text(name)})" for kind, name in found.items())
+        raise DatasetError(f"{plain_text(path)}: wanted one kind of dataset; this folder has {which}: keep them apart")
+    return next(iter(found or named), None)
+
+
+def _named_kind(file: str) -> str | None:
+    for kind, (_, _, ending) in _READERS.items():
+        if ending and re.search(f"(?:{ending})$", file, re.IGNORECASE):
+            return kind
+    return None
+
+
+def _has_images(path: str, folders: Sequence[str]) -> bool:
+    for folder in folders:
+        try:
+            with os.scandir(os.path.join(path, folder)) as entries:
+                if any(os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS for entry in entries):
+                    return True
+        except OSError:
+            continue  # its reader says so, if it comes to that
+    return False
+
+
+def _file_kind(path: str) -> str | None:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: opening a fifo waits for its writer
+            return None
+        with open(path, "rb") as stream:
+            start = stream.read(_START)
+            if b"\t" in start:
+                start += stream.read(_MAX_COLUMNS)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name no file can have
+        return None
+    except OSError as error:
+        raise DatasetError(f"{plain_text(path)}: cannot be read ({error.strerror})") from None
+    if start.startswith(MAGIC.to_bytes(4, "little")):
+        return "MXNet RecordIO"
+    if start.startswith(b"PAR1"):
+        return "Parquet"
+    if start[257:262] == b"ustar" or _is_old_tar(start):
+        return "tar"
+    if _is_tfrecord(start):
+        return "TFRecord"
+    if start.startswith(b"\x1f\x8b"):
+        raise DatasetError(f"{plain_text(path)}: compressed, which leaves no way to one image; unpack it with gunzip")
+    return "MS-Celeb-1M" if _is_msceleb(start) else None
+
+
+def _is_old_tar(start: bytes) -> bool:
+    """Whether the checksum of the first header is right, as of tar files before 1988."""
+    field = start[148:156].split(b"\0")[0].strip()
+    if len(start) < _START or not re.fullmatch(rb"[0-7]{1,7}", field):
+        return False
+    return int(field, 8) == sum(start[:148]) + 8 * ord(" ") + sum(start[156:_START])
+
+
+def _is_tfrecord(start: bytes) -> bool:
+    import google_crc32c
+
+    if len(start) < 12:
+        return False
+    crc = google_crc32c.value(start[:8])
+    masked: int = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return masked == int.from_bytes(start[8:12], "little")
+
+
+def _is_msceleb(start: bytes) -> bool:
+    """Whether the first line has six or seven columns, the last of them an image in Base64."""
+    columns = start.split(b"\n", 1)[0].rstrip(b"\r").split(b"\t")
+    letters = columns[-1][:64]
+    try:
+        return (
+            len(columns) in (6, 7) and image_ending(binascii.a2b_base64(letters[: len(letters) // 4 * 4])) is not None
+        )
+    except binascii.Error:
+        return False

