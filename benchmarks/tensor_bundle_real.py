@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,14 @@ def model(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", type=Path, action="append", required=True, help="a python that has TensorFlow")
+    packages = ("facespace", "numpy", "protobuf", "google-crc32c", "onnxruntime")
+    print(", ".join(f"{name} {version(name)}" for name in packages))
     script = Path(__file__).with_name("peer_tensor_bundle.py")
     for peer in parser.parse_args().peer:
         with tempfile.TemporaryDirectory() as out:
             command = [str(peer), "-W", "ignore", str(script), out]
-            version = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
-            print(f"TensorFlow {version}")
+            written_by = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+            print(f"TensorFlow {written_by}", flush=True)
             for folder in sorted(Path(out).iterdir()):
                 result = model(folder) if (folder / "x.npy").exists() else tensors(folder)
                 print(f"  {folder.name:<24}{result}")

@@ -32,6 +32,7 @@ PUBLIC = [
     "annotate",
     "evaluate",
     "find_images",
+    "open_dataset",
     "process",
     "read",
 ]

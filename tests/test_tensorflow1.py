@@ -634,6 +634,10 @@ def bad(kind: str) -> bytes:
             "Conv2D", g.node("Shape", x), g.const(kernel), strides=[1] * 4, padding=b"SAME"
         ),
         "shape as features": lambda: g.node("Relu", g.node("Shape", x)),
+        "sum of sizes": lambda: g.node("Add", g.node("Shape", x), g.const([1])),
+        "norm of a constant": lambda: g.node(
+            "FusedBatchNorm", *[g.const(np.ones(3))] * 5, epsilon=0.1, is_training=False
+        ),
         "constant as maps": lambda: g.node("MaxPool", g.const(np.ones(3)), **pooling),
         "root of zero": lambda: g.node("Mul", x, g.node("Rsqrt", g.const(np.zeros(3)))),
         "a port that is no number": lambda: g.node("Relu", f"{x}:²"),
@@ -673,6 +677,8 @@ KINDS = [
     "pack of images",
     "shape as maps",
     "shape as features",
+    "sum of sizes",
+    "norm of a constant",
     "constant as maps",
     "root of zero",
 ]

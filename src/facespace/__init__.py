@@ -40,6 +40,7 @@ _HOME = {
     "annotate": "draw",
     "evaluate": "verification",
     "find_images": "pipeline",
+    "open_dataset": "datasets.opening",
     "process": "pipeline",
     "read": "image",
 }
@@ -67,6 +68,7 @@ __all__ = [
     "annotate",
     "evaluate",
     "find_images",
+    "open_dataset",
     "process",
     "read",
 ]
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from facespace.aligner import align_dataset
     from facespace.calibration import Calibration
     from facespace.crop_record import CropRecord
+    from facespace.datasets.opening import open_dataset
     from facespace.draw import annotate
     from facespace.embedder import Embedder
     from facespace.errors import (

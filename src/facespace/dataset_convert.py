@@ -36,7 +36,7 @@ RECORD_NAME = "convert.json"
 _JOURNAL = f"{TEMPORARY}journal.json"
 _SAFE_BYTES = 2**28  # written between two entries of the journal
 _SAFE_SECONDS = 10.0
-_MAX_JOURNAL = 2**26
+_MAX_JSON = 2**28  # bytes; of names that were changed
 
 Progress = Callable[[int, int], None]
 Source = str | os.PathLike[str]
@@ -196,7 +196,7 @@ class _Run:
             self._note(0, bytes(32), None, 0)
             return 0, bytes(32), None, 0
         try:
-            if path.stat().st_size > _MAX_JOURNAL:
+            if path.stat().st_size > _MAX_JSON:
                 raise ValueError  # noqa: TRY301
             entry: Any = json.loads(path.read_text(encoding="utf-8"))
             settings, safe = entry["settings"], entry["safe"]
@@ -314,8 +314,9 @@ def _made_before(out: Path, plan: _Plan) -> Conversion | None:
     """What `out` holds if it is the result of this very conversion; None where nothing is there."""
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not os.listdir(out)):
         return None
+    path = out / RECORD_NAME
     try:
-        record: Any = json.loads((out / RECORD_NAME).read_text(encoding="utf-8"))
+        record: Any = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _MAX_JSON else {}
         if record["settings"] == plan.settings():
             n_images, checksum = int(record["n_images"]), str(record["checksum"])
             return Conversion(

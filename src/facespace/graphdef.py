@@ -19,7 +19,7 @@ from facespace.onnx_graph import message_class
 from facespace.text import plain_text
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
-MAX_NODES = 2**20  # Inception-ResNet-v1 with its training has some 50,000
+MAX_NODES = 2**20  # far more than a face network has, its training included
 MAX_VALUES = 2**28  # of all constants together: 1 GiB of float32
 MAX_REPEATED = 2**22  # of one constant that repeats a value: it takes memory its file does not
 

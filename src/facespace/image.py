@@ -148,7 +148,7 @@ def _rgb(image: Image.Image) -> RGB:
         straight = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(straight, mask=straight)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> RGB:

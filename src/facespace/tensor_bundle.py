@@ -24,7 +24,7 @@ from facespace.errors import ModelError
 from facespace.onnx_graph import message_class
 from facespace.text import plain_text
 
-MAX_INDEX_BYTES = 2**24  # some 40 bytes a tensor are usual
+MAX_INDEX_BYTES = 2**24  # of names, shapes and places; the numbers are elsewhere
 MAX_KEY_BYTES = 2**26  # of all keys together: what they share takes memory its file does not
 MAX_ENTRY_BYTES = 2**16
 MAX_TENSOR_BYTES = 2**32

@@ -177,7 +177,7 @@ def _binary(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
         for conv, weights in ((a.conv, b.array), (b.conv, a.array)):
             if conv is not None and weights is not None and weights.ndim <= 1 and op in ("Add", "Mul"):
                 return conv.affine(weights, np.zeros(1)) if op == "Mul" else conv.affine(np.ones(1), weights)
-        a, b = t.written(a), t.written(b)
+        a, b = (v if v.array is not None else t.transposed(v, nchw=v.nchw) for v in (a, b))
         if a.array is None and b.array is None and a.nchw != b.nchw:
             b = t.transposed(b, nchw=a.nchw)
         like = a if a.array is None else b
@@ -274,6 +274,7 @@ def _batch_norm(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
     shift = beta - mean * scale
     if x.conv is not None:
         return x.conv.affine(scale, shift)
+    x = t.transposed(x, nchw=x.nchw)
     scaled = t.builder.node("Mul", [x.name, t.builder.constant(_broadcast(scale, x))])
     return _Value(t.builder.node("Add", [scaled, t.builder.constant(_broadcast(shift, x))]), x.nchw)
 

@@ -30,7 +30,7 @@ from facespace.onnx_graph import message_class
 from facespace.tensor_bundle import TensorBundle
 from facespace.text import plain_text
 
-MAX_META_BYTES = 2**26  # Inception-ResNet-v1 with its training has 18 million
+MAX_META_BYTES = 2**26  # far more than the graph of a face network takes, its training included
 _MetaGraph = message_class("facespace.tensorflow.meta", {"MetaGraph": [("graph_def", 2, "bytes")]}, "MetaGraph")
 
 _TYPES = [np.dtype(code) for code in ("<f2", "<f4", "<f8", "<i4", "<i8", "?")]

@@ -197,7 +197,7 @@ def test_two_parted_by_a_colon(tmp_path: Path) -> None:
         assert images.names == ("Anna", "Ben", "Cleo")
         assert images.labels.tolist() == [0, 1, 1, 2]
     three = open_dataset([f"{a}{os.pathsep}{b}", records(tmp_path / "c")])
-    assert list(three.names) == ["Anna", "Ben", "Cleo", "0"]
+    assert list(three.names) == ["Anna", "Ben", "Cleo", "0 (dataset 3)"]
     assert three.encoded(4) == png(5)
     assert isinstance(open_dataset([a]), ImageFolder)
 

@@ -59,10 +59,20 @@ def test_each_image_keeps_its_name() -> None:
     assert [union.encoded(k) for k in range(len(union))] == encoded
 
 
-def test_names_that_are_numbers_count_as_names() -> None:
-    union = UnionImages([Few("a", Names(3, {1: "Ben"}), [0, 1, 2]), Few("b", Names(2, {}), [0, 1])])
-    assert union.names == ("0", "Ben", "2", "1")
-    assert union.labels.tolist() == [0, 1, 2, 0, 3]
+def test_datasets_without_names_share_nobody() -> None:
+    union = UnionImages([Few("a", Names(3, {1: "Ben"}), [0, 1, 2]), *(Few(x, Names(2, {}), [0, 1, 1]) for x in "bc")])
+    assert union.names == (
+        "0", "Ben", "2", "0 (dataset 2)", "1 (dataset 2)", "0 (dataset 3)", "1 (dataset 3)"
+    )  # fmt: skip
+    assert union.labels.tolist() == [0, 1, 2, 3, 4, 4, 5, 6, 6]
+    alone = UnionImages([Few("b", Names(2, {}), [0, 1])])
+    assert alone.names == ("0", "1")
+
+
+def test_numbers_among_names_are_names() -> None:
+    union = UnionImages([Few("a", ["7", "Ben"], [0, 1]), Few("b", ["Cleo", "7"], [1, 0])])
+    assert union.names == ("7", "Ben", "Cleo")
+    assert union.labels.tolist() == [0, 1, 0, 2]
 
 
 def test_empty_parts_and_none() -> None:

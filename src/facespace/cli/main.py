@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -66,13 +67,20 @@ def _root(
     pass
 
 
+def _note(message: Warning | str, *_: object) -> None:
+    """A warning as a user reads it: one line, without the place in our source it came from."""
+    print(f"facespace: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr and exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name the terminal cannot show is escaped, not fatal
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="facespace")
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            app(prog_name="facespace")
     except (FacespaceError, ValueError) as error:
         print(f"facespace: {error}", file=sys.stderr)
         sys.exit(1)

@@ -60,9 +60,8 @@ class MSCelebImages:
             data = binascii.a2b_base64(text)
         except binascii.Error:
             data = b""
-        if not data or len(data) != len(text) // 4 * 3 - text[-2:].count(
-            b"="
-        ):  # what is no letter of it is passed over
+        padding = text[-2:].count(b"=")
+        if not data or len(data) != len(text) // 4 * 3 - padding:  # what is no letter of Base64 is passed over
             raise DatasetError(f"{self._where(piece.shard, index)}: the last column is no image in Base64")
         return data
 

@@ -49,7 +49,8 @@ class RecordImages:
         if stated:
             self._check_property(*stated)
         known = read_names(folder)
-        self._names = Names(max(stated[0] if stated else int(self._labels.max()) + 1, len(known)), known)
+        n_labels = stated[0] if stated else int(self._labels.max()) + 1
+        self._names = Names(max(n_labels, max(known, default=-1) + 1), known)
 
     @property
     def names(self) -> Sequence[str]:

@@ -15,8 +15,9 @@ from facespace.errors import DatasetError
 class UnionImages:
     """The images of several datasets one after the other, as `LabelledImages`; identities of one name are one.
 
-    Names keep the order in which they come first. A number that stands for a name counts as one: of two datasets
-    that know no names, identity 7 of the one and of the other become one person. `DatasetError` where there are none.
+    Names keep the order in which they come first. A dataset that knows no names, only the numbers 0, 1, 2, …, shares
+    nobody with others: its identity 7 is called `7 (dataset 2)`, if it is the second. `DatasetError` where there are
+    no datasets.
 
     >>> from types import SimpleNamespace
     >>> first = SimpleNamespace(names=["Anna", "Ben"], labels=np.array([0, 1, 1]))
@@ -31,8 +32,11 @@ class UnionImages:
         self.datasets = tuple(datasets)
         label: dict[str, int] = {}
         parts = []
-        for dataset in self.datasets:
-            merged = np.array([label.setdefault(name, len(label)) for name in dataset.names], np.int64)
+        for position, dataset in enumerate(self.datasets, 1):
+            names: Sequence[str] = dataset.names
+            if len(self.datasets) > 1 and all(name == str(number) for number, name in enumerate(names)):
+                names = [f"{name} (dataset {position})" for name in names]
+            merged = np.array([label.setdefault(name, len(label)) for name in names], np.int64)
             parts.append(merged[dataset.labels])
         self.names = tuple(label)
         self.labels: npt.NDArray[np.int64] = np.concatenate(parts)
