@@ -79,7 +79,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _note
+            warnings.showwarning = _note  # type: ignore[assignment]
             app(prog_name="facespace")
     except (FacespaceError, ValueError) as error:
         print(f"facespace: {error}", file=sys.stderr)
