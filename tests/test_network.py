@@ -114,3 +114,18 @@ def test_cores_are_those_this_process_may_use():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
         assert usable_cores() == len(os.sched_getaffinity(0))
+
+
+def test_parts_are_what_single_calls_compute():
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", 4])
+    weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    graph.output(graph.node("MatMul", [x, graph.constant(weights)]), "y", np.float32, ["n", 3])
+    network = Network(graph.serialize(), source="test", precision="float32")
+    parts = [np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32) for n in (3, 1, 8, 3, 5)]
+    for _ in range(2):
+        found = network.run_parts(parts)
+        assert [len(part) for part in found] == [3, 1, 8, 3, 5]
+        for part, result in zip(parts, found, strict=True):
+            np.testing.assert_allclose(result, part @ weights, rtol=1e-5, atol=1e-6)
+    assert network.run_parts([]) == []

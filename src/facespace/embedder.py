@@ -12,13 +12,14 @@ from facespace import calibration
 from facespace.errors import ModelError
 from facespace.face import InputSpec
 from facespace.model_source import find_model
-from facespace.network import Network, Precision
+from facespace.network import Network, Precision, usable_cores
 from facespace.pretrained import DEFAULT_MODEL
 from facespace.torch_network import TorchNetwork, check_device
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
+_SIDE_BY_SIDE = 16  # crops from which parts of them are computed side by side
 
 
 class Embedder:
@@ -111,20 +112,31 @@ class Embedder:
     def features(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the network computes (N,D) before it is brought to unit length; arguments and errors as `embed`."""
         self.spec.check(crops)
-        features = [np.empty((0, self.dimension), np.float32)]
-        largest = self._batches[-1]
+        parts = []
+        largest = self._largest_part(len(crops))
         for start in range(0, len(crops), largest):
             part: npt.NDArray[Any] = crops[start : start + largest]
-            n = len(part)
-            size = min(batch for batch in self._batches if batch >= n)
-            if size > n:  # a runtime compiles for each batch size it meets, so few are used
-                part = np.concatenate([part, np.zeros((size - n, *part.shape[1:]), np.uint8)])
-            if not self._preprocesses:
-                part = self.spec.preprocess(part)
-            if self._channels_first:
-                part = np.ascontiguousarray(part.transpose(0, 3, 1, 2))
-            features.append(self._network.run(part)[0][:n])
-        return np.concatenate(features)
+            size = min(batch for batch in self._batches if batch >= len(part))
+            if size > len(part):  # a runtime compiles for each batch size it meets, so few are used
+                part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
+            parts.append(part)
+        # A few dozen at a time, so that a million crops do not become floats all at once.
+        group = 4 * usable_cores()
+        features = [np.empty((0, self.dimension), np.float32)]
+        for first in range(0, len(parts), group):
+            features += self._network.run_parts([self._as_input(part) for part in parts[first : first + group]])
+        return np.concatenate(features)[: len(crops)]
+
+    def _largest_part(self, n: int) -> int:
+        """The batch size to cut `n` crops into: with the parts side by side, at least one for every core."""
+        largest = self._batches[-1]
+        if not self._network.wants_parts or n < _SIDE_BY_SIDE or len(self._batches) == 1:
+            return largest
+        return max(batch for batch in self._batches if batch <= max(n // usable_cores(), 1))
+
+    def _as_input(self, part: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        images: npt.NDArray[Any] = part if self._preprocesses else self.spec.preprocess(part)
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self._channels_first else images
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

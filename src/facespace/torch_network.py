@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class TorchNetwork:
         self.inputs: dict[str, list[int | str]] = {"images": ["n", 3, side, side]}
         self.outputs: dict[str, list[int | str]] = {"features": ["n", backbone.dimension]}
         self.takes_uint8 = False
+        self.wants_parts = False
 
     def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """The features (N,D) of preprocessed images (N,3,H,W)."""
@@ -50,6 +52,10 @@ class TorchNetwork:
             features = self._backbone(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         result: npt.NDArray[np.float32] = features.float().cpu().numpy()
         return [result]
+
+    def run_parts(self, parts: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        """The features of several batches, one after the other."""
+        return [self.run(part)[0] for part in parts]
 
 
 def check_device(device: str) -> None:
