@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"no research data at {SHARED}"))
 
 
+def pytest_collection_finish() -> None:
+    """Torch on one thread: tests run side by side, and threads that wait for each other then cost the most."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 @pytest.fixture
 def shared_data_missing() -> None:
     pytest.fail(f"CI runs with the research data, but there is none at {SHARED}")
