@@ -12,6 +12,7 @@ import facespace
 from conftest import Outcome, run_facespace
 from facespace import selftest as module
 from facespace.errors import ModelError
+from facespace.model_source import ModelSource
 from facespace.mtcnn_networks import output_network
 from facespace.selftest import ONET_HEADS, pattern, selftest
 
@@ -66,7 +67,7 @@ def test_a_detector_that_computes_something_else_is_noticed(loaded: None, monkey
 
 
 def test_damaged_weights_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facespace.embedder, "_read", lambda path: b"\x0a" + bytes(100))
+    monkeypatch.setattr(ModelSource, "_read", lambda self: b"\x0a" + bytes(100))
     with pytest.raises(ModelError, match="not the published weights; reinstall"):
         selftest()
 

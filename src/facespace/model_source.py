@@ -63,7 +63,8 @@ class ModelSource:
             parse_model(data, str(self.path / ONNX))
             return data, self.record.fingerprint
         data = self._read()
-        return _as_onnx(data, str(self.path)), self._fingerprint(data)
+        fingerprint = self._fingerprint(data)  # first: what is not the published file is not looked into
+        return _as_onnx(data, str(self.path)), fingerprint
 
     def backbone(self) -> tuple[Backbone, str]:
         """The network for torch, and the fingerprint of its weights.
