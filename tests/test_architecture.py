@@ -13,7 +13,8 @@ PACKAGE = ROOT / "src" / "facespace"
 
 # A module imports only from layers above its own line here (function-level imports and TYPE_CHECKING included).
 LAYERS = [
-    ["errors", "text", "files", "rates", "resample", "pyramid", "distance", "ahead", "png"],
+    ["errors", "text", "files", "rates", "resample", "pyramid", "distance", "ahead", "png", "masked_crc"],
+    ["registry"],
     [
         "image",
         "onnx_graph",

@@ -14,13 +14,13 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from facespace.errors import ModelError
+from facespace.masked_crc import masked_crc
 from facespace.onnx_graph import message_class
 from facespace.text import plain_text
 
@@ -155,7 +155,7 @@ class TensorBundle:
         except OSError as error:
             raise self._error(key, f"cannot be read from {os.path.basename(path)} ({error.strerror})") from None
         stored = [f.data for f in UnknownFieldSet(entry) if (f.field_number, f.wire_type) == _CHECKSUM]
-        if (stored[-1] if stored else 0) != _masked(values):
+        if (stored[-1] if stored else 0) != masked_crc(values):
             raise self._error(key, f"differs from its checksum; {os.path.basename(path)} is damaged, fetch it again")
         if dtype == np.bool_ and (values > 1).any():
             raise self._error(key, "has truth values other than 0 and 1")
@@ -226,14 +226,6 @@ def _size_of_file(path: str) -> int:
     return status.st_size
 
 
-def _masked(data: bytes | npt.NDArray[np.uint8]) -> int:
-    """The CRC-32C of bytes as TensorFlow stores it: rotated and shifted, for data that holds checksums itself."""
-    view = np.frombuffer(data, np.uint8)
-    view.flags.writeable = False  # google_crc32c takes nothing else
-    checksum = google_crc32c.value(view)
-    return int(((checksum >> 15 | checksum << 17) + 0xA282EAD8) % 2**32)
-
-
 # The table
 
 
@@ -281,7 +273,7 @@ def _block(data: bytes, handle: bytes, start: int) -> tuple[bytes, int]:
     if offset < start or end > len(data) - _FOOTER_BYTES:
         raise ValueError(f"a block of {size} bytes at byte {offset} is out of place")
     checksum = int.from_bytes(data[end - 4 : end], "little")
-    if checksum != _masked(data[offset : end - 4]):
+    if checksum != masked_crc(data[offset : end - 4]):
         raise ValueError(f"the block at byte {offset} differs from its checksum")
     if data[end - _TRAILER_BYTES]:
         raise ValueError(f"the block at byte {offset} is compressed, which TensorFlow does not do to checkpoints")

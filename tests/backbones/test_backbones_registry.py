@@ -99,10 +99,9 @@ def a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         "        return images.mean((2, 3))\n"
     )
     monkeypatch.setattr(facespace.backbones, "__path__", [*facespace.backbones.__path__, str(tmp_path)])
-    registry._import_all.cache_clear()
+    monkeypatch.setattr(registry._NETWORKS, "_filled", False)
     yield
-    registry._import_all.cache_clear()
-    registry._NETWORKS.pop("newcomer", None)
+    registry._NETWORKS._classes.pop("newcomer", None)
     sys.modules.pop("facespace.backbones.newcomer", None)
 
 

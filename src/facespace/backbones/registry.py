@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-import facespace.backbones as package
 from facespace.backbones.backbone import Backbone
 from facespace.errors import ModelError
+from facespace.registry import Registry
 from facespace.text import plain_text
 
-_NETWORKS: dict[str, type[Backbone]] = {}
-_Class = TypeVar("_Class", bound=type[Backbone])
-
-
-def register(name: str) -> Callable[[_Class], _Class]:
-    """A decorator that makes a class known to `create` by a name: lower case, words joined by hyphens."""
-
-    def enter(network: _Class) -> _Class:
-        if name in _NETWORKS and _NETWORKS[name].__module__ != network.__module__:
-            raise ValueError(f"two networks are called {name}: {_NETWORKS[name].__name__} and {network.__name__}")
-        network.name = name
-        _NETWORKS[name] = network
-        return network
-
-    return enter
-
-
-@functools.cache
-def _import_all() -> None:
-    """Every module of this package is imported once, so that the networks in them are registered."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def known() -> tuple[str, ...]:
-    """The networks' names, sorted.
-
-    >>> "inception-resnet-v1" in known()
-    True
-    """
-    _import_all()
-    return tuple(sorted(_NETWORKS))
-
-
-def network_class(name: str) -> type[Backbone]:
-    """The class of that name; `ModelError` names the known ones where there is none."""
-    names = known()
-    if name in _NETWORKS:
-        return _NETWORKS[name]
-    text = plain_text(str(name))[:60]
-    close = difflib.get_close_matches(text.lower(), names, n=1)
-    hint = f", the closest is {close[0]}" if close else ""
-    raise ModelError(f"no network is called {text!r}{hint}; there are {', '.join(names)}")
+_NETWORKS: Registry[Backbone] = Registry("facespace.backbones", one="network", many="networks", error=ModelError)
+register, known, network_class = _NETWORKS.register, _NETWORKS.known, _NETWORKS.find
 
 
 def option_names(name: str) -> tuple[str, ...]:

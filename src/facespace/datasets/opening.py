@@ -16,6 +16,7 @@ from facespace.datasets.labelled import LabelledImages
 from facespace.datasets.record_index import MAGIC
 from facespace.datasets.union import UnionImages
 from facespace.errors import DatasetError
+from facespace.masked_crc import masked_crc
 from facespace.text import plain_text
 
 Source = str | os.PathLike[str]
@@ -156,13 +157,7 @@ def _is_old_tar(start: bytes) -> bool:
 
 
 def _is_tfrecord(start: bytes) -> bool:
-    import google_crc32c
-
-    if len(start) < 12:
-        return False
-    crc = google_crc32c.value(start[:8])
-    masked: int = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    return masked == int.from_bytes(start[8:12], "little")
+    return len(start) >= 12 and masked_crc(start[:8]) == int.from_bytes(start[8:12], "little")
 
 
 def _is_msceleb(start: bytes) -> bool:

@@ -14,7 +14,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
@@ -22,6 +21,7 @@ from google.protobuf.message import DecodeError
 from facespace.datasets.names import LabelScan, Names
 from facespace.datasets.shards import MAX_RECORD, Pieces, ShardFiles, decode, find_shards
 from facespace.errors import DatasetError
+from facespace.masked_crc import masked_crc
 from facespace.onnx_graph import message_class
 from facespace.text import plain_text
 
@@ -128,7 +128,7 @@ class TFRecordWriter:
             name = plain_text(self._names[label]).encode("utf-8")
             feature.add(key=_NAME[0]).value.bytes_list.value.append(name)
         data = example.SerializeToString()
-        self._file.write(_frame(len(data)) + data + _CRC.pack(_masked_crc(data)))
+        self._file.write(_frame(len(data)) + data + _CRC.pack(masked_crc(data)))
 
     def sync(self) -> int:
         """Put what was written on the disk; returns its length, a place to resume at."""
@@ -147,14 +147,9 @@ class TFRecordWriter:
             self._file.close()
 
 
-def _masked_crc(data: bytes) -> int:
-    crc = int(google_crc32c.value(data))
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def _frame(length: int) -> bytes:
     head = struct.pack("<Q", length)
-    return head + _CRC.pack(_masked_crc(head))
+    return head + _CRC.pack(masked_crc(head))
 
 
 def _read_length(file: BinaryIO, n_left: int) -> int:
@@ -164,7 +159,7 @@ def _read_length(file: BinaryIO, n_left: int) -> int:
     if len(head) < _FRAME.size:
         raise DatasetError("the file is cut short")
     length, crc = _FRAME.unpack(head)
-    if crc != _masked_crc(head[:8]):
+    if crc != masked_crc(head[:8]):
         raise DatasetError("damaged, or not a TFRecord file: the checksum of its length does not match")
     if length > MAX_RECORD:
         raise DatasetError(f"{length:,} bytes; no image has more than {MAX_RECORD:,}")
@@ -190,7 +185,7 @@ def _framed(record: bytes, length: int) -> bytes:
 def _checked(data: bytes) -> bytes:
     """A record without the checksum behind it, which it must match."""
     data, crc = data[: -_CRC.size], data[-_CRC.size :]
-    if crc != _CRC.pack(_masked_crc(data)):
+    if crc != _CRC.pack(masked_crc(data)):
         raise DatasetError("damaged: the checksum of its data does not match")
     return data
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from facespace.losses.loss import Loss, register
+from facespace.losses.loss import register
+from facespace.losses.margin import MarginSoftmax
 
 
 @register("adaface")
-class AdaFace(Loss):
+class AdaFace(MarginSoftmax):
     """cos(θ + g₁) − g₂ at the label with g₁ = −m·z, g₂ = m·z + m (arXiv:2204.00964, equations 9 to 11).
 
     z = clip((‖f‖ − μ)·h/σ, −1, 1) of the feature's length ‖f‖, whose mean μ and deviation σ over batches are moving
@@ -31,25 +31,17 @@ class AdaFace(Loss):
         scale: float = 64.0,
         momentum: float = 0.01,
     ) -> None:
-        super().__init__()
-        self.margin, self.concentration, self.scale, self.momentum = margin, concentration, scale, momentum
-        self.weight = nn.Parameter(torch.empty(n_classes, dimension))
-        nn.init.normal_(self.weight, std=0.01)
+        super().__init__(dimension, n_classes, scale)
+        self.margin, self.concentration, self.momentum = margin, concentration, momentum
         self.register_buffer("mean_norm", torch.tensor(20.0))
         self.register_buffer("std_norm", torch.tensor(100.0))
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross entropy; `facts["accuracy"]` counts without the margin."""
-        with torch.autocast(features.device.type, enabled=False):
-            features = features if features.dtype == torch.float64 else features.float()
-            cosines = functional.linear(functional.normalize(features), functional.normalize(self.weight))
-            self.facts["accuracy"] = (cosines.argmax(1) == labels).float().mean()
-            z = self._quality(features.detach().norm(dim=1))[:, None]
-            column = labels[:, None]
-            angle = torch.acos(cosines.gather(1, column).clamp(-1 + 1e-4, 1 - 1e-4))
-            angle = (angle - self.margin * z).clamp(1e-4, torch.pi - 1e-4)
-            changed = torch.cos(angle) - (self.margin + self.margin * z)
-            return functional.cross_entropy(self.scale * cosines.scatter(1, column, changed), labels)
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:
+        """cos(θ + g₁) − g₂."""
+        z = self._quality(features.detach().norm(dim=1))[:, None]
+        angle = torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4))
+        angle = (angle - self.margin * z).clamp(1e-4, torch.pi - 1e-4)
+        return torch.cos(angle) - (self.margin + self.margin * z)
 
     @torch.no_grad()
     def _quality(self, norms: Tensor) -> Tensor:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import importlib
 import inspect
-import pkgutil
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
-import facespace.losses as package
+from facespace.registry import Registry
 
 
 class Loss(nn.Module):
@@ -35,47 +31,8 @@ class Loss(nn.Module):
         raise NotImplementedError
 
 
-_LOSSES: dict[str, type[Loss]] = {}
-_Class = TypeVar("_Class", bound=type[Loss])
-
-
-def register(name: str) -> Callable[[_Class], _Class]:
-    """A decorator that makes a class known to `create` by a name: lower case, words joined by hyphens."""
-
-    def enter(loss: _Class) -> _Class:
-        if name in _LOSSES:
-            raise ValueError(f"two losses are called {name}: {_LOSSES[name].__name__} and {loss.__name__}")
-        loss.name = name
-        _LOSSES[name] = loss
-        return loss
-
-    return enter
-
-
-@functools.cache
-def _import_all() -> None:
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def known() -> tuple[str, ...]:
-    """The losses' names, sorted.
-
-    >>> "arcface" in known()
-    True
-    """
-    _import_all()
-    return tuple(sorted(_LOSSES))
-
-
-def loss_class(name: str) -> type[Loss]:
-    """The class of that name; `ValueError` names the known ones where there is none."""
-    names = known()
-    if name not in _LOSSES:
-        close = difflib.get_close_matches(str(name).lower(), names, n=1)
-        hint = f", the closest is {close[0]}" if close else ""
-        raise ValueError(f"no loss is called {name!r}{hint}; there are {', '.join(names)}")
-    return _LOSSES[name]
+_LOSSES: Registry[Loss] = Registry("facespace.losses", one="loss", many="losses", error=ValueError)
+register, known, loss_class = _LOSSES.register, _LOSSES.known, _LOSSES.find
 
 
 def create(name: str, *, dimension: int, n_classes: int, **options: Any) -> Loss:

@@ -47,7 +47,7 @@ def _inside(cosine: Tensor) -> Tensor:
     return cosine.clamp(-limit, limit)
 
 
-class _Margin(Loss):
+class MarginSoftmax(Loss):
     """The classifier all of them share: cosines in float32, the margin at the label, softmax."""
 
     def __init__(self, dimension: int, n_classes: int, scale: float) -> None:
@@ -60,48 +60,49 @@ class _Margin(Loss):
         """cos θ of every feature with every identity, (N, n_classes)."""
         return functional.linear(functional.normalize(features), functional.normalize(self.weight))
 
-    def at_label(self, cosine: Tensor) -> Tensor:
-        """What becomes of cos θ at the label, (N,) → (N,)."""
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:
+        """What becomes of cos θ at the label, (N,1) → (N,1)."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The mean cross entropy; `facts["accuracy"]` counts without the margin."""
         with torch.autocast(features.device.type, enabled=False):
-            cosines = self.cosines(features.float() if features.dtype != torch.float64 else features)
+            features = features if features.dtype == torch.float64 else features.float()
+            cosines = self.cosines(features)
             self.facts["accuracy"] = (cosines.argmax(1) == labels).float().mean()
             column = labels[:, None]
-            changed = self.at_label(cosines.gather(1, column))
+            changed = self.at_label(cosines.gather(1, column), features)
             return functional.cross_entropy(self.scale * cosines.scatter(1, column, changed), labels)
 
 
 @register("arcface")
-class ArcFace(_Margin):
+class ArcFace(MarginSoftmax):
     """ArcFace: cos(θ + margin) at the label, margin in radians (Deng et al. 2018, arXiv:1801.07698)."""
 
     def __init__(self, *, dimension: int, n_classes: int, margin: float = 0.5, scale: float = 64.0) -> None:
         super().__init__(dimension, n_classes, scale)
         self.margin = margin
 
-    def at_label(self, cosine: Tensor) -> Tensor:
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
         """`arc_margin`."""
         return arc_margin(cosine, self.margin)
 
 
 @register("cosface")
-class CosFace(_Margin):
+class CosFace(MarginSoftmax):
     """CosFace: cos θ − margin at the label (Wang et al. 2018, arXiv:1801.09414)."""
 
     def __init__(self, *, dimension: int, n_classes: int, margin: float = 0.35, scale: float = 64.0) -> None:
         super().__init__(dimension, n_classes, scale)
         self.margin = margin
 
-    def at_label(self, cosine: Tensor) -> Tensor:
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
         """The cosine less the margin."""
         return cosine - self.margin
 
 
 @register("combined-margin")
-class CombinedMargin(_Margin):
+class CombinedMargin(MarginSoftmax):
     """cos(factor·θ + margin) − shift at the label: SphereFace, ArcFace and CosFace in one (arXiv:1801.07698, eq. 4).
 
     SphereFace alone is factor > 1, margin 0, shift 0.
@@ -122,7 +123,7 @@ class CombinedMargin(_Margin):
             raise ValueError(f"factor wants at least 1 and margin at least 0; got {factor} and {margin}")
         self.factor, self.margin, self.shift = factor, margin, shift
 
-    def at_label(self, cosine: Tensor) -> Tensor:
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
         """`combined_margin`."""
         return combined_margin(cosine, self.factor, self.margin, self.shift)
 

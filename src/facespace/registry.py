@@ -1,0 +1,57 @@
+"""Names to classes, filled from the files of a folder on first use: whoever adds one writes one file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from facespace.text import plain_text
+
+T = TypeVar("T")
+Class = TypeVar("Class", bound=type[Any])
+
+
+class Registry(Generic[T]):
+    """The classes of one `package`, each under the name it was registered with.
+
+    `one` and `many` are what an error calls them, `error` the exception for a name that nobody has.
+    """
+
+    def __init__(self, package: str, *, one: str, many: str, error: type[Exception]) -> None:
+        self._package, self._one, self._many, self._error = package, one, many, error
+        self._classes: dict[str, type[T]] = {}
+        self._filled = False
+
+    def register(self, name: str) -> Callable[[Class], Class]:
+        """A decorator that makes a class known by a name, lower case, words joined by hyphens; it becomes its `name`."""
+
+        def enter(entry: Class) -> Class:
+            there = self._classes.get(name)
+            if there is not None and there.__module__ != entry.__module__:
+                raise ValueError(f"two {self._many} are called {name}: {there.__name__} and {entry.__name__}")
+            entry.name = name
+            self._classes[name] = entry
+            return entry
+
+        return enter
+
+    def known(self) -> tuple[str, ...]:
+        """The names, sorted."""
+        if not self._filled:
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            self._filled = True
+        return tuple(sorted(self._classes))
+
+    def find(self, name: str) -> type[T]:
+        """The class of that name; where there is none, the error names the closest and all of them."""
+        names = self.known()
+        if name in self._classes:
+            return self._classes[name]
+        text = plain_text(str(name))[:60]
+        close = difflib.get_close_matches(text.lower(), names, n=1)
+        hint = f", the closest is {close[0]}" if close else ""
+        raise self._error(f"no {self._one} is called {text!r}{hint}; there are {', '.join(names)}")
