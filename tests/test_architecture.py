@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "facespace"
 # A module imports only from layers above its own line here (function-level imports and TYPE_CHECKING included).
 LAYERS = [
     ["errors", "text", "files", "rates", "resample", "pyramid", "distance", "ahead", "png", "masked_crc"],
-    ["registry"],
+    ["registry", "ranks", "optimizers", "sampling", "augmentation"],
     [
         "image",
         "onnx_graph",
@@ -42,6 +42,8 @@ LAYERS = [
         "onnx_export",
         "torch_network",
         "tensor_bundle",
+        "checkpoint",
+        "guards",
     ],
     [
         "tensorflow1",
@@ -52,13 +54,20 @@ LAYERS = [
         "pretrained",
         "torch_weights",
         "dataset_convert",
+        "pair_sets",
+        "schedules",
+        "recipe",
+        "batches",
+        "training_step",
     ],
-    ["model_source", "align_journal"],
-    ["embedder"],
+    ["model_source", "align_journal", "run_folder"],
+    ["embedder", "fine_tuning", "run_log"],
     ["gallery", "pipeline", "selftest", "aligner", "dataset_images"],
     ["demo", "evaluation", "dataset_copies", "sample_crops"],
-    ["verification_report", "dataset_check", "convert", "export"],
-    ["dataset_apply", "install"],
+    ["verification_report", "dataset_check", "convert", "export", "training_verification"],
+    ["dataset_apply", "install", "training_state"],
+    ["training_setup"],
+    ["training"],
     ["dataset_report"],
     ["cli"],
 ]

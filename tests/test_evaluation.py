@@ -13,8 +13,9 @@ from PIL import Image
 from facespace.crop_record import CropRecord
 from facespace.datasets.pairs import PairList
 from facespace.errors import DatasetError
-from facespace.evaluation import PairSet, aligned_record, evaluate_pairs
+from facespace.evaluation import evaluate_pairs
 from facespace.face import InputSpec
+from facespace.pair_sets import PairSet, aligned_record
 
 SPEC = InputSpec(32, "box", 4)
 FITS = CropRecord(32, 4, "box")
@@ -182,14 +183,14 @@ def test_record_of_aligned_crops(tmp_path):
     embedder = SimpleNamespace(spec=SPEC)
     sample = tmp_path / "a.png"
     sample.write_bytes(crop(0, 0))
-    assert aligned_record(tmp_path, embedder, sample) == FITS
+    assert aligned_record(tmp_path, embedder.spec, sample) == FITS
     Image.new("RGB", (64, 64)).save(sample)
-    assert aligned_record(tmp_path, embedder, sample).image_size == 64
+    assert aligned_record(tmp_path, embedder.spec, sample).image_size == 64
     Image.new("RGB", (64, 60)).save(sample)
     with pytest.raises(DatasetError, match="64x60 px; aligned crops are square"):
-        aligned_record(tmp_path, embedder, sample)
+        aligned_record(tmp_path, embedder.spec, sample)
     CropRecord(112, 0, "arcface").write(tmp_path)
-    assert aligned_record(tmp_path, embedder, sample).template == "arcface"
+    assert aligned_record(tmp_path, embedder.spec, sample).template == "arcface"
 
 
 def test_whole_photos_without_a_face(tmp_path, detector, hopper_file, cat_file):

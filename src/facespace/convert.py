@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from facespace.backbones import Backbone
 
 N_CROPS = 256  # at most so many crops are looked at for the statistics of batch norms
-_VARIANCE = ".running_var"
 _PARITY = 1e-5  # of unit vectors, largest difference of a number
 
 
@@ -80,9 +79,10 @@ def convert(
         probe = sample[:: -(-len(sample) // 8)]
     backbone, training = opened.backbone, {}
     if backbone is not None and opened.folded and sample is not None:
+        from facespace.backbones.foreign_weights import norms_of_scopes
         from facespace.batch_norms import reestimate
 
-        backbone = reestimate(backbone, sample, spec, _folded_norms(backbone, opened.folded))
+        backbone = reestimate(backbone, sample, spec, norms_of_scopes(backbone, opened.folded))
         training = {"batch_norms": f"statistics of {len(opened.folded)} measured on {len(sample)} crops"}
         remarks.append(
             f"{len(opened.folded)} folded batch norms have statistics again, measured on {len(sample)} crops"
@@ -152,15 +152,6 @@ def _run_onnx(onnx: bytes, spec: InputSpec, probe: npt.NDArray[np.uint8], source
 def _unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     result: npt.NDArray[np.float32] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-10)
     return result
-
-
-def _folded_norms(backbone: Backbone, scopes: set[str]) -> list[str]:
-    """The batch norms, as modules of the network, of these scopes of the graph."""
-    from facespace.backbones.foreign_weights import tensorflow_name
-
-    norms = [name.removesuffix(_VARIANCE) for name in backbone.state_dict() if name.endswith(_VARIANCE)]
-    wanted = {f"{scope}/BatchNorm/moving_variance" for scope in scopes}
-    return [norm for norm in norms if tensorflow_name(backbone.name, norm + _VARIANCE) in wanted]
 
 
 def describe_spec(spec: InputSpec) -> str:

@@ -4,6 +4,8 @@
     ├── ImageError               a file or buffer is no readable image (names it, says why)
     ├── ModelError               a model is unknown, damaged, or not what its description says
     ├── DatasetError             a dataset, list of pairs or table of crops is damaged, or does not fit what is asked
+    ├── RecipeError              a recipe of training is not understood, or does not fit what it is used with
+    ├── TrainingError            training cannot go on: numbers, memory, disk or data; says what to do
     ├── RuntimeUnavailable       a device or runtime was asked for by name and is not here
     └── GalleryError             a gallery file is damaged, or belongs to another model
         └── UnknownPerson        a name that is not in the gallery
@@ -42,6 +44,14 @@ class ModelError(FacespaceError):
 
 class DatasetError(FacespaceError):
     """A dataset, a list of pairs or a record of crops is damaged, or does not fit what is asked of it."""
+
+
+class RecipeError(FacespaceError):
+    """A recipe has an unknown key or value, or does not fit the run, model or data it is used with."""
+
+
+class TrainingError(FacespaceError):
+    """Training cannot go on; the last checkpoint is intact."""
 
 
 class RuntimeUnavailable(FacespaceError):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from facespace import image
-from facespace.crop_record import CropRecord, read_record
 from facespace.datasets.pairs import PairList
 from facespace.distance import Distance
 from facespace.embedder import Embedder
@@ -22,6 +20,7 @@ from facespace.errors import DatasetError, ImageError
 from facespace.face import align, central_face
 from facespace.intervals import bootstrap
 from facespace.mtcnn import MTCNN
+from facespace.pair_sets import PairSet
 from facespace.pipeline import process
 from facespace.text import plain_text
 from facespace.verification import Verification, choose_threshold, evaluate
@@ -30,19 +29,6 @@ Flip = Literal["none", "concat", "add"]
 Progress = Callable[[int, int], None]
 _BATCH = 64
 _THUMBNAIL = 96  # pixels
-
-
-@dataclass(frozen=True, slots=True)
-class PairSet:
-    """A list of pairs with its photos: `files` (N) are paths or encoded bytes, None where one is missing.
-
-    `crops` says how they were aligned, None for whole photos. `name` is how reports call the list.
-    """
-
-    name: str
-    pairs: PairList
-    files: Sequence[Path | bytes | None]
-    crops: CropRecord | None = None
 
 
 @dataclass(slots=True)
@@ -87,20 +73,6 @@ class Evaluation:
     def n_missing(self) -> int:
         """Pairs left out because a file of theirs is missing."""
         return len(self.source.pairs.same) - len(self.used)
-
-
-def aligned_record(folder: Path, embedder: Embedder, sample: Path | None) -> CropRecord:
-    """How the crops of a folder were made: its `align.json`, else told by the size of a `sample` alone."""
-    record = read_record(folder)
-    if record is not None:
-        return record
-    spec = embedder.spec
-    if sample is None:
-        return CropRecord(spec.size, spec.crop_margin, spec.template)
-    height, width = image.read(sample).shape[:2]
-    if height != width:
-        raise DatasetError(f"{plain_text(str(sample))}: {width}x{height} px; aligned crops are square")
-    return CropRecord(width, spec.crop_margin, spec.template)
 
 
 def evaluate_pairs(

@@ -82,12 +82,21 @@ class ModelSource:
                     "with the extra `train` installed"
                 )
             return read_backbone(self.path, self.record), self.record.fingerprint
-        data = self._read()
+        data, source = self._read(), str(self.path)
+        fingerprint = self._fingerprint(data)
         if data[:1] != _GRAPHDEF:
-            raise ModelError(f"{self.path}: an ONNX model runs on the processor only")
-        return from_tensorflow(graph_variables(parse_graph(data, str(self.path)), str(self.path))), self._fingerprint(
-            data
-        )
+            raise ModelError(f"{source}: an ONNX model runs on the processor only, and is not trained further")
+        return from_tensorflow(graph_variables(parse_graph(data, source), source), source=source), fingerprint
+
+    def folded_batch_norms(self, backbone: Backbone) -> list[str]:
+        """The batch norms of `backbone` whose statistics are lost, as a graph has them folded into its weights."""
+        from facespace.backbones.foreign_weights import norms_of_scopes
+        from facespace.tensorflow1_folding import folded
+
+        if self.record is not None:
+            return []
+        source = str(self.path)
+        return norms_of_scopes(backbone, folded(parse_graph(self._read(), source), source))
 
     def _read(self) -> bytes:
         size = self.path.stat().st_size

@@ -54,6 +54,14 @@ def tensorflow_name(network: str, entry: str) -> str:
     return "/".join([root, *words, *(["BatchNorm", _NORM[leaf]] if norm else [_LAYER[leaf]])])
 
 
+def norms_of_scopes(backbone: Backbone, scopes: set[str]) -> list[str]:
+    """The batch norms, as modules of the network, of these scopes of a TensorFlow graph."""
+    variance = ".running_var"
+    norms = [name.removesuffix(variance) for name in backbone.state_dict() if name.endswith(variance)]
+    wanted = {f"{scope}/BatchNorm/moving_variance" for scope in scopes}
+    return [norm for norm in norms if tensorflow_name(backbone.name, norm + variance) in wanted]
+
+
 def _resnet50_name(scopes: list[str], leaf: str, norm: bool) -> str:
     last = _NORM[leaf] if norm else {"weight": "kernel", "bias": "bias"}[leaf]
     kind = "bn" if norm else "conv"

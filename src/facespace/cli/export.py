@@ -95,12 +95,12 @@ def export(
 
 
 def _accuracy(embedder: Embedder, pairs: Path, images: Path, threshold_from: Path | None, aligned: bool) -> float:
-    from facespace.cli.verify import read_pair_set
     from facespace.evaluation import evaluate_pairs
     from facespace.mtcnn import MTCNN
+    from facespace.pair_sets import read_pair_set
 
-    source = read_pair_set(pairs, images, aligned, embedder)
-    chosen_on = None if threshold_from is None else read_pair_set(threshold_from, images, aligned, embedder)
+    source = read_pair_set(pairs, images, aligned, embedder.spec)
+    chosen_on = None if threshold_from is None else read_pair_set(threshold_from, images, aligned, embedder.spec)
     with progress_bar("embedding") as show:
         evaluation = evaluate_pairs(
             source, embedder, detector=None if aligned else MTCNN(), threshold_from=chosen_on, progress=show

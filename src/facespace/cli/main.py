@@ -23,6 +23,8 @@ from facespace.cli import (
     gallery,
     identify,
     models,
+    runs,
+    train,
     verify,
 )
 from facespace.errors import FacespaceError
@@ -45,6 +47,8 @@ app.add_typer(gallery.app, name="gallery")
 app.command("align")(align.align)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(verify.app, name="verify")
+app.command("train")(train.train)
+app.command("runs")(runs.runs)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.add_typer(models.app, name="models")

@@ -14,8 +14,7 @@ from facespace.cli.output import progress_bar, write_json, write_line
 from facespace.text import plain_text
 
 if TYPE_CHECKING:
-    from facespace.embedder import Embedder
-    from facespace.evaluation import Evaluation, PairSet
+    from facespace.evaluation import Evaluation
 
 app = typer.Typer(
     help="Measure a model on pairs of photos: accuracy, VAL at FAR, ROC, thresholds, the worst errors.",
@@ -102,10 +101,11 @@ def lfw(
     list without (view 1) wants --threshold-from, or its own best threshold is reported and called optimistic.
     """
     from facespace.datasets.pairs import read_lfw_pairs
+    from facespace.pair_sets import listed_pairs, read_pair_set
 
     _measure(
-        lambda embedder: _listed(pairs, read_lfw_pairs(pairs), images, aligned, embedder),
-        lambda path, embedder: read_pair_set(path, images, aligned, embedder),
+        lambda spec: listed_pairs(pairs, read_lfw_pairs(pairs), images, aligned, spec),
+        lambda path, spec: read_pair_set(path, images, aligned, spec),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
@@ -130,9 +130,11 @@ def bin_(
     model: Model = "casia-webface",
 ) -> None:
     """A `.bin` file: 112 px crops by five points, ten contiguous folds. Its pickle is read without running any of it."""
+    from facespace.pair_sets import binary_pairs, read_pair_set
+
     _measure(
-        lambda _: _binary(file),
-        lambda path, embedder: read_pair_set(path, None, True, embedder),
+        lambda _: binary_pairs(file),
+        lambda path, spec: read_pair_set(path, None, True, spec),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
@@ -160,10 +162,11 @@ def pairs_(
 ) -> None:
     """Your own pairs. With a column `fold` by folds; with `person_a`, `person_b` with intervals over people."""
     from facespace.datasets.pairs import read_csv_pairs
+    from facespace.pair_sets import listed_pairs, read_pair_set
 
     _measure(
-        lambda embedder: _listed(csv, read_csv_pairs(csv), root, aligned, embedder),
-        lambda path, embedder: read_pair_set(path, root, aligned, embedder),
+        lambda spec: listed_pairs(csv, read_csv_pairs(csv), root, aligned, spec),
+        lambda path, spec: read_pair_set(path, root, aligned, spec),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
@@ -185,41 +188,6 @@ def _options(
     }
 
 
-def _listed(path: Path, pairs: Any, root: Path, aligned: bool, embedder: Embedder) -> PairSet:
-    from facespace.datasets.pairs import find_photos
-    from facespace.errors import DatasetError
-    from facespace.evaluation import PairSet, aligned_record
-
-    if not root.is_dir():
-        raise DatasetError(f"{plain_text(str(root))}: no such folder of images")
-    files = find_photos(pairs, root)
-    sample = next((file for file in files if file is not None), None)
-    return PairSet(path.name, pairs, files, aligned_record(root, embedder, sample) if aligned else None)
-
-
-def _binary(path: Path) -> PairSet:
-    from facespace.crop_record import CropRecord
-    from facespace.datasets.bin import as_pairs, read_bin
-    from facespace.evaluation import PairSet
-    from facespace.image import read
-
-    pairs, images = as_pairs(read_bin(path))
-    side = read(images[0]).shape[0]
-    return PairSet(path.name, pairs, images, CropRecord(side, 0, "arcface"))
-
-
-def read_pair_set(path: Path, root: Path | None, aligned: bool, embedder: Embedder) -> PairSet:
-    """A list of pairs of any kind; the photos of lists lie below `root`."""
-    from facespace.datasets.pairs import read_csv_pairs, read_lfw_pairs
-
-    if path.suffix.lower() == ".bin":
-        return _binary(path)
-    if root is None:
-        raise typer.BadParameter(f"beside a .bin wants a .bin; got {path.name}", param_hint="--threshold-from")
-    pairs = read_csv_pairs(path) if path.suffix.lower() == ".csv" else read_lfw_pairs(path)
-    return _listed(path, pairs, root, aligned, embedder)
-
-
 def _measure(
     source: Any,
     other: Any,
@@ -239,8 +207,8 @@ def _measure(
         report.check_plots()
         output.mkdir(parents=True, exist_ok=True)
     embedder = Embedder.load(model, device=device.value)
-    pairs = source(embedder)
-    chosen_on = None if threshold_from is None else other(threshold_from, embedder)
+    pairs = source(embedder.spec)
+    chosen_on = None if threshold_from is None else other(threshold_from, embedder.spec)
     whole = any(one is not None and one.crops is None for one in (pairs, chosen_on))
     with progress_bar("embedding") as show:
         evaluation = evaluate_pairs(

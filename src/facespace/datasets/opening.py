@@ -56,15 +56,20 @@ def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
     ...     images.names, images.labels.tolist()
     (('Anna',), [0, 0])
     """
-    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    paths = [path for one in sources for path in _paths(os.fspath(one))]
-    if not paths:
-        raise DatasetError(f"no dataset was named; {ACCEPTED}")
-    datasets = [_open(path) for path in paths]
+    datasets = [_open(path) for path in paths_of(source)]
     return datasets[0] if len(datasets) == 1 else UnionImages(datasets)
 
 
-def _paths(source: str) -> list[str]:
+def paths_of(source: Source | Sequence[Source]) -> list[str]:
+    """The paths `open_dataset` opens for this, at least one; `DatasetError` where none is named."""
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    paths = [path for one in sources for path in _parted(os.fspath(one))]
+    if not paths:
+        raise DatasetError(f"no dataset was named; {ACCEPTED}")
+    return paths
+
+
+def _parted(source: str) -> list[str]:
     if os.pathsep not in source or os.path.lexists(source):
         return [os.path.expanduser(source)]
     parts = source.split(os.pathsep)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from facespace.losses.loss import register
 from facespace.losses.margin import MarginSoftmax
+from facespace.ranks import gathered
 
 
 @register("adaface")
@@ -47,7 +48,8 @@ class AdaFace(MarginSoftmax):
     def _quality(self, norms: Tensor) -> Tensor:
         norms = norms.clamp(0.001, 100)
         if self.training:
-            self.mean_norm += self.momentum * (norms.mean() - self.mean_norm)
-            if len(norms) > 1:  # one alone has no deviation
-                self.std_norm += self.momentum * (norms.std() - self.std_norm)
+            everywhere = gathered(norms)
+            self.mean_norm += self.momentum * (everywhere.mean() - self.mean_norm)
+            if len(everywhere) > 1:  # one alone has no deviation
+                self.std_norm += self.momentum * (everywhere.std() - self.std_norm)
         return ((norms - self.mean_norm) * self.concentration / (self.std_norm + 1e-3)).clamp(-1, 1)

@@ -20,6 +20,7 @@ class Loss(nn.Module):
     """
 
     name: str = ""  # given by `register`
+    sharded: tuple[str, ...] = ()  # parameters of which every rank has rows of its own
     facts: dict[str, Tensor]
 
     def __init__(self) -> None:
@@ -29,6 +30,12 @@ class Loss(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of these features."""
         raise NotImplementedError
+
+    def update(self) -> None:
+        """What is no gradient's doing, once after every step of training: nothing, for most losses."""
+
+    def forget(self) -> None:
+        """Drop what was kept for `update`: the step is taken again."""
 
 
 _LOSSES: Registry[Loss] = Registry("facespace.losses", one="loss", many="losses", error=ValueError)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from facespace.losses.loss import Loss, register
 from facespace.losses.margin import arc_margin
+from facespace.ranks import gathered, n_ranks, rank
 
 Margin = Literal["arcface", "cosface"]
 
@@ -27,6 +28,8 @@ class PartialFC(Loss):
     part, so that the share of all is `sample_rate` (more where the batch has more): others' weights rest in that step.
     Gradients are those of the mean over the whole batch of all ranks; DDP's averaging of the backbone's is allowed for.
     """
+
+    sharded = ("weight",)
 
     def __init__(
         self,
@@ -44,8 +47,7 @@ class PartialFC(Loss):
         if not 0 < sample_rate <= 1:
             raise ValueError(f"sample_rate wants more than 0 and at most 1; got {sample_rate}")
         self.margin, self.scale, self.kind, self.sample_rate = margin, scale, kind, sample_rate
-        spread = distributed.is_available() and distributed.is_initialized()
-        self.rank, self.n_ranks = (distributed.get_rank(), distributed.get_world_size()) if spread else (0, 1)
+        self.rank, self.n_ranks = rank(), n_ranks()
         self.n_classes = n_classes
         self.first = n_classes * self.rank // self.n_ranks
         n_own = n_classes * (self.rank + 1) // self.n_ranks - self.first
@@ -57,7 +59,7 @@ class PartialFC(Loss):
         """The mean cross entropy over the batches of all ranks, the same number on each."""
         features = features if features.dtype == torch.float64 else features.float()
         if self.n_ranks > 1:
-            features, labels = _Gather.apply(features), _gathered(labels)
+            features, labels = _Gather.apply(features), gathered(labels)
         weight, own = self._sampled(labels)
         with torch.autocast(features.device.type, enabled=False):
             cosines = functional.linear(functional.normalize(features), functional.normalize(weight))
@@ -91,14 +93,9 @@ class PartialFC(Loss):
         at_label = torch.where(mine, shifted.gather(1, column)[:, 0], 0.0)
         if self.n_ranks > 1:
             total, at_label = _Sum.apply(total), _Sum.apply(at_label)
+        self.facts["accuracy_with_margin"] = (at_label.detach() == 0).float().mean()
         loss: Tensor = (total.log() - at_label).mean()
         return loss
-
-
-def _gathered(local: Tensor) -> Tensor:
-    parts = [torch.empty_like(local) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, local.contiguous())
-    return torch.cat(parts)
 
 
 class _Gather(torch.autograd.Function):
@@ -110,14 +107,14 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
         ctx.n = len(local)
-        return _gathered(local)
+        return gathered(local)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Tensor:
         gradient: Tensor = gradients[0].contiguous()
         distributed.all_reduce(gradient)
-        start = distributed.get_rank() * ctx.n
-        return gradient[start : start + ctx.n] * distributed.get_world_size()
+        start = rank() * ctx.n
+        return gradient[start : start + ctx.n] * n_ranks()
 
 
 class _Sum(torch.autograd.Function):

@@ -1,0 +1,219 @@
+"""States of a training run on disk: tensors as safetensors, the rest as JSON, a folder there whole or not at all.
+
+checkpoints/step-000001000/state.safetensors    every tensor of process 0
+                           shard-1.safetensors  the rows that process 1 has of its own, and so on
+                           checkpoint.json      step, facts, how many shards; written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facespace import ranks
+from facespace.errors import TrainingError
+from facespace.files import TEMPORARY
+
+_FACTS, _STATE, _FORMAT = "checkpoint.json", "state.safetensors", "facespace-checkpoint"
+_NAME = re.compile(r"step-([0-9]{9})")
+_MAX_FACTS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensors by name, and facts that JSON can hold, as they were before step `step`."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -> Path:
+    """Write a checkpoint below `folder`; all ranks call it, each with the rows it has of the `sharded` tensors.
+
+    Until the new one is whole under its name nothing of the earlier ones is touched. Raises `TrainingError` where the
+    disk is full or refuses.
+    """
+    from safetensors.torch import save_file
+
+    target = folder / f"step-{checkpoint.step:09d}"
+    unfinished = folder / f"{TEMPORARY}{target.name}"
+    rank, split = ranks.rank(), set(sharded)
+    mine = {
+        name: tensor.detach().contiguous().cpu().clone()
+        for name, tensor in checkpoint.tensors.items()
+        if rank == 0 or name in split
+    }
+    problem = ""
+    try:
+        if rank == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        ranks.wait()
+        file = unfinished / (f"shard-{rank}.safetensors" if rank else _STATE)
+        if mine:
+            save_file(mine, file)
+            _flush(file)
+    except Exception as error:  # safetensors raises its own for a full disk
+        problem = _line(error)
+    failed = ranks.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
+    if rank == 0 and not failed.item():
+        try:
+            facts = {
+                "format": _FORMAT,
+                "version": 1,
+                "step": checkpoint.step,
+                "shards": ranks.n_ranks(),
+                "sharded": sorted(split),
+                "facts": checkpoint.facts,
+            }
+            (unfinished / _FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            _flush(unfinished / _FACTS)
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.rename(target)
+        except OSError as error:
+            problem = _line(error)
+    failed = ranks.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
+    if failed.item():
+        if rank == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        kept = latest(folder)
+        raise TrainingError(
+            f"{target}: the checkpoint cannot be written ({problem or 'another process failed'}); "
+            + (f"{kept.name} is intact: make room and start the same command again" if kept else "make room first")
+        )
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint of the greatest step, None where there is none."""
+    found = _all(folder)
+    return found[-1] if found else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` latest checkpoints, and what killed processes left."""
+    for old in _all(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; `sharded` tensors come whole, their rows of all ranks put together.
+
+    Raises `TrainingError` where something is damaged or missing.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    facts = read_facts(path)
+    try:
+        tensors = dict(load_file(path / _STATE))
+        for name in facts["sharded"]:
+            parts = [tensors[name]] if name in tensors else []
+            parts += [load_file(path / f"shard-{rank}.safetensors")[name] for rank in range(1, facts["shards"])]
+            # What counts steps is a number in every rank, and the same.
+            tensors[name] = torch.cat(parts) if parts[0].ndim else parts[0]
+    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, IndexError) as error:
+        raise TrainingError(
+            f"{path}: a damaged checkpoint ({_line(error)}); remove it to go on from the one before"
+        ) from None
+    return Checkpoint(facts["step"], tensors, facts["facts"])
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `checkpoint.json` says; `TrainingError` where it is damaged."""
+    file = path / _FACTS
+    facts: Any = None
+    try:
+        if file.stat().st_size <= _MAX_FACTS:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        facts = None
+    kinds = {"step": int, "shards": int, "sharded": list, "facts": dict}
+    if (
+        not isinstance(facts, dict)
+        or facts.get("format") != _FORMAT
+        or any(type(facts.get(name)) is not kind for name, kind in kinds.items())
+    ):
+        raise TrainingError(f"{file}: a damaged checkpoint; remove {path.name} to go on from the one before")
+    result: dict[str, Any] = facts
+    return result
+
+
+def part_of(whole: Tensor, own: Tensor, name: str) -> Tensor:
+    """What a tensor of a checkpoint is here, shaped as `own`: itself, or this rank's rows of it.
+
+    >>> part_of(torch.arange(4.0), torch.zeros(4), "x").tolist()
+    [0.0, 1.0, 2.0, 3.0]
+    """
+    if whole.shape == own.shape:
+        return whole
+    if whole.shape[1:] == own.shape[1:] and ranks.n_ranks() > 1:
+        start = len(whole) * ranks.rank() // ranks.n_ranks()
+        rows = whole[start : len(whole) * (ranks.rank() + 1) // ranks.n_ranks()]
+        if rows.shape == own.shape:
+            return rows
+    raise TrainingError(
+        f"the checkpoint's {name} is of shape {tuple(whole.shape)}, here it is {tuple(own.shape)}; "
+        "recipe and checkpoint do not belong together"
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """The state of an optimiser as `optimizer.PARAMETER.KEY`; `names` tells parameters by id."""
+    return {
+        f"optimizer.{names[id(parameter)]}.{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+            by_parameter.setdefault(parameter, {})[key] = tensor
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            for key, tensor in by_parameter.get(name, {}).items():
+                if tensor.ndim:
+                    tensor = part_of(tensor, parameter, f"{name}.{key}").to(parameter.device)
+                optimizer.state[parameter][key] = tensor.clone()
+
+
+def _all(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / _FACTS).is_file())
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _device(tensors: Mapping[str, Tensor]) -> torch.device:
+    """Where ranks talk: NCCL wants their GPUs."""
+    return next((tensor.device for tensor in tensors.values() if tensor.is_cuda), torch.device("cpu"))
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

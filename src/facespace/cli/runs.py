@@ -1,0 +1,46 @@
+"""facespace runs: training runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facespace.cli.options import Json
+from facespace.cli.output import write_json, write_line
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with runs in it, or one run.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Compare training runs: what each is, how far it came, its losses, and how well it verifies pairs."""
+    from facespace.errors import RecipeError
+    from facespace.torch_weights import require_torch
+
+    require_torch("the record of a training run")
+    from facespace.run_folder import runs_below, summary
+
+    rows = [summary(run) for run in runs_below(folder)]
+    if not rows:
+        raise RecipeError(f"{folder}: no training runs in it; facespace train --output {folder}/NAME makes one")
+    if json:
+        for row in rows:
+            write_json(row)
+        return
+    for line in _table(rows):
+        write_line(line)
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    sets = sorted({name for row in rows for name in row["accuracy"]})
+    head = ["run", "network", "losses", "state", "steps", "loss", "images/s", *sets]
+    table = [head]
+    for row in rows:
+        loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"
+        speed = "-" if row["images_per_second"] is None else f"{row['images_per_second']:.0f}"
+        figures = [f"{row['accuracy'][name]:.4f}" if name in row["accuracy"] else "-" for name in sets]
+        table.append([row["run"], row["network"], row["losses"], row["state"], str(row["step"]), loss, speed, *figures])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]

@@ -1,0 +1,99 @@
+"""facespace train: a network by a recipe; started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facespace.cli.output import write_line
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, or the folder of a run to go on with."),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Put over the recipe: data=DIR, center.weight=0.02.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="The run's folder; by default runs/NAME-DATE-TIME.")
+    ] = None,
+    show_recipe: Annotated[bool, typer.Option("--show", help="Print the recipe as resolved, and do nothing.")] = False,
+) -> None:
+    """Train a network. Recipes: see `facespace train --show NAME`.
+
+    Killed or stopped, the same command with the same --output, or `facespace train RUN`, goes on from the last
+    checkpoint as if nothing had happened. For several GPUs: torchrun --nproc-per-node N -m facespace train ...
+    """
+    from facespace.torch_weights import require_torch
+
+    require_torch("training")
+    from facespace.recipe import as_toml, load
+    from facespace.run_folder import is_run, read_recipe
+
+    run = Path(recipe)
+    if is_run(run):
+        if output is not None and output != run:
+            raise typer.BadParameter("a run goes on in its own folder", param_hint="--output")
+        from facespace.recipe import parse
+
+        chosen = parse(as_toml(read_recipe(run)), overrides or (), source=recipe)
+    else:
+        chosen = load(recipe, overrides or ())
+        run = output if output is not None else Path("runs") / f"{_name(recipe)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if show_recipe:
+        write_line(as_toml(chosen).rstrip())
+        return
+    from facespace import ranks
+    from facespace.training import train as run_training
+
+    shown = _Lines()
+    try:
+        trained = run_training(chosen, run, show=shown.show)
+    except KeyboardInterrupt:
+        shown.end()
+        print(f"facespace: stopped; facespace train {run} goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finally:
+        shown.end()
+        ranks.leave()
+    if shown.speaks:
+        write_line(f"{trained.steps} steps -> {trained.model}")
+
+
+def _name(recipe: str) -> str:
+    return re.sub(r"[^\w.-]", "-", Path(recipe).name.removesuffix(".toml"))
+
+
+class _Lines:
+    """Lines as they come; on a terminal those that pass take each other's place, in a pipe they come every minute."""
+
+    def __init__(self) -> None:
+        import os
+
+        self.speaks = int(os.environ.get("RANK", "0")) == 0
+        self._terminal = sys.stdout.isatty()
+        self._open, self._last = False, 0.0
+
+    def show(self, line: str, passing: bool) -> None:
+        """Print a line; one that is `passing` may be left out."""
+        if not self.speaks:
+            return
+        if self._terminal:
+            print(f"\r\x1b[K{line}", end="" if passing else "\n", flush=True)
+            self._open = passing
+        elif not passing or time.monotonic() > self._last + 60:
+            self._last = time.monotonic()
+            write_line(line)
+
+    def end(self) -> None:
+        """Leave the line that others may have taken the place of."""
+        if self._open:
+            print(flush=True)
+        self._open = False

@@ -1,0 +1,77 @@
+"""The processes of one training, as torchrun starts them: which one this is, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, distributed
+
+
+def rank() -> int:
+    """This process's number, 0 where it is alone."""
+    return distributed.get_rank() if _together() else 0
+
+
+def n_ranks() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if _together() else 1
+
+
+def join(device: str) -> torch.device:
+    """Join the processes torchrun started, and the device that is this one's.
+
+    Nothing is joined where the environment names no others (`WORLD_SIZE`). GPUs talk by NCCL, processors by gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _together():
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    if device != "cuda":
+        return torch.device(device)
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def leave() -> None:
+    """Part from the others."""
+    if _together():
+        distributed.destroy_process_group()
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if n_ranks() > 1:
+        distributed.barrier()
+
+
+def gathered(own: Tensor) -> Tensor:
+    """The tensors (n,…) of all processes, one after the other: (ranks · n,…). All must be of one shape."""
+    if n_ranks() == 1:
+        return own
+    parts = [torch.empty_like(own) for _ in range(n_ranks())]
+    distributed.all_gather(parts, own.contiguous())
+    return torch.cat(parts)
+
+
+def summed(own: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if n_ranks() > 1:
+        distributed.all_reduce(own)
+    return own
+
+
+def same_everywhere(text: str) -> str:
+    """What process 0 said; every process says something of its own, of at most 4,096 bytes in UTF-8."""
+    if n_ranks() == 1:
+        return text
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    said = torch.zeros(4096, dtype=torch.uint8)
+    encoded = text.encode()[:4096]
+    said[: len(encoded)] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8) if encoded else 0
+    said = said.to(device)
+    distributed.broadcast(said, src=0)
+    return bytes(said.tolist()).rstrip(b"\0").decode()
+
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,106 @@
+"""How good a network in training is on pairs of people it never saw: any sets of pairs, prepared once."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from facespace.backbones import Backbone
+from facespace.crop_record import CropRecord
+from facespace.embedder import Embedder
+from facespace.errors import RecipeError
+from facespace.evaluation import evaluate_pairs
+from facespace.face import InputSpec, align, central_face
+from facespace.mtcnn import MTCNN
+from facespace.pair_sets import PairSet, binary_pairs, read_pair_set
+from facespace.pipeline import process
+from facespace.recipe import Recipe
+from facespace.torch_network import TorchNetwork
+
+Metrics = dict[str, float | list[float] | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verifier:
+    """The sets of a recipe, by name, and how they are measured; `threshold_from` gives lists their threshold."""
+
+    sets: dict[str, PairSet]
+    threshold_from: dict[str, PairSet]
+    recipe: Recipe
+    spec: InputSpec
+
+    def measure(self, backbone: Backbone, device: str) -> dict[str, Metrics]:
+        """Accuracy (with `accuracy_std` and `accuracy_interval`), VAL@FAR 1e-3, AUC, EER and seconds of each set.
+
+        The network is left in inference.
+        """
+        network = TorchNetwork(backbone, device=device)
+        embedder = Embedder(network, name="training", spec=self.spec, fingerprint="")
+        measured: dict[str, Metrics] = {}
+        for name, pairs in self.sets.items():
+            start = time.perf_counter()
+            evaluation = evaluate_pairs(
+                pairs,
+                embedder,
+                threshold_from=self.threshold_from.get(name),
+                distance=self.recipe.verify_distance,
+                flip=self.recipe.verify_flip,
+                subtract_mean=self.recipe.verify_subtract_mean,
+            )
+            result = evaluation.verification
+            val = result.val.get("1e-3")
+            interval = evaluation.intervals.get("accuracy")
+            measured[name] = {
+                "accuracy": result.accuracy,
+                "accuracy_std": result.accuracy_std,
+                "accuracy_interval": None if interval is None else [float(bound) for bound in interval],
+                "val_rate": None if val is None else val.value,
+                "auc": result.auc,
+                "eer": result.eer,
+                "seconds": time.perf_counter() - start,
+            }
+        return measured
+
+
+def prepare(recipe: Recipe, spec: InputSpec) -> Verifier:
+    """Open the sets a recipe names; faces of whole photos are found and cut out once, here.
+
+    A set is called by its file's name without ending, LFW's pairs `lfw`. `RecipeError` where crops do not fit what
+    the network wants to see: figures on them would mislead.
+    """
+    sets = {Path(file).stem: binary_pairs(Path(file).expanduser()) for file in recipe.verify_bin}
+    threshold_from: dict[str, PairSet] = {}
+    if recipe.verify_lfw:
+        root = Path(recipe.verify_lfw).expanduser()
+        for target, list_of_pairs in ((sets, recipe.verify_pairs), (threshold_from, recipe.verify_threshold_pairs)):
+            if list_of_pairs:
+                pairs = read_pair_set(Path(list_of_pairs).expanduser(), root, recipe.verify_aligned, spec)
+                target["lfw"] = pairs if pairs.crops is not None else _cropped(pairs, spec)
+    for name, pairs in sets.items():
+        misfit = pairs.crops.misfit(spec) if pairs.crops is not None else None
+        if misfit:
+            raise RecipeError(f"verification on {name}: {misfit}; give a set that fits, or another input_spec")
+    return Verifier(sets, threshold_from, recipe, spec)
+
+
+def _cropped(pairs: PairSet, spec: InputSpec) -> PairSet:
+    """Whole photos as crops in memory, kept as PNG; a photo without a face becomes its centre, and will be an error."""
+    there = [k for k, file in enumerate(pairs.files) if file is not None]
+    files: list[Path | bytes | None] = [None] * len(pairs.files)
+    for k, photo in zip(there, process((str(pairs.files[k]) for k in there), MTCNN(), keep_pixels=True), strict=True):
+        if photo.pixels is None:
+            continue
+        height, width = photo.pixels.shape[:2]
+        if photo.faces:
+            crop = align(photo.pixels, central_face(photo.faces, width, height), spec)
+        else:
+            crop = np.asarray(Image.fromarray(photo.pixels).resize((spec.size, spec.size)))
+        file = io.BytesIO()
+        Image.fromarray(crop).save(file, "PNG", compress_level=1)
+        files[k] = file.getvalue()
+    return dataclasses.replace(pairs, files=files, crops=CropRecord(spec.size, spec.crop_margin, spec.template))
