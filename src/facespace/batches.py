@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from facespace.augmentation import Augmentation
+from facespace.datasets.folder import IMAGE_ENDINGS, visible_names
 from facespace.datasets.labelled import LabelledImages
 from facespace.errors import DatasetError, ImageError, TrainingError
 from facespace.face import InputSpec
@@ -25,7 +26,6 @@ from facespace.sampling import Stream, by_people, shuffled
 from facespace.text import plain_text
 
 Ints = npt.NDArray[np.int64]
-_ATTEMPTS = 5  # images of a person that are tried in the place of one that cannot be read
 
 
 class TrainingImages:
@@ -89,9 +89,9 @@ class _Reader:
     def _stored(self, number: int, random: np.random.Generator, failed: list[tuple[str, str]]) -> npt.NDArray[np.uint8]:
         """One image, or another of the same person where it is damaged."""
         data = self._images
-        for _ in range(_ATTEMPTS):
+        for candidate in self._candidates(number, random):
             try:
-                return data.dataset.read(int(data.kept[number]))
+                return data.dataset.read(int(data.kept[candidate]))
             except ImageError as error:
                 if error.reason == "no such file":
                     raise TrainingError(
@@ -99,12 +99,16 @@ class _Reader:
                         "during the run; put it back and start the same command again"
                     ) from None
                 failed.append((plain_text(error.source), plain_text(error.reason)))
-            same = np.flatnonzero(data.labels == data.labels[number])
-            number = int(random.choice(same))
         raise TrainingError(
             f"no image of {plain_text(data.names[data.labels[number]])} can be read (last: {failed[-1][0]}: {failed[-1][1]}); "
             "facespace dataset check lists the damaged ones"
         )
+
+    def _candidates(self, number: int, random: np.random.Generator) -> Iterator[int]:
+        """An image, then all others of the same person, drawn without repetition."""
+        yield number
+        same = np.flatnonzero(self._images.labels == self._images.labels[number])
+        yield from random.permutation(same[same != number]).tolist()
 
 
 class _Steps:
@@ -156,7 +160,8 @@ def open_batches(
     """The micro-batches of the steps `first` to `end`, in order: of each step those `parts` of the `n_parts` it has.
 
     `workers` processes read ahead; with none everything happens here. What an image looks like depends on `seed` and
-    on its place in the stream, not on the number of workers or parts.
+    on its place in the stream, not on the number of workers or parts. Raises `TrainingError` where a file is gone,
+    a person has no image that can be read, or a worker was killed.
     """
     steps = _Steps(stream, first, end, batch_size, parts, n_parts)
     options: dict[str, Any] = {}
@@ -167,23 +172,35 @@ def open_batches(
             "prefetch_factor": 2,
             "worker_init_fn": _ignore_interrupts,
         }
-    loader: DataLoader[Batch] = DataLoader(
-        _Reader(images, augmentation, seed),  # type: ignore[arg-type]
-        batch_sampler=steps,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=False,
-        **options,
-    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        loader: DataLoader[Batch] = DataLoader(
+            _Reader(images, augmentation, seed),  # type: ignore[arg-type]
+            batch_sampler=steps,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=False,
+            **options,
+        )
         batches = iter(loader)
-    for batch in batches:
+    while (batch := _next(batches)) is not None:
         if batch.gone:
             raise TrainingError(batch.gone)
         if pin:
             batch.images, batch.labels = batch.images.pin_memory(), batch.labels.pin_memory()
         yield batch
+
+
+def _next(batches: Iterator[Batch]) -> Batch | None:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise TrainingError(
+            "a process that reads images was killed, by the system if memory ran short; take fewer workers and start "
+            "the same command again"
+        ) from None
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -209,26 +226,41 @@ def standardized(images: Tensor, spec: InputSpec, device: torch.device) -> Tenso
 
 
 def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
-    """SHA-256 over people, labels, and the names and sizes of the dataset's files: changes when it is edited."""
+    """SHA-256 over people, labels, and the names and sizes of the dataset's files: changes when it is edited.
+
+    These are the images in a source's folders, or the files in it where there are none. `DatasetError` for a source
+    that cannot be listed.
+    """
     digest = hashlib.sha256()
     for name in images.names:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
     digest.update(images.labels.tobytes())
     for source in sources:
         path = os.path.expanduser(source)
-        files = [path] if os.path.isfile(path) else sorted(_files(path))
+        try:
+            files = [path] if os.path.isfile(path) else _files(path)
+        except OSError as error:
+            raise DatasetError(f"{plain_text(path)}: the folder cannot be listed ({error.strerror})") from None
         for file in files:
             name = os.path.relpath(file, path) if file != path else os.path.basename(path)
-            digest.update(f"{name}\0{os.path.getsize(file)}\0".encode("utf-8", "surrogateescape"))
+            digest.update(f"{name}\0{_size(file)}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _files(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _files(entry.path)
-            elif entry.is_file():
-                yield entry.path
+def _files(folder: str) -> list[str]:
+    """What a dataset is read from: not logs beside the people's folders, nor what lies deeper."""
+    images = [
+        os.path.join(folder, person, name)
+        for person in visible_names(folder, folders=True)
+        for name in visible_names(os.path.join(folder, person), folders=False)
+        if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+    ]
+    beside = visible_names(folder, folders=False)
+    return images if images and "train.rec" not in beside else [os.path.join(folder, name) for name in beside]
+
+
+def _size(file: str) -> int:
+    try:
+        return os.path.getsize(file)
+    except OSError:  # a broken link, or removed a moment ago
+        return -1

@@ -2,7 +2,7 @@
 
 checkpoints/step-000001000/state.safetensors    every tensor of process 0
                            shard-1.safetensors  the rows that process 1 has of its own, and so on
-                           checkpoint.json      step, facts, how many shards; written last
+                           checkpoint.json      step, facts, checksums of all, how many shards; written last
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,16 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
         if rank == 0 or name in split
     }
     problem = ""
-    try:
-        if rank == 0:
+    if rank == 0:
+        try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-        ranks.wait()
+        except OSError as error:
+            problem = _line(error)
+    ranks.wait()
+    try:
         file = unfinished / (f"shard-{rank}.safetensors" if rank else _STATE)
-        if mine:
+        if mine and not problem:
             save_file(mine, file)
             _flush(file)
     except Exception as error:  # safetensors raises its own for a full disk
@@ -75,11 +79,12 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
                 "shards": ranks.n_ranks(),
                 "sharded": sorted(split),
                 "facts": checkpoint.facts,
+                "files": {file.name: _checksum(file) for file in sorted(unfinished.iterdir())},
             }
+            facts["checksum"] = zlib.crc32(json.dumps(facts).encode())
             (unfinished / _FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
             _flush(unfinished / _FACTS)
-            shutil.rmtree(target, ignore_errors=True)
-            unfinished.rename(target)
+            _take_place(unfinished, target)
         except OSError as error:
             problem = _line(error)
     failed = ranks.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
@@ -114,21 +119,31 @@ def load(path: Path) -> Checkpoint:
     Raises `TrainingError` where something is damaged or missing.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     facts = read_facts(path)
     try:
-        tensors = dict(load_file(path / _STATE))
-        for name in facts["sharded"]:
-            parts = [tensors[name]] if name in tensors else []
-            parts += [load_file(path / f"shard-{rank}.safetensors")[name] for rank in range(1, facts["shards"])]
-            # What counts steps is a number in every rank, and the same.
-            tensors[name] = torch.cat(parts) if parts[0].ndim else parts[0]
-    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, IndexError) as error:
+        tensors = _read_tensors(path, facts)
+    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise TrainingError(
             f"{path}: a damaged checkpoint ({_line(error)}); remove it to go on from the one before"
         ) from None
     return Checkpoint(facts["step"], tensors, facts["facts"])
+
+
+def _read_tensors(path: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    for name, checksum in facts["files"].items():
+        if _checksum(path / name) != checksum:
+            raise ValueError(f"{name} is not what was written")
+    tensors = dict(load_file(path / _STATE))
+    n_shards = facts["shards"] if facts["sharded"] else 1
+    shards = [tensors, *(load_file(path / f"shard-{rank}.safetensors") for rank in range(1, n_shards))]
+    for name in facts["sharded"]:
+        parts = [shard[name] for shard in shards]
+        # What counts steps is a number in every rank, and the same.
+        tensors[name] = torch.cat(parts) if parts[0].ndim else parts[0]
+    return tensors
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -138,9 +153,11 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size <= _MAX_FACTS:
             facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+            if facts.pop("checksum") != zlib.crc32(json.dumps(facts).encode()):
+                facts = None
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         facts = None
-    kinds = {"step": int, "shards": int, "sharded": list, "facts": dict}
+    kinds = {"step": int, "shards": int, "sharded": list, "facts": dict, "files": dict}
     if (
         not isinstance(facts, dict)
         or facts.get("format") != _FORMAT
@@ -193,15 +210,41 @@ def restore_optimizer(
         for parameter in group["params"]:
             name = names[id(parameter)]
             for key, tensor in by_parameter.get(name, {}).items():
-                if tensor.ndim:
-                    tensor = part_of(tensor, parameter, f"{name}.{key}").to(parameter.device)
-                optimizer.state[parameter][key] = tensor.clone()
+                if tensor.ndim:  # laid out as the parameter is: fused steps want that
+                    own = torch.empty_like(parameter, dtype=tensor.dtype)
+                    own.copy_(part_of(tensor, parameter, f"{name}.{key}"))
+                else:  # a count of steps, which fused steps want beside the parameter
+                    own = tensor.to(parameter.device if group.get("fused") else "cpu", copy=True)
+                optimizer.state[parameter][key] = own
 
 
 def _all(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / _FACTS).is_file())
+
+
+def _take_place(unfinished: Path, target: Path) -> None:
+    """Rename a whole checkpoint; one of the same step stays until then, and where it does not succeed."""
+    old = target.with_name(f"{TEMPORARY}old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        unfinished.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checksum(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as stream:
+        while part := stream.read(2**24):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def _flush(file: Path) -> None:

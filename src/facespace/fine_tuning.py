@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -41,14 +42,19 @@ def start(recipe: Recipe, crops: Crops) -> Start:
     `ModelError`, and `RecipeError` where the recipe does not fit the network.
     """
     if not recipe.init:
-        return Start(_new(recipe), _spec(recipe))
-    source = find_model(recipe.init)
+        backbone, spec = _new(recipe), _spec(recipe)
+        _check_size(backbone, spec)
+        return Start(backbone, spec)
+    source = find_model(os.path.expanduser(recipe.init))
     remarks = []
     if source.record is not None and str(source.record.training.get("batch_norms", "")).startswith("folded"):
         raise ModelError(
             f"{recipe.init}: its batch norms were folded into the weights; convert its source again with --crops DIR"
         )
     backbone, _ = source.backbone()
+    _check_size(backbone, source.spec)
+    if recipe.keep_probability != 1 and not _takes_dropout(backbone):
+        raise RecipeError(f"keep_probability: {backbone.name}, which {recipe.init} is, has no dropout; leave it at 1")
     names = source.folded_batch_norms(backbone)
     if names:
         sample = crops(source.spec)
@@ -84,6 +90,13 @@ def _spec(recipe: Recipe) -> InputSpec:
         return InputSpec.from_dict(wanted)
     except ModelError as error:
         raise RecipeError(str(error)) from None
+
+
+def _check_size(backbone: Backbone, spec: InputSpec) -> None:
+    wanted, least = backbone.input_size, backbone.minimum_size
+    if spec.size != wanted if wanted is not None else spec.size < least:
+        size = f"{wanted} px" if wanted is not None else f"at least {least} px"
+        raise RecipeError(f"input_spec: {backbone.name} takes crops of {size}; got {spec.size} px")
 
 
 def _takes_dropout(backbone: Backbone) -> bool:

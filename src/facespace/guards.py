@@ -14,6 +14,8 @@ from facespace.errors import TrainingError
 _COLLAPSED = 0.01  # mean squared distance of a batch's embeddings; 2 where they are spread over the sphere
 _PATIENCE = 50  # steps that a collapse, or a lack of triplets, may last
 _FAR_CENTER = 100.0  # times the longest feature
+# As CUDA, torch on Linux, torch on Windows, and CUDA's libraries say it.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 @dataclass
@@ -64,14 +66,14 @@ def first_not_finite(
 ) -> str:
     """The first tensor on the way from images to gradients that holds NaN or infinity, in words.
 
-    Weights come first, then what each module of the backbone gives when `forward` is called again, then each term's
-    loss, then gradients. Empty where all are finite.
+    Weights come first, then images, then what each module of the backbone gives when `forward` is called again, then
+    each term's loss, then statistics, which follow outputs, then gradients from the loss back. Empty where all are
+    finite.
     """
     modules = {"backbone": backbone, **{f"loss {name}": term for name, term in terms.items()}}
     for owner, module in modules.items():
-        for kind, entries in (("weight", module.named_parameters()), ("statistic", module.named_buffers())):
-            if name := _first(entries):
-                return f"the {kind} {name} of {owner}"
+        if name := _first(module.named_parameters()):
+            return f"the weight {name} of {owner}"
     if not torch.isfinite(images).all():
         return "the images"
     found: list[str] = []
@@ -97,7 +99,10 @@ def first_not_finite(
     if found:
         return found[0]
     for owner, module in modules.items():
-        gradients = ((name, parameter.grad) for name, parameter in module.named_parameters())
+        if name := _first(module.named_buffers()):
+            return f"the statistic {name} of {owner}"
+    for owner, module in reversed(modules.items()):
+        gradients = ((name, parameter.grad) for name, parameter in reversed(list(module.named_parameters())))
         if name := _first((name, gradient) for name, gradient in gradients if gradient is not None):
             return f"the gradient of {name} of {owner}"
     return ""
@@ -114,4 +119,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     said = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from facespace.datasets.pairs import read_whole
-from facespace.errors import RecipeError
+from facespace.errors import DatasetError, RecipeError
 from facespace.text import plain_text
 
 if sys.version_info >= (3, 11):
@@ -21,16 +23,17 @@ else:
     import tomli as tomllib
 
 _MAX_BYTES = 1_000_000
+_MAX_DEPTH = 4  # lists and tables in each other: a recipe, its losses, one of them, an option of it
 _SHIPPED = "recipes"
 
 
 class Term(BaseModel):
     """One term of what is minimised: a loss of `losses/` by name, its weight, and its options."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     name: str
-    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=0)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,7 +44,7 @@ class Term(BaseModel):
 class Recipe(BaseModel):
     """Everything a training run depends on; the comment in `recipes/` beside each key says what it is for."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     # What is learned from
     data: str | list[str] = ""
@@ -101,17 +104,6 @@ class Recipe(BaseModel):
     log_every: int = Field(20, ge=1)
     histograms: bool = False
 
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_numbers_are_numbers(cls, values: Any) -> Any:
-        """`lr = 1` means 1.0; pydantic's strict mode would not have it."""
-        if isinstance(values, dict):
-            floats = {name for name, field in cls.model_fields.items() if field.annotation is float}
-            values = {
-                key: float(value) if key in floats and type(value) is int else value for key, value in values.items()
-            }
-        return values
-
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         if not self.losses:
@@ -151,7 +143,11 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recip
             .read_text(encoding="utf-8")
         )
     elif os.path.isfile(name):
-        text = read_whole(name, _MAX_BYTES).decode("utf-8", "replace")
+        try:
+            # A path's bytes that are no UTF-8 stay what they are, as everywhere.
+            text = read_whole(name, _MAX_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        except DatasetError as error:
+            raise RecipeError(str(error)) from None
     else:
         raise RecipeError(
             f"{plain_text(name)}: neither a recipe file nor a recipe's name ({', '.join(shipped())}), nor a run's folder"
@@ -167,14 +163,33 @@ def parse(text: str, overrides: Sequence[str] = (), *, source: str = "recipe") -
     """
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeError(f"{source}: not TOML ({str(error).splitlines()[0]})") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+        raise RecipeError(f"{source}: not TOML ({plain_text(str(error).splitlines()[0])[:200]})") from None
     for override in overrides:
         _put(values, override)
     try:
+        _check(values)
         return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(f"{source}: {_first(error, values)}") from None
+    except ValueError as error:
+        said = _first(error, values) if isinstance(error, ValidationError) else str(error)
+        raise RecipeError(f"{source}: {said}") from None
+
+
+def _check(value: Any, where: str = "", depth: int = 0) -> None:
+    """Refuse what TOML has and no recipe has a use for, with a `ValueError`: it could not be written back."""
+    if isinstance(value, (dict, list)) and depth < _MAX_DEPTH:
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            _check(entry, f"{where}.{plain_text(str(key))[:60]}" if where else plain_text(str(key))[:60], depth + 1)
+    elif isinstance(value, int):  # bool, too
+        if abs(value) >= 2**63:
+            raise ValueError(f"{where}: a whole number wants 64 bits at most; got one of {value.bit_length():,}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: wants a finite number; got {value}")
+    elif not isinstance(value, str):
+        raise ValueError(
+            f"{where}: wants a text, a number, true or false, or a list or table of these; got {type(value).__name__}"
+        )
 
 
 def _put(values: dict[str, Any], override: str) -> None:
@@ -182,24 +197,27 @@ def _put(values: dict[str, Any], override: str) -> None:
     key = key.strip()
     if not equals or not key:
         raise RecipeError(f"{plain_text(override)!r}: wanted key=value, such as learning_rate=0.05")
+    written = written.strip()
     try:
-        value = tomllib.loads(f"value = {written}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+        parsed = tomllib.loads(f"value = {written}")
+        value: Any = parsed["value"] if len(parsed) == 1 else written
+    except (ValueError, RecursionError):
         value = written
-    wanted = Recipe.model_fields.get(key)
-    if wanted is not None and wanted.annotation is str and not isinstance(value, str):
-        value = written
-    if wanted is not None and wanted.annotation == list[str] and isinstance(value, str):
-        value = [value] if value else []
+    wanted = Recipe.model_fields[key].annotation if key in Recipe.model_fields else None
+    if wanted == list[str]:
+        if not isinstance(value, list):
+            value = [value if isinstance(value, str) else written] if value != "" else []
+    elif wanted is str or (str in get_args(wanted) and not isinstance(value, (list, dict))):
+        value = value if isinstance(value, str) else written  # a folder may be called 2018
     term, dot, option = key.partition(".")
     if not dot:
         values[key] = value
         return
-    losses = values.get("losses")
+    losses = values.setdefault("losses", [entry.model_dump() for entry in Recipe.model_fields["losses"].default])
     terms = [entry for entry in losses if isinstance(entry, dict)] if isinstance(losses, list) else []
     found = [entry for entry in terms if entry.get("name") == term]
     if not found:
-        names = [str(entry.get("name")) for entry in terms]
+        names = [plain_text(str(entry.get("name")))[:60] for entry in terms]
         raise RecipeError(f"{plain_text(override)!r}: no loss of the recipe is called {term!r}{_closest(term, names)}")
     for entry in found:
         entry[option] = value
@@ -209,14 +227,20 @@ def _first(error: ValidationError, values: dict[str, Any]) -> str:
     """The first of pydantic's findings, unknown keys before others, in one line."""
     findings = sorted(error.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
     finding = findings[0]
-    where = ".".join(str(part) for part in finding["loc"])
     if finding["type"] == "extra_forbidden":
-        return f"no key is called {plain_text(where)[:60]!r}{_closest(where, Recipe.model_fields)}"
+        name = str(finding["loc"][0])
+        return f"no key is called {plain_text(name)[:60]!r}{_closest(name, Recipe.model_fields)}"
     said = finding["msg"].removeprefix("Value error, ")
+    where: list[str] = []
+    came: Any = values
+    for part in finding["loc"]:  # without pydantic's words for the kinds that a value might be
+        missing = finding["type"] == "missing" and part == finding["loc"][-1]
+        if missing or isinstance(part, int) or (isinstance(came, dict) and part in came):
+            where.append(plain_text(str(part))[:60])
+            came = came if missing else came[part]
     if not where:
         return said
-    came = repr(values.get(str(finding["loc"][0])))
-    return f"{where}: {said[:1].lower()}{said[1:]}; got {plain_text(came)[:80]}"
+    return f"{'.'.join(where)}: {said[:1].lower()}{said[1:]}; got {plain_text(repr(came))[:80]}"
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
@@ -231,7 +255,7 @@ def as_toml(recipe: Recipe) -> str:
     for key, value in recipe.model_dump(exclude={"losses"}, exclude_none=True).items():
         lines.append(f"{key} = {_toml(value)}")
     for term in recipe.losses:
-        lines += ["", "[[losses]]", *(f"{key} = {_toml(value)}" for key, value in term.model_dump().items())]
+        lines += ["", "[[losses]]", *(f"{_key(key)} = {_toml(value)}" for key, value in term.model_dump().items())]
     return "\n".join(lines) + "\n"
 
 
@@ -240,9 +264,19 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+        return '"' + "".join(map(_letter, escaped)) + '"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml(str(key))} = {_toml(entry)}" for key, entry in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(entry)}" for key, entry in value.items()) + " }"
     return repr(value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _letter(letter: str) -> str:
+    if letter.isprintable() or "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a path that is no UTF-8
+        return letter
+    return f"\\u{ord(letter):04x}" if ord(letter) < 2**16 else f"\\U{ord(letter):08x}"

@@ -18,9 +18,8 @@ from typing import Any
 
 from facespace import __version__
 from facespace.errors import RecipeError, TrainingError
-from facespace.files import atomic_path
-from facespace.recipe import Recipe, as_toml, parse
-from facespace.text import plain_text
+from facespace.files import TEMPORARY, atomic_path
+from facespace.recipe import Recipe, as_toml, load
 
 RECIPE, RUN, METRICS, CHECKPOINTS, BEST, MODEL = (
     "recipe.toml",
@@ -39,8 +38,8 @@ def is_run(path: Path) -> bool:
 
 
 def read_recipe(run: Path) -> Recipe:
-    """The recipe a run was begun with."""
-    return parse((run / RECIPE).read_text(encoding="utf-8"), source=plain_text(str(run / RECIPE)))
+    """The recipe a run was begun with; `RecipeError` where it is damaged."""
+    return load(run / RECIPE)
 
 
 # What may change when a run goes on: it decides how long, how fast and where, not what is computed until then.
@@ -51,10 +50,10 @@ def begin(run: Path, recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     """Make the folder of a new run, or check that the one that is there is of this recipe; remarks, a line each.
 
     `facts` go into `run.json`. Raises `RecipeError` where a run of another recipe is there, and `TrainingError` where
-    its dataset was another one.
+    its dataset was another one, or its `run.json` is damaged.
     """
     if not is_run(run):
-        if run.is_dir() and any(run.iterdir()):
+        if os.path.lexists(run) and not (run.is_dir() and all(map(_begun, run.iterdir()))):
             raise RecipeError(f"{run}: is there and holds something else; give another --output")
         run.mkdir(parents=True, exist_ok=True)
         _write(run / RUN, json.dumps({**environment(), **facts}, indent=1) + "\n")
@@ -64,16 +63,23 @@ def begin(run: Path, recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     changed = before.differences(recipe)
     if fatal := [line for line in changed if line.split(" ", 1)[0] not in _MAY_CHANGE]:
         raise RecipeError(f"{run}: is a run of another recipe ({'; '.join(fatal)[:300]}); give another --output")
-    began = read_facts(run)
-    if began.get("dataset", {}).get("fingerprint") != facts["dataset"]["fingerprint"]:
+    written = [name for name in (MODEL, BEST) if (run / name).is_dir()]
+    anew = f"begin anew with {f'init={run / written[0]} and ' if written else ''}another --output"
+    began, now = read_facts(run).get("dataset"), facts["dataset"]
+    if not isinstance(began, dict):
+        raise TrainingError(f"{run / RUN}: damaged, so whether the dataset is the same cannot be told; {anew}")
+    if began.get("fingerprint") != now["fingerprint"]:
         raise TrainingError(
-            f"{run}: its dataset had {began.get('dataset', {}).get('n_images')} images of "
-            f"{began.get('dataset', {}).get('n_people')} people when it began, and was edited since (now "
-            f"{facts['dataset']['n_images']} of {facts['dataset']['n_people']}); restore it, or begin anew with "
-            f"init={run / MODEL} and another --output"
+            f"{run}: its dataset had {began.get('n_images')} images of {began.get('n_people')} people when it began, "
+            f"and was edited since (now {now['n_images']} of {now['n_people']}); restore it, or {anew}"
         )
     _write(run / RECIPE, as_toml(recipe))
     return [f"changed for the rest of the run: {line}" for line in changed]
+
+
+def _begun(path: Path) -> bool:
+    """Whether a process that was killed while it began a run may have left this; `recipe.toml` is written last."""
+    return path.name == RUN or path.name.startswith(TEMPORARY)
 
 
 def read_facts(run: Path) -> dict[str, Any]:
@@ -135,13 +141,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, without one that was cut short."""
     rows: list[dict[str, Any]] = []
     try:
-        with (run / METRICS).open(encoding="utf-8") as lines:
+        with (run / METRICS).open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
                     row: Any = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
+                if isinstance(row, dict) and type(row.get("step")) is int:
                     rows.append(row)
     except OSError:
         return []
@@ -151,21 +157,28 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def summary(run: Path) -> dict[str, Any]:
     """A run in a few words and figures: network, losses, state, last step and loss, best accuracy of each set of pairs."""
     recipe, rows = read_recipe(run), read_metrics(run)
-    steps = [row for row in rows if "total_loss" in row]
+    steps = [row for row in rows if _number(row, "total_loss") is not None]
     accuracy: dict[str, float] = {}
     for row in rows:
-        for name, figures in row.get("verification", {}).items():
-            accuracy[name] = max(accuracy.get(name, 0.0), figures["accuracy"])
+        measured = row.get("verification")
+        for name, figures in measured.items() if isinstance(measured, dict) else ():
+            if (value := _number(figures, "accuracy")) is not None:
+                accuracy[name] = max(accuracy.get(name, 0.0), value)
     return {
         "run": str(run),
         "network": f"from {recipe.init}" if recipe.init else recipe.backbone,
         "losses": "+".join(term.name for term in recipe.losses),
         "state": "finished" if (run / MODEL).is_dir() else "begun",
         "step": max((row["step"] for row in rows), default=0),
-        "loss": steps[-1]["total_loss"] if steps else None,
-        "images_per_second": steps[-1]["images_per_second"] if steps else None,
+        "loss": _number(steps[-1], "total_loss") if steps else None,
+        "images_per_second": _number(steps[-1], "images_per_second") if steps else None,
         "accuracy": accuracy,
     }
+
+
+def _number(row: Any, key: str) -> float | None:
+    value = row.get(key) if isinstance(row, dict) else None
+    return value if isinstance(value, (int, float)) else None
 
 
 def rewind_metrics(run: Path, step: int) -> None:
@@ -177,4 +190,4 @@ def rewind_metrics(run: Path, step: int) -> None:
 
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")

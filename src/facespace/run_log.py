@@ -12,7 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from facespace.errors import RuntimeUnavailable
+from facespace.files import atomic_path
 from facespace.run_folder import METRICS, rewind_metrics
+from facespace.text import plain_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +44,8 @@ class RunLog:
                 "training writes for TensorBoard, which is not installed; pip install 'facespace[train]'"
             ) from None
         rewind_metrics(run, step)
-        self._writer = SummaryWriter(str(run), purge_step=step + 1 if step else None)
+        # From step 0, too: a run may have been killed before its first checkpoint.
+        self._writer = SummaryWriter(str(run), purge_step=step + 1)
 
     def step(self, row: Mapping[str, Any]) -> None:
         """Log the figures of a step: `step`, `epoch`, `learning_rate`, `total_loss`, `losses`, `facts`, …"""
@@ -85,7 +88,8 @@ class RunLog:
             return
         sheet = _sheet(images[:_SAMPLES])
         self._writer.add_image("crops", sheet, step, dataformats="HWC")
-        Image.fromarray(sheet).save(self._run / _PREVIEW)
+        with atomic_path(self._run / _PREVIEW) as unfinished:
+            Image.fromarray(sheet).save(unfinished)
 
     def histograms(self, step: int, modules: Mapping[str, nn.Module]) -> None:
         """Log the distribution of every weight."""
@@ -100,7 +104,8 @@ class RunLog:
             import torch
 
             thumbnails = torch.from_numpy(crops[:, ::2, ::2].copy()).permute(0, 3, 1, 2).float() / 255
-            self._writer.add_embedding(vectors, metadata=list(names), label_img=thumbnails, global_step=step)
+            rows = [plain_text(name) for name in names]  # each a line of a file
+            self._writer.add_embedding(vectors, metadata=rows, label_img=thumbnails, global_step=step)
 
     def close(self) -> None:
         """Write what is still in memory."""

@@ -32,7 +32,7 @@ class Stream:
     def part(self, start: int, n: int) -> Ints:
         """The image numbers at the positions `start` to `start + n`, (n,)."""
         parts = []
-        while n:
+        while n > 0:
             number, offset = divmod(start, self.length)
             if number != self._pass:
                 self._pass, self._images = number, self._order(number)
@@ -55,9 +55,10 @@ def shuffled(n_images: int, *, seed: int) -> Order:
 def by_people(labels: Ints, per_person: int, *, seed: int) -> Order:
     """People in a new order each pass; of each, `per_person` images drawn anew, or all of them where there are fewer.
 
-    A batch of P·K images so holds P people with K images each, and more people where some have fewer images. Two
-    positions of a pass never have the same image, so classes of any size do; a person with one image serves as a
-    negative for others. `labels` (N,) as in `LabelledImages`.
+    A batch of P·K images so holds P people with K images each, and more people where some have fewer images; where
+    passes are no whole number of batches, one may end amid a person, or reach into the next pass. Two positions of a
+    pass never have the same image, so classes of any size do; a person with one image serves as a negative for others.
+    `labels` (N,) as in `LabelledImages`.
 
     >>> order = by_people(np.array([7, 7, 7, 8, 9, 9]), 2, seed=1)
     >>> len(order(0)), order(0).tolist() == order(0).tolist()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from facespace.datasets.pairs import read_whole
+from facespace.text import plain_text
 
 Kind = Literal["step", "cosine", "polynomial"]
 KINDS = get_args(Kind)
@@ -45,9 +47,13 @@ class Schedule:
             raise ValueError(
                 f"epoch_size and decay_epochs want at least 1; got {self.epoch_size} and {self.decay_epochs}"
             )
+        for name, most in {"learning_rate": math.inf, "decay_factor": 1.0, "warmup_epochs": math.inf}.items():
+            if not 0 <= getattr(self, name) <= most or math.isinf(getattr(self, name)):
+                raise ValueError(f"{name} wants a finite number from 0 to {most:g}; got {getattr(self, name)}")
         epochs = [epoch for epoch, _ in self.table]
-        if epochs != sorted(set(epochs)):
-            raise ValueError(f"a schedule's epochs want to grow from line to line; got {epochs}")
+        for before, after in itertools.pairwise(epochs):
+            if after <= before:
+                raise ValueError(f"a schedule's epochs want to grow from line to line; got {after} after {before}")
         if epochs and epochs[0] > 1:
             raise ValueError(f"a schedule wants a rate from epoch 0 or 1 on; its first line is for epoch {epochs[0]}")
 
@@ -69,7 +75,8 @@ class Schedule:
 def read_table(source: str | os.PathLike[str]) -> Table:
     """The table in a file of lines `epoch: rate`, or in such lines parted by commas.
 
-    `#` begins a comment, a rate `-` is −1: training ends there. Raises `ValueError` for anything else.
+    `#` begins a comment, a rate `-` is −1: training ends there. Raises `ValueError` for anything else, `DatasetError`
+    for a file that cannot be read.
 
     >>> read_table("0: 0.05, 60: 0.005, 91: -1")
     ((0, 0.05), (60, 0.005), (91, -1.0))
@@ -77,10 +84,10 @@ def read_table(source: str | os.PathLike[str]) -> Table:
     text = os.fspath(source)
     name = "schedule"
     if ":" not in text or os.path.isfile(text):
-        name, text = text, read_whole(text, _MAX_TABLE).decode("utf-8", "replace")
-    rows = []
-    for line in text.replace(",", "\n").splitlines():
-        entry = line.split("#", 1)[0].strip()
+        name, text = plain_text(text), read_whole(text, _MAX_TABLE).decode("utf-8-sig", "replace")
+    rows: list[tuple[int, float]] = []
+    lines = [line.split("#", 1)[0] for line in text.splitlines()]  # first, as a comment may have commas
+    for entry in map(str.strip, ",".join(lines).split(",")):
         if not entry:
             continue
         epoch, _, rate = (part.strip() for part in entry.partition(":"))

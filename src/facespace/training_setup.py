@@ -17,7 +17,7 @@ from facespace.backbones import Backbone
 from facespace.batches import TrainingImages, fingerprint
 from facespace.crop_record import read_record
 from facespace.datasets.opening import paths_of
-from facespace.errors import ImageError, RecipeError, TrainingError
+from facespace.errors import DatasetError, ImageError, RecipeError, TrainingError
 from facespace.face import InputSpec
 from facespace.losses import Loss
 from facespace.losses import create as create_loss
@@ -55,6 +55,7 @@ def terms_of(recipe: Recipe, dimension: int, n_classes: int) -> tuple[dict[str, 
         except (TypeError, ValueError) as error:
             raise RecipeError(f"losses: {error}") from None
         weights[name] = entry.weight
+        terms[name].deferred = True
     return terms, weights
 
 
@@ -72,8 +73,10 @@ def schedule_of(recipe: Recipe, epoch_size: int) -> schedules.Schedule:
             decay_factor=recipe.decay_factor,
             warmup_epochs=recipe.warmup_epochs,
         )
-    except ValueError as error:
-        raise RecipeError(f"schedule: {error}; or one of {', '.join(schedules.KINDS)}") from None
+    except (ValueError, DatasetError) as error:
+        raise RecipeError(
+            f"schedule: {error}; wanted is a table of epochs and rates, a file of one, or one of {', '.join(schedules.KINDS)}"
+        ) from None
 
 
 def augmentation_of(recipe: Recipe, spec: InputSpec) -> Augmentation:
@@ -107,12 +110,17 @@ def halve(recipe: Recipe, progress: Progress, error: BaseException) -> None:
     size = recipe.batch_size // n_parts_of(recipe, progress.accumulate)
     if ranks.n_ranks() > 1 or size % 2 or size < 4:
         raise TrainingError(
-            f"step {progress.step + 1}: memory is not enough for {size} images at once ({str(error).splitlines()[0][:150]}); "
+            f"step {progress.step + 1}: memory is not enough for {size} images at once ({_line(error)}); "
             "take a smaller batch_size or a larger accumulate"
         ) from None
     progress.accumulate *= 2
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:150] if text else type(error).__name__
 
 
 def wrapped(backbone: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:

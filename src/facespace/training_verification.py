@@ -7,19 +7,19 @@ import io
 import time
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from facespace.backbones import Backbone
 from facespace.crop_record import CropRecord
 from facespace.embedder import Embedder
-from facespace.errors import RecipeError
+from facespace.errors import DatasetError, RecipeError
 from facespace.evaluation import evaluate_pairs
 from facespace.face import InputSpec, align, central_face
 from facespace.mtcnn import MTCNN
 from facespace.pair_sets import PairSet, binary_pairs, read_pair_set
 from facespace.pipeline import process
 from facespace.recipe import Recipe
+from facespace.text import plain_text
 from facespace.torch_network import TorchNetwork
 
 Metrics = dict[str, float | list[float] | None]
@@ -70,37 +70,45 @@ class Verifier:
 def prepare(recipe: Recipe, spec: InputSpec) -> Verifier:
     """Open the sets a recipe names; faces of whole photos are found and cut out once, here.
 
-    A set is called by its file's name without ending, LFW's pairs `lfw`. `RecipeError` where crops do not fit what
-    the network wants to see: figures on them would mislead.
+    A set is called by its file's name without ending, LFW's pairs `lfw`; a second one of a name has its place added.
+    `RecipeError` where crops do not fit what the network wants to see: figures on them would mislead. `DatasetError`
+    where photos are missing: better now than after an epoch.
     """
-    sets = {Path(file).stem: binary_pairs(Path(file).expanduser()) for file in recipe.verify_bin}
+    sets: dict[str, PairSet] = {}
+    for file in recipe.verify_bin:
+        sets[_name(Path(file).stem, sets)] = binary_pairs(Path(file).expanduser())
+    lfw = _name("lfw", sets)
     threshold_from: dict[str, PairSet] = {}
     if recipe.verify_lfw:
         root = Path(recipe.verify_lfw).expanduser()
         for target, list_of_pairs in ((sets, recipe.verify_pairs), (threshold_from, recipe.verify_threshold_pairs)):
             if list_of_pairs:
                 pairs = read_pair_set(Path(list_of_pairs).expanduser(), root, recipe.verify_aligned, spec)
-                target["lfw"] = pairs if pairs.crops is not None else _cropped(pairs, spec)
-    for name, pairs in sets.items():
+                if n_missing := sum(file is None for file in pairs.files):
+                    raise DatasetError(
+                        f"verification on {pairs.name}: {n_missing} of its {len(pairs.files)} photos are missing below "
+                        f"{plain_text(str(root))}; give the folder that has them all"
+                    )
+                target[lfw] = pairs if pairs.crops is not None else _cropped(pairs, spec)
+    for name, pairs in [*sets.items(), *threshold_from.items()]:
         misfit = pairs.crops.misfit(spec) if pairs.crops is not None else None
         if misfit:
             raise RecipeError(f"verification on {name}: {misfit}; give a set that fits, or another input_spec")
     return Verifier(sets, threshold_from, recipe, spec)
 
 
+def _name(wanted: str, taken: dict[str, PairSet]) -> str:
+    return wanted if wanted not in taken else f"{wanted}-{len(taken) + 1}"
+
+
 def _cropped(pairs: PairSet, spec: InputSpec) -> PairSet:
-    """Whole photos as crops in memory, kept as PNG; a photo without a face becomes its centre, and will be an error."""
-    there = [k for k, file in enumerate(pairs.files) if file is not None]
-    files: list[Path | bytes | None] = [None] * len(pairs.files)
-    for k, photo in zip(there, process((str(pairs.files[k]) for k in there), MTCNN(), keep_pixels=True), strict=True):
-        if photo.pixels is None:
-            continue
-        height, width = photo.pixels.shape[:2]
-        if photo.faces:
-            crop = align(photo.pixels, central_face(photo.faces, width, height), spec)
-        else:
-            crop = np.asarray(Image.fromarray(photo.pixels).resize((spec.size, spec.size)))
+    """Whole photos as crops in memory, kept as PNG; one without a face becomes no image, which counts as an error."""
+    files: list[Path | bytes | None] = []
+    for photo in process(map(str, pairs.files), MTCNN(), keep_pixels=True):
         file = io.BytesIO()
-        Image.fromarray(crop).save(file, "PNG", compress_level=1)
-        files[k] = file.getvalue()
+        if photo.pixels is not None and photo.faces:
+            height, width = photo.pixels.shape[:2]
+            crop = align(photo.pixels, central_face(photo.faces, width, height), spec)
+            Image.fromarray(crop).save(file, "PNG", compress_level=1)
+        files.append(file.getvalue())
     return dataclasses.replace(pairs, files=files, crops=CropRecord(spec.size, spec.crop_margin, spec.template))

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from facespace.cli.options import Json
-from facespace.cli.output import write_json, write_line
+from facespace.cli.output import Report, write_json, write_line
+from facespace.text import plain_text
 
 
 def runs(
@@ -22,15 +23,21 @@ def runs(
     require_torch("the record of a training run")
     from facespace.run_folder import runs_below, summary
 
-    rows = [summary(run) for run in runs_below(folder)]
-    if not rows:
+    rows, report = [], Report()
+    for run in runs_below(folder):
+        try:
+            rows.append(summary(run))
+        except RecipeError as error:
+            report.fail(str(run), str(error).removeprefix(f"{plain_text(str(run))}/"))
+    if not rows and not report.n_failed:
         raise RecipeError(f"{folder}: no training runs in it; facespace train --output {folder}/NAME makes one")
     if json:
         for row in rows:
             write_json(row)
-        return
-    for line in _table(rows):
-        write_line(line)
+    elif rows:
+        for line in _table(rows):
+            write_line(line)
+    report.finish()
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
@@ -41,6 +48,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"
         speed = "-" if row["images_per_second"] is None else f"{row['images_per_second']:.0f}"
         figures = [f"{row['accuracy'][name]:.4f}" if name in row["accuracy"] else "-" for name in sets]
-        table.append([row["run"], row["network"], row["losses"], row["state"], str(row["step"]), loss, speed, *figures])
+        words = [plain_text(row[key]) for key in ("run", "network", "losses", "state")]
+        table.append([*words, str(row["step"]), loss, speed, *figures])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]

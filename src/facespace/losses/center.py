@@ -13,7 +13,7 @@ from facespace.ranks import gathered
 class CenterLoss(Loss):
     """mean (f − c_y)² over batch and dimensions, with centres c that follow the features of their identity.
 
-    `update`, after each step of training, moves each centre by the counted update of the paper, equation 4:
+    After the loss is computed, in training, each centre moves by the counted update of the paper, equation 4:
 
         c_j ← c_j − rate · Σ (c_j − fᵢ) / (1 + n_j)        over the n_j features of identity j in the batch
 
@@ -36,11 +36,13 @@ class CenterLoss(Loss):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss, with the centres as they are; `facts["largest_center"]` is the longest of the batch's."""
         centers = self.centers[labels].to(features.dtype)
-        if self.training:
-            self._seen.append((features.detach().to(self.centers.dtype), labels))
         with torch.no_grad():
             self.facts["largest_center"] = centers.norm(dim=1).max()
             self.facts["largest_feature"] = features.norm(dim=1).max()
+        if self.training:
+            self._seen.append((features.detach().to(self.centers.dtype), labels))
+            if not self.deferred:
+                self.update()
         return (features - centers).square().mean()
 
     @torch.no_grad()

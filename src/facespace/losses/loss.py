@@ -21,6 +21,7 @@ class Loss(nn.Module):
 
     name: str = ""  # given by `register`
     sharded: tuple[str, ...] = ()  # parameters of which every rank has rows of its own
+    deferred: bool = False  # whether `update` is called for it, once a step, as the training loop does
     facts: dict[str, Tensor]
 
     def __init__(self) -> None:
@@ -32,7 +33,10 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def update(self) -> None:
-        """What is no gradient's doing, once after every step of training: nothing, for most losses."""
+        """What is no gradient's doing, once after every step of training: nothing, for most losses.
+
+        Where it is not `deferred` a loss sees to it itself, with every call in training.
+        """
 
     def forget(self) -> None:
         """Drop what was kept for `update`: the step is taken again."""

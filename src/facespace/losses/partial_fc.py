@@ -16,6 +16,7 @@ from facespace.losses.margin import arc_margin
 from facespace.ranks import gathered, n_ranks, rank
 
 Margin = Literal["arcface", "cosface"]
+_BLOCK = 65536  # rows of weights drawn at once
 
 
 @register("partial-fc")
@@ -51,9 +52,8 @@ class PartialFC(Loss):
         self.n_classes = n_classes
         self.first = n_classes * self.rank // self.n_ranks
         n_own = n_classes * (self.rank + 1) // self.n_ranks - self.first
-        # Every rank draws all weights and keeps its own: they do not depend on the number of ranks.
-        drawn = torch.randn(n_classes, dimension) * 0.01
-        self.weight = nn.Parameter(drawn[self.first : self.first + n_own].clone())
+        self.weight = nn.Parameter(torch.empty(n_own, dimension))
+        self._draw()
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The mean cross entropy over the batches of all ranks, the same number on each."""
@@ -69,6 +69,18 @@ class PartialFC(Loss):
             changed = arc_margin(at_label, self.margin) if self.kind == "arcface" else at_label - self.margin
             logits = self.scale * cosines.scatter(1, column, torch.where(mine[:, None], changed, at_label))
             return self._cross_entropy(logits, mine, column)
+
+    @torch.no_grad()
+    def _draw(self) -> None:
+        """Normal weights, block by block, which depend on no number of ranks and take no memory but their own."""
+        seed = int(torch.randint(2**62, ()))
+        end = self.first + len(self.weight)
+        for block in range(self.first // _BLOCK, -(-end // _BLOCK)):
+            start, stop = max(block * _BLOCK, self.first), min((block + 1) * _BLOCK, end)
+            rows = min(_BLOCK, self.n_classes - block * _BLOCK)
+            generator = torch.Generator().manual_seed(seed + block)
+            drawn = torch.randn(rows, self.weight.shape[1], generator=generator) * 0.01
+            self.weight[start - self.first : stop - self.first] = drawn[start - block * _BLOCK : stop - block * _BLOCK]
 
     def _sampled(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The weights that take part here, and each label's row among them (−1 where another rank has it)."""

@@ -1,0 +1,90 @@
+"""Training from scratch on two cores: the recipe `cpu` with three losses, verified on people it never saw.
+
+130 people of train_182, MobileFaceNet. Each network is verified on LFW view 1 (threshold from pairsDevTrain, accuracy
+on pairsDevTest, interval over people), and so is the one that training began with. `wall` is the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facespace import fine_tuning, recipe
+from facespace.training_state import Progress, write_trained
+
+LOSSES = {
+    "softmax + center": [],
+    "triplet": ["images_per_person=4", 'losses=[{name="triplet", margin=0.2, miner="semi-hard"}]'],
+    "ArcFace": ['losses=[{name="arcface", margin=0.3, scale=32.0}]'],
+}
+
+
+def facespace(*arguments: object) -> str:
+    command = [sys.executable, "-m", "facespace", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def verified(model: Path, crops: Path, view: Path) -> dict[str, Any]:
+    report = facespace(
+        "verify", "lfw", crops, "--aligned", "--pairs", view / "pairsDevTest.txt",
+        "--threshold-from", view / "pairsDevTrain.txt", "--model", model, "--json",
+    )  # fmt: skip
+    figures = json.loads(report)
+    accuracy = figures["accuracy"]
+    print(
+        f"  LFW view 1: accuracy {accuracy['mean']:.4f}, 95 % over people {accuracy['interval'][0]:.4f} to "
+        f"{accuracy['interval'][1]:.4f}; AUC {figures['auc']:.4f}; EER {figures['eer']:.4f}",
+        flush=True,
+    )
+    return accuracy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE for all of them")
+    args = parser.parse_args()
+    view, data = args.shared / "data/lfw_view1", args.shared / "data/train_182"
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        print("$ facespace align lfw_view1/images CROPS --image-size 112 --crop-margin 32", flush=True)
+        facespace("align", view / "images", root / "crops", "--image-size", 112, "--crop-margin", 32)
+
+        chosen = recipe.load("cpu", [f"data={data}", *args.overrides])
+        torch.manual_seed(chosen.seed)
+        start = fine_tuning.start(chosen, None)  # type: ignore[arg-type]
+        write_trained(
+            root / "untrained", start.backbone, start.spec, name="untrained", recipe=chosen, progress=Progress(),
+            dataset={}, onnx=True,
+        )  # fmt: skip
+        print("untrained", flush=True)
+        untrained = verified(root / "untrained", root / "crops", view)
+
+        for name, overrides in LOSSES.items():
+            shown = " ".join(f"'{override}'" for override in [*overrides, *args.overrides])
+            print(f"{name}: $ facespace train cpu data=train_182 {shown}".rstrip(), flush=True)
+            run = root / name.replace(" ", "")
+            begin = time.perf_counter()
+            lines = facespace("train", "cpu", f"data={data}", *overrides, *args.overrides, "--output", run)
+            wall = time.perf_counter() - begin
+            last = [line for line in lines.splitlines() if line.startswith("step ")][-1]
+            print(f"  {last.rpartition(', rate')[0]}")
+            accuracy = verified(run / "model", root / "crops", view)
+            holds = accuracy["interval"][0] > untrained["interval"][1]
+            print(
+                f"  wall {wall:.0f} s on {torch.get_num_threads()} threads; lower end above the untrained upper end: "
+                f"{'yes' if holds else 'NO'}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
