@@ -27,7 +27,7 @@ RATE = 0.01
 
 def facespace(*arguments: object) -> str:
     command = [sys.executable, "-m", "facespace", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def lfw(model: object, view: Path) -> None:
@@ -35,9 +35,12 @@ def lfw(model: object, view: Path) -> None:
         "verify", "lfw", view / "images", "--pairs", view / "pairsDevTest.txt", "--threshold-from",
         view / "pairsDevTrain.txt", "--flip", "--subtract-mean", "--distance", "angle", "--model", model, "--json",
     )  # fmt: skip
-    accuracy = json.loads(report)["accuracy"]
-    low, high = accuracy["interval"]
-    print(f"  LFW view 1: accuracy {accuracy['mean']:.4f}, 95 % over people {low:.4f} to {high:.4f}", flush=True)
+    figures = json.loads(report)
+    low, high = figures["intervals_95_over_people"]["accuracy"]
+    print(
+        f"  LFW view 1: accuracy {figures['accuracy']['mean']:.4f}, 95 % over people {low:.4f} to {high:.4f}",
+        flush=True,
+    )
 
 
 def vectors(embedder: Embedder, crops: list[np.ndarray]) -> np.ndarray:

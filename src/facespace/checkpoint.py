@@ -7,6 +7,7 @@ checkpoints/step-000001000/state.safetensors    every tensor of process 0
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -108,7 +109,8 @@ def latest(folder: Path) -> Path | None:
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the `keep` latest checkpoints, and what killed processes left."""
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # half of one, where this is killed, is to be told from a whole one
+            old.rename(old.with_name(f"{TEMPORARY}{old.name}"))
     for leftover in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

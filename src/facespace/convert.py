@@ -21,6 +21,7 @@ from facespace.onnx_graph import parse_model
 from facespace.sample_crops import sample_crops
 from facespace.tensorflow1 import to_onnx
 from facespace.tensorflow1_folding import folded, graph_variables
+from facespace.torch_network import TorchNetwork
 
 if TYPE_CHECKING:
     from facespace.backbones import Backbone
@@ -91,11 +92,11 @@ def convert(
         training = {"batch_norms": "folded: their statistics are lost; convert with --crops before training"}
         remarks.append("its batch norms were folded into the weights; to train it further convert it with --crops DIR")
 
-    files, features = _networks(opened, backbone, spec, probe, source)
+    files, embeddings = _networks(opened, backbone, spec, probe, source)
     record = ModelRecord(
         name=name or source.stem,
         fingerprint=opened.fingerprint,
-        dimension=features.shape[1],
+        dimension=embeddings.shape[1],
         input_spec=spec,
         backbone=backbone.name if backbone is not None else None,
         options=backbone.options if backbone is not None else {},
@@ -108,17 +109,19 @@ def convert(
 def _networks(
     opened: _Opened, backbone: Backbone | None, spec: InputSpec, probe: npt.NDArray[np.uint8], source: Path
 ) -> tuple[dict[str, bytes], npt.NDArray[np.float32]]:
-    """The folder's files, checked to compute the same, and what they compute."""
+    """The folder's files, checked to compute the same by the very class that will run them, and what they compute."""
     files: dict[str, bytes] = {}
-    results: dict[str, npt.NDArray[np.float32]] = {}
-    images = np.ascontiguousarray(spec.preprocess(probe).transpose(0, 3, 1, 2))
+    embeddings: dict[str, npt.NDArray[np.float32]] = {}
+
+    def embedded(network: Network | TorchNetwork) -> npt.NDArray[np.float32]:
+        return Embedder(network, name=source.name, spec=spec, fingerprint="", source=str(source)).embed(probe)
+
     onnx = opened.onnx
     if backbone is not None:
-        from facespace.torch_network import TorchNetwork
         from facespace.torch_weights import as_safetensors
 
         try:
-            results[WEIGHTS] = TorchNetwork(backbone, precision="float32").run(images)[0]
+            embeddings[WEIGHTS] = embedded(TorchNetwork(backbone, precision="float32"))
         except ValueError as error:
             raise ModelError(f"{source}: it does not run on {spec.size} px crops ({error})") from None
         files[WEIGHTS] = as_safetensors(backbone)
@@ -130,28 +133,17 @@ def _networks(
             except RuntimeUnavailable as error:
                 opened.remarks.append(f"no {ONNX} written: {error}")
     if onnx is not None:
-        results[ONNX] = _run_onnx(onnx, spec, probe, str(source))
+        embeddings[ONNX] = embedded(Network(onnx, source=str(source), precision="float32"))
         files[ONNX] = onnx
-    for file, features in results.items():
-        if not np.isfinite(features).all():
+    first = next(iter(embeddings.values()))
+    for file, vectors in embeddings.items():
+        if not np.isfinite(vectors).all():
             raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
-        first = next(iter(results.values()))
-        worst = np.abs(_unit(features) - _unit(first)).max()
-        if worst > _PARITY:
-            raise ModelError(f"{source}: {file} and {next(iter(results))} made of it differ by {worst:.1e}; not kept")
-    return files, next(iter(results.values()))
-
-
-def _run_onnx(onnx: bytes, spec: InputSpec, probe: npt.NDArray[np.uint8], source: str) -> npt.NDArray[np.float32]:
-    """Features of crops by the very class that will run them."""
-    network = Network(onnx, source=source, precision="float32")
-    embedder = Embedder(network, name=source, spec=spec, fingerprint="", source=source)
-    return embedder.features(probe)
-
-
-def _unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    result: npt.NDArray[np.float32] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-10)
-    return result
+        if (worst := np.abs(vectors - first).max()) > _PARITY:
+            raise ModelError(
+                f"{source}: {file} and {next(iter(embeddings))} made of it differ by {worst:.1e}; not kept"
+            )
+    return files, first
 
 
 def describe_spec(spec: InputSpec) -> str:

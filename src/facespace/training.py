@@ -25,6 +25,7 @@ from facespace.checkpoint import Checkpoint
 from facespace.datasets.opening import open_dataset
 from facespace.errors import TrainingError
 from facespace.guards import first_not_finite, is_out_of_memory
+from facespace.model_folder import is_model_folder, read_record
 from facespace.recipe import Recipe
 from facespace.run_log import RunLog, describe
 from facespace.training_state import Progress, restore, tensors, write_trained
@@ -52,6 +53,8 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
     """
     device = ranks.join(setup.device_of(recipe))
     chief = ranks.rank() == 0
+    if device.type == "cpu":
+        setup.keep_freed_memory()
 
     # The data, the network, what is minimised, what moves it.
     images = TrainingImages(open_dataset(recipe.data), min_images=recipe.min_images_per_person)
@@ -83,6 +86,7 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
     precision = setup.precision_of(recipe, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     network = setup.wrapped(backbone, recipe, device)
+    wide = torch.float32 if device.type == "mps" else torch.float64  # of the numbers one looks at
 
     # The run's folder, and the state that is in it.
     dataset = setup.record_of(recipe, images, spec)
@@ -157,14 +161,12 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
                     batch = watch.waiting(batches)
                     failed.update(batch.failed)
                     torch.manual_seed(arithmetic.seed_of(recipe.seed, step, ranks.rank() * progress.accumulate + k))
-                    pixels, labels = (
-                        standardized(batch.images, spec, device),
-                        batch.labels.to(device, non_blocking=True),
-                    )
+                    pixels = standardized(batch.images, spec, device)
+                    labels = batch.labels.to(device, non_blocking=True)
                     with setup.without_averaging(network, k < progress.accumulate - 1):
                         total, values = arithmetic.losses_of(network, terms, weights, pixels, labels, precision)
                         scaler.scale(total / progress.accumulate).backward()  # type: ignore[no-untyped-call]
-                    figures.append(torch.stack([value.detach().double() for value in (total, *values)]))
+                    figures.append(torch.stack([value.detach().to(wide) for value in (total, *values)]))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -181,8 +183,9 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
 
             # One look at all numbers a step, which waits for the device once.
             norm = arithmetic.gradient_norm(shared, sharded)
-            means = ranks.summed(torch.stack(figures).mean(0)) / ranks.n_ranks()
-            *numbers, length = torch.cat([means, norm.double()[None]]).tolist()
+            asked = torch.tensor([float(interrupted())], dtype=wide, device=device)
+            means = ranks.summed(torch.cat([torch.stack(figures).mean(0), asked])) / ranks.n_ranks()
+            *numbers, stopping, length = torch.cat([means, norm.to(wide)[None]]).tolist()
             losses, facts = arithmetic.named(terms, numbers[1:], n_parts)
             if not math.isfinite(numbers[0]) or not (math.isfinite(length) or scaler.is_enabled()):
                 what = "gradient" if math.isfinite(numbers[0]) else "loss"
@@ -194,7 +197,7 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
                 )
                 raise TrainingError(
                     f"step {step + 1}: the {what} is not finite; the first tensor that is not: {name or 'in another part'}; "
-                    "lower learning_rate or set clip_norm=1, and go on from the last checkpoint with another --output"
+                    "go on with a lower learning_rate or clip_norm=1"
                 )
             if math.isfinite(length):
                 arithmetic.clip(optimizer, length, recipe.clip_norm)
@@ -208,6 +211,7 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
                 arithmetic.follow(average, backbone, min(recipe.ema, (1 + step) / (10 + step)))
             progress.step = step + 1
             epoch, ends_epoch = step // epoch_size + 1, progress.step % epoch_size == 0
+            ends_run = progress.step == n_steps or schedule.at(progress.step) <= 0
             watch.did_step()
 
             # What one sees, what is watched, what is kept.
@@ -240,11 +244,8 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
                     )
                 if recipe.histograms:
                     log.histograms(progress.step, modules)
-                if (
-                    verifier is not None
-                    and verifier.sets
-                    and (epoch % recipe.verify_every == 0 or epoch == recipe.n_epochs)
-                ):
+                log.seconds(progress.step, "total", watch.epoch())
+                if verifier is not None and verifier.sets and (epoch % recipe.verify_every == 0 or ends_run):
                     progress.measured = verifier.measure(trained, device.type)
                     log.verification(progress.step, epoch, progress.measured)
                     show(_said(progress.measured), False)
@@ -252,16 +253,12 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
                     if accuracy > progress.best:
                         progress.best = accuracy
                         write(run_folder.BEST, onnx=False)
-            if (
-                ends_epoch
-                or interrupted()
-                or (recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0)
-            ):
+            if ends_epoch or stopping or (recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0):
                 save()
                 watch.pause()
-            if interrupted() and progress.step < n_steps:
+            if stopping and not ends_run:
                 raise KeyboardInterrupt
-        if chief and not (run / run_folder.MODEL).is_dir():
+        if chief and not _is_written(run / run_folder.MODEL, progress.step):
             crops, people = setup.sample(images, recipe, spec)
             log.embeddings(progress.step, setup.embeddings(trained, crops, spec, device), people, crops)
             write(run_folder.MODEL, onnx=True)
@@ -269,12 +266,17 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
     return Trained(run, progress.step, progress.measured, run / run_folder.MODEL)
 
 
+def _is_written(model: Path, step: int) -> bool:
+    """Whether the model folder holds the network as it was after so many steps."""
+    return is_model_folder(model) and read_record(model).training.get("steps") == step
+
+
 class _Watch:
     """How fast training goes, and how much of its time is spent waiting for images."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._start = self._lap = time.perf_counter()
+        self._start = self._epoch = self._lap = time.perf_counter()
         self._waited, self._steps = 0.0, 0
         self._seconds = 0.0  # a step takes, averaged over laps
 
@@ -303,6 +305,11 @@ class _Watch:
             self._seconds = each if not self._seconds else 0.7 * self._seconds + 0.3 * each
         self.pause()
         return figures
+
+    def epoch(self) -> float:
+        """Seconds since the last call."""
+        start, self._epoch = self._epoch, time.perf_counter()
+        return self._epoch - start
 
     def pause(self) -> None:
         """What went by since the last lap belongs to no step."""
