@@ -48,6 +48,7 @@ def verified(model: Path, view: Path) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--losses", nargs="*", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE for all of them")
     args = parser.parse_args()
     view, data = args.shared / "data/lfw_view1", args.shared / "data/train_182"
@@ -63,7 +64,8 @@ def main() -> None:
         print("untrained", flush=True)
         untrained = verified(root / "untrained", view)
 
-        for name, overrides in LOSSES.items():
+        for name in args.losses:
+            overrides = LOSSES[name]
             shown = " ".join(f"'{override}'" for override in [*overrides, *args.overrides])
             print(f"{name}: $ facespace train cpu data=train_182 {shown}".rstrip(), flush=True)
             run = root / name.replace(" ", "")

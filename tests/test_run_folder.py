@@ -159,7 +159,7 @@ def test_what_may_change_is_told_and_kept(run):
 
 
 @pytest.mark.parametrize(
-    "change", ["batch_size=30", "seed=1", "learning_rate=1", "data=/others", "softmax.weight=2", "keep_probability=0.5"]
+    "change", ["batch_size=30", "seed=1", "data=/others", "softmax.weight=2", "keep_probability=0.5"]
 )
 def test_what_may_not_change(run, change):
     before = files(run)

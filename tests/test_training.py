@@ -176,7 +176,6 @@ def check_resumes(people: Path, tmp_path: Path, *overrides: str, loss: str) -> N
     options = [*overrides, "images_per_person=3", "epoch_size=2", "n_epochs=2"]
     train(recipe(people, *options, text=text), tmp_path / "whole")
     train(recipe(people, *options, "n_epochs=1", text=text), tmp_path / "parts")
-    (tmp_path / "parts" / "model").rename(tmp_path / "after one epoch")
     train(recipe(people, *options, text=text), tmp_path / "parts")
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
@@ -286,9 +285,6 @@ def test_two_processes_compute_what_one_does(people, tmp_path, loss):
     np.testing.assert_allclose(logged(tmp_path / "two"), logged(tmp_path / "one"), rtol=2e-4)
     # What is in shards comes together again, in one process.
     train(recipes.parse(text, ["accumulate=2", "n_epochs=3"]), tmp_path / "one")
-    import shutil
-
-    shutil.rmtree(tmp_path / "two" / "model")
     facts = run_folder.read_recipe(tmp_path / "two")
     alone = facts.model_copy(update={"n_epochs": 3})
     train(alone, tmp_path / "two")
@@ -430,6 +426,32 @@ def test_a_dataset_edited_during_the_run(people, tmp_path):
         train(recipe(tmp_path / "people"), tmp_path / "run")
 
 
+# ---- Pairs in training -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_pairs_are_measured_and_the_best_is_kept(people, shared, tmp_path):
+    pairs = shared / "data" / "lfw_dev_40_protocol2.bin"
+    options = ["input_spec=arcface-112", f"verify_bin={pairs}", "n_epochs=3", "verify_every=2"]
+    trained = train(recipe(people, *options), tmp_path / "run")
+    rows = [row for row in run_folder.read_metrics(tmp_path / "run") if "verification" in row]
+    assert [row["step"] for row in rows] == [8, 12]  # every other epoch, and the last
+    accuracies = [row["verification"]["lfw_dev_40_protocol2"]["accuracy"] for row in rows]
+    assert trained.measured["lfw_dev_40_protocol2"]["accuracy"] == accuracies[-1]
+    best = json.loads((tmp_path / "run" / "best" / "model.json").read_text())
+    assert best["metrics"]["lfw_dev_40_protocol2"]["accuracy"] == max(accuracies)
+    # Gone on with, the last epoch's figures are still those of the network that is kept.
+    train(recipe(people, *options), tmp_path / "run")
+    assert [row for row in run_folder.read_metrics(tmp_path / "run") if "verification" in row] == rows
+
+
+def test_a_finished_run_that_goes_on_leaves_the_longer_one(people, tmp_path):
+    for n_epochs in (1, 2):
+        train(recipe(people, f"n_epochs={n_epochs}"), tmp_path / "run")
+        record = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+        assert record["training"]["steps"] == 4 * n_epochs
+
+
 # ---- The shipped recipes ---------------------------------------------------------------------------------------------
 
 
@@ -493,6 +515,7 @@ def test_a_recipe_for_other_crops_is_refused(people, tmp_path):
         ("center.ratte=1", "the loss center has no option ratte, the closest is rate"),
         ("backbone=tinny", "the closest is tiny"),
         ("optimizer=lion", "optimizer wants"),
+        ('losses=[{name="triplet"}]', "triplets want images_per_person of at least 2"),
         ("input_spec=facenet-2019", "no preset"),
     ],
 )

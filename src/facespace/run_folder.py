@@ -42,8 +42,11 @@ def read_recipe(run: Path) -> Recipe:
     return load(run / RECIPE)
 
 
-# What may change when a run goes on: it decides how long, how fast and where, not what is computed until then.
-_MAY_CHANGE = {"n_epochs", "workers", "device", "keep", "log_every", "checkpoint_every", "verify_every", "histograms"}
+# What may change when a run goes on: how long, how fast and where. The change is told, and recipe.toml has it.
+_MAY_CHANGE = {
+    *("n_epochs", "workers", "device", "keep", "log_every", "checkpoint_every", "verify_every", "histograms"),
+    *("learning_rate", "schedule", "decay_epochs", "decay_factor", "warmup_epochs", "clip_norm"),
+}
 
 
 def begin(run: Path, recipe: Recipe, facts: dict[str, Any]) -> list[str]:

@@ -105,7 +105,8 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
         remarks.append(f"goes on after step {progress.step} of {n_steps}")
     for remark in remarks:
         show(remark, False)
-    verifier = prepare(recipe, spec) if chief else None
+    verifies = bool(recipe.verify_bin or recipe.verify_lfw)
+    verifier = prepare(recipe, spec) if chief and verifies else None
 
     def open_from_here() -> Iterator[Batch]:
         per_rank = progress.accumulate
@@ -245,7 +246,10 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
                 if recipe.histograms:
                     log.histograms(progress.step, modules)
                 log.seconds(progress.step, "total", watch.epoch())
-                if verifier is not None and verifier.sets and (epoch % recipe.verify_every == 0 or ends_run):
+            if ends_epoch or stopping or (recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0):
+                save()
+            if ends_epoch and verifies and (epoch % recipe.verify_every == 0 or ends_run):
+                if verifier is not None:
                     progress.measured = verifier.measure(trained, device.type)
                     log.verification(progress.step, epoch, progress.measured)
                     show(_said(progress.measured), False)
@@ -253,8 +257,8 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
                     if accuracy > progress.best:
                         progress.best = accuracy
                         write(run_folder.BEST, onnx=False)
-            if ends_epoch or stopping or (recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0):
-                save()
+                save()  # once more: what was measured belongs to it
+            if ends_epoch or stopping:
                 watch.pause()
             if stopping and not ends_run:
                 raise KeyboardInterrupt
