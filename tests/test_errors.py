@@ -16,6 +16,8 @@ TREE = {
     "ImageError": "FacespaceError",
     "ModelError": "FacespaceError",
     "DatasetError": "FacespaceError",
+    "RecipeError": "FacespaceError",
+    "TrainingError": "FacespaceError",
     "RuntimeUnavailable": "FacespaceError",
     "GalleryError": "FacespaceError",
     "UnknownPerson": "GalleryError",
