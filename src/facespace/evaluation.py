@@ -104,7 +104,7 @@ def evaluate_pairs(
             f"{source.name}: {misfit}; numbers on them would not be the model's "
             "(--resize-crops scores them nevertheless, and says so)"
         )
-    used = [_usable(one, allow_missing) for one in sets]
+    used = [usable_pairs(one, allow_missing) for one in sets]
     n_photos = sum(len(one.files) for one in sets)
     done = 0
 
@@ -184,7 +184,7 @@ def _detected(seen: Represented) -> npt.NDArray[np.bool_]:
     return detected
 
 
-def _usable(source: PairSet, allow_missing: bool) -> npt.NDArray[np.int64]:
+def usable_pairs(source: PairSet, allow_missing: bool) -> npt.NDArray[np.int64]:
     """Indices of the pairs whose files are there; refuses to leave any out, or uneven folds, unless told."""
     pairs = source.pairs
     there = np.array([file is not None for file in source.files])

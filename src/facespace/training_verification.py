@@ -13,7 +13,7 @@ from facespace.backbones import Backbone
 from facespace.crop_record import CropRecord
 from facespace.embedder import Embedder
 from facespace.errors import DatasetError, RecipeError
-from facespace.evaluation import evaluate_pairs
+from facespace.evaluation import evaluate_pairs, usable_pairs
 from facespace.face import InputSpec, align, central_face
 from facespace.mtcnn import MTCNN
 from facespace.pair_sets import PairSet, binary_pairs, read_pair_set
@@ -72,7 +72,7 @@ def prepare(recipe: Recipe, spec: InputSpec) -> Verifier:
 
     A set is called by its file's name without ending, LFW's pairs `lfw`; a second one of a name has its place added.
     `RecipeError` where crops do not fit what the network wants to see: figures on them would mislead. `DatasetError`
-    where photos are missing: better now than after an epoch.
+    where photos are missing or folds uneven: better now than after an epoch.
     """
     sets: dict[str, PairSet] = {}
     for file in recipe.verify_bin:
@@ -94,6 +94,8 @@ def prepare(recipe: Recipe, spec: InputSpec) -> Verifier:
         misfit = pairs.crops.misfit(spec) if pairs.crops is not None else None
         if misfit:
             raise RecipeError(f"verification on {name}: {misfit}; give a set that fits, or another input_spec")
+    for pairs in sets.values():
+        usable_pairs(pairs, allow_missing=False)
     return Verifier(sets, threshold_from, recipe, spec)
 
 
