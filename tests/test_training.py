@@ -515,6 +515,7 @@ def test_a_recipe_for_other_crops_is_refused(people, tmp_path):
         ("center.ratte=1", "the loss center has no option ratte, the closest is rate"),
         ("backbone=tinny", "the closest is tiny"),
         ("optimizer=lion", "optimizer wants"),
+        ("data=", "names no dataset; put data=DIR behind it"),
         ('losses=[{name="triplet"}]', "triplets want images_per_person of at least 2"),
         ("input_spec=facenet-2019", "no preset"),
     ],

@@ -23,7 +23,7 @@ from facespace import training_step as arithmetic
 from facespace.batches import Batch, TrainingImages, fingerprint, open_batches, standardized, stream_of
 from facespace.checkpoint import Checkpoint
 from facespace.datasets.opening import open_dataset
-from facespace.errors import TrainingError
+from facespace.errors import RecipeError, TrainingError
 from facespace.guards import first_not_finite, is_out_of_memory
 from facespace.model_folder import is_model_folder, read_record
 from facespace.recipe import Recipe
@@ -57,6 +57,8 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
         setup.keep_freed_memory()
 
     # The data, the network, what is minimised, what moves it.
+    if not recipe.data:
+        raise RecipeError("the recipe names no dataset; put data=DIR behind it")
     images = TrainingImages(open_dataset(recipe.data), min_images=recipe.min_images_per_person)
     torch.manual_seed(recipe.seed)
     begun = fine_tuning.start(recipe, lambda spec: setup.sample(images, recipe, spec)[0])
