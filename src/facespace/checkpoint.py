@@ -23,7 +23,8 @@ from torch import Tensor
 
 from facespace import ranks
 from facespace.errors import TrainingError
-from facespace.files import TEMPORARY
+from facespace.files import TEMPORARY, take_folder_place
+from facespace.text import first_line
 
 _FACTS, _STATE, _FORMAT = "checkpoint.json", "state.safetensors", "facespace-checkpoint"
 _NAME = re.compile(r"step-([0-9]{9})")
@@ -51,7 +52,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
     unfinished = folder / f"{TEMPORARY}{target.name}"
     rank, split = ranks.rank(), set(sharded)
     mine = {
-        name: tensor.detach().contiguous().cpu().clone()
+        name: tensor.detach().cpu().contiguous().clone()  # safetensors refuses tensors that share memory
         for name, tensor in checkpoint.tensors.items()
         if rank == 0 or name in split
     }
@@ -61,7 +62,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         except OSError as error:
-            problem = _line(error)
+            problem = first_line(error)
     ranks.wait()
     try:
         file = unfinished / (f"shard-{rank}.safetensors" if rank else _STATE)
@@ -69,7 +70,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
             save_file(mine, file)
             _flush(file)
     except Exception as error:  # safetensors raises its own for a full disk
-        problem = _line(error)
+        problem = first_line(error)
     failed = ranks.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
     if rank == 0 and not failed.item():
         try:
@@ -85,9 +86,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
             facts["checksum"] = zlib.crc32(json.dumps(facts).encode())
             (unfinished / _FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
             _flush(unfinished / _FACTS)
-            _take_place(unfinished, target)
+            take_folder_place(unfinished, target)
         except OSError as error:
-            problem = _line(error)
+            problem = first_line(error)
     failed = ranks.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
     if failed.item():
         if rank == 0:
@@ -127,7 +128,7 @@ def load(path: Path) -> Checkpoint:
         tensors = _read_tensors(path, facts)
     except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise TrainingError(
-            f"{path}: a damaged checkpoint ({_line(error)}); remove it to go on from the one before"
+            f"{path}: a damaged checkpoint ({first_line(error)}); remove it to go on from the one before"
         ) from None
     return Checkpoint(facts["step"], tensors, facts["facts"])
 
@@ -226,21 +227,6 @@ def _all(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / _FACTS).is_file())
 
 
-def _take_place(unfinished: Path, target: Path) -> None:
-    """Rename a whole checkpoint; one of the same step stays until then, and where it does not succeed."""
-    old = target.with_name(f"{TEMPORARY}old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    try:
-        unfinished.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _checksum(file: Path) -> int:
     checksum = 0
     with file.open("rb") as stream:
@@ -257,8 +243,3 @@ def _flush(file: Path) -> None:
 def _device(tensors: Mapping[str, Tensor]) -> torch.device:
     """Where ranks talk: NCCL wants their GPUs."""
     return next((tensor.device for tensor in tensors.values() if tensor.is_cuda), torch.device("cpu"))
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

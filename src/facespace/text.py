@@ -34,3 +34,13 @@ def clean_name(name: str) -> str:
     if not cleaned or len(cleaned) > _MAX_NAME:
         raise ValueError(f"a name wants 1 to {_MAX_NAME} characters; got {cleaned[:40]!r}")
     return cleaned
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, its first line alone, at most 200 characters; its class where it says nothing.
+
+    >>> first_line(ValueError("too long\\nby far")), first_line(MemoryError())
+    ('too long', 'MemoryError')
+    """
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.model_folder import MAX_WEIGHTS, WEIGHTS, ModelRecord, read_weights_file
+from facespace.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ def parse_safetensors(data: bytes, source: str) -> dict[str, torch.Tensor]:
     try:
         return dict(load(data))
     except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
-        raise ModelError(f"{source}: not a safetensors file ({_line(error)})") from None
+        raise ModelError(f"{source}: not a safetensors file ({first_line(error)})") from None
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
@@ -98,10 +99,10 @@ def read_state_dict(path: Path) -> dict[str, Any]:
             "it wants to run code of its own" if "Unsupported" in str(error) or "GLOBAL" in str(error) else "damaged"
         )
         raise ModelError(
-            f"{path}: refused, {reason} ({_line(error)}); wanted is a file of tensors alone, a state dict"
+            f"{path}: refused, {reason} ({first_line(error)}); wanted is a file of tensors alone, a state dict"
         ) from None
     except Exception as error:  # damaged archives raise whatever the reader trips over
-        raise ModelError(f"{path}: cannot be read as weights of torch ({_line(error)})") from None
+        raise ModelError(f"{path}: cannot be read as weights of torch ({first_line(error)})") from None
     if not isinstance(state, dict):
         raise ModelError(f"{path}: holds a {type(state).__name__}; wanted is a dictionary of tensors, a state dict")
     return state
@@ -123,7 +124,7 @@ def _check_archive(data: bytes, path: Path) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
-        raise ModelError(f"{path}: a damaged archive ({_line(error)})") from None
+        raise ModelError(f"{path}: a damaged archive ({first_line(error)})") from None
     if total > len(data):
         raise ModelError(f"{path}: {len(data)} bytes that claim to hold {total}")
 
@@ -136,8 +137,3 @@ def require_torch(what: str) -> None:
     except ImportError as error:
         raise RuntimeUnavailable(f"{what}: needs {error.name}; pip install 'facespace[train]'") from None
     del safetensors
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

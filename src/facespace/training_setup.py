@@ -18,11 +18,13 @@ from facespace.backbones import Backbone
 from facespace.batches import TrainingImages, fingerprint
 from facespace.crop_record import read_record
 from facespace.datasets.opening import paths_of
+from facespace.embedder import Embedder
 from facespace.errors import DatasetError, ImageError, RecipeError, TrainingError
 from facespace.face import InputSpec
 from facespace.losses import Loss
 from facespace.losses import create as create_loss
 from facespace.recipe import Recipe
+from facespace.text import first_line
 from facespace.torch_network import TorchNetwork, check_device
 from facespace.training_state import Progress
 
@@ -39,7 +41,7 @@ def device_of(recipe: Recipe) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: giving it back and having it zeroed anew is a tenth of a step on a processor."""
+    """Let glibc keep what is freed: giving it back and having it zeroed anew, step by step, takes its time."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 2**30)
@@ -125,17 +127,12 @@ def halve(recipe: Recipe, progress: Progress, error: BaseException) -> None:
     size = recipe.batch_size // n_parts_of(recipe, progress.accumulate)
     if ranks.n_ranks() > 1 or size % 2 or size < 4:
         raise TrainingError(
-            f"step {progress.step + 1}: memory is not enough for {size} images at once ({_line(error)}); "
+            f"step {progress.step + 1}: memory is not enough for {size} images at once ({first_line(error)}); "
             "take a smaller batch_size or a larger accumulate"
         ) from None
     progress.accumulate *= 2
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:150] if text else type(error).__name__
 
 
 def wrapped(backbone: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
@@ -194,8 +191,4 @@ def sample(images: TrainingImages, recipe: Recipe, spec: InputSpec) -> tuple[npt
 def embeddings(backbone: Backbone, crops: npt.NDArray[np.uint8], spec: InputSpec, device: torch.device) -> Tensor:
     """Unit vectors (N,D) of crops (N,S,S,3); the network is left in inference."""
     network = TorchNetwork(backbone, device=device.type)
-    parts = [
-        network.run(np.ascontiguousarray(spec.preprocess(crops[start : start + 32]).transpose(0, 3, 1, 2)))[0]
-        for start in range(0, len(crops), 32)
-    ]
-    return nn.functional.normalize(torch.from_numpy(np.concatenate(parts)))
+    return torch.from_numpy(Embedder(network, name="training", spec=spec, fingerprint="").embed(crops))

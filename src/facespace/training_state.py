@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from facespace.backbones import Backbone
 from facespace.checkpoint import Checkpoint, part_of
 from facespace.errors import RuntimeUnavailable, TrainingError
 from facespace.face import InputSpec
-from facespace.files import TEMPORARY
+from facespace.files import TEMPORARY, take_folder_place
 from facespace.guards import Guards
 from facespace.model_folder import ONNX, WEIGHTS, ModelRecord, write_model
 from facespace.recipe import Recipe
@@ -100,12 +99,7 @@ def write_trained(
         training={"recipe": recipe.model_dump(), "steps": progress.step, "dataset": dict(dataset)},
         metrics=progress.measured,
     )
-    if not out.exists():
-        write_model(out, record, files)
-        return remarks
-    fresh, old = (out.parent / f"{TEMPORARY}{secrets.token_hex(8)}" for _ in range(2))
+    fresh = out.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     write_model(fresh, record, files)
-    out.rename(old)
-    fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    take_folder_place(fresh, out)
     return remarks

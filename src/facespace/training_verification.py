@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import time
 from pathlib import Path
-
-from PIL import Image
 
 from facespace.backbones import Backbone
 from facespace.crop_record import CropRecord
@@ -18,6 +15,7 @@ from facespace.face import InputSpec, align, central_face
 from facespace.mtcnn import MTCNN
 from facespace.pair_sets import PairSet, binary_pairs, read_pair_set
 from facespace.pipeline import process
+from facespace.png import encode_png
 from facespace.recipe import Recipe
 from facespace.text import plain_text
 from facespace.torch_network import TorchNetwork
@@ -107,10 +105,9 @@ def _cropped(pairs: PairSet, spec: InputSpec) -> PairSet:
     """Whole photos as crops in memory, kept as PNG; one without a face becomes no image, which counts as an error."""
     files: list[Path | bytes | None] = []
     for photo in process(map(str, pairs.files), MTCNN(), keep_pixels=True):
-        file = io.BytesIO()
+        file = b""
         if photo.pixels is not None and photo.faces:
             height, width = photo.pixels.shape[:2]
-            crop = align(photo.pixels, central_face(photo.faces, width, height), spec)
-            Image.fromarray(crop).save(file, "PNG", compress_level=1)
-        files.append(file.getvalue())
+            file = encode_png(align(photo.pixels, central_face(photo.faces, width, height), spec))
+        files.append(file)
     return dataclasses.replace(pairs, files=files, crops=CropRecord(spec.size, spec.crop_margin, spec.template))

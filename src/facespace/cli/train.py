@@ -35,15 +35,13 @@ def train(
 
     require_torch("training")
     from facespace.recipe import as_toml, load
-    from facespace.run_folder import is_run, read_recipe
+    from facespace.run_folder import RECIPE, is_run
 
     run = Path(recipe)
     if is_run(run):
         if output is not None and output != run:
             raise typer.BadParameter("a run goes on in its own folder", param_hint="--output")
-        from facespace.recipe import parse
-
-        chosen = parse(as_toml(read_recipe(run)), overrides or (), source=recipe)
+        chosen = load(run / RECIPE, overrides or ())
     else:
         chosen = load(recipe, overrides or ())
         run = output if output is not None else Path("runs") / f"{_name(recipe)}-{time.strftime('%Y%m%d-%H%M%S')}"
