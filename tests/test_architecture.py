@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "facespace"
 
 # A module imports only from layers above its own line here (function-level imports and TYPE_CHECKING included).
 LAYERS = [
-    ["errors", "text", "files", "rates", "resample", "pyramid", "distance", "ahead", "png", "masked_crc"],
+    ["errors", "text", "files", "rates", "resample", "pyramid", "distance", "ahead", "png", "masked_crc", "tracking"],
     ["registry", "ranks", "optimizers", "sampling", "augmentation"],
     [
         "image",
@@ -50,6 +50,7 @@ LAYERS = [
         "tensorflow1_folding",
         "tensorflow1_checkpoint",
         "mtcnn",
+        "video",
         "face_table",
         "pretrained",
         "torch_weights",
@@ -60,10 +61,12 @@ LAYERS = [
         "batches",
         "training_step",
     ],
-    ["model_source", "align_journal", "run_folder"],
+    ["model_source", "align_journal", "run_folder", "camera"],
     ["embedder", "fine_tuning", "run_log"],
     ["gallery", "pipeline", "selftest", "aligner", "dataset_images"],
+    ["video_naming"],
     ["demo", "evaluation", "dataset_copies", "sample_crops"],
+    ["video_drawing", "subtitles"],
     ["verification_report", "dataset_check", "convert", "export", "training_verification"],
     ["dataset_apply", "install", "training_state"],
     ["training_setup"],

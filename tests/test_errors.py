@@ -14,6 +14,7 @@ from facespace.errors import FacespaceError, GalleryError, ImageError
 TREE = {
     "FacespaceError": "Exception",
     "ImageError": "FacespaceError",
+    "VideoError": "ImageError",
     "ModelError": "FacespaceError",
     "DatasetError": "FacespaceError",
     "RecipeError": "FacespaceError",
@@ -42,7 +43,7 @@ def test_an_image_error_names_file_and_reason():
 
 @pytest.mark.parametrize("name", TREE)
 def test_errors_travel_between_processes(name):
-    arguments = ("a.jpg", "broken") if name == "ImageError" else ("what happened",)
+    arguments = ("a.jpg", "broken") if name in ("ImageError", "VideoError") else ("what happened",)
     error = getattr(errors, name)(*arguments)
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is type(error)

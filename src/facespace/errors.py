@@ -2,6 +2,7 @@
 
     FacespaceError               catch this one to catch them all
     ├── ImageError               a file or buffer is no readable image (names it, says why)
+    │   └── VideoError           a video or camera cannot be read, or not to its end
     ├── ModelError               a model is unknown, damaged, or not what its description says
     ├── DatasetError             a dataset, list of pairs or table of crops is damaged, or does not fit what is asked
     ├── RecipeError              a recipe of training is not understood, or does not fit what it is used with
@@ -36,6 +37,10 @@ class ImageError(FacespaceError):
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
         return type(self), (self.source, self.reason)
+
+
+class VideoError(ImageError):
+    """A video or camera cannot be read, or not to its end; `source` and `reason` as those of `ImageError`."""
 
 
 class ModelError(FacespaceError):
