@@ -221,16 +221,10 @@ def _spec_of_onnx(data: bytes, source: str) -> tuple[InputSpec, str]:
 def _open_folder(source: Path, wanted: InputSpec | None) -> _Opened:
     if is_model_folder(source):
         raise ModelError(f"{source}: is a model folder already; Embedder.load and --model take it as it is")
-    from facespace.tensorflow1_checkpoint import read_checkpoint
+    from facespace.tensorflow1_checkpoint import checkpoint_digest, read_checkpoint
 
-    graph = read_checkpoint(source)
-    digest = hashlib.sha256()
-    for path in sorted(source.iterdir()):
-        if path.is_file() and ".ckpt" in path.name and ".data-" in path.name:
-            with path.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-    return _open_graph(graph, "TensorFlow 1 checkpoint", str(source), digest.hexdigest(), wanted)
+    graph, digest = read_checkpoint(source), checkpoint_digest(source)
+    return _open_graph(graph, "TensorFlow 1 checkpoint", str(source), digest, wanted)
 
 
 def _open_graph(graph: Graph, format: str, source: str, fingerprint: str, wanted: InputSpec | None) -> _Opened:  # noqa: A002

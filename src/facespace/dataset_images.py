@@ -36,7 +36,7 @@ class Images:
     """The N readable images of P identities, in order of name and file.
 
     `names` are the P identities, empty ones too; `paths` the N files with `labels` (N,) as indices into `names`;
-    `embeddings` (N,D) float32 as `Embedder.represent` makes them, `thumbnails` (N,24,24) uint8 gray, `digests` of the
+    `embeddings` (N,D) float32 as `Embedder.represent` makes them (`embed`, where `plain` was asked for), `thumbnails` (N,24,24) uint8 gray, `digests` of the
     decoded pixels, `sizes` (N,2) width and height. `unreadable` has (label, path, reason) of each damaged file,
     `faceless` (label, path) of each photo without a face. `prepared` counts the ways crops were brought to the
     model's size, in words.
@@ -54,13 +54,13 @@ class Images:
     prepared: dict[str, int]
 
 
-def read_crops(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress) -> Images:
+def read_crops(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress, plain: bool = False) -> Images:
     """Read class folders of aligned crops; `fit` brings each to the size of the model. Raises `DatasetError`."""
     size = embedder.spec.size
-    return _read(root, embedder, lambda pixels: fit(pixels, size), progress)
+    return _read(root, embedder, lambda pixels: fit(pixels, size), progress, plain)
 
 
-def read_photos(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress) -> Images:
+def read_photos(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress, plain: bool = False) -> Images:
     """Read class folders of photos; the central face of each is detected and aligned. Raises `DatasetError`."""
     detector = MTCNN()
 
@@ -71,7 +71,7 @@ def read_photos(root: str | os.PathLike[str], embedder: Embedder, *, progress: P
         face = central_face(faces, pixels.shape[1], pixels.shape[0])
         return align(pixels, face, embedder.spec), "the central face of a photo, aligned"
 
-    return _read(root, embedder, crop, progress)
+    return _read(root, embedder, crop, progress, plain)
 
 
 def fit(pixels: image.RGB, size: int) -> tuple[image.RGB, str]:
@@ -124,7 +124,9 @@ def _read(
     embedder: Embedder,
     crop: Callable[[image.RGB], tuple[image.RGB, str] | None],
     progress: Progress,
+    plain: bool,
 ) -> Images:
+    embed = embedder.embed if plain else embedder.represent
     folders = read_class_folders(root)
     files = [(label, path) for label, (_, paths) in enumerate(folders) for path in paths]
     kept: list[tuple[int, str]] = []
@@ -152,10 +154,10 @@ def _read(
             thumbnails.append(thumbnail(cropped[0]))
             waiting.append(cropped[0])
         if len(waiting) == _BATCH:
-            embeddings.append(embedder.represent(np.stack(waiting)))
+            embeddings.append(embed(np.stack(waiting)))
             waiting.clear()
     if waiting:
-        embeddings.append(embedder.represent(np.stack(waiting)))
+        embeddings.append(embed(np.stack(waiting)))
     return Images(
         names=tuple(name for name, _ in folders),
         paths=tuple(path for _, path in kept),

@@ -53,18 +53,24 @@ class Embedder:
 
     @classmethod
     def load(
-        cls, model: str | PathLike[str] = DEFAULT_MODEL, *, precision: Precision = "fastest", device: Device = "auto"
+        cls,
+        model: str | PathLike[str] = DEFAULT_MODEL,
+        *,
+        precision: Precision = "fastest",
+        device: Device = "auto",
+        spec: InputSpec | None = None,
     ) -> Embedder:
-        """The model of that name, or from a file (ONNX, TensorFlow 1 frozen graph) or a model folder.
+        """The model of that name, or from a file (ONNX, TensorFlow 1 frozen graph), a model folder, a TF1 checkpoint.
 
-        What it wants to see is in the folder, or in a JSON file beside the file: see `model_source.find_model`.
+        What it wants to see is in the folder, or in a JSON file beside the file or checkpoint, else `spec` says it: see
+        `model_source.find_model`.
         `device`: `auto` and `cpu` compute on the processor, `cuda` and `mps` on a GPU by torch; where there is
         nothing but ONNX, `cuda` by an onnxruntime built for it. Raises `ModelError` for an unknown name and for files
         that are damaged or do not fit together, `RuntimeUnavailable` where the device is not there.
         """
         if device not in get_args(Device):
             raise ValueError(f"device wants {', '.join(get_args(Device))}; got {device!r}")
-        source = find_model(model)
+        source = find_model(model, spec=spec)
         gpu = device in ("cuda", "mps")
         network: Network | TorchNetwork
         if not source.has_onnx or (gpu and source.has_torch_weights) or device == "mps":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from facespace.errors import ModelError
 from facespace.face import INPUT_SPECS, InputSpec
-from facespace.graphdef import parse_graph
+from facespace.graphdef import Graph, parse_graph
 from facespace.model_folder import (
     MAX_WEIGHTS,
     ONNX,
@@ -25,6 +25,7 @@ from facespace.model_folder import (
 from facespace.onnx_graph import parse_model
 from facespace.pretrained import MODELS, ModelCard, locate
 from facespace.tensorflow1 import to_onnx
+from facespace.tensorflow1_checkpoint import checkpoint_digest, is_checkpoint_folder, read_checkpoint
 
 if TYPE_CHECKING:
     from facespace.backbones import Backbone
@@ -35,7 +36,7 @@ _GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # how the two kinds of files begin
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model that was found and not yet read: `path` is a file, or a folder with its `record`."""
+    """A model that was found and not yet read: `path` is a file, a folder with its `record`, or one of a TF1 trainer."""
 
     name: str
     path: Path
@@ -53,6 +54,8 @@ class ModelSource:
         """Whether `backbone` may give a network: weights of torch, or a graph they can be taken from."""
         if self.record is not None:
             return WEIGHTS in self.record.files
+        if self._is_checkpoint:
+            return True
         with self.path.open("rb") as file:
             return file.read(1) == _GRAPHDEF
 
@@ -62,6 +65,8 @@ class ModelSource:
             data = read_weights_file(self.path, self.record, ONNX)
             parse_model(data, str(self.path / ONNX))
             return data, self.record.fingerprint
+        if self._is_checkpoint:
+            return to_onnx(read_checkpoint(self.path), source=str(self.path)), checkpoint_digest(self.path)
         data = self._read()
         fingerprint = self._fingerprint(data)  # first: what is not the published file is not looked into
         return _as_onnx(data, str(self.path)), fingerprint
@@ -82,7 +87,11 @@ class ModelSource:
                     "with the extra `train` installed"
                 )
             return read_backbone(self.path, self.record), self.record.fingerprint
-        data, source = self._read(), str(self.path)
+        source = str(self.path)
+        if self._is_checkpoint:
+            variables = graph_variables(read_checkpoint(self.path), source)
+            return from_tensorflow(variables, source=source), checkpoint_digest(self.path)
+        data = self._read()
         fingerprint = self._fingerprint(data)
         if data[:1] != _GRAPHDEF:
             raise ModelError(f"{source}: an ONNX model runs on the processor only, and is not trained further")
@@ -96,7 +105,12 @@ class ModelSource:
         if self.record is not None:
             return []
         source = str(self.path)
-        return norms_of_scopes(backbone, folded(parse_graph(self._read(), source), source))
+        graph: Graph = read_checkpoint(self.path) if self._is_checkpoint else parse_graph(self._read(), source)
+        return norms_of_scopes(backbone, folded(graph, source))
+
+    @property
+    def _is_checkpoint(self) -> bool:
+        return self.record is None and self.path.is_dir()
 
     def _read(self) -> bytes:
         size = self.path.stat().st_size
@@ -113,12 +127,12 @@ class ModelSource:
         return fingerprint
 
 
-def find_model(model: str | PathLike[str]) -> ModelSource:
+def find_model(model: str | PathLike[str], *, spec: InputSpec | None = None) -> ModelSource:
     """The model of that name, or in that file or folder, as far as it takes to know what it wants to see.
 
-    Folders are the project's own format. A file says nothing of what the network wants to see, so a JSON file of the
-    same name lies beside it: `{"input_spec": "facenet-2018"}`, or the fields of `InputSpec` in place of a preset's
-    name. Raises `ModelError`.
+    Folders are the project's own format, or what a TensorFlow 1 trainer left. That one and files say nothing of what
+    the network wants to see, so a JSON file of the same name lies beside them: `{"input_spec": "facenet-2018"}`, or
+    the fields of `InputSpec` in place of a preset's name. Where there is none, `spec` says it. Raises `ModelError`.
     """
     card = MODELS.get(str(model))
     if card is not None:
@@ -130,6 +144,9 @@ def find_model(model: str | PathLike[str]) -> ModelSource:
     path = Path(model)
     if path.is_dir():
         if not is_model_folder(path):
+            beside = path.with_name(f"{path.name}.json") if path.name else path
+            if is_checkpoint_folder(path) and (spec is not None or beside.is_file()):
+                return ModelSource(path.name, path, read_spec(beside) if beside.is_file() or spec is None else spec)
             raise ModelError(
                 f"{model}: neither a model's name nor a model folder (it has no model.json); a TensorFlow checkpoint "
                 f"is made one by: facespace convert {model} OUT"
@@ -140,6 +157,8 @@ def find_model(model: str | PathLike[str]) -> ModelSource:
         raise ModelError(
             f"{model}: neither a model's name ({', '.join(MODELS)}) nor a file or model folder; see: facespace models"
         )
+    if spec is not None and not path.with_suffix(".json").is_file():
+        return ModelSource(path.name, path, spec)
     return ModelSource(path.name, path, _spec_beside(path))
 
 

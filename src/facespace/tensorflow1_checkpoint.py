@@ -5,6 +5,7 @@ What freezing in TensorFlow makes of it, made here: the graph of inference alone
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -38,6 +39,24 @@ _VARIABLES = ("VariableV2", "Variable", "VarHandleOp")
 _NAMED = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _ESCAPED = re.compile(rb"\\(?:([0-7]{1,3})|([^0-7]))")  # TensorFlow writes what is not ASCII as octal bytes
 _SAVED = re.compile(r"(model-.+\.ckpt-([0-9]{1,18}))(\.index)?")
+
+
+def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
+    """Whether a TensorFlow 1 trainer may have left this folder: there is a `.meta` in it."""
+    with os.scandir(folder) as entries:
+        return any(entry.name.endswith(".meta") for entry in entries)
+
+
+def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
+    """SHA-256 over the checkpoints' data files in a folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if ".ckpt" in name and ".data-" in name and os.path.isfile(path):
+            with open(path, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def find_checkpoint(folder: str | os.PathLike[str]) -> tuple[str, str]:

@@ -20,10 +20,12 @@ from facespace.cli import (
     embed,
     enroll,
     export,
+    facenet,
     gallery,
     identify,
     models,
     runs,
+    tiny,
     train,
     verify,
 )
@@ -54,6 +56,8 @@ app.command("export")(export.export)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(facenet.app, name="facenet")
+app.add_typer(tiny.app, name="tiny")
 
 
 def _version(wanted: bool) -> None:

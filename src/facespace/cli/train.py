@@ -6,11 +6,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from facespace.cli.output import write_line
+
+if TYPE_CHECKING:
+    from facespace.recipe import Recipe
 
 
 def train(
@@ -48,12 +51,17 @@ def train(
     if show_recipe:
         write_line(as_toml(chosen).rstrip())
         return
+    train_and_show(chosen, run)
+
+
+def train_and_show(recipe: Recipe, run: Path) -> Path:
+    """Train into the folder `run`, with lines as they come; the folder of the model that was made."""
     from facespace import ranks
     from facespace.training import train as run_training
 
     shown = _Lines()
     try:
-        trained = run_training(chosen, run, show=shown.show)
+        trained = run_training(recipe, run, show=shown.show)
     except KeyboardInterrupt:
         shown.end()
         print(f"facespace: stopped; facespace train {run} goes on from there", file=sys.stderr)
@@ -63,6 +71,7 @@ def train(
         ranks.leave()
     if shown.speaks:
         write_line(f"{trained.steps} steps -> {trained.model}")
+    return run / "model" if trained.model is None else trained.model
 
 
 def _name(recipe: str) -> str:

@@ -1,0 +1,55 @@
+"""facespace facenet compare: distances between the faces of photos."""
+
+from __future__ import annotations
+
+import os
+
+from facespace.cli.output import Report, write_line
+from facespace.cli.tutorial import models
+from facespace.cli.tutorial.program import Program, today
+from facespace.errors import DatasetError
+from facespace.text import plain_text
+
+
+def main(argv: list[str]) -> None:
+    """Print the Euclidean distance of every two photos' first faces; photos without a face are left out."""
+    parser = Program("facenet compare", "Euclidean distances between the faces of photos.")
+    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
+    parser.add_argument("image_files", nargs="+", help="Photos.")
+    parser.preprocessing(image_size=160, margin=44)
+    parser.machine(gpu_memory_fraction=1.0)
+    arguments = parser.parse(argv)
+    files = [os.path.expanduser(file) for file in arguments.image_files]
+    today("facespace", "compare", "--model", arguments.model, *files)
+
+    import numpy as np
+
+    from facespace.distance import pair_distances
+    from facespace.face import align
+    from facespace.mtcnn import MTCNN
+    from facespace.pipeline import process
+
+    embedder = models.load(arguments.model)
+    report, kept, crops = Report(), [], []
+    for photo in process(files, MTCNN(), keep_pixels=True):
+        if photo.error is not None or photo.pixels is None:
+            report.fail(photo.path, photo.error or "cannot be read")
+        elif not photo.faces:
+            write_line(f"can't detect face, remove {plain_text(photo.path)}")
+        else:
+            kept.append(photo.path)
+            crops.append(align(photo.pixels, max(photo.faces, key=lambda face: face.score), embedder.spec))
+    if not kept:
+        raise DatasetError("there is no photo with a face among these")
+    embeddings = embedder.embed(np.stack(crops))
+    write_line("Images:")
+    for k, file in enumerate(kept):
+        write_line(f"{k}: {plain_text(file)}")
+    write_line("")
+    write_line("Distance matrix")
+    write_line("    " + "".join(f"    {k}     " for k in range(len(kept))))
+    every = np.arange(len(kept))
+    for k in range(len(kept)):
+        distances = np.sqrt(pair_distances(embeddings, np.full(len(kept), k), every))
+        write_line(f"{k}  " + "".join(f"  {distance:.4f}  " for distance in distances))
+    report.finish()
