@@ -1,8 +1,9 @@
 """What the training loop costs beside the bare forward and backward pass of the same network on the same batches.
 
 Process CPU time of the training process, its step by step, against a bare loop (zero gradients, forward, loss, backward,
-optimiser step) over tensors that are there; rounds in turn, the best of each counts. Two worker processes decode
-and augment 182 px crops meanwhile; their CPU time is told apart, as is the share of time the loop waits for them.
+optimiser step) over tensors that are there; rounds in turn, the best of each counts. Both let the C library keep
+freed memory, as the loop does anyway. Two worker processes decode and augment 182 px crops meanwhile; their CPU time is
+told apart, as is the share of time the loop waits for them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import sys, time, torch
 from facespace.backbones import create
 from facespace.losses import create as create_loss
 from facespace.optimizers import create as create_optimizer
+from facespace.training_setup import keep_freed_memory
+keep_freed_memory()
 name, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.manual_seed(0)
 network = create(name, dimension=128).train().to(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ import facespace
 from facespace.calibration import Calibration
 from facespace.errors import GalleryError, ModelError, UnknownPerson
 from facespace.face import INPUT_SPECS, InputSpec
-from facespace.gallery import Gallery, Match, templates
+from facespace.gallery import Gallery, Match
 
 DIMENSION = 8
 CALIBRATION = Calibration(
@@ -110,24 +110,6 @@ def test_a_template_is_the_unit_mean(gallery: Gallery) -> None:
     probes = np.stack([(axis(0) + axis(1)) / np.float32(math.sqrt(2)), axis(0), axis(2)])
     similarity = [match.similarity for match in gallery.identify(probes)]
     assert similarity == pytest.approx([1, math.sqrt(0.5), 0], abs=1e-6)
-
-
-def test_templates_against_a_loop() -> None:
-    rng = np.random.default_rng(5)
-    vectors = rng.standard_normal((40, 6)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    owners = rng.permutation(np.arange(40) % 7)
-    result = templates(owners, vectors, 7)
-    assert result.shape == (7, 6)
-    assert result.dtype == np.float32
-    for person in range(7):
-        mean = sum(vectors[k].astype(float) for k in range(40) if owners[k] == person)
-        assert result[person] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
-
-
-def test_templates_of_nobody_and_of_opposites() -> None:
-    assert templates(np.empty(0, np.int64), np.empty((0, 4), np.float32), 0).shape == (0, 4)
-    assert np.isfinite(templates(np.array([0, 0]), np.array([[1, 0], [-1, 0]], np.float32), 1)).all()
 
 
 def test_nobody_enrolled(gallery: Gallery) -> None:

@@ -7,6 +7,7 @@
     ├── DatasetError             a dataset, list of pairs or table of crops is damaged, or does not fit what is asked
     ├── RecipeError              a recipe of training is not understood, or does not fit what it is used with
     ├── TrainingError            training cannot go on: numbers, memory, disk or data; says what to do
+    ├── ClassifierError          a classifier's file is damaged, or belongs to another model
     ├── RuntimeUnavailable       a device or runtime was asked for by name and is not here
     └── GalleryError             a gallery file is damaged, or belongs to another model
         └── UnknownPerson        a name that is not in the gallery
@@ -57,6 +58,10 @@ class RecipeError(FacespaceError):
 
 class TrainingError(FacespaceError):
     """Training cannot go on; the last checkpoint is intact."""
+
+
+class ClassifierError(FacespaceError):
+    """A classifier's file cannot be read, or not be used with this model."""
 
 
 class RuntimeUnavailable(FacespaceError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
@@ -10,9 +13,11 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from facespace import calibration
+from facespace import calibration, own_calibration
 from facespace.embedder import Embedder
 from facespace.errors import GalleryError
+from facespace.open_set import templates, thresholds_of_table
+from facespace.own_calibration import OwnCalibration
 from facespace.rates import DEFAULT_RATE
 from facespace.store import Entry, SQLiteStore
 from facespace.text import clean_name, plain_text
@@ -143,14 +148,14 @@ class Gallery:
         self,
         embeddings: npt.NDArray[np.float32],
         *,
-        rate: float = DEFAULT_RATE,
+        rate: float | None = None,
         threshold: float | None = None,
     ) -> list[Match]:
         """The best match of each probe (N,D), or unknown; embeddings as `Embedder.represent` makes them.
 
         `rate` is the share of strangers that may be given a name, each face counted alone, however many people are
-        enrolled; `threshold` sets the similarity to reach instead. `ModelError` where the model has no calibration
-        and no threshold is given.
+        enrolled; by default what `calibrate` stored, or 0.01. `threshold` sets the similarity to reach instead.
+        `ModelError` where the model has no calibration, `calibrate` has stored none, and no threshold is given.
         """
         people = self._current()
         thresholds = self._thresholds(people, rate) if threshold is None else np.full(len(people.names), threshold)
@@ -163,15 +168,45 @@ class Gallery:
             matches.append(Match(people.names[k] if value >= wanted else None, value, wanted))
         return matches
 
-    def thresholds(self, rate: float = DEFAULT_RATE) -> npt.NDArray[np.float64]:
+    def thresholds(self, rate: float | None = None) -> npt.NDArray[np.float64]:
         """The similarity to reach for each person, in the order they were added, to keep to `rate`."""
         return self._thresholds(self._current(), rate)
 
-    def _thresholds(self, people: _Snapshot, rate: float) -> npt.NDArray[np.float64]:
+    def _thresholds(self, people: _Snapshot, rate: float | None) -> npt.NDArray[np.float64]:
         embedder = self._model()
+        offset = 0.0
+        if rate is None:
+            stored = self.calibration()
+            rate, offset = (stored.rate, stored.offset) if stored else (DEFAULT_RATE, 0.0)
+            if stored and embedder.calibration is None:
+                return np.full(len(people.names), min(offset, 1.0))
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)
-        return embedder.calibration.identification_thresholds(rate, people.n_photos)
+        return np.minimum(embedder.calibration.identification_thresholds(rate, people.n_photos) + offset, 1.0)
+
+    def calibrate(self, probes: npt.NDArray[np.float32], names: Sequence[str], *, rate: float) -> OwnCalibration:
+        """Choose and store the thresholds on labelled photos: see `own_calibration.calibrate`."""
+        people, table = self._current(), self._model().calibration
+        _, _, enrolled = self._store.vectors(self._model().dimension)
+        result = own_calibration.calibrate(
+            probes, names, people.templates, people.names, thresholds_of_table(table, rate, people.n_photos),
+            enrolled=enrolled, rate=rate, table=table is not None,
+        )  # fmt: skip
+        self._store.set("calibration", dataclasses.asdict(result))
+        return result
+
+    def calibration(self) -> OwnCalibration | None:
+        """What `calibrate` stored, or None."""
+        stored = self._store.setting("calibration")
+        if stored is None:
+            return None
+        try:
+            result = OwnCalibration(float(stored["rate"]), float(stored["offset"]), dict(stored["evidence"]))
+        except (KeyError, TypeError, ValueError):
+            result = OwnCalibration(0.0, math.nan, {})
+        if not (0 < result.rate < 1 and math.isfinite(result.offset)):
+            raise GalleryError(f"{self._store.path}: damaged (its calibration is no such thing); run calibrate again")
+        return result
 
     def _model(self) -> Embedder:
         if self._embedder is None:
@@ -187,18 +222,3 @@ class Gallery:
             snapshot = _Snapshot(version, names, n_photos, templates(owners, vectors, len(names)))
             self._snapshot = snapshot
         return snapshot
-
-
-def templates(
-    owners: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32], n_people: int
-) -> npt.NDArray[np.float32]:
-    """One unit vector (P,D) a person: the mean of the rows of `vectors` that `owners` gives them, scaled.
-
-    >>> np.allclose(templates(np.array([0, 0]), np.array([[1, 0], [0, 1]], np.float32), 1), np.sqrt(0.5))
-    True
-    """
-    sums = np.zeros((n_people, vectors.shape[1]), np.float64)
-    np.add.at(sums, owners, vectors)
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    result: npt.NDArray[np.float32] = (sums / np.maximum(length, 1e-12)).astype(np.float32)
-    return result

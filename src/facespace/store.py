@@ -168,6 +168,11 @@ class SQLiteStore:
             connection.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
         return self.setting(key)
 
+    def set(self, key: str, value: Any) -> None:
+        """Store a setting in place of what it was."""
+        with self.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+
     def add(self, name: str, entry: Entry) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
         blob = np.ascontiguousarray(entry.embedding, "<f4").tobytes()

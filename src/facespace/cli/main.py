@@ -11,6 +11,8 @@ import typer
 from facespace import __version__
 from facespace.cli import (
     align,
+    calibrate,
+    classify,
     compare,
     convert,
     dataset,
@@ -46,6 +48,8 @@ app.command("embed")(embed.embed)
 app.command("enroll")(enroll.enroll)
 app.command("identify")(identify.identify)
 app.add_typer(gallery.app, name="gallery")
+app.add_typer(classify.app, name="classify")
+app.command("calibrate")(calibrate.calibrate)
 app.command("align")(align.align)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(verify.app, name="verify")

@@ -36,6 +36,10 @@ class Report:
         if json:
             write_json({"image": plain_text(path), "error": reason})
 
+    def remark(self, path: str, remark: str) -> None:
+        """Say something of one file on stderr that is no failure."""
+        print(f"facespace: {plain_text(path)}: {plain_text(remark)}", file=sys.stderr, flush=True)
+
     def finish(self) -> None:
         """Leave the command: 0 when everything was read, 1 when something failed."""
         if self.n_failed:
@@ -103,8 +107,32 @@ def where(face: Face) -> str:
     return f"at {x1:.0f},{y1:.0f}, {face.width:.0f}x{face.height:.0f} px"
 
 
+class Targets:
+    """Names of files in one folder, each given once, after the photo or video they are made from."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._taken: set[str] = set()
+
+    def path(self, source: str | os.PathLike[str], ending: str, *, instead_of: tuple[str, ...] | None = None) -> Path:
+        """`source`'s name with another `ending`, and a number where that was given before.
+
+        `instead_of`: the endings that the new one replaces; of others it comes behind. None: it replaces any.
+        """
+        path = Path(source)
+        stem = path.stem if instead_of is None or path.suffix.lower() in instead_of else path.name
+        while len(os.fsencode(stem)) > _MAX_STEM:
+            stem = stem[:-1]
+        name, number = f"{stem}{ending}", 2
+        while name in self._taken:
+            name, number = f"{stem}-{number}{ending}", number + 1
+        self._taken.add(name)
+        return self._folder / name
+
+
 class Drawings:
-    """Annotated copies of photos in one folder, each under a name of its own."""
+    """Annotated copies of photos and videos in one folder, each under a name of its own."""
 
     def __init__(self, folder: Path, photos: Iterable[str]) -> None:
         here = os.path.realpath(folder)
@@ -114,9 +142,11 @@ class Drawings:
                     f"wants a folder without any of the photos; {plain_text(photo)} is in {plain_text(str(folder))}"
                 )
                 raise typer.BadParameter(reason, param_hint="--draw")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._taken: set[str] = set()
+        self._targets = Targets(folder)
+
+    def video(self, path: str) -> Path:
+        """The file for the annotated copy of one video."""
+        return self._targets.path(path, ".mp4", instead_of=(".mp4", ".m4v"))
 
     def write(self, photo: Photo, labels: list[str], colors: list[tuple[int, int, int]]) -> Path:
         """Draw one photo, which keeps its name unless another one of that name was drawn before."""
@@ -124,15 +154,7 @@ class Drawings:
         from facespace.files import atomic_path
 
         assert photo.pixels is not None
-        source = Path(photo.path)
-        stem = source.stem if source.suffix.lower() in (".jpg", ".jpeg") else source.name
-        while len(os.fsencode(stem)) > _MAX_STEM:
-            stem = stem[:-1]
-        name, number = f"{stem}.jpg", 2
-        while name in self._taken:
-            name, number = f"{stem}-{number}.jpg", number + 1
-        self._taken.add(name)
-        target = self._folder / name
+        target = self._targets.path(photo.path, ".jpg", instead_of=(".jpg", ".jpeg"))
         with atomic_path(target) as path:
             annotate(photo.pixels, photo.faces, labels, colors).save(path, "JPEG", quality=92)
         return target

@@ -1,0 +1,94 @@
+"""facespace calibrate: the similarity to reach, chosen on one's own labelled photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facespace.cli.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.output import Report, progress, write_json, write_line
+from facespace.rates import CLASSIFY_RATE
+from facespace.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.embedder import Embedder
+    from facespace.own_calibration import OwnCalibration
+    from facespace.people_folder import People
+
+
+def calibrate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A gallery, or a classifier of `classify train`.")],
+    photos: Annotated[
+        Path, typer.Argument(metavar="PHOTOS", help="A folder a person; whom FILE does not know is a stranger.")
+    ],
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="R", help="Share of strangers' faces that may be given a name.")
+    ] = CLASSIFY_RATE,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="The images are aligned crops, though there is no align.json beside them.")
+    ] = False,
+    json: Json = False,
+    device: EmbeddingDevice = Device.auto,
+    model: Model = "casia-webface",
+) -> None:
+    """Choose how similar a face must be, on labelled photos that were not enrolled, and store it with its evidence."""
+    if not 0 < rate < 1:
+        raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
+    from facespace.embedder import Embedder
+    from facespace.people_folder import read_people
+
+    embedder = Embedder.load(model, device=device.value)
+    gallery = _is_gallery(file)
+    if not gallery:
+        from facespace.classifier_file import load
+
+        load(file, embedder)  # told before the work, not after it
+    people = read_people(photos, embedder, aligned=aligned, progress=progress)
+    report = Report()
+    for path, reason in people.failed:
+        report.fail(path, f"{reason}; left out")
+    result, thresholds = (_gallery if gallery else _classifier)(file, people, rate, embedder)
+    found = result.evidence
+    if json:
+        write_json({**found, "offset": result.offset, "thresholds": {n: round(t, 4) for n, t in thresholds.items()}})
+    else:
+        low, high = min(thresholds.values()), max(thresholds.values())
+        span = f"{low:.4f}" if f"{low:.4f}" == f"{high:.4f}" else f"{low:.4f} to {high:.4f} by person"
+        write_line(f"{found['n_known']} photos of known people, {found['n_strangers']} of strangers")
+        if found["n_enrolled_left_out"]:
+            write_line(f"{found['n_enrolled_left_out']} photos left out: they are enrolled themselves")
+        for name, words in (
+            ("known_named_right", "known people named right"),
+            ("known_rejected", "known people called unknown"),
+            ("unknown_detected", "strangers called unknown"),
+        ):
+            share = found[name]
+            if share["n"]:
+                write_line(f"  {words:28} {share['share']:.4f}  (95 % {share['low']:.3f} to {share['high']:.3f})")
+        write_line(f"similarity to reach {span}, for {rate:g} of strangers named -> {plain_text(str(file))}")
+    report.finish()
+
+
+def _is_gallery(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(16) == b"SQLite format 3\0"
+
+
+def _gallery(file: Path, people: People, rate: float, embedder: Embedder) -> tuple[OwnCalibration, dict[str, float]]:
+    from facespace.gallery import Gallery
+
+    with Gallery(file, embedder) as gallery:
+        result = gallery.calibrate(people.embeddings, people.names, rate=rate)
+        names = [person.name for person in gallery.people()]
+        return result, dict(zip(names, gallery.thresholds().tolist(), strict=True))
+
+
+def _classifier(file: Path, people: People, rate: float, embedder: Embedder) -> tuple[OwnCalibration, dict[str, float]]:
+    from facespace.classifier_file import load, save_kept
+
+    kept = load(file, embedder)
+    result = kept.classifier.calibrate(people.embeddings, people.names, calibration=embedder.calibration, rate=rate)
+    save_kept(file, kept)
+    return result, dict(zip(kept.classifier.names_, kept.classifier.thresholds_.tolist(), strict=True))

@@ -1,0 +1,272 @@
+"""facespace classify: learn people from folders, test, and name the faces of photos."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from facespace.cli.options import DEFAULT_MIN_SIZE, Device, Draw, EmbeddingDevice, Json, MinSize, Model
+from facespace.cli.output import Report, progress, write_json, write_line
+from facespace.rates import CLASSIFY_RATE
+from facespace.text import plain_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from facespace.classifier_test import Tried
+    from facespace.embedder import Embedder
+    from facespace.people_folder import People
+
+
+class Method(str, Enum):
+    """What chooses the person a face is most like."""
+
+    centroid = "centroid"
+    knn = "knn"
+    logistic = "logistic"
+    svm = "svm"
+
+
+app = typer.Typer(
+    help="Learn people from folders of photos, and name faces or call them unknown.", no_args_is_help=True
+)
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A folder of folders, one a person: photos, or crops of facespace align.")
+]
+Aligned = Annotated[
+    bool, typer.Option("--aligned", help="The images are aligned crops, though there is no align.json beside them.")
+]
+ClassifierFile = Annotated[Path, typer.Argument(metavar="FILE", help="A classifier of `facespace classify train`.")]
+_SHOWN = 20
+
+
+@app.command()
+def train(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The classifier to write.")],
+    method: Annotated[
+        Method, typer.Option("--method", help="What names; strangers are told by similarity whatever it is.")
+    ] = Method.centroid,
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="R", help="Share of strangers' faces that may be given a name.")
+    ] = CLASSIFY_RATE,
+    closed_set: Annotated[
+        bool, typer.Option("--closed-set", help="Give everybody a name, as the 2018 program did.")
+    ] = False,
+    split: Annotated[
+        int | None,
+        typer.Option("--split", metavar="N", min=1, help="Learn from N photos of each person, test on the others."),
+    ] = None,
+    min_images: Annotated[
+        int | None,
+        typer.Option(
+            "--min-images", metavar="N", min=1, help="Leave out who has fewer; with --split N by default N + 1."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="S", help="What --split and the held-out photos are drawn by.")
+    ] = 0,
+    test_data: Annotated[
+        Path | None, typer.Option("--test-data", metavar="DIR", help="Test on this folder, matched by people's names.")
+    ] = None,
+    aligned: Aligned = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
+    ] = None,
+    json: Json = False,
+    device: EmbeddingDevice = Device.auto,
+    model: Model = "casia-webface",
+) -> None:
+    """Learn the people of DIR. Known photos are not computed again when FILE is there already.
+
+    Prints what was measured with photos and whole people held out. Run again after adding or removing a person's
+    folder, it takes a moment.
+    """
+    if not 0 < rate < 1:
+        raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
+    if split is not None and test_data is not None:
+        raise typer.BadParameter("wants either --split or --test-data")
+    if not output.parent.is_dir():
+        raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
+    from facespace import classifier_report
+    from facespace.classifier import Classifier
+    from facespace.classifier_file import save
+    from facespace.embedder import Embedder
+
+    if report is not None:
+        classifier_report.check_plots()
+    embedder = Embedder.load(model, device=device.value)
+    failures = Report()
+    people = _read(folder, embedder, aligned, _known(output, embedder), failures)
+    kept, rest = _split(people, split, min_images or (split or 0) + 1, seed)
+    if not kept:
+        raise ValueError(f"{plain_text(str(folder))}: nobody has enough photos with a face to learn from")
+    classifier = Classifier(method.value, rate=rate, closed_set=closed_set, seed=seed)
+    classifier.fit(people.embeddings[kept], [people.names[k] for k in kept], calibration=embedder.calibration)
+    save(output, classifier, tuple(people.digests[k] for k in kept), embedder)
+    tried, tested = None, None
+    if split is not None:
+        tested = [people.paths[k] for k in rest]
+        tried = _try(classifier, people.embeddings[rest], [people.names[k] for k in rest])
+    elif test_data is not None:
+        others = _read(test_data, embedder, aligned, {}, failures)
+        tested = list(others.paths)
+        tried = _try(classifier, others.embeddings, list(others.names))
+    if report is not None:
+        classifier_report.write_report(report, classifier, tried, tested or [])
+    if json:
+        write_json(classifier_report.as_json(classifier, tried, tested or []))
+    else:
+        for line in classifier_report.in_words(classifier):
+            write_line(line)
+        if tried is not None:
+            for line in classifier_report.tried_in_words(tried):
+                write_line(line)
+        write_line(f"{len(kept)} photos of {len(classifier.names_)} people ({people.n_known} known before) -> {output}")
+        if report is not None:
+            write_line(f"-> {report / 'report.html'}")
+    failures.finish()
+
+
+@app.command()
+def test(
+    file: ClassifierFile,
+    folder: Folder,
+    aligned: Aligned = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
+    ] = None,
+    json: Json = False,
+    device: EmbeddingDevice = Device.auto,
+    model: Model = "casia-webface",
+) -> None:
+    """Name the faces of DIR and compare with the names of its folders; whoever was not learned is a stranger."""
+    from facespace import classifier_report
+    from facespace.classifier_file import load
+    from facespace.embedder import Embedder
+
+    if report is not None:
+        classifier_report.check_plots()
+    embedder = Embedder.load(model, device=device.value)
+    kept = load(file, embedder)
+    failures = Report()
+    people = _read(
+        folder, embedder, aligned, dict(zip(kept.digests, kept.classifier.embeddings_, strict=True)), failures
+    )
+    if not len(people.names):
+        raise ValueError(f"{plain_text(str(folder))}: no face in any of its photos; nothing to test on")
+    tried = _try(kept.classifier, people.embeddings, list(people.names))
+    if report is not None:
+        classifier_report.write_report(report, kept.classifier, tried, list(people.paths))
+    if json:
+        write_json(classifier_report.as_json(kept.classifier, tried, list(people.paths)))
+    else:
+        seen = set(kept.digests) & set(people.digests)
+        if seen:
+            write_line(f"note: {len(seen)} of these photos were learned from; the figures flatter")
+        wrong = [k for k in range(len(people.names)) if not tried.right(k)]
+        for k in wrong[:_SHOWN]:
+            write_line(
+                f"  wrong: {plain_text(people.paths[k])}: {classifier_report.prediction_in_words(tried.predictions[k])}"
+            )
+        if len(wrong) > _SHOWN:
+            write_line(f"  and {len(wrong) - _SHOWN} more; --report or --json has all")
+        for line in classifier_report.tried_in_words(tried):
+            write_line(line)
+    failures.finish()
+
+
+@app.command()
+def predict(
+    file: ClassifierFile,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")],
+    json: Json = False,
+    draw: Draw = None,
+    min_size: MinSize = DEFAULT_MIN_SIZE,
+    device: EmbeddingDevice = Device.auto,
+    model: Model = "casia-webface",
+) -> None:
+    """Name every face of whole photos, or call it unknown."""
+    from facespace.classifier_file import load
+    from facespace.cli.name_photos import name_photos
+    from facespace.embedder import Embedder
+    from facespace.pipeline import find_images
+
+    embedder = Embedder.load(model, device=device.value)
+    classifier = load(file, embedder).classifier
+    report = Report()
+    paths = list(find_images(images))
+    name_photos(paths, classifier.predict, embedder, json=json, draw=draw, min_size=min_size, report=report)
+    report.finish()
+
+
+def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any], failures: Report) -> People:
+    """The folder's faces; files that gave none are told, and so is whoever is left without any."""
+    from facespace.people_folder import read_people
+
+    people = read_people(folder, embedder, aligned=aligned, known=known, progress=progress)
+    for path, reason in people.failed:
+        failures.fail(path, f"{reason}; left out")
+    for path, first in people.copies:
+        failures.remark(path, f"the same file as {plain_text(first)}; left out")
+    for name in people.without:
+        failures.fail(str(folder / name), "no photo with a face; this person is left out")
+    for how in people.prepared:
+        if not how.endswith("as they are"):
+            failures.remark(str(folder), f"of the crops, {people.prepared[how]}: {how}")
+    return people
+
+
+def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
+    """Embeddings by digest of a classifier that is there already, to be learned anew; {} where it is of another model."""
+    from facespace.classifier_file import load
+    from facespace.errors import ClassifierError
+
+    if not output.exists():
+        return {}
+    load(output)  # what is no classifier is not overwritten
+    try:
+        kept = load(output, embedder)
+    except ClassifierError:
+        return {}
+    return dict(zip(kept.digests, kept.classifier.embeddings_, strict=True))
+
+
+def _split(people: People, n_train: int | None, min_images: int, seed: int) -> tuple[list[int], list[int]]:
+    """Rows to learn from and rows to test on; who has fewer than `min_images` is in neither, and told."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    kept: list[int] = []
+    rest: list[int] = []
+    names = np.array(people.names, dtype=object)
+    left_out = []
+    for name in sorted(set(people.names)):
+        rows = np.flatnonzero(names == name)
+        if len(rows) < min_images:
+            left_out.append(name)
+            continue
+        if n_train is not None:
+            rows = rng.permutation(rows)
+        kept += rows[:n_train].tolist()
+        rest += [] if n_train is None else rows[n_train:].tolist()
+    if left_out:
+        shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        write_note(f"{len(left_out)} people with fewer than {min_images} photos are left out: {shown}")
+    return sorted(kept), sorted(rest)
+
+
+def write_note(text: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"facespace: {text}", err=True)
+
+
+def _try(classifier: Any, embeddings: npt.NDArray[np.float32], names: list[str]) -> Tried:
+    from facespace.classifier_test import try_on
+
+    return try_on(classifier, embeddings, names)

@@ -1,0 +1,179 @@
+"""Class folders of people as names and embeddings; what is known by its content is not computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace import image
+from facespace.ahead import map_ahead
+from facespace.crop_record import read_record
+from facespace.dataset_images import fit
+from facespace.datasets.folder import read_class_folders
+from facespace.embedder import Embedder
+from facespace.errors import DatasetError, ImageError
+from facespace.mtcnn import MTCNN
+from facespace.pipeline import process
+from facespace.text import clean_name, plain_text
+
+Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+Embeddings = npt.NDArray[np.float32]
+
+_BATCH = 64
+_READ_AHEAD = 8
+_THREADS = 2
+# A box crop may be larger than the model's by as much as the 2018 trainer cut off at random: its centre is taken.
+_LARGER = 1.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class People:
+    """The N faces of class folders, one a file, in order of name and file.
+
+    `names` (N,) says whose each is, `embeddings` (N,D) as `Embedder.represent` makes them, `digests` (N,) are SHA-256
+    of the files with the way they were read, `paths` (N,) the files. `failed` has (path, reason) of files that gave no
+    face, `without` the people left without any, `copies` (path, path of the same content before it). `n_known` faces
+    were not computed again. `prepared` counts the ways crops were brought to the model's size, in words.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Embeddings
+    digests: tuple[str, ...]
+    paths: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+    without: tuple[str, ...]
+    copies: tuple[tuple[str, str], ...]
+    n_known: int
+    prepared: dict[str, int]
+
+
+def holds_crops(root: str | os.PathLike[str], embedder: Embedder, *, aligned: bool = False) -> bool:
+    """Whether a folder has aligned crops: it has `align.json`, or `aligned` says so.
+
+    Raises `DatasetError` where its crops were made for a model of another kind.
+    """
+    record = read_record(Path(root))
+    if record is None:
+        return aligned
+    reason = record.misfit(embedder.spec)
+    spec = embedder.spec
+    if reason and not (
+        record.template == spec.template == "box" and spec.size < record.image_size <= _LARGER * spec.size
+    ):
+        raise DatasetError(
+            f"{plain_text(os.fspath(root))}: {reason}; align the photos again for it, or give the photos"
+        )
+    return True
+
+
+def read_people(
+    root: str | os.PathLike[str],
+    embedder: Embedder,
+    *,
+    aligned: bool = False,
+    known: Mapping[str, Embeddings] | None = None,
+    progress: Progress,
+) -> People:
+    """Read class folders of crops, or of photos, of each of which the largest face counts.
+
+    `known` gives embeddings (D,) by digest, of the same model. A file whose content came before under the same name is
+    left out. `DatasetError` for no folders, and for crops that do not fit the model.
+    """
+    crops = holds_crops(root, embedder, aligned=aligned)
+    listed = [(clean_name(plain_text(name)), path) for name, paths in read_class_folders(root) for path in paths]
+    kind = "crop" if crops else "photo"
+    known = known or {}
+    failed: list[tuple[str, str]] = []
+    copies: list[tuple[str, str]] = []
+    names, paths, digests = [], [], []
+    first: dict[tuple[str, str], str] = {}
+    hashed = map_ahead(_digest, (path for _, path in listed), threads=_THREADS, ahead=_READ_AHEAD)
+    for (name, path), digest in zip(listed, hashed, strict=True):
+        if isinstance(digest, OSError):
+            failed.append((path, digest.strerror or str(digest)))
+        elif (name, digest) in first:
+            copies.append((path, first[name, digest]))
+        else:
+            first[name, digest] = path
+            names.append(name)
+            paths.append(path)
+            digests.append(f"{kind}:{digest}")
+    new = [k for k, digest in enumerate(digests) if digest not in known]
+    prepared: Counter[str] = Counter()
+    found: dict[int, Embeddings] = {k: known[digests[k]] for k in range(len(paths)) if digests[k] in known}
+    todo = [paths[k] for k in new]
+    read = _read_crops(todo, embedder, prepared) if crops else _read_photos(todo, embedder)
+    for k, vector in zip(new, progress(read, len(new), "embedding"), strict=True):
+        if isinstance(vector, str):
+            failed.append((paths[k], vector))
+        else:
+            found[k] = vector
+    kept = [k for k in range(len(paths)) if k in found]
+    there = {names[k] for k in kept}
+    everybody = {clean_name(plain_text(name)) for name, _ in read_class_folders(root)}
+    return People(
+        names=tuple(names[k] for k in kept),
+        embeddings=np.stack([found[k] for k in kept]) if kept else np.empty((0, embedder.dimension), np.float32),
+        digests=tuple(digests[k] for k in kept),
+        paths=tuple(paths[k] for k in kept),
+        failed=tuple(failed),
+        without=tuple(sorted(everybody - there)),
+        copies=tuple(copies),
+        n_known=len(paths) - len(new),
+        prepared=dict(prepared.most_common()),
+    )
+
+
+def _digest(path: str) -> str | OSError:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        return error
+    return digest.hexdigest()
+
+
+def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) -> Iterator[Embeddings | str]:
+    """For each file its embedding (D,), or a reason."""
+    waiting: list[image.RGB | str] = []
+
+    def embedded() -> Iterator[Embeddings | str]:
+        pixels = [crop for crop in waiting if not isinstance(crop, str)]
+        vectors = iter(embedder.represent(np.stack(pixels)) if pixels else ())
+        for crop in waiting:
+            yield crop if isinstance(crop, str) else next(vectors)
+        waiting.clear()
+
+    for pixels in map_ahead(_decode, paths, threads=_THREADS, ahead=_READ_AHEAD):
+        if isinstance(pixels, str):
+            waiting.append(pixels)
+        else:
+            crop, how = fit(pixels, embedder.spec.size)
+            prepared[how] += 1
+            waiting.append(crop)
+        if len(waiting) == _BATCH:
+            yield from embedded()
+    yield from embedded()
+
+
+def _decode(path: str) -> image.RGB | str:
+    try:
+        return image.read(path)
+    except ImageError as error:
+        return error.reason
+
+
+def _read_photos(paths: list[str], embedder: Embedder) -> Iterator[Embeddings | str]:
+    """For each photo the embedding (D,) of its largest face, or a reason."""
+    for photo in process(paths, MTCNN(), embedder, largest=True):
+        yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
