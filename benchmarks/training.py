@@ -22,7 +22,7 @@ from facespace.training_state import Progress, write_trained
 LOSSES = {
     "softmax + center": [],
     "triplet": ["images_per_person=4", "epoch_size=105", 'losses=[{name="triplet", margin=0.2, miner="semi-hard"}]'],
-    "ArcFace": ['losses=[{name="arcface", margin=0.3, scale=32.0}]'],
+    "ArcFace": ['losses=[{name="arcface", margin=0.2, scale=16.0}]'],
 }
 
 

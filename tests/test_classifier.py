@@ -6,12 +6,12 @@ import time
 
 import numpy as np
 import pytest
-from sphere import people, unit
-from test_gallery import CALIBRATION
 
 from facespace.classifier import Classifier
 from facespace.classifier_evidence import Trials, fit_probability, hold_out, probability, rates, reliability
 from facespace.naming import METHODS
+from sphere import people, unit
+from test_gallery import CALIBRATION
 
 
 def names_of(owners: np.ndarray) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sphere import people, unit
 
 from facespace import naming
+from sphere import people, unit
 
 N_PEOPLE = 7
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sphere import people, unit
 
 from facespace.open_set import folds_of, held_out_margins, offset, share, templates
+from sphere import people, unit
 
 
 def test_templates_are_means_of_length_one():

@@ -116,8 +116,7 @@ class Classifier:
         """What `fit` had learned, put back without learning it again; `ValueError` where it does not fit together."""
         self.names_ = tuple(names)
         self.embeddings_, self.owners_ = checked_embeddings(embeddings), owners
-        counts = np.bincount(owners, minlength=len(names)) if owners.ndim == 1 and (owners >= 0).all() else np.empty(0)
-        if len(owners) != len(self.embeddings_) or len(counts) != len(names) or not counts.all():
+        if owners.shape != (len(self.embeddings_),) or not np.array_equal(np.unique(owners), np.arange(len(names))):
             raise ValueError(f"{len(self.embeddings_)} photos do not belong to {len(names)} people")
         if thresholds.shape != (len(names),) or not np.isfinite(thresholds).all():
             raise ValueError(f"{len(names)} people want a threshold each")

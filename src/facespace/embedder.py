@@ -14,6 +14,7 @@ from facespace.face import InputSpec
 from facespace.model_source import find_model
 from facespace.network import Network, Precision, usable_cores
 from facespace.pretrained import DEFAULT_MODEL
+from facespace.text import plain_text
 from facespace.torch_network import TorchNetwork, check_device
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -143,6 +144,30 @@ class Embedder:
     def _as_input(self, part: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         images: npt.NDArray[Any] = part if self._preprocesses else self.spec.preprocess(part)
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self._channels_first else images
+
+
+def model_of(embedder: Embedder) -> dict[str, Any]:
+    """What makes embeddings comparable: weights, what they want to see, and whether a mean is taken off."""
+    return {
+        "model": embedder.name,
+        "fingerprint": embedder.fingerprint,
+        "dimension": embedder.dimension,
+        "input_spec": embedder.spec.as_dict(),
+        "centered": embedder.calibration is not None,
+    }
+
+
+def other_model(held: Any, embedder: Embedder) -> str | None:
+    """Whose vectors a file has, in words, where they cannot be compared with this embedder's; `held` is `model_of`'s."""
+    wanted = model_of(embedder)
+    if isinstance(held, dict) and {**held, "model": ""} == {**wanted, "model": ""}:
+        return None
+    made_by = plain_text(str(held.get("model", "another"))) if isinstance(held, dict) else "another"
+    same_name = " (other weights or another input spec)" if made_by == embedder.name else ""
+    return (
+        f"its vectors were made by the model {made_by!r}{same_name} and cannot be compared with those of "
+        f"{embedder.name!r}; use --model {made_by}"
+    )
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -47,3 +48,15 @@ def take_folder_place(unfinished: Path, target: Path) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def content_digest(path: str) -> str | OSError:
+    """The SHA-256 of a file, as 64 digits; why it cannot be read is returned, so that a row of files goes on."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        return error
+    return digest.hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace import calibration, own_calibration
-from facespace.embedder import Embedder
+from facespace.embedder import Embedder, model_of, other_model
 from facespace.errors import GalleryError
 from facespace.open_set import templates, thresholds_of_table
 from facespace.own_calibration import OwnCalibration
@@ -75,23 +75,12 @@ class Gallery:
                 raise
 
     def _check_model(self, embedder: Embedder, create: bool) -> None:
-        wanted = {
-            "model": embedder.name,
-            "fingerprint": embedder.fingerprint,
-            "dimension": embedder.dimension,
-            "input_spec": embedder.spec.as_dict(),
-            "centered": embedder.calibration is not None,
-        }
+        wanted = model_of(embedder)
         held = self._store.set_once("embedder", wanted) if create else self._store.setting("embedder")
         if held is None:  # an empty gallery belongs to no model yet
             return
-        if not isinstance(held, dict) or {**held, "model": ""} != {**wanted, "model": ""}:
-            made_by = held.get("model", "another") if isinstance(held, dict) else "another"
-            same_name = " (other weights or another input spec)" if made_by == embedder.name else ""
-            raise GalleryError(
-                f"{self._store.path}: its vectors were made by the model {made_by!r}{same_name} and cannot be compared "
-                f"with those of {embedder.name!r}; use --model {made_by}, or enrol into a new gallery"
-            )
+        if reason := other_model(held, embedder):
+            raise GalleryError(f"{self._store.path}: {reason}, or enrol into a new gallery")
         self._claimed = True
 
     def __enter__(self) -> Gallery:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from facespace.dataset_images import fit
 from facespace.datasets.folder import read_class_folders
 from facespace.embedder import Embedder
 from facespace.errors import DatasetError, ImageError
+from facespace.files import content_digest
 from facespace.mtcnn import MTCNN
 from facespace.pipeline import process
 from facespace.text import clean_name, plain_text
@@ -95,7 +95,7 @@ def read_people(
     copies: list[tuple[str, str]] = []
     names, paths, digests = [], [], []
     first: dict[tuple[str, str], str] = {}
-    hashed = map_ahead(_digest, (path for _, path in listed), threads=_THREADS, ahead=_READ_AHEAD)
+    hashed = map_ahead(content_digest, (path for _, path in listed), threads=_THREADS, ahead=_READ_AHEAD)
     for (name, path), digest in zip(listed, hashed, strict=True):
         if isinstance(digest, OSError):
             failed.append((path, digest.strerror or str(digest)))
@@ -130,17 +130,6 @@ def read_people(
         n_known=len(paths) - len(new),
         prepared=dict(prepared.most_common()),
     )
-
-
-def _digest(path: str) -> str | OSError:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        return error
-    return digest.hexdigest()
 
 
 def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) -> Iterator[Embeddings | str]:

@@ -13,6 +13,7 @@ from facespace.cli import (
     align,
     calibrate,
     classify,
+    cluster,
     compare,
     convert,
     dataset,
@@ -50,6 +51,7 @@ app.command("identify")(identify.identify)
 app.add_typer(gallery.app, name="gallery")
 app.add_typer(classify.app, name="classify")
 app.command("calibrate")(calibrate.calibrate)
+app.command("cluster")(cluster.cluster)
 app.command("align")(align.align)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(verify.app, name="verify")

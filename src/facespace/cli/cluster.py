@@ -1,0 +1,137 @@
+"""facespace cluster: photos of people nobody has named, grouped by person."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facespace.cli.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Json, MinSize, Model
+from facespace.cli.output import Report, progress, progress_bar, write_json, write_line
+from facespace.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.embedder import Embedder
+    from facespace.face_groups import FaceGroups
+
+
+class Method(str, Enum):
+    """How faces are grouped."""
+
+    average = "average"
+    whispers = "whispers"
+    dbscan = "dbscan"
+
+
+class PhotosOption(str, Enum):
+    """What becomes of the photos."""
+
+    none = "none"
+    copy = "copy"
+    link = "link"
+
+
+def cluster(
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where a folder a person is made.")],
+    method: Annotated[
+        Method,
+        typer.Option("--method", help="Average linkage, Chinese whispers, or DBSCAN with one face a core."),
+    ] = Method.average,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", metavar="T", min=0.01, max=1, help="Similarity to reach; by default from the model's table."
+        ),
+    ] = None,
+    gallery: Annotated[
+        Path | None, typer.Option("--gallery", metavar="FILE", help="Call groups by the people enrolled here.")
+    ] = None,
+    photos: Annotated[
+        PhotosOption, typer.Option("--photos", help="Put whole photos too into each person's folder.")
+    ] = PhotosOption.none,
+    json: Json = False,
+    min_size: MinSize = DEFAULT_MIN_SIZE,
+    device: EmbeddingDevice = Device.auto,
+    model: Model = "casia-webface",
+) -> None:
+    """Find the faces of photos and put them into folders, one a person, the largest first.
+
+    Run again with more photos, what is known is not computed again, and new faces join the old groups. A folder may
+    be given another name meanwhile.
+    """
+    from facespace import calibration
+    from facespace.clustering import threshold_for
+    from facespace.embedder import Embedder
+    from facespace.face_groups import STATE, FaceGroups, load_groups, read_faces
+    from facespace.group_folders import keep_picture, write_folders, write_sheet, write_table
+    from facespace.mtcnn import MTCNN
+    from facespace.pipeline import find_images
+
+    embedder = Embedder.load(model, device=device.value)
+    if threshold is None and embedder.calibration is None:
+        raise calibration.missing(embedder.name)
+    output.mkdir(parents=True, exist_ok=True)
+    state = output / STATE
+    groups = load_groups(state, embedder) if state.exists() else FaceGroups(embedder.dimension)
+    n_before = len(groups.photos)
+    paths = [path for path in find_images(images) if not _inside(path, output)]
+    report = Report()
+    try:
+        for path, reason in read_faces(
+            paths, groups, embedder, MTCNN(min_size=min_size),
+            keep=lambda photo, _: keep_picture(output, photo, groups.photos[-1][1]),
+            checkpoint=lambda: groups.save(state, embedder), progress=progress,
+        ):  # fmt: skip
+            report.fail(path, reason, json=json)
+    finally:
+        groups.save(state, embedder)  # stopped, it goes on here
+    if not groups.photo:
+        raise ValueError(f"no faces in {len(groups.photos)} photos; there is nothing to group")
+    if threshold is None:
+        assert embedder.calibration is not None
+        threshold = threshold_for(embedder.calibration, len(groups.photo), method.value)
+    with progress_bar("grouping") as show:
+        n_joined = groups.regroup(method=method.value, threshold=threshold, progress=show)
+    names = _names(groups, gallery, embedder) if gallery else {}
+    places = write_folders(output, groups, names, photos=photos.value)
+    groups.save(state, embedder)
+    write_table(output, groups, places)
+    sheet = write_sheet(output, groups, places)
+    people = sorted({place.name for place in places.values()} - {"alone"})
+    if json:
+        sizes = dict.fromkeys(people, 0)
+        for group in groups.group.tolist():
+            if places[group].name in sizes:
+                sizes[places[group].name] += 1
+        write_json({"photos": len(groups.photos), "faces": len(groups.photo), "threshold": threshold, "people": sizes})
+    else:
+        write_line(
+            f"{len(groups.photo)} faces in {len(groups.photos)} photos ({n_before} known before): {len(people)} people, "
+            f"{sum(places[group].name == 'alone' for group in groups.group.tolist())} faces like no other"
+        )
+        if n_before:
+            write_line(f"{n_joined} new faces joined old groups")
+        write_line(f"method {method.value}, similarity to reach {threshold:.4f}")
+        write_line(f"-> {plain_text(str(sheet))}")
+    report.finish()
+
+
+def _inside(path: str, folder: Path) -> bool:
+    """Whether a photo is our own output: pictures of faces are not photos to search."""
+    return Path(path).resolve().is_relative_to(folder.resolve())
+
+
+def _names(groups: FaceGroups, gallery: Path, embedder: Embedder) -> dict[int, str]:
+    """The name of every group whose mean face a gallery knows."""
+    import numpy as np
+
+    from facespace.gallery import Gallery
+    from facespace.open_set import templates
+
+    ids, places = np.unique(groups.group, return_inverse=True)
+    with Gallery(gallery, embedder) as people:
+        matches = people.identify(templates(places.reshape(-1), groups.embeddings(), len(ids)))
+    return {int(group): match.name for group, match in zip(ids, matches, strict=True) if match.name}
