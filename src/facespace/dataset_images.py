@@ -36,10 +36,10 @@ class Images:
     """The N readable images of P identities, in order of name and file.
 
     `names` are the P identities, empty ones too; `paths` the N files with `labels` (N,) as indices into `names`;
-    `embeddings` (N,D) float32 as `Embedder.represent` makes them (`embed`, where `plain` was asked for), `thumbnails` (N,24,24) uint8 gray, `digests` of the
-    decoded pixels, `sizes` (N,2) width and height. `unreadable` has (label, path, reason) of each damaged file,
-    `faceless` (label, path) of each photo without a face. `prepared` counts the ways crops were brought to the
-    model's size, in words.
+    `embeddings` (N,D) float32 as `Embedder.represent` makes them (`embed`, where `plain` was asked for), `thumbnails`
+    (N,24,24) uint8 gray, `digests` of the decoded pixels, `sizes` (N,2) width and height. `unreadable` has (label, path,
+    reason) of each damaged file, `faceless` (label, path) of each photo without a face. `prepared` counts the ways crops
+    were brought to the model's size, in words.
     """
 
     names: tuple[str, ...]

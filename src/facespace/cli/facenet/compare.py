@@ -6,6 +6,7 @@ import os
 
 from facespace.cli.output import Report, write_line
 from facespace.cli.tutorial import models
+from facespace.cli.tutorial.matrix import write_images, write_matrix
 from facespace.cli.tutorial.program import Program, today
 from facespace.errors import DatasetError
 from facespace.text import plain_text
@@ -24,7 +25,6 @@ def main(argv: list[str]) -> None:
 
     import numpy as np
 
-    from facespace.distance import pair_distances
     from facespace.face import align
     from facespace.mtcnn import MTCNN
     from facespace.pipeline import process
@@ -42,14 +42,7 @@ def main(argv: list[str]) -> None:
     if not kept:
         raise DatasetError("there is no photo with a face among these")
     embeddings = embedder.embed(np.stack(crops))
-    write_line("Images:")
-    for k, file in enumerate(kept):
-        write_line(f"{k}: {plain_text(file)}")
+    write_images(kept)
     write_line("")
-    write_line("Distance matrix")
-    write_line("    " + "".join(f"    {k}     " for k in range(len(kept))))
-    every = np.arange(len(kept))
-    for k in range(len(kept)):
-        distances = np.sqrt(pair_distances(embeddings, np.full(len(kept), k), every))
-        write_line(f"{k}  " + "".join(f"  {distance:.4f}  " for distance in distances))
+    write_matrix(embeddings)
     report.finish()

@@ -13,6 +13,7 @@ from facespace.text import plain_text
 if TYPE_CHECKING:
     from facespace.dataset_images import Images
     from facespace.embedder import Embedder
+    from facespace.face import InputSpec
 
 OTHERWISE = "of whole photos; photo and mirror image together"
 
@@ -37,6 +38,30 @@ def embedded(root: Path, embedder: Embedder, report: Report, *, aligned: bool = 
     if not len(images.paths):
         raise DatasetError(f"{plain_text(str(root))}: none of its images can be used")
     return images
+
+
+def looks_aligned(root: Path, spec: InputSpec) -> bool:
+    """Whether class folders hold crops for this model, told by their size where no `align.json` does; else photos."""
+    from facespace import image
+    from facespace.crop_record import read_record
+    from facespace.datasets.folder import read_class_folders
+    from facespace.errors import ImageError
+
+    folders = read_class_folders(root)
+    if read_record(root) is not None:
+        return True
+    for path in (path for _, paths in folders for path in paths):
+        try:
+            height, width = image.read(path).shape[:2]
+        except ImageError:
+            continue
+        aligned = bool(height == width and spec.size <= height <= 1.25 * spec.size)
+        if not aligned:
+            say(
+                f"{root}: images of {width}x{height} px, no crops of {spec.size} px; their faces are detected and cut out"
+            )
+        return aligned
+    return True  # nothing can be read, as its reader will say
 
 
 def save(path: Path, array: Any) -> None:
