@@ -110,6 +110,15 @@ def test_validate_with_every_flag(cli: Cli, lfw: Path) -> None:
     assert "--flip concat --subtract-mean --distance angle" in done.errors[1]
 
 
+def test_the_validation_rate_in_the_old_shape(cli: Cli, lfw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which only a list as long as LFW's supports."""
+    from facespace import verification
+
+    monkeypatch.setattr(verification, "_may_match", lambda target, n_different: 1)
+    done = cli("facenet", "validate_on_lfw", "lfw", "casia-webface", "--lfw_nrof_folds", "5")
+    assert re.fullmatch(r"Validation rate: [01]\.\d{5}\+-0\.\d{5} @ FAR=[01]\.\d{5}", done.lines[2])
+
+
 def test_flags_of_preprocessing_change_nothing(cli: Cli, lfw: Path, checkpoint: Path) -> None:
     plain, flagged = (
         cli("facenet", "validate_on_lfw", "lfw", checkpoint, "--lfw_nrof_folds", "5", *words)

@@ -14,6 +14,7 @@ PROGRAMS = {
     "predict": "Name the faces of photos; now: classify predict.",
     "export_embeddings": "Embeddings, labels and names of a folder as .npy; now: embed.",
     "batch_represent": "Embeddings and labels of a folder as .npy; now: embed.",
+    "cluster": "Sort the faces of photos by person; now: cluster.",
     "freeze_graph": "One file of a trained model; ONNX now: export.",
 }
 app = family(
