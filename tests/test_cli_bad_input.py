@@ -69,7 +69,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "bomb.png": (lambda _: bomb(), "3,600,000,000 pixels (60000 x 60000); the limit is"),
     "noise.png": (lambda _: b"\x89PNG\r\n\x1a\n" + random.Random(2).randbytes(3000), "truncated, corrupt"),
     "page.html": (lambda _: b"<!DOCTYPE html><html></html>", "not an image facespace reads"),
-    "clip.mp4": (lambda _: b"\0\0\0\x18ftypisom" + bytes(100), "not an image facespace reads"),
+    "clip.mp4": (lambda _: b"\0\0\0\x18ftypisom" + bytes(100), "facespace reads"),  # a video, to identify
 }
 
 

@@ -76,8 +76,10 @@ def test_crossing_faces_keep_their_tracks() -> None:
 
 def test_alike_faces_side_by_side_go_by_place() -> None:
     tracker = Tracker()
-    for k in range(10):
-        assert step(tracker, k / 5, [((100, 100), ANNA), ((160, 100), ANNA)]) == [1, 2]
+    twins = like(ANNA, 0.95, 3), like(ANNA, 0.95, 4)
+    for k in range(10):  # sometimes each looks more like the other
+        left, right = twins if k % 3 else twins[::-1]
+        assert step(tracker, k / 5, [((100, 100), left), ((160, 100), right)]) == [1, 2]
 
 
 def test_two_faces_of_one_frame_are_never_one_track() -> None:
@@ -157,10 +159,23 @@ def test_one_bad_frame_neither_ends_a_track_nor_spoils_it() -> None:
 def test_bad_frames_unlike_each_other_are_no_person() -> None:
     tracker = Tracker()
     for k in range(10):
-        assert step(tracker, k / 5, [((100, 100), person(k) if 3 < k < 8 else ANNA)]) == [1]
+        bad = like(person(k), 0.9)  # all of them a little alike
+        assert step(tracker, k / 5, [((100, 100), bad if 3 < k < 8 else ANNA)]) == [1]
     (track,) = tracker.finish()
     assert track.n_frames == 10
     assert track.mean == pytest.approx(ANNA)
+
+
+def test_a_bad_frame_far_from_the_next_ends_no_track() -> None:
+    tracker = Tracker(lost_after=2.0)
+    assert [step(tracker, 10.0 * k, [((100, 100), BEN if k == 2 else ANNA)]) for k in range(5)] == [[1]] * 5
+
+
+def test_a_bad_frame_in_motion_leads_to_where_the_face_goes() -> None:
+    tracker = Tracker()
+    step(tracker, 0.0, [((100, 100), ANNA)])
+    assert step(tracker, 0.2, [((115, 100), BEN)]) == [1]
+    assert step(tracker, 0.4, [((130, 100), like(ANNA, 0.4, 5))]) == [1], "too far from the first frame alone"
 
 
 def test_a_cut_to_another_face_in_the_same_place() -> None:

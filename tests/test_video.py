@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
 import shutil
 import sys
 import wave
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -180,7 +184,7 @@ def test_a_file_says_which_way_up(tmp_path: Path, matrix: tuple[int, int, int, i
 
 
 @pytest.mark.parametrize(
-    ("aspect", "shape"), [(Fraction(2), (24, 64)), (Fraction(1, 2), (48, 32)), (Fraction(1000), (48, 64))]
+    ("aspect", "shape"), [(Fraction(2), (24, 64)), (Fraction(1, 2), (48, 32)), (Fraction(8), (48, 64))]
 )
 def test_pixels_are_made_square(tmp_path: Path, aspect: Fraction, shape: tuple[int, int]) -> None:
     path = write_video(tmp_path / "a.mkv", counted_frames(2), aspect=aspect)
@@ -303,6 +307,27 @@ def test_a_playlist_opens_no_other_file(counted: Path, playlist: str) -> None:
     assert reason.startswith("not a video facespace reads")
 
 
+def test_a_coding_that_nobody_knows(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", counted_frames(5))
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_NOBODY/KNO/WS"))
+    assert read_until_broken(path) == ([], "its video is coded in a way FFmpeg does not know")
+
+
+def test_formats_beyond_the_list_are_not_opened(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.y4m", counted_frames(5), codec="wrapped_avframe").rename(tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video, "FFmpeg would read it"
+    frames, reason = read_until_broken(tmp_path / "a.mp4")
+    assert not frames
+    assert reason.startswith("not a video facespace reads")
+
+
+def test_a_title_in_no_known_letters(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", counted_frames(5), title="a long title")
+    path.write_bytes(path.read_bytes().replace(b"a long title", b"\xff\xfe\xfa long e"))
+    assert len(list(read_frames(path, every=1))) == 5
+
+
 def test_too_many_pixels_are_refused_before_decoding(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     monkeypatch.setattr(video, "_decoded", lambda *_: decoded.append(1) or iter(()))
@@ -360,15 +385,42 @@ def test_a_hole_in_the_midst(tmp_path: Path) -> None:
 
 
 def test_a_broadcast_that_begins_in_the_midst_is_not_damaged(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.ts", textured(50), codec="mpeg2video", gop=10)
+    path = write_video(tmp_path / "a.ts", textured(50), codec="libx264", gop=10)
     packets = path.read_bytes()
-    path.write_bytes(packets[188 * (len(packets) // 188 // 4) :])
-    frames = list(read_frames(path, every=1))
-    assert 25 <= len(frames) < 50
+    for begin in range(3):
+        path.write_bytes(packets[188 * (len(packets) // 188 // 4 + begin) :])
+        frames = list(read_frames(path, every=1))
+        assert 25 <= len(frames) < 50
+
+
+def test_an_error_between_frames_ends_the_reading(monkeypatch: pytest.MonkeyPatch, counted: Path) -> None:
+    """Whatever reader of FFmpeg raises it."""
+
+    def broken(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        yield from itertools.islice(packets, 30)
+        raise ValueError("what\na mess")
+
+    class Broken:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def demux(self, stream: object) -> Iterator[av.Packet]:
+            return broken(self._container.demux(stream))
+
+    decoded = video._decoded
+    monkeypatch.setattr(video, "_decoded", lambda container, *rest: decoded(Broken(container), *rest))
+    frames, reason = read_until_broken(counted, every=1)
+    assert len(frames) == 30, "those that the decoder held back came too"
+    assert reason == "damaged (what); 30 frames of it could be read"
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "avi", "ts", "webm"])
-def test_flipped_bits_give_frames_or_one_clear_error(tmp_path: Path, ending: str) -> None:
+def test_flipped_bits_give_frames_or_one_clear_error(
+    tmp_path: Path, ending: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     codec, options = CONTAINERS[ending]
     path = write_video(tmp_path / f"a.{ending}", textured(5), codec=codec, options=options)
     whole = path.read_bytes()
@@ -390,3 +442,35 @@ def test_flipped_bits_give_frames_or_one_clear_error(tmp_path: Path, ending: str
             assert "\n" not in str(error)
             outcomes.add("part" if n else "none")
     assert len(outcomes) >= 2, "the flips are to do different harm"
+    assert capfd.readouterr() == ("", ""), "nothing is printed past the caller"
+
+
+def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_video(tmp_path / "a.ts", textured(200), codec="mpeg2video")
+    frames: list[video.Frame] = []
+
+    class Failing:
+        """A file that cannot be read any more once there was a frame."""
+
+        def __init__(self, file: Any) -> None:
+            self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+        def read(self, size: int) -> bytes:
+            if frames:
+                raise OSError(errno.EIO, "Input/output error")
+            return self._read(size)  # type: ignore[no-any-return]
+
+    file_class = video._File
+    monkeypatch.setattr(video, "_File", lambda file: file_class(Failing(file)))  # type: ignore[arg-type]
+    with pytest.raises(VideoError, match=r"damaged \(Input/output error\); \d+ frames of it could be read$"):
+        for frame in read_frames(path, every=1):
+            frames.append(frame)  # noqa: PERF402 - a comprehension would lose those before the error
+    assert 1 < len(frames) < 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_place_before_the_begin_of_a_file(counted: Path) -> None:
+    with open(counted, "rb") as file:
+        assert video._File(file).seek(-5) < 0
+        assert video._File(file).seek(1 << 80) < 0
+        assert video._File(file).seek(7) == 7

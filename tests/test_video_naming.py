@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,83 +10,14 @@ import pytest
 
 import facespace
 from facespace.errors import VideoError
-from facespace.face import Face, InputSpec
 from facespace.video import Frame, read_frames
 from facespace.video_naming import NamedFrame, VideoNamer
+from gray_people import StubDetector, StubEmbedder, embedding, frame, namer
 from video_files import moved, portrait, write_video
-
-DIMENSION = 8
-
-
-class StubDetector:
-    """A face for each square of one gray on black, from left to right; `calls` are the numbers of images at once."""
-
-    def __init__(self) -> None:
-        self.calls: list[int] = []
-
-    def detect_many(self, images: Iterable[np.ndarray]) -> list[list[Face]]:
-        found = [self._faces(image[..., 0]) for image in images]
-        self.calls.append(len(found))
-        return found
-
-    def _faces(self, gray: np.ndarray) -> list[Face]:
-        faces = []
-        for value in dict.fromkeys(gray.max(axis=0).tolist()):
-            if value:
-                rows, columns = np.nonzero(gray == value)
-                box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
-                faces.append(Face(box, 0.9, ((box[0], box[1]),) * 5))
-        return faces
-
-
-@dataclasses.dataclass
-class StubEmbedder:
-    """The embedding of a gray is a fixed unit vector: those of 10 and 11 are alike, all others are strangers."""
-
-    spec: InputSpec = InputSpec(size=16, template="box")  # noqa: RUF009 - frozen
-    dimension: int = DIMENSION
-    calibration: None = None
-
-    def represent(self, crops: np.ndarray) -> np.ndarray:
-        assert len(crops) <= 64
-        grays = [int(crop.max()) for crop in crops]
-        return np.array([embedding(gray) for gray in grays], np.float32)
-
-
-def embedding(gray: int) -> np.ndarray:
-    vector = np.eye(DIMENSION)[gray // 10 % DIMENSION] + 0.3 * (gray % 10) * np.eye(DIMENSION)[7]
-    return vector / np.linalg.norm(vector)
-
-
-@dataclasses.dataclass(frozen=True)
-class Said:
-    name: str | None
-    similarity: float | None
-    threshold: float
-
-
-NAMES = {10: "Anna", 20: "Ben"}
-
-
-def namer(embeddings: np.ndarray) -> list[Said]:
-    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(1)
-    said = []
-    for vector in embeddings:
-        similarity, name = max((float(vector @ embedding(gray)), name) for gray, name in NAMES.items())
-        said.append(Said(name if similarity >= 0.9 else None, similarity, 0.9))
-    return said
 
 
 def people(**options: object) -> VideoNamer:
     return VideoNamer(StubDetector(), StubEmbedder(), namer, **options)  # type: ignore[arg-type]
-
-
-def frame(k: int, *grays: int, seconds: float | None = None) -> Frame:
-    """Squares of these grays side by side, 20 px wide."""
-    pixels = np.zeros((40, 200, 3), np.uint8)
-    for place, gray in enumerate(grays):
-        pixels[10:30, 10 + 40 * place : 30 + 40 * place] = gray
-    return Frame(5 * k, k / 5 if seconds is None else seconds, pixels)
 
 
 def names(frames: Iterable[NamedFrame]) -> list[list[str | None]]:

@@ -24,10 +24,13 @@ def write_video(
     matrix: Sequence[int] | None = None,
     aspect: Fraction | None = None,
     gop: int | None = None,
+    title: str | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
     """`frames` (H,W,3), each at its second in `times` or at an even rate; `matrix`: (a, b, c, d) to show them by; `gop`: from key to key."""
     with av.open(str(path), "w", options=options or {}) as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate)
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)

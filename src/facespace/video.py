@@ -8,13 +8,14 @@ playlist called party.mp4 is no video.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +105,7 @@ def read_frames(
 
 def video_seconds(path: str | os.PathLike[str]) -> float | None:
     """How long a video says it is, in seconds; None where it does not say. Errors are those of `read_frames`."""
-    with _opened(os.fspath(path), MAX_PIXELS) as (container, stream):
+    with _opened(os.fspath(path), MAX_PIXELS) as (container, stream, _):
         duration = _declared_seconds(container, stream)
         return duration if duration is not None or container.duration is None else container.duration / 1e6
 
@@ -155,8 +156,33 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     return 1, 0, 0, 1
 
 
+class _File:
+    """An open file as FFmpeg reads it. What the system refuses is answered as FFmpeg's own readers are answered.
+
+    Raised through FFmpeg, it would be printed in the midst of a program's output. `error` is why reading stopped.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: str | None = None
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            self.error = _said(error)
+            return b""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):  # a damaged file points to before its begin
+            return -errno.EINVAL
+
+
 @contextlib.contextmanager
-def _opened(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoStream, _File]]:
     """The file and its video stream, ready to decode."""
     av = pyav()
     # FFmpeg's own limit, before it has told us a size: looser, as it counts the rows' padding too.
@@ -170,12 +196,12 @@ def _opened(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoS
                 raise VideoError(path, "not a regular file")
             if not status.st_size:
                 raise VideoError(path, "the file is empty")
-            file = stack.enter_context(open(path, "rb"))
+            file = _File(stack.enter_context(open(path, "rb")))
         except (OSError, ValueError) as error:  # ValueError: a name no file can have
             missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
             raise VideoError(path, "no such file" if missing else f"cannot be opened ({_said(error)})") from error
         try:
-            # PyAV is given the open file, never its name, which could be an address to FFmpeg.
+            # PyAV is given an open file, never its name, which could be an address to FFmpeg.
             options = {**limit, "format_whitelist": _FORMATS, "protocol_whitelist": "none"}
             container = stack.enter_context(av.open(file, options=options, metadata_errors="replace"))
         except Exception as error:  # a damaged file raises anything
@@ -197,11 +223,11 @@ def _opened(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoS
             raise VideoError(path, f"its frames have no size that can be read, or more than {max_pixels:,} pixels")
         coding.options = limit
         stream.thread_type = "AUTO"
-        yield container, stream
+        yield container, stream, file
 
 
 def _frames(path: str, every: int | None, interval: float, max_pixels: int) -> Iterator[Frame]:
-    with _opened(path, max_pixels) as (container, stream):
+    with _opened(path, max_pixels) as (container, stream, file):
         origin = (container.start_time or 0) / 1e6
         aspect = float(stream.sample_aspect_ratio or 1)
         rate = float(stream.average_rate or 25)
@@ -225,6 +251,8 @@ def _frames(path: str, every: int | None, interval: float, max_pixels: int) -> I
                 continue
             taken = seconds
             yield Frame(index, seconds, pixels)
+        if file.error is not None:
+            damage.insert(0, file.error)
     n = index + 1
     if not n:
         raise VideoError(path, "no frame of it can be decoded" + (f" ({damage[0]})" if damage else ""))
@@ -235,7 +263,6 @@ def _frames(path: str, every: int | None, interval: float, max_pixels: int) -> I
 def _decoded(container: InputContainer, stream: VideoStream, damage: list[str]) -> Iterator[VideoFrame]:
     """All frames that can be decoded; what is wrong with the rest is added to `damage`."""
     packets, end = container.demux(stream), 0.0
-    started = False
     while True:
         packet = None
         try:
@@ -247,12 +274,9 @@ def _decoded(container: InputContainer, stream: VideoStream, damage: list[str]) 
             frames = stream.codec_context.decode(packet)
         except Exception as error:
             frames = []
-            # A recorded broadcast begins in the midst of a picture; that is no damage.
-            if started or "mpegts" not in container.format.name:
-                damage.append(_said(error))
-        if packet is not None and packet.is_corrupt and started:
+            damage.append(_said(error))
+        if packet is not None and packet.is_corrupt:
             damage.append("a part is missing")
-        started = started or bool(frames)
         yield from frames
         if packet is None:
             break

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, Device, Draw, EmbeddingDevice, Json, MinSize, Model
+from facespace.cli.options import (
+    DEFAULT_MIN_SIZE,
+    Device,
+    Draw,
+    EmbeddingDevice,
+    Every,
+    Json,
+    MinSize,
+    Model,
+    Subtitles,
+)
 from facespace.cli.output import Report, progress, write_json, write_line
 from facespace.rates import CLASSIFY_RATE
 from facespace.text import plain_text
@@ -187,13 +197,15 @@ def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")],
     json: Json = False,
     draw: Draw = None,
+    every: Every = None,
+    subtitles: Subtitles = None,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
 ) -> None:
-    """Name every face of whole photos, or call it unknown."""
+    """Name every face of whole photos and videos, or call it unknown."""
     from facespace.classifier_file import load
-    from facespace.cli.name_photos import name_photos
+    from facespace.cli.name_files import name_files
     from facespace.embedder import Embedder
     from facespace.pipeline import find_images
 
@@ -201,7 +213,10 @@ def predict(
     classifier = load(file, embedder).classifier
     report = Report()
     paths = list(find_images(images))
-    name_photos(paths, classifier.predict, embedder, json=json, draw=draw, min_size=min_size, report=report)
+    name_files(
+        paths, classifier.predict, embedder, json=json, draw=draw, every=every, subtitles=subtitles,
+        min_size=min_size, report=report,
+    )  # fmt: skip
     report.finish()
 
 

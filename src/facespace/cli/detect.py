@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facespace.cli.options import DEFAULT_MIN_SIZE, Draw, Images, Json, MinSize
-from facespace.cli.output import Drawings, Report, face_json, progress, where, write_json, write_line
+from facespace.cli.output import Drawings, Report, progress, where, write_json, write_line
 from facespace.text import plain_text
 
 
@@ -25,7 +25,7 @@ def detect(images: Images, json: Json = False, draw: Draw = None, min_size: MinS
         if drawings:
             drawings.write(photo, [f"{face.score:.2f}" for face in photo.faces], [FOUND] * len(photo.faces))
         if json:
-            write_json({"image": path, "faces": [face_json(face) for face in photo.faces]})
+            write_json({"image": path, "faces": [face.as_dict() for face in photo.faces]})
             continue
         n = len(photo.faces)
         write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}")

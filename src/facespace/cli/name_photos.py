@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facespace.cli.output import Drawings, Report, progress, where, write_json, write_line
@@ -17,31 +16,30 @@ if TYPE_CHECKING:
     from facespace.embedder import Embedder
     from facespace.face import Face
     from facespace.gallery import Match
+    from facespace.mtcnn import MTCNN
 
 
 def name_photos(
     paths: Sequence[str],
-    name: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
+    namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
+    detector: MTCNN,
     embedder: Embedder,
     *,
     json: bool,
-    draw: Path | None,
-    min_size: float,
+    drawings: Drawings | None,
     report: Report,
 ) -> None:
     """Detect, name and print every face of each photo; what cannot be read is told and counted in `report`."""
     from facespace.draw import KNOWN, UNKNOWN
-    from facespace.mtcnn import MTCNN
     from facespace.pipeline import process
 
-    drawings = Drawings(draw, paths) if draw else None
-    photos = process(paths, MTCNN(min_size=min_size), embedder, keep_pixels=drawings is not None)
+    photos = process(paths, detector, embedder, keep_pixels=drawings is not None)
     for photo in progress(photos, len(paths), "naming"):
         path = plain_text(photo.path)
         if photo.error is not None:
             report.fail(photo.path, photo.error, json=json)
             continue
-        matches = name(photo.embeddings)
+        matches = namer(photo.embeddings)
         if drawings:
             labels = [match.name or "unknown" for match in matches]
             drawings.write(photo, labels, [KNOWN if match.name else UNKNOWN for match in matches])

@@ -21,6 +21,14 @@ class Device(str, Enum):
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
 Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies into this folder.")]
+Every = Annotated[
+    int | None,
+    typer.Option("--every", metavar="N", min=1, help="Of a video look at every N-th frame, not at 5 a second."),
+]
+Subtitles = Annotated[
+    Path | None,
+    typer.Option("--subtitles", metavar="DIR", help="Write who is on screen in videos into this folder, as .srt."),
+]
 MinSize = Annotated[
     float,
     typer.Option("--min-size", metavar="PX", min=2, help="Side of the smallest face looked for; larger is faster."),

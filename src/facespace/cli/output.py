@@ -16,7 +16,6 @@ from facespace.text import plain_text
 
 if TYPE_CHECKING:
     from facespace.face import Face
-    from facespace.gallery import Match
     from facespace.pipeline import Photo
 
 T = TypeVar("T")
@@ -90,15 +89,6 @@ def write_json(value: dict[str, Any]) -> None:
     """One object on one line; letters beyond ASCII as they are where stdout takes them."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     write_line(json_format.dumps(value, ensure_ascii=encoding != "utf8"))
-
-
-def face_json(face: Face, match: Match | None = None) -> dict[str, Any]:
-    """One face as JSON; name and similarity only where faces were matched."""
-    entry = face.as_dict()
-    if match is not None:
-        entry["name"] = match.name
-        entry["similarity"] = None if match.similarity is None else round(match.similarity, 4)
-    return entry
 
 
 def where(face: Face) -> str:

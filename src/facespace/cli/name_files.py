@@ -1,0 +1,55 @@
+"""Photos and videos as a command is given them, named by whatever names faces: a gallery or a classifier."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facespace.cli.name_photos import name_photos
+from facespace.cli.output import Drawings, Report
+from facespace.cli.video import name_video, subtitle_files
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from facespace.classifier import Prediction
+    from facespace.embedder import Embedder
+    from facespace.gallery import Match
+
+
+def name_files(
+    paths: Sequence[str],
+    namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
+    embedder: Embedder,
+    *,
+    json: bool,
+    draw: Path | None,
+    every: int | None,
+    subtitles: Path | None,
+    min_size: float,
+    report: Report,
+) -> None:
+    """Name and print the people of each file in order; what cannot be read is told and counted in `report`.
+
+    `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
+    annotated copies and for the .srt files of videos; `every` is that of `name_video`.
+    """
+    from facespace.mtcnn import MTCNN
+    from facespace.video import is_video
+
+    videos = {path for path in paths if is_video(path)}
+    drawings = Drawings(draw, paths) if draw else None
+    subtitle_of = subtitle_files(subtitles, sorted(videos)) if subtitles else {}
+    detector = MTCNN(min_size=min_size)
+    for are_videos, group in itertools.groupby(paths, videos.__contains__):
+        if not are_videos:
+            name_photos(list(group), namer, detector, embedder, json=json, drawings=drawings, report=report)
+            continue
+        for path in group:
+            name_video(
+                path, detector=detector, embedder=embedder, namer=namer, report=report, every=every, json=json,
+                subtitles=subtitle_of.get(path), draw=drawings.video(path) if drawings else None,
+            )  # fmt: skip
