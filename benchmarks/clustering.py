@@ -67,7 +67,7 @@ def scale(method: str, n_people: int, n_photos: int) -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((n_people, 512)).astype(np.float32)
     true = np.repeat(np.arange(n_people), n_photos)
-    vectors = centres[true] + np.float32(0.75) * rng.standard_normal((len(true), 512), dtype=np.float32)
+    vectors = centres[true] + np.float32(0.6) * rng.standard_normal((len(true), 512), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     order = rng.permutation(len(true))
     calibration = Embedder.load().calibration

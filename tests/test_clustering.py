@@ -22,14 +22,14 @@ def same_partition(first: np.ndarray, second: np.ndarray) -> bool:
 def test_average_linkage_is_scipys(seed, threshold):
     vectors, _ = people(12, 8, dimension=24, similarity=0.45, seed=seed)
     dense = fcluster(linkage(vectors.astype(np.float64), "average", metric="cosine"), 1 - threshold, "distance")
-    assert same_partition(cluster(vectors, threshold=threshold), dense)
+    assert same_partition(cluster(vectors, method="average", threshold=threshold), dense)
 
 
 def test_average_linkage_with_ties():
     """Equal similarities everywhere: any order is right, and none may go in circles."""
     axes = np.eye(6, dtype=np.float32)
     ring = unit(axes + np.roll(axes, 1, axis=0))
-    labels = cluster(np.concatenate([ring, ring, ring]), threshold=0.45)
+    labels = cluster(np.concatenate([ring, ring, ring]), method="average", threshold=0.45)
     assert np.bincount(labels).sum() == 18
     assert same_partition(labels, np.tile(labels[:6], 3))
 
@@ -84,11 +84,11 @@ def test_groups_are_numbered_by_size():
 
 
 def test_more_faces_want_more_similarity():
-    found = [threshold_for(CALIBRATION, n) for n in (1, 10, 1000, 100_000)]
+    found = [threshold_for(CALIBRATION, n, "average") for n in (1, 10, 1000, 100_000)]
     assert found == sorted(found)
     assert found[0] < found[-1]
     assert CALIBRATION.match_threshold(0.5 / 1000) == found[2]
-    assert threshold_for(CALIBRATION, 1000, "average") < threshold_for(CALIBRATION, 1000, "dbscan")
+    assert threshold_for(CALIBRATION, 1000, "average") < threshold_for(CALIBRATION, 1000) < threshold_for(CALIBRATION, 1000, "dbscan")
 
 
 @pytest.mark.parametrize(

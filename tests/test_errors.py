@@ -19,6 +19,7 @@ TREE = {
     "DatasetError": "FacespaceError",
     "RecipeError": "FacespaceError",
     "TrainingError": "FacespaceError",
+    "ClassifierError": "FacespaceError",
     "RuntimeUnavailable": "FacespaceError",
     "GalleryError": "FacespaceError",
     "UnknownPerson": "GalleryError",

@@ -170,7 +170,8 @@ def checked_embeddings(embeddings: npt.NDArray[Any], dimension: int | None = Non
     vectors = np.asarray(embeddings, np.float32)
     if vectors.ndim != 2 or (dimension is not None and vectors.shape[1] != dimension):
         raise ValueError(f"embeddings want (N,{dimension or 'D'}); got {vectors.shape}")
-    length = np.linalg.norm(vectors, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers out of a damaged file
+        length = np.linalg.norm(vectors, axis=1)
     if not (np.abs(length - 1) < 1e-3).all():  # also for NaN
         worst = int(np.argmax(~(np.abs(length - 1) < 1e-3)))
         raise ValueError(f"embeddings want length 1; row {worst} has {length[worst]:.3g}")

@@ -24,7 +24,7 @@ _FALSE_PAIRS: dict[Method, float] = {"average": 0.5, "whispers": 0.1, "dbscan": 
 def cluster(
     embeddings: Embeddings,
     *,
-    method: Method = "average",
+    method: Method = "whispers",
     threshold: float,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -56,7 +56,7 @@ def cluster(
     return largest_first(labels)
 
 
-def threshold_for(calibration: Calibration, n: int, method: Method = "average") -> float:
+def threshold_for(calibration: Calibration, n: int, method: Method = "whispers") -> float:
     """The cosine to reach among `n` faces: the more there are, the more are alike by chance, and the higher it lies.
 
     It is the similarity at the false match rate f where n · f = 0.5 for `average`, 0.1 for `whispers` and 0.02 for

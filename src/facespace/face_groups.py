@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,7 @@ def read_faces(
     digests: dict[str, str] = {}
     for path, digest in zip(paths, map_ahead(content_digest, paths, threads=_THREADS, ahead=_READ_AHEAD), strict=True):
         if isinstance(digest, OSError):
-            yield path, digest.strerror or str(digest)
+            yield path, "no images in this folder" if os.path.isdir(path) else digest.strerror or str(digest)
         elif digest not in known:  # a copy of a photo is the photo
             known.add(digest)
             digests[path] = digest

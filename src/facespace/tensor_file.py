@@ -60,7 +60,8 @@ def read_tensor_file(
         raise error(f"{name}: {size} bytes; a {kind} has at most {_MAX_BYTES}")
     with path.open("rb") as file:
         start = file.read(16)
-        if start.startswith(_PICKLES):
+        # The first eight bytes of safetensors are a length, which may begin like a pickle; the next is a brace.
+        if start.startswith(_PICKLES) and start[8:9] != b"{":
             raise error(f"{name}: a pickle, which could run any code when it is loaded, so it is not; {remedy}")
         header = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
         if not 2 <= header <= size - 8:

@@ -39,7 +39,7 @@ def cluster(
     method: Annotated[
         Method,
         typer.Option("--method", help="Average linkage, Chinese whispers, or DBSCAN with one face a core."),
-    ] = Method.average,
+    ] = Method.whispers,
     threshold: Annotated[
         float | None,
         typer.Option(
