@@ -7,6 +7,7 @@ and Micheals 2011, handbook of face recognition, "open-set identification").
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -36,7 +37,7 @@ def templates(owners: Integers, vectors: Embeddings, n_people: int) -> Embedding
     ordered = vectors[order]
     bounds = np.searchsorted(owners[order], np.arange(n_people + 1))
     sums = np.empty((n_people, vectors.shape[1]), np.float64)
-    for k, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):  # quicker than add.at and reduceat
+    for k, (begin, end) in enumerate(itertools.pairwise(bounds)):  # quicker than add.at and reduceat
         ordered[begin:end].sum(axis=0, dtype=np.float64, out=sums[k])
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     result: Embeddings = (sums / np.maximum(length, 1e-12)).astype(np.float32)

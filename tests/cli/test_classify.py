@@ -302,3 +302,40 @@ def test_the_output_is_not_searched_for_photos(cli, people, tmp_path):
     done = cli("cluster", people, "--output", out)
     assert done.lines[0].startswith(f"{n} faces in 12 photos (12 known before)")
     assert np.array_equal(n, 12)
+
+
+def test_videos_are_named(cli, trained, tmp_path, hopper, cat_file):
+    from video_files import write_video
+
+    video = tmp_path / "clip.mp4"
+    write_video(video, [hopper[:350, 100:450]] * 6, rate=5)
+    done = cli("classify", "predict", trained, video, "--json", "--subtitles", tmp_path / "srt")
+    assert done.code == 0, done.err
+    assert done.json[-1]["appearances"][0]["name"] == "Grace Hopper"
+    assert "Grace Hopper" in (tmp_path / "srt" / "clip.srt").read_text(encoding="utf-8")
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(video.read_bytes()[:200])
+    done = cli("classify", "predict", trained, damaged)
+    assert done.code == 1
+    assert len(done.errors) == 1
+    nobody = tmp_path / "nobody.mp4"
+    with Image.open(cat_file) as cat:
+        write_video(nobody, [np.asarray(cat.convert("RGB"))[:300, :450]] * 3, rate=5)
+    done = cli("classify", "predict", trained, nobody, "--json")
+    assert done.code == 0
+    assert done.json[-1]["appearances"] == []
+
+
+def test_a_camera_or_photos(cli, trained, hopper_file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "facespace.cli.name_files.name_camera", lambda number, **options: asked.append((number, options["json"]))
+    )
+    assert cli("classify", "predict", trained, "--camera", "1", "--json").code == 0
+    assert asked == [(1, True)]
+    done = cli("classify", "predict", trained, hopper_file, "--camera", "0")
+    assert done.code == 2
+    assert "a camera is named alone" in done.err
+    done = cli("classify", "predict", trained)
+    assert done.code == 2
+    assert "wants photos or videos, or --camera N" in done.err

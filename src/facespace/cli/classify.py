@@ -10,6 +10,7 @@ import typer
 
 from facespace.cli.options import (
     DEFAULT_MIN_SIZE,
+    Camera,
     Device,
     Draw,
     EmbeddingDevice,
@@ -17,6 +18,7 @@ from facespace.cli.options import (
     Json,
     MinSize,
     Model,
+    Sights,
     Subtitles,
 )
 from facespace.cli.output import Report, progress, write_json, write_line
@@ -194,7 +196,8 @@ def test(
 @app.command()
 def predict(
     file: ClassifierFile,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")],
+    images: Sights = None,
+    camera: Camera = None,
     json: Json = False,
     draw: Draw = None,
     every: Every = None,
@@ -207,14 +210,12 @@ def predict(
     from facespace.classifier_file import load
     from facespace.cli.name_files import name_files
     from facespace.embedder import Embedder
-    from facespace.pipeline import find_images
 
     embedder = Embedder.load(model, device=device.value)
     classifier = load(file, embedder).classifier
     report = Report()
-    paths = list(find_images(images))
     name_files(
-        paths, classifier.predict, embedder, json=json, draw=draw, every=every, subtitles=subtitles,
+        images or [], classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
         min_size=min_size, report=report,
     )  # fmt: skip
     report.finish()

@@ -9,15 +9,16 @@ import typer
 
 from facespace.cli.options import (
     DEFAULT_MIN_SIZE,
+    Camera,
     Device,
     Draw,
     EmbeddingDevice,
     Every,
     GalleryFile,
-    Images,
     Json,
     MinSize,
     Model,
+    Sights,
     Subtitles,
 )
 from facespace.cli.output import Report
@@ -25,8 +26,8 @@ from facespace.rates import DEFAULT_RATE
 
 
 def identify(
-    images: Images,
     gallery: GalleryFile,
+    images: Sights = None,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -39,6 +40,7 @@ def identify(
         float | None,
         typer.Option("--threshold", metavar="T", min=-1, max=1, help="Similarity to reach, instead of a rate."),
     ] = None,
+    camera: Camera = None,
     json: Json = False,
     draw: Draw = None,
     every: Every = None,
@@ -54,16 +56,14 @@ def identify(
     from facespace.cli.name_files import name_files
     from facespace.embedder import Embedder
     from facespace.gallery import Gallery
-    from facespace.pipeline import find_images
 
-    paths = list(find_images(images))
     report = Report()
     embedder = Embedder.load(model, device=device.value)
     with Gallery(gallery, embedder) as people:
         if threshold is None:
             people.thresholds(rate)  # a model without any is told before the work, not after it
         name_files(
-            paths, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, json=json, draw=draw,
-            every=every, subtitles=subtitles, min_size=min_size, report=report,
+            images or [], functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
+            json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report,
         )  # fmt: skip
     report.finish()

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from facespace.cli.name_photos import name_photos
 from facespace.cli.output import Drawings, Report
-from facespace.cli.video import name_video, subtitle_files
+from facespace.cli.video import name_camera, name_video, subtitle_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
 
 
 def name_files(
-    paths: Sequence[str],
+    images: Sequence[str],
     namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
     embedder: Embedder,
     *,
+    camera: int | None,
     json: bool,
     draw: Path | None,
     every: int | None,
@@ -32,14 +35,23 @@ def name_files(
     min_size: float,
     report: Report,
 ) -> None:
-    """Name and print the people of each file in order; what cannot be read is told and counted in `report`.
+    """Name and print the people of each file in order, or those before a camera; failures are counted in `report`.
 
     `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
     annotated copies and for the .srt files of videos; `every` is that of `name_video`.
     """
     from facespace.mtcnn import MTCNN
+    from facespace.pipeline import find_images
     from facespace.video import is_video
 
+    if camera is not None:
+        if images or draw or subtitles:
+            raise typer.BadParameter("a camera is named alone, without files to read or write", param_hint="--camera")
+        name_camera(camera, detector=MTCNN(min_size=min_size), embedder=embedder, namer=namer, json=json)
+        return
+    if not images:
+        raise typer.BadParameter("wants photos or videos, or --camera N", param_hint="IMAGE")
+    paths = list(find_images(images))
     videos = {path for path in paths if is_video(path)}
     drawings = Drawings(draw, paths) if draw else None
     subtitle_of = subtitle_files(subtitles, sorted(videos)) if subtitles else {}

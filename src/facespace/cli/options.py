@@ -21,6 +21,18 @@ class Device(str, Enum):
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Photos, or folders to search for photos.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
 Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies into this folder.")]
+Sights = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="IMAGE", help="Photos and videos, or folders to search for photos.", show_default=False
+    ),
+]
+Camera = Annotated[
+    int | None,
+    typer.Option(
+        "--camera", metavar="N", min=0, help="Name who is in front of this camera, the first is 0, in a window."
+    ),
+]
 Every = Annotated[
     int | None,
     typer.Option("--every", metavar="N", min=1, help="Of a video look at every N-th frame, not at 5 a second."),
