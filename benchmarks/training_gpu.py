@@ -23,35 +23,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from facespace import optimizers, recipe
 from facespace.backbones import create
-from facespace.datasets.writing import write_dataset
+from facespace.datasets.record_writer import RecordWriter
 from facespace.losses import create as create_loss
 from facespace.training import train
 
 NETWORKS = {"inception-resnet-v1": (160, "facenet-2018"), "iresnet50": (112, "arcface-112")}
 
 
-class Noise:
-    """`n` images of `n_people` people, smooth noise that JPEG can compress."""
-
-    def __init__(self, n: int, n_people: int, side: int) -> None:
-        self.labels = np.arange(n, dtype=np.int64) % n_people
-        self.names = [str(k) for k in range(n_people)]
-        random = np.random.default_rng(0)
-        self._files = []
-        for _ in range(512):
-            small = random.integers(0, 256, (16, 16, 3), np.uint8)
-            file = io.BytesIO()
-            Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
-            self._files.append(file.getvalue())
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def encoded(self, index: int) -> bytes:
-        return self._files[index % len(self._files)]
-
-    def read(self, index: int) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(self.encoded(index))))
+def write_noise(folder: Path, n_people: int, side: int) -> None:
+    """A RecordIO file with one image a person: smooth noise that JPEG can compress, 512 images over and over."""
+    random = np.random.default_rng(0)
+    files = []
+    for _ in range(512):
+        small = random.integers(0, 256, (16, 16, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+        files.append(file.getvalue())
+    folder.mkdir()
+    with RecordWriter(folder) as writer:
+        for k in range(n_people):
+            writer.write(files[k % len(files)], k)
 
 
 def matrix_rate() -> float:
@@ -118,7 +109,7 @@ def main() -> None:
         root = Path(folder)
         for name, (side, spec) in NETWORKS.items():
             data = root / f"noise-{side}"
-            write_dataset(Noise(args.identities, args.identities, side), data, "recordio")
+            write_noise(data, args.identities, side)
             for batch in (256, 512):
                 beside, operations = bare(name, side, batch, args.identities, args.steps)
                 torch.cuda.empty_cache()
