@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Calibration": "calibration",
+    "Classifier": "classifier",
+    "ClassifierError": "errors",
     "CropRecord": "crop_record",
     "DatasetError": "errors",
     "Embedder": "embedder",
@@ -33,11 +35,14 @@ _HOME = {
     "Match": "gallery",
     "ModelError": "errors",
     "Photo": "pipeline",
+    "Prediction": "classifier",
     "RuntimeUnavailable": "errors",
     "UnknownPerson": "errors",
+    "VideoError": "errors",
     "align": "face",
     "align_dataset": "aligner",
     "annotate": "draw",
+    "cluster": "clustering",
     "evaluate": "verification",
     "find_images": "pipeline",
     "open_dataset": "datasets.opening",
@@ -48,6 +53,8 @@ _HOME = {
 __all__ = [
     "MTCNN",
     "Calibration",
+    "Classifier",
+    "ClassifierError",
     "CropRecord",
     "DatasetError",
     "Embedder",
@@ -60,12 +67,15 @@ __all__ = [
     "Match",
     "ModelError",
     "Photo",
+    "Prediction",
     "RuntimeUnavailable",
     "UnknownPerson",
+    "VideoError",
     "__version__",
     "align",
     "align_dataset",
     "annotate",
+    "cluster",
     "evaluate",
     "find_images",
     "open_dataset",
@@ -76,11 +86,14 @@ __all__ = [
 if TYPE_CHECKING:
     from facespace.aligner import align_dataset
     from facespace.calibration import Calibration
+    from facespace.classifier import Classifier, Prediction
+    from facespace.clustering import cluster
     from facespace.crop_record import CropRecord
     from facespace.datasets.opening import open_dataset
     from facespace.draw import annotate
     from facespace.embedder import Embedder
     from facespace.errors import (
+        ClassifierError,
         DatasetError,
         FacespaceError,
         GalleryError,
@@ -88,6 +101,7 @@ if TYPE_CHECKING:
         ModelError,
         RuntimeUnavailable,
         UnknownPerson,
+        VideoError,
     )
     from facespace.face import Face, InputSpec, align
     from facespace.gallery import Gallery, Match
