@@ -207,15 +207,17 @@ def predict(
     model: Model = "casia-webface",
 ) -> None:
     """Name every face of whole photos and videos, or call it unknown."""
+    from facespace.cli.name_files import check_sights, name_files
+
+    sights = check_sights(images, camera, draw, subtitles)
     from facespace.classifier_file import load
-    from facespace.cli.name_files import name_files
     from facespace.embedder import Embedder
 
     embedder = Embedder.load(model, device=device.value)
     classifier = load(file, embedder).classifier
     report = Report()
     name_files(
-        images or [], classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
+        sights, classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
         min_size=min_size, report=report,
     )  # fmt: skip
     report.finish()

@@ -53,7 +53,9 @@ def identify(
     if rate is not None and not 0 < rate < 1:
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
 
-    from facespace.cli.name_files import name_files
+    from facespace.cli.name_files import check_sights, name_files
+
+    sights = check_sights(images, camera, draw, subtitles)
     from facespace.embedder import Embedder
     from facespace.gallery import Gallery
 
@@ -63,7 +65,7 @@ def identify(
         if threshold is None:
             people.thresholds(rate)  # a model without any is told before the work, not after it
         name_files(
-            images or [], functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
+            sights, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
             json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report,
         )  # fmt: skip
     report.finish()

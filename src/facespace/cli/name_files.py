@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from facespace.gallery import Match
 
 
+def check_sights(
+    images: Sequence[str] | None, camera: int | None, draw: Path | None, subtitles: Path | None
+) -> list[str]:
+    """What to look at, before any work is done for it: files, or a camera alone; a usage error for neither and both."""
+    if camera is not None and (images or draw or subtitles):
+        raise typer.BadParameter("a camera is named alone, without files to read or write", param_hint="--camera")
+    if camera is None and not images:
+        raise typer.BadParameter("wants photos or videos, or --camera N", param_hint="IMAGE")
+    return list(images or ())
+
+
 def name_files(
     images: Sequence[str],
     namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
@@ -45,12 +56,8 @@ def name_files(
     from facespace.video import is_video
 
     if camera is not None:
-        if images or draw or subtitles:
-            raise typer.BadParameter("a camera is named alone, without files to read or write", param_hint="--camera")
         name_camera(camera, detector=MTCNN(min_size=min_size), embedder=embedder, namer=namer, json=json)
         return
-    if not images:
-        raise typer.BadParameter("wants photos or videos, or --camera N", param_hint="IMAGE")
     paths = list(find_images(images))
     videos = {path for path in paths if is_video(path)}
     drawings = Drawings(draw, paths) if draw else None
