@@ -35,7 +35,7 @@ class FaceGroups:
     """F faces of P photos. `photos` are (path, SHA-256, error or "") of each; the rest is by face, photo by photo.
 
     `photo` (F,) is a row of `photos`, `box` (F,4) in pixels, `score` (F,), `embedding` (F,D) as `Embedder.represent`
-    makes them, `group` (F,) a number that a group keeps for good, −1 before there is one.
+    makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
     """
 
     dimension: int
@@ -59,12 +59,12 @@ class FaceGroups:
             self.box.append(face.box)
             self.score.append(face.score)
             self.embedding.append(vector)
-        self.group = np.concatenate([self.group, np.full(len(photo.faces), -1, np.int64)])
         return range(begin, len(self.photo))
 
     def regroup(self, *, method: Method, threshold: float, progress: Callable[[int, int], None] | None = None) -> int:
         """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined."""
         vectors = self.embeddings()
+        self.group = self._groups()
         before = self.group >= 0
         self.group = join_groups(vectors, self.group, threshold)
         n_joined = int((self.group >= 0).sum() - before.sum())
@@ -73,6 +73,10 @@ class FaceGroups:
         self.group[new] = labels + self.group.max(initial=-1) + 1
         return n_joined
 
+    def _groups(self) -> Labels:
+        """`group` with −1 for the faces added since."""
+        return np.concatenate([self.group, np.full(len(self.photo) - len(self.group), -1, np.int64)])
+
     def save(self, path: Path, embedder: Embedder) -> None:
         """Write all of it, whole or not at all."""
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -80,7 +84,7 @@ class FaceGroups:
             "box": np.array(self.box, np.float32).reshape(-1, 4),
             "score": np.array(self.score, np.float32),
             "embedding": self.embeddings(),
-            "group": self.group,
+            "group": self._groups(),
         }
         record = {"photos": self.photos, "model": model_of(embedder)}
         write_tensor_file(path, _KIND, arrays, record)
