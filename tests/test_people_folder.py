@@ -11,7 +11,7 @@ from PIL import Image
 
 from facespace.crop_record import CropRecord
 from facespace.errors import DatasetError
-from facespace.people_folder import holds_crops, read_people
+from facespace.people_folder import holds_crops, read_people, split_people
 from test_gallery import StubEmbedder
 
 
@@ -118,3 +118,14 @@ def test_photos_give_their_largest_face(tmp_path, hopper_file, collins_file, cat
     assert found.without == ("Cat",)
     assert found.embeddings[1] @ found.embeddings[2] > 0.8
     assert found.embeddings[0] @ found.embeddings[2] < 0.4
+
+
+def test_the_split_is_drawn_by_the_seed() -> None:
+    names = ("a",) * 10 + ("b",) * 12
+    learn, test, too_few = split_people(names, n_train=7, min_images=10, seed=666)
+    assert (len(learn), len(test), too_few) == (14, 8, [])
+    assert not set(learn) & set(test)
+    assert split_people(names, n_train=7, min_images=10, seed=666) == (learn, test, [])
+    assert split_people(names, n_train=7, min_images=10, seed=1) != (learn, test, [])
+    assert split_people((*names, "c"), n_train=7, min_images=10, seed=666) == (learn, test, ["c"])
+    assert split_people(names, n_train=None, min_images=11, seed=0) == (list(range(10, 22)), [], ["a"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,3 +166,31 @@ def _read_photos(paths: list[str], embedder: Embedder) -> Iterator[Embeddings | 
     """For each photo the embedding (D,) of its largest face, or a reason."""
     for photo in process(paths, MTCNN(), embedder, largest=True):
         yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
+
+
+def split_people(
+    names: Sequence[str], *, n_train: int | None, min_images: int, seed: int
+) -> tuple[list[int], list[int], list[str]]:
+    """Rows to learn from, `n_train` of each person, rows to test on, the rest, and people with too few to be in either.
+
+    Drawn person by person from `seed`; without `n_train` all rows are to learn from.
+
+    >>> learn, test, too_few = split_people(["a", "a", "a", "b"], n_train=2, min_images=2, seed=0)
+    >>> len(learn), len(test), too_few
+    (2, 1, ['b'])
+    """
+    rng = np.random.default_rng(seed)
+    learn: list[int] = []
+    test: list[int] = []
+    too_few = []
+    every = np.array(names, dtype=object)
+    for name in sorted(set(names)):
+        rows = np.flatnonzero(every == name)
+        if len(rows) < min_images:
+            too_few.append(name)
+            continue
+        if n_train is not None:
+            rows = rng.permutation(rows)
+        learn += rows[:n_train].tolist()
+        test += [] if n_train is None else rows[n_train:].tolist()
+    return sorted(learn), sorted(test), too_few

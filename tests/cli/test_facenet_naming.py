@@ -13,7 +13,6 @@ from tutorial_people import write_crops, write_photos
 
 import facespace
 from conftest import Outcome
-from facespace.cli.facenet.classifier import split
 
 Cli = Callable[..., Outcome]
 N = 6
@@ -144,13 +143,3 @@ def test_predict(cli: Cli, crops: Path, hopper_file: Path, cat_file: Path, stran
 def test_a_mistake_is_one_line(cli: Cli, crops: Path, words: list[str], complaint: str) -> None:
     done = cli("facenet", "classifier", *(word.format(crops=crops) for word in words))
     assert done.code == 1 and complaint in done.errors[-1]
-
-
-def test_the_split_is_drawn_by_the_seed() -> None:
-    names = tuple("ab" * 10)
-    kept, rest = split(names, n_train=7, min_images=10, seed=666)
-    assert sorted(kept + rest) == list(range(20)) and len(kept) == 14
-    assert split(names, n_train=7, min_images=10, seed=666) == (kept, rest)
-    assert split(names, n_train=7, min_images=10, seed=1) != (kept, rest)
-    assert split((*names, "c"), n_train=7, min_images=10, seed=666) == (kept, rest)
-    assert split(names, n_train=7, min_images=11, seed=666) == ([], [])

@@ -109,13 +109,18 @@ def train(
     from facespace.classifier import Classifier
     from facespace.classifier_file import save
     from facespace.embedder import Embedder
+    from facespace.people_folder import split_people
 
     if report is not None:
         classifier_report.check_plots()
     embedder = Embedder.load(model, device=device.value)
     failures = Report()
     people = _read(folder, embedder, aligned, _known(output, embedder), failures)
-    kept, rest = _split(people, split, min_images or (split or 0) + 1, seed)
+    least = min_images or (split or 0) + 1
+    kept, rest, too_few = split_people(people.names, n_train=split, min_images=least, seed=seed)
+    if too_few:
+        shown = ", ".join(too_few[:5]) + (", ..." if len(too_few) > 5 else "")
+        write_note(f"{len(too_few)} people with fewer than {least} photos are left out: {shown}")
     if not kept:
         raise ValueError(f"{plain_text(str(folder))}: nobody has enough photos with a face to learn from")
     classifier = Classifier(method.value, rate=rate, closed_set=closed_set, seed=seed)
@@ -253,30 +258,6 @@ def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32
     except ClassifierError:
         return {}
     return dict(zip(kept.digests, kept.classifier.embeddings_, strict=True))
-
-
-def _split(people: People, n_train: int | None, min_images: int, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to learn from and rows to test on; who has fewer than `min_images` is in neither, and told."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    kept: list[int] = []
-    rest: list[int] = []
-    names = np.array(people.names, dtype=object)
-    left_out = []
-    for name in sorted(set(people.names)):
-        rows = np.flatnonzero(names == name)
-        if len(rows) < min_images:
-            left_out.append(name)
-            continue
-        if n_train is not None:
-            rows = rng.permutation(rows)
-        kept += rows[:n_train].tolist()
-        rest += [] if n_train is None else rows[n_train:].tolist()
-    if left_out:
-        shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        write_note(f"{len(left_out)} people with fewer than {min_images} photos are left out: {shown}")
-    return sorted(kept), sorted(rest)
 
 
 def write_note(text: str) -> None:

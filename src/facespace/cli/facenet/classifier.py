@@ -115,39 +115,20 @@ def _part(
     known: dict[str, Any] | None = None,
 ) -> tuple[People, list[int]]:
     """The images of data_dir, and the rows to learn from or to test on."""
+    from facespace.people_folder import split_people
+
     people = _read(Path(arguments.data_dir).expanduser(), embedder, report, known or {})
     rows = list(range(len(people.names)))
     if arguments.use_split_dataset:
         n, least = arguments.nrof_train_images_per_class, arguments.min_nrof_images_per_class
-        parts = split(people.names, n_train=n, min_images=least, seed=arguments.seed)
-        rows = parts[0 if train else 1]
+        learn, test, _ = split_people(people.names, n_train=n, min_images=least, seed=arguments.seed)
+        rows = learn if train else test
     if not rows:
         raise DatasetError(
             f"{plain_text(arguments.data_dir)}: nobody has enough images to {'learn from' if train else 'test on'}"
         )
     _counted(people, rows)
     return people, rows
-
-
-def split(names: tuple[str, ...], *, n_train: int, min_images: int, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to learn from and rows to test on, `n_train` of each person and the rest; who has fewer is in neither.
-
-    >>> [len(part) for part in split(("a", "a", "a", "b"), n_train=2, min_images=2, seed=0)]
-    [2, 1]
-    """
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    kept: list[int] = []
-    rest: list[int] = []
-    every = np.array(names, dtype=object)
-    for name in sorted(set(names)):
-        rows = np.flatnonzero(every == name)
-        if len(rows) >= min_images:
-            rows = rng.permutation(rows)
-            kept += rows[:n_train].tolist()
-            rest += rows[n_train:].tolist()
-    return sorted(kept), sorted(rest)
 
 
 def _read(root: Path, embedder: Embedder, report: Report, known: dict[str, Any]) -> People:
