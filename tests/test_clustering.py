@@ -88,7 +88,11 @@ def test_more_faces_want_more_similarity():
     assert found == sorted(found)
     assert found[0] < found[-1]
     assert CALIBRATION.match_threshold(0.5 / 1000) == found[2]
-    assert threshold_for(CALIBRATION, 1000, "average") < threshold_for(CALIBRATION, 1000) < threshold_for(CALIBRATION, 1000, "dbscan")
+    assert (
+        threshold_for(CALIBRATION, 1000, "average")
+        < threshold_for(CALIBRATION, 1000)
+        < threshold_for(CALIBRATION, 1000, "dbscan")
+    )
 
 
 @pytest.mark.parametrize(

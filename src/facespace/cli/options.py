@@ -23,9 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line inste
 Draw = Annotated[Path | None, typer.Option("--draw", metavar="DIR", help="Write annotated copies into this folder.")]
 Sights = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="IMAGE", help="Photos and videos, or folders to search for photos.", show_default=False
-    ),
+    typer.Argument(metavar="IMAGE", help="Photos and videos, or folders to search for photos.", show_default=False),
 ]
 Camera = Annotated[
     int | None,
