@@ -185,3 +185,26 @@ def test_a_grouping_that_does_not_fit_is_told(tmp_path, array):
     write_tensor_file(path, "grouping", {**arrays, "photo": arrays["photo"] + 1}, record)
     with pytest.raises(DatasetError, match="do not belong to its photos"):
         load_groups(path, EMBEDDER)
+
+
+def test_a_length_that_begins_like_a_pickle_is_none(tmp_path):
+    path, seen = tmp_path / "c", set()
+    for n in range(400, 1500):
+        write_tensor_file(path, "classifier", {}, {"filled": "x" * n})
+        start = path.read_bytes()[:2]
+        if start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            seen.add(start)
+            assert read_tensor_file(path, "classifier", ClassifierError, remedy="")[1] == {"filled": "x" * n}
+    assert len(seen) >= 3
+
+
+def test_new_people_get_new_numbers():
+    found = groups()
+    found.regroup(method="average", threshold=0.5)
+    before = found.group.copy()
+    found.group = np.where(before == before[-1], -1, before)
+    found.group[found.group == before.max()] = before.max() - 1  # a number in the middle is the largest now
+    old = set(found.group.tolist()) - {-1}
+    new = found.group == -1
+    assert found.regroup(method="average", threshold=0.9) == 0
+    assert not set(found.group[new].tolist()) & old
