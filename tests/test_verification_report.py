@@ -14,7 +14,8 @@ from PIL import Image
 
 from facespace.errors import RuntimeUnavailable
 from facespace.evaluation import evaluate_pairs
-from facespace.verification_report import as_json, check_plots, warnings, worst, write_report
+from facespace.report_page import check_plots
+from facespace.verification_report import as_json, warnings, worst, write_report
 from test_evaluation import FITS, Colours, PairSet, crop, files, listed
 
 

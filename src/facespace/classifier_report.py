@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,8 @@ from facespace.classifier import Classifier, Prediction
 from facespace.classifier_test import Tried
 from facespace.errors import ImageError
 from facespace.files import atomic_path
+from facespace.report_page import as_png, check_plots, data_uri, new_plot, safe, table
 from facespace.text import plain_text
-from facespace.verification_report import check_plots
-
-__all__ = ["as_json", "check_plots", "in_words", "prediction_in_words", "tried_in_words", "write_report"]
 
 _WORDS = {
     "closed_set_accuracy": "right if nobody were a stranger",
@@ -132,9 +128,9 @@ def _as_html(classifier: Classifier, tried: Tried | None, paths: Sequence[str]) 
         text += ["<p class=dim>Intervals hold 95 % of bootstraps over people.</p>"]
     text += ["<h2>Held out while learning</h2>"]
     text.append(_tiles({name: found[name] for name in _WORDS if name in found}))
-    text += [f"<p>{_safe(line)}</p>" for line in in_words(classifier)[5:]]
+    text += [f"<p>{safe(line)}</p>" for line in in_words(classifier)[5:]]
     text.append("<div class=plots>")
-    text += [f"<img alt='{name}' src='data:image/png;base64,{data}'>" for name, data in _plots(classifier, tried)]
+    text += [f"<img alt='{name}' src='{source}'>" for name, source in _plots(classifier, tried)]
     text.append("</div>")
     if tried is not None:
         text += _mistakes(tried, paths)
@@ -144,7 +140,7 @@ def _as_html(classifier: Classifier, tried: Tried | None, paths: Sequence[str]) 
         (name, str(counts[k]), f"{classifier.thresholds_[k]:.4f}", *_of_person(tried, name))
         for k, name in enumerate(classifier.names_)
     ]
-    text.append(_table(["name", "photos", "similarity to reach", *(["tested", "right"] if tried else [])], rows))
+    text.append(table(["name", "photos", "similarity to reach", *(["tested", "right"] if tried else [])], rows))
     return "".join(text) + "</html>\n"
 
 
@@ -163,8 +159,8 @@ def _mistakes(tried: Tried, paths: Sequence[str]) -> list[str]:
     for k in wrong[:_SHOWN]:
         true = tried.names[k] + ("" if tried.known[k] else " (a stranger)")
         text.append(
-            f"<figure><img alt='' src='{_picture(paths[k])}'><figcaption>{_safe(true)}: "
-            f"{_safe(prediction_in_words(tried.predictions[k]))}<br>{_safe(paths[k])}</figcaption></figure>"
+            f"<figure><img alt='' src='{_picture(paths[k])}'><figcaption>{safe(true)}: "
+            f"{safe(prediction_in_words(tried.predictions[k]))}<br>{safe(paths[k])}</figcaption></figure>"
         )
     return [*text, "</div>"]
 
@@ -177,48 +173,35 @@ def _picture(path: str) -> str:
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri("jpeg", buffer.getvalue())
 
 
 def _plots(classifier: Classifier, tried: Tried | None) -> list[tuple[str, str]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     plots = []
-
-    def new(title: str, x: str, y: str) -> tuple[Figure, Any]:
-        figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
-        axes = figure.add_subplot(title=title, xlabel=x, ylabel=y)
-        axes.grid(alpha=0.3)
-        return figure, axes
-
-    def finish(name: str, figure: Figure) -> None:
-        buffer = io.BytesIO()
-        FigureCanvasAgg(figure)  # the figure saves itself by its canvas
-        figure.savefig(buffer, format="png")
-        plots.append((name, base64.b64encode(buffer.getvalue()).decode("ascii")))
 
     bins = classifier.evidence_.get("reliability", [])
     if bins:
-        figure, axes = new("Reliability of the probabilities, held out", "probability told", "share that was right")
+        figure, axes = new_plot(
+            "Reliability of the probabilities, held out", "probability told", "share that was right"
+        )
         axes.plot([0, 1], [0, 1], ":", color="#888", label="as told")
         sizes = [20 + 400 * entry["weight"] for entry in bins]
         axes.scatter([e["predicted"] for e in bins], [e["observed"] for e in bins], s=sizes, color="#0b62c4", alpha=0.7,
                      label="a bin, its area the faces in it")  # fmt: skip
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.legend(loc="upper left")
-        finish("reliability diagram", figure)
+        plots.append(("reliability diagram", data_uri("png", as_png(figure))))
     if tried is not None:
         over = np.array([found.similarity - found.threshold for found in tried.predictions])
         known = np.array(tried.known, np.bool_)
-        figure, axes = new("Other photos", "similarity to the nearest person, over what is wanted", "faces")
+        figure, axes = new_plot("Other photos", "similarity to the nearest person, over what is wanted", "faces")
         edges = np.histogram_bin_edges(over, bins=40)
         axes.hist(over[known], bins=edges, color="#1a7f37", alpha=0.55, label="people learned")
         if not known.all():
             axes.hist(over[~known], bins=edges, color="#cf222e", alpha=0.55, label="strangers")
         axes.axvline(0, color="#1b1f24", linestyle="--")
         axes.legend()
-        finish("similarities of known people and strangers", figure)
+        plots.append(("similarities of known people and strangers", data_uri("png", as_png(figure))))
     return plots
 
 
@@ -242,13 +225,3 @@ def _share(rate: dict[str, Any]) -> str:
 
 def _interval(rate: dict[str, Any]) -> str:
     return "" if rate["low"] is None else f"95 % {rate['low']:.3f} to {rate['high']:.3f}, {rate['n']} faces"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = "".join(f"<th>{_safe(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td class=n>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{text}</tr>{body}</table>"
-
-
-def _safe(text: object) -> str:
-    return html.escape(plain_text(str(text)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from facespace.errors import DatasetError
 from facespace.face_groups import FaceGroups
 from facespace.files import atomic_path
 from facespace.pipeline import Photo
+from facespace.report_page import safe
 from facespace.text import plain_text
 
 Photos = Literal["none", "copy", "link"]
@@ -123,10 +123,10 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
         rows = sorted(members[name], key=lambda row: -groups.score[row])
         link = urllib.parse.quote(os.fsencode(name))
         count = f"{len(rows)} face{'s' if len(rows) > 1 else ''}"
-        text.append(f"<h2><a href='{link}/'>{_safe(name)}</a> <span class=dim>{count}</span></h2><div class=sheet>")
+        text.append(f"<h2><a href='{link}/'>{safe(name)}</a> <span class=dim>{count}</span></h2><div class=sheet>")
         for row in rows[:_SHOWN]:
             path, digest, _ = groups.photos[groups.photo[row]]
-            text.append(f"<img loading=lazy alt='' title='{_safe(path)}' src='{FACES}/{digest}-{number[row]}.jpg'>")
+            text.append(f"<img loading=lazy alt='' title='{safe(path)}' src='{FACES}/{digest}-{number[row]}.jpg'>")
         text.append("</div>")
     target = folder / "index.html"
     with atomic_path(target) as page:
@@ -143,7 +143,8 @@ def _places(folder: Path, sizes: Counter[int], names: dict[int, str]) -> dict[in
     for group, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
         if group in there:
             places[group] = there[group]
-        elif group in names:
+            continue
+        if group in names:
             places[group] = folder / _file_name(names[group])
         elif size == 1:
             places[group] = folder / ALONE
@@ -214,7 +215,3 @@ def _file_name(name: str) -> str:
     while len(os.fsencode(cleaned)) > 200:
         cleaned = cleaned[:-1]
     return f"{cleaned}_" if cleaned.casefold() in (FACES, ALONE) else cleaned
-
-
-def _safe(text: str) -> str:
-    return html.escape(plain_text(text))

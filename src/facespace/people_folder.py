@@ -88,7 +88,8 @@ def read_people(
     left out. `DatasetError` for no folders, and for crops that do not fit the model.
     """
     crops = holds_crops(root, embedder, aligned=aligned)
-    listed = [(clean_name(plain_text(name)), path) for name, paths in read_class_folders(root) for path in paths]
+    folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]
+    listed = [(name, path) for name, files in folders for path in files]
     kind = "crop" if crops else "photo"
     known = known or {}
     failed: list[tuple[str, str]] = []
@@ -118,14 +119,13 @@ def read_people(
             found[k] = vector
     kept = [k for k in range(len(paths)) if k in found]
     there = {names[k] for k in kept}
-    everybody = {clean_name(plain_text(name)) for name, _ in read_class_folders(root)}
     return People(
         names=tuple(names[k] for k in kept),
         embeddings=np.stack([found[k] for k in kept]) if kept else np.empty((0, embedder.dimension), np.float32),
         digests=tuple(digests[k] for k in kept),
         paths=tuple(paths[k] for k in kept),
         failed=tuple(failed),
-        without=tuple(sorted(everybody - there)),
+        without=tuple(sorted({name for name, _ in folders} - there)),
         copies=tuple(copies),
         n_known=len(paths) - len(new),
         prepared=dict(prepared.most_common()),

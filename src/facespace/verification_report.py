@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import importlib
-import io
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from facespace.errors import RuntimeUnavailable
 from facespace.evaluation import Evaluation
 from facespace.files import atomic_path
+from facespace.report_page import as_png, data_uri, new_plot, safe, table
 from facespace.text import plain_text
 from facespace.verification import FAR_TARGETS, Rate
 
@@ -34,14 +29,6 @@ th{color:#57606a;font-weight:600}td.n{font-variant-numeric:tabular-nums}.dim{col
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(13.5rem,1fr));gap:.8rem}
 figure{margin:0;font-size:.75rem;overflow-wrap:anywhere}figure img{width:48%;border-radius:4px}
 """
-
-
-def check_plots() -> None:
-    """Raise `RuntimeUnavailable` where the page's plots cannot be drawn, before any work is done for them."""
-    try:
-        importlib.import_module("matplotlib")
-    except ImportError:
-        raise RuntimeUnavailable("a report wants matplotlib; install it with: pip install 'facespace[plots]'") from None
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -150,49 +137,49 @@ def _page(evaluation: Evaluation) -> str:
     text = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         "<meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>Verification: {_safe(settings['pairs'])}</title><style>{_STYLE}</style>",
+        f"<title>Verification: {safe(settings['pairs'])}</title><style>{_STYLE}</style>",
     ]
     if evaluation.misfit:
         text.append(
-            f"<p class=warn><b>Crops and model do not fit:</b> {_safe(evaluation.misfit)}. The crops were resized; "
+            f"<p class=warn><b>Crops and model do not fit:</b> {safe(evaluation.misfit)}. The crops were resized; "
             "these are not the model's figures.</p>"
         )
-    text.append(f"<h1>{_safe(settings['model'])} on {_safe(settings['pairs'])}</h1>")
-    text.append(f"<p class=dim>{_safe(judged(evaluation))}</p>")
+    text.append(f"<h1>{safe(settings['model'])} on {safe(settings['pairs'])}</h1>")
+    text.append(f"<p class=dim>{safe(judged(evaluation))}</p>")
     text += _tiles(evaluation)
     for warning in warnings(evaluation):
-        text.append(f"<p class=warn>{_safe(warning)}</p>")
+        text.append(f"<p class=warn>{safe(warning)}</p>")
     text.append("<h2>Curves</h2><div class=plots>")
-    text += [f"<img alt='{name}' src='{_data_uri('png', png)}'>" for name, png in _plots(evaluation)]
+    text += [f"<img alt='{name}' src='{data_uri('png', png)}'>" for name, png in _plots(evaluation)]
     text.append("</div><h2>Thresholds</h2>")
-    text.append(f"<p class=dim>A pair matches when its distance ({_safe(settings['distance'])}) is below.</p>")
-    text.append(_table(["false match rate", "threshold", "measured", "false non-match rate"], _thresholds(evaluation)))
+    text.append(f"<p class=dim>A pair matches when its distance ({safe(settings['distance'])}) is below.</p>")
+    text.append(table(["false match rate", "threshold", "measured", "false non-match rate"], _thresholds(evaluation)))
     text.append("<h2>VAL at FAR</h2>")
-    text.append(_table(["FAR wanted", "VAL", "FAR measured", "threshold"], _vals(evaluation)))
+    text.append(table(["FAR wanted", "VAL", "FAR measured", "threshold"], _vals(evaluation)))
     if result.fold_accuracies:
         rows = [
             [str(k + 1), f"{accuracy:.4f}", f"{threshold:.4f}"]
             for k, (accuracy, threshold) in enumerate(zip(result.fold_accuracies, result.fold_thresholds, strict=True))
         ]
-        text += ["<h2>Folds</h2>", _table(["fold", "accuracy", "threshold of the others"], rows)]
+        text += ["<h2>Folds</h2>", table(["fold", "accuracy", "threshold of the others"], rows)]
     for column, rates in evaluation.groups.items():
         rows = [
             [value, str(r.n_same), str(r.n_different), f"{r.accuracy:.4f}", _share(r.fnmr), _share(r.fmr)]
             for value, r in rates.items()
         ]
         head = [column, "same", "different", "accuracy", "false non-match rate", "false match rate"]
-        text += [f"<h2>By {_safe(column)}</h2>", _table(head, rows)]
+        text += [f"<h2>By {safe(column)}</h2>", table(head, rows)]
     text += _sheets(evaluation)
     for title, names in (
         ("Photos without a face, or unreadable", [f"{name}: {why}" for name, why in evaluation.failed.items()]),
         ("Missing photos", evaluation.missing),
     ):
         if names:
-            shown = "<br>".join(_safe(name) for name in names[:_NAMES])
+            shown = "<br>".join(safe(name) for name in names[:_NAMES])
             more = f"<br>and {len(names) - _NAMES} more, see report.json" if len(names) > _NAMES else ""
             text.append(f"<h2>{title}: {len(names)}</h2><p>{shown}{more}</p>")
     text.append("<h2>What these figures depend on</h2>")
-    text.append(_table(["setting", "value"], [[key, _setting(value)] for key, value in settings.items()]))
+    text.append(table(["setting", "value"], [[key, _setting(value)] for key, value in settings.items()]))
     return "\n".join(text) + "\n"
 
 
@@ -279,52 +266,37 @@ def _sheets(evaluation: Evaluation) -> list[str]:
             k = evaluation.used[position]
             photos = (int(pairs.first[k]), int(pairs.second[k]))
             pictures = "".join(
-                f"<img alt='' src='{_data_uri('jpeg', evaluation.thumbnails[photo])}'> "
+                f"<img alt='' src='{data_uri('jpeg', evaluation.thumbnails[photo])}'> "
                 for photo in photos
                 if photo in evaluation.thumbnails
             )
-            names = " | ".join(_safe(pairs.photos[photo]) for photo in photos)
+            names = " | ".join(safe(pairs.photos[photo]) for photo in photos)
             text.append(f"<figure>{pictures}<figcaption>{distances[position]:.4f} {names}</figcaption></figure>")
         text.append("</div>")
     return text
 
 
 def _plots(evaluation: Evaluation) -> list[tuple[str, bytes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     result = evaluation.verification
     same = evaluation.source.pairs.same[evaluation.used]
     finite = np.isfinite(result.distances)
     least = 0.5 / max(result.n_different, 1)
     plots = []
 
-    def finish(name: str, figure: Figure) -> None:
-        buffer = io.BytesIO()
-        FigureCanvasAgg(figure)  # the figure saves itself by its canvas
-        figure.savefig(buffer, format="png")
-        plots.append((name, buffer.getvalue()))
-
-    def new(title: str, x: str, y: str) -> tuple[Figure, Any]:
-        figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
-        axes = figure.add_subplot(title=title, xlabel=x, ylabel=y)
-        axes.grid(alpha=0.3)
-        return figure, axes
-
     far, val = np.append(result.roc.far, 1.0), np.append(result.roc.val, 1.0)
-    figure, axes = new("ROC", "FAR (different people that match)", "VAL (same person that match)")
+    figure, axes = new_plot("ROC", "FAR (different people that match)", "VAL (same person that match)")
     axes.step(np.maximum(far, least), val, where="post", color="#0b62c4")
     axes.set(xscale="log", xlim=(least, 1), ylim=(max(0.0, 1.1 * float(val[far <= least].max(initial=0)) - 0.1), 1.005))
-    finish("ROC curve", figure)
+    plots.append(("ROC curve", as_png(figure)))
 
-    figure, axes = new("DET", "false match rate", "false non-match rate")
+    figure, axes = new_plot("DET", "false match rate", "false non-match rate")
     axes.step(np.maximum(far, least), np.maximum(1 - val, 0.5 / max(result.n_same, 1)), where="post", color="#0b62c4")
     axes.plot([least, 1], [least, 1], ":", color="#888", label=f"equal error rate {result.exact_eer:.4f}")
     axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(0.5 / max(result.n_same, 1), 1))
     axes.legend(loc="upper right")
-    finish("DET curve", figure)
+    plots.append(("DET curve", as_png(figure)))
 
-    figure, axes = new("Distances", evaluation.settings["distance"], "share of pairs")
+    figure, axes = new_plot("Distances", evaluation.settings["distance"], "share of pairs")
     bins = np.histogram_bin_edges(result.distances[finite], bins=60)
     for kind, color, label in ((same, "#1a7f37", "same person"), (~same, "#cf222e", "different people")):
         values: npt.NDArray[np.float64] = result.distances[kind & finite]
@@ -332,22 +304,8 @@ def _plots(evaluation: Evaluation) -> list[tuple[str, bytes]]:
         axes.hist(values, bins=bins, weights=weights, alpha=0.55, color=color, label=label)
     axes.axvline(result.threshold, color="#1b1f24", linestyle="--", label=f"threshold {result.threshold:.4f}")
     axes.legend()
-    finish("distances of same and different pairs", figure)
+    plots.append(("distances of same and different pairs", as_png(figure)))
     return plots
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = "".join(f"<th>{_safe(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td class=n>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{text}</tr>{body}</table>"
-
-
-def _safe(text: object) -> str:
-    return html.escape(plain_text(str(text)))
 
 
 def _setting(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.options import Aligned, Device, EmbeddingDevice, Json, Model
 from facespace.cli.output import Report, progress, write_json, write_line
 from facespace.rates import CLASSIFY_RATE
 from facespace.text import plain_text
@@ -26,9 +26,7 @@ def calibrate(
     rate: Annotated[
         float, typer.Option("--rate", metavar="R", help="Share of strangers' faces that may be given a name.")
     ] = CLASSIFY_RATE,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="The images are aligned crops, though there is no align.json beside them.")
-    ] = False,
+    aligned: Aligned = False,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",

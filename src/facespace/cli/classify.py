@@ -10,6 +10,7 @@ import typer
 
 from facespace.cli.options import (
     DEFAULT_MIN_SIZE,
+    Aligned,
     Camera,
     Device,
     Draw,
@@ -21,7 +22,7 @@ from facespace.cli.options import (
     Sights,
     Subtitles,
 )
-from facespace.cli.output import Report, progress, write_json, write_line
+from facespace.cli.output import Report, progress, say, write_json, write_line
 from facespace.rates import CLASSIFY_RATE
 from facespace.text import plain_text
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from facespace.classifier_test import Tried
     from facespace.embedder import Embedder
     from facespace.people_folder import People
 
@@ -50,8 +50,8 @@ app = typer.Typer(
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder of folders, one a person: photos, or crops of facespace align.")
 ]
-Aligned = Annotated[
-    bool, typer.Option("--aligned", help="The images are aligned crops, though there is no align.json beside them.")
+ReportFolder = Annotated[
+    Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
 ]
 ClassifierFile = Annotated[Path, typer.Argument(metavar="FILE", help="A classifier of `facespace classify train`.")]
 _SHOWN = 20
@@ -87,9 +87,7 @@ def train(
         Path | None, typer.Option("--test-data", metavar="DIR", help="Test on this folder, matched by people's names.")
     ] = None,
     aligned: Aligned = False,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
-    ] = None,
+    report: ReportFolder = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
@@ -108,11 +106,13 @@ def train(
     from facespace import classifier_report
     from facespace.classifier import Classifier
     from facespace.classifier_file import save
+    from facespace.classifier_test import try_on
     from facespace.embedder import Embedder
     from facespace.people_folder import split_people
+    from facespace.report_page import check_plots
 
     if report is not None:
-        classifier_report.check_plots()
+        check_plots()
     embedder = Embedder.load(model, device=device.value)
     failures = Report()
     people = _read(folder, embedder, aligned, _known(output, embedder), failures)
@@ -120,7 +120,7 @@ def train(
     kept, rest, too_few = split_people(people.names, n_train=split, min_images=least, seed=seed)
     if too_few:
         shown = ", ".join(too_few[:5]) + (", ..." if len(too_few) > 5 else "")
-        write_note(f"{len(too_few)} people with fewer than {least} photos are left out: {shown}")
+        say(f"{len(too_few)} people with fewer than {least} photos are left out: {shown}")
     if not kept:
         raise ValueError(f"{plain_text(str(folder))}: nobody has enough photos with a face to learn from")
     classifier = Classifier(method.value, rate=rate, closed_set=closed_set, seed=seed)
@@ -129,11 +129,11 @@ def train(
     tried, tested = None, None
     if split is not None:
         tested = [people.paths[k] for k in rest]
-        tried = _try(classifier, people.embeddings[rest], [people.names[k] for k in rest])
+        tried = try_on(classifier, people.embeddings[rest], [people.names[k] for k in rest])
     elif test_data is not None:
         others = _read(test_data, embedder, aligned, {}, failures)
         tested = list(others.paths)
-        tried = _try(classifier, others.embeddings, list(others.names))
+        tried = try_on(classifier, others.embeddings, list(others.names))
     if report is not None:
         classifier_report.write_report(report, classifier, tried, tested or [])
     if json:
@@ -155,9 +155,7 @@ def test(
     file: ClassifierFile,
     folder: Folder,
     aligned: Aligned = False,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write report.html and report.json there.")
-    ] = None,
+    report: ReportFolder = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: Model = "casia-webface",
@@ -165,10 +163,12 @@ def test(
     """Name the faces of DIR and compare with the names of its folders; whoever was not learned is a stranger."""
     from facespace import classifier_report
     from facespace.classifier_file import load
+    from facespace.classifier_test import try_on
     from facespace.embedder import Embedder
+    from facespace.report_page import check_plots
 
     if report is not None:
-        classifier_report.check_plots()
+        check_plots()
     embedder = Embedder.load(model, device=device.value)
     kept = load(file, embedder)
     failures = Report()
@@ -177,7 +177,7 @@ def test(
     )
     if not len(people.names):
         raise ValueError(f"{plain_text(str(folder))}: no face in any of its photos; nothing to test on")
-    tried = _try(kept.classifier, people.embeddings, list(people.names))
+    tried = try_on(kept.classifier, people.embeddings, list(people.names))
     if report is not None:
         classifier_report.write_report(report, kept.classifier, tried, list(people.paths))
     if json:
@@ -236,36 +236,23 @@ def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any]
     for path, reason in people.failed:
         failures.fail(path, f"{reason}; left out")
     for path, first in people.copies:
-        failures.remark(path, f"the same file as {plain_text(first)}; left out")
+        say(f"{path}: the same file as {plain_text(first)}; left out")
     for name in people.without:
         failures.fail(str(folder / name), "no photo with a face; this person is left out")
     for how in people.prepared:
         if not how.endswith("as they are"):
-            failures.remark(str(folder), f"of the crops, {people.prepared[how]}: {how}")
+            say(f"{folder}: of the crops, {people.prepared[how]}: {how}")
     return people
 
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
     """Embeddings by digest of a classifier that is there already, to be learned anew; {} where it is of another model."""
     from facespace.classifier_file import load
-    from facespace.errors import ClassifierError
+    from facespace.embedder import other_model
 
     if not output.exists():
         return {}
-    load(output)  # what is no classifier is not overwritten
-    try:
-        kept = load(output, embedder)
-    except ClassifierError:
+    kept = load(output)  # what is no classifier is not overwritten
+    if other_model(kept.model, embedder):
         return {}
     return dict(zip(kept.digests, kept.classifier.embeddings_, strict=True))
-
-
-def write_note(text: str) -> None:
-    """One line on stderr."""
-    typer.echo(f"facespace: {text}", err=True)
-
-
-def _try(classifier: Any, embeddings: npt.NDArray[np.float32], names: list[str]) -> Tried:
-    from facespace.classifier_test import try_on
-
-    return try_on(classifier, embeddings, names)

@@ -55,9 +55,7 @@ def name_photos(
 
 def named_face(face: Face, match: Match | Prediction) -> dict[str, Any]:
     """One named face as JSON."""
-    entry = {**face.as_dict(), **as_json(match)}
-    entry["similarity"] = None if match.similarity is None else round(match.similarity, 4)
-    return entry
+    return {**face.as_dict(), **as_json(match)}
 
 
 def as_json(match: Match | Prediction) -> dict[str, Any]:

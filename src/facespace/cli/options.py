@@ -56,4 +56,8 @@ EmbeddingDevice = Annotated[
 GalleryFile = Annotated[Path, typer.Option("--gallery", metavar="FILE", help="The gallery, one file.")]
 Largest = Annotated[bool, typer.Option("--largest", help="Of several faces in a photo take the largest.")]
 
+Aligned = Annotated[
+    bool, typer.Option("--aligned", help="The images are aligned crops, though there is no align.json beside them.")
+]
+
 DEFAULT_MIN_SIZE = 20.0

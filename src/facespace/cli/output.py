@@ -22,6 +22,11 @@ T = TypeVar("T")
 _MAX_STEM = 240  # bytes; a file name has at most 255, and an ending and a number are to come
 
 
+def say(line: str) -> None:
+    """A line beside the results, on stderr."""
+    print(f"facespace: {plain_text(line)}", file=sys.stderr, flush=True)
+
+
 class Report:
     """Counts what failed, so that one bad file never stops a run and the exit code still tells."""
 
@@ -31,13 +36,9 @@ class Report:
     def fail(self, path: str, reason: str, *, json: bool = False) -> None:
         """Say on stderr what is wrong with one file, and on stdout where results are JSON."""
         self.n_failed += 1
-        print(f"facespace: {plain_text(path)}: {plain_text(reason)}", file=sys.stderr, flush=True)
+        say(f"{path}: {reason}")
         if json:
             write_json({"image": plain_text(path), "error": reason})
-
-    def remark(self, path: str, remark: str) -> None:
-        """Say something of one file on stderr that is no failure."""
-        print(f"facespace: {plain_text(path)}: {plain_text(remark)}", file=sys.stderr, flush=True)
 
     def finish(self) -> None:
         """Leave the command: 0 when everything was read, 1 when something failed."""

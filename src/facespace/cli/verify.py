@@ -202,9 +202,10 @@ def _measure(
     from facespace.embedder import Embedder
     from facespace.evaluation import evaluate_pairs
     from facespace.mtcnn import MTCNN
+    from facespace.report_page import check_plots
 
     if output is not None:
-        report.check_plots()
+        check_plots()
         output.mkdir(parents=True, exist_ok=True)
     embedder = Embedder.load(model, device=device.value)
     pairs = source(embedder.spec)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from facespace.cli.output import progress_bar, write_line
-from facespace.cli.tutorial.program import Program, say, today, true_or_false
+from facespace.cli.output import progress_bar, say, write_line
+from facespace.cli.tutorial.program import Program, today, true_or_false
 
 
 def main(argv: list[str]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facespace.cli.output import Report, progress, write_line
+from facespace.cli.output import Report, progress, say, write_line
 from facespace.cli.tutorial import models
 from facespace.cli.tutorial.folders import looks_aligned
 from facespace.cli.tutorial.naming import figure, loaded, shown_name
-from facespace.cli.tutorial.program import Program, say, today
+from facespace.cli.tutorial.program import Program, today
 from facespace.errors import ClassifierError, DatasetError
 from facespace.text import plain_text
 

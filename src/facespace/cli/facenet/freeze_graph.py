@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from facespace.cli.output import write_line
-from facespace.cli.tutorial.program import Program, say, say_all, today
+from facespace.cli.output import say, write_line
+from facespace.cli.tutorial.program import Program, say_all, today
 
 
 def main(argv: list[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from facespace.cli.tutorial.program import Program, say
+from facespace.cli.output import say
+from facespace.cli.tutorial.program import Program
 from facespace.errors import RecipeError
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from facespace.cli.tutorial.program import Program, say
+from facespace.cli.output import say
+from facespace.cli.tutorial.program import Program
 from facespace.errors import RecipeError
 
 _MOST_IMAGES = 4  # of a person in a batch, in which triplets are chosen: 45 people with 40 are too many for any memory

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from facespace.cli.output import progress_bar, write_line
+from facespace.cli.output import progress_bar, say, write_line
 from facespace.cli.tutorial import lfw, models
-from facespace.cli.tutorial.program import Program, say, today
+from facespace.cli.tutorial.program import Program, today
 
 
 def main(argv: list[str]) -> None:

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from facespace.cli.output import write_line
-from facespace.cli.tutorial.program import Program, say, today
+from facespace.cli.output import say, write_line
+from facespace.cli.tutorial.program import Program, today
 from facespace.errors import RecipeError
 from facespace.text import plain_text
 

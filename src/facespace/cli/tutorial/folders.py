@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facespace.cli.output import Report, progress, write_line
-from facespace.cli.tutorial.program import say
+from facespace.cli.output import Report, progress, say, write_line
 from facespace.errors import DatasetError
 from facespace.text import plain_text
 

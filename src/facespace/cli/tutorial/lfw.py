@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facespace.cli.tutorial.program import say
+from facespace.cli.output import say
 from facespace.errors import DatasetError
 from facespace.text import plain_text
 

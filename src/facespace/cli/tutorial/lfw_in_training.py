@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace import image
+from facespace.cli.output import say
 from facespace.cli.tutorial import lfw
-from facespace.cli.tutorial.program import say
 from facespace.crop_record import read_record
 from facespace.datasets.pairs import PairList, find_photos, read_lfw_pairs
 from facespace.errors import RecipeError

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facespace.cli.output import write_line
-from facespace.cli.tutorial.program import say
+from facespace.cli.output import say, write_line
 from facespace.text import plain_text
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from facespace.cli.output import say
 from facespace.text import plain_text
 
 
@@ -84,11 +85,6 @@ def true_or_false(text: str) -> bool:
     if lowered in ("false", "0", "no"):
         return False
     raise argparse.ArgumentTypeError(f"wants True or False; got {text!r}")
-
-
-def say(line: str) -> None:
-    """A line beside the results."""
-    print(f"facespace: {plain_text(line)}", file=sys.stderr, flush=True)
 
 
 def say_all(lines: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from facespace.cli.tutorial.program import say
+from facespace.cli.output import say
 from facespace.errors import DatasetError, RecipeError
 from facespace.text import plain_text
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from facespace.cli.output import write_line
+from facespace.cli.output import say, write_line
 from facespace.cli.tutorial import lfw, lfw_in_training, rates
-from facespace.cli.tutorial.program import Program, say, say_all, today
+from facespace.cli.tutorial.program import Program, say_all, today
 from facespace.cli.tutorial.recipes import as_recipe, command_of
 from facespace.cli.tutorial.sources import datasets_of
 from facespace.errors import RecipeError
