@@ -1,7 +1,9 @@
 """Speed beside facenet-pytorch on the same cores: ours, theirs, ours, theirs; ratios of medians.
 
 `--peer` is the python of an environment that ../shared/tools/peers/make_venv.sh made. Photos are decoded beforehand on
-both sides; their better way of detecting (one by one, or batches of equal sizes) counts.
+both sides; their better way of detecting (one by one, or batches of equal sizes) counts. Embedding has rounds of its
+own, shorter and more: how fast bfloat16 is beside float32 depends on what else the processor's other programs compute,
+and changes within seconds.
 """
 
 from __future__ import annotations
@@ -60,6 +62,14 @@ def main() -> None:
 
     ours: dict[str, list[float]] = {}
     peers: dict[str, list[float]] = {}
+
+    def compare(turn: int, what: str, measured: dict[str, float], other: float) -> None:
+        for key, value in measured.items():
+            ours.setdefault(key, []).append(value)
+            peers.setdefault(key, []).append(other)
+        ratios = ", ".join(f"{value / other:.2f}x" for value in measured.values())
+        print(f"round {turn + 1} {what}: {ratios}", flush=True)
+
     for name in sets:
         detector.detect_many(images[name])  # compile for these shapes
     for embedder in embedders.values():
@@ -70,25 +80,18 @@ def main() -> None:
             measured[f"detect {name}, one a call"] = rate(
                 lambda name=name: [detector.detect(image) for image in images[name]], len(paths), 1
             )
-            for precision, embedder in embedders.items():
-                measured[f"embed {precision}"] = rate(lambda embedder=embedder: embedder.embed(crops), 32, 5)
             answer = theirs(args.peer, args.shared, paths)
-            detect = max(answer["detect_photos_per_s"], answer["detect_batches_of_16"] or 0)
-            compared = dict.fromkeys(measured, detect) | dict.fromkeys(
-                (key for key in measured if key.startswith("embed")), answer["embed_faces_per_s"]["32"]
-            )
-            for key in measured:
-                ours.setdefault(key, []).append(measured[key])
-                peers.setdefault(key, []).append(compared[key])
-            print(
-                f"round {turn + 1} {name}: " + ", ".join(f"{measured[k] / compared[k]:.2f}x" for k in measured),
-                flush=True,
-            )
+            compare(turn, name, measured, max(answer["detect_photos_per_s"], answer["detect_batches_of_16"] or 0))
+    for turn in range(4 * args.rounds):
+        measured = {f"embed {p}": rate(lambda e=e: e.embed(crops), len(crops), 9) for p, e in embedders.items()}
+        answer = theirs(args.peer, args.shared, sets["LFW view 1"][:1])
+        compare(turn, "embedding, batch 32", measured, answer["embed_faces_per_s"]["32"])
 
     what = {p: f"{e.runtime} {e.precision}" for p, e in embedders.items()}
     print(
         f"\n{processor()}, {facespace.network.usable_cores()} cores; detector {detector.runtime} float32; "
-        f"embed float32 = {what['float32']}, fastest = {what['fastest']}; medians of {args.rounds} rounds"
+        f"embed float32 = {what['float32']}, fastest = {what['fastest']}; medians of {args.rounds} "
+        f"rounds, of {4 * args.rounds} for embedding"
     )
     print(f"{'':<34}{'ours/s':>9}{'theirs/s':>10}{'ratio':>8}")
     for key in ours:

@@ -8,7 +8,6 @@ both ends until the result is made.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 from facespace.face import Face
 from facespace.mtcnn_networks import output_network, proposal_network, refinement_network
 from facespace.network import Device, Network, usable_cores
-from facespace.pyramid import CELL, layout
+from facespace.pyramid import CELL, Layout, layout
 from facespace.resample import area_crop, area_resize
 from facespace.suppression import non_maximum_suppression, non_maximum_suppressions
 
@@ -61,7 +60,9 @@ class _Blas:
 
 _BLAS = _Blas()
 _STRIDE = 2
-_BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)
+# Crops a network computes at once at most, by their side, and in steps of how many: what it makes of them in between
+# stays in a core's cache, and few shapes are met, each of which a runtime compiles for.
+_AT_ONCE = {24: (96, 8), 48: (24, 2)}
 _CHUNK_IMAGES = 6
 _CHUNK_PIXELS = 400_000
 _LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
@@ -69,18 +70,21 @@ _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while t
 
 
 class _Threads(NamedTuple):
-    """How a cascade works: `each` applies a function to many inputs, `run` computes a network."""
+    """How a cascade works: `each` applies a function to many inputs, `run` computes a network for several inputs."""
 
     each: Callable[..., Iterator[Any]]
-    run: Callable[..., list[npt.NDArray[np.float32]]]
+    run: Callable[[Network, Sequence[npt.NDArray[Any]]], list[npt.NDArray[np.float32]]]
 
 
 class _Candidates(NamedTuple):
-    """What P-Net found on one canvas, n cells: boxes (n,4), offsets (n,4), scores, level, and cell (row, column)."""
+    """What P-Net found on one canvas of K photos, n cells: boxes (n,4), offsets (n,4), scores, photo, level, and cell
+    (row, column) of that level.
+    """
 
     boxes: Array
     offsets: Array
     scores: Array
+    photo: npt.NDArray[np.int64]
     level: npt.NDArray[np.int64]
     cells: npt.NDArray[np.int64]
 
@@ -118,7 +122,7 @@ class MTCNN:
         self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect-part")
         self._large = threading.Semaphore(_LARGE_AT_ONCE)
-        self._spread = _Threads(self._pool.map, Network.run)
+        self._spread = _Threads(self._pool.map, _first_outputs)
         # Between the networks are many short NumPy calls. Threads that make them at once hand the interpreter's lock to
         # and fro and take longer for it, so only half of the drivers do while the others compute.
         self._turns = threading.Semaphore(max(1, usable_cores() // 2))
@@ -132,7 +136,8 @@ class MTCNN:
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         """The faces of one image (H,W,3) uint8 RGB; an empty list where there is none."""
         with _BLAS.one_thread():
-            return self._cascade([_planes(image)], self._spread)[0]
+            _check(image)
+            return self._cascade([image], self._spread)[0]
 
     def detect_many(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
@@ -142,29 +147,36 @@ class MTCNN:
     def _detect_chunk(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
         if images[0].shape[0] * images[0].shape[1] <= _CHUNK_PIXELS:
             with self._turns:
-                return self._cascade([_planes(image) for image in images], self._alone)
+                return self._cascade(images, self._alone)
         with self._large:
-            return self._cascade([_planes(images[0])], self._spread)
+            return self._cascade(images, self._spread)
 
-    def _run_between_turns(self, network: Network, inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
+    def _run_between_turns(self, network: Network, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         self._turns.release()
         try:
-            return network.run(inputs)
+            return _first_outputs(network, inputs)
         finally:
             self._turns.acquire()
 
-    def _cascade(self, images: Sequence[npt.NDArray[Any]], threads: _Threads) -> list[list[Face]]:
-        """The faces of images (3,H,W)."""
-        proposed = [self._propose(image, threads) for image in images]
+    def _cascade(self, photos: Sequence[npt.NDArray[np.uint8]], threads: _Threads) -> list[list[Face]]:
+        """The faces of photos (H,W,3). Those of one size go through the pyramid together."""
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for k, photo in enumerate(photos):
+            of_size.setdefault(photo.shape, []).append(k)
+        images: list[npt.NDArray[Any]] = [np.empty(0)] * len(photos)
+        proposed: list[Array] = [np.empty(0)] * len(photos)
+        for members in of_size.values():
+            stack = _planes([photos[k] for k in members])
+            for k, planes, boxes in zip(members, stack, self._propose(stack, threads), strict=True):
+                images[k], proposed[k] = planes, boxes
         owner = np.repeat(np.arange(len(images)), [len(boxes) for boxes in proposed])
         boxes = _squared(np.concatenate(proposed))
 
         head = self._classify(self._rnet, images, owner, boxes, threads)
         scores = _probability(head[:, 0]).astype(np.float64)
         passed = np.flatnonzero(scores > self.thresholds[1])
-        of_image = np.split(passed, np.searchsorted(owner[passed], np.arange(1, len(images))))
-        kept = non_maximum_suppressions([boxes[part] for part in of_image], [scores[part] for part in of_image], 0.7)
-        keep = np.concatenate([part[chosen] for part, chosen in zip(of_image, kept, strict=True)])
+        ends = np.searchsorted(owner[passed], np.arange(1, len(images)))
+        keep = _suppressed(passed, ends, boxes, scores, 0.7)
         owner = owner[keep]
         boxes = _squared(_regressed(boxes[keep], head[keep, 1:5]))
 
@@ -183,64 +195,64 @@ class MTCNN:
             results.append([_face(boxes[k], scores[k], landmarks[k]) for k in keep if _valid(boxes[k])])
         return results
 
-    def _propose(self, planes: npt.NDArray[Any], threads: _Threads) -> Array:
-        """Candidate boxes (n,4) of P-Net, regressed, not yet square."""
-        _, height, width = planes.shape
+    def _propose(self, images: npt.NDArray[Any], threads: _Threads) -> list[Array]:
+        """For each of K images of one size (K,3,H,W), candidate boxes (n,4) of P-Net, regressed, not yet square."""
+        n_images, _, height, width = images.shape
         plan = layout(height, width, self.min_size, self.factor)
         levels = list(
             threads.each(
-                lambda level: area_resize(planes, np.empty((3, level.height, level.width), np.uint8)), plan.levels
+                lambda level: area_resize(images, np.empty((n_images, 3, level.height, level.width), np.uint8)),
+                plan.levels,
             )
         )
 
         def scan(index: int) -> tuple[npt.NDArray[np.float32], _Candidates]:
             mask = plan.masks[index]
-            canvas = np.zeros((1, 4, *mask.shape), np.uint8)
-            canvas[0, 3] = mask
+            canvases = np.zeros((n_images, 4, *mask.shape), np.uint8)
+            canvases[:, 3] = mask
             for tile in plan.on_canvas(index):
-                part = levels[tile.level][:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-                canvas[0, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
-            (heads,) = threads.run(self._pnet, canvas)
-            return heads[0], self._decode(heads[0], plan.owners[index], plan)
+                part = levels[tile.level][..., tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+                canvases[:, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
+            heads = np.concatenate(threads.run(self._pnet, np.split(canvases, n_images)))
+            return heads, self._decode(heads, plan.owners[index], plan)
 
         scanned = list(threads.each(scan, range(len(plan.masks))))
         if not any(len(found.boxes) for _, found in scanned):
-            return np.empty((0, 4))
+            return [np.empty((0, 4))] * n_images
         parts = zip(*(found for _, found in scanned), strict=True)
-        boxes, offsets, scores, level, cells = (np.concatenate(part) for part in parts)
+        boxes, offsets, scores, photo, level, cells = (np.concatenate(part) for part in parts)
+        n_sets = n_images * len(plan.levels)
+        one_set = photo * len(plan.levels) + level
         # Where a level has one candidate alone, the 2018 program reads its offsets from the mirrored column. That is a
         # slip, and it is kept: it decides the crop of 8 in 1,000 photos of LFW, and with it what networks were shown.
-        for lone in np.flatnonzero(np.bincount(level) == 1):
-            index = int(np.flatnonzero(level == lone)[0])
-            canvas, y, x = plan.mirrored(int(lone), *cells[index].tolist())
-            offsets[index] = scanned[canvas][0][1:, y, x]
+        for index in np.flatnonzero(np.bincount(one_set, minlength=n_sets)[one_set] == 1).tolist():
+            canvas, y, x = plan.mirrored(int(level[index]), *cells[index].tolist())
+            offsets[index] = scanned[canvas][0][photo[index], 1:, y, x]
         # The 2018 program meets candidates level by level, column by column; that decides between equal scores.
-        order = np.lexsort((boxes[:, 1], boxes[:, 0], level))
-        starts = np.searchsorted(level[order], np.arange(len(plan.levels) + 1))
-        by_level = [order[start:stop] for start, stop in itertools.pairwise(starts) if stop > start]
-        kept = non_maximum_suppressions([boxes[part] for part in by_level], [scores[part] for part in by_level], 0.5)
-        keep = np.concatenate([part[chosen] for part, chosen in zip(by_level, kept, strict=True)])
-        keep = keep[non_maximum_suppression(boxes[keep], scores[keep], 0.7)]
-        boxes, offsets = boxes[keep], offsets[keep]
-        result: Array = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-        return result
+        order = np.lexsort((boxes[:, 1], boxes[:, 0], one_set))
+        keep = _suppressed(order, np.searchsorted(one_set[order], np.arange(1, n_sets)), boxes, scores, 0.5)
+        ends = np.searchsorted(photo[keep], np.arange(1, n_images))
+        keep = _suppressed(keep, ends, boxes, scores, 0.7)
+        regressed = boxes[keep] + offsets[keep] * np.tile(boxes[keep, 2:] - boxes[keep, :2], 2)
+        return np.split(regressed, np.searchsorted(photo[keep], np.arange(1, n_images)))
 
-    def _decode(self, heads: npt.NDArray[np.float32], owner: npt.NDArray[np.int32], plan: Any) -> _Candidates:
-        """The cells of one canvas that pass P-Net's threshold."""
+    def _decode(self, heads: npt.NDArray[np.float32], owner: npt.NDArray[np.int32], plan: Layout) -> _Candidates:
+        """The cells that pass P-Net's threshold on one canvas of K photos, whose outputs are (K,5,rows,columns)."""
         # The sigmoid of few: those whose logit may pass, and whose cell is part of a tile.
         low = self.thresholds[0]
-        cells = np.flatnonzero(heads[0] > np.log(low / (1 - low)) - 0.01)
-        scores = _probability(heads[0].ravel()[cells])
-        tiles = owner.ravel()[cells]
+        cells = np.flatnonzero(heads[:, 0] > np.log(low / (1 - low)) - 0.01)
+        photo, cells = np.divmod(cells, owner.size)
+        rows, columns = np.divmod(cells, owner.shape[1])
+        scores = _probability(heads[photo, 0, rows, columns])
+        tiles = owner[rows, columns]
         passed = (scores >= low) & (tiles >= 0)
-        scores = scores[passed]
-        rows, columns = np.divmod(cells[passed], owner.shape[1])
+        photo, rows, columns, scores = photo[passed], rows[passed], columns[passed], scores[passed]
         level, dy, dx, scale = plan.origins[tiles[passed]].T
         corner = np.stack([_STRIDE * columns + dx, _STRIDE * rows + dy], axis=1)
         boxes = np.trunc(np.hstack([corner + 1, corner + CELL]) / scale[:, None])
-        offsets = heads[1:, rows, columns].T.astype(np.float64)
+        offsets = heads[photo, 1:, rows, columns].astype(np.float64)
         cells = corner[:, ::-1].astype(np.int64) // _STRIDE
-        return _Candidates(boxes, offsets, scores.astype(np.float64), level.astype(np.int64), cells)
+        return _Candidates(boxes, offsets, scores.astype(np.float64), photo, level.astype(np.int64), cells)
 
     def _classify(
         self,
@@ -253,21 +265,30 @@ class MTCNN:
         """The network's outputs for n boxes; box k is of image number `owner[k]`."""
         side = int(network.inputs["crops"][2])
         pending = list(zip(owner.tolist(), boxes.astype(np.int64).tolist(), strict=True))
+        n = _part_size(len(pending), *_AT_ONCE[side])
 
         def run(start: int) -> npt.NDArray[np.float32]:
-            part = pending[start : start + _BATCHES[-1]]
-            # A runtime compiles for each batch size it meets, so few are used.
-            n = min(size for size in _BATCHES if size >= len(part))
+            part = pending[start : start + n]
             crops = np.empty((n, 3, side, side), np.float32)
             crops[len(part) :] = 0
             for crop, (k, (x1, y1, x2, y2)) in zip(crops, part, strict=False):
                 area_crop(images[k], (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
-            return threads.run(network, crops)[0][: len(part)]
+            return threads.run(network, [crops])[0][: len(part)]
 
         width = int(network.outputs["heads"][1])
-        return np.concatenate(
-            [np.empty((0, width), np.float32), *threads.each(run, range(0, len(pending), _BATCHES[-1]))]
-        )
+        return np.concatenate([np.empty((0, width), np.float32), *threads.each(run, range(0, len(pending), n))])
+
+
+def _first_outputs(network: Network, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+    return [network.run(one)[0] for one in inputs]
+
+
+def _part_size(n: int, most: int, step: int) -> int:
+    """The size of equal parts to cut `n` crops into, no larger than `most`: a runtime takes time to change the shape."""
+    if n <= 4:
+        return max(n, 1)
+    n_parts = -(-n // most)
+    return -(-n // (n_parts * step)) * step
 
 
 def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
@@ -291,12 +312,23 @@ def _check(image: npt.NDArray[np.uint8]) -> None:
         raise ValueError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} of shape {image.shape}")
 
 
-def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    """The image as (3,H,W), in float32 for the products to come unless that takes too much memory."""
-    _check(image)
-    dtype: npt.DTypeLike = np.float32 if image.size <= 3 * _FLOAT_PIXELS else np.uint8
+def _planes(photos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
+    """K photos of one size as (K,3,H,W), in float32 for the products to come unless that takes too much memory."""
+    height, width, _ = photos[0].shape
+    planes = np.empty((len(photos), 3, height, width), np.uint8)
+    for k, photo in enumerate(photos):
+        planes[k] = photo.transpose(2, 0, 1)
     # In two steps: NumPy transposes and converts at once more slowly.
-    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(dtype, copy=False)
+    return planes.astype(np.float32) if photos[0].size <= 3 * _FLOAT_PIXELS else planes
+
+
+def _suppressed(
+    candidates: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], boxes: Array, scores: Array, threshold: float
+) -> npt.NDArray[np.int64]:
+    """Which of the candidates, indices of boxes, stay when each of the sets cut at `ends` is suppressed for itself."""
+    sets = [part for part in np.split(candidates, ends) if len(part)]
+    kept = non_maximum_suppressions([boxes[part] for part in sets], [scores[part] for part in sets], threshold)
+    return np.concatenate([candidates[:0], *(part[chosen] for part, chosen in zip(sets, kept, strict=True))])
 
 
 def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

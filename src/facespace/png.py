@@ -1,8 +1,8 @@
 """Writing crops as PNG, quicker than Pillow does.
 
 Pillow tries all five filters of the format on every row, which is most of its work on photographs. One of them, the
-mean of the pixels to the left and above, is right for nearly all of their rows; the bytes left over are packed by zlib
-as run lengths. Files are a little larger than Pillow's with the same packing. PNG specification, 3rd edition, W3C.
+mean of the pixels to the left and above, is right for nearly all of their rows; the bytes left over are packed by
+ISA-L, much faster than by zlib and no larger. PNG specification, 3rd edition, W3C.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _AVERAGE = 3  # the filter's number
@@ -34,9 +35,8 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     filtered = np.empty((height, 1 + 3 * width), np.uint8)
     filtered[:, 0] = _AVERAGE
     np.subtract(rows, near.astype(np.uint8), out=filtered[:, 1:])
-    packer = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
-    data = packer.compress(filtered.tobytes()) + packer.flush()
+    data = isal_zlib.compress(filtered, 2)  # no level of it packs photographs better
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 

@@ -104,11 +104,19 @@ def _run(output: int, size: int, n: int, first: npt.NDArray[np.int64], taps: npt
 def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An image (C,H,W), values 0 to 255, resized into `out` (C,h,w) and, where that is uint8, rounded.
 
+    So are K images of one size (K,C,H,W) into (K,C,h,w), each to the same last bit as alone.
+
     >>> area_resize(np.array([[[0, 10], [20, 30]]], np.uint8), np.empty((1, 1, 1), np.float32)).tolist()
     [[[15.0]]]
     """
-    _, height, width = planes.shape
-    return area_crop(planes, (0, 0, height, width), out)
+    *_, depth, height, width = planes.shape
+    box = (0, 0, height, width)
+    if planes.ndim == 3:
+        return area_crop(planes, box, out)
+    at_once = max(1, _BETWEEN // (depth * out.shape[2] * width))
+    for start in range(0, len(planes), at_once):
+        _resize(planes[start : start + at_once], box, out[start : start + at_once])
+    return out
 
 
 def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -117,68 +125,74 @@ def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt
     The products take a float32 image as it lies in memory: many boxes are small, and copying one would take as long
     as resizing it.
     """
-    depth, n_rows, n_columns = planes.shape
+    _resize(planes[None], box, out[None])
+    return out
+
+
+def _resize(images: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]) -> None:
+    """The box of each of K images (K,C,H,W) into `out` (K,C,h,w)."""
+    n_images, depth, n_rows, n_columns = images.shape
     top, left, height, width = box
-    _, m, n = out.shape
+    m, n = out.shape[2:]
     shrink = m <= height and n <= width
     rows = _runs(height, m, shrink, _ROW_SPAN)
     columns = _runs(width, n, shrink, _COLUMN_SPAN)
     inside = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
-    in_place = inside and planes.dtype == np.float32 and planes.flags.c_contiguous
+    in_place = inside and images.dtype == np.float32 and images.flags.c_contiguous
     if not in_place and depth * height * width <= _BETWEEN:
-        planes, top, left, in_place = _cut(planes, box), 0, 0, True
+        images, top, left, in_place = _cut(images, box), 0, 0, True
     direct = out.dtype == np.float32 and out.flags.c_contiguous
     if in_place and direct and len(rows) == len(columns) == 1:
         # Most boxes; what follows would do the same in twice the time.
-        between = rows[0].weights @ _row_windows(rows[0], planes, top, left, width)
-        _columns_into(out.reshape(depth * m, n), columns[0], between.reshape(depth * m, width))
-        return out
+        between = rows[0].weights @ _row_windows(rows[0], images, top, left, width)
+        _columns_into(out.reshape(n_images, depth * m, n), columns[0], between.reshape(n_images, depth * m, width))
+        return
     for stripe in _stripes(rows, _BETWEEN // (depth * width)):
         y, y_end = stripe[0].output, stripe[-1].end
-        between = np.empty((depth, y_end - y, width), np.float32)
+        between = np.empty((n_images, depth, y_end - y, width), np.float32)
         for run in stripe:
             count, size, span = run.weights.shape
             if in_place:
-                windows = _row_windows(run, planes, top, left, width)
+                windows = _row_windows(run, images, top, left, width)
             else:
-                source = _cut(planes, (top + run.start, left, run.stride * (count - 1) + span, width))
+                source = _cut(images, (top + run.start, left, run.stride * (count - 1) + span, width))
                 windows = _row_windows(run, source, -run.start, 0, width)
-            part = between[:, run.output - y : run.end - y].reshape(depth, count, size, width)
+            part = between[:, :, run.output - y : run.end - y].reshape(n_images, depth, count, size, width)
             np.matmul(run.weights, windows, out=part)
         n_lines = depth * (y_end - y)
-        target = np.empty((n_lines, n), np.float32)
+        lines = between.reshape(n_images, n_lines, width)
+        target = np.empty((n_images, n_lines, n), np.float32)
         for run in columns:
-            _columns_into(target[:, run.output : run.end], run, between.reshape(n_lines, width))
+            _columns_into(target[:, :, run.output : run.end], run, lines)
         if out.dtype != np.float32:
             np.rint(target, out=target)
-        out[:, y:y_end] = target.reshape(depth, y_end - y, n)
-    return out
+        out[:, :, y:y_end] = target.reshape(n_images, depth, y_end - y, n)
 
 
 def _row_windows(
-    run: _Run, planes: npt.NDArray[np.float32], top: int, left: int, width: int
+    run: _Run, images: npt.NDArray[np.float32], top: int, left: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """What each block of rows reads, (C,count,span,width): views, which NumPy checks to stay inside the image."""
+    """What each block of rows reads, (K,C,count,span,width): views, which NumPy checks to stay inside the images."""
     top += run.start
     count, _, span = run.weights.shape
     if count == 1:
-        return planes[:, None, top : top + span, left : left + width]
-    plane, line, _ = planes.strides
-    shape, strides = (len(planes), count, span, width), (plane, line * run.stride, line, 4)
-    windows: npt.NDArray[np.float32] = np.ndarray(shape, np.float32, planes, line * top + 4 * left, strides)
+        return images[:, :, None, top : top + span, left : left + width]
+    image, plane, line, _ = images.strides
+    shape, strides = (*images.shape[:2], count, span, width), (image, plane, line * run.stride, line, 4)
+    windows: npt.NDArray[np.float32] = np.ndarray(shape, np.float32, images, line * top + 4 * left, strides)
     return windows
 
 
 def _columns_into(out: npt.NDArray[np.float32], run: _Run, lines: npt.NDArray[np.float32]) -> None:
-    """The columns `out` (lines, count · size) of one run."""
+    """The columns `out` (K, lines, count · size) of one run."""
     count, span, size = run.transposed.shape
     if count == 1:
-        np.matmul(lines[:, run.start : run.start + span], run.transposed[0], out=out)
+        np.matmul(lines[:, :, run.start : run.start + span], run.transposed[0], out=out)
         return
-    n_lines, width = lines.shape
-    strides = (4 * run.stride, 4 * width, 4)
-    windows = np.ndarray((count, n_lines, span), np.float32, lines, 4 * run.start, strides)
-    np.matmul(windows, run.transposed, out=out.reshape(n_lines, count, size).transpose(1, 0, 2))
+    n_images, n_lines, width = lines.shape
+    strides = (4 * n_lines * width, 4 * run.stride, 4 * width, 4)
+    windows = np.ndarray((n_images, count, n_lines, span), np.float32, lines, 4 * run.start, strides)
+    np.matmul(windows, run.transposed, out=out.reshape(n_images, n_lines, count, size).transpose(0, 2, 1, 3))
 
 
 def _stripes(runs: tuple[_Run, ...], n_outputs: int) -> list[tuple[_Run, ...]]:
@@ -194,13 +208,13 @@ def _stripes(runs: tuple[_Run, ...], n_outputs: int) -> list[tuple[_Run, ...]]:
     return stripes
 
 
-def _cut(planes: npt.NDArray[Any], box: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
-    """A copy in float32 of a box that may lie outside the image."""
-    depth, n_rows, n_columns = planes.shape
+def _cut(images: npt.NDArray[Any], box: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
+    """A copy in float32 of a box that may lie outside the images."""
+    n_images, depth, n_rows, n_columns = images.shape
     top, left, height, width = box
-    cut = np.zeros((depth, height, width), np.float32)
+    cut = np.zeros((n_images, depth, height, width), np.float32)
     y1, y2 = max(top, 0), min(top + height, n_rows)
     x1, x2 = max(left, 0), min(left + width, n_columns)
     if y1 < y2 and x1 < x2:
-        cut[:, y1 - top : y2 - top, x1 - left : x2 - left] = planes[:, y1:y2, x1:x2]
+        cut[:, :, y1 - top : y2 - top, x1 - left : x2 - left] = images[:, :, y1:y2, x1:x2]
     return cut
