@@ -66,7 +66,7 @@ LAYERS = [
         "clustering",
     ],
     ["model_source", "align_journal", "run_folder", "camera", "classifier_evidence"],
-    ["embedder", "fine_tuning", "run_log", "own_calibration"],
+    ["embedder", "fine_tuning", "run_log", "own_calibration", "same_weights"],
     ["gallery", "pipeline", "selftest", "aligner", "dataset_images", "classifier"],
     ["video_naming"],
     [

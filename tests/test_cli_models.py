@@ -141,7 +141,7 @@ def test_only_the_file_to_carry_it_elsewhere(cli: Cli, tmp_path: Path) -> None:
 def test_a_file_whose_hash_nobody_published(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "mirror" / MODELS[UNKNOWN].file
     for command in (["download", UNKNOWN], ["add", str(file), UNKNOWN]):
-        outcome = cli("models", *command)
+        outcome = cli("models", *command)  # and it holds no weights
         assert (outcome.code, outcome.out) == (1, "")
         assert outcome.errors[:-1] == notice(UNKNOWN)
         assert outcome.errors[-1].startswith("facespace: ")
@@ -156,7 +156,7 @@ def test_a_file_whose_hash_nobody_published(cli: Cli, tmp_path: Path) -> None:
         assert any(line.endswith(listed) for line in cli("models").lines)
         cli("models", "remove", UNKNOWN)
     outcome = cli("models", "download", UNKNOWN, "--unverified", "--output", tmp_path / "stick")
-    assert outcome.lines[0].endswith(f"  sha256 {SHA256}, unverified")
+    assert outcome.lines[0].endswith(f"  sha256 {SHA256}, not verified until it is added")
 
 
 def test_options_that_make_no_sense(cli: Cli, tmp_path: Path) -> None:

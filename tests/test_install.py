@@ -186,14 +186,28 @@ def test_a_published_file_stays_published(brought: Path, convert: Converter) -> 
     assert add(brought, CARD, unverified=True).verified == "published"
 
 
-def test_a_file_whose_hash_nobody_published(brought: Path, convert: Converter) -> None:
+def test_a_file_whose_hash_nobody_published(brought: Path, convert: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def check(path: Path, name: str) -> None:
+        asked.append((path.read_bytes(), name))
+        if len(asked) == 1:
+            raise ModelError(f"{path}: its weights are not those of {name}")
+
+    monkeypatch.setattr("facespace.same_weights.check_same_weights", check)
     with pytest.raises(ModelError) as error:
         add(brought, UNKNOWN)
     assert str(error.value) == (
-        f"{brought}: its SHA-256 is {sha256(ZIP)}; no public source names that of {UNKNOWN.file}: compare it with one "
-        "you trust and give it with --sha256, or take the file with --unverified"
+        f"{UNKNOWN.file}: its weights are not those of casia-webface; take the file nonetheless with --sha256 "
+        f"{sha256(ZIP)} or --unverified"
     )
+    assert convert.sources == []
+    assert add(brought, UNKNOWN).verified == "weights"
+    assert read_record(model_folder(UNKNOWN)).source["verified"] == "weights"
+    assert asked == [(ZIP, "casia-webface")] * 2
+    remove(UNKNOWN)
     assert add(brought, UNKNOWN, sha256=sha256(ZIP)).verified == "given"
+    assert len(asked) == 2
 
 
 def test_options_that_make_no_sense(brought: Path) -> None:
@@ -385,10 +399,9 @@ def test_a_download_of_the_wrong_size(mirrored: Path, convert: Converter) -> Non
 
 def test_a_download_without_a_published_hash(tmp_path: Path, convert: Converter) -> None:
     (tmp_path / "mirror" / UNKNOWN.file).write_bytes(GRAPH)
-    with pytest.raises(
-        ModelError, match=r"no public source names the SHA-256 of .*\.pt; give the one you trust with --sha"
-    ):
+    with pytest.raises(ModelError, match=r"\.pt: .*; take the file nonetheless with --sha256 [0-9a-f]{64} or --unver"):
         download(UNKNOWN)
+    assert downloads(model_folder(UNKNOWN).parents[1]) == []  # the next try asks for another
     with pytest.raises(ModelError, match=r"wanted the SHA-256 0+, got"):
         download(UNKNOWN, sha256="0" * 64)
     assert download(UNKNOWN, sha256=sha256(GRAPH)).verified == "given"

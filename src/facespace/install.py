@@ -26,15 +26,16 @@ from facespace.files import TEMPORARY, atomic_path
 from facespace.model_folder import is_model_folder, read_record
 from facespace.pretrained import RESEARCH_NOTE, ModelCard, home, model_folder
 
-Verified = Literal["published", "given", "unverified"]
+Verified = Literal["published", "weights", "given", "unverified"]
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
     """An installed model: its folder, and the SHA-256 of the file it was made of.
 
-    `verified` says what vouches for that file: `published` is the SHA-256 of the model's card, `given` was named by
-    the user, `unverified` is no more than what came. `remarks` are those of the conversion, a line each; `new` is
+    `verified` says what vouches for that file: `published` is the SHA-256 of the model's card, `weights` that it
+    computes with the numbers of another model, which the card names, `given` is a SHA-256 the user named, `unverified`
+    is no more than what came. `remarks` are those of the conversion, a line each; `new` is
     False for a model that was installed before.
     """
 
@@ -48,8 +49,9 @@ class Installed:
 def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: bool = False) -> Installed:
     """Install a model from a file that was brought here: the published one, or the frozen graph out of its zip.
 
-    Another file, and one whose SHA-256 nobody published, is taken only with its `sha256` or as `unverified`. Where
-    the model is installed from the same file already, nothing is done. Raises `ModelError`.
+    Another file is taken only with its `sha256` or as `unverified`; one whose SHA-256 nobody published also if it
+    holds the weights it should. Where the model is installed from the same file already, nothing is done. Raises
+    `ModelError`.
     """
     _check_options(card, sha256, unverified)
     if not file.is_file():
@@ -63,8 +65,8 @@ def download(
 ) -> Installed:
     """Fetch a model's published file, verify it, and install the model.
 
-    `sha256` or `unverified` is for models whose SHA-256 nobody published, and wanted for them. Nothing is fetched for
-    a model that is installed already. Raises `ModelError`.
+    `sha256` or `unverified` is for models whose SHA-256 nobody published; without them such a file must hold the
+    weights it should. Nothing is fetched for a model that is installed already. Raises `ModelError`.
     """
     _check_options(card, sha256, unverified)
     wanted = _wanted_by_download(card, sha256, unverified)
@@ -76,7 +78,12 @@ def download(
             raise _other_is_installed(card, there)
         target = _download_target(card)
         _fetch(card, target, wanted, progress)
-        installed = _install(target, card, sha256=sha256, unverified=unverified)
+        try:
+            installed = _install(target, card, sha256=sha256, unverified=unverified)
+        except ModelError:
+            if wanted is None:  # it may be the file's fault, and the next try shall fetch another
+                discard(target)
+            raise
         discard(target)
         return installed
 
@@ -144,11 +151,6 @@ def _check_options(card: ModelCard, sha256: str | None, unverified: bool) -> Non
 
 def _wanted_by_download(card: ModelCard, sha256: str | None, unverified: bool) -> str | None:
     if card.sha256 is None:
-        if sha256 is None and not unverified:
-            raise ModelError(
-                f"model {card.name}: no public source names the SHA-256 of {card.file}; give the one you trust with "
-                "--sha256, or take what comes with --unverified"
-            )
         return sha256
     if unverified or sha256 not in (None, card.sha256):
         raise ModelError(
@@ -183,6 +185,13 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None, unverified: boo
             if there.sha256 == digest or there.verified == verified == "published":
                 return there
             raise _other_is_installed(card, there)
+        if verified == "weights":
+            from facespace.same_weights import check_same_weights
+
+            try:
+                check_same_weights(copy, card.same_weights_as)
+            except ModelError as error:
+                raise ModelError(f"{error}; take the file nonetheless with --sha256 {digest} or --unverified") from None
         remarks = _convert(copy, card, work / "model", file=file.name, sha256=digest, verified=verified)
         try:
             (work / "model").rename(folder)
@@ -233,10 +242,7 @@ def _judge(file: Path, digest: str, card: ModelCard, sha256: str | None, unverif
     if unverified:
         return "unverified"
     if card.sha256 is None:
-        raise ModelError(
-            f"{file}: its SHA-256 is {digest}; no public source names that of {card.file}: compare it with one you "
-            "trust and give it with --sha256, or take the file with --unverified"
-        )
+        return "weights"  # if it passes
     raise ModelError(
         f"{file}: its SHA-256 is {digest}, not that of {card.file}, {card.sha256}; fetch it again from "
         f"{_web_page(card)}, or take it nonetheless with --sha256 or --unverified"

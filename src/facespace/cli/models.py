@@ -75,7 +75,7 @@ def list_(json: Json = False) -> None:
             ("accuracy", card.accuracy),
             ("licence", card.licence),
             ("origin", card.origin),
-            ("sha256", card.sha256 or "no public source names it"),
+            ("sha256", card.sha256 or f"no public source names it; known by its weights, {card.same_weights_as}'s"),
             ("web", card.url),
             ("file", _place(card) if card.url else place),
         ):
@@ -131,7 +131,8 @@ def download(
     if output is None:
         _report(card, installed)
     else:
-        write_line(f"{plain_text(str(path))}  sha256 {digest}{'' if card.sha256 or expected else ', unverified'}")
+        verified = card.sha256 or expected
+        write_line(f"{plain_text(str(path))}  sha256 {digest}{'' if verified else ', not verified until it is added'}")
         write_line(f"to install it there: facespace models add {card.file} {card.name}")
 
 
@@ -202,4 +203,9 @@ def _report(card: ModelCard, installed: Installed) -> None:
     write_line(f"sha256 {installed.sha256}, {_VOUCHED[installed.verified]}")
 
 
-_VOUCHED = {"published": "the published one", "given": "the one you gave", "unverified": "which nobody vouches for"}
+_VOUCHED = {
+    "published": "the published one",
+    "weights": "whose weights are those they should be",
+    "given": "the one you gave",
+    "unverified": "which nobody vouches for",
+}
