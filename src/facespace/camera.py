@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from facespace.errors import RuntimeUnavailable, VideoError
 from facespace.text import first_line
-from facespace.video import Frame, pyav, upright_pixels
+from facespace.video import Frame, pyav, titles_in_any_letters, upright_pixels
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ def _pictures(number: int) -> Iterator[tuple[float, Any]]:
     av = pyav()
     source = f"camera {number}"
     try:
-        container = av.open(name, format=device_format, options=options, metadata_errors="replace")
+        container = av.open(name, format=device_format, options=options, **titles_in_any_letters(av))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise VideoError(source, f"there is no such camera ({name})") from error
     except PermissionError as error:

@@ -119,6 +119,11 @@ def pyav() -> ModuleType:
     return av
 
 
+def titles_in_any_letters(av: ModuleType) -> dict[str, str]:
+    """What makes `av.open` take files whose titles are no UTF-8; from PyAV 19 on it takes them, and no word of it."""
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
 def upright_pixels(frame: VideoFrame, aspect: float = 1.0) -> RGB:
     """A decoded frame as (H,W,3) uint8 RGB, turned as its display matrix says; `aspect`: width of a pixel by height."""
     if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
@@ -148,12 +153,11 @@ def turned(pixels: RGB, matrix: tuple[int, int, int, int]) -> RGB:
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """(a, b, c, d) of what the file asks for; that of a frame shown as it is where it asks for nothing."""
-    entries: Any = frame.side_data
-    for data in entries:
-        if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-            return a, b, c, d
-    return 1, 0, 0, 1
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or data.buffer_size < 36:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    return a, b, c, d
 
 
 class _File:
@@ -203,7 +207,7 @@ def _opened(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoS
         try:
             # PyAV is given an open file, never its name, which could be an address to FFmpeg.
             options = {**limit, "format_whitelist": _FORMATS, "protocol_whitelist": "none"}
-            container = stack.enter_context(av.open(file, options=options, metadata_errors="replace"))
+            container = stack.enter_context(av.open(file, options=options, **titles_in_any_letters(av)))
         except Exception as error:  # a damaged file raises anything
             reason = f"not a video facespace reads, or damaged at its start ({_said(error)})"
             raise VideoError(path, reason) from error
