@@ -13,7 +13,20 @@ PACKAGE = ROOT / "src" / "facespace"
 
 # A module imports only from layers above its own line here (function-level imports and TYPE_CHECKING included).
 LAYERS = [
-    ["errors", "text", "files", "rates", "resample", "pyramid", "distance", "ahead", "png", "masked_crc", "tracking"],
+    [
+        "errors",
+        "text",
+        "files",
+        "rates",
+        "resample",
+        "pyramid",
+        "distance",
+        "ahead",
+        "png",
+        "masked_crc",
+        "tracking",
+        "wire_format",
+    ],
     ["registry", "ranks", "optimizers", "sampling", "augmentation", "tensor_file", "report_page"],
     [
         "image",

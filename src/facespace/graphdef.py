@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from facespace.errors import ModelError
 from facespace.onnx_graph import message_class
 from facespace.text import plain_text
+from facespace.wire_format import check_message_count
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
 MAX_NODES = 2**20  # far more than a face network has, its training included
@@ -78,12 +79,18 @@ def read_graph(path: str | Path) -> Graph:
 
 def parse_graph(data: bytes, source: str) -> Graph:
     """`read_graph` for bytes already in memory; `source` is named in errors."""
-    graph = GraphDef()
     try:
-        graph.ParseFromString(data)
-        return nodes_of(graph)
+        return nodes_of(graph_of(data))
     except (DecodeError, ValueError) as error:
         raise ModelError(f"{source}: not a TensorFlow frozen graph ({error})") from None
+
+
+def graph_of(data: bytes) -> Any:
+    """The GraphDef message of a file's bytes; `DecodeError` where they are none, `ValueError` where they hold too much."""
+    check_message_count(data, _TENSORFLOW, "GraphDef")
+    graph = GraphDef()
+    graph.ParseFromString(data)
+    return graph
 
 
 def nodes_of(graph: Any) -> Graph:

@@ -17,6 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from facespace.errors import ModelError
+from facespace.wire_format import check_message_count
 
 OPSET = 13
 IR_VERSION = 8
@@ -215,8 +216,9 @@ def parse_model(data: bytes, source: str) -> Any:
     """The parsed ModelProto of an ONNX file; `ModelError` names `source` when it is not one."""
     model = _Model()
     try:
+        check_message_count(data, _ONNX, "Model")
         model.ParseFromString(data)
-    except DecodeError as error:
+    except (DecodeError, ValueError) as error:
         raise ModelError(f"{source}: not an ONNX model ({error})") from None
     if not model.graph.node:
         raise ModelError(f"{source}: not an ONNX model (it has no operators)")

@@ -19,8 +19,8 @@ from facespace.errors import ModelError
 from facespace.graphdef import (
     MAX_VALUES,
     Graph,
-    GraphDef,
     attributes_of,
+    graph_of,
     inference_graph,
     inputs_of,
     new_constant,
@@ -119,11 +119,10 @@ def read_meta_graph(path: str | os.PathLike[str]) -> Graph:
     data = _read_at_most(path, MAX_META_BYTES + 1)
     if len(data) > MAX_META_BYTES:
         raise ModelError(f"{shown}: more than {MAX_META_BYTES} bytes, which no meta graph of a face network has")
-    meta, graph = _MetaGraph(), GraphDef()
+    meta = _MetaGraph()
     try:
         meta.ParseFromString(data)
-        graph.ParseFromString(meta.graph_def)
-        return nodes_of(graph)
+        return nodes_of(graph_of(meta.graph_def))
     except (DecodeError, ValueError) as error:
         raise ModelError(f"{shown}: not a TensorFlow meta graph ({error})") from None
 

@@ -1,0 +1,83 @@
+"""How many messages a protobuf file holds, counted in its bytes before it is parsed.
+
+A parsed message takes many times the bytes it has in its file, so two gigabytes of tiny ones would take all
+memory there is. The wire format is that of https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Schema = Mapping[str, list[tuple[str, int, str]]]
+
+MAX_MESSAGES = 2**22  # strings and bytes counted too; a face network with its training has a tenth of that
+_VALUES_A_MESSAGE = 16  # packed numbers that take the memory of one message
+
+
+def check_message_count(data: bytes, schema: Schema, root: str, limit: int = MAX_MESSAGES) -> None:
+    """`ValueError` where a message `root` of `schema` holds more than `limit` messages, strings and bytes in all.
+
+    Sixteen packed numbers count as one. Bytes that are no message end the count: the parser, which reads in the same
+    order, ends there too.
+
+    >>> schema = {"Item": [("name", 1, "string")], "List": [("item", 1, "Item*")]}
+    >>> check_message_count(b"\\n\\x00" * 3, schema, "List", limit=3)
+    >>> check_message_count(b"\\n\\x00" * 4, schema, "List", limit=3)
+    Traceback (most recent call last):
+    ValueError: it holds more than 3 messages
+    """
+    fields = {name: {number: kind.rstrip("*") for _, number, kind in entries} for name, entries in schema.items()}
+    count, position, end = 0, 0, len(data)
+    inside = fields[root]
+    outer: list[tuple[int, dict[int, str]]] = []
+    while True:
+        while position >= end:
+            if not outer:
+                return
+            end, inside = outer.pop()
+        key = data[position]  # most numbers are below 128, one byte
+        position += 1
+        if key >= 128:
+            key, position = _varint(data, position - 1, end)
+        kind = key & 7
+        if kind == 2:
+            if position >= end:
+                return
+            length = data[position]
+            position += 1
+            if length >= 128:
+                length, position = _varint(data, position - 1, end)
+            if position < 0 or position + length > end:
+                return
+            what = inside.get(key >> 3)
+            if what is not None:
+                within = fields.get(what)
+                count += 1 if within is not None or what in ("string", "bytes") else 1 + length // _VALUES_A_MESSAGE
+                if count > limit:
+                    raise ValueError(f"it holds more than {limit} messages")
+                if within is not None:
+                    outer.append((end, inside))
+                    end, inside = position + length, within
+                    continue
+            position += length
+        elif kind == 0:
+            _, position = _varint(data, position, end)
+        elif kind in (1, 5):
+            position += 8 if kind == 1 else 4
+        elif kind in (6, 7):
+            return  # 3 and 4 are the brackets of a group, which have no length
+        if position < 0:
+            return
+
+
+def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """The number at a position and the position after it, −1 where there is none."""
+    value = shift = 0
+    while 0 <= position < end and shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+        shift += 7
+    return 0, -1

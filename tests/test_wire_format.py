@@ -1,0 +1,99 @@
+"""Counting what a protobuf file holds, against the parsed message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facespace.onnx_graph import message_class
+from facespace.wire_format import check_message_count
+
+SCHEMA = {
+    "Leaf": [("number", 1, "int64"), ("text", 2, "string"), ("ratios", 3, "float*"), ("many", 20, "int64*")],
+    "Branch": [("leaf", 1, "Leaf*"), ("name", 2, "string*"), ("only", 300, "Leaf")],
+    "Tree": [("branch", 1, "Branch*"), ("content", 4, "bytes"), ("flag", 9, "bool")],
+}
+Tree = message_class("facespace.test.wire_format", SCHEMA, "Tree")
+
+leaves = st.fixed_dictionaries(
+    {},
+    optional={
+        "number": st.integers(-(2**63), 2**63 - 1),
+        "text": st.text(max_size=200),
+        "ratios": st.lists(st.floats(width=32), max_size=40),
+        "many": st.lists(st.integers(-5, 2**40), max_size=40),
+    },
+)
+branches = st.fixed_dictionaries(
+    {},
+    optional={"leaf": st.lists(leaves, max_size=4), "name": st.lists(st.text(max_size=9), max_size=4), "only": leaves},
+)
+trees = st.fixed_dictionaries(
+    {},
+    optional={"branch": st.lists(branches, max_size=4), "content": st.binary(max_size=300), "flag": st.booleans()},
+)
+
+
+def counted(message: Any) -> int:
+    """Messages, strings and bytes, and one for every sixteen bytes of packed numbers, as the parsed message tells."""
+    count = 0
+    for field, value in message.ListFields():
+        values = list(value) if field.is_repeated else [value]
+        if field.message_type is not None:
+            count += sum(1 + counted(one) for one in values)
+        elif field.cpp_type == field.CPPTYPE_STRING:
+            count += len(values)
+        elif field.is_repeated:
+            alone = type(message)(**{field.name: values})
+            n_bytes = alone.ByteSize() - (2 if field.number == 20 else 1)  # without the key
+            count += 1 + (n_bytes - (1 if n_bytes < 129 else 2)) // 16  # nor the length
+    return count
+
+
+@settings(max_examples=300, deadline=None)
+@given(trees)
+def test_what_is_counted_is_what_is_there(tree):
+    message = Tree(**tree)
+    data, n = message.SerializeToString(), counted(message)
+    check_message_count(data, SCHEMA, "Tree", limit=n)
+    if n:
+        with pytest.raises(ValueError, match=f"it holds more than {n - 1} messages"):
+            check_message_count(data, SCHEMA, "Tree", limit=n - 1)
+
+
+@settings(max_examples=500, deadline=None)
+@given(trees, st.data())
+def test_damaged_bytes_end_the_count_or_are_counted(tree, data):
+    """Whatever the bytes, what the parser takes was counted."""
+    whole = bytearray(Tree(**tree).SerializeToString() + data.draw(st.binary(max_size=20)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        if whole:
+            whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    message = Tree()
+    try:
+        message.ParseFromString(bytes(whole))
+    except DecodeError:
+        check_message_count(bytes(whole), SCHEMA, "Tree")  # it ends, without another error
+        return
+    n_messages = sum(1 + len(branch.leaf) + branch.HasField("only") for branch in message.branch)
+    if n_messages:
+        with pytest.raises(ValueError, match="holds more than"):
+            check_message_count(bytes(whole), SCHEMA, "Tree", limit=n_messages - 1)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x08", b"\x0a", b"\x0a\x05\x00", b"\x0a\x85", b"\x0f", b"\x80" * 12, b"\x0a\xff\xff\xff\xff\xff\xff\x7f"]
+)
+def test_what_is_no_message_ends_the_count(data):
+    check_message_count(data, SCHEMA, "Tree", limit=1)
+
+
+def test_packed_numbers_count():
+    many = Tree(branch=[{"leaf": [{"many": [1] * 1600}]}]).SerializeToString()
+    check_message_count(many, SCHEMA, "Tree", limit=103)
+    with pytest.raises(ValueError, match="more than 102"):
+        check_message_count(many, SCHEMA, "Tree", limit=102)
