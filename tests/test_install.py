@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from facespace.errors import ModelError
+from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.face import InputSpec
 from facespace.install import Installed, add, download, download_file, read_installed, remove
 from facespace.model_folder import ONNX, ModelRecord, read_record, write_model
@@ -189,25 +189,44 @@ def test_a_published_file_stays_published(brought: Path, convert: Converter) -> 
 def test_a_file_whose_hash_nobody_published(brought: Path, convert: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def check(path: Path, name: str) -> None:
+    def difference(path: Path, name: str) -> str | None:
         asked.append((path.read_bytes(), name))
-        if len(asked) == 1:
-            raise ModelError(f"{path}: its weights are not those of {name}")
+        return "all of them" if len(asked) == 1 else None
 
-    monkeypatch.setattr("facespace.same_weights.check_same_weights", check)
+    monkeypatch.setattr("facespace.same_weights.difference_from", difference)
     with pytest.raises(ModelError) as error:
         add(brought, UNKNOWN)
     assert str(error.value) == (
-        f"{UNKNOWN.file}: its weights are not those of casia-webface; take the file nonetheless with --sha256 "
-        f"{sha256(ZIP)} or --unverified"
+        f"{brought}: its weights are not those of casia-webface (all of them); fetch it again from {UNKNOWN.url}, or "
+        "take it nonetheless with --unverified"
     )
     assert convert.sources == []
     assert add(brought, UNKNOWN).verified == "weights"
     assert read_record(model_folder(UNKNOWN)).source["verified"] == "weights"
+    assert add(brought, UNKNOWN, unverified=True).verified == "weights"
     assert asked == [(ZIP, "casia-webface")] * 2
     remove(UNKNOWN)
     assert add(brought, UNKNOWN, sha256=sha256(ZIP)).verified == "given"
     assert len(asked) == 2
+
+
+def test_what_was_taken_unverified_is_not_taken_for_verified(brought: Path, convert: Converter) -> None:
+    add(brought, UNKNOWN, unverified=True)
+    assert add(brought, UNKNOWN, unverified=True).verified == "unverified"
+    for again in (lambda: add(brought, UNKNOWN), lambda: download(UNKNOWN)):
+        with pytest.raises(ModelError, match=r"installed already, .* \(unverified\); remove it first"):
+            again()
+
+
+def test_nothing_is_fetched_that_cannot_be_compared(
+    tmp_path: Path, home: Path, convert: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mirror" / UNKNOWN.file).write_bytes(GRAPH)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RuntimeUnavailable, match=r"^comparing a file with the weights of casia-webface: needs torch"):
+        download(UNKNOWN)
+    assert not (home / "downloads").exists() or downloads(home) == []
+    assert download(UNKNOWN, unverified=True).verified == "unverified"
 
 
 def test_options_that_make_no_sense(brought: Path) -> None:
@@ -399,7 +418,7 @@ def test_a_download_of_the_wrong_size(mirrored: Path, convert: Converter) -> Non
 
 def test_a_download_without_a_published_hash(tmp_path: Path, convert: Converter) -> None:
     (tmp_path / "mirror" / UNKNOWN.file).write_bytes(GRAPH)
-    with pytest.raises(ModelError, match=r"\.pt: .*; take the file nonetheless with --sha256 [0-9a-f]{64} or --unver"):
+    with pytest.raises(ModelError, match=r"\.pt: no file of torch weights$"):
         download(UNKNOWN)
     assert downloads(model_folder(UNKNOWN).parents[1]) == []  # the next try asks for another
     with pytest.raises(ModelError, match=r"wanted the SHA-256 0+, got"):

@@ -56,6 +56,7 @@ def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: b
     _check_options(card, sha256, unverified)
     if not file.is_file():
         raise ModelError(f"{file}: no such file; wanted {card.file}, from {_web_page(card)}")
+    _ready(card, sha256, unverified)
     with _alone(card):
         return _install(file, card, sha256=sha256, unverified=unverified)
 
@@ -73,9 +74,12 @@ def download(
     with _alone(card):
         there = read_installed(card)
         if there is not None:
-            if wanted in (None, there.sha256) or there.verified == "published":
+            if there.verified == "published" or _is_enough(
+                there, wanted or there.sha256, "unverified" if unverified else "given"
+            ):
                 return there
             raise _other_is_installed(card, there)
+        _ready(card, sha256, unverified)
         target = _download_target(card)
         _fetch(card, target, wanted, progress)
         try:
@@ -149,6 +153,14 @@ def _check_options(card: ModelCard, sha256: str | None, unverified: bool) -> Non
         raise ValueError(f"a SHA-256 has 64 digits of 0-9 and a-f; got {sha256[:80]!r}")
 
 
+def _ready(card: ModelCard, sha256: str | None, unverified: bool) -> None:
+    """Raises before anything is fetched or copied, where a file is to be compared and cannot be."""
+    if card.sha256 is None and sha256 is None and not unverified:
+        from facespace.same_weights import require_comparison
+
+        require_comparison(card.same_weights_as)
+
+
 def _wanted_by_download(card: ModelCard, sha256: str | None, unverified: bool) -> str | None:
     if card.sha256 is None:
         return sha256
@@ -182,16 +194,11 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None, unverified: boo
         verified = _judge(file, digest, card, sha256, unverified)
         there = read_installed(card)
         if there is not None:
-            if there.sha256 == digest or there.verified == verified == "published":
+            if _is_enough(there, digest, verified):
                 return there
             raise _other_is_installed(card, there)
         if verified == "weights":
-            from facespace.same_weights import check_same_weights
-
-            try:
-                check_same_weights(copy, card.same_weights_as)
-            except ModelError as error:
-                raise ModelError(f"{error}; take the file nonetheless with --sha256 {digest} or --unverified") from None
+            _check_weights(copy, file, card)
         remarks = _convert(copy, card, work / "model", file=file.name, sha256=digest, verified=verified)
         try:
             (work / "model").rename(folder)
@@ -230,7 +237,7 @@ def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[st
 
 
 def _judge(file: Path, digest: str, card: ModelCard, sha256: str | None, unverified: bool) -> Verified:
-    """What vouches for a file with this SHA-256; `ModelError` where nothing does."""
+    """What vouches for a file with this SHA-256, its weights if they pass; `ModelError` where nothing does."""
     if digest in (card.sha256, card.graph_sha256):
         if sha256 not in (None, digest):
             raise ModelError(f"{file}: wanted the SHA-256 {sha256}, got {digest}, which is the published one")
@@ -242,11 +249,28 @@ def _judge(file: Path, digest: str, card: ModelCard, sha256: str | None, unverif
     if unverified:
         return "unverified"
     if card.sha256 is None:
-        return "weights"  # if it passes
+        return "weights"
     raise ModelError(
         f"{file}: its SHA-256 is {digest}, not that of {card.file}, {card.sha256}; fetch it again from "
         f"{_web_page(card)}, or take it nonetheless with --sha256 or --unverified"
     )
+
+
+def _check_weights(copy: Path, file: Path, card: ModelCard) -> None:
+    from facespace.same_weights import difference_from
+
+    if difference := difference_from(copy, card.same_weights_as):
+        raise ModelError(
+            f"{file}: its weights are not those of {card.same_weights_as} ({difference}); fetch it again from "
+            f"{_web_page(card)}, or take it nonetheless with --unverified"
+        )
+
+
+def _is_enough(there: Installed, digest: str, verified: Verified) -> bool:
+    """Whether the installed model is what a file would make that has this SHA-256 and is vouched for like this."""
+    if there.verified == verified and verified in ("published", "weights"):
+        return True
+    return there.sha256 == digest and (there.verified != "unverified" or verified == "unverified")
 
 
 def _other_is_installed(card: ModelCard, there: Installed) -> ModelError:

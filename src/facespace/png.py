@@ -2,7 +2,7 @@
 
 Pillow tries all five filters of the format on every row, which is most of its work on photographs. One of them, the
 mean of the pixels to the left and above, is right for nearly all of their rows; the bytes left over are packed by
-ISA-L, much faster than by zlib and no larger. PNG specification, 3rd edition, W3C.
+ISA-L, much faster than by zlib and about as small. PNG specification, 3rd edition, W3C.
 """
 
 from __future__ import annotations

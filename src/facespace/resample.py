@@ -129,11 +129,12 @@ def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt
     top, left, height, width = box
     _, m, n = out.shape
     runs = _one_run_each(height, width, m, n)
-    inside = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
-    plain = planes.dtype == out.dtype == np.float32 and planes.flags.c_contiguous and out.flags.c_contiguous
-    if runs is None or not inside or not plain:
+    if runs is None or out.dtype != np.float32 or not out.flags.c_contiguous or depth * height * width > _BETWEEN:
         _resize(planes[None], box, out[None])
         return out
+    inside = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
+    if not inside or planes.dtype != np.float32 or not planes.flags.c_contiguous:
+        planes, top, left = _cut(planes[None], box)[0], 0, 0
     # Most boxes, and many of them: `_resize` does the same and takes longer for it.
     rows, columns = runs
     count, _, span = rows.weights.shape

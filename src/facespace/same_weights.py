@@ -20,18 +20,31 @@ _TOLERANCE = 1e-5  # of a layer's largest number: folding in float32, and no tra
 _NORM = ".batchnorm"
 
 
-def check_same_weights(path: Path, name: str) -> None:
-    """Raises `ModelError` unless the torch weights at `path` compute with the numbers of the named model."""
-    from facespace.torch_weights import read_state_dict
+def require_comparison(name: str) -> None:
+    """Raises `RuntimeUnavailable` or `ModelError` where no file can be compared with the named model here."""
+    from facespace.pretrained import MODELS, locate
+    from facespace.torch_weights import require_torch
 
+    require_torch(f"comparing a file with the weights of {name}")
+    locate(MODELS[name])
+
+
+def difference_from(path: Path, name: str) -> str | None:
+    """How the torch weights at `path` differ from the named model's, None where they are the same.
+
+    Raises `ModelError` where the file holds no weights of torch.
+    """
+    from facespace.torch_weights import is_torch_file, read_state_dict
+
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not is_torch_file(start) and start[8:9] != b"{":
+        raise ModelError(f"{path}: no file of torch weights")
     state = read_state_dict(path)
     from facespace.backbones.foreign_weights import from_state_dict
     from facespace.model_source import find_model
 
-    theirs = from_state_dict(state, source=str(path))
-    difference = first_difference(theirs, find_model(name).backbone()[0])
-    if difference:
-        raise ModelError(f"{path}: its weights are not those of {name} ({difference})")
+    return first_difference(from_state_dict(state, source=str(path)), find_model(name).backbone()[0])
 
 
 def first_difference(network: Backbone, other: Backbone) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,12 +96,10 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = (
-            "it wants to run code of its own" if "Unsupported" in str(error) or "GLOBAL" in str(error) else "damaged"
-        )
-        raise ModelError(
-            f"{path}: refused, {reason} ({first_line(error)}); wanted is a file of tensors alone, a state dict"
-        ) from None
+        # torch's own words advise to load it without the restriction.
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it wants to run code of its own ({wanted[1]})" if wanted else "damaged"
+        raise ModelError(f"{path}: refused, {reason}; wanted is a file of tensors alone, a state dict") from None
     except Exception as error:  # damaged archives raise whatever the reader trips over
         raise ModelError(f"{path}: cannot be read as weights of torch ({first_line(error)})") from None
     if not isinstance(state, dict):

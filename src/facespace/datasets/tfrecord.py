@@ -24,6 +24,7 @@ from facespace.errors import DatasetError
 from facespace.masked_crc import masked_crc
 from facespace.onnx_graph import message_class
 from facespace.text import plain_text
+from facespace.wire_format import check_message_count
 
 FILE_NAME = "tran.tfrecords"  # sic: so the programs of 2018 call it and look for it
 _ENDING = r"\.tfrecords?|\.tfrec|-\d{5}-of-\d{5}"
@@ -34,18 +35,16 @@ _FRAME = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 
 # A map of a protobuf is a list of entries on the wire; of two with one key the last counts.
-_Example = message_class(
-    "facespace.tfrecord",
-    {
-        "BytesList": [("value", 1, "bytes*")],
-        "Int64List": [("value", 1, "int64*")],
-        "Feature": [("bytes_list", 1, "BytesList"), ("int64_list", 3, "Int64List")],
-        "Entry": [("key", 1, "string"), ("value", 2, "Feature")],
-        "Features": [("feature", 1, "Entry*")],
-        "Example": [("features", 1, "Features")],
-    },
-    "Example",
-)
+_MESSAGES = {
+    "BytesList": [("value", 1, "bytes*")],
+    "Int64List": [("value", 1, "int64*")],
+    "Feature": [("bytes_list", 1, "BytesList"), ("int64_list", 3, "Int64List")],
+    "Entry": [("key", 1, "string"), ("value", 2, "Feature")],
+    "Features": [("feature", 1, "Entry*")],
+    "Example": [("features", 1, "Features")],
+}
+_Example = message_class("facespace.tfrecord", _MESSAGES, "Example")
+_MAX_MESSAGES = 2**18  # of one record
 
 
 class TFRecordImages:
@@ -192,8 +191,9 @@ def _checked(data: bytes) -> bytes:
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
+        check_message_count(data, _MESSAGES, "Example", _MAX_MESSAGES)
         return {entry.key: entry.value for entry in _Example.FromString(data).features.feature}
-    except DecodeError:
+    except (DecodeError, ValueError):
         raise DatasetError("no tf.train.Example") from None
 
 
