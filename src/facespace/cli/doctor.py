@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -28,6 +27,8 @@ _PACKAGES = (
 
 def doctor() -> None:
     """Print versions, runtime and precision in use, and test the default model on this machine."""
+    import importlib.metadata  # not above: it takes a good part of every command's start
+
     write_line(f"python       {platform.python_version()} ({sys.executable})")
     write_line(f"system       {platform.platform()}")
     for package in _PACKAGES:
