@@ -103,3 +103,14 @@ def test_sizes(network: Backbone) -> None:
                 network(torch.zeros(shape))
         with pytest.raises(ValueError, match=wanted + r".* uint8$"):
             network(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", known())
+def test_it_stays_on_the_device_it_is_put_on(name: str, training: bool) -> None:
+    """`meta` stands for any device but the processor: a tensor made elsewhere on the way would not mix with it."""
+    network = skeleton(name).train(training)
+    side = network.input_size or 160
+    features = network(torch.empty(2, 3, side, side, device="meta"))
+    assert (features.device.type, features.shape) == ("meta", (2, network.dimension))
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
