@@ -60,10 +60,10 @@ def list_(json: Json = False) -> None:
                     "origin": card.origin,
                     "training_data": card.training_data,
                     "sha256": card.sha256,
-                    "same_weights_as": card.same_weights_as or None,
                     "file": place,
                     "note": RESEARCH_NOTE,
                     "url": card.url or None,
+                    "same_weights_as": card.same_weights_as or None,
                 }
             )
             continue
