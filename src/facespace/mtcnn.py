@@ -225,7 +225,7 @@ class MTCNN:
         one_set = photo * len(plan.levels) + level
         # Where a level has one candidate alone, the 2018 program reads its offsets from the mirrored column. That is a
         # slip, and it is kept: it decides the crop of 8 in 1,000 photos of LFW, and with it what networks were shown.
-        for index in np.flatnonzero(np.bincount(one_set, minlength=n_sets)[one_set] == 1).tolist():
+        for index in np.flatnonzero(np.bincount(one_set)[one_set] == 1).tolist():
             canvas, y, x = plan.mirrored(int(level[index]), *cells[index].tolist())
             offsets[index] = scanned[canvas][0][photo[index], 1:, y, x]
         # The 2018 program meets candidates level by level, column by column; that decides between equal scores.

@@ -137,12 +137,8 @@ def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt
         planes, top, left = _cut(planes[None], box)[0], 0, 0
     # Most boxes, and many of them: `_resize` does the same and takes longer for it.
     rows, columns = runs
-    count, _, span = rows.weights.shape
-    plane, line, _ = planes.strides
-    start, strides = line * (top + rows.start) + 4 * left, (plane, line * rows.stride, line, 4)
-    windows = np.ndarray((depth, count, span, width), np.float32, planes, start, strides)
-    lines = (rows.weights @ windows).reshape(depth * m, width)
-    _columns_into(out.reshape(1, depth * m, n), columns, lines[None])
+    between = rows.weights @ _row_windows(rows, planes[None], top, left, width)
+    _columns_into(out.reshape(1, depth * m, n), columns, between.reshape(1, depth * m, width))
     return out
 
 
