@@ -210,7 +210,7 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None, unverified: boo
             raise
         return Installed(folder, digest, verified, remarks, new=True)
     except ModelError as error:  # the folder it may speak of is gone when it is read
-        raise ModelError(str(error).replace(f"{work}{os.sep}", "")) from None
+        raise ModelError(str(error).replace(str(work / card.file), str(file)).replace(f"{work}{os.sep}", "")) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
