@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,9 @@ def main() -> None:
     }
     detector = facespace.MTCNN()
     measured = []
-    for precision in ("float32", "fastest"):
-        embedder = facespace.Embedder.load(args.model, precision=precision)
+    for precision in ("float32", "bfloat16", "fastest"):
+        os.environ["FACESPACE_PRECISION"] = precision
+        embedder = facespace.Embedder.load(args.model)
         if any(entry["precision"] == embedder.precision for entry in measured):
             continue
         view = lfw.embed(args.shared, embedder, detector)

@@ -22,9 +22,10 @@ def main() -> None:
     seen = set()
     for runtime, device in (("openvino", "cpu"), ("onnxruntime", "cpu"), ("", "cuda"), ("", "mps")):
         os.environ["FACESPACE_RUNTIME"] = runtime
-        for precision in ("float32", "fastest"):
+        for precision in ("float32", "bfloat16", "fastest"):
+            os.environ["FACESPACE_PRECISION"] = precision
             try:
-                embedder = facespace.Embedder.load(precision=precision, device=device)
+                embedder = facespace.Embedder.load(device=device)
             except facespace.RuntimeUnavailable as error:
                 print(error)
                 break

@@ -44,6 +44,7 @@ LAYERS = [
     [
         "datasets",
         "graphdef",
+        "quantization",
         "suppression",
         "mtcnn_networks",
         "draw",

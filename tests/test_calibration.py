@@ -167,7 +167,7 @@ def test_every_shipped_table_is_whole() -> None:
         assert table["fingerprint"] == card.sha256
         assert len(table["center"]) == card.dimension
         assert 0 < np.linalg.norm(table["center"]) < 1
-        assert {"float32", "bfloat16"} == {entry["precision"] for entry in table["measured"]}
+        assert {"float32", "bfloat16", "int8"} == {entry["precision"] for entry in table["measured"]}
         for entry in table["measured"]:
             assert len(entry["fmr"]) == len(entry["similarity"]) >= 10
             assert (np.diff(entry["fmr"]) < 0).all()
@@ -180,7 +180,7 @@ def test_every_shipped_table_is_whole() -> None:
             assert (np.diff(shifts) > 0).all()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_find_prefers_the_precision(runtime: str, precision: str) -> None:
     found = calibration.find(MODELS[DEFAULT_MODEL].sha256, runtime=runtime, precision=precision)

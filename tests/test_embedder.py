@@ -80,12 +80,15 @@ def test_golden_embeddings(embedder, golden, n):
 
 
 @pytest.mark.shared
-def test_golden_embeddings_at_any_precision(golden):
-    """bfloat16 where the processor has it."""
+@pytest.mark.parametrize("pinned", ["fastest", "bfloat16"])
+def test_golden_embeddings_at_any_precision(monkeypatch, golden, pinned):
+    """Integers and bfloat16 where the processor has them."""
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
     crops, wanted = golden
     fastest = Embedder.load()
-    assert fastest.precision in ("float32", "bfloat16")
-    assert (fastest.embed(crops) * wanted).sum(axis=1).min() >= 0.9995
+    assert fastest.precision in ("float32", "int8" if pinned == "fastest" else "bfloat16")
+    for n in (1, 3, 8):
+        assert (fastest.embed(crops[-n:]) * wanted[-n:]).sum(axis=1).min() >= 0.9995
 
 
 def test_the_default_model_says_what_it_is(embedder):

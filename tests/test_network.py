@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from facespace import ModelError, RuntimeUnavailable, network
-from facespace.network import Network, openvino_device, openvino_problem, usable_cores
+from facespace.network import Network, lowest_precision, openvino_device, openvino_problem, usable_cores
 from facespace.onnx_graph import GraphBuilder
 
 RUNTIMES = [
@@ -68,17 +68,69 @@ def test_float32_can_be_demanded(monkeypatch, precision):
     assert Network(two_inputs(), source="x", precision=precision).precision == "float32"
 
 
+@pytest.mark.parametrize("pinned", ["", "fastest", "bfloat16", "float32"])
+def test_the_variable_lets_nothing_lower_be_used(monkeypatch, pinned):
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    assert lowest_precision("fastest") == (pinned or "fastest")
+    assert lowest_precision("float32") == "float32"
+
+
+def has_bfloat16() -> bool:
+    device = openvino_device()
+    return device is not None and "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+
+
 def test_fastest_is_what_the_processor_can():
     net = Network(two_inputs(), source="x")
-    device = openvino_device()
-    bf16 = device is not None and "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
-    assert net.precision == ("bfloat16" if bf16 else "float32")
-    assert net.runtime == ("openvino" if device else "onnxruntime")
+    assert net.precision == ("bfloat16" if has_bfloat16() else "float32")
+    assert net.runtime == ("openvino" if openvino_device() else "onnxruntime")
+
+
+def one_input(factor: float) -> bytes:
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", 2])
+    graph.output(graph.node("Mul", [x, graph.constant(np.float32([factor]))]), "y", np.float32, ["n", 2])
+    return graph.serialize()
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "pinned", "wanted"),
+    [
+        ("fastest", "", "int8"),
+        ("fastest", "fastest", "int8"),
+        ("fastest", "bfloat16", "bfloat16"),
+        ("fastest", "float32", "float32"),
+        ("float32", "", "float32"),
+        ("float32", "bfloat16", "float32"),
+    ],
+)
+def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, bfloat16, precision, pinned, wanted):
+    """The two models compute different things, so that it shows which of them does; parts run on the same one."""
+    if bfloat16 and not has_bfloat16():
+        pytest.skip("this processor does not compute in bfloat16")
+    if not bfloat16:
+        monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
+        wanted = "float32"
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    made = []
+
+    def int8() -> bytes:
+        made.append(1)
+        return one_input(8)
+
+    net = Network(one_input(2), source="x", precision=precision, int8=int8)
+    assert net.precision == wanted
+    factor = 8 if wanted == "int8" else 2
+    x = np.ones((3, 2), np.float32)
+    assert (net.run(x)[0] == factor).all()
+    assert all((part == factor).all() for part in net.run_parts([x, x, x]))
+    assert len(made) == (wanted == "int8")
 
 
 @pytest.mark.parametrize(
     ("variable", "allowed"),
-    [("FACESPACE_RUNTIME", "openvino, onnxruntime"), ("FACESPACE_PRECISION", "fastest, float32")],
+    [("FACESPACE_RUNTIME", "openvino, onnxruntime"), ("FACESPACE_PRECISION", "fastest, bfloat16, float32")],
 )
 def test_other_values_are_refused(monkeypatch, variable, allowed):
     monkeypatch.setenv(variable, "tensorrt")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from os import PathLike
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from facespace import calibration
+from facespace import calibration, quantization
 from facespace.errors import ModelError
 from facespace.face import InputSpec
 from facespace.model_source import find_model
@@ -80,8 +81,13 @@ class Embedder:
             network = TorchNetwork(backbone, device=device if gpu else "cpu", precision=precision)
         else:
             onnx, fingerprint = source.onnx()
+            ranges = quantization.find(fingerprint)
             network = Network(
-                onnx, source=str(source.path), precision=precision, device="cuda" if device == "cuda" else "cpu"
+                onnx,
+                source=str(source.path),
+                precision=precision,
+                device="cuda" if device == "cuda" else "cpu",
+                int8=partial(quantization.quantize, onnx, ranges, source=str(source.path)) if ranges else None,
             )
         embedder = cls(network, name=source.name, spec=source.spec, fingerprint=fingerprint, source=str(source.path))
         if source.card is None:

@@ -1,10 +1,11 @@
 """One compiled network on the fastest runtime of this machine.
 
 ONNX Runtime is always there. On x86-64 the OpenVINO execution provider is installed beside it and is taken
-when it loads: two to ten times faster, and in bfloat16 where the processor computes with it (AMX, AVX512-BF16).
+when it loads: two to ten times faster, and in bfloat16 where the processor computes with it (AMX, AVX512-BF16), there
+with convolutions in 8-bit integers where the model has been measured so.
 
 Two environment variables pin what is otherwise chosen, for comparisons and for hunting a difference:
-`FACESPACE_RUNTIME` = `openvino` | `onnxruntime` and `FACESPACE_PRECISION` = `fastest` | `float32`.
+`FACESPACE_RUNTIME` = `openvino` | `onnxruntime` and `FACESPACE_PRECISION` = `fastest` | `bfloat16` | `float32`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -34,11 +35,12 @@ _OPENVINO = "OpenVINOExecutionProvider"
 class Network:
     """A compiled ONNX model.
 
-    `precision="fastest"` lets the runtime compute in bfloat16 where that is quicker; `"float32"` never does.
-    `runtime` and `precision` (attributes) say what is really used: `openvino` or `onnxruntime`, `float32` or
-    `bfloat16`. One call takes all cores, and calls of several threads wait for each other; with `side_by_side` each
-    computes on one core and as many as there are cores run at once. `device="cuda"` computes on an NVIDIA GPU, where
-    the installed onnxruntime can; `auto` and `cpu` on the processor. Safe to share between threads.
+    `precision="fastest"` lets the runtime compute in bfloat16 where that is quicker, and there takes what `int8` makes:
+    the same network with convolutions in 8-bit integers; `"float32"` never does. `runtime` and `precision` (attributes)
+    say what is really used: `openvino` or `onnxruntime`; `float32`, `bfloat16` or `int8`, which is bfloat16 in what is
+    not a convolution in integers. One call takes all cores, and calls of several threads wait for each other; with
+    `side_by_side` each computes on one core and as many as there are cores run at once. `device="cuda"` computes on an
+    NVIDIA GPU, where the installed onnxruntime can; `auto` and `cpu` on the processor. Safe to share between threads.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Network:
         precision: Precision = "fastest",
         side_by_side: bool = False,
         device: Device = "auto",
+        int8: Callable[[], bytes] | None = None,
     ) -> None:
         import onnxruntime
 
@@ -66,8 +69,7 @@ class Network:
             raise RuntimeUnavailable(
                 f"FACESPACE_RUNTIME=openvino, but OpenVINO cannot be used here: {openvino_problem()}"
             )
-        if _choice("FACESPACE_PRECISION", ("fastest", "float32")) == "float32":
-            precision = "float32"
+        lowest = lowest_precision(precision)
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised; the runtime's own lines stay off stderr
@@ -76,9 +78,11 @@ class Network:
         if openvino is not None:
             self.runtime = "openvino"
             capabilities = openvino.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
-            if precision == "fastest" and "BF16" in capabilities:
+            if lowest != "float32" and "BF16" in capabilities:
                 self.precision = "bfloat16"
-            hint = {"float32": "f32", "bfloat16": "bf16"}[self.precision]
+                if int8 is not None and lowest == "fastest":
+                    self.precision, model = "int8", int8()
+            hint = "f32" if self.precision == "float32" else "bf16"
             config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
             if side_by_side:  # unpinned, or all of them would compute on the first core
                 config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
@@ -90,7 +94,10 @@ class Network:
             self.runtime = "cuda"
             # TF32 would round what is called float32 to ten bits.
             providers = [(_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider"]
-        self._again = functools.partial(Network, model, source=source, precision=precision, side_by_side=True)
+        made = None if int8 is None else lambda: model
+        self._again = functools.partial(
+            Network, model, source=source, precision=precision, side_by_side=True, int8=made
+        )
         self._aside: Network | None = None
         self._compile = functools.partial(onnxruntime.InferenceSession, model, options, providers=providers)
         try:
@@ -158,6 +165,12 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
     if value and value not in allowed:
         raise RuntimeUnavailable(f"{variable} must be one of {', '.join(allowed)}; it is {value!r}")
     return value or None
+
+
+def lowest_precision(precision: Precision) -> str:
+    """What a network that may compute in `precision` may use: `fastest`, `bfloat16` or `float32`."""
+    pinned = _choice("FACESPACE_PRECISION", ("fastest", "bfloat16", "float32"))
+    return "float32" if precision == "float32" else pinned or precision
 
 
 def usable_cores() -> int:

@@ -85,6 +85,7 @@ _ONNX = {
 _DTYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.float32): 1,
     np.dtype(np.uint8): 2,
+    np.dtype(np.int8): 3,
     np.dtype(np.int32): 6,
     np.dtype(np.int64): 7,
     np.dtype(np.bool_): 9,
@@ -227,21 +228,23 @@ def parse_model(data: bytes, source: str) -> Any:
 
 def read_weights(data: bytes, source: str) -> dict[str, npt.NDArray[Any]]:
     """The constants (initializers) of an ONNX file by name."""
-    weights = {}
-    for tensor in parse_model(data, source).graph.initializer:
-        dtype = _FROM_CODE.get(tensor.data_type)
-        if dtype is None:
-            raise ModelError(f"{source}: constant {tensor.name} has the unsupported type {tensor.data_type}")
-        shape = tuple(tensor.dims)
-        try:
-            values: npt.NDArray[Any] = (
-                np.frombuffer(tensor.raw_data, dtype=dtype.newbyteorder("<"))
-                if tensor.raw_data
-                else np.asarray(tensor.float_data if dtype == np.float32 else tensor.int64_data, dtype=dtype)
-            )
-        except (ValueError, OverflowError) as error:
-            raise ModelError(f"{source}: constant {tensor.name} is damaged ({error})") from None
-        if min(shape, default=0) < 0 or values.size != math.prod(shape):
-            raise ModelError(f"{source}: constant {tensor.name} has {values.size} values for shape {shape}")
-        weights[tensor.name] = values.reshape(shape).astype(dtype)
-    return weights
+    return {tensor.name: read_tensor(tensor, source) for tensor in parse_model(data, source).graph.initializer}
+
+
+def read_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:
+    """The array in a TensorProto; `ModelError` names `source` when it is damaged or of a type that is not read."""
+    dtype = _FROM_CODE.get(tensor.data_type)
+    if dtype is None:
+        raise ModelError(f"{source}: constant {tensor.name} has the unsupported type {tensor.data_type}")
+    shape = tuple(tensor.dims)
+    try:
+        values: npt.NDArray[Any] = (
+            np.frombuffer(tensor.raw_data, dtype=dtype.newbyteorder("<"))
+            if tensor.raw_data
+            else np.asarray(tensor.float_data if dtype == np.float32 else tensor.int64_data, dtype=dtype)
+        )
+    except (ValueError, OverflowError) as error:
+        raise ModelError(f"{source}: constant {tensor.name} is damaged ({error})") from None
+    if min(shape, default=0) < 0 or values.size != math.prod(shape):
+        raise ModelError(f"{source}: constant {tensor.name} has {values.size} values for shape {shape}")
+    return values.reshape(shape).astype(dtype)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import RuntimeUnavailable
+from facespace.network import Precision, lowest_precision
 
 if TYPE_CHECKING:
     from facespace.backbones import Backbone
-    from facespace.network import Precision
 
 
 class TorchNetwork:
@@ -29,7 +29,7 @@ class TorchNetwork:
         check_device(device)
         self.runtime = f"torch-{device}"
         self._device = torch.device(device)
-        half = precision == "fastest" and device == "cuda" and torch.cuda.is_bf16_supported()
+        half = lowest_precision(precision) != "float32" and device == "cuda" and torch.cuda.is_bf16_supported()
         self.precision = "bfloat16" if half else "float32"
         move: Any = backbone.eval().to  # of whose forms mypy knows not this one
         self._backbone = move(self._device, memory_format=torch.channels_last)

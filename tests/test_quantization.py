@@ -1,0 +1,146 @@
+"""Convolutions in integers against arithmetic written out, and the shipped tables of ranges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facespace import Embedder, quantization
+from facespace.model_source import find_model
+from facespace.network import Network
+from facespace.onnx_graph import GraphBuilder, parse_model, read_weights
+from facespace.pretrained import MODELS
+from facespace.quantization import quantize
+
+RNG = np.random.default_rng(0)
+FIRST = RNG.normal(size=(5, 3, 3, 3)).astype(np.float32)
+SECOND = RNG.normal(size=(4, 5, 1, 1)).astype(np.float32) * np.array([1, 10, 0.01, 0], np.float32)[:, None, None, None]
+BIAS = RNG.normal(size=4).astype(np.float32)
+
+
+def two_convolutions() -> bytes:
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", 3, 6, 6])
+    y = graph.node("Relu", [graph.node("Conv", [x, graph.constant(FIRST)])])
+    z = graph.node("Conv", [y, graph.constant(SECOND), graph.constant(BIAS)])
+    graph.output(graph.node("Add", [z, graph.constant(np.float32([[[0.5]]]))]), "z", np.float32, ["n", 4, 4, 4])
+    return graph.serialize()
+
+
+def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    high, wide = kernel.shape[2:]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (high, wide), axis=(2, 3))
+    return np.einsum("nchwij,ocij->nohw", windows.astype(np.float64), kernel)
+
+
+def rounded_map(x: np.ndarray, at: float) -> np.ndarray:
+    scale = np.float32(at / 255)
+    return np.clip(np.rint(x / scale), 0, 255) * np.float64(scale)
+
+
+def rounded_kernel(kernel: np.ndarray) -> np.ndarray:
+    scale = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True) / np.float32(127)
+    return np.rint(np.divide(kernel, scale, where=scale > 0, out=np.zeros_like(kernel))) * scale.astype(np.float64)
+
+
+def oracle(x: np.ndarray, ranges: list[float | None]) -> np.ndarray:
+    for k, (kernel, at) in enumerate(zip((FIRST, SECOND), ranges, strict=True)):
+        if at is not None:
+            x, kernel = rounded_map(x, at), rounded_kernel(kernel)
+        x = convolved(x, kernel)
+        if k == 0:
+            x = np.maximum(x, 0)
+    return x + BIAS[:, None, None] + 0.5
+
+
+@pytest.mark.parametrize("ranges", [[None, None], [None, 5.0], [1.0, None], [1.0, 5.0], [0.5, 2.0]])
+def test_against_arithmetic_written_out(monkeypatch, ranges):
+    monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
+    x = RNG.random((7, 3, 6, 6)).astype(np.float32)  # 0.5 and 2.0 cut values off
+    network = Network(quantize(two_convolutions(), ranges, source="two"), source="two", precision="float32")
+    found, wanted = network.run(x)[0], oracle(x, ranges)
+    # A value on the border between two steps may fall to either side; then one step of one input is the difference.
+    assert np.median(np.abs(found - wanted)) <= 1e-4
+    assert np.abs(found - wanted).max() <= 2 * 5 / 255 * np.abs(SECOND).max()
+    if any(ranges):
+        assert np.abs(found - oracle(x, [None, None])).max() > 1e-3
+
+
+def test_no_range_changes_nothing():
+    data = two_convolutions()
+    assert parse_model(quantize(data, [None, None], source="two"), "") == parse_model(data, "")
+
+
+def test_only_what_is_rounded_becomes_integers():
+    data = two_convolutions()
+    weights = read_weights(quantize(data, [None, 5.0], source="two"), "")
+    before = read_weights(data, "")
+    assert sum(w.dtype == np.int8 and w.shape == SECOND.shape for w in weights.values()) == 1
+    kept = [name for name, w in before.items() if w.shape != SECOND.shape]
+    assert kept
+    for name in kept:
+        np.testing.assert_array_equal(weights[name], before[name])
+    assert not any(w.dtype == np.float32 and w.shape == SECOND.shape for w in weights.values())
+
+
+def test_what_two_convolutions_share_is_rounded_once():
+    graph = GraphBuilder()
+    x = graph.node("Relu", [graph.input("x", np.float32, ["n", 1, 2, 2])])
+    kernel = graph.constant(np.ones((1, 1, 1, 1), np.float32))
+    both = [graph.node("Conv", [x, kernel]) for _ in range(2)]
+    graph.output(graph.node("Concat", both, axis=1), "y", np.float32, ["n", 2, 2, 2])
+    made = [node.op_type for node in parse_model(quantize(graph.serialize(), [1.0, 1.0], source="x"), "").graph.node]
+    assert made.count("QuantizeLinear") == 1
+    assert made.count("DequantizeLinear") == 2
+    wider = [node.op_type for node in parse_model(quantize(graph.serialize(), [1.0, 2.0], source="x"), "").graph.node]
+    assert wider.count("QuantizeLinear") == 2
+
+
+@pytest.mark.parametrize("ranges", [[], [1.0], [1.0, 1.0, 1.0]])
+def test_a_range_for_every_convolution(ranges):
+    with pytest.raises(ValueError, match=rf"^two: {len(ranges)} ranges for 2 convolutions$"):
+        quantize(two_convolutions(), ranges, source="two")
+
+
+# --- the shipped tables -------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_table_fits_its_model():
+    files = sorted((Path(quantization.__file__).parent / "activation_ranges").glob("*.json"))
+    assert files
+    for file in files:
+        table = json.loads(file.read_text())
+        model, fingerprint = find_model(table["model"]).onnx()
+        assert table["fingerprint"] == fingerprint == MODELS[table["model"]].sha256
+        ranges = quantization.find(fingerprint)
+        assert ranges == tuple(table["ranges"])
+        assert ranges[0] is None  # the first sees the picture, and half of that is negative
+        assert sum(at is not None for at in ranges) > len(ranges) / 2
+        assert all(at is None or 0.1 < at < 100 for at in ranges)
+        small = quantize(model, ranges, source=file.name)
+        assert len(small) < 0.5 * len(model)
+
+
+def test_weights_nobody_measured():
+    assert quantization.find("0" * 64) is None
+
+
+def test_the_default_model_hardly_moves(monkeypatch, embedder, detector, hopper_file, collins_file, stranger_file):
+    """In integers on any machine, the rest in float32: what is lost is lost by the rounding alone."""
+    from facespace import align, read
+
+    crops = []
+    for file in (hopper_file, collins_file, stranger_file):
+        image = read(file)
+        face = max(detector.detect(image), key=lambda f: f.score)
+        crops += [align(image, face, embedder.spec), align(image[:, ::-1].copy(), face, embedder.spec)]
+    model, fingerprint = find_model("casia-webface").onnx()
+    ranges = quantization.find(fingerprint)
+    monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
+    network = Network(quantize(model, ranges, source="casia"), source="casia", precision="float32")
+    rounded = Embedder(network, name="casia", spec=embedder.spec, fingerprint="")
+    cosine = (rounded.embed(np.stack(crops)) * embedder.embed(np.stack(crops))).sum(axis=1)
+    assert 0.9995 <= cosine.min() <= cosine.max() < 0.9999999
