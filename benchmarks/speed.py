@@ -2,8 +2,8 @@
 
 `--peer` is the python of an environment that ../shared/tools/peers/make_venv.sh made. Photos are decoded beforehand on
 both sides; their better way of detecting (one by one, or batches of equal sizes) counts. Embedding has rounds of its
-own, shorter and more: how fast bfloat16 is beside float32 depends on what else the processor's other programs compute,
-and changes within seconds.
+own, shorter and more: how fast the matrix unit is depends on what other programs compute on the processor, and changes
+within seconds.
 """
 
 from __future__ import annotations

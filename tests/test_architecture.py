@@ -80,7 +80,7 @@ LAYERS = [
         "clustering",
     ],
     ["model_source", "align_journal", "run_folder", "camera", "classifier_evidence"],
-    ["embedder", "fine_tuning", "run_log", "own_calibration", "same_weights"],
+    ["embedder", "fine_tuning", "run_log", "own_calibration"],
     ["gallery", "pipeline", "selftest", "aligner", "dataset_images", "classifier"],
     ["video_naming"],
     [

@@ -126,7 +126,6 @@ def test_models() -> None:
     (card,) = [card for card in done.json if card["default"]]
     assert list(card) == [
         "name", "default", "network", "dimension", "input_spec", "licence", "origin", "training_data", "sha256", "file", "note", "url",
-        "same_weights_as",
     ]  # fmt: skip
     assert card["dimension"] == 512
     assert facespace.InputSpec.from_dict(card["input_spec"]) == MODELS["casia-webface"].spec

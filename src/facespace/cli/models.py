@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, download, add and remove named models.", rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of `facespace models`.")]
-Sha256 = Annotated[
-    str | None,
-    typer.Option("--sha256", metavar="HEX", help="The SHA-256 you expect of a file whose own is not published."),
-]
-Unverified = Annotated[
-    bool, typer.Option("--unverified", help="Take a file whose SHA-256 nobody vouches for; it is printed and recorded.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -63,7 +56,6 @@ def list_(json: Json = False) -> None:
                     "file": place,
                     "note": RESEARCH_NOTE,
                     "url": card.url or None,
-                    "same_weights_as": card.same_weights_as or None,
                 }
             )
             continue
@@ -76,7 +68,7 @@ def list_(json: Json = False) -> None:
             ("accuracy", card.accuracy),
             ("licence", card.licence),
             ("origin", card.origin),
-            ("sha256", card.sha256 or f"no public source names it; known by its weights, {card.same_weights_as}'s"),
+            ("sha256", card.sha256),
             ("web", card.url),
             ("file", _place(card) if card.url else place),
         ):
@@ -111,8 +103,6 @@ def download(
             "--output", metavar="DIR", help="Only fetch and verify the file, into DIR, to be carried elsewhere."
         ),
     ] = None,
-    sha256: Sha256 = None,
-    unverified: Unverified = False,
 ) -> None:
     """Fetch a model from the web, verify it, and install it.
 
@@ -122,18 +112,16 @@ def download(
     from facespace.install import download, download_file
 
     card = _card(name)
-    expected = _checked(sha256, unverified)
     _notice(card)
     with progress_bar(card.file) as progress:
         if output is None:
-            installed = download(card, sha256=expected, unverified=unverified, progress=progress)
+            installed = download(card, progress=progress)
         else:
-            path, digest = download_file(card, output, sha256=expected, unverified=unverified, progress=progress)
+            path, digest = download_file(card, output, progress=progress)
     if output is None:
         _report(card, installed)
     else:
-        verified = card.sha256 or expected
-        write_line(f"{plain_text(str(path))}  sha256 {digest}{'' if verified else ', not verified until it is added'}")
+        write_line(f"{plain_text(str(path))}  sha256 {digest}")
         write_line(f"to install it there: facespace models add {card.file} {card.name}")
 
 
@@ -141,8 +129,14 @@ def download(
 def add(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The model's published file, from wherever it came.")],
     name: Name,
-    sha256: Sha256 = None,
-    unverified: Unverified = False,
+    sha256: Annotated[
+        str | None,
+        typer.Option("--sha256", metavar="HEX", help="The SHA-256 you expect, of another file than the published one."),
+    ] = None,
+    unverified: Annotated[
+        bool,
+        typer.Option("--unverified", help="Take a file nobody vouches for; its SHA-256 is printed and recorded."),
+    ] = False,
 ) -> None:
     """Verify a file that was brought here, and install the model it holds; no network is needed."""
     from facespace.install import add
@@ -206,7 +200,6 @@ def _report(card: ModelCard, installed: Installed) -> None:
 
 _VOUCHED = {
     "published": "the published one",
-    "weights": "whose weights are those they should be",
     "given": "the one you gave",
     "unverified": "which nobody vouches for",
 }
