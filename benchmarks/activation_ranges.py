@@ -1,9 +1,9 @@
 """Measures what `facespace.quantization` needs of a model, and writes it as a table.
 
-A convolution's range is the largest value that goes into it, over crops of ../shared/data/train_182. Each is then
-computed in integers alone, and what that costs, 1 − cosine to float32 on average over other crops, is set against the
-multiplications it saves: above `WORTH` for a million of them it keeps its floats. The last lines are of crops that had no
-part in either.
+A convolution's range is the largest value that goes into it, over crops of ../shared/data/train_182 (CelebA). Each is
+then computed in integers alone, and what that costs, 1 − cosine to float32 on average over other crops, is set against
+the multiplications it saves: above `WORTH` for a million of them it keeps its floats. The last lines are of crops that
+had no part in either.
 
     python benchmarks/activation_ranges.py --output src/facespace/activation_ranges/casia-webface.json
 """
@@ -108,7 +108,8 @@ def main() -> None:
     table = {
         "model": args.model,
         "fingerprint": fingerprint,
-        "data": f"{len(measuring)} crops of CelebA for the ranges, {len(choosing)} others for the choice",
+        "input_spec": spec.as_dict(),
+        "data": f"train_182: {len(measuring)} crops for the ranges, {len(choosing)} others for the choice",
         "ranges": chosen,
     }
     args.output.write_text(json.dumps(table, indent=1).replace(",\n  ", ", ") + "\n")

@@ -178,24 +178,14 @@ def test_another_file_that_is_here_is_replaced(site: Site, target: Path) -> None
     assert target.read_bytes() == CONTENT
 
 
-def test_without_a_hash_it_is_fetched_and_its_hash_told(site: Site, target: Path) -> None:
-    target.parent.mkdir()
-    target.write_bytes(OTHER)
-    assert fetch(site.url, target, sha256=None) == SHA256
-    assert target.read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("sha256", [SHA256, None])
-def test_a_body_in_chunks(site: Site, target: Path, sha256: str | None) -> None:
+def test_a_body_in_chunks(site: Site, target: Path) -> None:
     site.chunked = True
-    assert fetch(site.url, target, sha256=sha256) == SHA256
+    assert fetch(site.url, target, sha256=SHA256) == SHA256
 
 
-def test_a_body_without_an_end_wants_a_hash(site: Site, target: Path) -> None:
+def test_a_body_without_an_end(site: Site, target: Path) -> None:
     site.length = False
     assert fetch(site.url, target, sha256=SHA256) == SHA256
-    with pytest.raises(ModelError, match=r"does not say where the file ends; give its SHA-256$"):
-        fetch(site.url, target, sha256=None)
 
 
 # Broken off and completed
@@ -243,10 +233,11 @@ def test_a_server_that_ignores_ranges_starts_anew(site: Site, target: Path) -> N
 
 def test_a_file_that_changed_meanwhile_comes_whole(site: Site, target: Path) -> None:
     site.cuts = [300_000, 0]
+    other = hashlib.sha256(OTHER).hexdigest()
     with pytest.raises(ModelError):
-        fetch(site.url, target, sha256=None)
+        fetch(site.url, target, sha256=other)
     site.content, site.etag = OTHER, '"two"'
-    assert fetch(site.url, target, sha256=None) == hashlib.sha256(OTHER).hexdigest()
+    assert fetch(site.url, target, sha256=other) == other
     assert site.asked[-1]["If-Range"] == '"one"'
 
 
@@ -262,15 +253,8 @@ def test_a_server_that_mixes_two_files_is_asked_once_more_for_all(site: Site, ta
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_without_a_way_to_know_the_file_again_it_is_fetched_anew(site: Site, target: Path, etag: str | None) -> None:
+def test_a_server_that_gives_the_file_no_mark_is_no_hindrance(site: Site, target: Path, etag: str | None) -> None:
     site.etag = etag
-    site.cuts = [300_000]
-    assert fetch(site.url, target, sha256=None) == SHA256
-    assert [asked.get("Range") for asked in site.asked] == [None, None]
-
-
-def test_with_a_hash_that_is_no_hindrance(site: Site, target: Path) -> None:
-    site.etag = None
     site.cuts = [300_000]
     assert fetch(site.url, target, sha256=SHA256) == SHA256
     assert [asked.get("Range") for asked in site.asked] == [None, "bytes=300000-"]
@@ -631,20 +615,16 @@ ANSWERS = st.one_of(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(answer=ANSWERS, start=st.sampled_from([0, 3]), known=st.booleans())
+@given(answer=ANSWERS, start=st.sampled_from([0, 3]))
 def test_whatever_a_server_says_is_one_error(
-    babbler: tuple[str, list[bytes]], tmp_path: Path, answer: bytes, start: int, known: bool
+    babbler: tuple[str, list[bytes]], tmp_path: Path, answer: bytes, start: int
 ) -> None:
     url, says = babbler
     says[0] = answer
     target = tmp_path / "weights.pt"
     target.with_name("weights.pt.part").write_bytes(b"abc"[:start])
     target.with_name("weights.pt.part.json").write_text(json.dumps({"url": url, "validator": '"a"', "total": None}))
-    try:
-        fetch(url, target, sha256=SHA256 if known else None, timeout=2, max_bytes=1000)
-    except ModelError as error:
-        assert str(error).splitlines() == [str(error)]
-        assert not target.exists()
-    else:
-        assert not known
-        target.unlink()
+    with pytest.raises(ModelError) as caught:
+        fetch(url, target, sha256=SHA256, timeout=2, max_bytes=1000)
+    assert str(caught.value).splitlines() == [str(caught.value)]
+    assert not target.exists()

@@ -12,8 +12,9 @@ import pytest
 
 from facespace import Embedder, InputSpec, ModelError, calibration
 from facespace.face import INPUT_SPECS
+from facespace.network import Network
 from facespace.onnx_graph import GraphBuilder
-from facespace.pretrained import MODELS
+from facespace.pretrained import MODELS, locate
 
 SIZE = 16
 SPEC = {"size": SIZE, "template": "box"}
@@ -89,6 +90,20 @@ def test_golden_embeddings_at_any_precision(monkeypatch, golden, pinned):
     assert fastest.precision in ("float32", "int8" if pinned == "fastest" else "bfloat16")
     for n in (1, 3, 8):
         assert (fastest.embed(crops[-n:]) * wanted[-n:]).sum(axis=1).min() >= 0.9995
+
+
+@pytest.mark.parametrize(("pinned", "wanted"), [("", "int8"), ("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_the_default_model_in_integers(monkeypatch, tmp_path, pinned, wanted):
+    """Where the processor is fastest with them, and for crops made as those that were measured."""
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    if Network(tiny_model(), source="tiny").precision == "float32":
+        wanted = "float32"
+    assert Embedder.load().precision == wanted
+    if not pinned:
+        path = tmp_path / "other.pb"
+        path.write_bytes(locate(MODELS["casia-webface"]).read_bytes())
+        other = Embedder.load(path, spec=INPUT_SPECS["facenet-2017"])
+        assert other.precision == ("float32" if wanted == "float32" else "bfloat16")
 
 
 def test_the_default_model_says_what_it_is(embedder):

@@ -22,7 +22,7 @@ from facespace.errors import ModelError
 from facespace.face import InputSpec
 from facespace.install import Installed, add, download, download_file, read_installed, remove
 from facespace.model_folder import ONNX, ModelRecord, read_record, write_model
-from facespace.pretrained import MODELS, RESEARCH_NOTE, locate, model_folder
+from facespace.pretrained import MODELS, RESEARCH_NOTE, ModelCard, locate, model_folder
 
 RUN = "20180402-114759"
 GRAPH = b"\x0agraph" + os.urandom(1000)
@@ -287,6 +287,21 @@ def test_errors_do_not_speak_of_folders_that_are_gone(brought: Path, monkeypatch
     monkeypatch.setattr("facespace.convert.convert", convert)
     with pytest.raises(ModelError, match=rf"^unpacked/{RUN}\.pb: not a graph$"):
         add(brought, CARD)
+
+
+@pytest.mark.parametrize(("name", "card"), [("mine.pb", CARD), ("mine.pt", PORT)])
+def test_errors_name_the_file_that_was_brought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, card: ModelCard
+) -> None:
+    def convert(source: Path, out: Path, **options: object) -> None:
+        raise ModelError(f"{source}: no weights")
+
+    monkeypatch.setattr("facespace.convert.convert", convert)
+    file = tmp_path / name
+    file.write_bytes(b"x")
+    with pytest.raises(ModelError) as error:
+        add(file, card, unverified=True)
+    assert str(error.value) == f"{file}: no weights"
 
 
 PROGRAM = """

@@ -75,6 +75,12 @@ def test_the_variable_lets_nothing_lower_be_used(monkeypatch, pinned):
     assert lowest_precision("float32") == "float32"
 
 
+def test_a_precision_that_is_none():
+    for precision in ("Float32", "int8", "bfloat16", "", None):
+        with pytest.raises(ValueError, match=r"^precision wants fastest or float32; got "):
+            Network(two_inputs(), source="x", precision=precision)
+
+
 def has_bfloat16() -> bool:
     device = openvino_device()
     return device is not None and "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
@@ -86,14 +92,15 @@ def test_fastest_is_what_the_processor_can():
     assert net.runtime == ("openvino" if openvino_device() else "onnxruntime")
 
 
-def one_input(factor: float) -> bytes:
+def one_product(factor: float) -> bytes:
     graph = GraphBuilder()
-    x = graph.input("x", np.float32, ["n", 2])
-    graph.output(graph.node("Mul", [x, graph.constant(np.float32([factor]))]), "y", np.float32, ["n", 2])
+    x = graph.input("x", np.float32, ["n", 64])
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * np.float32(factor)
+    graph.output(graph.node("MatMul", [x, graph.constant(weights)]), "y", np.float32, ["n", 64])
     return graph.serialize()
 
 
-@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("processor", ["bfloat16", "older", "no OpenVINO"])
 @pytest.mark.parametrize(
     ("precision", "pinned", "wanted"),
     [
@@ -105,27 +112,34 @@ def one_input(factor: float) -> bytes:
         ("float32", "bfloat16", "float32"),
     ],
 )
-def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, bfloat16, precision, pinned, wanted):
-    """The two models compute different things, so that it shows which of them does; parts run on the same one."""
-    if bfloat16 and not has_bfloat16():
+def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, processor, precision, pinned, wanted):
+    """The two models compute different things, so that it shows which of them does, also side by side."""
+    if processor == "bfloat16" and not has_bfloat16():
         pytest.skip("this processor does not compute in bfloat16")
-    if not bfloat16:
+    if processor == "older":
+        monkeypatch.setattr(network, "_has_bfloat16", lambda device: False)
+    if processor == "no OpenVINO":
         monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
+    if processor != "bfloat16":
         wanted = "float32"
     monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    monkeypatch.setattr(network, "usable_cores", lambda: 2)
     made = []
 
     def int8() -> bytes:
         made.append(1)
-        return one_input(8)
+        return one_product(8)
 
-    net = Network(one_input(2), source="x", precision=precision, int8=int8)
+    net = Network(one_product(2), source="x", precision=precision, int8=int8)
+    monkeypatch.setenv("FACESPACE_PRECISION", "what was chosen stays chosen")
+    monkeypatch.setenv("FACESPACE_RUNTIME", "what was chosen stays chosen")
     assert net.precision == wanted
-    factor = 8 if wanted == "int8" else 2
-    x = np.ones((3, 2), np.float32)
-    assert (net.run(x)[0] == factor).all()
-    assert all((part == factor).all() for part in net.run_parts([x, x, x]))
     assert len(made) == (wanted == "int8")
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * (8 if wanted == "int8" else 2)
+    for found in (net.run(x)[0], *net.run_parts([x, x, x])):
+        error = np.abs(found - x @ weights).max() / np.abs(x @ weights).max()
+        assert error < 1e-5 if wanted == "float32" else 1e-4 < error < 2e-2  # what is no convolution is bfloat16
 
 
 @pytest.mark.parametrize(

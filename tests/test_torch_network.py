@@ -33,6 +33,27 @@ def test_dropout_and_batch_statistics_are_off():
     np.testing.assert_allclose(network.run(images)[0][:1], network.run(images[:1])[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("precision", "pinned", "wanted"),
+    [
+        ("fastest", "", "bfloat16"),
+        ("fastest", "bfloat16", "bfloat16"),
+        ("fastest", "float32", "float32"),
+        ("float32", "", "float32"),
+    ],
+)
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_on_a_gpu_that_has_it(monkeypatch, able, precision, pinned, wanted):
+    """Of the choice alone: the network stays where it is."""
+    monkeypatch.setattr("facespace.torch_network.check_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    backbone = create("tiny", dimension=8)
+    monkeypatch.setattr(backbone, "to", lambda *place, **form: backbone)
+    network = TorchNetwork(backbone, device="cuda", precision=precision)
+    assert (network.runtime, network.precision) == ("torch-cuda", wanted if able else "float32")
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_device_that_is_not_there_fails_loudly(device):
     if {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:

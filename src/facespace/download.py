@@ -40,13 +40,13 @@ def fetch(
     url: str,
     target: Path,
     *,
-    sha256: str | None,
+    sha256: str,
     size: int | None = None,
     max_bytes: int = MAX_BYTES,
     timeout: float = 30.0,
     progress: Progress | None = None,
 ) -> str:
-    """Bring the file at `url` to `target` and return its SHA-256, which is `sha256` unless that is None.
+    """Bring the file at `url` that has this SHA-256 to `target`, and return its SHA-256.
 
     What a cut connection or a killed process left in `target.part` is completed by an HTTP range request, and taken
     only if the server still has the same file. A `target` that has the SHA-256 already is left alone; processes with
@@ -59,7 +59,7 @@ def fetch(
     place = _place(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        if sha256 is not None and target.is_file() and file_sha256(target) == sha256:
+        if target.is_file() and file_sha256(target) == sha256:
             return sha256
         if isinstance(place, Path):
             return _copy(place, target, sha256=sha256, size=size, max_bytes=max_bytes)
@@ -125,7 +125,7 @@ def _place(url: str) -> str | Path:
     return Path(os.path.expanduser(mirror), name)
 
 
-def _copy(source: Path, target: Path, *, sha256: str | None, size: int | None, max_bytes: int) -> str:
+def _copy(source: Path, target: Path, *, sha256: str, size: int | None, max_bytes: int) -> str:
     if not source.is_file():
         raise ModelError(f"{source}: no such file on the mirror that {MIRROR} names; put it there or unset {MIRROR}")
     with atomic_path(target) as path:
@@ -134,10 +134,10 @@ def _copy(source: Path, target: Path, *, sha256: str | None, size: int | None, m
     return digest
 
 
-def _check(source: str, n_bytes: int, digest: str, *, sha256: str | None, size: int | None) -> None:
+def _check(source: str, n_bytes: int, digest: str, *, sha256: str, size: int | None) -> None:
     if size is not None and n_bytes != size:
         raise ModelError(f"{source}: wanted {size} bytes, got {n_bytes}; this is not the published file")
-    if sha256 is not None and digest != sha256:
+    if digest != sha256:
         raise ModelError(f"{source}: wanted the SHA-256 {sha256}, got {digest}; this is not the published file")
 
 
@@ -192,7 +192,7 @@ class _Transfer:
 
     url: str
     target: Path
-    sha256: str | None
+    sha256: str
     size: int | None
     max_bytes: int
     timeout: float
@@ -237,8 +237,7 @@ class _Transfer:
         note = self._read_note()
         part = _part(self.target)
         n_bytes = part.stat().st_size if part.is_file() else 0
-        known = note.get("url") == self.url and (self.sha256 is not None or note.get("validator") is not None)
-        return n_bytes if known and n_bytes <= self.max_bytes else 0
+        return n_bytes if note.get("url") == self.url and n_bytes <= self.max_bytes else 0
 
     def _read_note(self) -> dict[str, Any]:
         try:
@@ -265,8 +264,6 @@ class _Transfer:
                 raise ModelError(f"{self.shown}: wanted {self.size} bytes, the server has {total}")
             if (total or 0) > self.max_bytes:
                 raise ModelError(f"{self.shown}: {total} bytes, more than the {self.max_bytes} a model file may have")
-            if total is None and self.sha256 is None and not answer.chunked:
-                raise ModelError(f"{self.shown}: the server does not say where the file ends; give its SHA-256")
             with _part(self.target).open("ab" if start else "wb") as part:
                 with atomic_path(_note(self.target)) as path:
                     entry = {"url": self.url, "validator": _validator(answer), "total": total}

@@ -81,7 +81,7 @@ class Embedder:
             network = TorchNetwork(backbone, device=device if gpu else "cpu", precision=precision)
         else:
             onnx, fingerprint = source.onnx()
-            ranges = quantization.find(fingerprint)
+            ranges = quantization.find(fingerprint, source.spec)
             network = Network(
                 onnx,
                 source=str(source.path),

@@ -144,10 +144,10 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None = None, unverifi
     """Make the model folder of `file`; the caller holds the lock of this model."""
     folder = model_folder(card)
     work = _unfinished(card)
+    copy = work / card.file
     work.mkdir()
     try:
         # What was verified is what is converted, whatever happens to `file` meanwhile.
-        copy = work / card.file
         digest = copy_file(file, copy)
         verified = _judge(file, digest, card, sha256, unverified)
         there = read_installed(card)
@@ -166,7 +166,10 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None = None, unverifi
             raise
         return Installed(folder, digest, verified, remarks, new=True)
     except ModelError as error:  # the folder it may speak of is gone when it is read
-        raise ModelError(str(error).replace(str(work / card.file), str(file)).replace(f"{work}{os.sep}", "")) from None
+        text = str(error)
+        for name in (copy, _as_graph(copy)):
+            text = text.replace(str(name), str(file))
+        raise ModelError(text.replace(f"{work}{os.sep}", "")) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -177,10 +180,7 @@ def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[st
 
     source = copy
     if copy.suffix == ".zip":
-        if is_archive(copy):
-            source = unpack_weights(copy, made.with_name("unpacked"))
-        else:
-            source = copy.rename(copy.with_suffix(".pb"))
+        source = unpack_weights(copy, made.with_name("unpacked")) if is_archive(copy) else copy.rename(_as_graph(copy))
     about = {
         "published_at": card.url,
         "licence": card.licence,
@@ -190,6 +190,11 @@ def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[st
     }
     conversion = convert(source, made, input_spec=card.spec, name=card.name, origin={**origin, **about})
     return tuple(conversion.remarks)
+
+
+def _as_graph(copy: Path) -> Path:
+    """What a file is renamed to that is not the zip its name says, but the frozen graph out of it."""
+    return copy.with_suffix(".pb")
 
 
 def _judge(file: Path, digest: str, card: ModelCard, sha256: str | None, unverified: bool) -> Verified:

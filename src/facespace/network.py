@@ -19,7 +19,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -53,82 +53,38 @@ class Network:
         device: Device = "auto",
         int8: Callable[[], bytes] | None = None,
     ) -> None:
-        import onnxruntime
-
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device wants auto, cpu or cuda; got {device!r}")
         on_gpu = device == "cuda"
-        if on_gpu and _CUDA not in onnxruntime.get_available_providers():
-            raise RuntimeUnavailable(
-                "device cuda: the installed onnxruntime computes on the processor only; "
-                "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            )
-        wanted = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
-        openvino = None if on_gpu or wanted == "onnxruntime" else openvino_device()
-        if wanted == "openvino" and openvino is None and not on_gpu:
-            raise RuntimeUnavailable(
-                f"FACESPACE_RUNTIME=openvino, but OpenVINO cannot be used here: {openvino_problem()}"
-            )
+        openvino = _wanted_openvino(on_gpu)
         lowest = lowest_precision(precision)
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised; the runtime's own lines stay off stderr
-        self.runtime = "onnxruntime"
+        self.runtime = "cuda" if on_gpu else "onnxruntime" if openvino is None else "openvino"
         self.precision = "float32"
-        if openvino is not None:
-            self.runtime = "openvino"
-            capabilities = openvino.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
-            if lowest != "float32" and "BF16" in capabilities:
-                self.precision = "bfloat16"
-                if int8 is not None and lowest == "fastest":
-                    self.precision, model = "int8", int8()
-            hint = "f32" if self.precision == "float32" else "bf16"
-            config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-            if side_by_side:  # unpinned, or all of them would compute on the first core
-                config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
-            options.add_provider_for_devices([openvino], {"load_config": json.dumps({"CPU": config})})
-        else:
-            options.intra_op_num_threads = 1 if side_by_side else usable_cores()
-        providers: list[Any] | None = None if openvino is not None else ["CPUExecutionProvider"]
-        if on_gpu:
-            self.runtime = "cuda"
-            # TF32 would round what is called float32 to ten bits.
-            providers = [(_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider"]
-        made = None if int8 is None else lambda: model
-        self._again = functools.partial(
-            Network, model, source=source, precision=precision, side_by_side=True, int8=made
-        )
-        self._aside: Network | None = None
-        self._compile = functools.partial(onnxruntime.InferenceSession, model, options, providers=providers)
+        if openvino is not None and lowest != "float32" and _has_bfloat16(openvino):
+            self.precision = "bfloat16"
+            if int8 is not None and lowest == "fastest":
+                self.precision, model = "int8", int8()
+        # All that was chosen is in here: sessions made later are the same.
+        self._compile = functools.partial(_session, model, openvino, self.precision, on_gpu)
         try:
-            session = self._compile()
+            session = self._compile(side_by_side)
         except Exception as error:  # ONNX Runtime raises a class per failure and shares no base but Exception
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{source}: the network cannot be compiled ({reason})") from None
-        self._session = session
-        # OpenVINO computes the calls on one session one after the other, so each running call has its own; the plain
-        # runtime computes a call in the thread that makes it.
-        self._idle: queue.LifoQueue[Any] | None = None
+        # OpenVINO computes the calls on one session one after the other; the plain runtime computes a call in the
+        # thread that makes it.
+        self._session: Any = session
         if side_by_side and openvino is not None:
-            self._idle = queue.LifoQueue()
-            self._idle.put(session)
-            self._more = usable_cores() - 1
+            self._session = _SideBySide(functools.partial(self._compile, True), session)
         self._lock = threading.Lock()
+        self._aside: _SideBySide | None = None
         self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
         self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
         self.takes_uint8 = any(value.type == "tensor(uint8)" for value in session.get_inputs())
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         """The network's outputs for inputs given in the order of `self.inputs`."""
-        feed = dict(zip(self.inputs, inputs, strict=True))
-        if self._idle is None:
-            outputs: list[npt.NDArray[np.float32]] = self._session.run(None, feed)
-            return outputs
-        session = self._take(self._idle)
-        try:
-            outputs = session.run(None, feed)
-        finally:
-            self._idle.put(session)
+        outputs: list[npt.NDArray[np.float32]] = self._session.run(None, dict(zip(self.inputs, inputs, strict=True)))
         return outputs
 
     @property
@@ -146,18 +102,92 @@ class Network:
             return [self.run(part)[0] for part in parts]
         with self._lock:
             if self._aside is None:
-                self._aside = self._again()
+                self._aside = _SideBySide(functools.partial(self._compile, True))
                 self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-network")
-        aside = self._aside
-        return list(self._pool.map(lambda part: aside.run(part)[0], parts))
+        aside, (name,) = self._aside, self.inputs
+        return list(self._pool.map(lambda part: aside.run(None, {name: part})[0], parts))
 
-    def _take(self, idle: queue.LifoQueue[Any]) -> Any:
+
+class _SideBySide:
+    """As many sessions of one network as there are cores, made when they are wanted; each running call has its own."""
+
+    def __init__(self, make: Callable[[], Any], first: Any = None) -> None:
+        self._make = make
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._idle.put(make() if first is None else first)
+        self._more = usable_cores() - 1
+        self._lock = threading.Lock()
+
+    def run(self, outputs: None, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        session = self._take()
+        try:
+            found: list[npt.NDArray[np.float32]] = session.run(outputs, feed)
+        finally:
+            self._idle.put(session)
+        return found
+
+    def _take(self) -> Any:
         """A session to compute on, made now if all are busy and there may be more."""
         with contextlib.suppress(queue.Empty):
-            return idle.get_nowait()
+            return self._idle.get_nowait()
         with self._lock:
             make, self._more = self._more > 0, max(self._more - 1, 0)
-        return self._compile() if make else idle.get()
+        return self._make() if make else self._idle.get()
+
+
+def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, one_core: bool) -> Any:
+    """A session of ONNX Runtime that computes on all cores or on one, with the OpenVINO device where there is one."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; the runtime's own lines stay off stderr
+    if openvino is not None:
+        hint = "f32" if precision == "float32" else "bf16"
+        config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if one_core:  # unpinned, or all of them would compute on the first core
+            config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
+        options.add_provider_for_devices([openvino], {"load_config": json.dumps({"CPU": config})})
+        return onnxruntime.InferenceSession(model, options)
+    options.intra_op_num_threads = 1 if one_core else usable_cores()
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if on_gpu:
+        # TF32 would round what is called float32 to ten bits.
+        providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+    return onnxruntime.InferenceSession(model, options, providers=providers)
+
+
+def _wanted_openvino(on_gpu: bool) -> Any:
+    """The OpenVINO device to compile for, or None; `RuntimeUnavailable` where what is asked for is not there."""
+    wanted = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
+    if on_gpu:
+        import onnxruntime
+
+        if _CUDA not in onnxruntime.get_available_providers():
+            raise RuntimeUnavailable(
+                "device cuda: the installed onnxruntime computes on the processor only; "
+                "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+        return None
+    openvino = None if wanted == "onnxruntime" else openvino_device()
+    if wanted == "openvino" and openvino is None:
+        raise RuntimeUnavailable(f"FACESPACE_RUNTIME=openvino, but OpenVINO cannot be used here: {openvino_problem()}")
+    return openvino
+
+
+def _has_bfloat16(openvino: Any) -> bool:
+    """Whether the processor computes in bfloat16; such a one also adds products of 8-bit integers without overflow."""
+    return "BF16" in openvino.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+
+
+def lowest_precision(precision: Precision) -> str:
+    """What a network that may compute in `precision` may use: `fastest`, `bfloat16` or `float32`.
+
+    `FACESPACE_PRECISION` rules out what is lower than it says. `ValueError` for a precision that is none.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision wants {' or '.join(get_args(Precision))}; got {precision!r}")
+    pinned = _choice("FACESPACE_PRECISION", ("fastest", "bfloat16", "float32"))
+    return "float32" if precision == "float32" else pinned or precision
 
 
 def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
@@ -165,12 +195,6 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
     if value and value not in allowed:
         raise RuntimeUnavailable(f"{variable} must be one of {', '.join(allowed)}; it is {value!r}")
     return value or None
-
-
-def lowest_precision(precision: Precision) -> str:
-    """What a network that may compute in `precision` may use: `fastest`, `bfloat16` or `float32`."""
-    pinned = _choice("FACESPACE_PRECISION", ("fastest", "bfloat16", "float32"))
-    return "float32" if precision == "float32" else pinned or precision
 
 
 def usable_cores() -> int:

@@ -1,8 +1,8 @@
 """Convolutions in 8-bit integers, where that costs next to nothing of an embedding.
 
-Processors with bfloat16 multiply 8-bit integers twice as fast. What goes into a convolution then is rounded to 256 steps
-of a range, so the range must be known: tables of them are shipped, made by `benchmarks/activation_ranges.py` from real
-crops, and where a convolution would lose too much for the time it gains, its table has none.
+Processors with bfloat16 multiply 8-bit integers twice as fast as it. What goes into a convolution then is rounded to 256
+steps of a range, so the range must be known: tables of them are shipped, made by `benchmarks/activation_ranges.py` from
+real crops, and where a convolution would lose too much for the time it gains, its table has none.
 """
 
 from __future__ import annotations
@@ -16,30 +16,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from facespace.errors import ModelError
+from facespace.face import InputSpec
 from facespace.onnx_graph import add_tensor, new_node, parse_model, read_tensor
 
 Ranges = tuple[float | None, ...]
 
 
 @functools.cache
-def _tables() -> dict[str, Ranges]:
+def _tables() -> list[dict[str, Any]]:
     folder = importlib.resources.files("facespace") / "activation_ranges"
-    tables = [json.loads(file.read_text()) for file in folder.iterdir() if file.name.endswith(".json")]
-    return {table["fingerprint"]: tuple(table["ranges"]) for table in tables}
+    return [json.loads(file.read_text()) for file in folder.iterdir() if file.name.endswith(".json")]
 
 
-def find(fingerprint: str) -> Ranges | None:
-    """What `quantize` wants for the weights with this SHA-256; None where nobody has measured it."""
-    return _tables().get(fingerprint)
+def find(fingerprint: str, spec: InputSpec) -> Ranges | None:
+    """What `quantize` wants for the weights with this SHA-256, seeing such crops; None where nobody has measured it."""
+    for table in _tables():
+        if table["fingerprint"] == fingerprint and table["input_spec"] == spec.as_dict():
+            return tuple(table["ranges"])
+    return None
 
 
 def quantize(model: bytes, ranges: Sequence[float | None], *, source: str) -> bytes:
     """The ONNX `model` with its convolutions in 8-bit integers, in the order of the graph, where they have a range.
 
-    What goes into a convolution, from 0 to its range r, is rounded to q·r/255 with q of uint8, what lies above cut off;
-    each output channel's weights, at most m in size, to q·m/127 with q of int8. Inputs must not be negative: they are what
-    Relu leaves. The file says so with QuantizeLinear and DequantizeLinear around what stays a convolution of float32,
-    which a runtime computes in integers. Raises `ValueError` where the graph has not one convolution for every range.
+    What goes into a convolution, from 0 to its range r, is rounded to q·r/255 with q of uint8, what lies above cut
+    off; each output channel's weights, at most m in size, to q·m/127 with q of int8. Inputs must not be negative: they
+    are what Relu leaves. The file says so with QuantizeLinear and DequantizeLinear around what stays a convolution of
+    float32, which a runtime computes in integers. Raises `ModelError` where the graph has not one convolution of
+    constant weights for every range.
 
     >>> from facespace.onnx_graph import GraphBuilder
     >>> graph = GraphBuilder()
@@ -53,23 +58,26 @@ def quantize(model: bytes, ranges: Sequence[float | None], *, source: str) -> by
     graph = parsed.graph
     n_convolutions = sum(node.op_type == "Conv" for node in graph.node)
     if n_convolutions != len(ranges):
-        raise ValueError(f"{source}: {len(ranges)} ranges for {n_convolutions} convolutions")
+        raise ModelError(f"{source}: {len(ranges)} ranges for {n_convolutions} convolutions")
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[Any] = []
-    rounded: dict[tuple[str, float | None], str] = {}  # several convolutions may see the same map
+    # Several convolutions may see the same map, or have the same weights.
+    maps: dict[tuple[str, float], str] = {}
+    kernels: dict[str, str] = {}
     waiting = iter(ranges)
     for node in graph.node:
         at = next(waiting) if node.op_type == "Conv" else None
         if at is not None:
             x, kernel = node.input[:2]
-            if (x, at) not in rounded:
-                rounded[x, at] = f"{x}_rounded_{len(rounded)}"
-                nodes += _through_integers(graph, x, rounded[x, at], at)
-            if (kernel, None) not in rounded:
-                rounded[kernel, None] = f"{kernel}_rounded"
-                values = read_tensor(tensors[kernel], source)
-                nodes.append(_from_integers(graph, values, rounded[kernel, None]))
-            node.input[0], node.input[1] = rounded[x, at], rounded[kernel, None]
+            if (x, at) not in maps:
+                maps[x, at] = f"{x}_rounded_{len(maps)}"
+                nodes += _through_integers(graph, x, maps[x, at], at)
+            if kernel not in kernels:
+                if kernel not in tensors:
+                    raise ModelError(f"{source}: the weights of {node.name} are computed, not constant")
+                kernels[kernel] = f"{kernel}_rounded"
+                nodes.append(_from_integers(graph, read_tensor(tensors[kernel], source), kernels[kernel]))
+            node.input[0], node.input[1] = maps[x, at], kernels[kernel]
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)

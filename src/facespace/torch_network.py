@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class TorchNetwork:
     """What `Network` is for ONNX: `run`, `inputs`, `outputs`, `runtime` (`torch-cpu`, `torch-cuda`, …), `precision`.
 
-    On a GPU with bfloat16 `precision="fastest"` computes in it; everything else is float32, without TF32. Raises
-    `RuntimeUnavailable` for a device that torch does not see. Safe to share between threads.
+    On a GPU with bfloat16 `precision="fastest"` computes in it, unless `FACESPACE_PRECISION` says float32; everything
+    else is float32, without TF32. Raises `RuntimeUnavailable` for a device that torch does not see. Safe to share
+    between threads.
     """
 
     def __init__(self, backbone: Backbone, *, device: str = "cpu", precision: Precision = "fastest") -> None:

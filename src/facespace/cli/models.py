@@ -127,7 +127,7 @@ def download(
 
 @app.command()
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The model's published file, from wherever it came.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The published file, or another that you vouch for.")],
     name: Name,
     sha256: Annotated[
         str | None,
