@@ -142,6 +142,8 @@ def test_every_shipped_table_fits_its_model():
 
 def test_the_table_is_what_its_script_printed():
     results = Path(__file__).parents[1] / "benchmarks" / "results" / "activation_ranges.txt"
+    if not results.is_file():
+        pytest.skip("outside the clone")
     rows = [line.split() for line in results.read_text().splitlines() if line.split()[:1] and line.split()[0].isdigit()]
     rows = [row for row in rows if row[1].replace(".", "").isdigit()]
     assert [int(row[0]) for row in rows] == list(range(132))
