@@ -40,16 +40,21 @@ trees = st.fixed_dictionaries(
 )
 
 
+def repeats(field: Any) -> bool:
+    known: bool | None = getattr(field, "is_repeated", None)  # protobuf before 6.31 says it by a label
+    return field.label == field.LABEL_REPEATED if known is None else known
+
+
 def counted(message: Any) -> float:
     """Messages, strings and bytes, and a quarter for each number read and each byte of packed whole numbers."""
     count = 0.0
     for field, value in message.ListFields():
-        values = list(value) if field.is_repeated else [value]
+        values = list(value) if repeats(field) else [value]
         if field.message_type is not None:
             count += sum(1 + counted(one) for one in values)
         elif field.cpp_type == field.CPPTYPE_STRING or field.name == "ratios":
             count += len(values) if field.name != "ratios" else 1
-        elif field.is_repeated:
+        elif repeats(field):
             alone = type(message)(**{field.name: values})
             n_bytes = alone.ByteSize() - 2  # without the key
             count += 1 + (n_bytes - (1 if n_bytes < 129 else 2)) / 4  # nor the length
