@@ -146,6 +146,16 @@ def test_an_archive_that_grows_is_refused(tmp_path):
         read_state_dict(tmp_path / "bomb.pt")
 
 
+def test_an_archive_in_several_parts_is_refused(tmp_path):
+    """What `zipfile` says of it while it only looks whether it is an archive."""
+    whole = bytearray(_saved(True))
+    locator = whole.rindex(b"PK\x06\x07")
+    whole[locator + 16] = 7  # parts
+    (tmp_path / "x.pt").write_bytes(whole)
+    with pytest.raises(ModelError, match=r"x\.pt: a damaged archive \(zipfiles that span multiple disks"):
+        read_state_dict(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize("data", [b"", b"\x80\x02", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"hello", b"\x80\x02."])
 def test_files_that_are_none(tmp_path, data):
     (tmp_path / "x.pt").write_bytes(data)

@@ -91,8 +91,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     if is_safetensors(data):
         return parse_safetensors(data, str(path))
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        _check_archive(data, path)
+    _check_archive(data, path)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -120,6 +119,8 @@ def is_torch_file(start: bytes) -> bool:
 def _check_archive(data: bytes, path: Path) -> None:
     """Tensors are stored uncompressed; an archive that grows when unpacked is none of torch's."""
     try:
+        if not zipfile.is_zipfile(io.BytesIO(data)):
+            return  # a pickle of before 2020, or nothing at all
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
