@@ -386,11 +386,14 @@ def _text(text: Any) -> str:
 
 
 def _load(data: bytes) -> Any:
+    unpickler = _Unpickler(data)
     try:
-        return _Unpickler(data).load()
+        return unpickler.load()
     except DatasetError:
         raise
     except Exception as error:  # a damaged pickle may raise anything: there is no list
         raise DatasetError(
             f"damaged, or not a verification file ({plain_text(str(error)[:100]) or type(error).__name__})"
         ) from None
+    finally:
+        unpickler.memo.clear()  # it has methods of the unpickler, so the two would keep each other and all images
