@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import io
 import os
 import pickle
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -594,3 +596,23 @@ def test_real_files(shared: Path, file: str, n_pairs: int) -> None:
 def test_the_first_pairs_of_both_real_files_are_the_same(shared: Path) -> None:
     all_images = set(read_bin(shared / "data" / "lfw_dev.bin").images)
     assert set(read_bin(shared / "data" / "lfw_dev_40_protocol2.bin").images) <= all_images
+
+
+def test_nothing_stays_of_a_file_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the garbage collector, which comes too late where one file after the other is read."""
+    made: list[weakref.ref[object]] = []
+
+    class Watched(module._Unpickler):
+        def __init__(self, data: bytes) -> None:
+            super().__init__(data)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(module, "_Unpickler", Watched)
+    path = tmp_path / "x.bin"
+    path.write_bytes(pickle.dumps(([b"one", b"two"], [True]), protocol=2))
+    gc.disable()
+    try:
+        assert read_bin(path).images == (b"one", b"two")
+        assert [reference() for reference in made] == [None]
+    finally:
+        gc.enable()
