@@ -313,59 +313,54 @@ class _Array:
         return np.frombuffer(self.data, np.uint8 if self.dtype == np.bool_ else self.dtype)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Loads what `_check_steps` passed, with stand-ins for the few names that such a file may ask for."""
+class _StandIns:
+    """The functions that a file is given for the names it asks for.
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="bytes")  # the strings of Python 2 are bytes
-        self._bytes_left = len(data)
+    They know nothing of the unpickler: what is left on its stack when a file is damaged is hidden from Python's
+    collector of cycles, so that it would stay for ever, and the whole file with it, if it led back there.
+    """
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
-            raise _asks_for(module, name)
-        return _ARRAY_CLASS if name == "ndarray" else getattr(self, f"_make_{name.strip('_')}")
+    def __init__(self, n_bytes: int) -> None:
+        self._bytes_left = n_bytes
 
-    def persistent_load(self, *_: Any) -> Any:
-        raise DatasetError(f"this file asks for an object outside of it; {_INNOCENT}")
-
-    def _spend(self, n_bytes: int) -> None:
+    def spend(self, n_bytes: int) -> None:
         """A file that makes more bytes than it has makes them again and again, to fill the memory."""
         self._bytes_left -= n_bytes
         if self._bytes_left < 0:
             raise DatasetError("makes more bytes than it has; no verification file does")
 
-    def _make_encode(self, text: Any, codec: Any) -> bytes:
+    def make_encode(self, text: Any, codec: Any) -> bytes:
         """Stands for `_codecs.encode`, with which Python 3 writes bytes in protocol 2: one letter a byte."""
         if not isinstance(text, str) or _text(codec) not in ("latin1", "latin-1", "iso-8859-1"):
             raise DatasetError(f"this file asks to encode with another codec than latin1; {_INNOCENT}")
-        self._spend(len(text))
+        self.spend(len(text))
         return text.encode("latin-1")
 
-    def _make_bytes(self, data: Any = b"", codec: Any = None) -> bytes:
+    def make_bytes(self, data: Any = b"", codec: Any = None) -> bytes:
         if codec is not None:
-            return self._make_encode(data, codec)
+            return self.make_encode(data, codec)
         if not isinstance(data, bytes):
             raise DatasetError(f"this file makes bytes of something else; {_INNOCENT}")
         return data
 
-    _make_bytearray = _make_bytes
+    make_bytearray = make_bytes
 
-    def _make_dtype(self, code: Any, *_: Any) -> _Dtype:
+    def make_dtype(self, code: Any, *_: Any) -> _Dtype:
         if _text(code) not in ("b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"):
             shown = plain_text(_text(code)[:20]) or "another type"
             raise DatasetError(f"this file has an array of {shown}; wanted encoded images and booleans")
         return _Dtype(_text(code))
 
-    def _make_reconstruct(self, kind: Any, *_: Any) -> _Array:
+    def make_reconstruct(self, kind: Any, *_: Any) -> _Array:
         if kind is not _ARRAY_CLASS:
             raise DatasetError(f"this file asks NumPy to make something else than an array; {_INNOCENT}")
-        return _Array(self._spend)
+        return _Array(self.spend)
 
-    def _make_frombuffer(self, data: Any, dtype: Any, shape: Any, *_: Any) -> _Array:
-        return _Array(self._spend).fill(data, dtype, shape)
+    def make_frombuffer(self, data: Any, dtype: Any, shape: Any, *_: Any) -> _Array:
+        return _Array(self.spend).fill(data, dtype, shape)
 
-    def _make_scalar(self, dtype: Any, data: Any) -> int:
-        return int(_Array(self._spend).fill(data, dtype, ()).numbers()[0])
+    def make_scalar(self, dtype: Any, data: Any) -> int:
+        return int(_Array(self.spend).fill(data, dtype, ()).numbers()[0])
 
 
 _KNOWN = {
@@ -385,15 +380,28 @@ def _text(text: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
+class _Unpickler(pickle.Unpickler):
+    """Loads what `_check_steps` passed, with stand-ins for the few names that such a file may ask for."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")  # the strings of Python 2 are bytes
+        self._stand_ins = _StandIns(len(data))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KNOWN:
+            raise _asks_for(module, name)
+        return _ARRAY_CLASS if name == "ndarray" else getattr(self._stand_ins, f"make_{name.strip('_')}")
+
+    def persistent_load(self, *_: Any) -> Any:
+        raise DatasetError(f"this file asks for an object outside of it; {_INNOCENT}")
+
+
 def _load(data: bytes) -> Any:
-    unpickler = _Unpickler(data)
     try:
-        return unpickler.load()
+        return _Unpickler(data).load()
     except DatasetError:
         raise
     except Exception as error:  # a damaged pickle may raise anything: there is no list
         raise DatasetError(
             f"damaged, or not a verification file ({plain_text(str(error)[:100]) or type(error).__name__})"
         ) from None
-    finally:
-        unpickler.memo.clear()  # it has methods of the unpickler, so the two would keep each other and all images
