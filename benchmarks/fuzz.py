@@ -1,25 +1,28 @@
-"""Every reader against damaged files: bits flipped, bytes cut out, put in and repeated, lengths overwritten.
+"""Every reader against damaged files: atheris (libFuzzer) looks for damage that reaches code not reached before.
 
-Each reader gets `--seconds` of them in a process of its own, whose memory may grow by 2 GiB above what it has when it
-starts. What counts as right: the file is read, or one of facespace's errors says in one line why not. Anything else
-ends the run with the file that did it kept.
+`pip install atheris`, which only this script needs. Each reader gets `--seconds` in a process of its own, whose memory
+may grow by 2 GiB above what it has when it starts. Half of the files are libFuzzer's: one whole file to begin with,
+then those that reached new code, damaged further, with what the code compares with put in. Half are the whole file with
+bits flipped, bytes cut out, put in and repeated, lengths overwritten, mostly at its ends. What counts as right: the
+file is read, or one of facespace's errors says in one line why not. Anything else ends the run, with the file that did
+it kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
+import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -177,41 +180,58 @@ def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def fuzz_one(name: str, seconds: float, seed: int) -> None:
-    """In a process of its own: print one JSON object, or leave with the file that went wrong."""
+def fuzz_one(name: str, folder: Path, seconds: float, seed: int) -> None:
+    """In a process of its own, which ends here: print one JSON object, or leave with the file that went wrong."""
+    import atheris
+
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as temporary:
-        source, target, reader = seeds(Path(temporary))[name]
-        work = Path(temporary, "work", source.name)
+    with atheris.instrument_imports(include=["facespace"]):
+        source, target, reader = seeds(folder)[name]
+        work = folder / "work" / source.name
         work.parent.mkdir()
         (shutil.copytree if source.is_dir() else shutil.copy)(source, work)
         file = work / target if target else work
         whole = file.read_bytes()
         reader(work)  # undamaged, it is read; what is loaded once is loaded now
-        rng = np.random.default_rng(seed)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))
-        counts = {"read": 0, "refused": 0}
-        slowest, end = 0.0, time.monotonic() + seconds
-        while time.monotonic() < end:
-            data = damaged(whole, rng)
-            file.write_bytes(data)
-            start = time.process_time()
-            signal.alarm(int(SLOWEST_ALLOWED * 10))  # of the wall's clock: the machine is shared
-            try:
-                reader(work)
-                counts["read"] += 1
-            except FacespaceError as error:
-                one_line(error)
-                counts["refused"] += 1
-            except BaseException as error:
-                Path(f"fuzz-{name.replace(' ', '-')}.bin").write_bytes(data)
-                raise SystemExit(f"{name}: {type(error).__name__}: {error}") from error
-            signal.alarm(0)
-            slowest = max(slowest, time.process_time() - start)
-        if slowest > SLOWEST_ALLOWED:
-            raise SystemExit(f"{name}: one file took {slowest:.1f} s")
-        print(json.dumps({**counts, "slowest": slowest}))
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    (corpus / "whole").write_bytes(whole)
+    counts = {"read": 0, "refused": 0, "slowest": 0.0}
+    end = time.monotonic() + seconds
+
+    def test_one(data: bytes) -> None:
+        if time.monotonic() > end:
+            print(json.dumps(counts), flush=True)
+            os._exit(0)
+        file.write_bytes(data)
+        start = time.process_time()
+        try:
+            reader(work)
+            counts["read"] += 1
+        except FacespaceError as error:
+            one_line(error)
+            counts["refused"] += 1
+        took = time.process_time() - start
+        counts["slowest"] = max(counts["slowest"], took)
+        if took > SLOWEST_ALLOWED:
+            raise AssertionError(f"one file took {took:.1f} s")
+
+    def mutate(data: bytes, max_size: int, mutation: int) -> bytes:
+        if mutation % 2:
+            return bytes(atheris.Mutate(data, max_size))
+        return damaged(whole, np.random.default_rng(mutation))[:max_size]
+
+    options = [
+        f"-seed={seed + 1}",  # 0 would be the time
+        f"-max_len={len(whole) + 4096}",
+        f"-artifact_prefix=fuzz-{name.replace(' ', '-')}-",
+        f"-timeout={SLOWEST_ALLOWED * 10:.0f}",  # of the wall's clock: the machine is shared
+        "-rss_limit_mb=0",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], test_one, custom_mutator=mutate)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))
+    atheris.Fuzz()
 
 
 def main() -> None:
@@ -219,29 +239,33 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        fuzz_one(args.one, args.seconds, args.seed)
+        fuzz_one(args.one[0], Path(args.one[1]), args.seconds, args.seed)
         return
     with tempfile.TemporaryDirectory() as folder:
         names = list(seeds(Path(folder)))
-    print(f"{args.seconds:g} s a reader, seed {args.seed}, at most 2 GiB more memory, python {sys.version.split()[0]}")
+    versions = f"atheris {version('atheris')}, python {sys.version.split()[0]}"
+    print(f"{args.seconds:g} s a reader, seed {args.seed}, at most 2 GiB more memory, {versions}")
     failed = False
     for name in names:
         if args.only and args.only not in name:
             continue
-        command = [sys.executable, __file__, "--one", name, "--seconds", str(args.seconds), "--seed", str(args.seed)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, __file__, "--one", name, folder, "--seconds", str(args.seconds)]
+            done = subprocess.run([*command, "--seed", str(args.seed)], capture_output=True, text=True, check=False)
         if done.returncode:
             failed = True
-            print(f"{name:<24} FAILED ({done.returncode}): {done.stderr.strip().splitlines()[-1:]}", flush=True)
+            said = [line for line in done.stderr.splitlines() if "Error" in line or "ERROR" in line]
+            print(f"{name:<24} FAILED ({done.returncode}): {said[:3] or done.stderr[-300:]}", flush=True)
             continue
-        counts = json.load(io.StringIO(done.stdout.splitlines()[-1]))
+        counts = json.loads(done.stdout.splitlines()[-1])
         total = counts["read"] + counts["refused"]
+        reached = [int(n) for n in re.findall(r" cov: (\d+)", done.stderr)]
         print(
             f"{name:<24}{total:>7} files: {counts['refused']} refused, {counts['read']} read, "
-            f"slowest {counts['slowest']:.2f} s of processor",
+            f"slowest {counts['slowest']:.2f} s of processor, code reached {reached[0]} -> {reached[-1]}",
             flush=True,
         )
     sys.exit(failed)
