@@ -137,6 +137,43 @@ def test_insightface_layout(tmp_path: Path, stated: str | None) -> None:
     assert_is_the_set(RecordImages(str(tmp_path / "train.rec")))
 
 
+@pytest.mark.parametrize(
+    ("counts", "picture_0"),
+    [*(((8, n), b"") for n in (4, 3, 0, 8)), ((7, 4), b""), ((8, 4, 1), b""), ((8, 4), picture(0))],
+)
+def test_packers_that_write_no_identities(tmp_path: Path, counts: tuple[float, ...], picture_0: bytes) -> None:
+    """What record 0 says behind the number of records, of images, or of something else is each packer's own."""
+    records = {key: part(content([label, key], key, picture(key))) for key, label in enumerate(LABELS, 1)}
+    header = {0: part(content(counts, 0, picture_0))}
+    assert_is_the_set(RecordImages(write(tmp_path / "last", records | header, stated="4,4,4")))
+    images = RecordImages(write(tmp_path / "first", header | records))
+    assert_is_the_set(images)
+    with pytest.warns(UserWarning, match="made one of 8 records"):
+        assert_is_the_set(RecordImages(write(tmp_path / "no index", header | records, index=False)))
+
+
+def test_keys_left_out_that_record_0_counts(tmp_path: Path) -> None:
+    """A packer that passed over photos it could not read."""
+    records = insightface([0, 0, 0, 0, 1, 1, 2, 2, 2, 3])
+    for key in (3, 7, 8):
+        del records[key]
+    images = RecordImages(write(tmp_path, records))
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 2, 3]
+    assert [images.encoded(k) for k in range(7)] == [picture(k) for k in (1, 2, 4, 5, 6, 9, 10)]
+    del records[12]
+    assert RecordImages(write(tmp_path, records)).labels.tolist() == [0, 0, 0, 1, 1, 2, 3]
+
+
+def test_images_of_two_labels_without_record_0(tmp_path: Path) -> None:
+    records = {key: part(content([label, 7.0], key, picture(key + 1))) for key, label in enumerate(LABELS)}
+    assert_is_the_set(RecordImages(write(tmp_path, records)))
+
+
+@pytest.mark.parametrize("stated", ["4,4,4\n7\n", "4, 4, 4", "\ufeff4,4,4\r\n", " 4 ,4,4\n"])
+def test_how_properties_are_written(tmp_path: Path, stated: str) -> None:
+    assert_is_the_set(RecordImages(write(tmp_path, insightface(LABELS), stated=stated)))
+
+
 def test_images_only(tmp_path: Path) -> None:
     records = {key: part(content(float(label), key, picture(key + 1))) for key, label in enumerate(LABELS)}
     assert_is_the_set(RecordImages(write(tmp_path / "a", records)))
@@ -224,15 +261,27 @@ def test_keys_count_the_records_where_these_do_not_tell_them(tmp_path: Path) -> 
     with pytest.warns(UserWarning, match="made one of 7 records"):
         assert_is_the_set(RecordImages(write(tmp_path / "b", records, index=False)), [0] * 7)
     assert (tmp_path / "b" / "train.idx").read_text().startswith("0\t0\n1\t")
+    # Insightface's record 0 lies last and is told from the others by its counts.
+    records = {key: record[:16] + bytes(8) + record[24:] for key, record in insightface(LABELS).items()}
+    with pytest.warns(UserWarning, match="made one of 12 records"):
+        assert_is_the_set(RecordImages(write(tmp_path / "c", records, index=False)))
+    assert (tmp_path / "c" / "train.idx").read_text().startswith("1\t0\n2\t")
+
+
+def test_no_index_is_left_beside_what_does_not_open(tmp_path: Path) -> None:
+    records = insightface(LABELS) | {4: part(content([1.5, 4], 4, picture(4)))}
+    assert "wanted a label" in refusal(write(tmp_path, records, index=False))
+    assert os.listdir(tmp_path) == ["train.rec"]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 7, 50, 10_000])
-@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "", "\n\n\n", "\r\n\r\n"])
 def test_lines_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, end: str) -> None:
     monkeypatch.setattr(record_index, "_CHUNK", chunk)
     rows = [(key * 37 % 1009, key * 7476) for key in range(40)]
     path = tmp_path / "train.idx"
-    path.write_bytes((end or "\n").join(f"{key}\t{offset}" for key, offset in rows).encode() + end.encode())
+    between = "\r\n" if "\r" in end else "\n"
+    path.write_bytes(between.join(f"{key}\t{offset}" for key, offset in rows).encode() + end.encode())
     keys, offsets = record_index.read_index(str(path), 10**6)
     assert list(zip(keys.tolist(), offsets.tolist(), strict=True)) == rows
 
@@ -245,6 +294,8 @@ GOOD = "1\t0\n2\t96\n"
     [
         ("", "the index is empty"),
         ("\n" + GOOD, r"line 1: wanted a key, a tab and an offset; got ``"),
+        (GOOD + "\n3\t192\n", "line 3: wanted .* got ``"),
+        ("\n\n", "the index is empty"),
         (GOOD + "3\n", r"line 3: wanted .* got `3`"),
         (GOOD + "3\t-96\n", r"line 3: wanted .* got `3\\t-96`"),
         (GOOD + "3 192\n", r"line 3: wanted .* got `3 192`"),
@@ -335,7 +386,7 @@ def test_record_0_counts_other_records(tmp_path: Path, header: tuple[float, floa
     records[0] = part(content(header, 0, b""))
     said = refusal(write(tmp_path, records))
     assert "record 0: it counts" in said
-    assert "the index has 12, up to key 11; they do not belong together" in said
+    assert "the index has 12, up to key 11, 7 of them images; they do not belong together" in said
 
 
 @pytest.mark.parametrize("labels", [[4], 4.0])
@@ -348,7 +399,9 @@ def test_an_identity_s_record_without_a_range(tmp_path: Path, labels: float | li
 def test_keys_with_a_gap(tmp_path: Path) -> None:
     records = insightface(LABELS)
     records = {key if key != 11 else 12: record for key, record in records.items()}
-    assert "the index has 12, up to key 12; they do not belong together" in refusal(write(tmp_path, records))
+    assert "the index has 12, up to key 12, 7 of them images; they do not belong together" in refusal(
+        write(tmp_path, records)
+    )
 
 
 def test_a_record_0_that_is_neither_an_image_nor_a_count(tmp_path: Path) -> None:

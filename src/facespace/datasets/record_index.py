@@ -90,8 +90,9 @@ def _read_table(path: str, file: str, n_most: int) -> tuple[Ints, Ints]:
             text = rest + chunk
             if not chunk and text and not text.endswith(b"\n"):
                 text += b"\n"
-            end = text.rfind(b"\n") + 1
-            text, rest = text[:end], text[end:]
+            # Whole lines; not the blank ones behind them, which may stand at the end of the file.
+            end = text.rfind(b"\n", 0, text.find(b"\n", len(text.rstrip(b"\r\n"))) + 1 or None) + 1
+            text, rest = (text[:end], text[end:]) if text.strip(b"\r\n") else (b"", text)
             if text:
                 rows = _parse(text)
                 if rows is None:

@@ -1,7 +1,8 @@
 """MXNet RecordIO as insightface lays out its training sets: `train.rec`, `train.idx`, `property`; without MXNet.
 
 Record 0 holds two numbers, n0 and n1. Images are the records 1 to n0−1; each record from n0 to n1−1 is one identity
-and holds the first of its images and the one behind its last. A file whose record 0 is an image has images only.
+and holds the first of its images and the one behind its last. A file whose record 0 is an image has images only. Many
+packers write no identities, and in record 0 the number of images, or one more, with another number behind it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class RecordImages:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = RecordFile(_record_file(os.fspath(path)))
         self._name = self._file.name
-        keys, offsets = self._index()
+        index = Path(self._file.path).with_suffix(".idx")
+        is_there = os.path.lexists(index)
+        keys, offsets = read_index(str(index), self._file.size) if is_there else self._walk()
         self._keys: Sequence[int] | Ints = keys
         self._offsets, self._labels = self._images(keys, offsets)
         if not len(self._labels):
@@ -51,6 +54,8 @@ class RecordImages:
         known = read_names(folder)
         n_labels = stated[0] if stated else int(self._labels.max()) + 1
         self._names = Names(max(n_labels, max(known, default=-1) + 1), known)
+        if not is_there:  # not before: of what does not open nothing is left beside it
+            self._save_index(index, keys, offsets)
 
     @property
     def names(self) -> Sequence[str]:
@@ -90,56 +95,78 @@ class RecordImages:
 
     # Keys, offsets, labels
 
-    def _index(self) -> tuple[Ints, Ints]:
-        path = Path(self._file.path).with_suffix(".idx")
-        if os.path.lexists(path):
-            return read_index(str(path), self._file.size)
+    def _walk(self) -> tuple[Ints, Ints]:
         offsets = self._file.offsets()
         # In insightface's layout a record's key stands in it, and the record of key 0 lies last.
-        keys = self._file.headers(offsets).keys
-        if not np.array_equal(np.sort(keys), np.arange(len(keys))):
-            keys = np.arange(len(offsets))
+        headers = self._file.headers(offsets)
+        n = len(offsets)
+        if np.array_equal(np.sort(headers.keys), np.arange(n)):
+            return headers.keys, offsets
+        last_counts = n > 1 and headers.n_labels[-1] >= 2 and not headers.has_content[-1]
+        return np.append(np.arange(1, n), 0) if last_counts else np.arange(n), offsets
+
+    def _save_index(self, path: Path, keys: Ints, offsets: Ints) -> None:
         try:
             write_index(path, keys, offsets)
             saved = f"saved as {plain_text(path.name)}"
         except OSError as error:
             saved = f"kept in memory, as {plain_text(path.name)} cannot be written ({error.strerror})"
         warnings.warn(f"{self._name}: no index beside it; made one of {len(keys):,} records, {saved}", stacklevel=3)
-        return keys, offsets
 
     def _images(self, keys: Ints, offsets: Ints) -> tuple[Ints, Ints]:
         """Offsets and labels of the images; `_keys` are theirs afterwards."""
-        n0, n1 = self._bounds(keys, offsets)
-        if n0 is None:
+        n = len(keys)
+        counts = self._counts(keys, offsets)
+        if counts is None:
             return offsets, self._labels_of(offsets)
-        by_key = np.empty(len(keys), np.int64)
+        rounded = float(np.float32(n))  # which is n, where there are not many millions
+        if not (1 <= counts[0] <= counts[1] == rounded and counts[0].is_integer()) or keys.max() != n - 1:
+            return self._images_by_content(keys, offsets, counts)
+        n0 = int(counts[0])
+        by_key = np.empty(n, np.int64)
         by_key[keys] = offsets
-        if len(keys) >= _ROUNDED:  # such bounds are rounded: the records themselves say whether they are images
-            near = range(max(n0 - 4, 1), min(n0 + 5, n1))
+        if n >= _ROUNDED:  # such bounds are rounded: the records themselves say whether they are images
+            near = range(max(n0 - 4, 1), min(n0 + 5, n))
             n0 = next((key for key in near if not self._file.record(int(by_key[key]), key).content), n0)
         images, identities = by_key[1:n0].copy(), by_key[n0:]
         self._keys = range(1, n0)
-        if len(keys) >= _ROUNDED or not len(identities):
+        if n >= _ROUNDED or not len(identities):
             return images, self._labels_of(images)
         return images, self._labels_by_range(images, identities, n0)
 
-    def _bounds(self, keys: Ints, offsets: Ints) -> tuple[int | None, int]:
-        """n0 and n1 of record 0; None where that is an image as others are, or not there."""
-        n = len(keys)
+    def _counts(self, keys: Ints, offsets: Ints) -> tuple[float, float] | None:
+        """The two numbers of record 0; None where that is an image as others are, or not there."""
         zero = np.flatnonzero(keys == 0)
         if not len(zero):
-            return None, n
+            return None
         record = self._file.record(int(offsets[zero[0]]), 0)
-        if len(record.labels) < 2 or record.content:
-            return None, n
-        n0, n1 = record.labels
-        rounded = float(np.float32(n))  # which is n, where there are not many millions
-        if not (1 <= n0 <= n1 == rounded and n0.is_integer()) or keys.max() != n - 1:
+        if len(record.labels) < 2:
+            return None
+        # Some packers give it a picture. Its first number then is no label: with all the others it counts the records.
+        if record.content and not (len(keys) > 1 and record.labels[0] == float(np.float32(len(keys)))):
+            return None
+        return record.labels[0], record.labels[1]
+
+    def _images_by_content(self, keys: Ints, offsets: Ints, counts: tuple[float, float]) -> tuple[Ints, Ints]:
+        """Offsets and labels where record 0 counts the records in another way than insightface does.
+
+        Either there are no identities, and it says how many images there are, or that and itself; or keys are left
+        out, of photos that were not to be read, and it counts them. Labels are the images' own.
+        """
+        order = np.argsort(keys, kind="stable")[1:]  # without record 0
+        keys, offsets = keys[order], offsets[order]
+        has_content = self._file.headers(offsets).has_content
+        n = len(keys) + 1
+        is_bare = counts[0] in (np.float32(n), np.float32(n - 1)) and has_content.all()
+        last = int(keys.max(initial=0)) + 1
+        if not is_bare and not (counts[1] == last and np.array_equal(has_content, keys < counts[0])):
             raise DatasetError(
-                f"{self._name}, record 0: it counts {n0:g} and, with the identities, {n1:g} records; the index has {n:,}, up to key "
-                f"{keys.max():,}; they do not belong together"
+                f"{self._name}, record 0: it counts {counts[0]:g} and, with the identities, {counts[1]:g} records; the "
+                f"index has {n:,}, up to key {last - 1:,}, {np.count_nonzero(has_content):,} of them images; they do "
+                "not belong together"
             )
-        return int(n0), n
+        self._keys = keys[has_content]
+        return offsets[has_content], self._labels_of(offsets[has_content])
 
     def _labels_by_range(self, images: Ints, identities: Ints, n0: int) -> Ints:
         headers = self._file.headers(identities)
@@ -218,8 +245,9 @@ def read_property(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
     """Number of identities, height and width that a `property` file states; None where there is none."""
     if not os.path.lexists(path):
         return None
-    text = read_whole(path, _MAX_PROPERTY).decode("utf-8", "backslashreplace").strip()
-    fields = text.split(",")
+    text = read_whole(path, _MAX_PROPERTY).decode("utf-8-sig", "backslashreplace").strip()
+    # insightface's own packer puts the number of images on a second line.
+    fields = [field.strip() for field in text.partition("\n")[0].split(",")]
     if len(fields) != 3 or not all(
         field.isascii() and field.isdigit() and 0 < int(field) <= MAX_LABEL + 1 for field in fields
     ):
