@@ -69,10 +69,41 @@ def test_datasets_without_names_share_nobody() -> None:
     assert alone.names == ("0", "1")
 
 
-def test_numbers_among_names_are_names() -> None:
-    union = UnionImages([Few("a", ["7", "Ben"], [0, 1]), Few("b", ["Cleo", "7"], [1, 0])])
-    assert union.names == ("7", "Ben", "Cleo")
-    assert union.labels.tolist() == [0, 1, 0, 2]
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(k) for k in sorted(range(12), key=str)],  # as folders sort
+        [f"{k:06d}" for k in range(12)],
+        [f"{k:02d}" for k in range(1, 13)],
+        ["1", "0"],
+        ["1"],
+    ],
+)
+def test_folders_that_are_numbers_share_nobody(names: list[str]) -> None:
+    union = UnionImages([Few(x, names, range(len(names))) for x in "ab"])
+    assert union.names == tuple(f"{name} (dataset {k})" for k in (1, 2) for name in names)
+    assert union.labels.tolist() == list(range(2 * len(names)))
+
+
+def test_unions_that_became_datasets_share_nobody_they_kept_apart() -> None:
+    part = UnionImages([Few("a", ["0", "1"], [0, 1]), Few("b", ["Anna"], [0])])
+    union = UnionImages([part, part])
+    assert union.names == (
+        "0 (dataset 1) (dataset 1)", "1 (dataset 1) (dataset 1)", "Anna",
+        "0 (dataset 1) (dataset 2)", "1 (dataset 1) (dataset 2)",
+    )  # fmt: skip
+    assert union.labels.tolist() == [0, 1, 2, 3, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(["7", "Ben"], ["Cleo", "7"]), (["0000045", "0000099"], ["0000099", "0000102"]), (["2", "3"], ["3", "4"])],
+)
+def test_numbers_that_are_no_count_are_names_and_told(first: list[str], second: list[str]) -> None:
+    with pytest.warns(UserWarning, match="^1 people called by numbers are taken for the same person"):
+        union = UnionImages([Few("a", first, [0, 1]), Few("b", second, [1, 0])])
+    assert set(union.names) == {*first, *second}
+    assert [union.names[label] for label in union.labels] == [*first, second[1], second[0]]
 
 
 def test_empty_parts_and_none() -> None:

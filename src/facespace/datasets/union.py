@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,13 +13,17 @@ import numpy.typing as npt
 from facespace.datasets.labelled import LabelledImages
 from facespace.errors import DatasetError
 
+_NUMBER = re.compile("[0-9]+")
+_OF_UNION = re.compile(r"^[0-9]+(?: \(dataset [0-9]+\))+$")  # numbers that another union kept apart
+
 
 class UnionImages:
     """The images of several datasets one after the other, as `LabelledImages`; identities of one name are one.
 
-    Names keep the order in which they come first. A dataset that knows no names, only the numbers 0, 1, 2, …, shares
-    nobody with others: its identity 7 is called `7 (dataset 2)`, if it is the second. `DatasetError` where there are
-    no datasets.
+    Names keep the order in which they come first. A dataset that knows no names, only the numbers from 0 or 1 on (with
+    zeros in front or without), shares nobody with others: its identity 7 is called `7 (dataset 2)`, if it is the
+    second. Other numbers are taken for names that several may share, and a warning says so where they do.
+    `DatasetError` where there are no datasets.
 
     >>> from types import SimpleNamespace
     >>> first = SimpleNamespace(names=["Anna", "Ben"], labels=np.array([0, 1, 1]))
@@ -32,12 +38,23 @@ class UnionImages:
         self.datasets = tuple(datasets)
         label: dict[str, int] = {}
         parts = []
+        n_shared_numbers = 0
         for position, dataset in enumerate(self.datasets, 1):
             names: Sequence[str] = dataset.names
-            if len(self.datasets) > 1 and all(name == str(number) for number, name in enumerate(names)):
-                names = [f"{name} (dataset {position})" for name in names]
+            if len(self.datasets) > 1:
+                counted = _is_counted(names)
+                names = [
+                    f"{name} (dataset {position})" if counted or _OF_UNION.search(name) else name for name in names
+                ]
+                n_shared_numbers += sum(name in label and _NUMBER.fullmatch(name) is not None for name in names)
             merged = np.array([label.setdefault(name, len(label)) for name in names], np.int64)
             parts.append(merged[dataset.labels])
+        if n_shared_numbers:
+            warnings.warn(
+                f"{n_shared_numbers} people called by numbers are taken for the same person in several datasets, as their "
+                "numbers are the same; rename their folders where that is wrong",
+                stacklevel=2,
+            )
         self.names = tuple(label)
         self.labels: npt.NDArray[np.int64] = np.concatenate(parts)
         self._ends = np.cumsum([len(part) for part in parts])
@@ -61,3 +78,12 @@ class UnionImages:
             raise IndexError(f"image {index} of {len(self)}")
         k = int(np.searchsorted(self._ends, index, "right"))
         return self.datasets[k], index - (int(self._ends[k - 1]) if k else 0)
+
+
+def _is_counted(names: Sequence[str]) -> bool:
+    """Whether names are no more than numbers, each from 0 or from 1 on once."""
+    if not all(map(_NUMBER.fullmatch, names)):
+        return False
+    numbers = {int(name[-18:]) for name in names}
+    least, most = min(numbers, default=0), max(numbers, default=-1)
+    return len(numbers) == len(names) == most - least + 1 and least <= 1
