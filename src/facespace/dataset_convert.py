@@ -26,7 +26,7 @@ from facespace.datasets.checksum import Chain, dataset_checksum, read_ahead
 from facespace.datasets.image_kind import image_ending
 from facespace.datasets.labelled import LabelledImages
 from facespace.datasets.names import Names
-from facespace.datasets.opening import open_dataset
+from facespace.datasets.opening import open_dataset, paths_of
 from facespace.datasets.writing import FORMATS, SHARDED, Writer, names_in, open_writer, open_written
 from facespace.errors import DatasetError, FacespaceError
 from facespace.files import TEMPORARY, atomic_path
@@ -85,7 +85,7 @@ def convert_dataset(
     start = time.perf_counter()
     # Not `resolve`: a link that stands in for the folder to come is not followed but in the way.
     out = Path(os.path.abspath(out))
-    paths = _paths(source)
+    paths = paths_of(source) if isinstance(source, (str, os.PathLike, Sequence)) else []
     _check_apart(paths, out)
     images = open_dataset(source) if isinstance(source, (str, os.PathLike, Sequence)) else source
     if not len(images):
@@ -116,16 +116,10 @@ def _quiet(done: int, total: int) -> None:
     pass
 
 
-def _paths(source: Source | Sequence[Source] | LabelledImages) -> list[str]:
-    sources = [source] if isinstance(source, (str, os.PathLike)) else source if isinstance(source, Sequence) else []
-    texts = [os.fspath(one) for one in sources]
-    return [part for text in texts for part in ([text] if os.path.lexists(text) else text.split(os.pathsep))]
-
-
 def _check_apart(paths: list[str], out: Path) -> None:
     there = os.path.realpath(out)
     for path in paths:
-        here = os.path.realpath(os.path.expanduser(path))
+        here = os.path.realpath(path)
         if there == here or there.startswith(os.path.join(here, "")):
             raise DatasetError(f"{plain_text(str(out))}: the output lies in the dataset; give another folder")
 
@@ -252,7 +246,11 @@ class _Run:
             try:
                 writer.write(encoded, label)
             except FacespaceError as error:  # an image this format cannot hold
-                raise DatasetError(f"image {self._n_done} of the dataset ({names[label]}): {error}") from None
+                reason = str(error).removeprefix(f"{plain_text(str(self._folder))}: ")
+                raise DatasetError(
+                    f"image {self._n_done} of the dataset ({names[label]}): {reason}; take it out of the dataset, remove "
+                    f"{plain_text(str(self._folder))} and start again, or choose another format"
+                ) from None
             self._chain.add(label, digest)
             self._n_unrecognised += image_ending(encoded) is None
             self._n_done += 1

@@ -173,6 +173,37 @@ def test_what_is_none(tmp_path: Path, data: bytes) -> None:
         assert "not a dataset; wanted class folders, an MXNet .rec, TFRecord files, tar shards, Parquet files" in said
 
 
+def test_what_to_do_with_a_folder_around_a_dataset(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "README.md").touch()
+    tars(tmp_path / "hub" / "data")
+    assert f"{tmp_path}/hub: not a dataset; but {tmp_path}/hub/data is one" in refusal(tmp_path / "hub")
+    folders(tmp_path / "lfw" / "images", "Anna")
+    assert f"{tmp_path}/lfw: not a dataset; but {tmp_path}/lfw/images is one" in refusal(tmp_path / "lfw")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "00000.tar.gz").touch()
+    assert "not a dataset; compressed files such as 00000.tar.gz leave no way to" in refusal(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.tfrecord", "a.tfrecords", "a.tfrecords-00003", "a.tfrec", "A.TFR", "a-00001-of-00002"]
+)
+def test_how_tfrecords_are_called_in_a_folder(tmp_path: Path, name: str) -> None:
+    (tfrecords(tmp_path / "set") / "tran.tfrecords").rename(tmp_path / "set" / name)
+    assert len(open_dataset(tmp_path / "set")) == 1
+
+
+def test_a_pattern_of_shards(tmp_path: Path) -> None:
+    for name in ("train-0.tar", "train-1.tar", "val-0.tar"):
+        (tars(tmp_path / name[:-4]) / "00000.tar").rename(tmp_path / name)
+    assert "train*" in refusal(tmp_path)
+    assert len(open_dataset(tmp_path / "train-*")) == 2
+    assert len(open_dataset(f"{tmp_path}/train-1*{os.pathsep}{tmp_path}/val-*")) == 2
+    assert "no file is called so" in refusal(tmp_path / "test-*")
+    folders(tmp_path / "x", "Anna")
+    assert "wanted a pattern of TFRecord, tar, Parquet, MS-Celeb-1M files" in refusal(tmp_path / "x" / "Anna" / "*.png")
+
+
 def test_paths_that_are_none(tmp_path: Path) -> None:
     assert f"{tmp_path}/missing: no such file or folder" in refusal(tmp_path / "missing")
     assert "``: no such file or folder" in refusal("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,55 @@ def test_shards_are_sorted_as_people_count(tmp_path: Path) -> None:
     wanted = ["1.tar", "a.tar", "s-9.TAR", "s-09.tar", "s-10.tar", "²-3.tar"]
     assert [os.path.basename(path) for path in found] == wanted
     assert find_shards(tmp_path / "x", r"\.tar", "tar files") == (str(tmp_path / "x"),)
+
+
+@pytest.mark.parametrize(
+    ("names", "one"),
+    [
+        (["train-0.tar", "val-0.tar"], "train*"),
+        (["Training_1.tar", "validation_1.tar"], "Train*"),
+        (["test.tar", "val.tar"], "test*"),
+        (["eval00.tar", "train00.tar", "train01.tar"], "train*"),
+    ],
+)
+def test_what_is_trained_on_and_measured_on_is_kept_apart(tmp_path: Path, names: list[str], one: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(
+        DatasetError, match=f"parts for training and for measuring .*; name one of them: '{tmp_path}/{re.escape(one)}'$"
+    ):
+        find_shards(tmp_path, r"\.tar", "tar files")
+    some = find_shards(tmp_path / f"{names[0][:4]}*", r"\.tar", "tar files")
+    assert {os.path.basename(path)[:4] for path in some} == {names[0][:4]}
+
+
+@pytest.mark.parametrize(
+    "names", [["test-0.tar", "test-1.tar"], ["trainer.tar", "valid.tar"], ["a-train.tar", "a-val.tar"]]
+)
+def test_names_that_tell_no_parts(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert len(find_shards(tmp_path, r"\.tar", "tar files")) == 2
+
+
+def test_a_pattern_picks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("s-10", "s-9", "s-[0-9]x", ".s-7", "t-1"):
+        (tmp_path / name).touch()
+    (tmp_path / "s-8").mkdir()
+
+    def found(pattern: str) -> list[str]:
+        return [os.path.basename(path) for path in find_shards(tmp_path / pattern, r"\.tar", "tar files")]
+
+    assert found("s-[0-9]*") == ["s-9", "s-10"]
+    assert found("?-1*") == ["s-10", "t-1"]
+    assert found("*") == ["s-9", "s-10", "s-[0-9]x", "t-1"]
+    assert found("s-[0-9]x") == ["s-[0-9]x"]  # for it is there
+    with pytest.raises(DatasetError, match="no file is called so"):
+        found("u*")
+    with pytest.raises(DatasetError, match="the folder cannot be listed"):
+        found("nowhere/s*")
+    monkeypatch.chdir(tmp_path)
+    assert find_shards("t*", r"\.tar", "tar files") == ("t-1",)
 
 
 def test_pieces_are_found_by_their_number() -> None:

@@ -95,6 +95,14 @@ def test_records_made_by_hand(file: Path) -> None:
     assert images.read(1).tolist() == [[[1] * 3] * 2] * 2
 
 
+def test_an_empty_name_is_none(file: Path) -> None:
+    """As programs write that fill in every feature."""
+    named = {"image/class/text": bytes_list("Zoë".encode())}
+    empty = [{"image/class/text": bytes_list(*values)} for values in ([b""], [])] + [{"image/class/text": b""}]
+    file.write_bytes(b"".join(record(of(b"", k, **more)) for k, more in enumerate([*empty, named])))
+    assert list(TFRecordImages(file).names) == ["0", "1", "2", "Zoë"]
+
+
 def test_names_come_from_records_and_from_beside(file: Path) -> None:
     write_names(file.parent, ["Anna", "Ben", "Cleo", "Dora"])
     named = {"name": bytes_list("Zoë".encode())}
@@ -182,7 +190,7 @@ def test_damage_after_opening_is_seen_when_an_image_is_read(file: Path) -> None:
         (b"", "it has none"),
         (example(image_raw=int64_list(1), label=int64_list(1)), "wanted one encoded image; got 0"),
         (example(image_raw=bytes_list(b"", b""), label=int64_list(1)), "wanted one encoded image; got 2"),
-        (example(image_raw=bytes_list(b""), label=bytes_list(b"1")), r"wanted one label \(int64\); got 0"),
+        (example(image_raw=bytes_list(b""), label=bytes_list(b"1")), r"wanted one label \(int64\); got something else"),
         (of(b"", -1), "the label wants a number from 0 to 16,777,215; got -1"),
         (of(b"", 2**62), "got 4611686018427387904"),
         (of(b"", 0, name=bytes_list(b" ")), "a name wants 1 to 1000 characters; got ' '"),

@@ -155,7 +155,7 @@ def convert(
         print(f"facespace: {len(made.renamed)} names were changed; see `renamed` in {record}", file=sys.stderr)
     if made.n_unrecognised:
         print(
-            f"facespace: {made.n_unrecognised} images are of no known kind; they were copied as they are",
+            f"facespace: files of no known kind of image, copied as they are: {made.n_unrecognised}",
             file=sys.stderr,
         )
     rate = made.n_here / made.seconds

@@ -1,7 +1,8 @@
 """One number for a whole dataset: a chain of SHA-256 over its names and image bytes, in order.
 
-c₀ = 0, cₖ = SHA-256(cₖ₋₁ ‖ n ‖ name ‖ SHA-256(image)), with n the number of the name's bytes (u32, little-endian). It
-is the same for one dataset in every format, and its state after any image is 32 bytes.
+c₀ = 0, cₖ = SHA-256(cₖ₋₁ ‖ n ‖ name ‖ SHA-256(image)), with n the number of the name's bytes (u32, little-endian), and
+a name that is a number without zeros in front, which only folders have. It is the same for one dataset in every format,
+and its state after any image is 32 bytes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Chain:
         name = self._encoded.get(label)
         if name is None:
             text = plain_text(self._names[label]).encode("utf-8")
+            if text.isdigit():
+                text = text.lstrip(b"0") or b"0"
             name = self._encoded[label] = len(text).to_bytes(4, "little") + text
         self.value = hashlib.sha256(self.value + name + digest).digest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import contextlib
 import importlib
 import os
 import re
@@ -14,6 +15,7 @@ from facespace.datasets.folder import IMAGE_ENDINGS, visible_names
 from facespace.datasets.image_kind import image_ending
 from facespace.datasets.labelled import LabelledImages
 from facespace.datasets.record_index import MAGIC
+from facespace.datasets.shards import is_pattern, matching
 from facespace.datasets.union import UnionImages
 from facespace.errors import DatasetError
 from facespace.masked_crc import masked_crc
@@ -29,11 +31,13 @@ ACCEPTED = (
 _READERS = {
     "class folders": ("class_folders", "ImageFolder", ""),
     "MXNet RecordIO": ("recordio", "RecordImages", r"\.rec"),
-    "TFRecord": ("tfrecord", "TFRecordImages", r"\.tfrecords?|\.tfrec|-\d{5}-of-\d{5}"),
+    "TFRecord": ("tfrecord", "TFRecordImages", r"\.tfrecords?(-\d+)?|\.tfrec|\.tfr|-\d{5}-of-\d{5}"),
     "tar": ("webdataset", "TarImages", r"\.tar"),
     "Parquet": ("parquet", "ParquetImages", r"\.parquet"),
     "MS-Celeb-1M": ("msceleb", "MSCelebImages", r"\.tsv"),
 }
+_IN_SHARDS = ("TFRecord", "tar", "Parquet", "MS-Celeb-1M")
+_COMPRESSED = (".gz", ".tgz", ".zst", ".bz2", ".xz", ".zip", ".7z")
 _START = 512  # bytes that tell what a file is
 _MAX_COLUMNS = 2**16  # of a table the first line, up to where its image begins
 _OWN_TABLES = ("faces.parquet",)  # of the aligner, among class folders
@@ -43,8 +47,9 @@ def open_dataset(source: Source | Sequence[Source]) -> LabelledImages:
     """The dataset at a path, or the union of several: `A:B` (`A;B` on Windows), or a sequence.
 
     A class folder, a `.rec` or its folder, TFRecord files, tar shards, Parquet files, an MS-Celeb-1M table: the
-    content decides, not the name. A path with a colon in its name is that path where it is there. `DatasetError`
-    says what is accepted where it is none of them, and names two where a folder has both.
+    content decides, not the name. A pattern picks some of a folder's shards: `shards/train-*.tar`. A path with a colon
+    or a star in its name is that path where it is there. `DatasetError` says what is accepted where it is none of them,
+    and names two where a folder has both.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -82,9 +87,15 @@ def _parted(source: str) -> list[str]:
 
 def _open(path: str) -> LabelledImages:
     # What is damaged from its beginning on has its name left, and a reader that says what is wrong with it.
-    kind = _folder_kind(path) if os.path.isdir(path) else _file_kind(path) or _named_kind(path)
+    if is_pattern(path):
+        first = matching(path)[0]
+        kind = _file_kind(first) or _named_kind(first)
+        if kind not in _IN_SHARDS:
+            raise DatasetError(f"{plain_text(path)}: wanted a pattern of {', '.join(_IN_SHARDS)} files")
+    else:
+        kind = _folder_kind(path) if os.path.isdir(path) else _file_kind(path) or _named_kind(path)
     if kind is None:
-        reason = f"not a dataset; {ACCEPTED}" if os.path.lexists(path) else "no such file or folder"
+        reason = f"not a dataset; {_instead(path) or ACCEPTED}" if os.path.lexists(path) else "no such file or folder"
         raise DatasetError(f"{plain_text(path) or '``'}: {reason}")
     module, reader, _ = _READERS[kind]
     return cast(LabelledImages, getattr(importlib.import_module(f"facespace.datasets.{module}"), reader)(path))
@@ -108,6 +119,20 @@ def _folder_kind(path: str) -> str | None:
         which = " and ".join(f"{kind} ({plain_text(name)})" for kind, name in found.items())
         raise DatasetError(f"{plain_text(path)}: wanted one kind of dataset; this folder has {which}: keep them apart")
     return next(iter(found or named), None)
+
+
+def _instead(path: str) -> str:
+    """What to do with a folder that is no dataset, where one can see it; else nothing."""
+    if not os.path.isdir(path):
+        return ""
+    for file in visible_names(path, folders=False):
+        if os.path.splitext(file)[1].lower() in _COMPRESSED:
+            return f"compressed files such as {plain_text(file)} leave no way to one image: unpack them"
+    for folder in visible_names(path, folders=True):
+        with contextlib.suppress(DatasetError):
+            if _folder_kind(os.path.join(path, folder)):
+                return f"but {plain_text(os.path.join(path, folder))} is one"
+    return ""
 
 
 def _named_kind(file: str) -> str | None:

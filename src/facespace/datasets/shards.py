@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import fnmatch
 import operator
 import os
 import re
@@ -21,27 +22,58 @@ from facespace.text import plain_text
 
 MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
 _MAX_OPEN = 64  # files at once; datasets come in thousands of shards
+_PART = re.compile(r"(?:train|valid|val|test|eval)(?=[^a-z]|idation|ing)", re.IGNORECASE)
 
 
 def find_shards(path: str | os.PathLike[str], ending: str, what: str) -> tuple[str, ...]:
     """The file at `path`, or those of the folder there whose names match the pattern `ending`, as people count.
 
-    Hidden files are left out. `DatasetError` where there is nothing, or no such file; `what` names the kind wanted.
+    A path that is not there and ends in a pattern, `shards/train-*.tar`, is the files it matches. Hidden files are left
+    out. `DatasetError` where there is nothing, or no such file, and where a folder has shards to train on and others:
+    those one measures on must not be trained on unseen. `what` names the kind wanted.
 
     >>> sorted(["b10.tar", "b9.tar", "a.tar"], key=_natural)
     ['a.tar', 'b9.tar', 'b10.tar']
     """
     path = os.fspath(path)
+    if is_pattern(path):
+        return matching(path)
     if not os.path.isdir(path):
         return (path,)
     wanted = re.compile(f"(?:{ending})$", re.IGNORECASE)
-    try:
-        names = [name for name in os.listdir(path) if not name.startswith(".") and wanted.search(name)]
-    except OSError as error:
-        raise DatasetError(f"{plain_text(path)}: the folder cannot be listed ({error.strerror})") from None
+    names = [name for name in _listed(path) if wanted.search(name)]
     if not names:
         raise DatasetError(f"{plain_text(path)}: no {what} in this folder")
+    parts = {found[0].lower(): (found[0], name) for name in names if (found := _PART.match(name))}
+    if len(parts) > 1:
+        some = " and ".join(plain_text(name) for _, name in sorted(parts.values())[:3])
+        one = os.path.join(path, f"{parts['train' if 'train' in parts else min(parts)][0]}*")
+        raise DatasetError(
+            f"{plain_text(path)}: has parts for training and for measuring ({some}); name one of them: '{plain_text(one)}'"
+        )
     return tuple(os.path.join(path, name) for name in sorted(names, key=_natural))
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path names files by a pattern with `*`, `?` or `[…]` in its last part; never where it is there."""
+    return bool(set("*?[") & set(os.path.basename(path))) and not os.path.lexists(path)
+
+
+def matching(path: str) -> tuple[str, ...]:
+    """The files a pattern matches, at least one, as people count."""
+    folder, pattern = os.path.split(path)
+    names = [name for name in _listed(folder or os.curdir) if fnmatch.fnmatchcase(name, pattern)]
+    files = [file for name in sorted(names, key=_natural) if not os.path.isdir(file := os.path.join(folder, name))]
+    if not files:
+        raise DatasetError(f"{plain_text(path)}: no file is called so")
+    return tuple(files)
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise DatasetError(f"{plain_text(folder)}: the folder cannot be listed ({error.strerror})") from None
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:

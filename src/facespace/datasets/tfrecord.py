@@ -27,7 +27,7 @@ from facespace.text import plain_text
 from facespace.wire_format import check_message_count
 
 FILE_NAME = "tran.tfrecords"  # sic: so the programs of 2018 call it and look for it
-_ENDING = r"\.tfrecords?|\.tfrec|-\d{5}-of-\d{5}"
+_ENDING = r"\.tfrecords?(-\d+)?|\.tfrec|\.tfr|-\d{5}-of-\d{5}"
 _IMAGE = ("image_raw", "image/encoded")
 _LABEL = ("label", "image/class/label")
 _NAME = ("name", "image/class/text")
@@ -213,9 +213,11 @@ def _image_of(example: dict[str, Any]) -> Any:
 
 
 def _label(example: dict[str, Any]) -> int:
-    values = _feature(example, _LABEL, "its label").int64_list.value
+    feature = _feature(example, _LABEL, "its label")
+    values = feature.int64_list.value
     if len(values) != 1:
-        raise DatasetError(f"wanted one label (int64); got {len(values)}")
+        got = f"{len(values)} of them" if feature.HasField("int64_list") else "something else"
+        raise DatasetError(f"wanted one label (int64); got {got}")
     return int(values[0])
 
 
@@ -223,7 +225,8 @@ def _name(example: dict[str, Any]) -> str | None:
     for name in _NAME:
         if name in example:
             values = example[name].bytes_list.value
-            if len(values) != 1:
+            if len(values) > 1 or example[name].HasField("int64_list"):
                 raise DatasetError(f"wanted one name (bytes) in {name}; got {len(values)}")
-            return bytes(values[0]).decode("utf-8", "backslashreplace")
+            # Programs that fill in every feature leave it empty where they know no name.
+            return bytes(values[0]).decode("utf-8", "backslashreplace") or None if len(values) else None
     return None
