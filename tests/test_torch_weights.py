@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -154,6 +155,26 @@ def test_an_archive_in_several_parts_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(whole)
     with pytest.raises(ModelError, match=r"x\.pt: a damaged archive \(zipfiles that span multiple disks"):
         read_state_dict(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("member", ["x/constants.pkl", "x/archive_format"])
+def test_programs_are_told_from_weights(tmp_path, member):
+    """As TorchScript and torch.export write them, whose members are compressed."""
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, bytes(1000))
+    with pytest.raises(ModelError, match=r"x\.pt: holds a program \(TorchScript or torch\.export\), not weights alone"):
+        read_state_dict(tmp_path / "x.pt")
+
+
+def test_what_is_refused_is_told_how_to_come(tmp_path):
+    torch.save({"best": Path("x")}, tmp_path / "x.pt")
+    with pytest.raises(ModelError) as caught:
+        read_state_dict(tmp_path / "x.pt")
+    assert re.search(
+        r"refused, it wants to run code of its own \(pathlib.*\); wanted is a file of tensors alone, as "
+        r"torch\.save\(network\.state_dict\(\), FILE\) makes it where the network was trained$",
+        str(caught.value),
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x02", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"hello", b"\x80\x02."])

@@ -97,8 +97,13 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         # torch's own words advise to load it without the restriction.
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it wants to run code of its own ({wanted[1]})" if wanted else "damaged"
-        raise ModelError(f"{path}: refused, {reason}; wanted is a file of tensors alone, a state dict") from None
+        reason = (
+            f"it wants to run code of its own ({wanted[1]})" if wanted else "damaged, or of a pickle protocol not 2"
+        )
+        raise ModelError(
+            f"{path}: refused, {reason}; wanted is a file of tensors alone, as torch.save(network.state_dict(), FILE) "
+            "makes it where the network was trained"
+        ) from None
     except Exception as error:  # damaged archives raise whatever the reader trips over
         raise ModelError(f"{path}: cannot be read as weights of torch ({first_line(error)})") from None
     if not isinstance(state, dict):
@@ -123,8 +128,14 @@ def _check_archive(data: bytes, path: Path) -> None:
             return  # a pickle of before 2020, or nothing at all
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
+            program = any(re.search(r"/(?:constants\.pkl|archive_format)$", name) for name in archive.namelist())
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
         raise ModelError(f"{path}: a damaged archive ({first_line(error)})") from None
+    if program:
+        raise ModelError(
+            f"{path}: holds a program (TorchScript or torch.export), not weights alone; wanted is what "
+            "torch.save(network.state_dict(), FILE) writes, network being torch.jit.load(FILE) or its like"
+        )
     if total > len(data):
         raise ModelError(f"{path}: {len(data)} bytes that claim to hold {total}")
 

@@ -30,6 +30,10 @@ def tiny() -> Backbone:
     return create("tiny", dimension=4)
 
 
+def under(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
 @functools.cache
 def squeezenet_variables(scaled: bool = False) -> dict[str, np.ndarray]:
     random = np.random.default_rng(1)
@@ -140,6 +144,13 @@ def test_a_network_without_an_original() -> None:
     lambda state: {"state_dict_backbone": {f"module._orig_mod.{name}": value for name, value in state.items()}},
     lambda state: {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
     lambda state: {name: value.double() for name, value in state.items()},
+    lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {0: {"step": torch.ones(1)}}}, "loss": torch.ones(1)},
+    lambda state: {"ema": under("net.", state), "epoch": 1},
+    lambda state: {"state_dict": {**under("backbone.", state), "head.weight": torch.zeros(9, 4), "head.norm.running_var": torch.ones(4)}},
+    lambda state: {**under("model.backbone.", state), "model.arc.weight": torch.zeros(9, 4)},
+    lambda state: under("0.", state),
+    lambda state: {**state, "head.weight": torch.zeros(9, 4)},
+    lambda state: {"optimizer": {"state": {k: {"exp_avg": torch.ones(2)} for k in range(200)}}, "networks": {"face": state}},
 ])  # fmt: skip
 def test_what_is_round_a_state_dict_comes_off(wrap: Any) -> None:
     state = tiny().state_dict()
@@ -147,6 +158,32 @@ def test_what_is_round_a_state_dict_comes_off(wrap: Any) -> None:
     assert (network.name, network.options, network.training) == ("tiny", {"dimension": 4}, False)
     assert all(torch.equal(value, state[name]) for name, value in network.named_parameters())
     assert all(value.dtype == torch.float32 for value in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ({**under("student.", tiny().state_dict()), **under("teacher.", tiny().state_dict())}, "x.pt: several networks in it, under 'student.' and 'teacher.'; save a state dict of the one you want"),
+        ({"net": under("n.", {"a": torch.ones(2), "b": torch.ones(2)})}, "x.pt: no known network has these weights; the first is 'a'"),
+        ({"net": under("n.", {name: value for name, value in tiny().state_dict().items() if name != "maps.0.weight"})}, "x.pt: maps.0.weight, which tiny wants, is missing (no other known network is closer)"),
+        ({"net": {}, "loss": 3.0, "x": [torch.ones(2)]}, "x.pt: no weights in it; wanted is a state dict, a dict of names and tensors"),
+    ],
+)  # fmt: skip
+def test_state_dicts_that_are_not_one_network(state: State, text: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        from_state_dict(state, source="x.pt")
+    assert str(caught.value) == text
+
+
+def test_facenet_pytorch_s_within_a_larger_network() -> None:
+    whole = {**under("encoder.", facenet_pytorch_state(gamma=False)), "head.weight": torch.zeros(3, 512)}
+    assert from_state_dict({"weights": whole}).name == "inception-resnet-v1"
+
+
+def test_the_closest_network_lacks_least() -> None:
+    state = {name: value for name, value in skeleton("iresnet18").state_dict().items() if name != "prelu.weight"}
+    with pytest.raises(ModelError, match=r"prelu\.weight, which iresnet18 wants, is missing"):
+        from_state_dict(state)
 
 
 def test_the_network_does_not_share_the_caller_s_memory() -> None:
@@ -169,7 +206,7 @@ def damaged(name: str, value: Any) -> State:
     ("name", "value", "text"),
     [
         ("full.weight", None, "x.pt: full.weight, which tiny wants, is missing (no other known network is closer)"),
-        ("head.weight", torch.zeros(3), "x.pt: tiny has no 'head.weight'; this is another network (no other known one is closer)"),
+        ("maps.99.weight", torch.zeros(3), "x.pt: tiny has no 'maps.99.weight'; this is another network (no other known one is closer)"),
         ("maps.0.weight", torch.zeros(8, 3, 5, 5), "x.pt: maps.0.weight of tiny wants the shape [8, 3, 3, 3]; got [8, 3, 5, 5]"),
         ("full.weight", torch.zeros(4, 64, dtype=torch.int8), "x.pt: full.weight wants a plain tensor of floating-point numbers; it is torch.int8"),
         ("full.weight", torch.zeros(4, 64).to_sparse(), "x.pt: full.weight wants a plain tensor of floating-point numbers; it is torch.float32"),

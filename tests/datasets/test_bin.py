@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 from facespace.datasets import bin as module
+from facespace.datasets import pickle_steps
 from facespace.datasets.bin import VerificationSet, as_pairs, read_bin
 from facespace.datasets.pairs import PairList
 from facespace.errors import DatasetError
@@ -437,9 +438,9 @@ def test_a_million_tuples(read: Read, wrap: bytes) -> None:
 def test_more_instructions_than_any_set_has(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     data = pickle.dumps((IMAGES, SAME), 4)
     n_steps = len(list(pickletools.genops(data)))
-    monkeypatch.setattr(module, "_MAX_STEPS", n_steps)
+    monkeypatch.setattr(pickle_steps, "_MAX_STEPS", n_steps)
     assert is_the_set(read(data))
-    monkeypatch.setattr(module, "_MAX_STEPS", n_steps - 1)
+    monkeypatch.setattr(pickle_steps, "_MAX_STEPS", n_steps - 1)
     assert f"more than {n_steps - 1} instructions" in refusal(read, data)
 
 

@@ -142,63 +142,120 @@ _AXES: dict[int, Shape] = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 # ---- state dicts -----------------------------------------------------------------------------------------------------
 
-_WRAPPERS = ("state_dict", "model", "backbone", "state_dict_backbone")
-_PREFIXES = ("module.", "_orig_mod.")  # of torch's data parallelism and of torch.compile
+_WRAPPERS = ("state_dict", "model", "backbone", "state_dict_backbone")  # looked into first
+_MAX_NESTED = 64  # dicts looked into
+_MAX_PREFIXES = 32
 _COUNTER = "num_batches_tracked"
+_FACENET_PYTORCH = ("conv2d_1a.conv.weight", "last_bn.running_var")  # its first entry, and its features' batch norm
 
 
 def from_state_dict(state: Mapping[str, Any], *, source: str = "state dict") -> Backbone:
     """The network whose state dict this is, in inference mode.
 
     Known are the networks of this package, facenet-pytorch's InceptionResnetV1, and arcface_torch's IResNets and
-    MobileFaceNet, with any number of features. A dict around it (`state_dict`, `model`, `backbone`), a prefix that
-    data parallelism or `torch.compile` left, and facenet-pytorch's classifier are taken off. Raises `ModelError`
-    naming the first entry that is missing, misshapen or damaged; `source` is what its text calls the file.
+    MobileFaceNet, with any number of features. They are found within other dicts, as checkpoints have them, and as a
+    part of a larger network, whose names share a prefix (`module.`, `model.backbone.`); a classifier beside them is
+    left out. Raises `ModelError` where two networks fit, and else names the first entry that is missing, misshapen or
+    damaged; `source` is what its text calls the file.
     """
-    tensors = _tensors(state, source)
-    if "conv2d_1a.conv.weight" in tensors:
-        return _from_facenet_pytorch(tensors, source)
-    names = {entry for entry in tensors if not entry.endswith(_COUNTER)}
-    scaled = any(entry.endswith("batchnorm.weight") for entry in names)
-    for name in known():
-        shapes = _shapes(name, scaled)
-        if names == shapes.keys():
+    nested = [tensors for tensors in map(_tensors, _dicts(state)) if tensors]
+    if not nested:
+        raise ModelError(f"{source}: no weights in it; wanted is a state dict, a dict of names and tensors")
+    for tensors in nested:
+        fits = {prefix: part for prefix in _prefixes(tensors) if _fitting(part := _under(tensors, prefix))}
+        if len(fits) > 1:
+            several = " and ".join(repr(plain_text(prefix[:40])) for prefix in sorted(fits)[:3])
+            raise ModelError(
+                f"{source}: several networks in it, under {several}; save a state dict of the one you want"
+            )
+        if fits:
+            (part,) = fits.values()
+            if _FACENET_PYTORCH[0] in part:
+                return _from_facenet_pytorch(part, source)
+            name = _fitting(part)
+            shapes = _shapes(name, _is_scaled(part))
             last = list(shapes)[-1]  # the features' batch norm
-            dimension = _dimension(tuple(tensors[last].shape), last, source)
-            network = skeleton(name, dimension=dimension, **_scale_option(name, scaled))
-            return _filled(network, tensors, {}, source)
-    name = max(known(), key=lambda name: len(names & _shapes(name, scaled).keys()))
-    shapes = _shapes(name, scaled)
-    if not names & shapes.keys():
-        raise ModelError(
+            dimension = _dimension(tuple(part[last].shape), last, source)
+            network = skeleton(name, dimension=dimension, **_scale_option(name, _is_scaled(part)))
+            return _filled(network, part, {}, source)
+    raise _nothing_fits(max(nested, key=len), source)
+
+
+def _nothing_fits(tensors: Mapping[str, Tensor], source: str) -> ModelError:
+    """What is wrong with the network that comes closest."""
+    tensors = _under(tensors, _common_prefix(tensors))
+    names = _names(tensors)
+    shapes = {name: _shapes(name, _is_scaled(tensors)) for name in known()}
+    name = max(shapes, key=lambda name: (len(names & shapes[name].keys()), -len(shapes[name].keys() - names)))
+    if not names & shapes[name].keys():
+        return ModelError(
             f"{source}: no known network has these weights; the first is {_shown(min(names, default='none'))}"
         )
-    missing = next((entry for entry in shapes if entry not in names), None)
+    missing = next((entry for entry in shapes[name] if entry not in names), None)
     if missing is not None:
-        raise ModelError(f"{source}: {missing}, which {name} wants, is missing (no other known network is closer)")
-    surplus = _shown(min(names - shapes.keys()))
-    raise ModelError(f"{source}: {name} has no {surplus}; this is another network (no other known one is closer)")
+        return ModelError(f"{source}: {missing}, which {name} wants, is missing (no other known network is closer)")
+    surplus = _shown(min(names - shapes[name].keys()))
+    return ModelError(f"{source}: {name} has no {surplus}; this is another network (no other known one is closer)")
 
 
-def _tensors(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """The tensors in a state dict, by their names without what was put round them."""
-    inner: Any = state if isinstance(state, Mapping) else {}
-    for _ in range(len(_WRAPPERS)):
-        wrapped = [inner[key] for key in _WRAPPERS if isinstance(inner.get(key), Mapping)]
-        if not wrapped:
-            break
-        inner = wrapped[0]
-    tensors = {key: value for key, value in inner.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise ModelError(f"{source}: no weights in it; wanted is a state dict, a dict of names and tensors")
-    while prefix := next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in tensors)), ""):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
+def _dicts(state: Any) -> list[Mapping[Any, Any]]:
+    """The dicts that may be a state dict: those of the usual names, then others, the outer ones first."""
+    found: list[Mapping[Any, Any]] = [state] if isinstance(state, Mapping) else []
+    for outer in found:
+        inner = [outer[key] for key in _WRAPPERS if isinstance(outer.get(key), Mapping)]
+        inner += [value for value in outer.values() if isinstance(value, Mapping)]
+        found += [value for value in inner if not any(value is other for other in found)][: _MAX_NESTED - len(found)]
+    return found
+
+
+def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
+    """What may stand before the names of a network: what is before that of its last batch norm, and before all."""
+    ends = {list(_shapes(name, scaled=False))[-1] for name in known()} | {_FACENET_PYTORCH[1]}
+    found = {"", _common_prefix(tensors)}
+    for key in tensors:
+        found |= {prefix for end in ends if (prefix := key.removesuffix(end)) != key and prefix.endswith(".")}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))[:_MAX_PREFIXES]
+
+
+def _common_prefix(tensors: Mapping[str, Tensor]) -> str:
+    first, last = min(tensors), max(tensors)  # all others begin as these two do
+    n_alike = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[: first.rfind(".", 0, n_alike) + 1]
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _names(tensors: Mapping[str, Tensor]) -> set[str]:
+    return {entry for entry in tensors if not entry.endswith(_COUNTER)}
+
+
+def _is_scaled(tensors: Mapping[str, Tensor]) -> bool:
+    return any(entry.endswith("batchnorm.weight") for entry in tensors)
+
+
+def _fitting(tensors: Mapping[str, Tensor]) -> str:
+    """The network that has these weights, and nothing of whose modules is left over; empty where none has."""
+    if _FACENET_PYTORCH[0] in tensors:
+        return "inception-resnet-v1"
+    names = _names(tensors)
+    for name in known():
+        wanted = _shapes(name, _is_scaled(tensors)).keys()
+        if wanted <= names:
+            modules = {entry.partition(".")[0] for entry in wanted}
+            if not any(entry.partition(".")[0] in modules for entry in names - wanted):
+                return name
+    return ""
 
 
 def _from_facenet_pytorch(tensors: Mapping[str, Tensor], source: str) -> Backbone:
     name = "inception-resnet-v1"
-    last = "last_bn.running_var"
+    last = _FACENET_PYTORCH[1]
     if last not in tensors:
         raise ModelError(f"{source}: {last}, which facenet-pytorch's InceptionResnetV1 wants, is missing")
     # The published weights came from TensorFlow: their gammas are all 1.

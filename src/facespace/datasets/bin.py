@@ -1,7 +1,7 @@
 """Verification sets as insightface stores them: a pickle of (2N encoded images, N booleans), read without running it.
 
 A pickle is a program. Two walls keep this one from doing anything but build bytes and booleans. Before it is loaded,
-`_check_steps` walks over its instructions and refuses all that such a file has no use for, and every length, memo
+`check_steps` walks over its instructions and refuses all that such a file has no use for, and every length, memo
 index and frame that does not fit into the file. While it is loaded, `_Unpickler` answers each name it asks for with a
 function of its own or with an error; NumPy's own functions are never given out either.
 """
@@ -12,7 +12,6 @@ import io
 import math
 import os
 import pickle
-import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.datasets.pairs import PairList, read_whole
+from facespace.datasets.pickle_steps import INNOCENT, asks_for, check_steps
 from facespace.errors import DatasetError
 from facespace.text import plain_text
 
 _MAX_BYTES = 4_000_000_000
-_MAX_STEPS = 10_000_000  # a set takes 2 to 30 steps an image; an empty list costs 1 byte of file and 64 of memory
 _N_FOLDS = 10
-_INNOCENT = "a verification file needs nothing but bytes and booleans; nothing of it was run"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +62,7 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationSet:
     """
     data = read_whole(path, _MAX_BYTES)
     try:
-        _check_steps(data)
+        check_steps(data, _KNOWN)
         return _verification_set(_load(data))
     except DatasetError as error:
         raise DatasetError(f"{plain_text(os.fspath(path))}: {error}") from None
@@ -160,100 +158,7 @@ def _kind(thing: Any) -> str:
     return "empty" if isinstance(thing, bytes) and not thing else f"of type {type(thing).__name__.lstrip('_')}"
 
 
-# The first wall: instructions
-
-_HARMLESS = (
-    "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 "
-    "TUPLE3 NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE "
-    "BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE"
-)
-# Such as protocol 0 is made of, and 1 in part.
-_OF_TEXT = ("INT", "LONG", "FLOAT", "STRING", "UNICODE", "LIST", "DICT", "GET", "PUT")
-_STEPS = {ord(step.code): step for step in pickletools.opcodes}
-# How an argument says its length: in as many bytes before it.
-_PREFIX = {getattr(pickletools, f"TAKEN_FROM_ARGUMENT{kind}"): int(kind[0]) for kind in ("1", "4", "4U", "8U")}
-_ARGUMENT = {code: step.arg.n if step.arg else 0 for code, step in _STEPS.items() if step.name in _HARMLESS.split()}
-_N_FIXED = {code: n for code, n in _ARGUMENT.items() if n >= 0}
-_N_PREFIX = {code: _PREFIX[n] for code, n in _ARGUMENT.items() if n in _PREFIX}
-
-
-def _check_steps(data: bytes) -> None:
-    """Pass a pickle of harmless instructions that fit into the file, to its end; `DatasetError` for any other.
-
-    A number that asks for memory is held to what the file has: a length to the bytes left, a memo index (whose table
-    is taken whole) to the steps before it, the index a writer could have come to.
-    """
-    if data[0] not in b"\x80(]c":
-        raise DatasetError("not a verification file: it is no pickle")
-    puts = pickle.BINPUT + pickle.LONG_BINPUT
-    position, frame_end = 0, 0
-    for n_steps in range(_MAX_STEPS):
-        if position >= len(data):  # after an argument that reaches beyond the end, too
-            raise _cut_short(len(data))
-        code = data[position]
-        argument = position + 1
-        if code in _N_FIXED:
-            end = argument + _N_FIXED[code]
-        elif code in _N_PREFIX:
-            start = argument + _N_PREFIX[code]
-            end = start + int.from_bytes(data[argument:start], "little")
-        elif code == pickle.GLOBAL[0]:
-            end = _check_global(data, argument)
-        else:
-            raise _refused(data, position)
-        if code in puts:
-            if int.from_bytes(data[argument:end], "little") > n_steps:
-                raise DatasetError("damaged: it numbers things it does not have")
-        elif code == pickle.FRAME[0]:
-            if position < frame_end:
-                raise DatasetError("damaged: a frame begins inside of another")
-            frame_end = end + int.from_bytes(data[argument:end], "little")
-            if frame_end > len(data):
-                raise _cut_short(len(data))
-        elif code == pickle.STOP[0]:
-            if end != len(data):
-                raise DatasetError(f"damaged: {len(data) - end:,} bytes follow its end")
-            return
-        # The unpickler would drop what is left of the frame and read on elsewhere: not what was checked here.
-        if position < frame_end < end:
-            raise DatasetError("damaged: a frame ends inside of an instruction")
-        position = end
-    raise DatasetError(f"more than {_MAX_STEPS:,} instructions; no verification file has so many")
-
-
-def _check_global(data: bytes, start: int) -> int:
-    """Where an instruction ends that asks for a name (two lines: module, name)."""
-    middle = data.find(b"\n", start)
-    end = data.find(b"\n", middle + 1)
-    if middle < 0 or end < 0:
-        raise _cut_short(len(data))
-    module, name = (line.decode("utf-8", "backslashreplace") for line in data[start:end].split(b"\n"))
-    if (module, name) not in _KNOWN:
-        raise _asks_for(module, name)
-    return end + 1
-
-
-def _refused(data: bytes, position: int) -> DatasetError:
-    step = _STEPS.get(data[position])
-    if step is None:
-        return DatasetError(f"damaged, or not a verification file: byte {position:,} is no instruction of a pickle")
-    if step.name in _OF_TEXT:
-        return DatasetError(f"written with old pickle steps ({step.name}); write it again with protocol 2 or later")
-    if step.name == "INST":  # asks for a name as GLOBAL does
-        module, _, name = data[position + 1 : position + 161].decode("utf-8", "backslashreplace").partition("\n")
-        return _asks_for(module, name.partition("\n")[0])
-    return DatasetError(f"this file wants to use the instruction {step.name}; {_INNOCENT}")
-
-
-def _cut_short(n_bytes: int) -> DatasetError:
-    return DatasetError(f"damaged or cut short: its {n_bytes:,} bytes end before the pickle does")
-
-
-def _asks_for(module: str, name: str) -> DatasetError:
-    return DatasetError(f"this file asks for {plain_text(f'{module[:80]}.{name[:80]}')}; {_INNOCENT}")
-
-
-# The second wall: names
+# What it may ask for
 
 
 _ARRAY_CLASS = object()  # stands for `numpy.ndarray` where a pickle names it
@@ -332,7 +237,7 @@ class _StandIns:
     def make_encode(self, text: Any, codec: Any) -> bytes:
         """Stands for `_codecs.encode`, with which Python 3 writes bytes in protocol 2: one letter a byte."""
         if not isinstance(text, str) or _text(codec) not in ("latin1", "latin-1", "iso-8859-1"):
-            raise DatasetError(f"this file asks to encode with another codec than latin1; {_INNOCENT}")
+            raise DatasetError(f"this file asks to encode with another codec than latin1; {INNOCENT}")
         self.spend(len(text))
         return text.encode("latin-1")
 
@@ -340,7 +245,7 @@ class _StandIns:
         if codec is not None:
             return self.make_encode(data, codec)
         if not isinstance(data, bytes):
-            raise DatasetError(f"this file makes bytes of something else; {_INNOCENT}")
+            raise DatasetError(f"this file makes bytes of something else; {INNOCENT}")
         return data
 
     make_bytearray = make_bytes
@@ -353,7 +258,7 @@ class _StandIns:
 
     def make_reconstruct(self, kind: Any, *_: Any) -> _Array:
         if kind is not _ARRAY_CLASS:
-            raise DatasetError(f"this file asks NumPy to make something else than an array; {_INNOCENT}")
+            raise DatasetError(f"this file asks NumPy to make something else than an array; {INNOCENT}")
         return _Array(self.spend)
 
     def make_frombuffer(self, data: Any, dtype: Any, shape: Any, *_: Any) -> _Array:
@@ -381,7 +286,7 @@ def _text(text: Any) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads what `_check_steps` passed, with stand-ins for the few names that such a file may ask for."""
+    """Loads what `check_steps` passed, with stand-ins for the few names that such a file may ask for."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="bytes")  # the strings of Python 2 are bytes
@@ -389,11 +294,11 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise _asks_for(module, name)
+            raise asks_for(module, name)
         return _ARRAY_CLASS if name == "ndarray" else getattr(self._stand_ins, f"make_{name.strip('_')}")
 
     def persistent_load(self, *_: Any) -> Any:
-        raise DatasetError(f"this file asks for an object outside of it; {_INNOCENT}")
+        raise DatasetError(f"this file asks for an object outside of it; {INNOCENT}")
 
 
 def _load(data: bytes) -> Any:
