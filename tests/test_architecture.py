@@ -44,6 +44,7 @@ LAYERS = [
     [
         "datasets",
         "graphdef",
+        "tensorflow1_values",
         "quantization",
         "suppression",
         "mtcnn_networks",

@@ -338,7 +338,7 @@ def test_without_the_output(tmp_path):
         said = refusal(lambda function=function: function(tmp_path, output="features"))
         assert (
             said
-            == f"{tmp_path}/model-20180101-000000.meta: no node called 'features'; a FaceNet graph ends in 'embeddings'"
+            == f"{tmp_path}/model-20180101-000000.meta: no node called 'features', as the features of a FaceNet graph are"
         )
 
 

@@ -62,7 +62,9 @@ _DTYPES: dict[int, tuple[np.dtype[Any], str]] = {
 }
 
 _IMAGES = ("input", "image_batch")  # where FaceNet graphs take their images; the first of them that a graph has
+VARIABLES = ("VariableV2", "Variable", "VarHandleOp")
 _SWITCHES = ("Switch", "RefSwitch")
+_NO_RESULTS = ("Const", "Placeholder", "PlaceholderWithDefault", "NoOp", "Assert")
 _MERGES = ("Merge", "RefMerge")
 
 Graph = dict[str, Any]
@@ -193,8 +195,7 @@ def inference_graph(graph: Graph, output: str, source: str) -> Graph:
     as `phase_train`), and inference leaves every flag False. Both operators come back as an Identity, the images as a
     Placeholder. Raises `ModelError` where another thing decides, or an operator's second output is wanted.
     """
-    if output not in graph:
-        raise _error(source, f"no node called {output!r}; a FaceNet graph ends in 'embeddings'")
+    output = output_node(graph, output, source)
     order = _evaluation_order(graph, output, source)
     dead, undecided = _dead_and_undecided(graph, order, source)
 
@@ -220,6 +221,27 @@ def inference_graph(graph: Graph, output: str, source: str) -> Graph:
                 raise _error(source, f"{name} takes output {port} of {child} ({graph[child].op}); only 0 is known")
             stack.append(child)
     return {name: _resolved(graph, name, needed[name], source) for name in order if name in needed}
+
+
+def output_node(graph: Graph, wanted: str, source: str) -> str:
+    """The node called `wanted`; else the only one called so in a scope, or the only end of a graph without variables.
+
+    Importing a graph into another puts a scope before all its names, and not everybody calls features `embeddings`.
+    Raises `ModelError` naming the ends there are.
+    """
+    if wanted in graph:
+        return wanted
+    named = [name for name in graph if name.rpartition("/")[2] == wanted]
+    if len(named) == 1:
+        return named[0]
+    ends: list[str] = []
+    if not any(node.op in VARIABLES for node in graph.values()):  # a graph as it was trained ends in many places
+        used = {_tensor(name.removeprefix("^"))[0] for node in graph.values() for name in node.input}
+        ends = [name for name, node in graph.items() if name not in used and node.op not in _NO_RESULTS]
+    if len(ends) == 1:
+        return ends[0]
+    there = f"; it ends in {', '.join(sorted(ends)[:4])}" if ends else ""
+    raise _error(source, f"no node called {wanted!r}, as the features of a FaceNet graph are{there}")
 
 
 def _evaluation_order(graph: Graph, output: str, source: str) -> list[str]:

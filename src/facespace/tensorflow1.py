@@ -1,23 +1,30 @@
-"""Translates TensorFlow 1 graphs to ONNX.
-
-Feature maps are kept as (N,C,H,W) inside, as the runtimes want them.
-"""
+"""Translates TensorFlow 1 graphs to ONNX, operator by operator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError
-from facespace.graphdef import BOOL, MAX_VALUES, Graph, attributes_of, constant, inference_graph, inputs_of
-from facespace.onnx_graph import GraphBuilder
+from facespace.graphdef import (
+    BOOL,
+    MAX_VALUES,
+    VARIABLES,
+    Graph,
+    attributes_of,
+    constant,
+    inference_graph,
+    inputs_of,
+    output_node,
+)
+from facespace.tensorflow1_values import Conv, Translation, Value, array_of
 from facespace.text import plain_text
 
 _INT64_MAX = 2**63 - 1
+_EPSILON = 1e-4  # TensorFlow's default of a fused batch norm, which files may leave out
 
 
 @np.errstate(all="ignore")  # damaged weights may overflow when they are folded
@@ -27,113 +34,57 @@ def to_onnx(graph: Graph, *, source: str, output: str = "embeddings") -> bytes:
     Its input is `images` (N,H,W,3) float32 as the graph's own placeholder wants them, its output `features`
     (N,D) float32. Raises `ModelError` naming the first operator that is not understood.
     """
-    translation = _Translation(inference_graph(graph, output, source), source)
+    output = output_node(graph, output, source)
+    translation = Translation(inference_graph(graph, output, source), source)
     for node in translation.graph.values():
-        translation.translate(node)
+        translation.values[node.name] = _translated(translation, node)
     builder = translation.builder
-    value = translation.value(output)
+    value = translation.values[output]
     if value.array is not None or value.sizes:
-        raise ModelError(f"{source}: {output} are no features of images")
+        raise ModelError(f"{source}: {plain_text(output)} are no features of images")
     features = translation.transposed(value, nchw=False)
-    builder.output(features.name, "features", np.float32, ["n", "d"])
+    builder.output(features.name, "features", np.float32, ["n", value.width or "d"])
     return builder.serialize()
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A value of the ONNX graph, or something not yet written to it; maps are (N,C,H,W) when `nchw`.
-
-    A constant waits as `array`, a convolution as `conv`: what scales and shifts its channels next is folded
-    into its weights (`y = s·(k∗x + b) + t = (s·k)∗x + (s·b + t)`), and the runtime has one operator instead
-    of three. `sizes` marks what was computed from a tensor's shape: int64, one number or several.
-    """
-
-    name: str
-    nchw: bool = False
-    sizes: bool = False
-    array: npt.NDArray[Any] | None = None
-    conv: _Conv | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Conv:
-    source: str
-    kernel: npt.NDArray[np.float64]  # (out, in, height, width)
-    bias: npt.NDArray[np.float64]  # (out,)
-    attributes: dict[str, Any]
-
-    def affine(self, scale: npt.NDArray[Any], shift: npt.NDArray[Any]) -> _Value:
-        scale = np.broadcast_to(scale, self.bias.shape).astype(np.float64)
-        kernel = self.kernel * scale[:, None, None, None]
-        return _Value("", True, conv=_Conv(self.source, kernel, self.bias * scale + shift, self.attributes))
+def _translated(t: Translation, node: Any) -> Value:
+    handler = _HANDLERS.get(node.op)
+    if handler is None:
+        operator = plain_text(f"{node.op} ({node.name})")
+        if node.op in VARIABLES:
+            raise ModelError(
+                f"{t.source}: a graph without its weights, such as {operator}; give the folder of the checkpoint that has "
+                "them, or a frozen graph"
+            )
+        raise ModelError(f"{t.source}: operator {operator} is not supported")
+    inputs = [t.values[name] for name, _ in inputs_of(t.graph, node, t.source)]
+    if node.op not in _FOLDING:
+        inputs = [t.written(value) for value in inputs]
+    try:
+        return handler(t, node, inputs)
+    except (IndexError, KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"{t.source}: {plain_text(f'{node.op} {node.name} is malformed ({error})')}") from None
 
 
-class _Translation:
-    """Turns nodes, in order of evaluation, into ONNX operators."""
-
-    def __init__(self, graph: Graph, source: str) -> None:
-        self.graph = graph
-        self.source = source
-        self.builder = GraphBuilder()
-        self.values: dict[str, _Value] = {}
-        self.n_values = 0  # of the constants so far
-        self.has_images = False
-
-    def value(self, name: str) -> _Value:
-        return self.values[name]
-
-    def translate(self, node: Any) -> None:
-        handler = _HANDLERS.get(node.op)
-        if handler is None:
-            raise ModelError(f"{self.source}: operator {plain_text(f'{node.op} ({node.name})')} is not supported")
-        inputs = [self.values[name] for name, _ in inputs_of(self.graph, node, self.source)]
-        if node.op not in _FOLDING:
-            inputs = [self.written(value) for value in inputs]
-        try:
-            self.values[node.name] = handler(self, node, inputs)
-        except (IndexError, KeyError, ValueError, TypeError) as error:
-            raise ModelError(f"{self.source}: {plain_text(f'{node.op} {node.name} is malformed ({error})')}") from None
-
-    def written(self, value: _Value) -> _Value:
-        """`value` with its convolution, if one is waiting, written to the graph."""
-        if value.conv is None:
-            return value
-        weights = [self.builder.constant(array.astype(np.float32)) for array in (value.conv.kernel, value.conv.bias)]
-        return _Value(self.builder.node("Conv", [value.conv.source, *weights], **value.conv.attributes), nchw=True)
-
-    def transposed(self, value: _Value, *, nchw: bool) -> _Value:
-        value = self.written(value)
-        if value.array is not None or value.sizes:
-            raise ValueError("feature maps were expected, a constant came")
-        if value.nchw == nchw:
-            return value
-        perm = [0, 3, 1, 2] if nchw else [0, 2, 3, 1]
-        return _Value(self.builder.node("Transpose", [value.name], perm=perm), nchw)
-
-
-def _array(value: _Value) -> npt.NDArray[Any]:
-    if value.array is None:
-        raise ValueError("a constant was expected, a computed value came")
-    return value.array
-
-
-def _placeholder(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _placeholder(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     if "dtype" in attributes and attributes["dtype"].type == BOOL:
-        return _Value("", array=np.zeros((), np.bool_))  # `phase_train`, as the 2018 trainer leaves it
+        return Value("", array=np.zeros((), np.bool_))  # `phase_train`, as the 2018 trainer leaves it
     if t.has_images:
         raise ModelError(f"{t.source}: a second input, {plain_text(node.name)}, where one of images was expected")
     t.has_images = True
+    if "shape" in attributes and len(sizes := attributes["shape"].shape.dim) == 4:
+        t.batch = int(sizes[0].size)
     name = t.builder.input("images", np.float32, ["n", "height", "width", 3])
-    return t.transposed(_Value(name), nchw=True)
+    return t.transposed(Value(name), nchw=True)
 
 
-def _constant(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _constant(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     array = constant(node, t.source)
     t.n_values += array.size
     if t.n_values > MAX_VALUES:
         raise ModelError(f"{t.source}: its constants have more than {MAX_VALUES} values")
-    return _Value("", array=array)
+    return Value("", array=array)
 
 
 def _window(node: Any, key: str) -> list[int]:
@@ -150,30 +101,30 @@ def _padding(node: Any) -> str:
     return {b"SAME": "SAME_UPPER", b"VALID": "VALID"}[attributes["padding"].s]
 
 
-def _conv(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _conv(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     x = t.transposed(inputs[0], nchw=True)
-    kernel = _array(inputs[1]).transpose(3, 2, 0, 1).astype(np.float64)
+    kernel = array_of(inputs[1]).transpose(3, 2, 0, 1).astype(np.float64)
     attributes = attributes_of(node)
     if "dilations" in attributes and any(size != 1 for size in attributes["dilations"].list.i):
         raise ValueError("dilations")
     window = {"strides": _window(node, "strides"), "auto_pad": _padding(node)}
-    return _Value("", True, conv=_Conv(x.name, kernel, np.zeros(len(kernel)), window))
+    return Value("", True, conv=Conv(x.name, kernel, np.zeros(len(kernel)), window))
 
 
-def _pool(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
-    def handler(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _pool(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
+    def handler(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
         x = t.transposed(inputs[0], nchw=True)
         sizes = {"kernel_shape": _window(node, "ksize"), "strides": _window(node, "strides")}
-        return _Value(t.builder.node(op, [x.name], auto_pad=_padding(node), **sizes), nchw=True)
+        return Value(t.builder.node(op, [x.name], auto_pad=_padding(node), **sizes), nchw=True)
 
     return handler
 
 
-def _binary(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
-    def handler(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _binary(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
+    def handler(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
         a, b = inputs
         if a.array is not None and b.array is not None:
-            return _Value("", array=_FOLD[op](a.array, b.array))
+            return Value("", array=_FOLD[op](a.array, b.array))
         for conv, weights in ((a.conv, b.array), (b.conv, a.array)):
             if conv is not None and weights is not None and weights.ndim <= 1 and op in ("Add", "Mul"):
                 return conv.affine(weights, np.zeros(1)) if op == "Mul" else conv.affine(np.ones(1), weights)
@@ -182,12 +133,12 @@ def _binary(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
             b = t.transposed(b, nchw=a.nchw)
         like = a if a.array is None else b
         names = [v.name if v.array is None else t.builder.constant(_broadcast(v.array, like)) for v in (a, b)]
-        return _Value(t.builder.node(op, names), like.nchw)
+        return Value(t.builder.node(op, names), like.nchw, width=a.width or b.width)
 
     return handler
 
 
-def _broadcast(array: npt.NDArray[Any], like: _Value) -> npt.NDArray[Any]:
+def _broadcast(array: npt.NDArray[Any], like: Value) -> npt.NDArray[Any]:
     """A scalar, or a vector over channels, shaped to broadcast against `like`."""
     if like.nchw and array.ndim > 1:
         raise ValueError(f"a constant of shape {array.shape} beside a feature map")
@@ -204,70 +155,79 @@ _FOLD: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
+def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
     """An operator of one input: `function` for a constant, ONNX's `ops` one after the other for anything else."""
 
-    def handler(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+    def handler(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
         x = inputs[0]
         if x.array is not None:
             result = np.asarray(function(x.array), x.array.dtype)
             if not np.isfinite(result).all():
                 raise ValueError("a constant that is not finite")
-            return _Value("", array=result)
+            return Value("", array=result)
         name = t.transposed(x, nchw=x.nchw).name
         for op in ops:
             name = t.builder.node(op, [name, name] if op == "Mul" else [name])
-        return _Value(name, x.nchw)
+        return Value(name, x.nchw, width=x.width)
 
     return handler
 
 
-def _concat(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    axis = int(_array(inputs[-1]))
+def _concat(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
+    axis = int(array_of(inputs[-1]))
+    if all(value.array is not None for value in inputs[:-1]):  # a weight kept in parts
+        return Value("", array=np.concatenate([array_of(value) for value in inputs[:-1]], axis))
     if any(value.sizes for value in inputs) and axis == 0:
-        return _Value(t.builder.node("Concat", [_sizes(t, value) for value in inputs[:-1]], axis=0), sizes=True)
+        return Value(t.builder.node("Concat", [_sizes(t, value) for value in inputs[:-1]], axis=0), sizes=True)
     maps = [t.transposed(value, nchw=True) for value in inputs[:-1]]
     if axis not in (3, -1):
         raise ValueError(f"axis {axis}, not the channels")
-    return _Value(t.builder.node("Concat", [value.name for value in maps], axis=1), nchw=True)
+    return Value(t.builder.node("Concat", [value.name for value in maps], axis=1), nchw=True)
 
 
-def _reshape(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    """Reshape with the batch left free: freezing sometimes bakes the batch of one image into the shape."""
+def _axis_first_concat(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
+    return _concat(t, node, [*inputs[1:], inputs[0]])
+
+
+def _reshape(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
+    """Reshape with the batch left free: freezing sometimes bakes that of the placeholder, or of one image, into it."""
     if inputs[1].sizes:
-        return _Value(t.builder.node("Reshape", [t.transposed(inputs[0], nchw=False).name, inputs[1].name]))
-    shape = [int(size) for size in _array(inputs[1])]
+        x = t.transposed(inputs[0], nchw=False)
+        return Value(t.builder.node("Reshape", [x.name, inputs[1].name]), width=inputs[1].width)
+    shape = [int(size) for size in array_of(inputs[1])]
     if inputs[0].array is not None:
-        return _Value("", array=inputs[0].array.reshape(shape))
-    if shape[0] == 1:
+        return Value("", array=inputs[0].array.reshape(shape))
+    if shape[0] in (1, t.batch):
         shape[0] = 0  # in ONNX: as many as the input has
     x = t.transposed(inputs[0], nchw=False)
-    return _Value(t.builder.node("Reshape", [x.name, t.builder.constant(np.array(shape, np.int64))]))
+    width = shape[1] if len(shape) == 2 and shape[1] > 0 else None
+    return Value(t.builder.node("Reshape", [x.name, t.builder.constant(np.array(shape, np.int64))]), width=width)
 
 
-def _squeeze(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _squeeze(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     key = "squeeze_dims" if "squeeze_dims" in attributes else "axis"
     axes = [int(axis) for axis in attributes[key].list.i]
     x = t.transposed(inputs[0], nchw=False)
-    return _Value(t.builder.node("Squeeze", [x.name, t.builder.constant(np.array(axes, np.int64))]))
+    return Value(t.builder.node("Squeeze", [x.name, t.builder.constant(np.array(axes, np.int64))]))
 
 
-def _matmul(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _matmul(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     if any(key in attributes and attributes[key].b for key in ("transpose_a", "transpose_b")):
         raise ValueError("transposed operands")
-    weights = t.builder.constant(np.ascontiguousarray(_array(inputs[1]), np.float32))
-    return _Value(t.builder.node("MatMul", [t.transposed(inputs[0], nchw=False).name, weights]))
+    weights = np.ascontiguousarray(array_of(inputs[1]), np.float32)
+    x = t.transposed(inputs[0], nchw=False)
+    return Value(t.builder.node("MatMul", [x.name, t.builder.constant(weights)]), width=weights.shape[1])
 
 
-def _batch_norm(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _batch_norm(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     if "is_training" not in attributes or attributes["is_training"].b:  # TensorFlow's default is True
         raise ValueError("it normalises by the batch it is given; only moving averages are understood")
     x = inputs[0]
-    gamma, beta, mean, variance = (_array(value).astype(np.float64) for value in inputs[1:5])
-    variance = variance + float(attributes["epsilon"].f)
+    gamma, beta, mean, variance = (array_of(value).astype(np.float64) for value in inputs[1:5])
+    variance = variance + (float(attributes["epsilon"].f) if "epsilon" in attributes else _EPSILON)
     if not (variance > 0).all():
         raise ValueError("a variance that is not positive")
     scale = gamma / np.sqrt(variance)
@@ -276,17 +236,18 @@ def _batch_norm(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
         return x.conv.affine(scale, shift)
     x = t.transposed(x, nchw=x.nchw)
     scaled = t.builder.node("Mul", [x.name, t.builder.constant(_broadcast(scale, x))])
-    return _Value(t.builder.node("Add", [scaled, t.builder.constant(_broadcast(shift, x))]), x.nchw)
+    return Value(t.builder.node("Add", [scaled, t.builder.constant(_broadcast(shift, x))]), x.nchw, width=x.width)
 
 
-def _reduce(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
-    def handler(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _reduce(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
+    def handler(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
         x = t.transposed(inputs[0], nchw=False)
-        axes = [int(axis) for axis in np.atleast_1d(_array(inputs[1]))]
-        keep = int(attributes_of(node)["keep_dims"].b)
+        axes = [int(axis) for axis in np.atleast_1d(array_of(inputs[1]))]
+        attributes = attributes_of(node)
+        keep = int("keep_dims" in attributes and attributes["keep_dims"].b)
         if op == "ReduceSum":  # opset 13 moved its axes from an attribute to an input
-            return _Value(t.builder.node(op, [x.name, t.builder.constant(np.array(axes, np.int64))], keepdims=keep))
-        return _Value(t.builder.node(op, [x.name], axes=axes, keepdims=keep))
+            return Value(t.builder.node(op, [x.name, t.builder.constant(np.array(axes, np.int64))], keepdims=keep))
+        return Value(t.builder.node(op, [x.name], axes=axes, keepdims=keep))
 
     return handler
 
@@ -294,7 +255,7 @@ def _reduce(op: str) -> Callable[[_Translation, Any, Sequence[_Value]], _Value]:
 # Sizes: a graph that flattens maps, or gives a batch norm's result its input's shape back, computes with them.
 
 
-def _sizes(t: _Translation, value: _Value, *, scalar: bool = False) -> str:
+def _sizes(t: Translation, value: Value, *, scalar: bool = False) -> str:
     """The ONNX value of one or several sizes, a vector but for one size with `scalar`."""
     if value.array is not None:
         array = value.array.astype(np.int64)
@@ -304,63 +265,63 @@ def _sizes(t: _Translation, value: _Value, *, scalar: bool = False) -> str:
     return value.name
 
 
-def _shape(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    return _Value(t.builder.node("Shape", [t.transposed(inputs[0], nchw=False).name]), sizes=True)
+def _shape(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
+    return Value(t.builder.node("Shape", [t.transposed(inputs[0], nchw=False).name]), sizes=True, width=inputs[0].width)
 
 
-def _span(t: _Translation, x: _Value, begin: int, end: int) -> _Value:
+def _span(t: Translation, x: Value, begin: int, end: int) -> Value:
     limits = [t.builder.constant(np.array([place], np.int64)) for place in (begin, end)]
-    return _Value(t.builder.node("Slice", [_sizes(t, x), *limits]), sizes=True)
+    return Value(t.builder.node("Slice", [_sizes(t, x), *limits]), sizes=True)
 
 
-def _slice(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    begin, count = (int(_array(value).reshape(())) for value in inputs[1:3])
+def _slice(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
+    begin, count = (int(array_of(value).reshape(())) for value in inputs[1:3])
     return _span(t, inputs[0], begin, begin + count if count >= 0 else _INT64_MAX)
 
 
-def _strided_slice(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
-    begin, end, step = (int(_array(value).reshape(())) for value in inputs[1:4])
+def _strided_slice(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
+    begin, end, step = (int(array_of(value).reshape(())) for value in inputs[1:4])
     masks = {key: value.i for key, value in attributes_of(node).items() if key.endswith("_mask") and value.i}
     if step != 1 or "ellipsis_mask" in masks or "new_axis_mask" in masks:
         raise ValueError("more than a plain slice")
     begin = 0 if "begin_mask" in masks else begin
     if "shrink_axis_mask" in masks:
         place = t.builder.constant(np.array(begin, np.int64))
-        return _Value(t.builder.node("Gather", [_sizes(t, inputs[0]), place], axis=0), sizes=True)
+        return Value(t.builder.node("Gather", [_sizes(t, inputs[0]), place], axis=0), sizes=True)
     return _span(t, inputs[0], begin, _INT64_MAX if "end_mask" in masks else end)
 
 
-def _pack(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _pack(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     raised = [_expand_dims(t, node, [value]).name for value in inputs]
-    return _Value(t.builder.node("Concat", raised, axis=0), sizes=True)
+    return Value(t.builder.node("Concat", raised, axis=0), sizes=True)
 
 
-def _expand_dims(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _expand_dims(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     """One size as a vector of one; its axis cannot be another than the first."""
     axis = t.builder.constant(np.zeros(1, np.int64))
-    return _Value(t.builder.node("Unsqueeze", [_sizes(t, inputs[0], scalar=True), axis]), sizes=True)
+    return Value(t.builder.node("Unsqueeze", [_sizes(t, inputs[0], scalar=True), axis]), sizes=True)
 
 
-def _prod(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _prod(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     attributes = attributes_of(node)
     keep = int("keep_dims" in attributes and attributes["keep_dims"].b)
-    return _Value(t.builder.node("ReduceProd", [_sizes(t, inputs[0])], axes=[0], keepdims=keep), sizes=True)
+    return Value(t.builder.node("ReduceProd", [_sizes(t, inputs[0])], axes=[0], keepdims=keep), sizes=True)
 
 
-def _identity(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _identity(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     return inputs[0]
 
 
-def _training_switch(t: _Translation, node: Any, inputs: Sequence[_Value]) -> _Value:
+def _training_switch(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     """`PlaceholderWithDefault`: `phase_train`, which inference leaves False, or images behind an Identity."""
     if inputs[0].array is not None and inputs[0].array.dtype == np.bool_:
-        return _Value("", array=np.zeros((), np.bool_))
+        return Value("", array=np.zeros((), np.bool_))
     return inputs[0]
 
 
 _FOLDING = {"BiasAdd", "Add", "AddV2", "Mul", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Identity"}
 
-_HANDLERS: dict[str, Callable[[_Translation, Any, Sequence[_Value]], _Value]] = {
+_HANDLERS: dict[str, Callable[[Translation, Any, Sequence[Value]], Value]] = {
     "Placeholder": _placeholder,
     "PlaceholderWithDefault": _training_switch,
     "Const": _constant,
@@ -376,6 +337,7 @@ _HANDLERS: dict[str, Callable[[_Translation, Any, Sequence[_Value]], _Value]] = 
     "RealDiv": _binary("Div"),
     "Maximum": _binary("Max"),
     "Relu": _unary(lambda x: np.maximum(x, 0), "Relu"),
+    "Concat": _axis_first_concat,
     "ConcatV2": _concat,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
@@ -386,6 +348,7 @@ _HANDLERS: dict[str, Callable[[_Translation, Any, Sequence[_Value]], _Value]] = 
     "Square": _unary(np.square, "Mul"),
     "Sum": _reduce("ReduceSum"),
     "Mean": _reduce("ReduceMean"),
+    "Sqrt": _unary(np.sqrt, "Sqrt"),
     "Rsqrt": _unary(lambda x: 1 / np.sqrt(x), "Sqrt", "Reciprocal"),
     "Shape": _shape,
     "Slice": _slice,

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from facespace.errors import ModelError
 from facespace.graphdef import (
     MAX_VALUES,
+    VARIABLES,
     Graph,
     attributes_of,
     graph_of,
@@ -35,7 +36,6 @@ MAX_META_BYTES = 2**26  # far more than the graph of a face network takes, its t
 _MetaGraph = message_class("facespace.tensorflow.meta", {"MetaGraph": [("graph_def", 2, "bytes")]}, "MetaGraph")
 
 _TYPES = [np.dtype(code) for code in ("<f2", "<f4", "<f8", "<i4", "<i8", "?")]
-_VARIABLES = ("VariableV2", "Variable", "VarHandleOp")
 _NAMED = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _ESCAPED = re.compile(rb"\\(?:([0-7]{1,3})|([^0-7]))")  # TensorFlow writes what is not ASCII as octal bytes
 _SAVED = re.compile(r"(model-.+\.ckpt-([0-9]{1,18}))(\.index)?")
@@ -169,7 +169,7 @@ def variables(folder: str | os.PathLike[str], *, output: str = "embeddings") -> 
 
 
 def _read_variables(graph: Graph, bundle: TensorBundle, source: str) -> dict[str, npt.NDArray[Any]]:
-    names = [name for name, node in graph.items() if node.op in _VARIABLES]
+    names = [name for name, node in graph.items() if node.op in VARIABLES]
     n_values = 0
     for name in names:
         if name not in bundle:
