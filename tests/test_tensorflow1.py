@@ -262,6 +262,39 @@ def test_reshape_leaves_the_batch_free(batch):
     np.testing.assert_allclose(found, images.reshape(3, -1) @ weights + np.arange(5), atol=1e-4)
 
 
+def test_reshape_leaves_the_batch_of_the_placeholder_free():
+    """Where a graph is made for eight images, and a shape computed beforehand."""
+    g, images = Graph(), images_of(n=3)
+    x = g.images()
+    for size in (8, 7, 8, 3):
+        g.message.node[-1].attr.add(key="shape") if not g.message.node[-1].attr else None
+        g.message.node[-1].attr[0].value.shape.dim.add(size=size)
+    found = run(g.embeddings(g.node("Reshape", g.mean(x), g.const([8, 3]))), images)
+    np.testing.assert_allclose(found, images.mean(axis=(1, 2)), atol=1e-6)
+
+
+def test_a_weight_in_parts():
+    g, images = Graph(), images_of()
+    weights = kernel_of(3, 5)
+    parts = [g.const(weights[:2]), g.const(weights[2:])]
+    found = run(g.embeddings(g.node("MatMul", g.mean(g.images()), g.node("ConcatV2", *parts, g.const(0)))), images)
+    np.testing.assert_allclose(found, images.mean(axis=(1, 2)) @ weights, atol=1e-5)
+
+
+def test_the_axis_first_as_until_2017():
+    g, images = Graph(), images_of()
+    x = g.images()
+    check_maps(g, g.node("Concat", g.const(3), x, x), images, np.concatenate([images, images], axis=3))
+
+
+def test_attributes_left_out_are_tensorflow_s_defaults():
+    g, images = Graph(), images_of()
+    norm = [g.const(v) for v in (np.ones(3), np.zeros(3), np.zeros(3), np.full(3, 1e-4))]
+    x = g.node("FusedBatchNorm", g.images(), *norm, is_training=False)
+    x = g.node("Mean", x, g.const([1, 2]))
+    np.testing.assert_allclose(run(g.embeddings(x), images), images.mean(axis=(1, 2)) / np.sqrt(2e-4), rtol=1e-3)
+
+
 @pytest.mark.parametrize("key", ["squeeze_dims", "axis"])
 def test_squeeze(key):
     g, images = Graph(), images_of()
@@ -438,24 +471,32 @@ def test_flatten(form, after_conv):
         np.testing.assert_allclose(run(g.embeddings(x), images), wanted.reshape(n, -1) @ weights, atol=1e-4)
 
 
-def test_batch_norm_of_features():
-    """TensorFlow 1.7 makes maps of them and gives the result its input's shape back."""
+@pytest.mark.parametrize("unit", [False, True])
+def test_batch_norm_of_features(unit):
+    """TensorFlow 1.7 makes maps of them and gives the result its input's shape back, which does not lose their number."""
     g, images = Graph(), images_of(n=3)
-    features = g.mean(g.images())
+    features = g.node("MatMul", g.mean(g.images()), g.const(np.eye(3)))
     gamma, beta, mean, variance = np.abs(kernel_of(4, 3))
     maps = g.node("Reshape", features, g.const([-1, 1, 1, 3]))
     parameters = [g.const(v) for v in (gamma, beta, mean, variance)]
     maps = g.node("FusedBatchNorm", maps, *parameters, epsilon=0.001, is_training=False)
-    found = run(g.embeddings(g.node("Reshape", maps, g.node("Shape", features))), images)
+    x = g.node("Reshape", maps, g.node("Shape", features))
     wanted = gamma * (images.mean(axis=(1, 2)) - mean) / np.sqrt(variance + np.float32(0.001)) + beta
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    if unit:
+        squares = g.node("Sum", g.node("Square", x), g.const([1]), keep_dims=True)
+        x = g.node("Mul", g.node("Rsqrt", g.node("Maximum", squares, g.const(np.float32(1e-10)))), x)
+        wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    data = g.embeddings(x)
+    np.testing.assert_allclose(run(data, images), wanted, atol=1e-5)
+    session = onnxruntime.InferenceSession(translate(data), providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape == ["n", 3]
 
 
-@pytest.mark.parametrize("op", ["Relu", "Square", "Rsqrt"])
+@pytest.mark.parametrize("op", ["Relu", "Square", "Rsqrt", "Sqrt"])
 def test_operators_of_constants(op):
     g, images = Graph(), images_of()
     found = run(g.embeddings(g.node("Add", g.mean(g.images()), g.node(op, g.const([0.25, 1.0, 4.0])))), images)
-    wanted = {"Relu": [0.25, 1, 4], "Square": [0.0625, 1, 16], "Rsqrt": [2, 1, 0.5]}[op]
+    wanted = {"Relu": [0.25, 1, 4], "Square": [0.0625, 1, 16], "Rsqrt": [2, 1, 0.5], "Sqrt": [0.5, 1, 2]}[op]
     np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + wanted, atol=1e-6)
 
 
@@ -708,6 +749,24 @@ def test_errors_name_the_node(kind, message):
 
 def test_a_port_that_looks_like_a_number():
     assert translate(bad("a port that is no number"))
+
+
+@pytest.mark.parametrize("name", ["import/embeddings", "a/b/embeddings", "features"])
+def test_the_output_under_another_name(name):
+    """In the scope of an import, or the only end that a graph has."""
+    g, images = Graph(), images_of()
+    x = g.mean(g.images())
+    g.node("Identity", x, name=name)
+    if name != "features":
+        g.node("Relu", name)
+    np.testing.assert_allclose(run(g.bytes(), images), images.mean(axis=(1, 2)), atol=1e-6)
+
+
+def test_a_graph_without_its_weights():
+    g = Graph()
+    x = g.node("MatMul", g.mean(g.images()), g.node("VariableV2", name="w"))
+    with pytest.raises(ModelError, match=r"a graph without its weights, such as VariableV2 \(w\); give the folder of"):
+        translate(g.embeddings(x))
 
 
 def test_without_the_output():

@@ -28,7 +28,7 @@ from facespace.tensorflow1_checkpoint import (
     variables,
 )
 from test_tensor_bundle import field, limited, refusal, same, write_bundle, write_partitioned
-from test_tensorflow1 import Graph, cond
+from test_tensorflow1 import Graph, cond, images_of
 
 NAME = "model-20180101-000000.ckpt-7"
 
@@ -214,9 +214,16 @@ def test_the_highest_number_and_not_the_last_name(tmp_path):
     ("names", "checkpoint", "message"),
     [
         ([], None, "wanted one .meta, which holds the graph of the model; found none"),
-        (["a.meta", "b.meta"], None, "wanted one .meta, which holds the graph of the model; found 2: a.meta, b.meta"),
+        (["saved_model.pb"], None, "found none; a SavedModel of TensorFlow 2 is not opened"),
+        (["x.pb"], None, "found none; give the frozen graph itself, x.pb"),
+        (["x.pb", "y.pb"], None, "wanted one .meta, which holds the graph of the model; found none"),
+        (
+            ["a.meta", "b.meta", "x.index"],
+            None,
+            "wanted one .meta, which holds the graph of the model, or one of the checkpoint x; found 2: a.meta, b.meta",
+        ),
         (["a.meta"], None, "wanted a checkpoint, model-….ckpt-N.index and its .data files; found none"),
-        (["a.meta", "x.index"], None, "found none"),
+        (["a.meta", "x.index", "y.index"], None, "found several, and no file `checkpoint` that names one"),
         (
             ["a.meta", "model-a.ckpt-1.index"],
             'model_checkpoint_path: "model-b.ckpt-1"',
@@ -231,6 +238,19 @@ def test_folders_without_a_checkpoint(tmp_path, names, checkpoint, message):
     said = refusal(lambda: find_checkpoint(tmp_path))
     assert said.startswith(f"{tmp_path}: ")
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("names", "checkpoint", "wanted"),
+    [
+        (["m-1.meta", "m-1.index", "m-2.meta", "m-2.index"], 'model_checkpoint_path: "m-1"', ("m-1.meta", "m-1")),
+        (["model-a.ckpt-1.meta", "model-a.ckpt-1.index", "model-a.ckpt-2.meta", "model-a.ckpt-2.index"], None, ("model-a.ckpt-2.meta", "model-a.ckpt-2")),
+        (["graph.meta", "model.ckpt.index"], None, ("graph.meta", "model.ckpt")),
+    ],
+)  # fmt: skip
+def test_names_that_other_trainers_give(tmp_path, names, checkpoint, wanted):
+    folder_with(tmp_path, *names, checkpoint=checkpoint)
+    assert find_checkpoint(tmp_path) == tuple(str(tmp_path / name) for name in wanted)
 
 
 def test_something_other_than_a_folder(tmp_path):
@@ -322,14 +342,41 @@ def test_variables_too_large_together(tmp_path):
         assert "its variables have more than" in refusal(lambda: variables(tmp_path))
 
 
-def test_partitioned_variables_are_refused(tmp_path):
-    """The graph has a node for each part, the checkpoint one name for all of them."""
+def partitioned(tmp_path, shapes: list[tuple[int, ...]]) -> np.ndarray:
+    """The graph has a node for each part, the checkpoint one name for all of them: (10,4), features of (N,10)."""
     g = Graph()
-    variable(g, "part/10x4_3/part_0", np.empty((4, 4)))
-    g.node("MatMul", g.mean(g.images()), "part/10x4_3/part_0/read", name="embeddings")
+    parts = [variable(g, f"part/10x4_3/part_{k}", np.empty(shape)) for k, shape in enumerate(shapes)]
+    joined = g.node("ConcatV2", *parts, g.const(0))
+    x = g.node("Conv2D", g.images(), g.const(np.eye(3, 10)[None, None]), strides=[1] * 4, padding=b"SAME")
+    g.node("MatMul", g.mean(x), joined, name="embeddings")
     write_meta(tmp_path, g)
-    write_partitioned(tmp_path / NAME)
-    assert "has no variable 'part/10x4_3/part_0'" in refusal(lambda: variables(tmp_path))
+    return write_partitioned(tmp_path / NAME)
+
+
+def test_partitioned_variables(tmp_path):
+    whole = partitioned(tmp_path, [(4, 4), (5, 4), (1, 4)])  # not the parts they are stored in
+    found = variables(tmp_path)
+    assert found.keys() == {f"part/10x4_3/part_{k}" for k in range(3)}
+    assert same(np.concatenate([found[f"part/10x4_3/part_{k}"] for k in range(3)]), whole)
+    images = images_of()
+    network = Network(to_onnx(read_checkpoint(tmp_path), source="x"), source="x", precision="float32")
+    assert network.outputs == {"features": ["n", 4]}
+    features = network.run(images)[0]
+    np.testing.assert_allclose(features, images.mean(axis=(1, 2)) @ whole[:3], atol=1e-5)
+
+
+def test_variables_partitioned_along_the_other_axis(tmp_path):
+    whole = partitioned(tmp_path, [(10, 1), (10, 3)])
+    found = variables(tmp_path)
+    assert same(found["part/10x4_3/part_1"], whole[:, 1:])
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(4, 4)], [(4, 4), (5, 4)], [(4, 4), (6, 3)], [(4, 4), (7, 4)], [(10,)], [(10, 4), (0, 4)]]
+)  # fmt: skip
+def test_parts_that_are_not_the_whole(tmp_path, shapes):
+    partitioned(tmp_path, shapes)
+    assert "has no variable 'part/10x4_3/part_" in refusal(lambda: variables(tmp_path))
 
 
 def test_without_the_output(tmp_path):

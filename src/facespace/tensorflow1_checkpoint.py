@@ -6,6 +6,7 @@ What freezing in TensorFlow makes of it, made here: the graph of inference alone
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -38,6 +39,8 @@ _MetaGraph = message_class("facespace.tensorflow.meta", {"MetaGraph": [("graph_d
 _TYPES = [np.dtype(code) for code in ("<f2", "<f4", "<f8", "<i4", "<i8", "?")]
 _NAMED = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _ESCAPED = re.compile(rb"\\(?:([0-7]{1,3})|([^0-7]))")  # TensorFlow writes what is not ASCII as octal bytes
+_MAX_PARTS = 1000
+_PART = re.compile(r"(.+)/part_(0|[1-9][0-9]{0,2})")
 _SAVED = re.compile(r"(model-.+\.ckpt-([0-9]{1,18}))(\.index)?")
 
 
@@ -52,7 +55,7 @@ def checkpoint_digest(folder: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if ".ckpt" in name and ".data-" in name and os.path.isfile(path):
+        if ".data-" in name and os.path.isfile(path):
             with open(path, "rb") as file:
                 while block := file.read(2**20):
                     digest.update(block)
@@ -64,7 +67,7 @@ def find_checkpoint(folder: str | os.PathLike[str]) -> tuple[str, str]:
 
     As the 2018 programs choose: the only `.meta`; the checkpoint that the file `checkpoint` names, else the
     `model-….ckpt-N` of the highest N. Only the last part of that name counts: the trainer may have run elsewhere.
-    Raises `ModelError`.
+    Beyond them, of several `.meta` the checkpoint's own, and the only checkpoint by whatever name. Raises `ModelError`.
     """
     folder = os.fspath(folder)
     shown = plain_text(folder)
@@ -73,9 +76,8 @@ def find_checkpoint(folder: str | os.PathLike[str]) -> tuple[str, str]:
     except OSError as error:
         raise ModelError(f"{shown}: {error.strerror}; wanted the folder of a TensorFlow checkpoint") from None
     metas = [name for name in names if name.endswith(".meta")]
-    if len(metas) != 1:
-        found = f"{len(metas)}: {', '.join(map(plain_text, metas[:4]))}" if metas else "none"
-        raise ModelError(f"{shown}: wanted one .meta, which holds the graph of the model; found {found}")
+    if not metas:
+        raise ModelError(f"{shown}: wanted one .meta, which holds the graph of the model; found none{_instead(names)}")
     chosen = _named_checkpoint(os.path.join(folder, "checkpoint")) if "checkpoint" in names else None
     if chosen is not None:
         if not {chosen, f"{chosen}.index"} & set(names):
@@ -85,10 +87,28 @@ def find_checkpoint(folder: str | os.PathLike[str]) -> tuple[str, str]:
             )
     else:
         saved = [match for match in map(_SAVED.fullmatch, names) if match]
-        if not saved:
-            raise ModelError(f"{shown}: wanted a checkpoint, model-….ckpt-N.index and its .data files; found none")
-        chosen = max(saved, key=lambda match: int(match[2]))[1]
-    return os.path.join(folder, metas[0]), os.path.join(folder, chosen)
+        indexes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
+        if not saved and len(indexes) != 1:
+            raise ModelError(
+                f"{shown}: wanted a checkpoint, model-….ckpt-N.index and its .data files; found "
+                f"{'several, and no file `checkpoint` that names one' if indexes else 'none'}"
+            )
+        chosen = max(saved, key=lambda match: int(match[2]))[1] if saved else indexes[0]
+    meta = metas[0] if len(metas) == 1 else f"{chosen}.meta"  # a trainer may write one beside every checkpoint
+    if meta not in metas:
+        found = f"{len(metas)}: {', '.join(map(plain_text, metas[:4]))}"
+        raise ModelError(
+            f"{shown}: wanted one .meta, which holds the graph of the model, or one of the checkpoint "
+            f"{plain_text(chosen)}; found {found}"
+        )
+    return os.path.join(folder, meta), os.path.join(folder, chosen)
+
+
+def _instead(names: list[str]) -> str:
+    if "saved_model.pb" in names:
+        return "; a SavedModel of TensorFlow 2 is not opened, only what TensorFlow 1 trainers leave"
+    graphs = [name for name in names if name.endswith(".pb")]
+    return f"; give the frozen graph itself, {plain_text(graphs[0])}" if len(graphs) == 1 else ""
 
 
 def _named_checkpoint(path: str) -> str | None:
@@ -169,29 +189,57 @@ def variables(folder: str | os.PathLike[str], *, output: str = "embeddings") -> 
 
 
 def _read_variables(graph: Graph, bundle: TensorBundle, source: str) -> dict[str, npt.NDArray[Any]]:
-    names = [name for name, node in graph.items() if node.op in VARIABLES]
-    n_values = 0
-    for name in names:
-        if name not in bundle:
+    shown = plain_text(bundle.prefix)
+    places: dict[str, tuple[str, tuple[slice, ...]]] = {}
+    for name in (name for name, node in graph.items() if node.op in VARIABLES):
+        place = (name, ()) if name in bundle else _part(name, graph, bundle)
+        if place is None:
             raise ModelError(
-                f"{plain_text(bundle.prefix)}: the checkpoint has no variable {plain_text(name)!r}, which "
-                f"{os.path.basename(source)} wants; do they belong together?"
+                f"{shown}: the checkpoint has no variable {plain_text(name)!r}, which {os.path.basename(source)} wants; "
+                "do they belong together?"
             )
-        shape, wanted = bundle.shape(name), _shape_of(graph[name])
-        if wanted is not None and not _fits(shape, wanted):
+        places[name] = place
+        shape, wanted = bundle.shape(place[0]), _shape_of(graph[name])
+        if wanted is not None and name in bundle and not _fits(shape, wanted):
             raise ModelError(
-                f"{plain_text(bundle.prefix)}: variable {plain_text(name)!r} is {list(shape)}, but "
-                f"{os.path.basename(source)} wants {list(wanted)}; do they belong together?"
+                f"{shown}: variable {plain_text(name)!r} is {list(shape)}, but {os.path.basename(source)} wants "
+                f"{list(wanted)}; do they belong together?"
             )
-        if bundle.dtype(name) not in _TYPES:
+        if bundle.dtype(place[0]) not in _TYPES:
             raise ModelError(
-                f"{plain_text(bundle.prefix)}: variable {plain_text(name)!r} of {bundle.dtype(name)} on the way to the "
-                "output; wanted float, int32, int64 or bool"
+                f"{shown}: variable {plain_text(name)!r} of {bundle.dtype(place[0])} on the way to the output; wanted "
+                "float, int32, int64 or bool"
             )
-        n_values += math.prod(shape)
-    if n_values > MAX_VALUES:
-        raise ModelError(f"{plain_text(bundle.prefix)}: its variables have more than {MAX_VALUES} values")
-    return {name: bundle.read(name) for name in names}
+    stored = {of for of, _ in places.values()}
+    if sum(math.prod(bundle.shape(of)) for of in stored) > MAX_VALUES:
+        raise ModelError(f"{shown}: its variables have more than {MAX_VALUES} values")
+    arrays = {of: bundle.read(of) for of in sorted(stored)}
+    return {name: arrays[of][place] if place else arrays[of] for name, (of, place) in places.items()}
+
+
+def _part(name: str, graph: Graph, bundle: TensorBundle) -> tuple[str, tuple[slice, ...]] | None:
+    """The variable a node called `…/part_2` is a part of, and where in it; None where it is of none there is.
+
+    The checkpoint has one name for all parts, which the graph joins along one axis: where their sizes add up to the
+    whole's, and all others are alike.
+    """
+    match = _PART.fullmatch(name)
+    if match is None or match[1] not in bundle:
+        return None
+    whole, number = bundle.shape(match[1]), int(match[2])
+    shapes: list[tuple[int, ...]] = []
+    for k in range(_MAX_PARTS):
+        shape = _shape_of(graph[part]) if (part := f"{match[1]}/part_{k}") in graph else None
+        if shape is None:
+            break
+        shapes.append(shape)
+    for axis, size in enumerate(whole):
+        ends = list(itertools.accumulate(shape[axis] if len(shape) == len(whole) else -1 for shape in shapes))
+        alike = {(*shape[:axis], size, *shape[axis + 1 :]) for shape in shapes} == {whole}
+        if number < len(shapes) and alike and ends[-1] == size and min(shape[axis] for shape in shapes) > 0:
+            start = ends[number] - shapes[number][axis]
+            return match[1], (*(slice(None),) * axis, slice(start, ends[number]))
+    return None
 
 
 def _shape_of(node: Any) -> tuple[int, ...] | None:
