@@ -18,9 +18,11 @@ from facespace.embedder import Embedder
 from facespace.errors import DatasetError, ModelError, RuntimeUnavailable
 from facespace.face import INPUT_SPECS, InputSpec
 from facespace.model_folder import ONNX, WEIGHTS, read_record
-from facespace.onnx_graph import GraphBuilder
+from facespace.network import openvino_device
+from facespace.onnx_graph import GraphBuilder, parse_model
 from facespace.pretrained import MODELS, locate
 from facespace.torch_weights import as_safetensors, read_backbone
+from onnx_files import with_weights_beside
 
 
 def onnx_model(side: int | str = 112, *, scaling: bool = False) -> bytes:
@@ -33,13 +35,29 @@ def onnx_model(side: int | str = 112, *, scaling: bool = False) -> bytes:
     return graph.serialize()
 
 
-def flat(model_side: int = 112, *, scaling: bool = False) -> bytes:
+def flat(model_side: int = 112, *, scaling: bool = False, times: int = 3) -> bytes:
+    """The mean colours, several times."""
     graph = GraphBuilder()
     x = graph.input("data", np.float32, ["n", 3, model_side, model_side])
     if scaling:
         x = graph.node("Sub", [x, graph.constant(np.array(127.5, np.float32))])
         x = graph.node("Mul", [x, graph.constant(np.array(1 / 128, np.float32))])
-    graph.output(graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0), "y", np.float32, ["n", 3])
+    colours = graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0)
+    graph.output(graph.node("Concat", [colours] * times, axis=1), "y", np.float32, ["n", 3 * times])
+    return graph.serialize()
+
+
+def of_one_crop(*, silent: bool) -> bytes:
+    """Says that it takes any number of crops, and holds the shape of one: of more it computes none, or the first."""
+    graph = GraphBuilder()
+    x = graph.input("data", np.float32, ["n", 3, 112, 112])
+    colours = graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0)
+    flattened = graph.node("Reshape", [colours, graph.constant(np.array([1, -1]))])
+    if silent:
+        zero, three, axis = (graph.constant(np.array([number])) for number in (0, 3, 1))
+        flattened = graph.node("Slice", [flattened, zero, three, axis])
+    weights = np.tile(np.eye(3, dtype=np.float32), 3)
+    graph.output(graph.node("MatMul", [flattened, graph.constant(weights)]), "y", np.float32, ["n", 9])
     return graph.serialize()
 
 
@@ -216,10 +234,55 @@ def test_what_an_onnx_network_sees_is_told_by_its_input(tmp_path, data, wanted):
     assert conversion.record.input_spec == wanted
     assert list(conversion.record.files) == [ONNX]
     crops = np.random.default_rng(0).integers(0, 256, (3, wanted.size, wanted.size, 3)).astype(np.uint8)
-    colours = (crops.astype(np.float64).mean(axis=(1, 2)) - 127.5) / 128
     np.testing.assert_allclose(
-        Embedder.load(tmp_path / "out", precision="float32").embed(crops), unit(colours), atol=1e-4
+        Embedder.load(tmp_path / "out", precision="float32").embed(crops), of_colours(crops), atol=1e-4
     )
+
+
+def of_colours(crops: np.ndarray) -> np.ndarray:
+    return unit(np.tile((crops.astype(np.float64).mean(axis=(1, 2)) - 127.5) / 128, 3))
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_onnx_network_that_takes_one_crop_whatever_it_says(tmp_path, monkeypatch, runtime, silent):
+    if runtime == "openvino" and not openvino_device():
+        pytest.skip("no OpenVINO")
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    (tmp_path / "n.onnx").write_bytes(of_one_crop(silent=silent))
+    conversion = convert(tmp_path / "n.onnx", tmp_path / "out")
+    assert conversion.remarks[0] == "its graph computes one crop at a time, whatever it says; so will this model"
+    parsed = parse_model((tmp_path / "out" / ONNX).read_bytes(), "x").graph
+    assert [value.type.tensor_type.shape.dim[0].dim_value for value in (*parsed.input, *parsed.output)] == [1, 1]
+    crops = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3)).astype(np.uint8)
+    found = Embedder.load(tmp_path / "out", precision="float32").embed(crops)
+    np.testing.assert_allclose(found, of_colours(crops), atol=1e-4)
+
+
+def test_an_onnx_network_of_batches_stays_one(tmp_path):
+    (tmp_path / "n.onnx").write_bytes(flat())
+    conversion = convert(tmp_path / "n.onnx", tmp_path / "out")
+    assert (tmp_path / "out" / ONNX).read_bytes() == flat()
+    assert [remark.partition(":")[0] for remark in conversion.remarks] == ["input spec"]
+
+
+def test_an_onnx_network_that_gives_no_embedding(tmp_path):
+    (tmp_path / "n.onnx").write_bytes(flat(times=2))
+    with pytest.raises(ModelError, match=r"n\.onnx: gives 6 numbers a face, an embedding has at least 8"):
+        convert(tmp_path / "n.onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_onnx_with_its_weights_beside_it(tmp_path):
+    (tmp_path / "n.onnx").write_bytes(with_weights_beside(flat(scaling=True), tmp_path / "n.data"))
+    first = convert(tmp_path / "n.onnx", tmp_path / "out")
+    assert first.remarks[0] == "its weights beside it (n.data) are put into it"
+    crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3)).astype(np.uint8)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    found = Embedder.load(tmp_path / "elsewhere", precision="float32").embed(crops)
+    np.testing.assert_allclose(found, of_colours(crops), atol=1e-4)
+    (tmp_path / "n.data").write_bytes(np.array([127.5, 1 / 64], np.float32).tobytes())
+    assert convert(tmp_path / "n.onnx", tmp_path / "out").record.fingerprint != first.record.fingerprint
 
 
 def test_an_onnx_network_that_does_not_tell(tmp_path):

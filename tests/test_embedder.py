@@ -219,6 +219,49 @@ def test_black_features_are_not_divided_by_zero(tmp_path):
     assert not Embedder.load(saved(tmp_path, graph.serialize())).embed(crops_of(2)).any()
 
 
+def of_batches(kind: str) -> bytes:
+    """Says it takes any number of crops; of two it gives one row, or rows that depend on the other."""
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", SIZE, SIZE, 3])
+    colours = graph.node("ReduceMean", [x], axes=[1, 2], keepdims=0)
+    if kind == "mixes":
+        colours = graph.node("Sub", [colours, graph.node("ReduceMax", [colours], axes=[0], keepdims=1)])
+        colours = graph.node("Add", [colours, graph.constant(np.array([0.1, 0.2, 0.3], np.float32))])
+    elif kind == "first row alone":
+        zero, one = graph.constant(np.array([0])), graph.constant(np.array([1]))
+        colours = graph.node("Slice", [colours, zero, one, zero])
+    elif kind == "fails":
+        colours = graph.node("Reshape", [colours, graph.constant(np.array([1, 3]))])
+    graph.output(colours, "y", np.float32, ["n", 3])
+    return graph.serialize()
+
+
+@pytest.mark.parametrize("kind", ["mixes", "first row alone", "fails"])
+@pytest.mark.parametrize("precision", ["fastest", "float32"])
+def test_a_file_of_one_crop_that_says_it_takes_any_number(tmp_path, kind, precision):
+    embedder = Embedder.load(saved(tmp_path, of_batches(kind)), precision=precision)
+    crops = crops_of(5)
+    wanted = (crops.astype(np.float64).mean(axis=(1, 2)) - 127.5) / 128
+    if kind == "mixes":  # alone, a crop is its own brightest
+        wanted = np.tile([0.1, 0.2, 0.3], (5, 1))
+    np.testing.assert_allclose(embedder.features(crops), wanted, atol=2e-2)
+
+
+def test_batches_that_work_are_kept(tiny, tmp_path, monkeypatch):
+    assert tiny.try_batch()
+    assert Embedder.load(saved(tmp_path, of_batches("works"))).try_batch()
+    assert Embedder.load(saved(tmp_path, tiny_model(4))).try_batch()  # as it says so
+    monkeypatch.setattr(Embedder, "try_batch", lambda self: pytest.fail("a model that says what it is was tried"))
+    Embedder.load()
+
+
+def test_fewer_features_than_crops_are_never_handed_out():
+    network = Network(of_batches("first row alone"), source="n")
+    embedder = Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64, source="n.onnx")
+    with pytest.raises(ModelError, match=r"^n\.onnx: wants features \(4, 3\) of 4 crops, the network gives \(1, 3\)"):
+        embedder.embed(crops_of(3))
+
+
 # --- model files --------------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,16 @@ def test_what_cannot_be_compiled(monkeypatch, runtime, data):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_cannot_be_computed(monkeypatch, runtime, parts):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    net = Network(one_product(1), source="some.onnx", precision="float32")
+    with pytest.raises(ModelError, match=r"^some\.onnx: the network cannot be computed for .*\(2, 63\)") as caught:
+        net.run_parts([np.zeros((2, 63), np.float32)] * parts)
+    assert "\n" not in str(caught.value)
+
+
 def test_cores_are_those_this_process_may_use():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):

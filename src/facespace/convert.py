@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy.typing as npt
 from facespace.embedder import Embedder
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.face import INPUT_SPECS, InputSpec
+from facespace.foreign_onnx import open_onnx, with_batch_of_one
 from facespace.graphdef import Graph, parse_graph
 from facespace.model_folder import MAX_WEIGHTS, ONNX, WEIGHTS, ModelRecord, is_model_folder, write_model
 from facespace.network import Network
-from facespace.onnx_graph import parse_model
+from facespace.onnx_input_spec import spec_of_onnx
 from facespace.sample_crops import sample_crops
 from facespace.tensorflow1 import to_onnx
 from facespace.tensorflow1_folding import folded, graph_variables
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from facespace.backbones import Backbone
 
 N_CROPS = 256  # at most so many crops are looked at for the statistics of batch norms
+_FEWEST = 8  # numbers an embedding has at least; what gives fewer tells age, sex or pose
 _PARITY = 1e-5  # of unit vectors, largest difference of a number
 
 
@@ -113,15 +114,15 @@ def _networks(
     files: dict[str, bytes] = {}
     embeddings: dict[str, npt.NDArray[np.float32]] = {}
 
-    def embedded(network: Network | TorchNetwork) -> npt.NDArray[np.float32]:
-        return Embedder(network, name=source.name, spec=spec, fingerprint="", source=str(source)).embed(probe)
+    def embedder(network: Network | TorchNetwork) -> Embedder:
+        return Embedder(network, name=source.name, spec=spec, fingerprint="", source=str(source))
 
     onnx = opened.onnx
     if backbone is not None:
         from facespace.torch_weights import as_safetensors
 
         try:
-            embeddings[WEIGHTS] = embedded(TorchNetwork(backbone, precision="float32"))
+            embeddings[WEIGHTS] = embedder(TorchNetwork(backbone, precision="float32")).embed(probe)
         except ValueError as error:
             raise ModelError(f"{source}: it does not run on {spec.size} px crops ({error})") from None
         files[WEIGHTS] = as_safetensors(backbone)
@@ -133,9 +134,19 @@ def _networks(
             except RuntimeUnavailable as error:
                 opened.remarks.append(f"no {ONNX} written: {error}")
     if onnx is not None:
-        embeddings[ONNX] = embedded(Network(onnx, source=str(source), precision="float32"))
+        computes = embedder(Network(onnx, source=str(source), precision="float32"))
+        if not computes.try_batch():
+            onnx = with_batch_of_one(onnx, source=str(source))
+            computes = embedder(Network(onnx, source=str(source), precision="float32"))
+            opened.remarks.append("its graph computes one crop at a time, whatever it says; so will this model")
+        embeddings[ONNX] = computes.embed(probe)
         files[ONNX] = onnx
     first = next(iter(embeddings.values()))
+    if first.shape[1] < _FEWEST:
+        raise ModelError(
+            f"{source}: gives {first.shape[1]} numbers a face, an embedding has at least {_FEWEST}; wanted is a network "
+            "that ends in one"
+        )
     for file, vectors in embeddings.items():
         if not np.isfinite(vectors).all():
             raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
@@ -180,42 +191,13 @@ def _open(source: Path, wanted: InputSpec | None) -> _Opened:
         graph = parse_graph(data, str(source))
         return _open_graph(graph, "TensorFlow 1 frozen graph", str(source), fingerprint, wanted)
     if data[:1] == b"\x08":
-        parse_model(data, str(source))
-        spec, reason = (wanted, "") if wanted is not None else _spec_of_onnx(data, str(source))
-        return _Opened("ONNX", fingerprint, spec, reason, onnx=data)
+        file = open_onnx(source, data)
+        spec, reason = (wanted, "") if wanted is not None else spec_of_onnx(file.data, source=str(source))
+        return _Opened("ONNX", file.fingerprint, spec, reason, onnx=file.data, remarks=file.remarks)
     raise ModelError(
         f"{source}: none of the formats that are opened: TensorFlow 1 frozen graph or checkpoint folder, ONNX, "
         "safetensors, torch.save"
     )
-
-
-def _spec_of_onnx(data: bytes, source: str) -> tuple[InputSpec, str]:
-    """What an ONNX network's input tells of its training: 112 px is ArcFace's, 160 px FaceNet's.
-
-    Networks exported from MXNet begin with the subtraction and division that others leave to their caller; their
-    images are plain numbers from 0 to 255.
-    """
-    graph = parse_model(data, source).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    sides = {dim.dim_value for value in inputs[:1] for dim in value.type.tensor_type.shape.dim} - {0, 1, 3}
-    by_size = {spec.size: name for name, spec in INPUT_SPECS.items() if name != "facenet-2017"}
-    preset = by_size.get(sides.pop()) if len(sides) == 1 else None
-    if preset is None:
-        raise ModelError(
-            f"{source}: its input does not tell what it was trained to see; give --input-spec "
-            f"{'|'.join(INPUT_SPECS)}|FILE.json"
-        )
-    spec = INPUT_SPECS[preset]
-    scales, value = False, inputs[0].name
-    for node in list(graph.node)[:8]:
-        if value not in node.input or node.op_type not in ("Sub", "Add", "Mul", "Div", "Identity", "Cast", "Transpose"):
-            break
-        scales |= node.op_type in ("Sub", "Mul", "Div")
-        value = node.output[0]
-    if scales:
-        spec = dataclasses.replace(spec, mean=0.0, std=1.0)
-    return spec, f"as its {spec.size} px input" + (" and the scaling inside it tell" if scales else " tells")
 
 
 def _open_folder(source: Path, wanted: InputSpec | None) -> _Opened:

@@ -22,6 +22,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _SIDE_BY_SIDE = 16  # crops from which parts of them are computed side by side
+_SAME = 0.99  # the least cosine between a crop's features in a batch and alone; bfloat16 takes a hundredth of it
 
 
 class Embedder:
@@ -48,6 +49,7 @@ class Embedder:
         self.runtime = network.runtime
         self.precision = network.precision
         self.calibration = calibration.find(fingerprint, runtime=self.runtime, precision=self.precision)
+        self._source = source
         self._network = network
         self._channels_first, self._batches = _input_layout(network, spec, source)
         self._preprocesses = network.takes_uint8  # an exported model holds its own preprocessing
@@ -92,6 +94,8 @@ class Embedder:
         embedder = cls(network, name=source.name, spec=source.spec, fingerprint=fingerprint, source=str(source.path))
         if source.card is None:
             embedder._try(str(source.path))
+        if source.is_onnx_file:
+            embedder.try_batch()
         return embedder
 
     def _try(self, source: str) -> None:
@@ -99,10 +103,35 @@ class Embedder:
         crop = np.full((1, self.spec.size, self.spec.size, 3), 128, np.uint8)
         try:
             features = self.features(crop)
-        except Exception as error:  # ONNX Runtime's classes share no base but Exception
+        except ModelError:
+            raise
+        except Exception as error:  # torch's classes share no base but Exception
             raise ModelError(f"{source}: it does not run on {self.spec.size} px crops ({error})") from None
         if not np.isfinite(features).all():
             raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
+
+    def try_batch(self) -> bool:
+        """Whether two crops at once give what each gives alone; where not, one at a time is computed from now on.
+
+        Programs write files that say they take any number of crops and hold the shapes of one in their midst. A file
+        that says how many it takes is believed, and not tried. Raises `ModelError` where one alone does not work.
+        """
+        if len(self._batches) == 1:
+            return True
+        colours = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+        colours[1] //= 4  # a dark one: crops that are alike would hide that they are mixed
+        side = -(-self.spec.size // 4)
+        crops = colours.repeat(side, axis=1).repeat(side, axis=2)[:, : self.spec.size, : self.spec.size]
+        try:
+            together = self.embed(crops)
+        except ModelError:
+            together = None
+        several, self._batches = self._batches, (1,)
+        alone = self.embed(crops)
+        # Features without length stay as they are, and are the same.
+        if together is not None and ((together * alone).sum(axis=1) >= _SAME * (alone * alone).sum(axis=1)).all():
+            self._batches = several
+        return len(self._batches) > 1
 
     def embed(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, as `align` makes them for `spec`.
@@ -137,8 +166,18 @@ class Embedder:
         group = 4 * usable_cores()
         features = [np.empty((0, self.dimension), np.float32)]
         for first in range(0, len(parts), group):
-            features += self._network.run_parts([self._as_input(part) for part in parts[first : first + group]])
+            images = [self._as_input(part) for part in parts[first : first + group]]
+            computed = self._network.run_parts(images)
+            features += [self._checked(found, len(part)) for found, part in zip(computed, images, strict=True)]
         return np.concatenate(features)[: len(crops)]
+
+    def _checked(self, features: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
+        if features.shape != (n, self.dimension):
+            raise ModelError(
+                f"{self._source}: wants features {(n, self.dimension)} of {n} crops, the network gives "
+                f"{features.shape}; convert its source again"
+            )
+        return features
 
     def _largest_part(self, n: int) -> int:
         """The batch size to cut `n` crops into: with the parts side by side, at least one for every core."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from facespace.errors import ModelError
 from facespace.face import INPUT_SPECS, InputSpec
+from facespace.foreign_onnx import open_onnx
 from facespace.graphdef import Graph, parse_graph
 from facespace.model_folder import (
     MAX_WEIGHTS,
@@ -56,8 +57,12 @@ class ModelSource:
             return WEIGHTS in self.record.files
         if self._is_checkpoint:
             return True
-        with self.path.open("rb") as file:
-            return file.read(1) == _GRAPHDEF
+        return self._begins_with(_GRAPHDEF)
+
+    @property
+    def is_onnx_file(self) -> bool:
+        """Whether it is an ONNX file of its own, of which nobody has tried how many crops it takes."""
+        return self.record is None and not self._is_checkpoint and self._begins_with(_ONNX_VERSION)
 
     def onnx(self) -> tuple[bytes, str]:
         """The network as an ONNX file of preprocessed images, and the fingerprint of its weights."""
@@ -69,7 +74,10 @@ class ModelSource:
             return to_onnx(read_checkpoint(self.path), source=str(self.path)), checkpoint_digest(self.path)
         data = self._read()
         fingerprint = self._fingerprint(data)  # first: what is not the published file is not looked into
-        return _as_onnx(data, str(self.path)), fingerprint
+        if data[:1] == _ONNX_VERSION:
+            opened = open_onnx(self.path, data)
+            return opened.data, opened.fingerprint
+        return _translated(data, str(self.path)), fingerprint
 
     def backbone(self) -> tuple[Backbone, str]:
         """The network for torch, and the fingerprint of its weights.
@@ -111,6 +119,10 @@ class ModelSource:
     @property
     def _is_checkpoint(self) -> bool:
         return self.record is None and self.path.is_dir()
+
+    def _begins_with(self, start: bytes) -> bool:
+        with self.path.open("rb") as file:
+            return file.read(len(start)) == start
 
     def _read(self) -> bytes:
         size = self.path.stat().st_size
@@ -167,11 +179,8 @@ def input_spec(model: str | PathLike[str]) -> InputSpec:
     return find_model(model).spec
 
 
-def _as_onnx(data: bytes, source: str) -> bytes:
-    """The model as ONNX, told from a frozen graph by content: an ONNX file opens with its version number."""
-    if data[:1] == _ONNX_VERSION:
-        parse_model(data, source)
-        return data
+def _translated(data: bytes, source: str) -> bytes:
+    """A frozen graph as ONNX; what is one is told by content."""
     if data[:1] == _GRAPHDEF:
         return to_onnx(parse_graph(data, source), source=source)
     raise ModelError(

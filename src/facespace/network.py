@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError, RuntimeUnavailable
+from facespace.text import first_line
 
 Precision = Literal["fastest", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -69,8 +70,7 @@ class Network:
         try:
             session = self._compile(side_by_side)
         except Exception as error:  # ONNX Runtime raises a class per failure and shares no base but Exception
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{source}: the network cannot be compiled ({reason})") from None
+            raise ModelError(f"{source}: the network cannot be compiled ({first_line(error)})") from None
         # OpenVINO computes the calls on one session one after the other; the plain runtime computes a call in the
         # thread that makes it.
         self._session: Any = session
@@ -78,13 +78,26 @@ class Network:
             self._session = _SideBySide(functools.partial(self._compile, True), session)
         self._lock = threading.Lock()
         self._aside: _SideBySide | None = None
+        self._source = source
         self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
         self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
         self.takes_uint8 = any(value.type == "tensor(uint8)" for value in session.get_inputs())
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        """The network's outputs for inputs given in the order of `self.inputs`."""
-        outputs: list[npt.NDArray[np.float32]] = self._session.run(None, dict(zip(self.inputs, inputs, strict=True)))
+        """The network's outputs for inputs given in the order of `self.inputs`.
+
+        Raises `ModelError` where the network cannot be computed for inputs of such shapes.
+        """
+        return self._run_on(self._session, dict(zip(self.inputs, inputs, strict=True)))
+
+    def _run_on(self, session: Any, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        try:
+            outputs: list[npt.NDArray[np.float32]] = session.run(None, feed)
+        except Exception as error:  # as when compiling
+            shapes = ", ".join(f"{value.dtype} {value.shape}" for value in feed.values())
+            raise ModelError(
+                f"{self._source}: the network cannot be computed for an input of {shapes} ({first_line(error)})"
+            ) from None
         return outputs
 
     @property
@@ -105,7 +118,7 @@ class Network:
                 self._aside = _SideBySide(functools.partial(self._compile, True))
                 self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-network")
         aside, (name,) = self._aside, self.inputs
-        return list(self._pool.map(lambda part: aside.run(None, {name: part})[0], parts))
+        return list(self._pool.map(lambda part: self._run_on(aside, {name: part})[0], parts))
 
 
 class _SideBySide:

@@ -41,6 +41,8 @@ _ONNX = {
         ("int64_data", 7, "int64*"),
         ("name", 8, "string"),
         ("raw_data", 9, "bytes"),
+        ("external_data", 13, "Property*"),
+        ("data_location", 14, "int32"),
     ],
     "Attribute": [
         ("name", 1, "string"),
@@ -70,6 +72,7 @@ _ONNX = {
         ("initializer", 5, "Tensor*"),
         ("input", 11, "ValueInfo*"),
         ("output", 12, "ValueInfo*"),
+        ("value_info", 13, "ValueInfo*"),
     ],
     "OperatorSet": [("domain", 1, "string"), ("version", 2, "int64")],
     "Property": [("key", 1, "string"), ("value", 2, "string")],
@@ -89,6 +92,8 @@ _DTYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.int32): 6,
     np.dtype(np.int64): 7,
     np.dtype(np.bool_): 9,
+    np.dtype(np.float16): 10,
+    np.dtype(np.float64): 11,
 }
 _FROM_CODE = {code: dtype for dtype, code in _DTYPES.items()}
 
@@ -229,6 +234,12 @@ def parse_model(data: bytes, source: str) -> Any:
 def read_weights(data: bytes, source: str) -> dict[str, npt.NDArray[Any]]:
     """The constants (initializers) of an ONNX file by name."""
     return {tensor.name: read_tensor(tensor, source) for tensor in parse_model(data, source).graph.initializer}
+
+
+def element_size(data_type: int) -> int | None:
+    """The bytes of one number of that type of ONNX's; None for a type that is not read."""
+    dtype = _FROM_CODE.get(data_type)
+    return None if dtype is None else dtype.itemsize
 
 
 def read_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:

@@ -1,0 +1,134 @@
+"""What an ONNX network wants to see, as far as its graph tells: the size of its input, and the scaling inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import ModelError
+from facespace.face import INPUT_SPECS, InputSpec
+from facespace.onnx_graph import parse_model, read_tensor
+
+_LARGEST = 4.0  # what a network is trained on lies within ±4, be it scaled by colour's mean and deviation
+_SMALLEST = 0.4  # and is spread over more than this
+_UINT8 = 2  # ONNX's number for the type
+_AFFINE = ("Sub", "Add", "Mul", "Div")
+_SAME = ("Identity", "Cast", "Transpose")  # what changes no number
+_REORDER = ("Slice", "Gather", "Split")
+
+Numbers = npt.NDArray[np.float64]
+
+
+def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
+    """The `InputSpec` of an ONNX network of images, and what told it, in words.
+
+    112 px are ArcFace's, 160 px FaceNet's. Where the graph begins with arithmetic of its own, a·x + b, its numbers tell
+    what x is: if they bring 0 to 255 near ±1, plain colours; if they bring 0 to 1 there, colours divided by 255.
+    Raises `ModelError` where neither is so, and where the graph exchanges colours, as it does not say for which order.
+    """
+    graph = parse_model(data, source).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    shape = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim] if inputs else []
+    sides = set(shape[2:] if len(shape) == 4 and shape[1] == 3 else shape[1:3])
+    by_size = {spec.size: name for name, spec in INPUT_SPECS.items() if name != "facenet-2017"}
+    preset = by_size.get(sides.pop()) if len(shape) == 4 and len(sides) == 1 else None
+    if preset is None:
+        raise ModelError(f"{source}: its input does not tell what it was trained to see; {_ASK}")
+    spec = INPUT_SPECS[preset]
+    told = f"as its {spec.size} px input"
+    with np.errstate(all="ignore"):  # constants that are no finite numbers fit nothing
+        (scale, shift), reorders = beginning(graph, inputs[0].name)
+    if reorders and inputs[0].type.tensor_type.elem_type != _UINT8:
+        raise ModelError(f"{source}: it exchanges colours, which does not tell in what order it wants them; {_ASK}")
+    if (scale == 1).all() and (shift == 0).all():
+        return spec, f"{told} tells"
+    for largest in (255.0, 1.0):
+        if _fits(scale, shift, largest):
+            spec = dataclasses.replace(spec, mean=0.0, std=255.0 / largest)
+            return spec, f"{told} and the scaling inside it tell"
+    raise ModelError(
+        f"{source}: it begins with {scale.flat[0]:g}·x + {shift.flat[0]:g}, which fits neither colours of 0 to 255 nor "
+        f"of 0 to 1; {_ASK}"
+    )
+
+
+def _fits(scale: Numbers, shift: Numbers, largest: float) -> bool:
+    """Whether scale·x + shift makes of colours from 0 to `largest` what networks are trained on."""
+    spread = scale * largest
+    near_one = np.abs([shift, spread + shift]).max() <= _LARGEST and np.abs(spread).min() >= _SMALLEST
+    # Who takes off half of 255 and does not divide has colours of 0 to 255 as well.
+    with np.errstate(all="ignore"):
+        middle = -shift / scale
+    return bool(near_one or (largest == 255 and ((middle >= 64) & (middle <= 192)).all()))
+
+
+_ASK = f"give --input-spec {'|'.join(INPUT_SPECS)}|FILE.json"
+
+
+def beginning(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
+    """The a and b of a·x + b, each one number or one a channel, that a graph computes of its input before all else.
+
+    Sub, Add, Mul and Div with constants are followed, and what changes no number. With it comes whether colours are
+    then, or in between, taken apart or put in another order.
+    """
+    constants = _constants(graph)
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in set(node.input) if node.op_type != "Shape" else ():
+            users.setdefault(name, []).append(node)
+    scale, shift = np.ones(1), np.zeros(1)
+    reorders = False
+    for _ in range(len(graph.node)):  # a graph that leads back to itself is none, but must not keep us
+        if len(users.get(value, ())) != 1:
+            break
+        (node,) = users[value]
+        if node.op_type in _REORDER and node.input[0] == value and len(node.output) == 1:
+            reorders = True
+        elif node.op_type in _AFFINE and len(node.input) == 2:
+            other = node.input[1] if node.input[0] == value else node.input[0]
+            number = constants.get(other)
+            if number is None or (node.op_type == "Div" and (node.input[0] != value or not number.all())):
+                break
+            if node.op_type in ("Mul", "Div"):
+                factor = number if node.op_type == "Mul" else 1 / number
+                scale, shift = scale * factor, shift * factor
+            elif node.op_type == "Add":
+                shift = shift + number
+            elif node.input[0] == value:
+                shift = shift - number
+            else:
+                scale, shift = -scale, number - shift
+        elif node.op_type not in _SAME:
+            break
+        value = node.output[0]
+    return (scale, shift), reorders
+
+
+def _constants(graph: Any) -> dict[str, Numbers]:
+    """The constants of a graph, initializers and nodes, that are one number or three, one for each channel."""
+    found: dict[str, Numbers] = {}
+
+    def keep(name: str, tensor: Any) -> None:
+        if math.prod(tensor.dims) in (1, 3):
+            try:
+                found[name] = read_tensor(tensor, name).astype(np.float64).reshape(-1)
+            except ModelError:
+                return  # of a type that is not read: no number to reckon with
+
+    for tensor in graph.initializer:
+        keep(tensor.name, tensor)
+    for node in graph.node:
+        if node.op_type == "Constant" and len(node.output) == 1:
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    keep(node.output[0], attribute.t)
+                elif attribute.name == "value_float":
+                    found[node.output[0]] = np.array([attribute.f])
+        elif node.op_type in _SAME and len(node.input) == 1 and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
