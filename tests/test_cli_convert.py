@@ -12,6 +12,7 @@ from PIL import Image
 from facespace.backbones import create
 from facespace.convert import convert
 from facespace.embedder import Embedder
+from facespace.onnx_graph import GraphBuilder
 from facespace.torch_weights import as_safetensors
 
 
@@ -98,6 +99,23 @@ def test_export(model, cli, tmp_path):
     assert done.err == f"facespace: {tmp_path / 'm.onnx'}: is there already; give another name or remove it first\n"
     done = cli("export", model, "--output", tmp_path / "n.onnx", "--precision", "int8")
     assert "int8 wants aligned crops of real faces to measure ranges on: --crops DIR" in done.err
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"), [("n", ""), (1, ", takes 1 crop at a time"), (4, ", takes 4 crops at a time")]
+)
+def test_export_says_how_many_crops_the_file_takes(cli, tmp_path, batch, words):
+    graph = GraphBuilder()
+    x = graph.input("data", np.float32, [batch, 3, 112, 112])
+    x = graph.node("AveragePool", [x], kernel_shape=[28, 28], strides=[28, 28])
+    graph.output(graph.node("Flatten", [x], axis=1), "y", np.float32, [batch, 48])
+    (tmp_path / "n.onnx").write_bytes(graph.serialize())
+    (tmp_path / "n.json").write_text('{"input_spec": "arcface-112"}')
+    done = cli("export", tmp_path / "n.onnx", "--output", tmp_path / "m.onnx")
+    assert done.code == 0, done.err
+    assert done.out.endswith(f" 0.0 MB{words} -> {tmp_path / 'm.onnx'}\n")
+    done = cli("export", tmp_path / "n.onnx", "--output", tmp_path / "o.onnx", "--json")
+    assert json.loads(done.out)["batch"] == (None if batch == "n" else batch)
 
 
 def test_export_prints_the_accuracy_before_and_after(model, cli, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 
@@ -17,6 +18,10 @@ from facespace.convert import convert
 from facespace.embedder import Embedder
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.export import LEAST_COSINE, export
+from facespace.face import INPUT_SPECS
+from facespace.model_folder import ONNX, ModelRecord, write_model
+from facespace.onnx_graph import GraphBuilder, parse_model
+from facespace.preprocessing_graph import with_preprocessing
 from facespace.torch_weights import as_safetensors
 
 SIZE = 112
@@ -93,7 +98,7 @@ def test_an_export_that_computes_something_else_is_not_kept(model, crops, tmp_pa
     (tmp_path / "w").write_bytes(as_safetensors(create("tiny", dimension=16)))
     convert(tmp_path / "w", tmp_path / "other")
     other = (tmp_path / "other" / "model.onnx").read_bytes()
-    monkeypatch.setattr(module, "_half", lambda data: other)
+    monkeypatch.setattr(module, "_half", lambda *_: other)
     with pytest.raises(
         ModelError, match=r"^weights as fp16: the cosine to its source falls to .*; nothing was written"
     ):
@@ -123,6 +128,97 @@ def test_int8_of_an_export_is_refused(model, crops, tmp_path):
     export(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="holds its preprocessing already"):
         export(tmp_path / "m.onnx", tmp_path / "n.onnx", precision="int8", crops=crops)
+
+
+def network(*, opset: int = 13, batch: int | str = "n", gives: int | str = "n", one: bool = False) -> bytes:
+    """A convolution and what follows; with `one` it holds the shape of a single crop within."""
+    rng = np.random.default_rng(0)
+    graph = GraphBuilder()
+    x = graph.input("data", np.float32, [batch, 3, SIZE, SIZE])
+    kernels = graph.constant(rng.normal(size=(16, 3, 8, 8)).astype(np.float32) * np.float32(0.1))
+    x = graph.node("Relu", [graph.node("Conv", [x, kernels], strides=[8, 8])])
+    x = graph.node("AveragePool", [x], kernel_shape=[7, 7], strides=[7, 7])
+    x = graph.node("Reshape", [x, graph.constant(np.array([1, -1]))]) if one else graph.node("Flatten", [x], axis=1)
+    weights = graph.constant(rng.normal(size=(64, 32)).astype(np.float32))
+    graph.output(graph.node("MatMul", [x, weights]), "y", np.float32, [gives, 32])
+    model = parse_model(graph.serialize(), "test")
+    model.opset_import[0].version = opset
+    return model.SerializeToString()
+
+
+def in_folder(data: bytes, folder):
+    """A model folder of it, as it is: what `convert` would have mended may be in older ones."""
+    record = ModelRecord("n", hashlib.sha256(data).hexdigest(), 32, INPUT_SPECS["arcface-112"])
+    write_model(folder, record, {ONNX: data})
+    return folder
+
+
+@pytest.mark.parametrize("opset", [10, 11, 12, 13])
+def test_int8_of_older_operators(crops, tmp_path, opset, capfd):
+    """And of a graph that says it gives features of one crop, about which the runtime would talk."""
+    folder = in_folder(network(opset=opset, gives=1), tmp_path / "n")
+    exported = export(folder, tmp_path / "m.onnx", precision="int8", crops=crops)
+    assert capfd.readouterr() == ("", "")
+    others = faces(60)[48:]
+    found = by_onnxruntime(tmp_path / "m.onnx", others)
+    assert (found * Embedder.load(folder, precision="float32").embed(others)).sum(axis=1).min() >= LEAST_COSINE["int8"]
+    assert exported.batch is None
+
+
+@pytest.mark.parametrize("precision", LEAST_COSINE)
+@pytest.mark.parametrize("form", ["folder", "file"])
+@pytest.mark.parametrize(
+    ("data", "batch"), [(network(one=True), 1), (network(batch=4, gives=4), 4)], ids=["holds one", "says four"]
+)
+def test_a_file_of_some_crops_says_so(crops, tmp_path, data, batch, form, precision):
+    if form == "folder":
+        source = in_folder(data, tmp_path / "n")
+    else:
+        source = tmp_path / "n.onnx"
+        source.write_bytes(data)
+        source.with_suffix(".json").write_text('{"input_spec": "arcface-112"}')
+    exported = export(source, tmp_path / "m.onnx", precision=precision, crops=crops)
+    about = json.loads((tmp_path / "m.json").read_text())
+    assert (exported.batch, about["batch"], about["input"].partition(",")[0]) == (batch, batch, f"crops ({batch}")
+    (given,) = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"]).get_inputs()
+    assert given.shape == [batch, SIZE, SIZE, 3]
+    others = faces(60)[52:]
+    wanted = np.concatenate(
+        [by_onnxruntime(tmp_path / "m.onnx", others[start : start + batch]) for start in range(0, 8, batch)]
+    )
+    assert (exported.embedder.embed(others) * wanted).sum(axis=1).min() > 0.999
+    alone = export(in_folder(network(), tmp_path / "other"), tmp_path / "o.onnx")
+    assert alone.batch is None
+    assert (alone.embedder.embed(others) * wanted).sum(axis=1).min() >= LEAST_COSINE[precision]
+    assert json.loads((tmp_path / "o.json").read_text())["input"].startswith("crops (N,S,S,3)")
+
+
+def test_float16_is_not_made_int8(crops, tmp_path):
+    (tmp_path / "n.onnx").write_bytes(module._half(network(), "n"))
+    (tmp_path / "n.json").write_text('{"input_spec": "arcface-112"}')
+    with pytest.raises(ModelError, match=r"^n\.onnx: its weights are float16 already; int8 is made of float32$"):
+        export(tmp_path / "n.onnx", tmp_path / "m.onnx", precision="int8", crops=crops)
+
+
+def test_a_graph_the_converters_do_not_know(crops, tmp_path, monkeypatch):
+    from onnxruntime import quantization
+
+    def raises(*_, **__):
+        raise KeyError("scale\nof something")
+
+    monkeypatch.setattr(quantization, "quantize_static", raises)
+    with pytest.raises(ModelError, match=r"^n: cannot be made int8 \('scale.*\); fp32 can be written$") as caught:
+        export(in_folder(network(), tmp_path / "n"), tmp_path / "m.onnx", precision="int8", crops=crops)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_embeddings_of_another_size_are_not_kept(model, tmp_path, monkeypatch):
+    other = with_preprocessing(network(), INPUT_SPECS["arcface-112"], source="n", unit=True)
+    monkeypatch.setattr(module, "with_preprocessing", lambda *_, **__: other)
+    with pytest.raises(ModelError, match=r"wants embeddings \(64, 16\), it gives \(64, 32\); nothing was written"):
+        export(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -133,6 +133,11 @@ def test_more_weights_than_one_file_can_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 483)
     with pytest.raises(ModelError, match="bytes with its weights; a model in one file has at most that"):
         open_onnx(tmp_path / "n.onnx", data)
+    twice = with_weights_beside(network(), tmp_path / "n.data", says={"1": {"offset": "0"}})
+    (tmp_path / "n.data").write_bytes((tmp_path / "n.data").read_bytes()[:480])
+    monkeypatch.setattr(module, "MAX_WEIGHTS", len(twice) + 483)
+    with pytest.raises(ModelError, match="bytes with its weights"):
+        open_onnx(tmp_path / "n.onnx", twice)
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 600)
     (tmp_path / "n.data").write_bytes(bytes(601))
     with pytest.raises(ModelError, match="bytes with its weights"):
@@ -288,6 +293,10 @@ def test_features_that_depend_on_the_batch(tmp_path):
 
 
 def test_one_image_at_a_time():
-    whole = with_batch_of_one(network(), source="n")
+    def edit(model):
+        describe(model.graph.value_info.add(name=model.graph.node[0].output[0]), np.float32, ["n", 3])
+
+    whole = with_batch_of_one(edited(edit), source="n")
+    assert not parse_model(whole, "n").graph.value_info  # which said otherwise
     assert shapes(whole) == [[1, 3, SIZE, SIZE], [1, 40]]
     np.testing.assert_allclose(computed(whole, IMAGES[:1]), WANTED[:1], rtol=1e-5)

@@ -162,6 +162,18 @@ def test_only_constants_of_one_number_or_three_are_reckoned_with():
     assert (scale.tolist(), shift.tolist(), reorders) == ([1], [0], False)
 
 
+def test_every_form_of_arithmetic():
+    graph = Graph().then("Sub", 3, first=True).then("Mul", 2, first=True).then("Add", per_channel(MEANS)).then("Div", 4)
+    (scale, shift), _ = beginning(parse_model(graph.serialize(), "test").graph, "data")
+    np.testing.assert_allclose(scale, [-0.5])
+    np.testing.assert_allclose(shift, (6 + MEANS) / 4, rtol=1e-6)
+
+
+def test_a_number_over_the_image_is_not_followed():
+    graph = Graph().then("Div", 3, first=True).then("Sub", 127.5)
+    assert spec_of_onnx(graph.serialize(), source="n")[0] == ARCFACE
+
+
 def test_a_graph_that_leads_back_to_itself_ends():
     parsed = parse_model(Graph().then("Mul", 2).serialize(), "test").graph
     add_tensor(parsed, "two", np.array(2, np.float32))

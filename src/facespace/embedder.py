@@ -98,6 +98,11 @@ class Embedder:
             embedder.try_batch()
         return embedder
 
+    @property
+    def batch(self) -> int | None:
+        """How many crops the network takes at a time; None where it takes any number. `embed` takes any number."""
+        return self._batches[0] if len(self._batches) == 1 else None
+
     def _try(self, source: str) -> None:
         """Embed one gray crop: what a file's shapes do not tell comes out here, not in the midst of work."""
         crop = np.full((1, self.spec.size, self.spec.size, 3), 128, np.uint8)

@@ -13,11 +13,10 @@ from typing import Any
 
 from facespace.errors import ModelError
 from facespace.model_folder import MAX_WEIGHTS
-from facespace.onnx_graph import element_size, new_node, parse_model
+from facespace.onnx_graph import DOUBLE, FLOAT, HALF, element_size, new_node, parse_model
 from facespace.text import plain_text
 
 _EXTERNAL = 1  # ONNX's number for data in another file
-_FLOAT, _HALF, _DOUBLE = 1, 10, 11  # and for types of elements
 _FEWEST = 32  # numbers an output has at least to be taken for an embedding among several
 
 
@@ -218,17 +217,17 @@ def _take_float32(graph: Any) -> bool:
     """Images and features in float16 or float64 cast from and to float32, the type everything else here has."""
     names = {name for node in graph.node for name in [*node.input, *node.output]}
     names |= {value.name for value in [*graph.input, *graph.output]}
-    narrow = (_HALF, _DOUBLE)
+    narrow = (HALF, DOUBLE)
     images, features = graph.input[0].type.tensor_type, graph.output[0].type.tensor_type
     nodes = list(graph.node)
     if images.elem_type in narrow:
         inner, outer = graph.input[0].name, _fresh("images", names)
         nodes.insert(0, new_node("Cast", inner, [outer], {"to": images.elem_type}))
-        graph.input[0].name, images.elem_type = outer, _FLOAT
+        graph.input[0].name, images.elem_type = outer, FLOAT
     if features.elem_type in narrow:
         inner, outer = graph.output[0].name, _fresh("features", names)
-        nodes.append(new_node("Cast", outer, [inner], {"to": _FLOAT}))
-        graph.output[0].name, features.elem_type = outer, _FLOAT
+        nodes.append(new_node("Cast", outer, [inner], {"to": FLOAT}))
+        graph.output[0].name, features.elem_type = outer, FLOAT
     changed = len(nodes) > len(graph.node)
     if changed:
         _keep(graph.node, nodes)

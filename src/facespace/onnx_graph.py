@@ -95,6 +95,7 @@ _DTYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.float16): 10,
     np.dtype(np.float64): 11,
 }
+FLOAT, HALF, DOUBLE = (_DTYPES[np.dtype(kind)] for kind in (np.float32, np.float16, np.float64))
 _FROM_CODE = {code: dtype for dtype, code in _DTYPES.items()}
 
 

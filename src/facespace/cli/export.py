@@ -82,13 +82,15 @@ def export(
                 "bytes": exported.n_bytes,
                 "least_cosine": exported.cosine,
                 "n_crops": exported.n_crops,
+                "batch": exported.batch,
                 "accuracy": accuracy and dict(zip(("before", "after"), accuracy, strict=True)),
             }
         )
         return
+    taken = "" if exported.batch is None else f", takes {exported.batch} crop{'s' * (exported.batch > 1)} at a time"
     write_line(
         f"{precision.value}: cosine to the source at least {exported.cosine:.6f} over {exported.n_crops} crops "
-        f"(wanted {LEAST_COSINE[precision.value]}), {exported.n_bytes / 1e6:.1f} MB -> {output}"
+        f"(wanted {LEAST_COSINE[precision.value]}), {exported.n_bytes / 1e6:.1f} MB{taken} -> {output}"
     )
     if accuracy is not None:
         write_line(f"accuracy on {verify}: {accuracy[0]:.5f} before, {accuracy[1]:.5f} after")
