@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from facespace.convert import convert, describe_spec
 from facespace.embedder import Embedder
 from facespace.errors import DatasetError, ModelError, RuntimeUnavailable
 from facespace.face import INPUT_SPECS, InputSpec
+from facespace.graphdef import GraphDef, new_constant, new_node, parse_graph
 from facespace.model_folder import ONNX, WEIGHTS, read_record
 from facespace.network import openvino_device
 from facespace.onnx_graph import GraphBuilder, parse_model
 from facespace.pretrained import MODELS, locate
 from facespace.torch_weights import as_safetensors, read_backbone
 from onnx_files import with_weights_beside
+from test_tensorflow1 import Graph as TensorflowGraph
 
 
 def onnx_model(side: int | str = 112, *, scaling: bool = False) -> bytes:
@@ -318,6 +321,127 @@ def test_files_that_are_no_model(tmp_path, data):
         convert(tmp_path / "x", tmp_path / "out")
     assert str(caught.value).startswith(str(tmp_path / "x"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.pb", b"  <!DOCTYPE html>", "x.pb: a web page, not what it links to; none of the formats"),
+        (
+            "x.pt",
+            b"version https://git-lfs.github.com/spec/v1",
+            "x.pt: a pointer of Git LFS, not the file (git lfs pull",
+        ),
+        ("x.h5", b"\x89HDF\r\n", "x.h5: Keras's HDF5; none of the formats"),
+        ("saved_model.pb", b"\x08\x01", "saved_model.pb: a SavedModel of TensorFlow 2; opened are"),
+        (
+            "m.meta",
+            b"\x0a",
+            "m.meta: a checkpoint is opened by its folder, where its graph is (.meta): facespace convert",
+        ),
+        ("m.data-00000-of-00001", b"\x0a", "a checkpoint is opened by its folder"),
+        ("model.ckpt-3.index", b"", "a checkpoint is opened by its folder"),
+        ("no file at all", None, "model.ckpt-3: a checkpoint is opened by its folder"),
+    ],
+)
+def test_what_is_often_taken_for_a_model(tmp_path, name, data, message):
+    source = tmp_path / name
+    if data is None:
+        source = tmp_path / "model.ckpt-3"
+        (tmp_path / "model.ckpt-3.index").touch()
+    else:
+        source.write_bytes(data)
+    with pytest.raises(ModelError) as caught:
+        convert(source, tmp_path / "out")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def graph_of_means(begin=lambda graph, x: x, *, output: str = "embeddings") -> bytes:
+    """A frozen graph: features (N,8) of the means of 160 px images, which it may change before."""
+    graph = TensorflowGraph()
+    x = begin(graph, graph.images())
+    weights = graph.const(np.random.default_rng(0).normal(size=(3, 8)))
+    x = graph.node("MatMul", graph.mean(x), weights)
+    graph.node("Identity", x, name=output)
+    return graph.bytes()
+
+
+def halved(graph, x):
+    return graph.node("RealDiv", graph.node("Sub", x, graph.const(np.float32(127.5))), graph.const(np.float32(128)))
+
+
+def of_means(crops: np.ndarray) -> np.ndarray:
+    x = (crops.astype(np.float64).mean(axis=(1, 2)) - 127.5) / 128
+    return unit(x @ np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32))
+
+
+CROPS = np.random.default_rng(1).integers(0, 256, (3, 160, 160, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("begin", "mean", "std"),
+    [
+        (lambda graph, x: x, 127.5, 128.0),
+        (halved, 0.0, 1.0),
+        (lambda g, x: halved(g, g.node("Mul", x, g.const(np.float32(255)))), 0.0, 255.0),
+    ],
+)
+def test_a_graph_that_scales_its_images_is_not_given_scaled_ones(tmp_path, begin, mean, std):
+    (tmp_path / "x.pb").write_bytes(graph_of_means(begin))
+    made = convert(tmp_path / "x.pb", tmp_path / "out")
+    assert made.record.input_spec == dataclasses.replace(INPUT_SPECS["facenet-2018"], mean=mean, std=std)
+    np.testing.assert_allclose(
+        Embedder.load(tmp_path / "out", precision="float32").embed(CROPS), of_means(CROPS), atol=1e-5
+    )
+
+
+def test_scaling_that_does_not_tell_is_asked_for(tmp_path):
+    shifted = graph_of_means(lambda graph, x: graph.node("Sub", x, graph.const(np.float32(0.1))))
+    (tmp_path / "x.pb").write_bytes(shifted)
+    with pytest.raises(
+        ModelError, match=r"x\.pb: it begins with 1·x \+ -0\.1, which fits neither .*; give --input-spec"
+    ):
+        convert(tmp_path / "x.pb", tmp_path / "out")
+    convert(tmp_path / "x.pb", tmp_path / "out", input_spec=INPUT_SPECS["facenet-2018"])
+
+
+@pytest.mark.shared
+def test_the_network_of_a_graph_that_scales_is_not_trained_on(tmp_path, squeezenet_graph):
+    """Its variables fit one that is known, which leaves the scaling to its caller."""
+    graph = parse_graph(squeezenet_graph.read_bytes(), "x")
+    first = next(name for name, node in graph.items() if any(value == "input" for value in node.input))
+    message = GraphDef()
+    message.node.extend(graph.values())
+    for node in message.node:
+        if node.name == first:
+            node.input[list(node.input).index("input")] = "scaled"
+    scaled = new_node("scaled", "RealDiv", ["input", "by"])
+    message.node.extend([scaled, new_constant("by", np.float32(127.5) * np.ones(1, np.float32))])
+    (tmp_path / "x.pb").write_bytes(message.SerializeToString())
+    made = convert(tmp_path / "x.pb", tmp_path / "out")
+    assert WEIGHTS not in made.record.files
+    assert any("it scales its images itself" in remark for remark in made.remarks)
+
+
+def test_another_output_is_told(tmp_path):
+    (tmp_path / "x.pb").write_bytes(graph_of_means(output="features"))
+    made = convert(tmp_path / "x.pb", tmp_path / "out")
+    assert "no node is called embeddings; features is taken for them" in made.remarks
+
+
+def test_a_graph_in_the_zip_it_is_published_in(tmp_path):
+    with zipfile.ZipFile(tmp_path / "20180402.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("20180402/20180402.pb", graph_of_means())
+        archive.writestr("20180402/notes.txt", "read me")
+    convert(tmp_path / "20180402.zip", tmp_path / "out")
+    np.testing.assert_allclose(
+        Embedder.load(tmp_path / "out", precision="float32").embed(CROPS), of_means(CROPS), atol=1e-5
+    )
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("x.pb", graph_of_means(lambda graph, x: graph.node("Oops", x)))
+    with pytest.raises(ModelError, match=r"bad\.zip, x\.pb: operator Oops .* is not supported"):
+        convert(tmp_path / "bad.zip", tmp_path / "bad")
 
 
 def test_no_such_source(tmp_path):

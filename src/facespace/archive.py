@@ -39,6 +39,15 @@ def is_archive(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
+def holds_graph(archive: Path) -> bool:
+    """Whether a zip names a TensorFlow graph among its members: those of torch have none."""
+    try:
+        with _BoundedFile(io.FileIO(archive)) as file, zipfile.ZipFile(file) as opened:
+            return any(name.endswith((".pb", ".meta")) for name in opened.namelist())
+    except (ModelError, *_DAMAGED):
+        return False  # who reads it says what is wrong
+
+
 def unpack_weights(archive: Path, folder: Path) -> Path:
     """Write what a zip holds of a TensorFlow model into the new `folder`: returns the frozen graph's path.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from facespace.archive import holds_graph, is_archive, unpack_weights
 from facespace.embedder import Embedder
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.face import INPUT_SPECS, InputSpec
 from facespace.foreign_onnx import open_onnx, with_batch_of_one
-from facespace.graphdef import Graph, parse_graph
+from facespace.graphdef import Graph, output_node, parse_graph
 from facespace.model_folder import MAX_WEIGHTS, ONNX, WEIGHTS, ModelRecord, is_model_folder, write_model
 from facespace.network import Network
-from facespace.onnx_input_spec import spec_of_onnx
+from facespace.onnx_input_spec import scales_images, spec_of_graph, spec_of_onnx
 from facespace.sample_crops import sample_crops
 from facespace.tensorflow1 import to_onnx
 from facespace.tensorflow1_folding import folded, graph_variables
+from facespace.text import plain_text
 from facespace.torch_network import TorchNetwork
 
 if TYPE_CHECKING:
@@ -28,6 +32,12 @@ if TYPE_CHECKING:
 
 N_CROPS = 256  # at most so many crops are looked at for the statistics of batch norms
 _FEWEST = 8  # numbers an embedding has at least; what gives fewer tells age, sex or pose
+_CHECKPOINT_FILE = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
+_NO_MODELS = {  # by how a file begins that is often taken for a model
+    b"<": "a web page, not what it links to; ",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file (git lfs pull fetches it); ",
+    b"\x89hdf": "Keras's HDF5; ",
+}
 _PARITY = 1e-5  # of unit vectors, largest difference of a number
 
 
@@ -176,11 +186,18 @@ def describe_spec(spec: InputSpec) -> str:
 def _open(source: Path, wanted: InputSpec | None) -> _Opened:
     if source.is_dir():
         return _open_folder(source, wanted)
-    if not source.is_file():
+    if not source.is_file() and not source.with_name(f"{source.name}.index").is_file():
         raise ModelError(f"{source}: there is no such file or folder")
+    if not source.is_file() or _CHECKPOINT_FILE.search(source.name):
+        raise ModelError(
+            f"{source}: a checkpoint is opened by its folder, where its graph is (.meta): facespace convert "
+            f"{source.parent} OUT"
+        )
     size = source.stat().st_size
     if size > MAX_WEIGHTS:
         raise ModelError(f"{source}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+    if is_archive(source) and holds_graph(source):
+        return _open_zip(source, wanted)
     from facespace.torch_weights import is_safetensors, is_torch_file
 
     data = source.read_bytes()
@@ -190,14 +207,29 @@ def _open(source: Path, wanted: InputSpec | None) -> _Opened:
     if data[:1] == b"\x0a":
         graph = parse_graph(data, str(source))
         return _open_graph(graph, "TensorFlow 1 frozen graph", str(source), fingerprint, wanted)
+    if source.name == "saved_model.pb":
+        raise ModelError(
+            f"{source}: a SavedModel of TensorFlow 2; opened are frozen graphs and checkpoints of TensorFlow 1"
+        )
     if data[:1] == b"\x08":
         file = open_onnx(source, data)
         spec, reason = (wanted, "") if wanted is not None else spec_of_onnx(file.data, source=str(source))
         return _Opened("ONNX", file.fingerprint, spec, reason, onnx=file.data, remarks=file.remarks)
+    looks = next((looks for start, looks in _NO_MODELS.items() if data.lstrip()[: len(start)].lower() == start), "")
     raise ModelError(
-        f"{source}: none of the formats that are opened: TensorFlow 1 frozen graph or checkpoint folder, ONNX, "
+        f"{source}: {looks}none of the formats that are opened: TensorFlow 1 frozen graph or checkpoint folder, ONNX, "
         "safetensors, torch.save"
     )
+
+
+def _open_zip(source: Path, wanted: InputSpec | None) -> _Opened:
+    """As the models of FaceNet are published: the frozen graph, or else the checkpoint, of a zip."""
+    with tempfile.TemporaryDirectory(prefix="facespace-") as folder:
+        unpacked = unpack_weights(source, Path(folder, "weights"))
+        try:
+            return _open(unpacked, wanted)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(unpacked), f"{source}, {unpacked.name}")) from None
 
 
 def _open_folder(source: Path, wanted: InputSpec | None) -> _Opened:
@@ -210,8 +242,14 @@ def _open_folder(source: Path, wanted: InputSpec | None) -> _Opened:
 
 
 def _open_graph(graph: Graph, format: str, source: str, fingerprint: str, wanted: InputSpec | None) -> _Opened:  # noqa: A002
-    spec = wanted or INPUT_SPECS["facenet-2018"]
-    opened = _Opened(format, fingerprint, spec, "the default for TensorFlow 1", onnx=to_onnx(graph, source=source))
+    onnx = to_onnx(graph, source=source)
+    spec, reason = (wanted, "") if wanted is not None else spec_of_graph(onnx, source=source)
+    opened = _Opened(format, fingerprint, spec, reason, onnx=onnx)
+    if (output := output_node(graph, "embeddings", source)) != "embeddings":
+        opened.remarks.append(f"no node is called embeddings; {plain_text(output)} is taken for them")
+    if scales_images(onnx, source=source):  # which the networks of `backbones` leave to their caller
+        opened.remarks.append(f"recognises, cannot be trained: no {WEIGHTS} written (it scales its images itself)")
+        return opened
     try:
         from facespace.torch_weights import require_torch
 

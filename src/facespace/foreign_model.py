@@ -18,12 +18,14 @@ from facespace.convert import convert, describe_spec
 from facespace.embedder import Embedder
 from facespace.errors import ModelError
 from facespace.face import INPUT_SPECS, InputSpec
-from facespace.graphdef import Graph
+from facespace.graphdef import Graph, read_graph
 from facespace.model_folder import WEIGHTS, ModelRecord, is_model_folder, write_model
 from facespace.model_source import find_model
+from facespace.onnx_input_spec import spec_of_graph
 from facespace.pretrained import MODELS
 from facespace.run_folder import BEST, MODEL, is_run
 from facespace.tensor_bundle import TensorBundle
+from facespace.tensorflow1 import to_onnx
 from facespace.tensorflow1_checkpoint import find_checkpoint, is_checkpoint_folder, read_meta_graph
 
 # What Tiny-Face-Recognition shows its ResNet-50: crops of 112 px, blue first.
@@ -129,11 +131,11 @@ def _frozen_spec(path: Path) -> tuple[InputSpec, str]:
     for card in MODELS.values():
         if digest in (card.graph_sha256, card.sha256):
             return card.spec, f"{path}: is {card.name}, {describe_spec(card.spec)}"
-    return _assumed(path)
+    spec, _ = spec_of_graph(to_onnx(read_graph(path), source=str(path)), source=str(path))
+    return _assumed(path, spec)
 
 
-def _assumed(path: Path) -> tuple[InputSpec, str]:
-    spec = INPUT_SPECS["facenet-2018"]
+def _assumed(path: Path, spec: InputSpec = INPUT_SPECS["facenet-2018"]) -> tuple[InputSpec, str]:
     beside = path.with_name(f"{path.name}.json") if path.is_dir() else path.with_suffix(".json")
     remark = (
         f"{path}: does not say what it was trained to see; taken for {describe_spec(spec)}. If it was trained on "

@@ -41,16 +41,41 @@ def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
         raise ModelError(f"{source}: its input does not tell what it was trained to see; {_ASK}")
     spec = INPUT_SPECS[preset]
     told = f"as its {spec.size} px input"
-    with np.errstate(all="ignore"):  # constants that are no finite numbers fit nothing
-        (scale, shift), reorders = beginning(graph, inputs[0].name)
+    (scale, shift), reorders = beginning(graph, inputs[0].name)
     if reorders and inputs[0].type.tensor_type.elem_type != _UINT8:
         raise ModelError(f"{source}: it exchanges colours, which does not tell in what order it wants them; {_ASK}")
+    scaled = with_scaling(spec, scale, shift, source=source)
+    return scaled, f"{told} tells" if scaled == spec else f"{told} and the scaling inside it tell"
+
+
+def spec_of_graph(data: bytes, *, source: str) -> tuple[InputSpec, str]:
+    """The same for a TensorFlow 1 graph in ONNX: `facenet-2018`, the default, and plain colours where it scales them."""
+    spec, told = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
+    scaled = with_scaling(spec, *_scaling(data, source), source=source)
+    return scaled, told if scaled == spec else f"{told}, and the scaling inside it tells"
+
+
+def scales_images(data: bytes, *, source: str) -> bool:
+    """Whether a TensorFlow 1 graph in ONNX begins with arithmetic of its own, which its variables do not tell."""
+    scale, shift = _scaling(data, source)
+    return not ((scale == 1).all() and (shift == 0).all())
+
+
+def _scaling(data: bytes, source: str) -> tuple[Numbers, Numbers]:
+    graph = parse_model(data, source).graph
+    return beginning(graph, graph.input[0].name)[0] if graph.input else (np.ones(1), np.zeros(1))
+
+
+def with_scaling(spec: InputSpec, scale: Numbers, shift: Numbers, *, source: str) -> InputSpec:
+    """`spec` with the numbers a network wants that begins with scale·x + shift, as `beginning` finds it.
+
+    Itself where that is x. Raises `ModelError` where the numbers do not tell.
+    """
     if (scale == 1).all() and (shift == 0).all():
-        return spec, f"{told} tells"
+        return spec
     for largest in (255.0, 1.0):
         if _fits(scale, shift, largest):
-            spec = dataclasses.replace(spec, mean=0.0, std=255.0 / largest)
-            return spec, f"{told} and the scaling inside it tell"
+            return dataclasses.replace(spec, standardization="fixed", mean=0.0, std=255.0 / largest)
     raise ModelError(
         f"{source}: it begins with {scale.flat[0]:g}·x + {shift.flat[0]:g}, which fits neither colours of 0 to 255 nor "
         f"of 0 to 1; {_ASK}"
@@ -60,16 +85,19 @@ def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
 def _fits(scale: Numbers, shift: Numbers, largest: float) -> bool:
     """Whether scale·x + shift makes of colours from 0 to `largest` what networks are trained on."""
     spread = scale * largest
-    near_one = np.abs([shift, spread + shift]).max() <= _LARGEST and np.abs(spread).min() >= _SMALLEST
-    # Who takes off half of 255 and does not divide has colours of 0 to 255 as well.
+    near_one = max(np.abs(shift).max(), np.abs(spread + shift).max()) <= _LARGEST and np.abs(spread).min() >= _SMALLEST
     with np.errstate(all="ignore"):
         middle = -shift / scale
-    return bool(near_one or (largest == 255 and ((middle >= 64) & (middle <= 192)).all()))
+    if largest == 255:  # who takes off half of it and does not divide has such colours as well
+        return bool(near_one or ((middle >= 64) & (middle <= 192)).all())
+    # Colours of 0 to 1 are told by their middle: any other shift may be of numbers that were scaled before.
+    return bool(near_one and ((middle >= 0.3) & (middle <= 0.7)).all())
 
 
 _ASK = f"give --input-spec {'|'.join(INPUT_SPECS)}|FILE.json"
 
 
+@np.errstate(all="ignore")  # constants that are no finite numbers fit nothing
 def beginning(graph: Any, value: str) -> tuple[tuple[Numbers, Numbers], bool]:
     """The a and b of a·x + b, each one number or one a channel, that a graph computes of its input before all else.
 
