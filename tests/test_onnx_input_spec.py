@@ -110,6 +110,15 @@ def test_scaling_that_tells_nothing(begin):
         spec_of_onnx(begin(Graph()).serialize(), source="n.onnx")
 
 
+def test_a_function_that_may_scale():
+    model = parse_model(Graph().then("Identity").serialize(), "x")
+    model.graph.node[0].domain = "pkg.torch"
+    with pytest.raises(ModelError, match=r"^n\.onnx: its image goes into a function of its own, .*; give --input-spec"):
+        spec_of_onnx(model.SerializeToString(), source="n.onnx")
+    model.graph.node[0].domain = "ai.onnx"
+    assert spec_of_onnx(model.SerializeToString(), source="n.onnx")[0] == ARCFACE
+
+
 @pytest.mark.parametrize("op", ["Gather", "Slice"])
 def test_colours_exchanged_inside(op):
     graph = Graph()

@@ -60,6 +60,7 @@ _ONNX = {
         ("name", 3, "string"),
         ("op_type", 4, "string"),
         ("attribute", 5, "Attribute*"),
+        ("domain", 7, "string"),
     ],
     "Dimension": [("dim_value", 1, "int64"), ("dim_param", 2, "string")],
     "Shape": [("dim", 1, "Dimension*")],

@@ -18,6 +18,7 @@ _SMALLEST = 0.4  # and is spread over more than this
 _UINT8 = 2  # ONNX's number for the type
 _AFFINE = ("Sub", "Add", "Mul", "Div")
 _SAME = ("Identity", "Cast", "Transpose")  # what changes no number
+_DOMAINS = ("", "ai.onnx", "com.microsoft")  # of operators; others name functions that a file holds itself
 _REORDER = ("Slice", "Gather", "Split")
 
 Numbers = npt.NDArray[np.float64]
@@ -44,6 +45,8 @@ def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
     (scale, shift), reorders = beginning(graph, inputs[0].name)
     if reorders and inputs[0].type.tensor_type.elem_type != _UINT8:
         raise ModelError(f"{source}: it exchanges colours, which does not tell in what order it wants them; {_ASK}")
+    if any(inputs[0].name in node.input and node.domain not in _DOMAINS for node in graph.node):
+        raise ModelError(f"{source}: its image goes into a function of its own, which may scale it; {_ASK}")
     scaled = with_scaling(spec, scale, shift, source=source)
     return scaled, f"{told} tells" if scaled == spec else f"{told} and the scaling inside it tell"
 
