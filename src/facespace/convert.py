@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from facespace.backbones import Backbone
 
 N_CROPS = 256  # at most so many crops are looked at for the statistics of batch norms
-_FEWEST = 8  # numbers an embedding has at least; what gives fewer tells age, sex or pose
+_FEWEST = 4  # numbers an embedding has at least; what gives fewer tells age, sex or pose
 _CHECKPOINT_FILE = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
 _NO_MODELS = {  # by how a file begins that is often taken for a model
     b"<": "a web page, not what it links to; ",
