@@ -145,7 +145,8 @@ def _networks(
                 opened.remarks.append(f"no {ONNX} written: {error}")
     if onnx is not None:
         computes = embedder(Network(onnx, source=str(source), precision="float32"))
-        if not computes.try_batch():
+        # Where the network is known, the crops below, several at once, are compared with torch's.
+        if backbone is None and not computes.try_batch():
             onnx = with_batch_of_one(onnx, source=str(source))
             computes = embedder(Network(onnx, source=str(source), precision="float32"))
             opened.remarks.append("its graph computes one crop at a time, whatever it says; so will this model")
