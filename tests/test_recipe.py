@@ -184,6 +184,12 @@ def test_any_text_is_a_recipe_or_refused(text, override):
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
+def test_data_given_several_times_is_all_of_it():
+    assert parse("", ["data=a", "batch_size=4", "data=2018"]).data == ["a", "2018"]
+    assert parse("", ["data=['a', 'b']", "data=c:d"]).data == ["a", "b", "c:d"]
+    assert parse('data = "a"', ["data=b"]).data == "b"
+
+
 @pytest.mark.parametrize(
     ("override", "key", "value"),
     [

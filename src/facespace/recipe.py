@@ -131,8 +131,9 @@ def shipped() -> tuple[str, ...]:
 def load(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of that name or in that file, with `key=value` put over it.
 
-    A value is written as in TOML, quotes may be left out. `TERM.option=value` goes to the loss of that name. Raises
-    `RecipeError` for what is unknown, with the closest known name, and for what does not fit together.
+    A value is written as in TOML, quotes may be left out. `TERM.option=value` goes to the loss of that name; `data=A
+    data=B` are two datasets as one. Raises `RecipeError` for what is unknown, with the closest known name, and for what
+    does not fit together.
     """
     name, text = os.fspath(source), ""
     if name in shipped():
@@ -165,8 +166,13 @@ def parse(text: str, overrides: Sequence[str] = (), *, source: str = "recipe") -
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise RecipeError(f"{source}: not TOML ({plain_text(str(error).splitlines()[0])[:200]})") from None
+    paths: list[Any] = []
     for override in overrides:
         _put(values, override)
+        if override.partition("=")[0].strip() == "data":
+            paths += values["data"] if isinstance(values["data"], list) else [values["data"]]
+    if len(paths) > 1:
+        values["data"] = paths
     try:
         _check(values)
         return Recipe.model_validate(values)

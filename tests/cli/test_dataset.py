@@ -162,6 +162,8 @@ def test_a_union_as_json_and_names_that_are_no_folders(cli: Cli, data: Path, sha
     assert (entry["n_images"], entry["n_identities"], entry["n_renamed"], entry["n_here"]) == (1314, 134, 1, 1314)
     assert done.errors == [f"facespace: 1 names were changed; see `renamed` in {tmp_path / 'out' / 'convert.json'}"]
     assert (tmp_path / "out" / "who_ him_").is_dir()
+    again = cli("dataset", "convert", data, records, tmp_path / "out", "--to", "folder", "--json")
+    assert (again.json[0]["checksum"], again.json[0]["n_here"]) == (entry["checksum"], 0)
 
 
 @pytest.mark.shared

@@ -161,7 +161,7 @@ def test_every_flag_of_train_softmax(cli: Cli, data: Path) -> None:
     assert "--validation_set_split_ratio: no images are set aside" in done.err
 
 
-def test_a_joined_data_dir_and_lfw_with_a_photo_missing(cli: Cli, data: Path, tmp_path: Path) -> None:
+def test_several_data_dirs_and_lfw_with_a_photo_missing(cli: Cli, data: Path, tmp_path: Path) -> None:
     for name in ("A/A_0009", "E/E_0001"):
         (tmp_path / "more" / name[0]).mkdir(parents=True)
         shutil.copy(data / "A" / "A_0001.png", tmp_path / "more" / f"{name}.png")
@@ -175,7 +175,7 @@ def test_a_joined_data_dir_and_lfw_with_a_photo_missing(cli: Cli, data: Path, tm
         " --batch_size 4 --lfw_dir lfw --lfw_pairs pairs.txt --lfw_nrof_folds 2 --lfw_distance_metric 1 "
         "--lfw_use_flipped_images --lfw_subtract_mean --lfw_batch_size 7"
     )
-    done, run, _ = train(cli, "train_softmax", line, f"{data}:more", *SHORT.split())
+    done, run, _ = train(cli, "train_softmax", line, data, *SHORT.split(), "--data_dir", "more")
     facts = json.loads((run / "run.json").read_text())["dataset"]
     assert (facts["n_images"], facts["n_people"]) == (14, 5)
     assert "LFW: 2 of 8 pairs are left out, for a photo is missing" in done.err

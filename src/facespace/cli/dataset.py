@@ -116,10 +116,11 @@ def _apply(folder: Path, listed: Path, moved_to: Path) -> None:
 
 @app.command()
 def convert(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="IN", help="Class folders, .rec, TFRecord, tar or Parquet files, an MS-Celeb-1M .tsv; or A:B."
+            metavar="IN",
+            help="Class folders, .rec, TFRecord, tar or Parquet files, an MS-Celeb-1M .tsv; several, or A:B, become one.",
         ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
@@ -142,7 +143,7 @@ def convert(
     try:
         with progress_bar("converting") as show:
             made = convert_dataset(
-                source, output, to=to.value, shard_images=shard_images, shard_bytes=shard_mb * 10**6, progress=show
+                sources, output, to=to.value, shard_images=shard_images, shard_bytes=shard_mb * 10**6, progress=show
             )
     except (KeyboardInterrupt, OSError) as error:
         why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{output}: {error.strerror or error}"

@@ -22,6 +22,14 @@ class _Unneeded(argparse.Action):
         namespace.unneeded = [*namespace.unneeded, self.option_strings[0]]
 
 
+class _Several(argparse.Action):
+    """Takes a flag once for each of its values, a list; where it is not given, its default stays one."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:  # noqa: ARG002
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*before, values] if isinstance(before, list) else [values])
+
+
 class Program(argparse.ArgumentParser):
     """The arguments of an old program, with its spelling, defaults and abbreviations; a mistake is one line."""
 
@@ -41,6 +49,10 @@ class Program(argparse.ArgumentParser):
         """Flags with a value each: name, default, help. The default's kind is the value's."""
         for name, default, text in named:
             self.add_argument(name, type=type(default), default=default, help=_escaped(text))
+
+    def repeated(self, name: str, default: str, help: str) -> None:
+        """A flag that may be given several times: a list then, its default where it is not given."""
+        self.add_argument(name, action=_Several, default=default, help=_escaped(help))
 
     def preprocessing(self, *names: str, **defaults: int) -> None:
         """Flags that said what a network wants to see: it knows that itself. Those in `names` take no value."""

@@ -22,6 +22,7 @@ NETWORKS = {
     "models.inception_resnet_v2": "inception-resnet-v2",
     "models.squeezenet": "squeezenet",
 }
+_DATA = "~/datasets/casia/casia_maxpy_mtcnnalign_182_160"
 _STAMP = "%Y%m%d-%H%M%S"
 _MARGIN = 32  # of the crops a network sees that was trained on 160 px of crops of 182 px with a margin of 44
 
@@ -33,7 +34,6 @@ def common_flags(parser: Program) -> None:
         ("--logs_base_dir", "~/logs/facenet", "Where the run's folder goes; tensorboard --logdir shows it."),
         ("--models_base_dir", "~/models/facenet", "Where the model goes, in a folder of the run's name."),
         ("--pretrained_model", "", "A model to begin with, with its own preprocessing."),
-        ("--data_dir", "~/datasets/casia/casia_maxpy_mtcnnalign_182_160", "Class folders of crops; A:B joins several."),
         ("--model_def", "models.inception_resnet_v1", f"The network: {', '.join(NETWORKS)}."),
         ("--max_nrof_epochs", 500, "Epochs."),
         ("--batch_size", 90, "Images a step."),
@@ -52,6 +52,7 @@ def common_flags(parser: Program) -> None:
         ("--lfw_dir", "", "LFW's aligned crops, to measure on after every epoch."),
         ("--lfw_nrof_folds", 10, "Folds of the cross-validation."),
     )
+    parser.repeated("--data_dir", _DATA, "Class folders of crops; A:B, or the flag again, joins several.")
     parser.add_argument(
         "--optimizer", choices=["ADAGRAD", "ADADELTA", "ADAM", "RMSPROP", "MOM"], default="ADAGRAD", help="What moves the weights."
     )  # fmt: skip
@@ -70,7 +71,8 @@ def common_keys(arguments: argparse.Namespace, *, fixed: bool) -> dict[str, Any]
     if arguments.image_size != 160:
         kind = "fixed" if fixed else "per-image"
         spec = {"size": arguments.image_size, "template": "box", "crop_margin": _MARGIN, "standardization": kind}
-    data = datasets_of(arguments.data_dir)
+    given = arguments.data_dir if isinstance(arguments.data_dir, list) else [arguments.data_dir]
+    data = [path for joined in given for path in datasets_of(joined)]
     return {
         "data": data[0] if len(data) == 1 else data,
         "backbone": NETWORKS[arguments.model_def],
