@@ -188,6 +188,8 @@ def test_data_given_several_times_is_all_of_it():
     assert parse("", ["data=a", "batch_size=4", "data=2018"]).data == ["a", "2018"]
     assert parse("", ["data=['a', 'b']", "data=c:d"]).data == ["a", "b", "c:d"]
     assert parse('data = "a"', ["data=b"]).data == "b"
+    assert parse("", ["data=a", "data="]).data == ""
+    assert parse("", ["data=a", "data=", "data=b"]).data == "b"
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def parse(text: str, overrides: Sequence[str] = (), *, source: str = "recipe") -
     for override in overrides:
         _put(values, override)
         if override.partition("=")[0].strip() == "data":
-            paths += values["data"] if isinstance(values["data"], list) else [values["data"]]
+            named = values["data"] if isinstance(values["data"], list) else [values["data"]]
+            paths = [*paths, *named] if values["data"] else []  # `data=` takes back what stands before it
     if len(paths) > 1:
         values["data"] = paths
     try:
