@@ -281,6 +281,26 @@ def test_a_weight_in_parts():
     np.testing.assert_allclose(found, images.mean(axis=(1, 2)) @ weights, atol=1e-5)
 
 
+@pytest.mark.parametrize("op", ["ConcatV2", "Mul"])
+def test_constants_made_of_others_are_counted(op):
+    """Before memory is taken for them: thirty small nodes double a number thirty times, one makes a table of two rows."""
+    g = Graph()
+    if op == "ConcatV2":
+        x = g.const(np.ones(1024))
+        for _ in range(30):
+            x = g.node("ConcatV2", x, x, g.const(0))
+    else:
+        x = g.node("Mul", g.const(np.ones((2**15, 1))), g.const(np.ones((1, 2**15))))
+    data = g.embeddings(g.node("MatMul", g.mean(g.images()), x))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match="its constants have more than"):
+            translate(data)
+        assert tracemalloc.get_traced_memory()[1] < 2**31
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_axis_first_as_until_2017():
     g, images = Graph(), images_of()
     x = g.images()

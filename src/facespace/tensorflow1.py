@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,10 +82,15 @@ def _placeholder(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
 
 def _constant(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     array = constant(node, t.source)
-    t.n_values += array.size
+    _count(t, array.size)
+    return Value("", array=array)
+
+
+def _count(t: Translation, n_values: int) -> None:
+    """Hold all constants together to what a network has, those made of others too: a few nodes can double them often."""
+    t.n_values += n_values
     if t.n_values > MAX_VALUES:
         raise ModelError(f"{t.source}: its constants have more than {MAX_VALUES} values")
-    return Value("", array=array)
 
 
 def _window(node: Any, key: str) -> list[int]:
@@ -124,6 +130,7 @@ def _binary(op: str) -> Callable[[Translation, Any, Sequence[Value]], Value]:
     def handler(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
         a, b = inputs
         if a.array is not None and b.array is not None:
+            _count(t, math.prod(np.broadcast_shapes(a.array.shape, b.array.shape)))
             return Value("", array=_FOLD[op](a.array, b.array))
         for conv, weights in ((a.conv, b.array), (b.conv, a.array)):
             if conv is not None and weights is not None and weights.ndim <= 1 and op in ("Add", "Mul"):
@@ -176,7 +183,9 @@ def _unary(function: Callable[[Any], Any], *ops: str) -> Callable[[Translation, 
 def _concat(t: Translation, node: Any, inputs: Sequence[Value]) -> Value:
     axis = int(array_of(inputs[-1]))
     if all(value.array is not None for value in inputs[:-1]):  # a weight kept in parts
-        return Value("", array=np.concatenate([array_of(value) for value in inputs[:-1]], axis))
+        parts = [array_of(value) for value in inputs[:-1]]
+        _count(t, sum(part.size for part in parts))
+        return Value("", array=np.concatenate(parts, axis))
     if any(value.sizes for value in inputs) and axis == 0:
         return Value(t.builder.node("Concat", [_sizes(t, value) for value in inputs[:-1]], axis=0), sizes=True)
     maps = [t.transposed(value, nchw=True) for value in inputs[:-1]]
