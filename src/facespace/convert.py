@@ -20,7 +20,7 @@ from facespace.foreign_onnx import open_onnx, with_batch_of_one
 from facespace.graphdef import Graph, output_node, parse_graph
 from facespace.model_folder import MAX_WEIGHTS, ONNX, WEIGHTS, ModelRecord, is_model_folder, write_model
 from facespace.network import Network
-from facespace.onnx_input_spec import scales_images, spec_of_graph, spec_of_onnx
+from facespace.onnx_input_spec import graph_scaling, scales, spec_of_graph, spec_of_onnx
 from facespace.sample_crops import sample_crops
 from facespace.tensorflow1 import to_onnx
 from facespace.tensorflow1_folding import folded, graph_variables
@@ -244,11 +244,12 @@ def _open_folder(source: Path, wanted: InputSpec | None) -> _Opened:
 
 def _open_graph(graph: Graph, format: str, source: str, fingerprint: str, wanted: InputSpec | None) -> _Opened:  # noqa: A002
     onnx = to_onnx(graph, source=source)
-    spec, reason = (wanted, "") if wanted is not None else spec_of_graph(onnx, source=source)
+    scaling = graph_scaling(onnx, source=source)
+    spec, reason = (wanted, "") if wanted is not None else spec_of_graph(scaling, source=source)
     opened = _Opened(format, fingerprint, spec, reason, onnx=onnx)
     if (output := output_node(graph, "embeddings", source)) != "embeddings":
         opened.remarks.append(f"no node is called embeddings; {plain_text(output)} is taken for them")
-    if scales_images(onnx, source=source):  # which the networks of `backbones` leave to their caller
+    if scales(*scaling):  # which the networks of `backbones` leave to their caller
         opened.remarks.append(f"recognises, cannot be trained: no {WEIGHTS} written (it scales its images itself)")
         return opened
     try:

@@ -21,7 +21,7 @@ from facespace.face import INPUT_SPECS, InputSpec
 from facespace.graphdef import Graph, read_graph
 from facespace.model_folder import WEIGHTS, ModelRecord, is_model_folder, write_model
 from facespace.model_source import find_model
-from facespace.onnx_input_spec import spec_of_graph
+from facespace.onnx_input_spec import graph_scaling, spec_of_graph
 from facespace.pretrained import MODELS
 from facespace.run_folder import BEST, MODEL, is_run
 from facespace.tensor_bundle import TensorBundle
@@ -131,7 +131,8 @@ def _frozen_spec(path: Path) -> tuple[InputSpec, str]:
     for card in MODELS.values():
         if digest in (card.graph_sha256, card.sha256):
             return card.spec, f"{path}: is {card.name}, {describe_spec(card.spec)}"
-    spec, _ = spec_of_graph(to_onnx(read_graph(path), source=str(path)), source=str(path))
+    onnx = to_onnx(read_graph(path), source=str(path))
+    spec, _ = spec_of_graph(graph_scaling(onnx, source=str(path)), source=str(path))
     return _assumed(path, spec)
 
 

@@ -51,22 +51,26 @@ def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
     return scaled, f"{told} tells" if scaled == spec else f"{told} and the scaling inside it tell"
 
 
-def spec_of_graph(data: bytes, *, source: str) -> tuple[InputSpec, str]:
-    """The same for a TensorFlow 1 graph in ONNX: `facenet-2018`, the default, and plain colours where it scales them."""
+def graph_scaling(data: bytes, *, source: str) -> tuple[Numbers, Numbers]:
+    """The a and b of a·x + b that a TensorFlow 1 graph in ONNX computes of its images before all else."""
+    graph = parse_model(data, source).graph
+    return beginning(graph, graph.input[0].name)[0] if graph.input else (np.ones(1), np.zeros(1))
+
+
+def spec_of_graph(scaling: tuple[Numbers, Numbers], *, source: str) -> tuple[InputSpec, str]:
+    """The same for a TensorFlow 1 graph: `facenet-2018`, the default, and plain colours where it scales them."""
     spec, told = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
-    scaled = with_scaling(spec, *_scaling(data, source), source=source)
+    scaled = with_scaling(spec, *scaling, source=source)
     return scaled, told if scaled == spec else f"{told}, and the scaling inside it tells"
 
 
-def scales_images(data: bytes, *, source: str) -> bool:
-    """Whether a TensorFlow 1 graph in ONNX begins with arithmetic of its own, which its variables do not tell."""
-    scale, shift = _scaling(data, source)
+def scales(scale: Numbers, shift: Numbers) -> bool:
+    """Whether scale·x + shift is another than x.
+
+    >>> scales(np.ones(1), np.zeros(1)), scales(np.ones(3), np.full(3, -127.5))
+    (False, True)
+    """
     return not ((scale == 1).all() and (shift == 0).all())
-
-
-def _scaling(data: bytes, source: str) -> tuple[Numbers, Numbers]:
-    graph = parse_model(data, source).graph
-    return beginning(graph, graph.input[0].name)[0] if graph.input else (np.ones(1), np.zeros(1))
 
 
 def with_scaling(spec: InputSpec, scale: Numbers, shift: Numbers, *, source: str) -> InputSpec:
@@ -74,7 +78,7 @@ def with_scaling(spec: InputSpec, scale: Numbers, shift: Numbers, *, source: str
 
     Itself where that is x. Raises `ModelError` where the numbers do not tell.
     """
-    if (scale == 1).all() and (shift == 0).all():
+    if not scales(scale, shift):
         return spec
     for largest in (255.0, 1.0):
         if _fits(scale, shift, largest):

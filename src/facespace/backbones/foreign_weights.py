@@ -162,21 +162,21 @@ def from_state_dict(state: Mapping[str, Any], *, source: str = "state dict") -> 
     if not nested:
         raise ModelError(f"{source}: no weights in it; wanted is a state dict, a dict of names and tensors")
     for tensors in nested:
-        fits = {prefix: part for prefix in _prefixes(tensors) if _fitting(part := _under(tensors, prefix))}
+        parts = {prefix: _under(tensors, prefix) for prefix in _prefixes(tensors)}
+        fits = {prefix: name for prefix, part in parts.items() if (name := _fitting(part))}
         if len(fits) > 1:
             several = " and ".join(repr(plain_text(prefix[:40])) for prefix in sorted(fits)[:3])
             raise ModelError(
                 f"{source}: several networks in it, under {several}; save a state dict of the one you want"
             )
-        if fits:
-            (part,) = fits.values()
+        for prefix, name in fits.items():
+            part = parts[prefix]
             if _FACENET_PYTORCH[0] in part:
                 return _from_facenet_pytorch(part, source)
-            name = _fitting(part)
-            shapes = _shapes(name, _is_scaled(part))
-            last = list(shapes)[-1]  # the features' batch norm
+            scaled = _is_scaled(part)
+            last = list(_shapes(name, scaled))[-1]  # the features' batch norm
             dimension = _dimension(tuple(part[last].shape), last, source)
-            network = skeleton(name, dimension=dimension, **_scale_option(name, _is_scaled(part)))
+            network = skeleton(name, dimension=dimension, **_scale_option(name, scaled))
             return _filled(network, part, {}, source)
     raise _nothing_fits(max(nested, key=len), source)
 
