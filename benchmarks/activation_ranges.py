@@ -1,11 +1,11 @@
-"""Measures what `facespace.quantization` needs of a model, and writes it as a table.
+"""Measures what `facespace.runtime.quantization` needs of a model, and writes it as a table.
 
 A convolution's range is the largest value that goes into it, over crops of ../shared/data/train_182 (CelebA). Each is
 then computed in integers alone, and what that costs, 1 − cosine to float32 on average over other crops, is set against
 the multiplications it saves: above `WORTH` for a million of them it keeps its floats. The last lines are of crops that
 had no part in either.
 
-    python benchmarks/activation_ranges.py --output src/facespace/activation_ranges/casia-webface.json
+    python benchmarks/activation_ranges.py --output src/facespace/runtime/activation_ranges/casia-webface.json
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from pathlib import Path
 import numpy as np
 
 import facespace
-from facespace.model_source import find_model
-from facespace.network import Network
-from facespace.onnx_graph import describe, new_node, parse_model
-from facespace.quantization import quantize
-from facespace.sample_crops import sample_crops
+from facespace.formats.onnx_model import describe, new_node, parse_model
+from facespace.models.opening import find_model
+from facespace.pipeline.sample_crops import sample_crops
+from facespace.runtime.onnx_network import OnnxNetwork
+from facespace.runtime.quantization import quantize
 
 WORTH = 2.5e-7  # of 1 − cosine, for a million multiplications in integers
 BATCH = 16
 EVERY = 12  # of the sampled crops, for the choice; the others are for the ranges
 
 
-def run(network: Network, spec: facespace.InputSpec, crops: np.ndarray) -> list[np.ndarray]:
+def run(network: OnnxNetwork, spec: facespace.InputSpec, crops: np.ndarray) -> list[np.ndarray]:
     parts = [network.run(spec.preprocess(crops[k : k + BATCH])) for k in range(0, len(crops), BATCH)]
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def embed(model: bytes, spec: facespace.InputSpec, crops: np.ndarray, **options: object) -> np.ndarray:
-    vectors = run(Network(model, source="model", **options), spec, crops)[0]
+    vectors = run(OnnxNetwork(model, source="model", **options), spec, crops)[0]
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -52,7 +52,7 @@ def largest_inputs(model: bytes, spec: facespace.InputSpec, crops: np.ndarray) -
         for op in ("ReduceMin", "ReduceMax"):
             parsed.graph.node.append(new_node(op, f"{op} {name}", [name], {"axes": [1, 2, 3], "keepdims": 0}))
             describe(parsed.graph.output.add(name=f"{op} {name}"), np.float32, ["n"])
-    network = Network(parsed.SerializeToString(), source="model", precision="float32")
+    network = OnnxNetwork(parsed.SerializeToString(), source="model", precision="float32")
     found = dict(zip(network.outputs, run(network, spec, crops), strict=True))
     least, largest = ({name: found[f"{op} {name}"] for name in names} for op in ("ReduceMin", "ReduceMax"))
     return [float(largest[name].max()) if least[name].min() >= 0 else None for name in names]
@@ -65,7 +65,7 @@ def multiplications(model: bytes, spec: facespace.InputSpec) -> list[int]:
     convolutions = [node for node in parsed.graph.node if node.op_type == "Conv"]
     for node in convolutions:
         describe(parsed.graph.output.add(name=node.output[0]), np.float32, ["n", "c", "h", "w"])
-    network = Network(parsed.SerializeToString(), source="model", precision="float32")
+    network = OnnxNetwork(parsed.SerializeToString(), source="model", precision="float32")
     outputs = dict(
         zip(network.outputs, run(network, spec, np.zeros((1, spec.size, spec.size, 3), np.uint8)), strict=True)
     )
@@ -122,7 +122,7 @@ def main() -> None:
     reference = embed(model, spec, held_out, precision="float32")
     for precision in ("bfloat16", "fastest"):
         os.environ["FACESPACE_PRECISION"] = precision
-        network = Network(model, source="model", int8=lambda: quantize(model, chosen, source="model"))
+        network = OnnxNetwork(model, source="model", int8=lambda: quantize(model, chosen, source="model"))
         vectors = run(network, spec, held_out)[0]
         lost = loss(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), reference)
         print(f"{network.precision:<10}{lost.mean():>9.1e}{np.quantile(lost, 0.99):>9.1e}{lost.max():>9.1e}")

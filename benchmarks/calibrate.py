@@ -3,7 +3,7 @@
 Compared is what facespace compares: photo and mirror image added, the mean over people subtracted. That mean is taken
 over the people who are not in pairsDevTest. Templates of several photos are drawn at random from one person's.
 
-    python benchmarks/calibrate.py --output src/facespace/calibrations/casia-webface.json
+    python benchmarks/calibrate.py --output src/facespace/embedding/calibrations/casia-webface.json
 """
 
 from __future__ import annotations

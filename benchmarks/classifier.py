@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facespace.classifier import Classifier
-from facespace.classifier_file import load, save
-from facespace.embedder import Embedder
-from facespace.naming import METHODS
+from facespace.embedding.embedder import Embedder
+from facespace.identification.classifier import Classifier
+from facespace.identification.classifier_file import load, save
+from facespace.identification.classifier_methods import METHODS
 
 
 def facespace(*arguments: object) -> str:

@@ -31,11 +31,11 @@ def scores(true: np.ndarray, found: np.ndarray) -> tuple[float, float]:
 
 
 def album(root: Path) -> None:
-    from facespace.clustering import METHODS, Method, cluster, threshold_for
-    from facespace.embedder import Embedder
-    from facespace.face import align
-    from facespace.mtcnn import MTCNN
-    from facespace.pipeline import find_images, process
+    from facespace.clustering.algorithms import METHODS, Method, cluster, threshold_for
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.embedding.embedder import Embedder
+    from facespace.faces.alignment import align
+    from facespace.pipeline.photos import find_images, process
 
     embedder = Embedder.load()
     people, crops = [], []
@@ -66,8 +66,8 @@ def album(root: Path) -> None:
 
 
 def scale(method: str, n_people: int, n_photos: int) -> None:
-    from facespace.clustering import cluster, threshold_for
-    from facespace.embedder import Embedder
+    from facespace.clustering.algorithms import cluster, threshold_for
+    from facespace.embedding.embedder import Embedder
 
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((n_people, 512)).astype(np.float32)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from facespace import Embedder
-from facespace.face import INPUT_SPECS
-from facespace.model_folder import read_record
+from facespace.faces.input_spec import INPUT_SPECS
+from facespace.models.folder import read_record
 
 RUNS = 5
 
@@ -78,7 +78,7 @@ def main() -> None:
 def report(folder: Path, crops: np.ndarray, wanted: np.ndarray) -> None:
     import torch
 
-    from facespace.torch_weights import read_backbone
+    from facespace.models.folder import read_backbone
 
     images = INPUT_SPECS["facenet-2018"].preprocess(crops).transpose(0, 3, 1, 2).copy()
     with torch.inference_mode():

@@ -22,7 +22,7 @@ from facespace.datasets.writing import FORMATS
 # The journal is written after each image, so that there is something to go on with after any kill.
 CHILD = """
 import os, sys
-from facespace import dataset_convert
+from facespace.datasets import convert as dataset_convert
 dataset_convert._SAFE_SECONDS = float(sys.argv[4])
 os.fsync = os.sync = lambda *_: None
 dataset_convert.convert_dataset(sys.argv[1], sys.argv[2], to=sys.argv[3], shard_images=100)

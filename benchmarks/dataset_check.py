@@ -19,11 +19,11 @@ from pathlib import Path
 
 from PIL import Image, ImageEnhance
 
-from facespace.dataset_apply import propose
-from facespace.dataset_check import Findings, check
-from facespace.dataset_copies import Copy
-from facespace.datasets.folder import read_class_folders
-from facespace.embedder import Embedder
+from facespace.curation.checker import Findings, check
+from facespace.curation.duplicates import Copy
+from facespace.curation.keep_drop import propose
+from facespace.datasets.formats.class_folders import read_class_folders
+from facespace.embedding.embedder import Embedder
 
 SEED = 2018
 N_WRONG, N_EXACT, N_NEAR, N_UNREADABLE, N_SHARED, N_SHARED_IMAGES = 60, 40, 40, 5, 20, 5

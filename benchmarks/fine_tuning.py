@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from facespace import MTCNN, Embedder
-from facespace.face import align, central_face
-from facespace.image import read
+from facespace.faces.alignment import align
+from facespace.faces.face import central_face
+from facespace.io.image import read
 
 RATE = 0.01
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from facespace.dataset_convert import convert_dataset
-from facespace.datasets.labelled import LabelledImages
+from facespace.datasets.convert import convert_dataset
 from facespace.datasets.opening import open_dataset
+from facespace.datasets.protocol import LabelledImages
 
 
 def digest(images: LabelledImages) -> list[object]:

@@ -72,22 +72,22 @@ def seeds(folder: Path) -> dict[str, tuple[Path, str | None, Reader]]:
 
     import torch
 
-    from facespace.archive import unpack_weights
-    from facespace.backbones import create
-    from facespace.convert import convert
-    from facespace.dataset_convert import convert_dataset
-    from facespace.datasets.bin import read_bin
-    from facespace.datasets.msceleb import MSCelebImages
-    from facespace.datasets.parquet import ParquetImages
-    from facespace.datasets.recordio import RecordImages
-    from facespace.datasets.tfrecord import TFRecordImages
-    from facespace.datasets.webdataset import TarImages
-    from facespace.embedder import Embedder
-    from facespace.graphdef import read_graph
-    from facespace.model_folder import read_record
-    from facespace.tensorflow1 import to_onnx
-    from facespace.tensorflow1_checkpoint import read_checkpoint
-    from facespace.torch_weights import as_safetensors, read_state_dict
+    from facespace.backbones.registry import create
+    from facespace.conversion.converter import convert
+    from facespace.datasets.convert import convert_dataset
+    from facespace.datasets.formats.msceleb import MSCelebImages
+    from facespace.datasets.formats.parquet import ParquetImages
+    from facespace.datasets.formats.recordio import RecordImages
+    from facespace.datasets.formats.tfrecord import TFRecordImages
+    from facespace.datasets.formats.webdataset import TarImages
+    from facespace.datasets.pairs.insightface_bin import read_bin
+    from facespace.embedding.embedder import Embedder
+    from facespace.formats.tf_checkpoint import read_checkpoint
+    from facespace.formats.tf_graph import read_graph
+    from facespace.formats.tf_to_onnx import to_onnx
+    from facespace.formats.torch_files import as_safetensors, read_state_dict
+    from facespace.formats.zip_files import unpack_weights
+    from facespace.models.folder import read_record
 
     tf1 = SHARED / "tf1_squeezenet_128"
     faces = crops(folder / "faces")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import facespace
-from facespace.face import crop_box
+from facespace.faces.alignment import crop_box
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
             disagree.append(name)
         elif box:
             height, width = photo.pixels.shape[:2]
-            ours = crop_box(facespace.face.central_face(photo.faces, width, height).box, width, height, 32)
+            ours = crop_box(facespace.faces.face.central_face(photo.faces, width, height).box, width, height, 32)
             errors.append(np.abs(np.subtract(ours, box)).max())
     errors = np.array(errors)
     print(f"runtime                       {detector.runtime}")

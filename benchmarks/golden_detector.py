@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facespace.mtcnn import MTCNN
+from facespace.detection.mtcnn.detector import MTCNN
 
 
 def iou(a: list[float], b: list[float]) -> float:

@@ -37,7 +37,9 @@ def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.MTCNN)
         if photo.faces:
             height, width = photo.pixels.shape[:2]
             crops.append(
-                facespace.align(photo.pixels, facespace.face.central_face(photo.faces, width, height), embedder.spec)
+                facespace.align(
+                    photo.pixels, facespace.faces.face.central_face(photo.faces, width, height), embedder.spec
+                )
             )
             names.append(Path(photo.path).stem)
         else:

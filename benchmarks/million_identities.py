@@ -21,8 +21,8 @@ DIMENSION, BATCH = 512, 64
 def one(n_classes: int, sample_rate: float, device: str, steps: int) -> None:
     import torch
 
-    from facespace import optimizers, ranks
-    from facespace.losses import create
+    from facespace.training import distributed as ranks, optimizers
+    from facespace.training.losses.loss import create
 
     place = ranks.join(device)
     if device == "cpu":

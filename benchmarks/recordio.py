@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facespace import image
-from facespace.datasets.record_index import HEADER, MAGIC, PART, read_index, write_index
-from facespace.datasets.recordio import RecordImages
+from facespace.datasets.formats.recordio import RecordImages
+from facespace.datasets.formats.recordio_index import HEADER, MAGIC, PART, read_index, write_index
+from facespace.io import image
 
 FILE_BYTES = 5_000_000_000
 N_MANY, N_IDENTITIES = 1_000_000, 10_000

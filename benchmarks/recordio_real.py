@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import facespace
-from facespace.datasets.record_writer import RecordWriter
-from facespace.datasets.recordio import RecordImages
+from facespace.datasets.formats.recordio import RecordImages
+from facespace.datasets.formats.recordio_writer import RecordWriter
 
 MAGIC = 0xCED7230A
 N_WITH_MAGIC = 500

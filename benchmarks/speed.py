@@ -89,7 +89,7 @@ def main() -> None:
 
     what = {p: f"{e.runtime} {e.precision}" for p, e in embedders.items()}
     print(
-        f"\n{processor()}, {facespace.network.usable_cores()} cores; detector {detector.runtime} float32; "
+        f"\n{processor()}, {facespace.runtime.onnx_network.usable_cores()} cores; detector {detector.runtime} float32; "
         f"embed float32 = {what['float32']}, fastest = {what['fastest']}; medians of {args.rounds} "
         f"rounds, of {4 * args.rounds} for embedding"
     )

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from facespace.errors import ModelError
-from facespace.network import Network
-from facespace.tensor_bundle import TensorBundle
-from facespace.tensorflow1 import to_onnx
-from facespace.tensorflow1_checkpoint import read_checkpoint, variables
+from facespace.formats.tf_checkpoint import read_checkpoint, variables
+from facespace.formats.tf_tensor_bundle import TensorBundle
+from facespace.formats.tf_to_onnx import to_onnx
+from facespace.runtime.onnx_network import OnnxNetwork
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -43,7 +43,7 @@ def model(folder: Path) -> str:
     with np.load(folder / "values.npz") as file:
         found = variables(folder)
         equal = sum(name in file.files and same_bits(value, file[name]) for name, value in found.items())
-    network = Network(to_onnx(read_checkpoint(folder), source=str(folder)), source=str(folder), precision="float32")
+    network = OnnxNetwork(to_onnx(read_checkpoint(folder), source=str(folder)), source=str(folder), precision="float32")
     difference = np.abs(network.run(np.load(folder / "x.npy"))[0] - np.load(folder / "y.npy")).max()
     return f"{equal} of {len(found)} variables equal, embeddings differ by at most {difference:.1e} ({network.runtime})"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from facespace import fine_tuning, recipe
-from facespace.training_state import Progress, write_trained
+from facespace.training import initial_model as fine_tuning, recipe
+from facespace.training.state import Progress, write_trained
 
 LOSSES = {
     "softmax + center": [],

@@ -21,11 +21,11 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from facespace import optimizers, recipe
-from facespace.backbones import create
-from facespace.datasets.record_writer import RecordWriter
-from facespace.losses import create as create_loss
-from facespace.training import train
+from facespace.backbones.registry import create
+from facespace.datasets.formats.recordio_writer import RecordWriter
+from facespace.training import optimizers, recipe
+from facespace.training.loop import train
+from facespace.training.losses.loss import create as create_loss
 
 NETWORKS = {"inception-resnet-v1": (160, "facenet-2018"), "iresnet50": (112, "arcface-112")}
 

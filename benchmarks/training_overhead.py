@@ -22,9 +22,9 @@ import numpy as np
 BARE = """
 import sys, time, torch
 from facespace.backbones import create
-from facespace.losses import create as create_loss
-from facespace.optimizers import create as create_optimizer
-from facespace.training_setup import keep_freed_memory
+from facespace.training.losses.loss import create as create_loss
+from facespace.training.optimizers import create as create_optimizer
+from facespace.training.setup import keep_freed_memory
 if sys.argv[4:] == ["keep"]:
     keep_freed_memory()
 name, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -48,8 +48,8 @@ print((time.process_time() - start) / steps)
 LOOP = """
 import json, sys, time
 from pathlib import Path
-from facespace import recipe, training
-from facespace.run_log import RunLog
+from facespace.training import loop as training, recipe
+from facespace.training.run_log import RunLog
 name, batch, steps, data, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
 spec = '{ size = 112, template = "box", crop_margin = 32 }' if name == "mobilefacenet" else '"facenet-2018"'
 chosen = recipe.parse("", [f"data={data}", f"backbone={name}", "dimension=128", f"input_spec={spec}",

@@ -26,8 +26,8 @@ def resident() -> float:
 def measure(n_pairs: int, n_photos: int) -> None:
     import numpy as np
 
-    from facespace.intervals import bootstrap
-    from facespace.verification import evaluate
+    from facespace.metrics.bootstrap import bootstrap
+    from facespace.metrics.verification import evaluate
 
     rng = np.random.default_rng(0)
     person = np.arange(n_photos) // PHOTOS_EACH

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from facespace.datasets.bin import read_bin
+from facespace.datasets.pairs.insightface_bin import read_bin
 
 
 def run(*arguments: object) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 
 import facespace
+from support.commands import Outcome
 
 SHARED = Path(os.environ.get("FACESPACE_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -95,34 +93,6 @@ def embedder() -> facespace.Embedder:
     return facespace.Embedder.load(precision="float32")
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a command left behind: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.splitlines()
-
-    @property
-    def errors(self) -> list[str]:
-        return self.err.splitlines()
-
-    @property
-    def json(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines]
-
-
-def run_facespace(*arguments: str | os.PathLike[str] | bytes, **options: Any) -> Outcome:
-    """The command in a process of its own, with warnings as errors."""
-    command = [sys.executable, "-W", "error", "-m", "facespace", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, **options)
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.fixture
 def cli(
     monkeypatch: pytest.MonkeyPatch,
@@ -143,8 +113,8 @@ def cli(
         usual = model == embedder.name and options.get("device", "auto") == "auto"
         return embedder if usual else load(model, **options)
 
-    monkeypatch.setattr("facespace.mtcnn.MTCNN", detector_with)
-    monkeypatch.setattr("facespace.embedder.Embedder.load", load_once)
+    monkeypatch.setattr("facespace.detection.mtcnn.detector.MTCNN", detector_with)
+    monkeypatch.setattr("facespace.embedding.embedder.Embedder.load", load_once)
 
     def run(*arguments: str | os.PathLike[str]) -> Outcome:
         capsys.readouterr()

@@ -1,9 +1,9 @@
-"""The layers of the package, read from its imports."""
+"""The order of the rooms, read from the imports of the package."""
 
 from __future__ import annotations
 
 import ast
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,148 +11,125 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "facespace"
 
-# A module imports only from layers above its own line here (function-level imports and TYPE_CHECKING included).
-LAYERS = [
-    [
-        "errors",
-        "text",
-        "files",
-        "rates",
-        "resample",
-        "pyramid",
-        "distance",
-        "ahead",
-        "png",
-        "masked_crc",
-        "tracking",
-        "wire_format",
-    ],
-    ["registry", "ranks", "optimizers", "sampling", "augmentation", "tensor_file", "report_page"],
-    [
-        "image",
-        "onnx_graph",
-        "face",
-        "calibration",
-        "network",
-        "store",
-        "verification",
-        "backbones",
-        "losses",
-        "archive",
-        "download",
-    ],
-    [
-        "datasets",
-        "graphdef",
-        "tensorflow1_values",
-        "quantization",
-        "suppression",
-        "mtcnn_networks",
-        "draw",
-        "crop_record",
-        "intervals",
-        "model_folder",
-        "preprocessing_graph",
-        "batch_norms",
-        "onnx_export",
-        "onnx_input_spec",
-        "torch_network",
-        "tensor_bundle",
-        "checkpoint",
-        "guards",
-        "open_set",
-        "similarity_graph",
-    ],
-    [
-        "tensorflow1",
-        "tensorflow1_folding",
-        "tensorflow1_checkpoint",
-        "mtcnn",
-        "video",
-        "face_table",
-        "pretrained",
-        "torch_weights",
-        "foreign_onnx",
-        "dataset_convert",
-        "pair_sets",
-        "schedules",
-        "recipe",
-        "batches",
-        "training_step",
-        "naming",
-        "clustering",
-    ],
-    ["model_source", "align_journal", "run_folder", "camera", "classifier_evidence"],
-    ["embedder", "fine_tuning", "run_log", "own_calibration"],
-    ["gallery", "pipeline", "selftest", "aligner", "dataset_images", "classifier"],
-    ["video_naming"],
-    [
-        "demo",
-        "evaluation",
-        "bin_verification",
-        "dataset_copies",
-        "sample_crops",
-        "people_folder",
-        "classifier_file",
-        "classifier_test",
-        "face_groups",
-    ],
-    ["video_drawing", "subtitles"],
-    ["verification_report", "dataset_check", "convert", "export", "training_verification"],
-    ["dataset_apply", "install", "training_state", "foreign_model", "classifier_report", "group_folders"],
-    ["training_setup"],
+# A room imports only from rooms above it (imports in functions and under TYPE_CHECKING included). A line of several
+# names is one step: they do not import each other.
+ROOMS = [
+    ["_lazy", "_version", "errors", "defaults"],
+    ["io"],
+    ["registry"],
+    ["faces"],
+    ["metrics"],
+    ["reports"],
+    ["backbones"],
+    ["formats"],
+    ["runtime"],
+    ["datasets"],
+    ["detection"],
+    ["models"],
+    ["embedding"],
+    ["identification"],
+    ["pipeline"],
+    ["conversion"],
+    ["clustering"],
+    ["video"],
+    ["alignment"],
+    ["evaluation"],
+    ["curation"],
     ["training"],
-    ["dataset_report"],
+    ["demo", "selftest"],
     ["cli"],
+    ["__init__", "__main__"],
 ]
-LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
-# The front door names every module lazily; `python -m facespace` opens the command line.
-DOORS = {"__init__", "__main__"}
-MAX_LINES = 400
-
-
-def module_of(path: Path) -> str:
-    """`face` for face.py, `cli` for everything in cli/."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
+STEP = {room: step for step, rooms in enumerate(ROOMS) for room in rooms}
+MAX_LINES = 600
 
 def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def imported_by(path: Path) -> set[str]:
-    """Modules of facespace that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def name_of(path: Path) -> str:
+    """`faces.face` for faces/face.py, `faces` for faces/__init__.py, and `` for the front door."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0] or "__init__"
+
+
+MODULES = {name_of(path): path for path in sources()}
+PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+
+
+def imports(path: Path, *, at_once: bool = False) -> Iterator[tuple[str, int]]:
+    """The modules of facespace that a file imports, and the lines; `at_once` leaves out what is imported later.
+
+    Later is: in a function, or for type checkers alone.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        ):
+            later.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if at_once and node in later:
+            continue
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            if node.module == "facespace":
-                names |= {alias.name for alias in node.names}
-            elif node.module and node.module.startswith("facespace."):
-                names.add(node.module.split(".")[1])
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            if node.module == "facespace" or (node.module or "").startswith("facespace."):
+                package = node.module.removeprefix("facespace").removeprefix(".")
+                for alias in node.names:
+                    inner = f"{package}.{alias.name}".removeprefix(".")
+                    yield inner if inner in MODULES else package, node.lineno
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("facespace.")}
-            assert not any(alias.name == "facespace" for alias in node.names), f"{path}: imports the front door"
-    return names - {"__version__"}
+            for alias in node.names:
+                if alias.name == "facespace" or alias.name.startswith("facespace."):
+                    yield alias.name.removeprefix("facespace").removeprefix("."), node.lineno
 
 
-def test_every_module_has_its_layer():
-    assert {module_of(path) for path in sources()} - DOORS == set(LAYER)
-    assert len(LAYER) == sum(len(modules) for modules in LAYERS)
+def test_every_room_has_its_place():
+    assert {room_of(name) for name in MODULES} == set(STEP)
 
 
-@pytest.mark.parametrize("path", [path for path in sources() if module_of(path) not in DOORS], ids=lambda p: p.stem)
-def test_imports_go_down(path):
-    module = module_of(path)
-    for name in imported_by(path):
-        assert name in LAYER, f"{module} imports {name}, which is no module of facespace"
-        if not (module == name and name in ("cli", "datasets", "backbones", "losses")):
-            assert LAYER[name] < LAYER[module], f"{module} imports {name}, which lies no deeper"
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {""}))
+def test_imports_go_up_the_list(module):
+    room = room_of(module)
+    for imported, line in imports(MODULES[module]):
+        assert imported in MODULES, f"{module}:{line} imports {imported}, which is no module of facespace"
+        other = room_of(imported)
+        assert other == room or STEP[other] < STEP[room], (
+            f"{module}:{line} imports {imported}: the room {other} comes after {room}"
+        )
 
 
-def test_the_test_reads_imports_in_functions():
-    assert "draw" in imported_by(PACKAGE / "cli" / "output.py")
-    assert "face" in imported_by(PACKAGE / "pipeline.py")
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"", "__main__"}))
+def test_nothing_inside_imports_a_front_door(module):
+    for imported, line in imports(MODULES[module]):
+        assert imported, f"{module}:{line} imports the package's front door"
+        if room_of(module) != "cli":
+            assert imported not in PACKAGES, f"{module}:{line} imports the room {imported}, not a module of it"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    edges = {name: {imported for imported, _ in imports(path)} for name, path in MODULES.items() if name}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in edges.get(name, ()):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_the_tests_read_imports_in_functions_and_for_type_checkers():
+    assert "faces.drawing" in {name for name, _ in imports(MODULES["cli.shared.output"])}
+    assert "faces.drawing" not in {name for name, _ in imports(MODULES["cli.shared.output"], at_once=True)}
+    assert "embedding.embedder" in {name for name, _ in imports(MODULES["embedding.compatibility"])}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -160,11 +137,47 @@ def test_no_file_is_too_long_to_read(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
+def test_the_root_holds_what_everybody_needs_and_no_more():
+    assert len(list(PACKAGE.glob("*.py"))) <= 12
+
+
 def test_no_module_has_a_name_that_says_nothing():
     assert not {path.stem for path in sources()} & {"utils", "util", "helpers", "common", "base", "manager", "misc"}
 
 
-def test_the_architecture_page_names_every_module():
+@pytest.mark.parametrize("room", sorted(room for room in STEP if not room.startswith("_")))
+def test_the_architecture_page_names_every_room(room):
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for module in LAYER:
-        assert re.search(rf"\b{module}(\.py|/|`|\b)", page), f"docs/architecture.md does not name {module}"
+    assert f"`{room}/`" in page or f"`{room}`" in page or f"`{room}.py`" in page
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES - {""}))
+def test_a_room_says_where_to_begin(package):
+    doc = ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8")))
+    assert doc and len(doc.splitlines()) <= 8
+    if package == room_of(package):
+        assert "egin with" in doc or "verything is in" in doc
+
+
+def exports(path: Path) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """(module, name) of the lazy exports of an `__init__`, and of those that type checkers see."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = "facespace." + name_of(path)
+    lazy, typed = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "attach":
+            for module, names in ast.literal_eval(node.args[1]).items():
+                lazy |= {(f"{package.rstrip('.')}.{module}", name) for name in names}
+        if isinstance(node, ast.ImportFrom) and node.module not in ("__future__", "typing", "facespace._lazy"):
+            assert all(alias.name == alias.asname for alias in node.names), "type checkers want `import A as A`"
+            typed |= {(node.module, alias.name) for alias in node.names}
+    return lazy, typed
+
+
+@pytest.mark.parametrize("package", sorted(name for name in PACKAGES if room_of(name) != "cli"))
+def test_a_room_exports_to_type_checkers_what_it_exports(package):
+    lazy, typed = exports(MODULES[package])
+    assert lazy == typed
+    modules = {name.removeprefix(f"{package}.").split(".")[0] for name in MODULES if name.startswith(f"{package}.")}
+    clash = {name for _, name in lazy} & (modules if package else {name.split(".")[0] for name in MODULES})
+    assert not clash, f"a name and a module are both called {clash}: which one is had depends on what was imported"

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 import facespace
-from conftest import Outcome, run_facespace
 from facespace import demo
 from facespace.errors import FacespaceError
-from facespace.face import Face
-from facespace.gallery import Gallery, Match
-from facespace.pipeline import Photo
+from facespace.faces.face import Face
+from facespace.identification.gallery import Gallery, Match
+from facespace.pipeline.photos import Photo
+from support.commands import Outcome, run_facespace
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import facespace
-from conftest import Outcome, run_facespace
 from facespace import selftest as module
+from facespace.detection.mtcnn.networks import output_network
 from facespace.errors import ModelError
-from facespace.model_source import ModelSource
-from facespace.mtcnn_networks import output_network
+from facespace.models.opening import ModelSource
 from facespace.selftest import ONET_HEADS, pattern, selftest
+from support.commands import Outcome, run_facespace
 
 
 @pytest.fixture

@@ -13,111 +13,70 @@ Importing loads none of it: a name is imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
-_HOME = {
-    "Calibration": "calibration",
-    "Classifier": "classifier",
-    "ClassifierError": "errors",
-    "CropRecord": "crop_record",
-    "DatasetError": "errors",
-    "Embedder": "embedder",
-    "Face": "face",
-    "FacespaceError": "errors",
-    "Gallery": "gallery",
-    "GalleryError": "errors",
-    "ImageError": "errors",
-    "InputSpec": "face",
-    "MTCNN": "mtcnn",
-    "Match": "gallery",
-    "ModelError": "errors",
-    "Photo": "pipeline",
-    "Prediction": "classifier",
-    "RuntimeUnavailable": "errors",
-    "UnknownPerson": "errors",
-    "VideoError": "errors",
-    "align": "face",
-    "align_dataset": "aligner",
-    "annotate": "draw",
-    "cluster": "clustering",
-    "evaluate": "verification",
-    "find_images": "pipeline",
-    "open_dataset": "datasets.opening",
-    "process": "pipeline",
-    "read": "image",
-}
-
-__all__ = [
-    "MTCNN",
-    "Calibration",
-    "Classifier",
-    "ClassifierError",
-    "CropRecord",
-    "DatasetError",
-    "Embedder",
-    "Face",
-    "FacespaceError",
-    "Gallery",
-    "GalleryError",
-    "ImageError",
-    "InputSpec",
-    "Match",
-    "ModelError",
-    "Photo",
-    "Prediction",
-    "RuntimeUnavailable",
-    "UnknownPerson",
-    "VideoError",
-    "__version__",
-    "align",
-    "align_dataset",
-    "annotate",
-    "cluster",
-    "evaluate",
-    "find_images",
-    "open_dataset",
-    "process",
-    "read",
-]
+from facespace._lazy import attach
 
 if TYPE_CHECKING:
-    from facespace.aligner import align_dataset
-    from facespace.calibration import Calibration
-    from facespace.classifier import Classifier, Prediction
-    from facespace.clustering import cluster
-    from facespace.crop_record import CropRecord
-    from facespace.datasets.opening import open_dataset
-    from facespace.draw import annotate
-    from facespace.embedder import Embedder
+    from facespace._version import __version__ as __version__
+    from facespace.alignment.aligner import align_dataset as align_dataset
+    from facespace.clustering.algorithms import cluster as cluster
+    from facespace.datasets.opening import open_dataset as open_dataset
+    from facespace.detection.mtcnn.detector import MTCNN as MTCNN
+    from facespace.embedding.calibration import Calibration as Calibration
+    from facespace.embedding.embedder import Embedder as Embedder
     from facespace.errors import (
-        ClassifierError,
-        DatasetError,
-        FacespaceError,
-        GalleryError,
-        ImageError,
-        ModelError,
-        RuntimeUnavailable,
-        UnknownPerson,
-        VideoError,
+        ClassifierError as ClassifierError,
+        DatasetError as DatasetError,
+        FacespaceError as FacespaceError,
+        GalleryError as GalleryError,
+        ImageError as ImageError,
+        ModelError as ModelError,
+        RuntimeUnavailable as RuntimeUnavailable,
+        UnknownPerson as UnknownPerson,
+        VideoError as VideoError,
     )
-    from facespace.face import Face, InputSpec, align
-    from facespace.gallery import Gallery, Match
-    from facespace.image import read
-    from facespace.mtcnn import MTCNN
-    from facespace.pipeline import Photo, find_images, process
-    from facespace.verification import evaluate
+    from facespace.faces.alignment import align as align
+    from facespace.faces.crops import CropRecord as CropRecord
+    from facespace.faces.drawing import annotate as annotate
+    from facespace.faces.face import Face as Face
+    from facespace.faces.input_spec import InputSpec as InputSpec
+    from facespace.identification.classifier import Classifier as Classifier, Prediction as Prediction
+    from facespace.identification.gallery import Gallery as Gallery, Match as Match
+    from facespace.io.image import read as read
+    from facespace.metrics.verification import evaluate as evaluate
+    from facespace.pipeline.photos import Photo as Photo, find_images as find_images, process as process
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'facespace' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"facespace.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "_version": ["__version__"],
+        "alignment.aligner": ["align_dataset"],
+        "clustering.algorithms": ["cluster"],
+        "datasets.opening": ["open_dataset"],
+        "detection.mtcnn.detector": ["MTCNN"],
+        "embedding.calibration": ["Calibration"],
+        "embedding.embedder": ["Embedder"],
+        "errors": [
+            "ClassifierError",
+            "DatasetError",
+            "FacespaceError",
+            "GalleryError",
+            "ImageError",
+            "ModelError",
+            "RuntimeUnavailable",
+            "UnknownPerson",
+            "VideoError",
+        ],
+        "faces.alignment": ["align"],
+        "faces.crops": ["CropRecord"],
+        "faces.drawing": ["annotate"],
+        "faces.face": ["Face"],
+        "faces.input_spec": ["InputSpec"],
+        "identification.classifier": ["Classifier", "Prediction"],
+        "identification.gallery": ["Gallery", "Match"],
+        "io.image": ["read"],
+        "metrics.verification": ["evaluate"],
+        "pipeline.photos": ["Photo", "find_images", "process"],
+    },
+)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageOps
 
-from facespace import image
-from facespace.draw import KNOWN, UNKNOWN, annotate
-from facespace.embedder import Embedder
+from facespace.detection.mtcnn.detector import MTCNN
+from facespace.embedding.embedder import Embedder
 from facespace.errors import FacespaceError
-from facespace.files import atomic_path
-from facespace.gallery import Gallery, Match
-from facespace.mtcnn import MTCNN
-from facespace.pipeline import Photo, process
+from facespace.faces.drawing import KNOWN, UNKNOWN, annotate
+from facespace.identification.gallery import Gallery, Match
+from facespace.io import image
+from facespace.io.files import atomic_path
+from facespace.pipeline.photos import Photo, process
 
 PORTRAITS = {
     "Grace Hopper": ("matplotlib", "grace_hopper.jpg"),

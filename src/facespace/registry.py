@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from facespace.text import plain_text
+from facespace.io.text import plain_text
 
 T = TypeVar("T")
 Class = TypeVar("Class", bound=type[Any])

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from facespace.embedder import Embedder
-from facespace.mtcnn_networks import output_network
-from facespace.pretrained import DEFAULT_MODEL
+from facespace.defaults import DEFAULT_MODEL
+from facespace.detection.mtcnn.networks import output_network
+from facespace.embedding.embedder import Embedder
 
 # Outputs of the default model and of O-Net for `pattern`, computed once in float32 by plain ONNX Runtime.
 EMBEDDING_HEAD = (

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from facespace.backbones import create, skeleton
-from facespace.backbones.foreign_weights import from_state_dict
+from facespace.backbones.registry import create, skeleton
+from facespace.backbones.weight_loading import from_state_dict
 
 State = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]

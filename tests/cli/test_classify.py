@@ -305,7 +305,7 @@ def test_the_output_is_not_searched_for_photos(cli, people, tmp_path):
 
 
 def test_videos_are_named(cli, trained, tmp_path, hopper, cat_file):
-    from video_files import write_video
+    from support.video_files import write_video
 
     video = tmp_path / "clip.mp4"
     write_video(video, [hopper[:350, 100:450]] * 6, rate=5)
@@ -329,7 +329,7 @@ def test_videos_are_named(cli, trained, tmp_path, hopper, cat_file):
 def test_a_camera_or_photos(cli, trained, hopper_file, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "facespace.cli.name_files.name_camera", lambda number, **options: asked.append((number, options["json"]))
+        "facespace.cli.shared.name_files.name_camera", lambda number, **options: asked.append((number, options["json"]))
     )
     assert cli("classify", "predict", trained, "--camera", "1", "--json").code == 0
     assert asked == [(1, True)]

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from conftest import Outcome
+from support.commands import Outcome
 
 Cli = Callable[..., Outcome]
 
@@ -170,7 +170,7 @@ def test_a_union_as_json_and_names_that_are_no_folders(cli: Cli, data: Path, sha
 def test_a_conversion_stopped_or_out_of_space(
     cli: Cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from facespace import dataset_convert
+    from facespace.datasets import convert as dataset_convert
 
     for error, code, said in (
         (KeyboardInterrupt(), 130, "stopped"),

@@ -6,8 +6,7 @@ import os
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from facespace.datasets.names import MAX_LABEL, LabelScan, Names, folder_names, read_names, write_names
 from facespace.errors import DatasetError
@@ -62,7 +61,7 @@ def test_one_label_has_one_name() -> None:
 @given(st.lists(st.text(min_size=1, max_size=20).filter(str.strip), max_size=8))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_names_are_written_a_line_each(tmp_path: Path, names: list[str]) -> None:
-    from facespace.text import plain_text
+    from facespace.io.text import plain_text
 
     write_names(tmp_path, names)
     assert list(read_names(tmp_path).values()) == list(map(plain_text, names))

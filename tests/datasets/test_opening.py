@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from facespace.datasets.class_folders import ImageFolder
+from facespace.datasets.formats.class_folders import ImageFolder
+from facespace.datasets.formats.recordio import RecordImages
+from facespace.datasets.formats.recordio_writer import RecordWriter
 from facespace.datasets.opening import open_dataset
-from facespace.datasets.record_writer import RecordWriter
-from facespace.datasets.recordio import RecordImages
 from facespace.datasets.union import UnionImages
 from facespace.errors import DatasetError
 
@@ -41,7 +41,7 @@ def records(root: Path) -> Path:
 
 
 def tfrecords(root: Path) -> Path:
-    from facespace.datasets.tfrecord import TFRecordWriter
+    from facespace.datasets.formats.tfrecord import TFRecordWriter
 
     root.mkdir()
     writer = TFRecordWriter(root / "tran.tfrecords")
@@ -51,7 +51,7 @@ def tfrecords(root: Path) -> Path:
 
 
 def tars(root: Path) -> Path:
-    from facespace.datasets.webdataset import TarWriter
+    from facespace.datasets.formats.webdataset import TarWriter
 
     root.mkdir()
     writer = TarWriter(root)
@@ -61,7 +61,7 @@ def tars(root: Path) -> Path:
 
 
 def parquets(root: Path) -> Path:
-    from facespace.datasets.parquet import ParquetWriter
+    from facespace.datasets.formats.parquet import ParquetWriter
 
     root.mkdir()
     writer = ParquetWriter(root)

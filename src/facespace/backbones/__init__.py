@@ -1,10 +1,29 @@
-"""Networks from images to features, in torch: built by name, filled by training or from published weights.
+"""Networks from images to features, in torch: created by name, filled by training or from published weights.
 
-A new network is one file in this folder: a subclass of `Backbone` under `@register("its-name")`. Nothing else has to
-know it; the tests of the contract find it by themselves.
+Begin with `backbone.Backbone` and `registry.create`. To add a network, write one file in this folder with a subclass of
+`Backbone` under `@register("its-name")`; the tests of the contract find it by themselves. `weight_loading` recognises
+weights of other programs by their content, `onnx_export` writes a backbone as ONNX.
 """
 
-from facespace.backbones.backbone import Backbone
-from facespace.backbones.registry import create, known, register, skeleton
+from __future__ import annotations
 
-__all__ = ["Backbone", "create", "known", "register", "skeleton"]
+from typing import TYPE_CHECKING
+
+from facespace._lazy import attach
+
+if TYPE_CHECKING:
+    from facespace.backbones.backbone import Backbone as Backbone
+    from facespace.backbones.registry import (
+        create as create,
+        known as known,
+        register as register,
+        skeleton as skeleton,
+    )
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "backbone": ["Backbone"],
+        "registry": ["create", "known", "register", "skeleton"],
+    },
+)

@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from facespace.backbones.backbone import Backbone
 from facespace.errors import ModelError
+from facespace.io.text import plain_text
 from facespace.registry import Registry
-from facespace.text import plain_text
 
 _NETWORKS: Registry[Backbone] = Registry("facespace.backbones", one="network", many="networks", error=ModelError)
 register, known, network_class = _NETWORKS.register, _NETWORKS.known, _NETWORKS.find

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, MinSize, Model
-from facespace.cli.output import progress_bar, write_line
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, MinSize, Model
+from facespace.cli.shared.output import progress_bar, write_line
 
 
 class Template(str, Enum):
@@ -69,11 +69,11 @@ def align(
     Stopped, it goes on where it was when it is started again; started several times at once, the runs share the work.
     What became of every photo is written to OUT/faces.csv, how crops were made to OUT/align.json.
     """
-    from facespace import face_table
-    from facespace.aligner import align_dataset
-    from facespace.crop_record import CropRecord
-    from facespace.model_source import input_spec
-    from facespace.mtcnn import MTCNN
+    from facespace.alignment import face_table
+    from facespace.alignment.aligner import align_dataset
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.faces.crops import CropRecord
+    from facespace.models.opening import input_spec
 
     if all_faces and most_confident:
         raise typer.BadParameter("--all-faces and --most-confident exclude each other")

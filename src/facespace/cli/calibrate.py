@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.options import Aligned, Device, EmbeddingDevice, Json, Model
-from facespace.cli.output import Report, progress, write_json, write_line
-from facespace.rates import CLASSIFY_RATE
-from facespace.text import plain_text
+from facespace.cli.shared.options import Aligned, Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.output import Report, progress, write_json, write_line
+from facespace.defaults import CLASSIFY_RATE
+from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
-    from facespace.embedder import Embedder
-    from facespace.own_calibration import OwnCalibration
-    from facespace.people_folder import People
+    from facespace.embedding.embedder import Embedder
+    from facespace.identification.threshold_tuning import TunedThresholds
+    from facespace.pipeline.people import People
 
 
 def calibrate(
@@ -34,13 +34,13 @@ def calibrate(
     """Choose how similar a face must be, on labelled photos that were not enrolled, and store it with its evidence."""
     if not 0 < rate < 1:
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
-    from facespace.embedder import Embedder
-    from facespace.people_folder import read_people
+    from facespace.embedding.embedder import Embedder
+    from facespace.pipeline.people import read_people
 
     embedder = Embedder.load(model, device=device.value)
     gallery = _is_gallery(file)
     if not gallery:
-        from facespace.classifier_file import load
+        from facespace.identification.classifier_file import load
 
         load(file, embedder)  # told before the work, not after it
     people = read_people(photos, embedder, aligned=aligned, progress=progress)
@@ -74,8 +74,8 @@ def _is_gallery(file: Path) -> bool:
         return opened.read(16) == b"SQLite format 3\0"
 
 
-def _gallery(file: Path, people: People, rate: float, embedder: Embedder) -> tuple[OwnCalibration, dict[str, float]]:
-    from facespace.gallery import Gallery
+def _gallery(file: Path, people: People, rate: float, embedder: Embedder) -> tuple[TunedThresholds, dict[str, float]]:
+    from facespace.identification.gallery import Gallery
 
     with Gallery(file, embedder) as gallery:
         result = gallery.calibrate(people.embeddings, people.names, rate=rate)
@@ -83,8 +83,10 @@ def _gallery(file: Path, people: People, rate: float, embedder: Embedder) -> tup
         return result, dict(zip(names, gallery.thresholds().tolist(), strict=True))
 
 
-def _classifier(file: Path, people: People, rate: float, embedder: Embedder) -> tuple[OwnCalibration, dict[str, float]]:
-    from facespace.classifier_file import load, save_kept
+def _classifier(
+    file: Path, people: People, rate: float, embedder: Embedder
+) -> tuple[TunedThresholds, dict[str, float]]:
+    from facespace.identification.classifier_file import load, save_kept
 
     kept = load(file, embedder)
     result = kept.classifier.calibrate(people.embeddings, people.names, calibration=embedder.calibration, rate=rate)

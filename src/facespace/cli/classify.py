@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facespace.cli.options import (
+from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Aligned,
     Camera,
@@ -22,16 +22,16 @@ from facespace.cli.options import (
     Sights,
     Subtitles,
 )
-from facespace.cli.output import Report, progress, say, write_json, write_line
-from facespace.rates import CLASSIFY_RATE
-from facespace.text import plain_text
+from facespace.cli.shared.output import Report, progress, say, write_json, write_line
+from facespace.defaults import CLASSIFY_RATE
+from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from facespace.embedder import Embedder
-    from facespace.people_folder import People
+    from facespace.embedding.embedder import Embedder
+    from facespace.pipeline.people import People
 
 
 class Method(str, Enum):
@@ -103,13 +103,13 @@ def train(
         raise typer.BadParameter("wants either --split or --test-data")
     if not output.parent.is_dir():
         raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
-    from facespace import classifier_report
-    from facespace.classifier import Classifier
-    from facespace.classifier_file import save
-    from facespace.classifier_test import try_on
-    from facespace.embedder import Embedder
-    from facespace.people_folder import split_people
-    from facespace.report_page import check_plots
+    from facespace.embedding.embedder import Embedder
+    from facespace.identification import classifier_report
+    from facespace.identification.classifier import Classifier
+    from facespace.identification.classifier_evaluation import evaluate_classifier
+    from facespace.identification.classifier_file import save
+    from facespace.pipeline.people import split_people
+    from facespace.reports.page import check_plots
 
     if report is not None:
         check_plots()
@@ -129,11 +129,11 @@ def train(
     tried, tested = None, None
     if split is not None:
         tested = [people.paths[k] for k in rest]
-        tried = try_on(classifier, people.embeddings[rest], [people.names[k] for k in rest])
+        tried = evaluate_classifier(classifier, people.embeddings[rest], [people.names[k] for k in rest])
     elif test_data is not None:
         others = _read(test_data, embedder, aligned, {}, failures)
         tested = list(others.paths)
-        tried = try_on(classifier, others.embeddings, list(others.names))
+        tried = evaluate_classifier(classifier, others.embeddings, list(others.names))
     if report is not None:
         classifier_report.write_report(report, classifier, tried, tested or [])
     if json:
@@ -161,11 +161,11 @@ def test(
     model: Model = "casia-webface",
 ) -> None:
     """Name the faces of DIR and compare with the names of its folders; whoever was not learned is a stranger."""
-    from facespace import classifier_report
-    from facespace.classifier_file import load
-    from facespace.classifier_test import try_on
-    from facespace.embedder import Embedder
-    from facespace.report_page import check_plots
+    from facespace.embedding.embedder import Embedder
+    from facespace.identification import classifier_report
+    from facespace.identification.classifier_evaluation import evaluate_classifier
+    from facespace.identification.classifier_file import load
+    from facespace.reports.page import check_plots
 
     if report is not None:
         check_plots()
@@ -177,7 +177,7 @@ def test(
     )
     if not len(people.names):
         raise ValueError(f"{plain_text(str(folder))}: no face in any of its photos; nothing to test on")
-    tried = try_on(kept.classifier, people.embeddings, list(people.names))
+    tried = evaluate_classifier(kept.classifier, people.embeddings, list(people.names))
     if report is not None:
         classifier_report.write_report(report, kept.classifier, tried, list(people.paths))
     if json:
@@ -212,11 +212,11 @@ def predict(
     model: Model = "casia-webface",
 ) -> None:
     """Name every face of whole photos and videos, or call it unknown."""
-    from facespace.cli.name_files import check_sights, name_files
+    from facespace.cli.shared.name_files import check_sights, name_files
 
     sights = check_sights(images, camera, draw, subtitles)
-    from facespace.classifier_file import load
-    from facespace.embedder import Embedder
+    from facespace.embedding.embedder import Embedder
+    from facespace.identification.classifier_file import load
 
     embedder = Embedder.load(model, device=device.value)
     classifier = load(file, embedder).classifier
@@ -230,7 +230,7 @@ def predict(
 
 def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any], failures: Report) -> People:
     """The folder's faces; files that gave none are told, and so is whoever is left without any."""
-    from facespace.people_folder import read_people
+    from facespace.pipeline.people import read_people
 
     people = read_people(folder, embedder, aligned=aligned, known=known, progress=progress)
     for path, reason in people.failed:
@@ -247,8 +247,8 @@ def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any]
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
     """Embeddings by digest of a classifier that is there already, to be learned anew; {} where it is of another model."""
-    from facespace.classifier_file import load
-    from facespace.embedder import other_model
+    from facespace.embedding.compatibility import other_model
+    from facespace.identification.classifier_file import load
 
     if not output.exists():
         return {}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Json, MinSize, Model
-from facespace.cli.output import Report, progress, progress_bar, write_json, write_line
-from facespace.text import plain_text
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Json, MinSize, Model
+from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
+from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
-    from facespace.embedder import Embedder
-    from facespace.face_groups import FaceGroups
+    from facespace.clustering.groups import FaceGroups
+    from facespace.embedding.embedder import Embedder
 
 
 class Method(str, Enum):
@@ -62,13 +62,13 @@ def cluster(
     Run again with more photos, what is known is not computed again, and new faces join the old groups. A folder may
     be given another name meanwhile.
     """
-    from facespace import calibration
-    from facespace.clustering import threshold_for
-    from facespace.embedder import Embedder
-    from facespace.face_groups import STATE, FaceGroups, load_groups, read_faces
-    from facespace.group_folders import keep_picture, write_folders, write_sheet, write_table
-    from facespace.mtcnn import MTCNN
-    from facespace.pipeline import find_images
+    from facespace.clustering.algorithms import threshold_for
+    from facespace.clustering.folders import keep_picture, write_folders, write_sheet, write_table
+    from facespace.clustering.groups import STATE, FaceGroups, load_groups, read_faces
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.embedding import calibration
+    from facespace.embedding.embedder import Embedder
+    from facespace.pipeline.photos import find_images
 
     embedder = Embedder.load(model, device=device.value)
     if threshold is None and embedder.calibration is None:
@@ -128,8 +128,8 @@ def _names(groups: FaceGroups, gallery: Path, embedder: Embedder) -> dict[int, s
     """The name of every group whose mean face a gallery knows."""
     import numpy as np
 
-    from facespace.gallery import Gallery
-    from facespace.open_set import templates
+    from facespace.identification.gallery import Gallery
+    from facespace.identification.open_set import templates
 
     ids, places = np.unique(groups.group, return_inverse=True)
     with Gallery(gallery, embedder) as people:

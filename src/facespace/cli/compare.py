@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import Device, EmbeddingDevice, Json, Model
-from facespace.cli.output import Report, progress, write_json, write_line
-from facespace.rates import DEFAULT_FMR
-from facespace.text import plain_text
+from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.output import Report, progress, write_json, write_line
+from facespace.defaults import DEFAULT_FMR
+from facespace.io.text import plain_text
 
 
 def compare(
@@ -31,10 +31,10 @@ def compare(
     if not 0 < rate <= 0.5:
         raise typer.BadParameter(f"wants a share above 0 and up to 0.5; got {rate}", param_hint="--rate")
 
-    from facespace import calibration
-    from facespace.embedder import Embedder
-    from facespace.mtcnn import MTCNN
-    from facespace.pipeline import find_images, process
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.embedding import calibration
+    from facespace.embedding.embedder import Embedder
+    from facespace.pipeline.photos import find_images, process
 
     paths = list(find_images(images))
     if len(paths) < 2:

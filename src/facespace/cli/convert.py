@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import Json
-from facespace.cli.output import write_json, write_line
+from facespace.cli.shared.options import Json
+from facespace.cli.shared.output import write_json, write_line
 
 
 def convert(
@@ -38,11 +38,10 @@ def convert(
     json: Json = False,
 ) -> None:
     """Make a model folder of a model in another format; --model takes it from then on."""
-    from facespace.convert import convert as convert_model
-    from facespace.convert import describe_spec
-    from facespace.face import INPUT_SPECS
-    from facespace.model_source import read_spec
-    from facespace.pretrained import MODELS, locate
+    from facespace.conversion.converter import convert as convert_model
+    from facespace.faces.input_spec import INPUT_SPECS, describe_spec
+    from facespace.models.opening import read_spec
+    from facespace.models.zoo import MODELS, locate
 
     spec, path, origin = None, Path(source), {}
     if input_spec is not None and input_spec in INPUT_SPECS:

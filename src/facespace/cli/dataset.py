@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import Device, EmbeddingDevice, Json, Model
-from facespace.cli.output import Report, progress, progress_bar, write_json, write_line
-from facespace.text import plain_text
+from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
+from facespace.io.text import plain_text
 
 app = typer.Typer(help="Check a dataset of faces, clean it, convert it.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -80,10 +80,10 @@ def check(
         option = "--threshold" if threshold is not None else "--against-crops"
         raise typer.BadParameter("is for --against", param_hint=option)
 
-    from facespace.dataset_apply import inside
-    from facespace.dataset_check import check as check_dataset
-    from facespace.dataset_report import counts, write_report
-    from facespace.embedder import Embedder
+    from facespace.curation.checker import check as check_dataset
+    from facespace.curation.keep_drop import inside
+    from facespace.curation.report import counts, write_report
+    from facespace.embedding.embedder import Embedder
 
     output = output or beside.with_name(f"{beside.name}-check")
     if inside(str(output), str(folder)):
@@ -101,7 +101,7 @@ def check(
 
 
 def _apply(folder: Path, listed: Path, moved_to: Path) -> None:
-    from facespace.dataset_apply import apply_list, read_list
+    from facespace.curation.keep_drop import apply_list, read_list
 
     applied = apply_list(read_list(listed), folder, moved_to, progress=progress)
     report = Report()
@@ -138,7 +138,7 @@ def convert(
     Stopped, it goes on where it was when it is started again. OUT appears when all of it is right; what it holds is
     told by OUT/convert.json.
     """
-    from facespace.dataset_convert import RECORD_NAME, convert_dataset
+    from facespace.datasets.convert import RECORD_NAME, convert_dataset
 
     try:
         with progress_bar("converting") as show:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.output import write_line
+from facespace.cli.shared.output import write_line
 
 
 def demo(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, Draw, Images, Json, MinSize
-from facespace.cli.output import Drawings, Report, progress, where, write_json, write_line
-from facespace.text import plain_text
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Draw, Images, Json, MinSize
+from facespace.cli.shared.output import Drawings, Report, progress, where, write_json, write_line
+from facespace.io.text import plain_text
 
 
 def detect(images: Images, json: Json = False, draw: Draw = None, min_size: MinSize = DEFAULT_MIN_SIZE) -> None:
     """Find the faces in photos: box, score and five landmarks of each."""
-    from facespace.draw import FOUND
-    from facespace.mtcnn import MTCNN
-    from facespace.pipeline import find_images, process
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.faces.drawing import FOUND
+    from facespace.pipeline.photos import find_images, process
 
     paths = list(find_images(images))
     drawings = Drawings(draw, paths) if draw else None

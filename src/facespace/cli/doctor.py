@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from facespace.cli.output import write_line
+from facespace.cli.shared.output import write_line
 
 _PACKAGES = (
     "facespace",
@@ -38,8 +38,8 @@ def doctor() -> None:
             version = "not installed"
         write_line(f"  {package:<24}{version}")
 
-    from facespace.network import openvino_problem, usable_cores
-    from facespace.pretrained import home
+    from facespace.models.zoo import home
+    from facespace.runtime.onnx_network import openvino_problem, usable_cores
 
     problem = openvino_problem()
     write_line(f"cores        {usable_cores()}")

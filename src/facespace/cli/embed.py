@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Largest, MinSize, Model
-from facespace.cli.output import Report, progress, write_line
-from facespace.text import plain_text
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Largest, MinSize, Model
+from facespace.cli.shared.output import Report, progress, write_line
+from facespace.io.text import plain_text
 
 
 def embed(
@@ -26,10 +26,10 @@ def embed(
     """
     import numpy as np
 
-    from facespace.embedder import Embedder
-    from facespace.files import atomic_path
-    from facespace.mtcnn import MTCNN
-    from facespace.pipeline import find_images, process
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.embedding.embedder import Embedder
+    from facespace.io.files import atomic_path
+    from facespace.pipeline.photos import find_images, process
 
     if not output.parent.is_dir():
         raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, GalleryFile, Largest, MinSize, Model
-from facespace.cli.output import Report, progress, write_line
-from facespace.text import clean_name, plain_text
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, GalleryFile, Largest, MinSize, Model
+from facespace.cli.shared.output import Report, progress, write_line
+from facespace.io.text import clean_name, plain_text
 
 if TYPE_CHECKING:
-    from facespace.embedder import Embedder
+    from facespace.embedding.embedder import Embedder
 
 
 def enroll(
@@ -32,7 +32,7 @@ def enroll(
 
     A photo without a face, or with several, is reported and left out. Enrolling a photo twice changes nothing.
     """
-    from facespace.pipeline import find_images
+    from facespace.pipeline.photos import find_images
 
     if (folder is None) == (name is None):
         raise typer.BadParameter("wants either NAME IMAGE... or --folder DIR")
@@ -48,15 +48,15 @@ def enroll(
         if not images:
             raise typer.BadParameter(f"no photos of {name} given", param_hint="IMAGE")
         work = [(clean_name(name), path) for path in find_images(images)]
-    from facespace.embedder import Embedder
+    from facespace.embedding.embedder import Embedder
 
     _enroll(work, gallery, Embedder.load(model, device=device.value), largest, min_size)
 
 
 def _enroll(work: list[tuple[str, str]], path: Path, embedder: Embedder, largest: bool, min_size: float) -> None:
-    from facespace.gallery import Gallery
-    from facespace.mtcnn import MTCNN
-    from facespace.pipeline import process
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.identification.gallery import Gallery
+    from facespace.pipeline.photos import process
 
     report = Report()
     n_added = 0

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.options import Json
-from facespace.cli.output import progress_bar, write_json, write_line
+from facespace.cli.shared.options import Json
+from facespace.cli.shared.output import progress_bar, write_json, write_line
 
 if TYPE_CHECKING:
-    from facespace.embedder import Embedder
+    from facespace.embedding.embedder import Embedder
 
 
 class Format(str, Enum):
@@ -63,9 +63,8 @@ def export(
     del format  # there is one
     if (verify is None) != (images is None):
         raise typer.BadParameter("--verify PAIRS and --images DIR go together")
-    from facespace.embedder import Embedder
-    from facespace.export import LEAST_COSINE
-    from facespace.export import export as export_model
+    from facespace.conversion.exporter import LEAST_COSINE, export as export_model
+    from facespace.embedding.embedder import Embedder
 
     exported = export_model(model, output, precision=precision.value, crops=crops)
     accuracy = None
@@ -97,9 +96,9 @@ def export(
 
 
 def _accuracy(embedder: Embedder, pairs: Path, images: Path, threshold_from: Path | None, aligned: bool) -> float:
-    from facespace.evaluation import evaluate_pairs
-    from facespace.mtcnn import MTCNN
-    from facespace.pair_sets import read_pair_set
+    from facespace.datasets.pairs.pair_sets import read_pair_set
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.evaluation.pairs import evaluate_pairs
 
     source = read_pair_set(pairs, images, aligned, embedder.spec)
     chosen_on = None if threshold_from is None else read_pair_set(threshold_from, images, aligned, embedder.spec)

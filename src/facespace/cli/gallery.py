@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import GalleryFile, Json
-from facespace.cli.output import write_json, write_line
-from facespace.text import clean_name
+from facespace.cli.shared.options import GalleryFile, Json
+from facespace.cli.shared.output import write_json, write_line
+from facespace.io.text import clean_name
 
 app = typer.Typer(help="List, rename and remove people of a gallery.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,7 +16,7 @@ app = typer.Typer(help="List, rename and remove people of a gallery.", no_args_i
 @app.command("list")
 def list_(gallery: GalleryFile, json: Json = False) -> None:
     """Everyone enrolled, with the number of photos."""
-    from facespace.gallery import Gallery
+    from facespace.identification.gallery import Gallery
 
     with Gallery(gallery) as opened:
         people = opened.people()
@@ -34,7 +34,7 @@ def remove(
     gallery: GalleryFile, names: Annotated[list[str], typer.Argument(metavar="NAME", help="Whom to erase.")]
 ) -> None:
     """Erase people and every vector of theirs, from the disk too."""
-    from facespace.gallery import Gallery
+    from facespace.identification.gallery import Gallery
 
     with Gallery(gallery) as opened:
         for name in names:
@@ -49,7 +49,7 @@ def rename(
     new: Annotated[str, typer.Argument(metavar="NEW")],
 ) -> None:
     """Give a person another name."""
-    from facespace.gallery import Gallery
+    from facespace.identification.gallery import Gallery
 
     with Gallery(gallery) as opened:
         opened.rename(old, new)

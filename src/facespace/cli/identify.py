@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.options import (
+from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Camera,
     Device,
@@ -21,8 +21,8 @@ from facespace.cli.options import (
     Sights,
     Subtitles,
 )
-from facespace.cli.output import Report
-from facespace.rates import DEFAULT_RATE
+from facespace.cli.shared.output import Report
+from facespace.defaults import DEFAULT_RATE
 
 
 def identify(
@@ -53,11 +53,11 @@ def identify(
     if rate is not None and not 0 < rate < 1:
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
 
-    from facespace.cli.name_files import check_sights, name_files
+    from facespace.cli.shared.name_files import check_sights, name_files
 
     sights = check_sights(images, camera, draw, subtitles)
-    from facespace.embedder import Embedder
-    from facespace.gallery import Gallery
+    from facespace.embedding.embedder import Embedder
+    from facespace.identification.gallery import Gallery
 
     report = Report()
     embedder = Embedder.load(model, device=device.value)

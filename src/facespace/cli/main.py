@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from facespace import __version__
+from facespace._version import __version__
 from facespace.cli import (
     align,
     calibrate,
@@ -23,15 +23,14 @@ from facespace.cli import (
     embed,
     enroll,
     export,
-    facenet,
     gallery,
     identify,
     models,
     runs,
-    tiny,
     train,
     verify,
 )
+from facespace.cli.legacy import facenet, tiny
 from facespace.errors import FacespaceError
 
 app = typer.Typer(

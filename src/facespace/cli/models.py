@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.options import Json
-from facespace.cli.output import progress_bar, write_json, write_line
-from facespace.text import plain_text
+from facespace.cli.shared.options import Json
+from facespace.cli.shared.output import progress_bar, write_json, write_line
+from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
-    from facespace.install import Installed
-    from facespace.pretrained import ModelCard
+    from facespace.conversion.installer import Installed
+    from facespace.models.zoo import ModelCard
 
 app = typer.Typer(help="List, download, add and remove named models.", rich_markup_mode=None)
 
@@ -33,8 +33,9 @@ def _models(context: typer.Context, json: Json = False) -> None:
 @app.command("list")
 def list_(json: Json = False) -> None:
     """List the named models with origin, licence, training data and place."""
+    from facespace.defaults import DEFAULT_MODEL
     from facespace.errors import ModelError
-    from facespace.pretrained import DEFAULT_MODEL, MODELS, RESEARCH_NOTE, locate
+    from facespace.models.zoo import MODELS, RESEARCH_NOTE, locate
 
     for card in MODELS.values():
         try:
@@ -80,8 +81,8 @@ def list_(json: Json = False) -> None:
 
 def _place(card: ModelCard) -> str:
     """Where a model from the web is, and what it was made of if not of the published file."""
+    from facespace.conversion.installer import read_installed
     from facespace.errors import ModelError
-    from facespace.install import read_installed
 
     try:
         installed = read_installed(card)
@@ -109,7 +110,7 @@ def download(
     A download that broke off is completed by the same command. FACESPACE_MIRROR names a folder or an address to take
     the files from in place of the web, FACESPACE_HOME the folder to install into.
     """
-    from facespace.install import download, download_file
+    from facespace.conversion.installer import download, download_file
 
     card = _card(name)
     _notice(card)
@@ -139,7 +140,7 @@ def add(
     ] = False,
 ) -> None:
     """Verify a file that was brought here, and install the model it holds; no network is needed."""
-    from facespace.install import add
+    from facespace.conversion.installer import add
 
     card = _card(name)
     expected = _checked(sha256, unverified)
@@ -150,14 +151,14 @@ def add(
 @app.command()
 def remove(name: Name) -> None:
     """Remove an installed model."""
-    from facespace.install import remove
+    from facespace.conversion.installer import remove
 
     write_line(f"{name}: removed {plain_text(str(remove(_card(name))))}")
 
 
 def _card(name: str) -> ModelCard:
     from facespace.errors import ModelError
-    from facespace.pretrained import MODELS
+    from facespace.models.zoo import MODELS
 
     card = MODELS.get(name)
     if card is None:
@@ -179,7 +180,7 @@ def _checked(sha256: str | None, unverified: bool) -> str | None:
 
 def _notice(card: ModelCard) -> None:
     """What the user takes on, said before the weights come."""
-    from facespace.pretrained import RESEARCH_NOTE
+    from facespace.models.zoo import RESEARCH_NOTE
 
     for text in (
         card.origin,

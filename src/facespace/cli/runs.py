@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from facespace.cli.options import Json
-from facespace.cli.output import Report, write_json, write_line
-from facespace.text import plain_text
+from facespace.cli.shared.options import Json
+from facespace.cli.shared.output import Report, write_json, write_line
+from facespace.io.text import plain_text
 
 
 def runs(
@@ -18,10 +18,10 @@ def runs(
 ) -> None:
     """Compare training runs: what each is, how far it came, its losses, and how well it verifies pairs."""
     from facespace.errors import RecipeError
-    from facespace.torch_weights import require_torch
+    from facespace.formats.torch_files import require_torch
 
     require_torch("the record of a training run")
-    from facespace.run_folder import runs_below, summary
+    from facespace.training.run_folder import runs_below, summary
 
     rows, report = [], Report()
     for run in runs_below(folder):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.output import write_line
+from facespace.cli.shared.output import write_line
 
 if TYPE_CHECKING:
-    from facespace.recipe import Recipe
+    from facespace.training.recipe import Recipe
 
 
 def train(
@@ -34,11 +34,11 @@ def train(
     Killed or stopped, the same command with the same --output, or `facespace train RUN`, goes on from the last
     checkpoint as if nothing had happened. For several GPUs: torchrun --nproc-per-node N -m facespace train ...
     """
-    from facespace.torch_weights import require_torch
+    from facespace.formats.torch_files import require_torch
 
     require_torch("training")
-    from facespace.recipe import as_toml, load
-    from facespace.run_folder import RECIPE, is_run
+    from facespace.models.folder import RECIPE, is_run
+    from facespace.training.recipe import as_toml, load
 
     run = Path(recipe)
     if is_run(run):
@@ -56,8 +56,8 @@ def train(
 
 def train_and_show(recipe: Recipe, run: Path) -> Path:
     """Train into the folder `run`, with lines as they come; the folder of the model that was made."""
-    from facespace import ranks
-    from facespace.training import train as run_training
+    from facespace.training import distributed
+    from facespace.training.loop import train as run_training
 
     shown = _Lines()
     try:
@@ -68,7 +68,7 @@ def train_and_show(recipe: Recipe, run: Path) -> Path:
         raise typer.Exit(130) from None
     finally:
         shown.end()
-        ranks.leave()
+        distributed.leave()
     if shown.speaks:
         write_line(f"{trained.steps} steps -> {trained.model}")
     return run / "model" if trained.model is None else trained.model

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from facespace.cli.options import Device, EmbeddingDevice, Json, Model
-from facespace.cli.output import progress_bar, write_json, write_line
-from facespace.text import plain_text
+from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.output import progress_bar, write_json, write_line
+from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
-    from facespace.evaluation import Evaluation
+    from facespace.evaluation.pairs import Evaluation
 
 app = typer.Typer(
     help="Measure a model on pairs of photos: accuracy, VAL at FAR, ROC, thresholds, the worst errors.",
@@ -100,8 +100,8 @@ def lfw(
     A list with folds is scored by the protocol of 2018: each fold at the threshold that was best on the others. A
     list without (view 1) wants --threshold-from, or its own best threshold is reported and called optimistic.
     """
-    from facespace.datasets.pairs import read_lfw_pairs
-    from facespace.pair_sets import listed_pairs, read_pair_set
+    from facespace.datasets.pairs.lists import read_lfw_pairs
+    from facespace.datasets.pairs.pair_sets import listed_pairs, read_pair_set
 
     _measure(
         lambda spec: listed_pairs(pairs, read_lfw_pairs(pairs), images, aligned, spec),
@@ -130,7 +130,7 @@ def bin_(
     model: Model = "casia-webface",
 ) -> None:
     """A `.bin` file: 112 px crops by five points, ten contiguous folds. Its pickle is read without running any of it."""
-    from facespace.pair_sets import binary_pairs, read_pair_set
+    from facespace.datasets.pairs.pair_sets import binary_pairs, read_pair_set
 
     _measure(
         lambda _: binary_pairs(file),
@@ -161,8 +161,8 @@ def pairs_(
     model: Model = "casia-webface",
 ) -> None:
     """Your own pairs. With a column `fold` by folds; with `person_a`, `person_b` with intervals over people."""
-    from facespace.datasets.pairs import read_csv_pairs
-    from facespace.pair_sets import listed_pairs, read_pair_set
+    from facespace.datasets.pairs.lists import read_csv_pairs
+    from facespace.datasets.pairs.pair_sets import listed_pairs, read_pair_set
 
     _measure(
         lambda spec: listed_pairs(csv, read_csv_pairs(csv), root, aligned, spec),
@@ -198,11 +198,11 @@ def _measure(
     device: Device,
     model: str,
 ) -> None:
-    from facespace import verification_report as report
-    from facespace.embedder import Embedder
-    from facespace.evaluation import evaluate_pairs
-    from facespace.mtcnn import MTCNN
-    from facespace.report_page import check_plots
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.embedding.embedder import Embedder
+    from facespace.evaluation import report
+    from facespace.evaluation.pairs import evaluate_pairs
+    from facespace.reports.page import check_plots
 
     if output is not None:
         check_plots()
@@ -234,7 +234,7 @@ def _measure(
 
 def _summary(evaluation: Evaluation) -> list[str]:
     """What a terminal shows: the figures and every setting they depend on."""
-    from facespace import verification_report as report
+    from facespace.evaluation import report
 
     result, settings, intervals = evaluation.verification, evaluation.settings, evaluation.intervals
 

@@ -12,9 +12,9 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from facespace.ahead import map_ahead
-from facespace.datasets.labelled import LabelledImages
-from facespace.text import plain_text
+from facespace.datasets.protocol import LabelledImages
+from facespace.io.prefetch import map_ahead
+from facespace.io.text import plain_text
 
 _CHUNK = 8  # images read by a thread in one go
 _AHEAD = 6  # chunks read and not yet taken

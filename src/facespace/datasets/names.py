@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import DatasetError
-from facespace.files import atomic_path
-from facespace.text import plain_text
+from facespace.io.files import atomic_path
+from facespace.io.text import plain_text
 
 FILE_NAME = "names.txt"
 MAX_LABEL = 2**24 - 1  # a trainer keeps a row of weights for every label up to the largest

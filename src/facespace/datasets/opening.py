@@ -11,15 +11,15 @@ import stat
 from collections.abc import Sequence
 from typing import cast
 
-from facespace.datasets.folder import IMAGE_ENDINGS, visible_names
-from facespace.datasets.image_kind import image_ending
-from facespace.datasets.labelled import LabelledImages
-from facespace.datasets.record_index import MAGIC
+from facespace.datasets.formats.class_folders import visible_names
+from facespace.datasets.formats.recordio_index import MAGIC
+from facespace.datasets.protocol import LabelledImages
 from facespace.datasets.shards import is_pattern, matching
 from facespace.datasets.union import UnionImages
 from facespace.errors import DatasetError
-from facespace.masked_crc import masked_crc
-from facespace.text import plain_text
+from facespace.io.checksums import masked_crc
+from facespace.io.image import IMAGE_ENDINGS, image_ending
+from facespace.io.text import plain_text
 
 Source = str | os.PathLike[str]
 
@@ -98,7 +98,7 @@ def _open(path: str) -> LabelledImages:
         reason = f"not a dataset; {_instead(path) or ACCEPTED}" if os.path.lexists(path) else "no such file or folder"
         raise DatasetError(f"{plain_text(path) or '``'}: {reason}")
     module, reader, _ = _READERS[kind]
-    return cast(LabelledImages, getattr(importlib.import_module(f"facespace.datasets.{module}"), reader)(path))
+    return cast(LabelledImages, getattr(importlib.import_module(f"facespace.datasets.formats.{module}"), reader)(path))
 
 
 def _folder_kind(path: str) -> str | None:

@@ -13,14 +13,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+from facespace.errors import DatasetError
+from facespace.io.text import plain_text
 
-from facespace import image
-from facespace.errors import DatasetError, ImageError
-from facespace.text import plain_text
-
-MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
 _MAX_OPEN = 64  # files at once; datasets come in thousands of shards
 _PART = re.compile(r"(?:train|valid|val|test|eval)(?=[^a-z]|idation|ing)", re.IGNORECASE)
 
@@ -224,11 +219,3 @@ def _unreadable(path: str, error: Exception) -> DatasetError:
         return DatasetError(f"{plain_text(path)}: no such file")
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return DatasetError(f"{plain_text(path)}: cannot be read ({said})")
-
-
-def decode(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
-    """An encoded image as (H,W,3) uint8 RGB; `ImageError` names `where` it lay."""
-    try:
-        return image.read(encoded)
-    except ImageError as error:
-        raise ImageError(where, error.reason) from None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from facespace.datasets.labelled import LabelledImages
+from facespace.datasets.protocol import LabelledImages
 from facespace.errors import DatasetError
 
 _NUMBER = re.compile("[0-9]+")

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from facespace.datasets.folder_writer import FolderWriter, NumberedFolder
-from facespace.datasets.labelled import LabelledImages
+from facespace.datasets.formats.class_folders_writer import FolderWriter, NumberedFolder
 from facespace.datasets.names import MAX_NAME, Names, folder_names, write_names
+from facespace.datasets.protocol import LabelledImages
 from facespace.errors import DatasetError
-from facespace.files import TEMPORARY
-from facespace.text import plain_text
+from facespace.io.files import TEMPORARY
+from facespace.io.text import plain_text
 
 FORMATS = ("folder", "recordio", "tfrecord", "webdataset", "parquet")
 SHARDED = ("webdataset", "parquet")
@@ -70,21 +70,21 @@ def open_writer(
         if format == "folder":
             return FolderWriter(folder, names.known, **resume)
         if format == "recordio":
-            from facespace.datasets.record_writer import RecordWriter
+            from facespace.datasets.formats.recordio_writer import RecordWriter
 
             _reopen_records(folder)
             return RecordWriter(folder, names=names, **resume)
         if known is not None:
             write_names(folder, names)
         if format == "tfrecord":
-            from facespace.datasets.tfrecord import FILE_NAME, TFRecordWriter
+            from facespace.datasets.formats.tfrecord import FILE_NAME, TFRecordWriter
 
             return TFRecordWriter(folder / FILE_NAME, **resume)
         if format == "webdataset":
-            from facespace.datasets.webdataset import TarWriter
+            from facespace.datasets.formats.webdataset import TarWriter
 
             return TarWriter(folder, names=known, **sizes, **resume)
-        from facespace.datasets.parquet import ParquetWriter
+        from facespace.datasets.formats.parquet import ParquetWriter
 
         return ParquetWriter(folder, names=known, **sizes, **resume)
     except (TypeError, ValueError, FileNotFoundError):
@@ -107,17 +107,17 @@ def open_written(format: str, folder: Path, names: Names) -> LabelledImages:  # 
     if format == "folder":
         return NumberedFolder(folder, names.known)
     if format == "recordio":
-        from facespace.datasets.recordio import RecordImages
+        from facespace.datasets.formats.recordio import RecordImages
 
         return RecordImages(folder)
     if format == "tfrecord":
-        from facespace.datasets.tfrecord import TFRecordImages
+        from facespace.datasets.formats.tfrecord import TFRecordImages
 
         return TFRecordImages(folder)
     if format == "webdataset":
-        from facespace.datasets.webdataset import TarImages
+        from facespace.datasets.formats.webdataset import TarImages
 
         return TarImages(folder)
-    from facespace.datasets.parquet import ParquetImages
+    from facespace.datasets.formats.parquet import ParquetImages
 
     return ParquetImages(folder)

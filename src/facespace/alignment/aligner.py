@@ -1,0 +1,347 @@
+"""Class folders of photos in, the same folders of aligned crops out, with a table of every photo.
+
+Several processes may work on one pair of folders, and any of them may be killed: the crops and the table end up the
+same, byte for byte, as if one had done it all. Photos are detected in the fixed batches of the journal, since a
+network's last bits may depend on what else is in its batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from facespace.alignment.face_table import CSV_NAME, Row, read_csv, write_csv
+from facespace.alignment.journal import Batch, Journal, directory_lock
+from facespace.datasets.formats.class_folders import visible_names
+from facespace.detection.mtcnn.detector import MTCNN
+from facespace.errors import DatasetError, ImageError
+from facespace.faces.alignment import align
+from facespace.faces.crops import FILE_NAME, CropRecord, read_record
+from facespace.faces.face import Face, central_face
+from facespace.io import image
+from facespace.io.files import TEMPORARY, atomic_path
+from facespace.io.png import encode_png
+from facespace.io.text import plain_text
+from facespace.runtime.onnx_network import usable_cores
+
+_JOURNAL = ".align"
+_ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_SAVE: dict[str, dict[str, object]] = {
+    "jpeg": {"quality": 95, "subsampling": 0},
+    "webp": {"lossless": True, "method": 0},
+}
+_BATCHES_AT_ONCE = 3  # one being read, one with the detector, one being written
+_PIXELS_AT_ONCE = 80_000_000  # no further batch is begun while decoded photos hold more
+_POLL = 0.2  # seconds
+
+Read = tuple[npt.NDArray[np.uint8] | None, str]  # pixels, or None and the reason
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a folder of crops holds, and what this process did for it.
+
+    `n_photos` = photos with a face + `n_no_face` + `n_unreadable`; `n_faces` crops. `n_here` photos were done by this
+    process in `seconds`.
+    """
+
+    n_photos: int
+    n_faces: int
+    n_no_face: int
+    n_unreadable: int
+    n_here: int
+    seconds: float
+
+
+def find_photos(raw: Path) -> list[str]:
+    """`NAME/file` of every file in the class folders of `raw`, sorted; hidden ones and folders within them left out.
+
+    `DatasetError` where there is no such folder or no file in any.
+    """
+    if not raw.is_dir():
+        raise DatasetError(
+            f"{plain_text(str(raw))}: no such folder; align wants a folder of class folders, one a person"
+        )
+    photos = []
+    for name in visible_names(raw, folders=True):
+        photos += [f"{name}/{file}" for file in visible_names(raw / name, folders=False)]
+    if not photos:
+        raise DatasetError(
+            f"{plain_text(str(raw))}: no photos in class folders; wanted one folder a person, like NAME/photo.jpg"
+        )
+    return photos
+
+
+def outputs(photos: Sequence[str], record: CropRecord) -> dict[str, str]:
+    """The crop's file of every photo: its name with the format's ending.
+
+    Where two photos of a folder differ in their ending alone, the later ones keep theirs in the name.
+
+    >>> outputs(["A/1.jpg", "A/1.png"], CropRecord(160, 32, "box"))
+    {'A/1.jpg': 'A/1.png', 'A/1.png': 'A/1.png.png'}
+    """
+    ending = _ENDINGS[record.format]
+    taken: set[str] = set()
+    result = {}
+    for photo in photos:
+        output = os.path.splitext(photo)[0] + ending
+        if output in taken:
+            output = photo + ending
+        taken.add(output)
+        result[photo] = output
+    return result
+
+
+def align_dataset(
+    raw: Path,
+    out: Path,
+    record: CropRecord,
+    *,
+    detector: Callable[[], MTCNN],
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Align every photo of `raw` into `out` as `record` says; what is there already stays.
+
+    `detector` makes the detector, once, if there is work for it. `progress(done, total)` is called now and then.
+    Returns when everything is done, also by other processes. Raises `DatasetError` where the folders or an earlier
+    run do not fit, and `OSError` when `out` cannot be written; finished batches are kept then.
+    """
+    photos = find_photos(raw)
+    _check_apart(raw, out)
+    out.mkdir(parents=True, exist_ok=True)
+    show = progress or _quiet
+    start = time.perf_counter()
+    n_here = 0
+    engine: MTCNN | None = None
+    while True:
+        with directory_lock(out):
+            rows, journal = _plan(out, record, photos)
+        if journal is None:
+            break
+        engine = engine or detector()
+        settled = len(photos) - len(journal.photos)
+        worker = _Worker(raw, out, record, engine, journal, outputs(photos, record))
+        n_here += worker.work(lambda done, settled=settled: show(settled + done, len(photos)))  # type: ignore[misc]
+        with directory_lock(out):
+            if journal.is_current() and journal.is_complete():
+                _join(out, record, rows, journal)
+    show(len(photos), len(photos))
+    status = [row.status for row in rows]
+    return Summary(
+        n_photos=len({row.input for row in rows}),
+        n_faces=status.count("aligned"),
+        n_no_face=status.count("no face"),
+        n_unreadable=status.count("unreadable"),
+        n_here=n_here,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _quiet(done: int, total: int) -> None:
+    pass
+
+
+def _check_apart(raw: Path, out: Path) -> None:
+    here, there = raw.resolve(), out.resolve()
+    if there == here or here in there.parents:
+        raise DatasetError(f"{plain_text(str(out))}: the output lies in the folder of photos; give another folder")
+
+
+def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], Journal | None]:
+    """The finished rows and the plan for the rest, found or new; None when nothing is left to do."""
+    made = read_record(out)
+    if made is not None and made != record:
+        differ = [
+            f"{field.name} {getattr(made, field.name)} (asked for: {getattr(record, field.name)})"
+            for field in dataclasses.fields(record)
+            if getattr(made, field.name) != getattr(record, field.name)
+        ]
+        raise DatasetError(f"{plain_text(str(out))}: holds crops made with {', '.join(differ)}; give another folder")
+    table = out / CSV_NAME
+    named = {plain_text(photo): photo for photo in photos}
+    rows = [row for row in read_csv(table) if row.input in named] if made is not None and table.is_file() else []
+    folder = out / _JOURNAL
+    if Journal.exists(folder):
+        return rows, Journal(folder)
+    target = outputs(photos, record)
+    if made is None:
+        for output in target.values():
+            if os.path.lexists(out / output):
+                raise DatasetError(
+                    f"{plain_text(str(out))}: holds {plain_text(output)}, but no {FILE_NAME} that says how it was made; "
+                    "give another folder"
+                )
+        record.write(out)
+    gone = {row.input for row in rows if row.output and not _exists(out, row, target[named[row.input]], record)}
+    rows = [row for row in rows if row.input not in gone]
+    finished = {row.input for row in rows}
+    open_photos = [photo for photo in photos if plain_text(photo) not in finished]
+    if not open_photos:
+        if not table.is_file():
+            write_csv(table, record, rows)
+        # What a process left that was killed after it took the plan away.
+        shutil.rmtree(folder, ignore_errors=True)
+        _tidy(out)
+        return rows, None
+    return rows, Journal.start(folder, open_photos)
+
+
+def _exists(out: Path, row: Row, output: str, record: CropRecord) -> bool:
+    """Whether the crop of a row still lies there; the table's names are escaped, the disk's are not."""
+    if record.faces == "all":
+        stem, ending = os.path.splitext(output)
+        number = os.path.splitext(row.output)[0].rpartition("_")[2]
+        output = f"{stem}_{number}{ending}"
+    return os.path.lexists(out / output)
+
+
+def _join(out: Path, record: CropRecord, rows: list[Row], journal: Journal) -> None:
+    """Journal and earlier rows into the table, in the order of the photos; then the traces of the work go."""
+    new = journal.read_rows()
+    replaced = {row.input for row in new}
+    joined = [row for row in rows if row.input not in replaced] + new
+    joined.sort(key=lambda row: row.input.split("/", 1))  # stable: faces of one photo keep their order
+    write_csv(out / CSV_NAME, record, joined)
+    for folder in ("", *{os.path.dirname(photo) for photo in journal.photos}):
+        _tidy(out / folder)
+    journal.remove()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the unfinished files of processes that were killed while they wrote."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        leftovers = [entry.path for entry in entries if entry.name.startswith(TEMPORARY)]
+        for path in leftovers:
+            os.unlink(path)
+
+
+class _Worker:
+    """One process's part: batches flow from the readers through the detector to the writers, several at once."""
+
+    def __init__(
+        self, raw: Path, out: Path, record: CropRecord, detector: MTCNN, journal: Journal, target: dict[str, str]
+    ) -> None:
+        self._raw = raw
+        self._out = out
+        self._record = record
+        self._spec = record.input_spec()
+        self._detector = detector
+        self._journal = journal
+        self._target = target
+        self._pixels = 0
+        self._counting = threading.Lock()
+
+    def work(self, progress: Callable[[int], None]) -> int:
+        """Do batches until all are done, by whomever; the number of photos done here."""
+        n_done, due = 0, 0.0
+        flowing: deque[tuple[Batch, Future[list[Row]]]] = deque()
+        files = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-files")
+        batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="facespace-batch")
+        try:
+            while True:
+                while len(flowing) < _BATCHES_AT_ONCE and (self._pixels < _PIXELS_AT_ONCE or not flowing):
+                    batch = self._journal.claim()
+                    if batch is None:
+                        break
+                    reading = [files.submit(self._read, photo) for photo in batch.photos]
+                    flowing.append((batch, batches.submit(self._align, batch, reading, files)))
+                if flowing:
+                    batch, aligned = flowing.popleft()
+                    self._journal.finish(batch, aligned.result())
+                    n_done += len(batch.photos)
+                elif self._journal.is_complete() or not self._journal.is_current():
+                    return n_done
+                else:
+                    time.sleep(_POLL)  # for what others are at; should they die, their batches are free again
+                    if not self._journal.is_current():
+                        return n_done
+                if time.monotonic() > due:
+                    start = time.monotonic()
+                    with contextlib.suppress(FileNotFoundError):
+                        progress(self._journal.n_done())
+                    due = start + max(1.0, 50 * (time.monotonic() - start))  # counting a million takes its time
+        finally:
+            batches.shutdown(cancel_futures=True)
+            files.shutdown(cancel_futures=True)
+            self._journal.abandon()
+
+    def _read(self, photo: str) -> Read:
+        try:
+            pixels = image.read(self._raw / photo)
+        except ImageError as error:
+            return None, plain_text(error.reason)
+        self._count(pixels.size // 3)
+        return pixels, ""
+
+    def _count(self, pixels: int) -> None:
+        with self._counting:
+            self._pixels += pixels
+
+    def _align(self, batch: Batch, reading: list[Future[Read]], files: ThreadPoolExecutor) -> list[Row]:
+        """Detect the faces of a batch and write their crops; its rows."""
+        read = [future.result() for future in reading]
+        found = iter(self._detector.detect_many(pixels for pixels, _ in read if pixels is not None))
+        rows: list[Row] = []
+        writing = []
+        for photo, (pixels, reason) in zip(batch.photos, read, strict=True):
+            name = plain_text(photo)
+            if pixels is None:
+                rows.append(Row(name, "", "unreadable", reason))
+                continue
+            height, width = pixels.shape[:2]
+            faces = self._chosen(next(found), width, height)
+            if not faces:
+                rows.append(Row(name, "", "no face", "no face found", width, height))
+            else:
+                (self._out / self._target[photo]).parent.mkdir(exist_ok=True)
+            for face, output in zip(faces, self._crop_files(photo, len(faces)), strict=True):
+                rows.append(Row.of_face(name, plain_text(output), (width, height), face))
+                writing.append(files.submit(self._write, pixels, face, self._out / output))
+        for future in writing:
+            future.result()
+        self._count(-sum(pixels.size // 3 for pixels, _ in read if pixels is not None))
+        return rows
+
+    def _chosen(self, faces: list[Face], width: int, height: int) -> list[Face]:
+        # Rounded as the table has them, so that crops can be made again from the table.
+        faces = [
+            Face(
+                tuple(round(float(value), 3) for value in face.box),  # type: ignore[arg-type]
+                face.score,
+                tuple((round(float(x), 3), round(float(y), 3)) for x, y in face.landmarks),
+            )
+            for face in faces
+        ]
+        if self._record.faces == "all" or not faces:
+            return faces
+        if self._record.faces == "central":
+            return [central_face(faces, width, height)]
+        return [max(faces, key=lambda face: face.score)]
+
+    def _crop_files(self, photo: str, n: int) -> list[str]:
+        output = self._target[photo]
+        if self._record.faces != "all":
+            return [output] * n
+        stem, ending = os.path.splitext(output)
+        return [f"{stem}_{k}{ending}" for k in range(n)]
+
+    def _write(self, pixels: npt.NDArray[np.uint8], face: Face, target: Path) -> None:
+        crop, kind = align(pixels, face, self._spec), self._record.format
+        with atomic_path(target) as path:
+            if kind == "png":
+                path.write_bytes(encode_png(crop))
+            else:
+                Image.fromarray(crop).save(path, kind.upper(), **_SAVE[kind])

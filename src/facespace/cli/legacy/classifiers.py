@@ -1,0 +1,39 @@
+"""Classifiers as the old programs used them: their files, their names, the number behind a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facespace.cli.shared.output import say, write_line
+from facespace.io.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.embedding.embedder import Embedder
+    from facespace.identification.classifier import Prediction
+    from facespace.identification.classifier_file import Kept
+
+
+def loaded(file: Path, embedder: Embedder) -> Kept:
+    """The classifier in a file; `ClassifierError` for a pickle, of which nothing is run."""
+    from facespace.identification.classifier_file import load
+
+    kept = load(file, embedder)
+    write_line(f'Loaded classifier model from file "{plain_text(str(file))}"')
+    if kept.classifier.probability_ is None:
+        say("too few people and photos to measure probabilities; the numbers behind the names are similarities")
+    return kept
+
+
+def shown_name(folder: str) -> str:
+    """A person's name as the old programs made it of the folder's.
+
+    >>> shown_name("Ariel_Sharon")
+    'Ariel Sharon'
+    """
+    return folder.replace("_", " ")
+
+
+def figure(prediction: Prediction) -> float:
+    """The probability of the nearest person, or the similarity where none could be measured."""
+    return prediction.similarity if prediction.probability is None else prediction.probability

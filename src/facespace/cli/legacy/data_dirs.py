@@ -1,0 +1,42 @@
+"""The data_dir of the old trainers: one folder, or several joined by colons as the tutorials tell."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+
+from facespace.errors import DatasetError
+from facespace.io.text import plain_text
+
+# A colon behind one letter and before a slash belongs to a drive: `D:/datasets` is one folder.
+_DRIVE = r"(?:(?<=^[A-Za-z])|(?<=[:;][A-Za-z])):(?=[\\/])"
+_SEPARATOR = re.compile(rf"(?!{_DRIVE})[:;]")
+
+
+def datasets_of(joined: str) -> list[str]:
+    """The datasets that are joined by `:` or `;`, with `~` expanded; a path that is there is itself.
+
+    `DatasetError` where one is empty or is not there.
+
+    >>> parted("D:/datasets/casia;E:\\\\own"), parted("~/a:b")
+    (['D:/datasets/casia', 'E:\\\\own'], ['~/a', 'b'])
+    """
+    if os.path.lexists(os.path.expanduser(joined)):
+        return [os.path.expanduser(joined)]
+    # `a:/data` may be two folders after all.
+    readings = [parted(joined), re.split("[:;]", joined)]
+    for parts in readings:
+        found = [os.path.expanduser(part) for part in parts]
+        if all(part and os.path.lexists(part) for part in found):
+            return found
+    missing = next((part for part in readings[0] if not part or not os.path.lexists(os.path.expanduser(part))), joined)
+    others = " (folders are joined by `:` or `;`)" if len(readings[0]) > 1 else ""
+    raise DatasetError(f"--data_dir: {plain_text(missing) or '``'}: no such folder{others}")
+
+
+def parted(joined: str) -> list[str]:
+    """The parts of a joined path, the colons of drives left where they are."""
+    ends = [match.start() for match in _SEPARATOR.finditer(joined)]
+    bounds = itertools.pairwise([-1, *ends, len(joined)])
+    return [joined[start + 1 : end] for start, end in bounds]

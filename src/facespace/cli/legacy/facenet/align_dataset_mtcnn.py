@@ -1,0 +1,59 @@
+"""facespace facenet align_dataset_mtcnn: class folders of photos to class folders of crops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from facespace.cli.legacy.arguments import Program, today, true_or_false
+from facespace.cli.shared.output import progress_bar, say, write_line
+
+
+def main(argv: list[str]) -> None:
+    """Align as the 2018 program did; several at once share the work, whatever their order."""
+    parser = Program("facenet align_dataset_mtcnn", "Class folders of photos to the same folders of crops.")
+    parser.add_argument("input_dir", help="A folder of class folders, one a person.")
+    parser.add_argument("output_dir", help="Where the same folders of crops go.")
+    parser.flags(
+        ("--image_size", 182, "Side of a crop in pixels."),
+        ("--margin", 44, "Added to the box in all, in pixels of the photo."),
+    )
+    parser.flag("--random_order", "Changes nothing: processes at work on one folder share it without being told.")
+    parser.machine(gpu_memory_fraction=1.0)
+    parser.add_argument(
+        "--detect_multiple_faces",
+        type=true_or_false,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Keep every face of a photo, as NAME_0.png, NAME_1.png, ...",
+    )
+    arguments = parser.parse(argv)
+    raw, out = Path(arguments.input_dir).expanduser(), Path(arguments.output_dir).expanduser()
+    several = ["--all-faces"] if arguments.detect_multiple_faces else []
+    size, margin = arguments.image_size, arguments.margin
+    today("facespace", "align", raw, out, "--image-size", size, "--crop-margin", margin, *several, "--bounding-boxes")
+
+    from facespace.alignment import face_table
+    from facespace.alignment.aligner import align_dataset
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.faces.crops import CropRecord
+
+    record = CropRecord(size, margin, "box", faces="all" if several else "central")
+    try:
+        with progress_bar("aligning") as show:
+            summary = align_dataset(raw, out, record, detector=MTCNN, progress=show)
+    except (KeyboardInterrupt, OSError) as error:
+        why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{out}: {error.strerror or error}"
+        say(f"{why}; what is done is kept, the same command goes on from there")
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+    rows = face_table.read_csv(out / face_table.CSV_NAME)
+    face_table.write_bounding_boxes(out / "bounding_boxes.txt", out, record, rows)
+    for row in rows:
+        if row.status == "no face":
+            write_line(f'Unable to align "{row.input}"')
+        elif row.status == "unreadable":
+            say(f"{row.input}: {row.reason}")
+    write_line(f"Total number of images: {summary.n_photos}")
+    write_line(f"Number of successfully aligned images: {summary.n_faces}")

@@ -1,0 +1,48 @@
+"""facespace facenet batch_represent: embeddings and labels of a folder as signatures.npy and gallery.npy."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from facespace.cli.legacy import models
+from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.folders import OTHERWISE, embedded, save
+from facespace.cli.shared.output import Report, write_line
+
+
+def main(argv: list[str]) -> None:
+    """Write signatures (N,D) and gallery (N,), a row an image."""
+    parser = Program("facenet batch_represent", "Embeddings and labels of class folders of crops as .npy files.")
+    parser.add_argument("-d", "--data_dir", required=True, help="Class folders of aligned crops.")
+    parser.add_argument("-o", "--output_dir", required=True, help="The folder to write into.")
+    parser.add_argument(
+        "--trained_model_dir", required=True, help="The folder of a checkpoint, a .pb, a model folder, a model's name."
+    )
+    parser.machine(batch_size=50)
+    arguments = parser.parse(argv)
+    root, out = Path(arguments.data_dir).expanduser(), Path(arguments.output_dir).expanduser()
+    today(
+        "facespace",
+        "embed",
+        root,
+        "--output",
+        out / "embeddings.npz",
+        "--model",
+        arguments.trained_model_dir,
+        note=OTHERWISE,
+    )
+
+    report = Report()
+    write_line("Loading trained model...\n")
+    embedder = models.load(arguments.trained_model_dir)
+    write_line("Generating embeddings from images...\n")
+    start = time.perf_counter()
+    images = embedded(root, embedder, report)
+    n = len(images.paths)
+    write_line(f"Forward pass took avg of {(time.perf_counter() - start) / n:.3f}[seconds/image] for {n} images\n")
+    write_line(f"Finally saving embeddings and gallery to: {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    save(out / "gallery.npy", images.labels)
+    save(out / "signatures.npy", images.embeddings)
+    report.finish()

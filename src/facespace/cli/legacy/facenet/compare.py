@@ -1,0 +1,48 @@
+"""facespace facenet compare: distances between the faces of photos."""
+
+from __future__ import annotations
+
+import os
+
+from facespace.cli.legacy import models
+from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.distance_matrix import write_images, write_matrix
+from facespace.cli.shared.output import Report, write_line
+from facespace.errors import DatasetError
+from facespace.io.text import plain_text
+
+
+def main(argv: list[str]) -> None:
+    """Print the Euclidean distance of every two photos' first faces; photos without a face are left out."""
+    parser = Program("facenet compare", "Euclidean distances between the faces of photos.")
+    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
+    parser.add_argument("image_files", nargs="+", help="Photos.")
+    parser.preprocessing(image_size=160, margin=44)
+    parser.machine(gpu_memory_fraction=1.0)
+    arguments = parser.parse(argv)
+    files = [os.path.expanduser(file) for file in arguments.image_files]
+    today("facespace", "compare", "--model", arguments.model, *files)
+
+    import numpy as np
+
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.faces.alignment import align
+    from facespace.pipeline.photos import process
+
+    embedder = models.load(arguments.model)
+    report, kept, crops = Report(), [], []
+    for photo in process(files, MTCNN(), keep_pixels=True):
+        if photo.error is not None or photo.pixels is None:
+            report.fail(photo.path, photo.error or "cannot be read")
+        elif not photo.faces:
+            write_line(f"can't detect face, remove {plain_text(photo.path)}")
+        else:
+            kept.append(photo.path)
+            crops.append(align(photo.pixels, max(photo.faces, key=lambda face: face.score), embedder.spec))
+    if not kept:
+        raise DatasetError("there is no photo with a face among these")
+    embeddings = embedder.embed(np.stack(crops))
+    write_images(kept)
+    write_line("")
+    write_matrix(embeddings)
+    report.finish()

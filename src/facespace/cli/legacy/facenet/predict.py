@@ -1,0 +1,42 @@
+"""facespace facenet predict: the people in photos, by a trained classifier."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from facespace.cli.legacy import models
+from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.legacy.classifiers import figure, loaded
+from facespace.cli.shared.output import Report, write_line
+from facespace.io.text import plain_text
+
+
+def main(argv: list[str]) -> None:
+    """Name all faces of every photo, or call them unknown."""
+    parser = Program(
+        "facenet predict", "Name the faces of photos by a classifier of `facespace facenet classifier TRAIN`."
+    )
+    parser.add_argument("image_files", nargs="+", help="Photos.")
+    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
+    parser.add_argument("classifier_filename", help="The classifier that TRAIN wrote.")
+    parser.preprocessing(image_size=160, margin=44)
+    parser.machine(seed=666, gpu_memory_fraction=1.0)
+    arguments = parser.parse(argv)
+    files = [os.path.expanduser(file) for file in arguments.image_files]
+    today("facespace", "classify", "predict", arguments.classifier_filename, *files, "--model", arguments.model)
+
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.pipeline.photos import process
+
+    embedder = models.load(arguments.model)
+    classifier = loaded(Path(arguments.classifier_filename).expanduser(), embedder).classifier
+    report = Report()
+    for photo in process(files, MTCNN(), embedder):
+        if photo.error is not None:
+            report.fail(photo.path, photo.error)
+            continue
+        write_line(f"\npeople in image {plain_text(photo.path)} :")
+        for prediction in classifier.predict(photo.embeddings):
+            write_line(f"{plain_text(prediction.name or 'unknown')}: {figure(prediction):.3f}")
+    report.finish()

@@ -1,0 +1,66 @@
+"""facespace facenet validate_on_lfw: a model's figures on the pairs of LFW."""
+
+from __future__ import annotations
+
+from facespace.cli.legacy import lfw, models
+from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.shared.output import progress_bar, say, write_line
+
+
+def main(argv: list[str]) -> None:
+    """Evaluate on aligned LFW by the protocol of 2018, pairs without a photo left out."""
+    parser = Program("facenet validate_on_lfw", "Measure a model on the pairs of Labeled Faces in the Wild.")
+    parser.add_argument("lfw_dir", help="A folder of aligned crops, NAME/NAME_0001.png.")
+    parser.add_argument("model", help="A .pb, the folder of a checkpoint, a model folder, or a model's name.")
+    parser.machine(lfw_batch_size=100, num_inter_threads=0, num_intra_threads=0)
+    parser.preprocessing("use_fixed_image_standardization", image_size=160)
+    parser.flags(
+        ("--lfw_pairs", lfw.DEFAULT_PAIRS, "The list of pairs."),
+        ("--lfw_nrof_folds", 10, "Folds of the cross-validation."),
+        ("--distance_metric", 0, "0: squared Euclidean distance, 1: angle."),
+    )
+    parser.flag("--use_flipped_images", "Put the embedding of the mirror image behind that of the image.")
+    parser.flag("--subtract_mean", "Take off the mean embedding of the other folds.")
+    arguments = parser.parse(argv)
+    root, path = lfw.is_folder(arguments.lfw_dir), lfw.pairs_path(arguments.lfw_pairs)
+    distance = lfw.shown_distance(arguments.distance_metric)
+    options = ["--flip", "concat"] if arguments.use_flipped_images else []
+    options += ["--subtract-mean"] if arguments.subtract_mean else []
+    today(
+        "facespace", "verify", "lfw", root, "--pairs", path, "--aligned", "--allow-missing", *options,
+        "--distance", distance, "--model", arguments.model,
+    )  # fmt: skip
+
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.evaluation.pairs import evaluate_pairs
+
+    pairs = lfw.read_pairs(path, arguments.lfw_nrof_folds)
+    embedder = models.load(arguments.model)
+    found = lfw.pair_set(root, path, pairs, embedder.spec)
+    if n_skipped := lfw.skipped(found):
+        write_line(f"Skipped {n_skipped} image pairs")
+    write_line("Running forward pass on LFW images")
+    with progress_bar("embedding") as show:
+        evaluation = evaluate_pairs(
+            found,
+            embedder,
+            detector=MTCNN() if found.crops is None else None,
+            distance=distance,  # type: ignore[arg-type]
+            flip="concat" if arguments.use_flipped_images else "none",
+            subtract_mean=arguments.subtract_mean,
+            allow_missing=True,
+            progress=show,
+        )
+    result = evaluation.verification
+    if evaluation.failed:
+        say(f"{len(evaluation.failed)} photos show no face that is found; their pairs count as errors")
+    spread = "" if result.accuracy_std is None else f"+-{result.accuracy_std:.5f}"
+    write_line(f"Accuracy: {result.accuracy:.5f}{spread}")
+    rate = result.val["1e-3"]
+    if rate.value is None:
+        write_line(f"Validation rate: not supported @ FAR=0.00100: {rate.reason}")
+    else:
+        spread = "" if rate.std is None else f"+-{rate.std:.5f}"
+        write_line(f"Validation rate: {rate.value:.5f}{spread} @ FAR={rate.far:.5f}")
+    write_line(f"Area Under Curve (AUC): {result.auc:.3f}")
+    write_line(f"Equal Error Rate (EER): {result.eer:.3f}")

@@ -1,0 +1,126 @@
+"""The old flags for LFW: a folder of crops, the list of its pairs, the number of folds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facespace.cli.shared.output import say
+from facespace.errors import DatasetError
+from facespace.io.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.datasets.pairs.lists import PairList
+    from facespace.datasets.pairs.pair_sets import PairSet
+    from facespace.faces.crops import CropRecord
+    from facespace.faces.input_spec import InputSpec
+
+DEFAULT_PAIRS = "data/pairs.txt"
+DISTANCES = ("euclidean", "angle")  # by the number of --distance_metric
+
+
+def pairs_path(given: str) -> Path:
+    """The list of pairs; `DatasetError` says where to get it where it is not there."""
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise DatasetError(
+            f"{plain_text(str(path))}: no such file; LFW's list of pairs comes with the data set "
+            "(vis-www.cs.umass.edu/lfw/pairs.txt): give it with --lfw_pairs"
+        )
+    return path
+
+
+def read_pairs(path: Path, n_folds: int) -> PairList:
+    """The list, in `n_folds` folds: its own where it has as many, else contiguous ones, as the old programs cut them."""
+    import numpy as np
+
+    from facespace.datasets.pairs.lists import read_lfw_pairs
+
+    pairs = read_lfw_pairs(path)
+    if n_folds < 2:
+        raise DatasetError(f"--lfw_nrof_folds wants at least 2; got {n_folds}")
+    if pairs.fold is not None and pairs.fold.max() == n_folds:
+        return pairs
+    parts = np.array_split(np.arange(len(pairs.same)), n_folds)
+    fold = np.concatenate([np.full(len(part), k, np.int64) for k, part in enumerate(parts, 1)])
+    both = all(0 < pairs.same[part].sum() < len(part) for part in parts)
+    if not both:
+        say(f"{path}: cut into {n_folds} folds, some have pairs of one kind only; its best threshold judges all pairs")
+    return dataclasses.replace(pairs, fold=fold if both else None)
+
+
+def pair_set(root: Path, path: Path, pairs: PairList, spec: InputSpec) -> PairSet:
+    """The pairs with their crops, as the model wants to see them.
+
+    Crops that are larger by up to a quarter give their centre, as the old programs cut it; photos of another size are
+    whole ones, whose faces are to be detected.
+    """
+    from facespace.datasets.pairs.pair_sets import listed_pairs
+    from facespace.faces.crops import fit, may_be_cut, read_record
+    from facespace.io import image
+    from facespace.io.png import encode_png
+
+    found = listed_pairs(path, pairs, root, False, spec)
+    sample = next((file for file in found.files if isinstance(file, Path)), None)
+    if sample is None:
+        raise DatasetError(
+            f"{plain_text(str(root))}: none of the photos of {path.name} is in it, as NAME/NAME_0001.png"
+        )
+    record = read_record(root)
+    height, width = image.read(sample).shape[:2]
+    fits = height == width == spec.size
+    if record is None and not fits and not may_be_cut(height, width, spec.size):
+        say(f"{root}: photos of {width}x{height} px, no crops of {spec.size} px; their faces are detected and cut out")
+        return found
+    if record is not None and record.template != spec.template:
+        raise DatasetError(f"{root}: {record.misfit(spec)}; align the photos for this model")
+    if fits:
+        misfit = record.misfit(spec) if record is not None else None
+        if misfit:
+            say(f"{root}: {misfit}; scored as they are")
+        return dataclasses.replace(found, crops=_as_wanted(spec))
+    say(f"{root}: crops of {width} px; {fit(image.read(sample), spec.size)[1]}")
+    files = [None if file is None else encode_png(fit(image.read(file), spec.size)[0]) for file in found.files]
+    return dataclasses.replace(found, files=files, crops=_as_wanted(spec))
+
+
+def _as_wanted(spec: InputSpec) -> CropRecord:
+    from facespace.faces.crops import CropRecord
+
+    return CropRecord(spec.size, spec.crop_margin, spec.template)
+
+
+def skipped(found: PairSet) -> int:
+    """How many pairs lack a photo; which, is said."""
+    there = [file is not None for file in found.files]
+    n = sum(
+        not (there[a] and there[b])
+        for a, b in zip(found.pairs.first.tolist(), found.pairs.second.tolist(), strict=True)
+    )
+    if n:
+        lost = [name for name, is_there in zip(found.pairs.photos, there, strict=True) if not is_there]
+        say(f"{n} of {len(found.pairs.same)} pairs are left out, for a photo is missing ({_some(lost)})")
+    return n
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def shown_distance(metric: int) -> str:
+    """The distance of that number; `DatasetError` for another number than 0 and 1."""
+    if metric not in (0, 1):
+        raise DatasetError(f"the distance metric wants 0 (squared Euclidean) or 1 (angle); got {metric}")
+    return DISTANCES[metric]
+
+
+def is_folder(given: str) -> Path:
+    """The folder of photos; `DatasetError` where there is none."""
+    root = Path(os.path.expanduser(given))
+    if not root.is_dir():
+        raise DatasetError(f"{plain_text(str(root))}: no such folder of images")
+    return root

@@ -1,0 +1,74 @@
+"""Photos and videos as a command is given them, named by whatever names faces: a gallery or a classifier."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from facespace.cli.shared.name_photos import name_photos
+from facespace.cli.shared.name_videos import name_camera, name_video, subtitle_files
+from facespace.cli.shared.output import Drawings, Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from facespace.embedding.embedder import Embedder
+    from facespace.identification.classifier import Prediction
+    from facespace.identification.gallery import Match
+
+
+def check_sights(
+    images: Sequence[str] | None, camera: int | None, draw: Path | None, subtitles: Path | None
+) -> list[str]:
+    """What to look at, before any work is done for it: files, or a camera alone; a usage error for neither and both."""
+    if camera is not None and (images or draw or subtitles):
+        raise typer.BadParameter("a camera is named alone, without files to read or write", param_hint="--camera")
+    if camera is None and not images:
+        raise typer.BadParameter("wants photos or videos, or --camera N", param_hint="IMAGE")
+    return list(images or ())
+
+
+def name_files(
+    images: Sequence[str],
+    namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
+    embedder: Embedder,
+    *,
+    camera: int | None,
+    json: bool,
+    draw: Path | None,
+    every: int | None,
+    subtitles: Path | None,
+    min_size: float,
+    report: Report,
+) -> None:
+    """Name and print the people of each file in order, or those before a camera; failures are counted in `report`.
+
+    `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
+    annotated copies and for the .srt files of videos; `every` is that of `name_video`.
+    """
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.pipeline.photos import find_images
+    from facespace.video.reader import is_video
+
+    if camera is not None:
+        name_camera(camera, detector=MTCNN(min_size=min_size), embedder=embedder, namer=namer, json=json)
+        return
+    paths = list(find_images(images))
+    videos = {path for path in paths if is_video(path)}
+    drawings = Drawings(draw, paths) if draw else None
+    subtitle_of = subtitle_files(subtitles, sorted(videos)) if subtitles else {}
+    detector = MTCNN(min_size=min_size)
+    for are_videos, group in itertools.groupby(paths, videos.__contains__):
+        if not are_videos:
+            name_photos(list(group), namer, detector, embedder, json=json, drawings=drawings, report=report)
+            continue
+        for path in group:
+            name_video(
+                path, detector=detector, embedder=embedder, namer=namer, report=report, every=every, json=json,
+                subtitles=subtitle_of.get(path), draw=drawings.video(path) if drawings else None,
+            )  # fmt: skip

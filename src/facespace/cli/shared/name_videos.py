@@ -1,0 +1,267 @@
+"""Naming the people of a video file or a camera, for the commands that do: what they print and write."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+
+from facespace.cli.shared.output import Report, Targets, progress_bar, write_json, write_line
+from facespace.cli.shared.window import Window
+from facespace.errors import RuntimeUnavailable, VideoError
+from facespace.io.text import plain_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.embedding.embedder import Embedder
+    from facespace.video.naming import Appearance, NamedFrame, Namer
+    from facespace.video.reader import Frame
+
+
+class Screen(Protocol):
+    """Where a camera's pictures are shown: `Window`, or a stand-in."""
+
+    closed: bool
+
+    def show(self, picture: Image, title: str) -> None:
+        """Replace what is shown."""
+
+    def close(self) -> None:
+        """Take it away."""
+
+
+def subtitle_files(folder: Path, videos: Iterable[str]) -> dict[str, Path]:
+    """The .srt file for each video, in a folder that is made.
+
+    A usage error where one lies beside its video already: it may be the subtitles that came with it.
+    """
+    targets = Targets(folder)
+    files = {video: targets.path(video, ".srt") for video in videos}
+    for video, file in files.items():
+        if file.exists() and os.path.realpath(file.parent) == os.path.dirname(os.path.realpath(video)):
+            reason = f"{plain_text(str(file))} lies beside its video already; wants another folder, or that file gone"
+            raise typer.BadParameter(reason, param_hint="--subtitles")
+    return files
+
+
+def name_video(
+    path: str,
+    *,
+    detector: MTCNN,
+    embedder: Embedder,
+    namer: Namer,
+    report: Report,
+    every: int | None = None,
+    json: bool = False,
+    subtitles: Path | None = None,
+    draw: Path | None = None,
+) -> None:
+    """Print who is in one video and when, and write what is asked for.
+
+    As JSON one object a frame that was looked at, then one with the appearances; as text the appearances alone.
+    `every`: look at every so many frames instead of five a second. `subtitles` and `draw` are files to write: names
+    as .srt, and the video with everybody framed. What cannot be read goes to `report`; of a damaged video everything
+    is told up to where it breaks, and then that.
+    """
+    from facespace.video.naming import VideoNamer
+    from facespace.video.reader import read_frames, video_seconds
+
+    people = VideoNamer(detector, embedder, namer)
+    seen: list[NamedFrame] = []
+    error = None
+    try:
+        seconds = video_seconds(path)
+        frames = people.name(read_frames(path, every=every))
+        for frame in _with_progress(frames, seconds, f"naming {plain_text(Path(path).name)}"):
+            if draw is not None:
+                seen.append(frame)
+            if json:
+                write_json({"video": plain_text(path), **_frame_json(frame)})
+    except VideoError as reason:
+        error = reason.reason
+    except RuntimeUnavailable as reason:
+        error = str(reason)
+    if error is not None and not people.n_frames:
+        report.fail(path, error, json=json)
+        return
+    appearances = people.finish()
+    if subtitles is not None:
+        _write_subtitles(subtitles, appearances, people.interval)
+    if draw is not None:
+        _draw(path, draw, seen, appearances, report)
+    _summarize({"video": plain_text(path)}, plain_text(path), people.n_frames, appearances, error, json=json)
+    if error is not None:
+        report.fail(path, error)
+
+
+def name_camera(
+    number: int,
+    *,
+    detector: MTCNN,
+    embedder: Embedder,
+    namer: Namer,
+    json: bool = False,
+    frames: Iterable[Frame] | None = None,
+    open_window: Callable[[str], Screen] = Window,
+) -> None:
+    """Show who is in front of a camera, in a window until it is closed; print it where there is no screen.
+
+    As JSON one object a picture is printed instead, as text a line whenever other people are on screen. Both end, by
+    Ctrl+C as well, with everybody's appearances. `frames` and `open_window` stand in for the camera and the window.
+    Raises `VideoError` where there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
+    """
+    from facespace.video.camera import read_camera
+    from facespace.video.drawing import draw_frame
+    from facespace.video.naming import VideoNamer
+
+    source = f"camera {number}"
+    camera = iter(read_camera(number) if frames is None else frames)
+    # The camera is asked before a window opens, which would be gone again at once.
+    pictures = itertools.chain(list(itertools.islice(camera, 1)), camera)
+    screen = None if json else _open(open_window, source)
+    people = VideoNamer(detector, embedder, namer, keep_pixels=screen is not None)
+    rate = _Rate()
+    before: list[str] | None = None
+    error = None
+    try:
+        for frame in people.name(pictures, chunk_frames=1):
+            names = [face.name or "unknown" for face in frame.faces]
+            if screen is not None:
+                screen.show(draw_frame(frame), f"facespace, {source}: {rate.update():.1f} frames a second; q closes")
+                if screen.closed:
+                    break
+            elif json:
+                write_json({"camera": number, **_frame_json(frame)})
+            elif sorted(names) != before:
+                before = sorted(names)
+                write_line(f"{_clock(frame.seconds)}  {', '.join(names) or 'nobody'}")
+    except KeyboardInterrupt:
+        pass
+    except VideoError as stopped:
+        error = stopped
+    finally:
+        if screen is not None:
+            screen.close()
+        if close := getattr(camera, "close", None):
+            close()
+    _summarize({"camera": number}, source, people.n_frames, people.finish(), None, json=json)
+    if error is not None:
+        raise error
+
+
+def _open(open_window: Callable[[str], Screen], title: str) -> Screen | None:
+    try:
+        return open_window(title)
+    except RuntimeUnavailable as error:
+        print(f"facespace: {error}; names are printed instead", file=sys.stderr, flush=True)
+        return None
+
+
+class _Rate:
+    """Frames a second over the last two seconds or so."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def update(self, now: float | None = None) -> float:
+        """Count a frame; the rate since the oldest one remembered, 0 for the first."""
+        now = time.monotonic() if now is None else now
+        self._times = [earlier for earlier in self._times if now - earlier <= 2] + [now]
+        return (len(self._times) - 1) / max(now - self._times[0], 1e-6)
+
+
+def _with_progress(frames: Iterator[NamedFrame], seconds: float | None, what: str) -> Iterator[NamedFrame]:
+    """The frames as they come, with a bar over the video's length where it says one."""
+    if seconds is None:
+        yield from frames
+        return
+    with progress_bar(what) as tell:
+        for frame in frames:
+            yield frame
+            tell(round(10 * frame.seconds), round(10 * seconds))
+
+
+def _frame_json(frame: NamedFrame) -> dict[str, Any]:
+    faces = [
+        {
+            **named.face.as_dict(),
+            "track": named.track,
+            "name": named.name,
+            "similarity": None if named.similarity is None else round(named.similarity, 4),
+        }
+        for named in frame.faces
+    ]
+    return {"frame": frame.index, "seconds": round(frame.seconds, 3), "faces": faces}
+
+
+def _summarize(
+    source: dict[str, Any],
+    called: str,
+    n_frames: int,
+    appearances: Sequence[Appearance],
+    error: str | None,
+    *,
+    json: bool,
+) -> None:
+    """The appearances, as the last JSON object or as lines."""
+    if json:
+        summary = {**source, "frames": n_frames, "appearances": [_appearance_json(seen) for seen in appearances]}
+        write_json(summary if error is None else {**summary, "error": error})
+        return
+    n = len(appearances)
+    looked = f"{n_frames} frame{'' if n_frames == 1 else 's'} looked at"
+    write_line(f"{called}: {n or 'no'} appearance{'' if n == 1 else 's'} in {looked}")
+    for seen in appearances:
+        similarity = "" if seen.similarity is None else f"  similarity {seen.similarity:.3f}"
+        wanted = "" if seen.similarity is None else f" (wanted {seen.threshold:.3f})"
+        when = f"{_clock(seen.first)} to {_clock(seen.last)}"
+        frames = f"{seen.n_frames} frame{'' if seen.n_frames == 1 else 's'}"
+        write_line(f"  {when}  {seen.name or 'unknown'}{similarity}{wanted}  {frames}")
+
+
+def _appearance_json(seen: Appearance) -> dict[str, Any]:
+    return {
+        "track": seen.track,
+        "name": seen.name,
+        "similarity": None if seen.similarity is None else round(seen.similarity, 4),
+        "first": round(seen.first, 3),
+        "last": round(seen.last, 3),
+        "frames": seen.n_frames,
+    }
+
+
+def _write_subtitles(target: Path, appearances: Sequence[Appearance], interval: float) -> None:
+    from facespace.io.files import atomic_path
+    from facespace.video.subrip import subtitles
+
+    with atomic_path(target) as path:
+        path.write_text(subtitles(appearances, interval=interval), encoding="utf-8", newline="\n")
+
+
+def _draw(
+    path: str, target: Path, frames: Sequence[NamedFrame], appearances: Sequence[Appearance], report: Report
+) -> None:
+    from facespace.video.drawing import draw_video
+
+    try:
+        draw_video(path, target, frames, appearances)
+    except VideoError as error:
+        report.fail(error.source, error.reason)
+
+
+def _clock(seconds: float) -> str:
+    """
+    >>> _clock(3723.04), _clock(59.97)
+    ('1:02:03.0', '1:00.0')
+    """
+    tenths = round(seconds * 10)
+    hours, minutes, tenths = tenths // 36_000, tenths // 600 % 60, tenths % 600
+    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{tenths // 10:02}.{tenths % 10}"

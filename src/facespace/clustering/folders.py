@@ -1,0 +1,217 @@
+"""Groups of faces as people look at them: a folder each, a table, and a page of pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import urllib.parse
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from facespace.clustering.groups import FaceGroups
+from facespace.errors import DatasetError
+from facespace.io.files import atomic_path
+from facespace.io.text import plain_text
+from facespace.pipeline.photos import Photo
+from facespace.reports.page import safe
+
+Photos = Literal["none", "copy", "link"]
+
+FACES = "faces"  # the picture of every face, by its photo's content
+ALONE = "alone"  # faces nobody else is like
+_MARK = ".group.json"
+_MAX_MARK = 4096
+_SIDE = 160
+_BORDER = 0.4  # of the box, on every side
+_SHOWN = 24  # faces of a group on the page
+_UNNAMED = ' /\\:*?"<>|'
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--dim:#777}
+body{font:15px/1.45 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem;border-bottom:1px solid var(--line)}
+.dim{color:var(--dim);font-weight:normal}.sheet{display:flex;flex-wrap:wrap;gap:.4rem}
+.sheet img{width:80px;height:80px;object-fit:cover;border-radius:4px;background:var(--line)}a{color:inherit}
+"""
+
+
+def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
+    """Keep a small JPEG of every face of a photo, with a border around it, in `folder/faces`."""
+    assert photo.pixels is not None
+    height, width = photo.pixels.shape[:2]
+    (folder / FACES).mkdir(exist_ok=True)
+    for k, face in enumerate(photo.faces):
+        border = _BORDER * max(face.width, face.height)
+        x1, y1 = max(int(face.box[0] - border), 0), max(int(face.box[1] - border), 0)
+        x2, y2 = min(int(face.box[2] + border) + 1, width), min(int(face.box[3] + border) + 1, height)
+        x1, y1 = min(x1, width - 1), min(y1, height - 1)
+        picture = Image.fromarray(np.ascontiguousarray(photo.pixels[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]))
+        picture.thumbnail((_SIDE, _SIDE))
+        with atomic_path(_picture(folder, digest, k)) as path:
+            picture.save(path, "JPEG", quality=88)
+
+
+def write_folders(
+    folder: Path, groups: FaceGroups, names: dict[int, str], *, photos: Photos = "none"
+) -> dict[int, Path]:
+    """Put the picture of every face into the folder of its group, and its photo as `photos` says; returns the folders.
+
+    A group of one face is in `alone`. Folders are `person-0001` and so on, the largest first, or what `names` calls
+    the group; one that is there already keeps its name, whatever somebody has called it since. Nothing in them is
+    overwritten, and nothing removed but a face from `alone` that is so no more.
+    """
+    sizes = Counter(groups.group.tolist())
+    places = _places(folder, sizes, names)
+    number = _numbers(groups)
+    for row, group in enumerate(groups.group.tolist()):
+        path, digest, _ = groups.photos[groups.photo[row]]
+        place = places[group]
+        place.mkdir(parents=True, exist_ok=True)
+        stem = _stem(path)
+        target = place / f"{stem}-{digest[:8]}-{number[row]}.jpg"
+        source = _picture(folder, digest, number[row])
+        if not target.exists() and source.is_file():
+            _link_or_copy(source, target)
+        if place.name != ALONE:  # others have been found since
+            (folder / ALONE / target.name).unlink(missing_ok=True)
+        if photos != "none":
+            (place / "photos").mkdir(exist_ok=True)
+            whole = place / "photos" / f"{stem}-{digest[:8]}{Path(path).suffix}"
+            if not os.path.lexists(whole) and os.path.isfile(path):
+                if photos == "link":
+                    whole.symlink_to(os.path.realpath(path))
+                else:
+                    with atomic_path(whole) as unfinished:
+                        shutil.copyfile(path, unfinished)
+    return places
+
+
+def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> None:
+    """Write `groups.csv`: photo, box, score and the folder of every face, and of photos without one the reason."""
+    faces: dict[int, list[int]] = {}
+    for row, photo in enumerate(groups.photo):
+        faces.setdefault(photo, []).append(row)
+    with atomic_path(folder / "groups.csv") as table, table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["photo", "x1", "y1", "x2", "y2", "score", "group", "reason"])
+        for k, (name, _, error) in enumerate(groups.photos):
+            for row in faces.get(k, []):
+                box = (f"{value:.1f}" for value in groups.box[row])
+                writer.writerow([name, *box, f"{groups.score[row]:.4f}", places[int(groups.group[row])].name, ""])
+            if k not in faces:
+                writer.writerow([name, "", "", "", "", "", "", error or "no face found"])
+
+
+def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Path:
+    """Write `index.html`, a page of all groups, the largest first; it shows the pictures in `faces`."""
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups.group.tolist()):
+        members.setdefault(places[group].name, []).append(row)
+    number = _numbers(groups)
+    people = sorted((name for name in members if name != ALONE), key=lambda name: (-len(members[name]), name))
+    text = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>Faces</title><style>{_STYLE}</style>",
+        f"<h1>{len(people)} people</h1><p class=dim>{len(groups.photo)} faces in {len(groups.photos)} photos; "
+        f"{len(members.get(ALONE, []))} faces are like no other.</p>",
+    ]
+    for name in [*people, *([ALONE] if ALONE in members else [])]:
+        rows = sorted(members[name], key=lambda row: -groups.score[row])
+        link = urllib.parse.quote(os.fsencode(name))
+        count = f"{len(rows)} face{'s' if len(rows) > 1 else ''}"
+        text.append(f"<h2><a href='{link}/'>{safe(name)}</a> <span class=dim>{count}</span></h2><div class=sheet>")
+        for row in rows[:_SHOWN]:
+            path, digest, _ = groups.photos[groups.photo[row]]
+            text.append(f"<img loading=lazy alt='' title='{safe(path)}' src='{FACES}/{digest}-{number[row]}.jpg'>")
+        text.append("</div>")
+    target = folder / "index.html"
+    with atomic_path(target) as page:
+        page.write_text("".join(text) + "</html>\n", encoding="utf-8")
+    return target
+
+
+def _places(folder: Path, sizes: Counter[int], names: dict[int, str]) -> dict[int, Path]:
+    """A folder for every group: the one that is marked as its own, one of its name, or the next number."""
+    there = _marked(folder)
+    taken = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
+    places: dict[int, Path] = {}
+    number = 0
+    for group, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        if group in there:
+            places[group] = there[group]
+            continue
+        if group in names:
+            places[group] = folder / _file_name(names[group])
+        elif size == 1:
+            places[group] = folder / ALONE
+        else:
+            number += 1
+            while f"person-{number:04}" in taken:
+                number += 1
+            places[group] = folder / f"person-{number:04}"
+        if places[group].name != ALONE:
+            _mark(places[group], group)
+    return places
+
+
+def _marked(folder: Path) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        mark = entry / _MARK
+        if mark.is_file() and mark.stat().st_size <= _MAX_MARK:
+            try:
+                numbers = json.loads(mark.read_text(encoding="utf-8"))["groups"]
+                found.update({int(number): entry for number in numbers})
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise DatasetError(
+                    f"{plain_text(str(mark))}: damaged; remove it, and the folder counts as new"
+                ) from None
+    return found
+
+
+def _mark(place: Path, group: int) -> None:
+    """Note that a folder is the group's, also after it was given another name; several groups may share one."""
+    place.mkdir(parents=True, exist_ok=True)
+    mark = place / _MARK
+    held = json.loads(mark.read_text(encoding="utf-8"))["groups"] if mark.is_file() else []
+    if group not in held:
+        with atomic_path(mark) as path:
+            path.write_text(json.dumps({"groups": [*held, group]}) + "\n", encoding="utf-8")
+
+
+def _numbers(groups: FaceGroups) -> list[int]:
+    """Which face of its photo each is, from 0."""
+    seen: Counter[int] = Counter()
+    numbers = []
+    for photo in groups.photo:
+        numbers.append(seen[photo])
+        seen[photo] += 1
+    return numbers
+
+
+def _picture(folder: Path, digest: str, number: int) -> Path:
+    return folder / FACES / f"{digest}-{number}.jpg"
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        with atomic_path(target) as path:
+            shutil.copyfile(source, path)
+
+
+def _stem(path: str) -> str:
+    return _file_name(Path(path).stem)[:80]
+
+
+def _file_name(name: str) -> str:
+    """A name as one file's: without what some system refuses, never hidden, never one of our own."""
+    cleaned = "".join("_" if letter in _UNNAMED or ord(letter) < 32 else letter for letter in name).strip(". ") or "_"
+    while len(os.fsencode(cleaned)) > 200:
+        cleaned = cleaned[:-1]
+    return f"{cleaned}_" if cleaned.casefold() in (FACES, ALONE) else cleaned

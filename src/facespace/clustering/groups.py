@@ -1,0 +1,154 @@
+"""Faces of many photos grouped by person, kept in a file, so that new photos join the groups of the old."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.clustering.algorithms import Labels, Method, cluster, join_groups
+from facespace.detection.mtcnn.detector import MTCNN
+from facespace.embedding.compatibility import model_of, other_model
+from facespace.embedding.embedder import Embedder
+from facespace.errors import DatasetError
+from facespace.io.checksums import sha256_or_error
+from facespace.io.prefetch import map_ahead
+from facespace.io.tensor_file import damaged, read_tensor_file, write_tensor_file
+from facespace.io.text import plain_text
+from facespace.pipeline.photos import Photo, process
+
+Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+
+STATE = "faces.safetensors"
+_KIND = "grouping"
+_REMEDY = "remove it to begin anew"
+_SAVE_EVERY = 1000  # photos
+_THREADS, _READ_AHEAD = 2, 8
+
+
+@dataclass(slots=True, eq=False)
+class FaceGroups:
+    """F faces of P photos. `photos` are (path, SHA-256, error or "") of each; the rest is by face, photo by photo.
+
+    `photo` (F,) is a row of `photos`, `box` (F,4) in pixels, `score` (F,), `embedding` (F,D) as `Embedder.represent`
+    makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
+    """
+
+    dimension: int
+    photos: list[tuple[str, str, str]] = field(default_factory=list)
+    photo: list[int] = field(default_factory=list)
+    box: list[tuple[float, float, float, float]] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    embedding: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    group: Labels = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """(F,D) of all faces."""
+        return np.stack(self.embedding) if self.embedding else np.empty((0, self.dimension), np.float32)
+
+    def add(self, photo: Photo, digest: str) -> range:
+        """Take in a photo with its faces and embeddings; returns the rows of its faces."""
+        begin = len(self.photo)
+        self.photos.append((plain_text(photo.path), digest, photo.error or ""))
+        for face, vector in zip(photo.faces, photo.embeddings, strict=True):
+            self.photo.append(len(self.photos) - 1)
+            self.box.append(face.box)
+            self.score.append(face.score)
+            self.embedding.append(vector)
+        return range(begin, len(self.photo))
+
+    def regroup(self, *, method: Method, threshold: float, progress: Callable[[int, int], None] | None = None) -> int:
+        """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined."""
+        vectors = self.embeddings()
+        self.group = self._groups()
+        before = self.group >= 0
+        self.group = join_groups(vectors, self.group, threshold)
+        n_joined = int((self.group >= 0).sum() - before.sum())
+        new = np.flatnonzero(self.group < 0)
+        labels = cluster(vectors[new], method=method, threshold=threshold, progress=progress)
+        self.group[new] = labels + self.group.max(initial=-1) + 1
+        return n_joined
+
+    def _groups(self) -> Labels:
+        """`group` with −1 for the faces added since."""
+        return np.concatenate([self.group, np.full(len(self.photo) - len(self.group), -1, np.int64)])
+
+    def save(self, path: Path, embedder: Embedder) -> None:
+        """Write all of it, whole or not at all."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "photo": np.array(self.photo, np.int64),
+            "box": np.array(self.box, np.float32).reshape(-1, 4),
+            "score": np.array(self.score, np.float32),
+            "embedding": self.embeddings(),
+            "group": self._groups(),
+        }
+        record = {"photos": self.photos, "model": model_of(embedder)}
+        write_tensor_file(path, _KIND, arrays, record)
+
+
+def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
+    """Read what `save` wrote; `DatasetError` for what is damaged, or was made with another model."""
+    arrays, record = read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)
+    if reason := other_model(record.get("model"), embedder):
+        raise DatasetError(f"{plain_text(str(path))}: {reason}, or group into another folder")
+    try:
+        photos = [(str(name), str(digest), str(error)) for name, digest, error in record["photos"]]
+        n, dimension = arrays["embedding"].shape
+        shapes = {"photo": (n,), "box": (n, 4), "score": (n,), "embedding": (n, embedder.dimension), "group": (n,)}
+        kinds = {"photo": "i", "box": "f", "score": "f", "embedding": "f", "group": "i"}
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape or arrays[name].dtype.kind != kinds[name]:
+                raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {shape}")  # noqa: TRY301
+        if n and not (
+            arrays["photo"].min() >= 0 and arrays["photo"].max() < len(photos) and arrays["group"].min() >= -1
+        ):
+            raise ValueError("its faces do not belong to its photos")  # noqa: TRY301
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise damaged(path, _KIND, DatasetError, wrong, remedy=_REMEDY) from None
+    return FaceGroups(
+        dimension,
+        photos,
+        arrays["photo"].tolist(),
+        [tuple(box) for box in arrays["box"].tolist()],
+        arrays["score"].tolist(),
+        list(arrays["embedding"].astype(np.float32)),
+        arrays["group"].astype(np.int64),
+    )
+
+
+def read_faces(
+    paths: Sequence[str],
+    groups: FaceGroups,
+    embedder: Embedder,
+    detector: MTCNN,
+    *,
+    keep: Callable[[Photo, range], None],
+    checkpoint: Callable[[], None],
+    progress: Progress,
+) -> Iterator[tuple[str, str]]:
+    """Detect and embed the faces of photos whose content is not in `groups` yet; yields (path, reason) of failures.
+
+    `keep` sees every new photo with its pixels and the rows of its faces, `checkpoint` is called now and then.
+    """
+    known = {digest for _, digest, _ in groups.photos}
+    digests: dict[str, str] = {}
+    for path, digest in zip(paths, map_ahead(sha256_or_error, paths, threads=_THREADS, ahead=_READ_AHEAD), strict=True):
+        if isinstance(digest, OSError):
+            yield path, "no images in this folder" if os.path.isdir(path) else digest.strerror or str(digest)
+        elif digest not in known:  # a copy of a photo is the photo
+            known.add(digest)
+            digests[path] = digest
+    photos = process(digests, detector, embedder, keep_pixels=True)
+    for done, photo in enumerate(progress(photos, len(digests), "finding faces"), 1):
+        rows = groups.add(photo, digests[photo.path])
+        if photo.error is not None:
+            yield photo.path, photo.error
+        else:
+            keep(photo, rows)
+        if done % _SAVE_EVERY == 0:
+            checkpoint()

@@ -1,0 +1,233 @@
+"""Models as ONNX files for other programs: uint8 crops in, unit embeddings out, checked against their source."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace._version import __version__
+from facespace.embedding.embedder import Embedder
+from facespace.errors import ModelError, RuntimeUnavailable
+from facespace.faces.input_spec import InputSpec
+from facespace.formats.onnx_model import HALF, parse_model
+from facespace.formats.onnx_normalization import with_batch_of_one
+from facespace.formats.onnx_preprocessing import with_preprocessing
+from facespace.io.files import atomic_path
+from facespace.io.text import first_line
+from facespace.models.opening import find_model
+from facespace.pipeline.sample_crops import sample_crops
+from facespace.runtime.onnx_network import OnnxNetwork
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+# The least cosine between an embedding of the source and of what is exported, over all crops that are tried.
+LEAST_COSINE: dict[str, float] = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.97}
+N_CALIBRATION = 128
+N_PARITY = 64
+_BATCH = 8
+_PER_CHANNEL = 13  # the first version of ONNX's operators that has int8 weights with a range for each channel
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: the file, its bytes, and the least cosine to the source over `n_crops` crops.
+
+    `batch` is how many crops the file takes at a time, None for any number.
+    """
+
+    path: Path
+    n_bytes: int
+    cosine: float
+    n_crops: int
+    embedder: Embedder
+    batch: int | None = None
+
+
+def export(
+    model: str | PathLike[str], out: Path, *, precision: Precision = "fp32", crops: Path | None = None
+) -> Exported:
+    """Write a model as one ONNX file with its preprocessing inside, and a JSON file beside it that describes it.
+
+    Its input is `crops` (N,S,S,3) uint8 RGB as `align` makes them, its output `embeddings` (N,D) float32 of length 1;
+    N is free, or what the source's graph has for it, which the description says.
+    The weights are float32 (`fp32`), float16 (`fp16`: half the file, for GPUs), or int8 with activations in the
+    ranges that the aligned `crops` of a folder give (`int8`: a quarter; needs `crops`). The file must give embeddings
+    as its source does, with a cosine of at least `LEAST_COSINE`, on other crops of that folder, or on noise where
+    there is none; otherwise nothing is written and `ModelError` says by how much it failed.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision wants {', '.join(get_args(Precision))}; got {precision!r}")
+    if out.suffix.lower() != ".onnx":
+        raise ModelError(f"{out}: wants a name that ends in .onnx")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise ModelError(f"{path}: is there already; give another name or remove it first")
+    if precision == "int8" and crops is None:
+        raise ModelError("int8 wants aligned crops of real faces to measure ranges on: --crops DIR")
+    source = find_model(model)
+    spec = source.spec
+    if source.has_onnx:
+        data, fingerprint = source.onnx()
+    else:
+        from facespace.backbones.onnx_export import backbone_to_onnx
+
+        backbone, fingerprint = source.backbone()
+        data = backbone_to_onnx(backbone, spec.size)
+    if crops is None:
+        probe = np.random.default_rng(0).integers(0, 256, (N_PARITY, spec.size, spec.size, 3), dtype=np.uint8)
+        calibration = probe
+    else:
+        # Every third crop judges the result, the others measure the ranges.
+        sample = sample_crops(crops, spec, N_CALIBRATION + N_PARITY)
+        probe, calibration = sample[1::3], np.delete(sample, np.s_[1::3], axis=0)
+        if len(sample) < 16:
+            raise ModelError(f"{crops}: {len(sample)} crops; wanted are at least 16 of different people")
+    original = _embedder(data, spec, source.name)
+    if not original.try_batch():
+        data = with_batch_of_one(data, source=str(source.path))
+    wanted = original.embed(probe)
+    if precision == "fp16":
+        data = _half(data, source.name)
+    elif precision == "int8":
+        data = _int8(data, spec, source.name, calibration)
+    whole = with_preprocessing(data, spec, source=str(source.path), unit=True)
+    made = _embedder(whole, spec, source.name)
+    found = made.embed(probe)
+    if found.shape != wanted.shape:
+        raise ModelError(
+            f"{source.name} as {precision}: wants embeddings {wanted.shape}, it gives {found.shape}; nothing was written"
+        )
+    cosine = float((found * wanted).sum(axis=1).min())
+    if not cosine >= LEAST_COSINE[precision]:
+        raise ModelError(
+            f"{source.name} as {precision}: the cosine to its source falls to {cosine:.6f}, wanted is at least "
+            f"{LEAST_COSINE[precision]}; nothing was written"
+        )
+    n = made.batch or "N"
+    about: dict[str, Any] = {
+        "name": source.name,
+        "input_spec": spec.as_dict(),
+        "input": f"crops ({n},S,S,3) uint8 RGB; the preprocessing is inside",
+        "output": f"embeddings ({n},D) float32 of length 1",
+        "batch": made.batch,
+        "precision": precision,
+        "parity": {"least_cosine": cosine, "n_crops": len(probe), "crops": "noise" if crops is None else "given"},
+        "source": {"fingerprint": fingerprint},
+        "revision": f"facespace {__version__}",
+    }
+    # The description first: a model without one cannot be used.
+    with atomic_path(out.with_suffix(".json")) as path:
+        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(out) as path:
+        path.write_bytes(whole)
+    return Exported(out, len(whole), cosine, len(probe), Embedder.load(out, precision="float32"), made.batch)
+
+
+def _embedder(data: bytes, spec: InputSpec, name: str) -> Embedder:
+    network = OnnxNetwork(data, source=name, precision="float32")
+    return Embedder(network, name=name, spec=spec, fingerprint="", source=name)
+
+
+def _half(data: bytes, source: str) -> bytes:
+    onnx = _onnx("fp16")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet(), _one_line(source, "fp16"):
+        model = convert_float_to_float16(onnx.load_from_string(data), keep_io_types=True)
+    half: bytes = model.SerializeToString()
+    return half
+
+
+def _int8(data: bytes, spec: InputSpec, source: str, crops: npt.NDArray[np.uint8]) -> bytes:
+    """Static quantisation: weights per channel in int8, activations in uint8 by the smallest and largest value seen."""
+    onnx = _onnx("int8")
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    network = OnnxNetwork(data, source=source, precision="float32")
+    name, shape = next(iter(network.inputs.items()))
+    if network.takes_uint8:
+        raise ModelError(f"{source}: holds its preprocessing already; int8 is made of the model it was exported from")
+    if any(tensor.data_type == HALF for tensor in parse_model(data, source).graph.initializer):
+        raise ModelError(f"{source}: its weights are float16 already; int8 is made of float32")
+    batch = shape[0] if isinstance(shape[0], int) else _BATCH
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches = self.read()
+
+        def read(self) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+            for start in range(0, len(crops) - batch + 1, batch):
+                images = spec.preprocess(crops[start : start + batch])
+                yield {name: images if shape[3] == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+
+        def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+            return next(self.batches, None)
+
+    with tempfile.TemporaryDirectory(prefix="facespace-") as folder, _quiet(), _one_line(source, "int8"):
+        path = Path(folder, "int8.onnx")
+        model = onnx.load_from_string(data)
+        if (
+            max((entry.version for entry in model.opset_import if not entry.domain), default=_PER_CHANNEL)
+            < _PER_CHANNEL
+        ):
+            from onnx.version_converter import convert_version
+
+            model = convert_version(model, _PER_CHANNEL)
+        quantize_static(
+            model,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return path.read_bytes()
+
+
+def _onnx(what: str) -> Any:
+    try:
+        import onnx
+    except ImportError:
+        raise RuntimeUnavailable(f"{what} needs the package onnx; pip install 'facespace[train]'") from None
+    return onnx
+
+
+@contextlib.contextmanager
+def _one_line(source: str, precision: str) -> Iterator[None]:
+    """What the converters raise at graphs they do not know, as one line."""
+    try:
+        yield
+    except Exception as error:  # a class for each of their steps
+        raise ModelError(f"{source}: cannot be made {precision} ({first_line(error)}); fp32 can be written") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What is said on the way is advice for those who build models by hand."""
+    import warnings
+
+    import onnxruntime
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    onnxruntime.set_default_logger_severity(4)  # of the sessions that the quantiser makes
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
+        onnxruntime.set_default_logger_severity(2)  # warnings, as it begins

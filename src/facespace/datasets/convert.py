@@ -1,0 +1,346 @@
+"""A dataset in one format to the same dataset in another: image bytes unchanged, in order, checked at the end.
+
+Everything is written into a hidden folder beside `out`, which takes its place when all of it has been read back. The
+hidden folder also holds the journal: how many images are safe on the disk, where the writer can go on, and the checksum
+so far. A run that was killed is gone on with by the same call, and the result is the same to the byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from facespace.datasets.checksum import Chain, dataset_checksum, read_ahead
+from facespace.datasets.names import Names
+from facespace.datasets.opening import open_dataset, paths_of
+from facespace.datasets.protocol import LabelledImages
+from facespace.datasets.writing import FORMATS, SHARDED, Writer, names_in, open_writer, open_written
+from facespace.errors import DatasetError, FacespaceError
+from facespace.faces.crops import read_record
+from facespace.io.files import TEMPORARY, atomic_path
+from facespace.io.image import image_ending
+from facespace.io.text import plain_text
+
+RECORD_NAME = "convert.json"
+_JOURNAL = f"{TEMPORARY}journal.json"
+_SAFE_BYTES = 2**28  # written between two entries of the journal
+_SAFE_SECONDS = 10.0
+_MAX_JSON = 2**28  # bytes; of names that were changed
+
+Progress = Callable[[int, int], None]
+Source = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was made: a dataset of `n_images` images of `n_identities`, and its `checksum`.
+
+    `renamed` are the names the format could not hold, by those they were given; `n_unrecognised` images are of no
+    kind known here, copied all the same. This call copied `n_here` of them in `seconds`, reading back included.
+    """
+
+    n_images: int
+    n_identities: int
+    checksum: str
+    renamed: Mapping[str, str]
+    n_unrecognised: int
+    n_here: int = 0
+    seconds: float = 0.0
+
+
+def convert_dataset(
+    source: Source | Sequence[Source] | LabelledImages,
+    out: str | os.PathLike[str],
+    *,
+    to: str,
+    shard_images: int = 10_000,
+    shard_bytes: int = 1_000_000_000,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write a dataset into the new folder `out`, in the format `to`, one of `FORMATS`; see `open_dataset` for `source`.
+
+    A shard of `webdataset` or `parquet` is finished as soon as it has `shard_images` images or `shard_bytes` bytes.
+    `progress(done, total)` counts images, those read back at the end as well. What was made is also told by
+    `convert.json` in `out`. An `out` that the same call made before is left as it is.
+
+    Raises `DatasetError` when the source is damaged or has changed since an earlier call, when `out` is there and is
+    something else, and when what was written does not read back as it was; `OSError` when `out` cannot be written:
+    the same call then goes on from what is safe.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"the format wants one of {', '.join(FORMATS)}; got {to!r}")
+    if shard_images < 1 or shard_bytes < 1:
+        raise ValueError(f"a shard wants at least 1 image and 1 byte; got {shard_images} and {shard_bytes}")
+    start = time.perf_counter()
+    # Not `resolve`: a link that stands in for the folder to come is not followed but in the way.
+    out = Path(os.path.abspath(out))
+    paths = paths_of(source) if isinstance(source, (str, os.PathLike, Sequence)) else []
+    _check_apart(paths, out)
+    images = open_dataset(source) if isinstance(source, (str, os.PathLike, Sequence)) else source
+    if not len(images):
+        raise DatasetError("the dataset has no images; there is nothing to convert")
+    plan = _Plan.of(images, to, shard_images, shard_bytes, os.pathsep.join(paths))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{TEMPORARY}{out.name}")
+    lock_file = out.with_name(f"{TEMPORARY}{out.name}.lock")
+    lock = FileLock(lock_file)
+    try:
+        with lock.acquire(timeout=0):
+            try:
+                if (made := _made_before(out, plan)) is None:
+                    made = _Run(images, partial, plan, progress or _quiet).finish()
+                    _copy_crop_record(paths, partial)
+                    _put_in_place(partial, out)
+                (out / _JOURNAL).unlink(missing_ok=True)
+            finally:
+                if not os.path.lexists(partial):
+                    with contextlib.suppress(OSError):  # Windows removes no file that is open
+                        lock_file.unlink()
+    except Timeout:
+        raise DatasetError(f"{plain_text(str(out))}: another process is converting to it") from None
+    return dataclasses.replace(made, seconds=time.perf_counter() - start)
+
+
+def _quiet(done: int, total: int) -> None:
+    pass
+
+
+def _check_apart(paths: list[str], out: Path) -> None:
+    there = os.path.realpath(out)
+    for path in paths:
+        here = os.path.realpath(path)
+        if there == here or there.startswith(os.path.join(here, "")):
+            raise DatasetError(f"{plain_text(str(out))}: the output lies in the dataset; give another folder")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be made, and of what."""
+
+    to: str
+    shard_images: int
+    shard_bytes: int
+    source: str
+    n_images: int
+    fingerprint: str  # of labels, names and some of the images
+    named: bool  # whether names are more than the labels' numbers
+    n_labels: int
+    names: Mapping[int, str]  # by label, as `to` holds them: identities that have an image or a name
+    renamed: Mapping[str, str]
+
+    @classmethod
+    def of(cls, images: LabelledImages, to: str, shard_images: int, shard_bytes: int, source: str) -> _Plan:
+        n_labels = len(images.names)
+        present = set(np.unique(images.labels).tolist())
+        own = {label: name for label, name in enumerate(images.names) if label in present or name != str(label)}
+        named = any(name != str(label) for label, name in own.items())
+        names = names_in(to, own, n_labels)
+        digest = hashlib.sha256(np.ascontiguousarray(images.labels, "<i8").tobytes())
+        digest.update(json.dumps(list(names.items())).encode())
+        for index in sorted({len(images) * k // 16 for k in range(16)} | {len(images) - 1}):
+            digest.update(hashlib.sha256(images.encoded(index)).digest())
+        renamed = {names[label]: plain_text(name) for label, name in own.items() if names[label] != plain_text(name)}
+        return cls(
+            to, shard_images, shard_bytes, plain_text(source), len(images), digest.hexdigest(), named, n_labels,
+            names, renamed if named else {},
+        )  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """What must be alike for a run to go on with another's work."""
+        settings: dict[str, Any] = {"format": self.to, "fingerprint": self.fingerprint}
+        if self.to in SHARDED:
+            settings |= {"shard_images": self.shard_images, "shard_bytes": self.shard_bytes}
+        return settings
+
+    def written_names(self) -> Names:
+        """The names as they are written: none but the folders' where all are the labels' numbers."""
+        return Names(self.n_labels, self.names if self.named or self.to == "folder" else {})
+
+
+class _Run:
+    """One conversion, from where the journal has it."""
+
+    def __init__(self, images: LabelledImages, folder: Path, plan: _Plan, progress: Progress) -> None:
+        self._images, self._folder, self._plan = images, folder, plan
+        self._progress = progress
+        self._n_done, chain, self._mark, self._n_unrecognised = self._journal()
+        self._chain = Chain(plan.names, chain)
+        self._is_whole = True  # whether all that was written is images that are counted
+
+    def _journal(self) -> tuple[int, bytes, Any, int]:
+        path = self._folder / _JOURNAL
+        shown = plain_text(str(self._folder))
+        if not path.is_file():
+            if os.path.lexists(self._folder) and not self._folder.is_dir():
+                raise DatasetError(f"{shown}: in the way; remove it")
+            if self._folder.is_dir():  # killed before its first entry
+                shutil.rmtree(self._folder)
+            self._folder.mkdir()
+            self._note(0, bytes(32), None, 0)
+            return 0, bytes(32), None, 0
+        try:
+            if path.stat().st_size > _MAX_JSON:
+                raise ValueError  # noqa: TRY301
+            entry: Any = json.loads(path.read_text(encoding="utf-8"))
+            settings, safe = entry["settings"], entry["safe"]
+            found = int(safe["n_images"]), bytes.fromhex(safe["chain"]), safe["mark"], int(safe["n_unrecognised"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise DatasetError(f"{shown}: the journal of an unfinished run is damaged; remove this folder") from None
+        if settings != self._plan.settings():
+            raise DatasetError(
+                f"{shown}: holds an unfinished conversion of another dataset, or of this one before it changed, or "
+                "with other settings; remove this folder or give another output"
+            )
+        return found
+
+    def _note(self, n_images: int, chain: bytes, mark: Any, n_unrecognised: int) -> None:
+        """Write the journal: so much is safe on the disk, and where the writer can go on."""
+        safe = {"n_images": n_images, "chain": chain.hex(), "mark": mark, "n_unrecognised": n_unrecognised}
+        with atomic_path(self._folder / _JOURNAL) as path, path.open("w", encoding="utf-8") as file:
+            json.dump({"settings": self._plan.settings(), "safe": safe}, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self) -> Conversion:
+        """Copy what is missing, read everything back, and tell what was made."""
+        before = self._n_done
+        plan, names = self._plan, self._plan.written_names()
+        writer = open_writer(
+            plan.to, self._folder, names,
+            shard_images=plan.shard_images, shard_bytes=plan.shard_bytes, resume_at=self._mark,
+        )  # fmt: skip
+        try:
+            self._copy(writer)
+            writer.close()
+        except BaseException:
+            if self._is_whole:
+                with contextlib.suppress(Exception):
+                    self._save(writer)
+            writer.abandon()
+            raise
+        checksum = self._chain.value.hex()
+        self._read_back(open_written(plan.to, self._folder, names), checksum)
+        made = Conversion(
+            plan.n_images, len(plan.names), checksum, plan.renamed, self._n_unrecognised, plan.n_images - before
+        )
+        _write_record(self._folder, plan, made)
+        return made
+
+    def _copy(self, writer: Writer) -> None:
+        n_images, names = self._plan.n_images, self._plan.names
+        rarely = self._plan.to == "parquet"  # can be gone on with after a shard alone: no such chance is missed
+        written, saved = 0, time.monotonic()
+        for label, encoded, digest in read_ahead(self._images, self._n_done):
+            self._is_whole = False
+            try:
+                writer.write(encoded, label)
+            except FacespaceError as error:  # an image this format cannot hold
+                reason = str(error).removeprefix(f"{plain_text(str(self._folder))}: ")
+                raise DatasetError(
+                    f"image {self._n_done} of the dataset ({names[label]}): {reason}; take it out of the dataset, remove "
+                    f"{plain_text(str(self._folder))} and start again, or choose another format"
+                ) from None
+            self._chain.add(label, digest)
+            self._n_unrecognised += image_ending(encoded) is None
+            self._n_done += 1
+            self._is_whole = True
+            written += len(encoded)
+            if self._n_done % 50 == 0:
+                self._progress(self._n_done, 2 * n_images)
+            is_due = written >= _SAFE_BYTES or time.monotonic() - saved >= _SAFE_SECONDS
+            if (is_due or rarely) and self._save(writer):
+                written, saved = 0, time.monotonic()
+        self._save(writer)
+        self._is_whole = False  # what `close` adds is no image
+
+    def _save(self, writer: Writer) -> bool:
+        """Have what was written put on the disk, and note it; False where the writer is in the middle of a file."""
+        mark = writer.sync()
+        if mark is not None:
+            self._note(self._n_done, self._chain.value, mark, self._n_unrecognised)
+        return mark is not None
+
+    def _read_back(self, images: LabelledImages, checksum: str) -> None:
+        """Compare names, labels and every byte of what was written."""
+        n, names = self._plan.n_images, self._plan.names
+        n_labels = len(images.names)
+        wrong = None
+        if len(images) != n:
+            wrong = f"{len(images):,} images instead of {n:,}"
+        elif not np.array_equal(images.labels, self._images.labels):
+            wrong = "other labels"
+        elif any(label >= n_labels or images.names[label] != name for label, name in names.items()):
+            wrong = "other names"
+        elif dataset_checksum(images, progress=lambda done: self._progress(n + done, 2 * n)) != checksum:
+            wrong = "other images"
+        if wrong:
+            shown = plain_text(str(self._folder))
+            raise DatasetError(f"{shown}: what was written reads back as {wrong}; remove this folder and try again")
+        self._progress(2 * n, 2 * n)
+
+
+# The finished folder
+
+
+def _write_record(folder: Path, plan: _Plan, made: Conversion) -> None:
+    record = {
+        "format": plan.to,
+        "n_images": made.n_images,
+        "n_identities": made.n_identities,
+        "checksum": made.checksum,
+        "n_unrecognised": made.n_unrecognised,
+        "source": plan.source,
+        "settings": plan.settings(),
+        "renamed": dict(plan.renamed),
+    }
+    with atomic_path(folder / RECORD_NAME) as path:
+        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _made_before(out: Path, plan: _Plan) -> Conversion | None:
+    """What `out` holds if it is the result of this very conversion; None where nothing is there."""
+    if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not os.listdir(out)):
+        return None
+    path = out / RECORD_NAME
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _MAX_JSON else {}
+        if record["settings"] == plan.settings():
+            n_images, checksum = int(record["n_images"]), str(record["checksum"])
+            return Conversion(
+                n_images, int(record["n_identities"]), checksum, plan.renamed, int(record["n_unrecognised"])
+            )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise DatasetError(f"{plain_text(str(out))}: is there already, and is left as it is; give another output")
+
+
+def _copy_crop_record(paths: list[str], folder: Path) -> None:
+    """How the crops were made goes with them, where one folder is converted that says so."""
+    if len(paths) == 1 and (record := read_record(Path(paths[0]).expanduser())) is not None:
+        record.write(folder)
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    for path in partial.iterdir():
+        if path.name.startswith(TEMPORARY) and path.name != _JOURNAL:  # of writes that were killed
+            path.unlink()
+    if out.is_dir():
+        out.rmdir()  # empty, as was looked at; on Windows nothing may be in the way
+    os.rename(partial, out)
+    if hasattr(os, "O_DIRECTORY"):
+        parent = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)

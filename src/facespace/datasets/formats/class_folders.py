@@ -1,0 +1,105 @@
+"""Class folders as a dataset: one folder a person, the images in it."""
+
+from __future__ import annotations
+
+import operator
+import os
+import stat
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import DatasetError, ImageError
+from facespace.io import image
+from facespace.io.image import IMAGE_ENDINGS, MAX_RECORD
+from facespace.io.text import plain_text
+
+
+class ImageFolder:
+    """The images of a folder of class folders: `LabelledImages`, sorted by the folders' names and then their own.
+
+    Every folder is an identity, one without images too. `paths` are the images' files. `DatasetError` where `root` is
+    no folder, has no folders in it, or these have no images.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("Zoë", "Anna"):
+    ...         os.mkdir(os.path.join(root, name))
+    ...         Image.new("RGB", (2, 3)).save(os.path.join(root, name, "1.png"))
+    ...     images = ImageFolder(root)
+    ...     images.names, images.labels.tolist(), images.read(1).shape
+    (('Anna', 'Zoë'), [0, 1], (3, 2, 3))
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        folders = read_class_folders(root)
+        self.names = tuple(plain_text(name) for name, _ in folders)
+        self.paths = tuple(path for _, paths in folders for path in paths)
+        counts = [len(paths) for _, paths in folders]
+        self.labels: npt.NDArray[np.int64] = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
+        if not self.paths:
+            raise DatasetError(f"{plain_text(os.fspath(root))}: no images in the {len(folders):,} folders in it")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def encoded(self, index: int) -> bytes:
+        """One file, undecoded. `ImageError` where it cannot be read."""
+        path = self._path(index)
+        try:
+            status = os.stat(path)  # before opening: opening a fifo waits for its writer
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(path, "not a regular file")
+            if status.st_size > MAX_RECORD:
+                raise ImageError(path, f"{status.st_size:,} bytes; no image has more than {MAX_RECORD:,}")
+            with open(path, "rb") as stream:
+                return stream.read(MAX_RECORD)
+        except OSError as error:
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            raise ImageError(path, "no such file" if missing else f"cannot be read ({error.strerror})") from None
+
+    def read(self, index: int) -> npt.NDArray[np.uint8]:
+        """One image, (H,W,3) uint8 RGB."""
+        return image.read(self._path(index))
+
+    def _path(self, index: int) -> str:
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return self.paths[index]
+
+
+def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str]]]:
+    """The identities of a dataset: (name of the folder, paths of its images), both sorted.
+
+    Files count by their ending, whatever they hold; hidden files and folders, and what lies deeper, do not. A folder
+    without images is an identity with an empty list. Names are as the file system has them: bytes that are no UTF-8
+    are Python's lone surrogates, for `plain_text` to print. Links are followed. Raises `DatasetError` when `root` is
+    no folder or has no folders in it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     os.mkdir(os.path.join(root, "王 小明"))
+    ...     open(os.path.join(root, "王 小明", "1.png"), "wb").close()
+    ...     [(name, [os.path.relpath(path, root) for path in paths]) for name, paths in read_class_folders(root)]
+    [('王 小明', ['王 小明/1.png'])]
+    """
+    root = os.fspath(root)
+    if not os.path.isdir(root):
+        raise DatasetError(f"{plain_text(root)}: not a folder")
+    names = visible_names(root, folders=True)
+    if not names:
+        raise DatasetError(f"{plain_text(root)}: no folders in it; a dataset has one folder a person")
+    return [(name, [os.path.join(root, name, file) for file in _images(os.path.join(root, name))]) for name in names]
+
+
+def _images(folder: str) -> list[str]:
+    return [name for name in visible_names(folder, folders=False) if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS]
+
+
+def visible_names(folder: str | os.PathLike[str], *, folders: bool) -> list[str]:
+    """Sorted names of a folder's folders, or of its files; hidden ones left out."""
+    with os.scandir(folder) as entries:
+        # What is no folder counts as a file, a broken link too: left out, it would be missed by nobody.
+        return sorted(entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith("."))

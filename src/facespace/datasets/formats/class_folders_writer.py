@@ -1,0 +1,98 @@
+"""Writing class folders whose files are numbered through, and reading them back in that order."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.datasets.formats.class_folders import visible_names
+from facespace.datasets.names import Names
+from facespace.errors import DatasetError
+from facespace.io.image import IMAGE_ENDINGS, decode, image_ending
+from facespace.io.text import plain_text
+
+_ENDINGS = sorted(IMAGE_ENDINGS)
+
+
+class FolderWriter:
+    """Writes `NAME/00000001.jpg`, …, each image into the folder of its label, `folders[label]`.
+
+    Numbers count all images in the order they come, so that it is not lost; endings go by content, `.jpg` where that
+    is no image. `resume_at` is what `sync` returned. Folders are made at once, for identities without images, too.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str], *, resume_at: int = 0) -> None:
+        self._root, self._folders = os.fspath(root), folders
+        self._n_images = resume_at
+        for folder in folders.values():
+            os.makedirs(os.path.join(self._root, folder), exist_ok=True)
+
+    def write(self, encoded: bytes, label: int) -> None:
+        """Write one image."""
+        name = f"{self._n_images + 1:08d}{image_ending(encoded) or '.jpg'}"
+        with open(os.path.join(self._root, self._folders[label], name), "wb") as file:
+            file.write(encoded)
+        self._n_images += 1
+
+    def sync(self) -> int:
+        """Put what was written on the disk; returns how many images there are, the place to resume at."""
+        if hasattr(os, "sync"):  # of many small files, all at once
+            os.sync()
+        return self._n_images
+
+    def close(self) -> None:
+        """Nothing is left open."""
+        self.sync()
+
+    def abandon(self) -> None:
+        """Nothing is left open."""
+
+
+class NumberedFolder:
+    """What a `FolderWriter` wrote, in the order it was written, as `LabelledImages`.
+
+    `folders` are the names by label. Raises `DatasetError` where a number is missing or there twice, or a file has
+    none.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str]) -> None:
+        self._root = os.fspath(root)
+        self.names = Names(max(folders, default=-1) + 1, folders)
+        numbers, labels, kinds = array("q"), array("q"), array("b")
+        label_of = {folder: label for label, folder in folders.items()}
+        for folder in visible_names(root, folders=True):
+            if folder not in label_of:
+                raise DatasetError(f"{plain_text(os.path.join(self._root, folder))}: a folder that was not written")
+            for name in visible_names(os.path.join(self._root, folder), folders=False):
+                stem, ending = os.path.splitext(name)
+                if not (stem.isascii() and stem.isdecimal() and ending in IMAGE_ENDINGS):
+                    shown = plain_text(os.path.join(self._root, folder, name))
+                    raise DatasetError(f"{shown}: a file that was not written")
+                numbers.append(int(stem))
+                labels.append(label_of[folder])
+                kinds.append(_ENDINGS.index(ending))
+        order = np.argsort(numbers)
+        if not np.array_equal(np.array(numbers, np.int64)[order], np.arange(1, len(numbers) + 1)):
+            raise DatasetError(f"{plain_text(self._root)}: of its {len(numbers):,} images some numbers are missing")
+        self.labels: npt.NDArray[np.int64] = np.array(labels, np.int64)[order]
+        self._kinds = np.array(kinds, np.int8)[order]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def encoded(self, index: int) -> bytes:
+        """One file, undecoded."""
+        with open(self._path(index), "rb") as file:
+            return file.read()
+
+    def read(self, index: int) -> npt.NDArray[np.uint8]:
+        """One image, (H,W,3) uint8 RGB."""
+        return decode(self.encoded(index), self._path(index))
+
+    def _path(self, index: int) -> str:
+        name = f"{index + 1:08d}{_ENDINGS[self._kinds[index]]}"
+        return os.path.join(self._root, self.names[self.labels[index]], name)

@@ -1,0 +1,363 @@
+"""MTCNN: faces and five landmarks by a cascade of three networks (Zhang et al. 2016).
+
+The arithmetic is that of the 2018 program, so its boxes and crops are reproduced: P-Net scans an image pyramid,
+R-Net refines its candidates, O-Net refines again and places the landmarks. Boxes count pixels from 1 and include
+both ends until the result is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from facespace.detection.mtcnn.area_resize import area_crop, area_resize
+from facespace.detection.mtcnn.networks import output_network, proposal_network, refinement_network
+from facespace.detection.mtcnn.pyramid import CELL, Layout, layout
+from facespace.detection.nms import non_maximum_suppression, non_maximum_suppressions
+from facespace.faces.face import Face
+from facespace.runtime.onnx_network import Device, OnnxNetwork, usable_cores
+
+Array = npt.NDArray[np.float64]
+
+
+class _Blas:
+    """Keeps the threads of NumPy's BLAS away from the runtime's.
+
+    The products of resizing are small; several BLAS threads gain nothing on them and, spinning while they wait,
+    take the cores from the networks: detection was seen to take twice as long. Counted, so that threads that
+    detect at the same time leave the setting as they found it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._controller: ThreadpoolController | None = None
+        self._limit: Any = None
+
+    @contextlib.contextmanager
+    def one_thread(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._controller = self._controller or ThreadpoolController()
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+                self._limit.__enter__()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._limit.__exit__(None, None, None)
+
+
+_BLAS = _Blas()
+_STRIDE = 2
+# Crops a network computes at once at most, by their side, and in steps of how many: what it makes of them in between
+# stays in a core's cache, and few shapes are met, each of which a runtime compiles for.
+_AT_ONCE = {24: (96, 8), 48: (24, 2)}
+_CHUNK_IMAGES = 6
+_CHUNK_PIXELS = 400_000
+_LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
+_FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
+
+
+class _Threads(NamedTuple):
+    """How a cascade works: `each` applies a function to many inputs, `run` computes a network for several inputs."""
+
+    each: Callable[..., Iterator[Any]]
+    run: Callable[[OnnxNetwork, Sequence[npt.NDArray[Any]]], list[npt.NDArray[np.float32]]]
+
+
+class _Candidates(NamedTuple):
+    """What P-Net found on one canvas of K photos, n cells: boxes (n,4), offsets (n,4), scores, photo, level, and cell
+    (row, column) of that level.
+    """
+
+    boxes: Array
+    offsets: Array
+    scores: Array
+    photo: npt.NDArray[np.int64]
+    level: npt.NDArray[np.int64]
+    cells: npt.NDArray[np.int64]
+
+
+class MTCNN:
+    """The detector.
+
+    `min_size`: side in pixels of the smallest face looked for; raising it is the way to be faster on large photos.
+    `thresholds`: probabilities a candidate must reach in P-Net and exceed in R-Net and O-Net. `factor`: ratio of
+    successive pyramid levels. The defaults are those of the 2018 programs. `device`: see `OnnxNetwork`.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_size: float = 20,
+        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
+        factor: float = 0.709,
+        device: Device = "auto",
+    ) -> None:
+        if not min_size >= 2:
+            raise ValueError(f"min_size wants at least 2 pixels; got {min_size}")
+        if len(thresholds) != 3 or not all(0 < value < 1 for value in thresholds):
+            raise ValueError(f"thresholds wants three probabilities between 0 and 1; got {thresholds}")
+        if not 0.1 <= factor <= 0.95:
+            raise ValueError(f"factor wants a ratio from 0.1 to 0.95; got {factor}")
+        self.min_size = float(min_size)
+        self.thresholds = thresholds
+        self.factor = float(factor)
+        self._pnet = proposal_network(device)
+        self._rnet = refinement_network(device)
+        self._onet = output_network(device)
+        # Drivers take whole photos or several small ones; a large one hands its pieces to the pool. They are apart, as a
+        # thread that waits for its own pool may wait forever.
+        self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect-part")
+        self._large = threading.Semaphore(_LARGE_AT_ONCE)
+        self._spread = _Threads(self._pool.map, _first_outputs)
+        # Between the networks are many short NumPy calls. Threads that make them at once hand the interpreter's lock to
+        # and fro and take longer for it, so only half of the drivers do while the others compute.
+        self._turns = threading.Semaphore(max(1, usable_cores() // 2))
+        self._alone = _Threads(map, self._run_between_turns)
+
+    @property
+    def runtime(self) -> str:
+        """What computes: `openvino` or `onnxruntime`."""
+        return self._pnet.runtime
+
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
+        """The faces of one image (H,W,3) uint8 RGB; an empty list where there is none."""
+        with _BLAS.one_thread():
+            _check(image)
+            return self._cascade([image], self._spread)[0]
+
+    def detect_many(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[list[Face]]:
+        """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
+        with _BLAS.one_thread():
+            return [faces for part in self._drivers.map(self._detect_chunk, _chunks(images)) for faces in part]
+
+    def _detect_chunk(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
+        if images[0].shape[0] * images[0].shape[1] <= _CHUNK_PIXELS:
+            with self._turns:
+                return self._cascade(images, self._alone)
+        with self._large:
+            return self._cascade(images, self._spread)
+
+    def _run_between_turns(
+        self, network: OnnxNetwork, inputs: Sequence[npt.NDArray[Any]]
+    ) -> list[npt.NDArray[np.float32]]:
+        self._turns.release()
+        try:
+            return _first_outputs(network, inputs)
+        finally:
+            self._turns.acquire()
+
+    def _cascade(self, photos: Sequence[npt.NDArray[np.uint8]], threads: _Threads) -> list[list[Face]]:
+        """The faces of photos (H,W,3). Those of one size go through the pyramid together."""
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for k, photo in enumerate(photos):
+            of_size.setdefault(photo.shape, []).append(k)
+        images: list[npt.NDArray[Any]] = [np.empty(0)] * len(photos)
+        proposed: list[Array] = [np.empty(0)] * len(photos)
+        for members in of_size.values():
+            stack = _planes([photos[k] for k in members])
+            for k, planes, boxes in zip(members, stack, self._propose(stack, threads), strict=True):
+                images[k], proposed[k] = planes, boxes
+        owner = np.repeat(np.arange(len(images)), [len(boxes) for boxes in proposed])
+        boxes = _squared(np.concatenate(proposed))
+
+        head = self._classify(self._rnet, images, owner, boxes, threads)
+        scores = _probability(head[:, 0]).astype(np.float64)
+        passed = np.flatnonzero(scores > self.thresholds[1])
+        ends = np.searchsorted(owner[passed], np.arange(1, len(images)))
+        keep = _suppressed(passed, ends, boxes, scores, 0.7)
+        owner = owner[keep]
+        boxes = _squared(_regressed(boxes[keep], head[keep, 1:5]))
+
+        head = self._classify(self._onet, images, owner, boxes, threads)
+        scores = _probability(head[:, 0]).astype(np.float64)
+        keep = np.flatnonzero(scores > self.thresholds[2])
+        owner, boxes, head, scores = owner[keep], boxes[keep], head[keep], scores[keep]
+        width, height = (boxes[:, 2:] - boxes[:, :2] + 1).T[:, :, None]
+        landmarks = np.stack(
+            [width * head[:, 5:10] + boxes[:, :1] - 1, height * head[:, 10:15] + boxes[:, 1:2] - 1], axis=2
+        )
+        boxes = _regressed(boxes, head[:, 1:5])
+        results = []
+        for part in np.split(np.arange(len(owner)), np.searchsorted(owner, np.arange(1, len(images)))):
+            keep = part[non_maximum_suppression(boxes[part], scores[part], 0.7, overlap="min")]
+            results.append([_face(boxes[k], scores[k], landmarks[k]) for k in keep if _valid(boxes[k])])
+        return results
+
+    def _propose(self, images: npt.NDArray[Any], threads: _Threads) -> list[Array]:
+        """For each of K images of one size (K,3,H,W), candidate boxes (n,4) of P-Net, regressed, not yet square."""
+        n_images, _, height, width = images.shape
+        plan = layout(height, width, self.min_size, self.factor)
+        levels = list(
+            threads.each(
+                lambda level: area_resize(images, np.empty((n_images, 3, level.height, level.width), np.uint8)),
+                plan.levels,
+            )
+        )
+
+        def scan(index: int) -> tuple[npt.NDArray[np.float32], _Candidates]:
+            mask = plan.masks[index]
+            canvases = np.zeros((n_images, 4, *mask.shape), np.uint8)
+            canvases[:, 3] = mask
+            for tile in plan.on_canvas(index):
+                part = levels[tile.level][..., tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+                canvases[:, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
+            heads = np.concatenate(threads.run(self._pnet, np.split(canvases, n_images)))
+            return heads, self._decode(heads, plan.owners[index], plan)
+
+        scanned = list(threads.each(scan, range(len(plan.masks))))
+        if not any(len(found.boxes) for _, found in scanned):
+            return [np.empty((0, 4))] * n_images
+        parts = zip(*(found for _, found in scanned), strict=True)
+        boxes, offsets, scores, photo, level, cells = (np.concatenate(part) for part in parts)
+        n_sets = n_images * len(plan.levels)
+        one_set = photo * len(plan.levels) + level
+        # Where a level has one candidate alone, the 2018 program reads its offsets from the mirrored column. That is a
+        # slip, and it is kept: it decides the crop of 8 in 1,000 photos of LFW, and with it what networks were shown.
+        for index in np.flatnonzero(np.bincount(one_set)[one_set] == 1).tolist():
+            canvas, y, x = plan.mirrored(int(level[index]), *cells[index].tolist())
+            offsets[index] = scanned[canvas][0][photo[index], 1:, y, x]
+        # The 2018 program meets candidates level by level, column by column; that decides between equal scores.
+        order = np.lexsort((boxes[:, 1], boxes[:, 0], one_set))
+        keep = _suppressed(order, np.searchsorted(one_set[order], np.arange(1, n_sets)), boxes, scores, 0.5)
+        ends = np.searchsorted(photo[keep], np.arange(1, n_images))
+        keep = _suppressed(keep, ends, boxes, scores, 0.7)
+        regressed = boxes[keep] + offsets[keep] * np.tile(boxes[keep, 2:] - boxes[keep, :2], 2)
+        return np.split(regressed, np.searchsorted(photo[keep], np.arange(1, n_images)))
+
+    def _decode(self, heads: npt.NDArray[np.float32], owner: npt.NDArray[np.int32], plan: Layout) -> _Candidates:
+        """The cells that pass P-Net's threshold on one canvas of K photos, whose outputs are (K,5,rows,columns)."""
+        # The sigmoid of few: those whose logit may pass, and whose cell is part of a tile.
+        low = self.thresholds[0]
+        cells = np.flatnonzero(heads[:, 0] > np.log(low / (1 - low)) - 0.01)
+        photo, cells = np.divmod(cells, owner.size)
+        rows, columns = np.divmod(cells, owner.shape[1])
+        scores = _probability(heads[photo, 0, rows, columns])
+        tiles = owner[rows, columns]
+        passed = (scores >= low) & (tiles >= 0)
+        photo, rows, columns, scores = photo[passed], rows[passed], columns[passed], scores[passed]
+        level, dy, dx, scale = plan.origins[tiles[passed]].T
+        corner = np.stack([_STRIDE * columns + dx, _STRIDE * rows + dy], axis=1)
+        boxes = np.trunc(np.hstack([corner + 1, corner + CELL]) / scale[:, None])
+        offsets = heads[photo, 1:, rows, columns].astype(np.float64)
+        cells = corner[:, ::-1].astype(np.int64) // _STRIDE
+        return _Candidates(boxes, offsets, scores.astype(np.float64), photo, level.astype(np.int64), cells)
+
+    def _classify(
+        self,
+        network: OnnxNetwork,
+        images: Sequence[npt.NDArray[Any]],
+        owner: npt.NDArray[np.int64],
+        boxes: Array,
+        threads: _Threads,
+    ) -> npt.NDArray[np.float32]:
+        """The network's outputs for n boxes; box k is of image number `owner[k]`."""
+        side = int(network.inputs["crops"][2])
+        pending = list(zip(owner.tolist(), boxes.astype(np.int64).tolist(), strict=True))
+        n = _part_size(len(pending), *_AT_ONCE[side])
+
+        def run(start: int) -> npt.NDArray[np.float32]:
+            part = pending[start : start + n]
+            crops = np.empty((n, 3, side, side), np.float32)
+            crops[len(part) :] = 0
+            for crop, (k, (x1, y1, x2, y2)) in zip(crops, part, strict=False):
+                area_crop(images[k], (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
+            return threads.run(network, [crops])[0][: len(part)]
+
+        width = int(network.outputs["heads"][1])
+        return np.concatenate([np.empty((0, width), np.float32), *threads.each(run, range(0, len(pending), n))])
+
+
+def _first_outputs(network: OnnxNetwork, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+    return [network.run(one)[0] for one in inputs]
+
+
+def _part_size(n: int, most: int, step: int) -> int:
+    """The size of equal parts to cut `n` crops into, no larger than `most`: a runtime takes time to change the shape."""
+    if n <= 4:
+        return max(n, 1)
+    n_parts = -(-n // most)
+    return -(-n // (n_parts * step)) * step
+
+
+def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """Groups of images worth one batch, bounded in number and in pixels."""
+    chunk: list[npt.NDArray[np.uint8]] = []
+    pixels = 0
+    for image in images:
+        _check(image)
+        size = image.shape[0] * image.shape[1]
+        if chunk and (len(chunk) >= _CHUNK_IMAGES or pixels + size > _CHUNK_PIXELS):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(image)
+        pixels += size
+    if chunk:
+        yield chunk
+
+
+def _check(image: npt.NDArray[np.uint8]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} of shape {image.shape}")
+
+
+def _planes(photos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
+    """K photos of one size as (K,3,H,W), in float32 for the products to come unless that takes too much memory."""
+    height, width, _ = photos[0].shape
+    planes = np.empty((len(photos), 3, height, width), np.uint8)
+    for k, photo in enumerate(photos):
+        planes[k] = photo.transpose(2, 0, 1)
+    # In two steps: NumPy transposes and converts at once more slowly.
+    return planes.astype(np.float32) if photos[0].size <= 3 * _FLOAT_PIXELS else planes
+
+
+def _suppressed(
+    candidates: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], boxes: Array, scores: Array, threshold: float
+) -> npt.NDArray[np.int64]:
+    """Which of the candidates, indices of boxes, stay when each of the sets cut at `ends` is suppressed for itself."""
+    sets = [part for part in np.split(candidates, ends) if len(part)]
+    kept = non_maximum_suppressions([boxes[part] for part in sets], [scores[part] for part in sets], threshold)
+    return np.concatenate([candidates[:0], *(part[chosen] for part, chosen in zip(sets, kept, strict=True))])
+
+
+def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """p(face) in float32, like the softmax it stands for."""
+    result: npt.NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.clip(logits, -80, 80)))
+    return result
+
+
+def _regressed(boxes: Array, offsets: npt.NDArray[Any]) -> Array:
+    """Each side moved by its offset, in units of the box's width or height (both ends counted)."""
+    result: Array = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
+    return result
+
+
+def _squared(boxes: Array) -> Array:
+    """Squares of the longer side about the same centres, truncated to whole pixels."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    side = size.max(axis=1, keepdims=True)
+    corner = boxes[:, :2] + size * 0.5 - side * 0.5
+    square: Array = np.trunc(np.hstack([corner, corner + side]))
+    return square
+
+
+def _valid(box: Array) -> bool:
+    return bool(np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1])
+
+
+def _face(box: Array, score: float, landmarks: Array) -> Face:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return Face((x1, y1, x2, y2), float(score), tuple((float(x), float(y)) for x, y in landmarks))

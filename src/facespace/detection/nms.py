@@ -1,0 +1,93 @@
+"""Non-maximum suppression: of boxes that overlap too much, the best stays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.formats.onnx_model import GraphBuilder
+
+_END = np.array([0.0, 0, 1, 1])  # boxes count both end pixels
+
+
+def non_maximum_suppression(
+    boxes: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.float64],
+    threshold: float,
+    *,
+    overlap: Literal["union", "min"] = "union",
+) -> npt.NDArray[np.int64]:
+    """Indices of the boxes kept, best score first: each kept box removes those it overlaps by more than `threshold`.
+
+    `boxes` (N,4) are x1, y1, x2, y2, sides counting both end pixels (x2 − x1 + 1). Overlap is intersection over
+    union, or over the smaller box for `min`. Equal scores, which saturated float32 probabilities often are, come in
+    the order NumPy's default sort leaves them, as in the 2018 detector; that order may differ between processors.
+
+    >>> boxes = np.array([[1.0, 1, 10, 10], [2, 1, 11, 10], [50, 50, 60, 60]])
+    >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), 0.5).tolist()
+    [1, 2]
+    """
+    if overlap == "union":
+        return non_maximum_suppressions([boxes], [scores], threshold)[0]
+    order = np.argsort(scores)[::-1]
+    return order[_by_smaller(boxes[order] + _END, threshold)]
+
+
+def non_maximum_suppressions(
+    boxes: Sequence[npt.NDArray[np.float64]], scores: Sequence[npt.NDArray[np.float64]], threshold: float
+) -> list[npt.NDArray[np.int64]]:
+    """`non_maximum_suppression` by union of several sets of boxes, each for itself, in one call of the operator."""
+    orders = [np.argsort(part)[::-1] for part in scores]
+    most = max((len(order) for order in orders), default=0)
+    if most < 2:
+        return orders
+    ordered = np.zeros((len(orders), most, 4), np.float32)
+    ranks = np.zeros((len(orders), 1, most), np.float32)  # 0, which is too little, where a set has ended
+    for k, order in enumerate(orders):
+        ordered[k, : len(order)] = boxes[k][order] + _END
+        ranks[k, 0, : len(order)] = np.arange(len(order), 0, -1)
+    feed = {
+        "boxes": ordered,
+        "scores": ranks,
+        "most": np.array([most], np.int64),
+        "threshold": np.array([threshold], np.float32),
+        "least": np.array([0.5], np.float32),
+    }
+    sets, _, chosen = _operator().run(None, feed)[0].T
+    return [order[chosen[sets == k]] for k, order in enumerate(orders)]
+
+
+@functools.cache
+def _operator() -> Any:
+    """ONNX Runtime's NonMaxSuppression, which computes an overlap only when it is needed."""
+    import onnxruntime
+
+    graph = GraphBuilder()
+    inputs = [
+        graph.input("boxes", np.float32, ["sets", "n", 4]),
+        graph.input("scores", np.float32, ["sets", 1, "n"]),
+        graph.input("most", np.int64, [1]),
+        graph.input("threshold", np.float32, [1]),
+        graph.input("least", np.float32, [1]),
+    ]
+    graph.output(graph.node("NonMaxSuppression", inputs), "selected", np.int64, ["kept", 3])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.serialize(), options, providers=["CPUExecutionProvider"])
+
+
+def _by_smaller(boxes: npt.NDArray[np.float64], threshold: float) -> list[int]:
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = []
+    alive = np.ones(len(boxes), np.bool_)
+    for index, box in enumerate(boxes):
+        if alive[index]:
+            kept.append(index)
+            sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+            common = np.maximum(sides, 0).prod(axis=1)
+            alive &= common / np.minimum(area, area[index]) <= threshold
+    return kept

@@ -1,0 +1,23 @@
+"""From crops to points on the unit sphere, and from wanted error rates to similarities.
+
+Begin with `embedder.Embedder`. `calibration` gives the threshold for a rate; its measured tables are in `calibrations/`,
+one for each model, written by benchmarks/calibrate.py. `compatibility` refuses to compare vectors of different models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from facespace._lazy import attach
+
+if TYPE_CHECKING:
+    from facespace.embedding.calibration import Calibration as Calibration
+    from facespace.embedding.embedder import Embedder as Embedder
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "calibration": ["Calibration"],
+        "embedder": ["Embedder"],
+    },
+)

@@ -1,0 +1,226 @@
+"""Crops in, points on the unit sphere out."""
+
+from __future__ import annotations
+
+from functools import partial
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.defaults import DEFAULT_MODEL
+from facespace.embedding import calibration
+from facespace.errors import ModelError
+from facespace.faces.input_spec import InputSpec
+from facespace.models.opening import find_model
+from facespace.runtime import quantization
+from facespace.runtime.onnx_network import OnnxNetwork, Precision, usable_cores
+from facespace.runtime.torch_network import TorchNetwork, check_device
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+_BATCHES = (1, 2, 4, 8, 16, 32)
+_SIDE_BY_SIDE = 16  # crops from which parts of them are computed side by side
+_SAME = 0.99  # the least cosine between a crop's features in a batch and alone; bfloat16 takes a hundredth of it
+
+
+class Embedder:
+    """A network with what it wants to see.
+
+    Attributes: `name`, `spec` (how crops are made and scaled), `dimension` (D), `fingerprint` (SHA-256 of the
+    weights file), `runtime` and `precision` (what computes, and in what), `calibration` (its measured thresholds, or
+    None).
+    """
+
+    def __init__(
+        self,
+        network: OnnxNetwork | TorchNetwork,
+        *,
+        name: str,
+        spec: InputSpec,
+        fingerprint: str,
+        source: str | None = None,
+    ) -> None:
+        source = source or name
+        self.name = name
+        self.spec = spec
+        self.fingerprint = fingerprint
+        self.runtime = network.runtime
+        self.precision = network.precision
+        self.calibration = calibration.find(fingerprint, runtime=self.runtime, precision=self.precision)
+        self._source = source
+        self._network = network
+        self._channels_first, self._batches = _input_layout(network, spec, source)
+        self._preprocesses = network.takes_uint8  # an exported model holds its own preprocessing
+        self.dimension = _dimension(network, source)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | PathLike[str] = DEFAULT_MODEL,
+        *,
+        precision: Precision = "fastest",
+        device: Device = "auto",
+        spec: InputSpec | None = None,
+    ) -> Embedder:
+        """The model of that name, or from a file (ONNX, TensorFlow 1 frozen graph), a model folder, a TF1 checkpoint.
+
+        What it wants to see is in the folder, or in a JSON file beside the file or checkpoint, else `spec` says it: see
+        `model_source.find_model`.
+        `device`: `auto` and `cpu` compute on the processor, `cuda` and `mps` on a GPU by torch; where there is
+        nothing but ONNX, `cuda` by an onnxruntime built for it. Raises `ModelError` for an unknown name and for files
+        that are damaged or do not fit together, `RuntimeUnavailable` where the device is not there.
+        """
+        if device not in get_args(Device):
+            raise ValueError(f"device wants {', '.join(get_args(Device))}; got {device!r}")
+        source = find_model(model, spec=spec)
+        gpu = device in ("cuda", "mps")
+        network: OnnxNetwork | TorchNetwork
+        if not source.has_onnx or (gpu and source.has_torch_weights) or device == "mps":
+            check_device(device if gpu else "cpu")
+            backbone, fingerprint = source.backbone()
+            network = TorchNetwork(backbone, device=device if gpu else "cpu", precision=precision)
+        else:
+            onnx, fingerprint = source.onnx()
+            ranges = quantization.find(fingerprint, source.spec)
+            network = OnnxNetwork(
+                onnx,
+                source=str(source.path),
+                precision=precision,
+                device="cuda" if device == "cuda" else "cpu",
+                int8=partial(quantization.quantize, onnx, ranges, source=str(source.path)) if ranges else None,
+            )
+        embedder = cls(network, name=source.name, spec=source.spec, fingerprint=fingerprint, source=str(source.path))
+        if source.card is None:
+            embedder._try(str(source.path))
+        if source.is_onnx_file:
+            embedder.try_batch()
+        return embedder
+
+    @property
+    def batch(self) -> int | None:
+        """How many crops the network takes at a time; None where it takes any number. `embed` takes any number."""
+        return self._batches[0] if len(self._batches) == 1 else None
+
+    def _try(self, source: str) -> None:
+        """Embed one gray crop: what a file's shapes do not tell comes out here, not in the midst of work."""
+        crop = np.full((1, self.spec.size, self.spec.size, 3), 128, np.uint8)
+        try:
+            features = self.features(crop)
+        except ModelError:
+            raise
+        except Exception as error:  # torch's classes share no base but Exception
+            raise ModelError(f"{source}: it does not run on {self.spec.size} px crops ({error})") from None
+        if not np.isfinite(features).all():
+            raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
+
+    def try_batch(self) -> bool:
+        """Whether two crops at once give what each gives alone; where not, one at a time is computed from now on.
+
+        Programs write files that say they take any number of crops and hold the shapes of one in their midst. A file
+        that says how many it takes is believed, and not tried. Raises `ModelError` where one alone does not work.
+        """
+        if len(self._batches) == 1:
+            return True
+        colours = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+        colours[1] //= 4  # a dark one: crops that are alike would hide that they are mixed
+        side = -(-self.spec.size // 4)
+        crops = colours.repeat(side, axis=1).repeat(side, axis=2)[:, : self.spec.size, : self.spec.size]
+        try:
+            together = self.embed(crops)
+        except ModelError:
+            together = None
+        several, self._batches = self._batches, (1,)
+        alone = self.embed(crops)
+        # Features without length stay as they are, and are the same.
+        if together is not None and ((together * alone).sum(axis=1) >= _SAME * (alone * alone).sum(axis=1)).all():
+            self._batches = several
+        return len(self._batches) > 1
+
+    def embed(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, as `align` makes them for `spec`.
+
+        Any N, also 0. Raises `ValueError` for another shape or type.
+        """
+        return _unit(self.features(crops))
+
+    def represent(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What galleries and thresholds compare: unit vectors (N,D) of each crop and its mirror image together.
+
+        Both embeddings are added and the mean over many people, `calibration.center`, is taken off: twice the work
+        of `embed`, fewer strangers named. Arguments and errors are those of `embed`.
+        """
+        self.spec.check(crops)
+        both = self.embed(np.concatenate([crops, crops[:, :, ::-1]]))
+        added = _unit(both[: len(crops)] + both[len(crops) :])
+        return added if self.calibration is None else _unit(added - self.calibration.center)
+
+    def features(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What the network computes (N,D) before it is brought to unit length; arguments and errors as `embed`."""
+        self.spec.check(crops)
+        parts = []
+        largest = self._largest_part(len(crops))
+        for start in range(0, len(crops), largest):
+            part: npt.NDArray[Any] = crops[start : start + largest]
+            size = min(batch for batch in self._batches if batch >= len(part))
+            if size > len(part):  # a runtime compiles for each batch size it meets, so few are used
+                part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
+            parts.append(part)
+        # A few dozen at a time, so that a million crops do not become floats all at once.
+        group = 4 * usable_cores()
+        features = [np.empty((0, self.dimension), np.float32)]
+        for first in range(0, len(parts), group):
+            images = [self._as_input(part) for part in parts[first : first + group]]
+            computed = self._network.run_parts(images)
+            features += [self._checked(found, len(part)) for found, part in zip(computed, images, strict=True)]
+        return np.concatenate(features)[: len(crops)]
+
+    def _checked(self, features: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
+        if features.shape != (n, self.dimension):
+            raise ModelError(
+                f"{self._source}: wants features {(n, self.dimension)} of {n} crops, the network gives "
+                f"{features.shape}; convert its source again"
+            )
+        return features
+
+    def _largest_part(self, n: int) -> int:
+        """The batch size to cut `n` crops into: with the parts side by side, at least one for every core."""
+        largest = self._batches[-1]
+        if not self._network.wants_parts or n < _SIDE_BY_SIDE or len(self._batches) == 1:
+            return largest
+        return max(batch for batch in self._batches if batch <= max(n // usable_cores(), 1))
+
+    def _as_input(self, part: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        images: npt.NDArray[Any] = part if self._preprocesses else self.spec.preprocess(part)
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self._channels_first else images
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: npt.NDArray[np.float32] = vectors / np.maximum(length, np.float32(1e-10))
+    return result
+
+
+def _input_layout(network: OnnxNetwork | TorchNetwork, spec: InputSpec, source: str) -> tuple[bool, tuple[int, ...]]:
+    """Whether channels come first, and the batch sizes to use."""
+    if len(network.inputs) != 1:
+        raise ModelError(f"{source}: wants one input of images, the network has {', '.join(network.inputs)}")
+    shape = next(iter(network.inputs.values()))
+    if len(shape) != 4 or (shape[1] != 3 and shape[3] != 3):
+        raise ModelError(f"{source}: wants an input (N,3,H,W) or (N,H,W,3), the network has {shape}")
+    channels_first = shape[3] != 3
+    if network.takes_uint8 and channels_first:
+        raise ModelError(f"{source}: wants uint8 crops (N,H,W,3) or float32 images, the network has uint8 {shape}")
+    sides = shape[2:] if channels_first else shape[1:3]
+    for side in sides:
+        if isinstance(side, int) and side != spec.size:
+            raise ModelError(f"{source}: its input is {side} px, its input spec says {spec.size}")
+    return channels_first, (shape[0],) if isinstance(shape[0], int) and shape[0] > 0 else _BATCHES
+
+
+def _dimension(network: OnnxNetwork | TorchNetwork, source: str) -> int:
+    shape = next(iter(network.outputs.values()))
+    if len(shape) != 2 or not isinstance(shape[1], int):
+        raise ModelError(f"{source}: wants features (N,D) as first output, the network has {shape}")
+    return shape[1]

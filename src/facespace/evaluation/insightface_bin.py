@@ -1,0 +1,66 @@
+"""Insightface's measure of a `.bin`: the raw features of image and mirror image added, then brought to unit length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.datasets.pairs.insightface_bin import as_pairs, read_bin
+from facespace.embedding.embedder import Embedder
+from facespace.errors import DatasetError, ImageError
+from facespace.faces.crops import resize
+from facespace.io import image
+from facespace.metrics.verification import Verification, evaluate
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BinFigures:
+    """What was measured: the mean length of raw features, and the verification; `size`, side of the file's crops."""
+
+    xnorm: float
+    verification: Verification
+    size: int
+
+
+def measure_bin(path: Path, embedder: Embedder, *, progress: Callable[[int, int], None] | None = None) -> BinFigures:
+    """Measure a model on a `.bin` file: `xnorm` = mean |f| over images and mirror images, distances of
+    (f + f′)/|f + f′| by ten contiguous folds. Crops of another size than the model's are resized.
+
+    Folds are left out where one has pairs of one kind only. `DatasetError` where the file is damaged.
+    """
+    pairs, images = as_pairs(read_bin(path))
+    size = embedder.spec.size
+    lengths = 0.0
+    embeddings = np.empty((len(images), embedder.dimension), np.float32)
+    side = 0
+    for start in range(0, len(images), _BATCH):
+        try:
+            stored = [image.read(encoded) for encoded in images[start : start + _BATCH]]
+        except ImageError as error:
+            raise DatasetError(f"{path}: an image from number {start} on cannot be read ({error.reason})") from None
+        side = side or stored[0].shape[0]
+        crops = np.stack([resize(crop, size) for crop in stored])
+        both = embedder.features(np.concatenate([crops, crops[:, :, ::-1]]))
+        lengths += float(np.linalg.norm(both, axis=1).sum())
+        added = both[: len(crops)] + both[len(crops) :]
+        embeddings[start : start + len(crops)] = added / np.maximum(np.linalg.norm(added, axis=1, keepdims=True), 1e-10)
+        if progress is not None:
+            progress(min(start + _BATCH, len(images)), len(images))
+    fold = pairs.fold
+    if fold is not None and not all(_has_both(pairs.same[fold == number]) for number in np.unique(fold)):
+        fold = None
+    try:
+        verification = evaluate(embeddings, pairs.first, pairs.second, pairs.same, fold=fold)
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from None
+    return BinFigures(lengths / (2 * len(images)), verification, side)
+
+
+def _has_both(same: npt.NDArray[np.bool_]) -> bool:
+    return bool(same.any() and not same.all())

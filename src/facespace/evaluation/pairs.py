@@ -1,0 +1,338 @@
+"""From labelled pairs of photos to the figures of a model: photos are embedded, pairs judged, all that matters noted."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from facespace.datasets.pairs.lists import PairList
+from facespace.datasets.pairs.pair_sets import PairSet
+from facespace.detection.mtcnn.detector import MTCNN
+from facespace.embedding.embedder import Embedder
+from facespace.errors import DatasetError, ImageError
+from facespace.faces.alignment import align
+from facespace.faces.crops import resize
+from facespace.faces.face import central_face
+from facespace.io import image
+from facespace.io.text import plain_text
+from facespace.metrics.bootstrap import bootstrap
+from facespace.metrics.distances import Distance
+from facespace.metrics.verification import Verification, choose_threshold, evaluate
+from facespace.pipeline.photos import process
+
+Flip = Literal["none", "concat", "add"]
+Progress = Callable[[int, int], None]
+_BATCH = 64
+_THUMBNAIL = 96  # pixels
+
+
+@dataclass(slots=True)
+class Represented:
+    """Photos as the network sees them: `embeddings` (N,D), `failed` photo → reason, `thumbnails` as JPEG bytes."""
+
+    embeddings: npt.NDArray[np.float32]
+    failed: dict[int, str]
+    thumbnails: dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRate:
+    """Errors among the pairs of one group at the threshold used; None where it has no pairs of that kind."""
+
+    n_same: int
+    n_different: int
+    accuracy: float
+    fnmr: float | None
+    fmr: float | None
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """What was measured on `used` pairs, indices into the list's pairs, and what the figures depend on.
+
+    `missing` are photos without a file, `failed` photo → reason, `misfit` why crops and model do not fit (or None).
+    """
+
+    source: PairSet
+    verification: Verification
+    intervals: dict[str, tuple[float, float]]
+    groups: dict[str, dict[str, GroupRate]]
+    used: npt.NDArray[np.int64]
+    missing: list[str]
+    failed: dict[str, str]
+    misfit: str | None
+    settings: dict[str, Any]
+    thumbnails: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def n_missing(self) -> int:
+        """Pairs left out because a file of theirs is missing."""
+        return len(self.source.pairs.same) - len(self.used)
+
+
+def evaluate_pairs(
+    source: PairSet,
+    embedder: Embedder,
+    *,
+    detector: MTCNN | None = None,
+    threshold_from: PairSet | None = None,
+    distance: Distance = "euclidean",
+    flip: Flip = "none",
+    subtract_mean: bool = False,
+    allow_missing: bool = False,
+    resize_crops: bool = False,
+    keep_thumbnails: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judge the pairs of `source`; whole photos want a `detector`, which gives the face the 2018 aligner keeps.
+
+    `flip`: the embedding of photo and mirror image, put end to end (`concat`, not of unit length, as in 2018) or added
+    (`add`, of unit length). With `threshold_from` threshold and mean are chosen there and no folds are made. Raises
+    `DatasetError` where files are missing or folds uneven (unless `allow_missing`), where crops do not fit the model
+    (unless `resize_crops`), and where the pairs do not let anything be measured.
+    """
+    sets = [source] if threshold_from is None else [source, threshold_from]
+    misfits = [one.crops.misfit(embedder.spec) for one in sets if one.crops is not None]
+    misfit = next((reason for reason in misfits if reason), None)
+    if misfit and not resize_crops:
+        raise DatasetError(
+            f"{source.name}: {misfit}; numbers on them would not be the model's "
+            "(--resize-crops scores them nevertheless, and says so)"
+        )
+    used = [usable_pairs(one, allow_missing) for one in sets]
+    n_photos = sum(len(one.files) for one in sets)
+    done = 0
+
+    def show(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, n_photos)
+
+    seen = [
+        represent(one, embedder, detector, flip=flip, keep_thumbnails=keep_thumbnails and one is source, progress=show)
+        for one in sets
+    ]
+    try:
+        threshold, mean = None, None
+        if threshold_from is not None:
+            threshold, mean = choose_threshold(
+                seen[1].embeddings,
+                *_columns(threshold_from.pairs, used[1]),
+                distance=distance,
+                subtract_mean=subtract_mean,
+                detected=_detected(seen[1]),
+            )
+        fold = source.pairs.fold[used[0]] if source.pairs.fold is not None and threshold_from is None else None
+        if fold is not None and min(_per_fold(fold, source.pairs.same[used[0]])) == 0:
+            fold = None  # only where told to score nevertheless: no threshold can be judged on one kind of pair
+        verification = evaluate(
+            seen[0].embeddings,
+            *_columns(source.pairs, used[0]),
+            fold=fold,
+            distance=distance,
+            subtract_mean=subtract_mean and threshold_from is None,
+            threshold=threshold,
+            mean=mean,
+            detected=_detected(seen[0]),
+        )
+    except ValueError as error:
+        raise DatasetError(f"{source.name}: {error}") from None
+    names = source.pairs.photos
+    return Evaluation(
+        source=source,
+        verification=verification,
+        intervals=_intervals(source.pairs, used[0], verification),
+        groups=_groups(source.pairs, used[0], verification),
+        used=used[0],
+        missing=[name for name, file in zip(names, source.files, strict=True) if file is None],
+        failed={names[k]: reason for k, reason in seen[0].failed.items()},
+        misfit=misfit,
+        settings={
+            "pairs": source.name,
+            "model": embedder.name,
+            "fingerprint": embedder.fingerprint,
+            "input_spec": embedder.spec.as_dict(),
+            "runtime": embedder.runtime,
+            "precision": embedder.precision,
+            "faces": "aligned crops" if source.crops is not None else "own detection (MTCNN), the 2018 rule's face",
+            "crops_resized": misfit is not None,
+            "distance": {"euclidean": "squared Euclidean", "angle": "angle / pi"}[distance],
+            "flip": flip,
+            "subtract_mean": subtract_mean,
+            "folds": len(verification.fold_accuracies) or None,
+            "threshold_from": threshold_from.name if threshold_from is not None else verification.threshold_source,
+        },
+        thumbnails=seen[0].thumbnails,
+    )
+
+
+def _columns(
+    pairs: PairList, used: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    return pairs.first[used], pairs.second[used], pairs.same[used]
+
+
+def _detected(seen: Represented) -> npt.NDArray[np.bool_]:
+    detected = np.ones(len(seen.embeddings), np.bool_)
+    detected[list(seen.failed)] = False
+    return detected
+
+
+def usable_pairs(source: PairSet, allow_missing: bool) -> npt.NDArray[np.int64]:
+    """Indices of the pairs whose files are there; refuses to leave any out, or uneven folds, unless told."""
+    pairs = source.pairs
+    there = np.array([file is not None for file in source.files])
+    used = np.flatnonzero(there[pairs.first] & there[pairs.second])
+    if len(used) < len(pairs.same) and not allow_missing:
+        lost = [plain_text(name) for name, found in zip(pairs.photos, there, strict=True) if not found]
+        some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        raise DatasetError(
+            f"{source.name}: {len(pairs.same) - len(used)} of {len(pairs.same)} pairs lack a photo ({some}); "
+            "a score on the rest is not comparable, --allow-missing prints it nevertheless"
+        )
+    if not len(used):
+        raise DatasetError(f"{source.name}: no pair has both its photos")
+    if pairs.fold is not None and not allow_missing:
+        for same, words in ((True, "the same person"), (False, "different people")):
+            counts = _per_fold(pairs.fold, pairs.same == same)[: pairs.fold.max()]
+            if max(counts) - min(counts) > 1:
+                raise DatasetError(
+                    f"{source.name}: uneven folds, {min(counts)} to {max(counts)} pairs of {words} in each; "
+                    "the mean of their accuracies misleads, --allow-missing scores it nevertheless, without folds "
+                    "where one has but one kind"
+                )
+    return used
+
+
+def _per_fold(fold: npt.NDArray[np.int64], same: npt.NDArray[np.bool_]) -> list[int]:
+    """Pairs of the same person in each fold, then those of different people."""
+    n_folds = int(fold.max())
+    counts = [np.bincount(fold[kind] - 1, minlength=n_folds).tolist() for kind in (same, ~same)]
+    return [*counts[0], *counts[1]]
+
+
+def represent(
+    source: PairSet,
+    embedder: Embedder,
+    detector: MTCNN | None,
+    *,
+    flip: Flip,
+    keep_thumbnails: bool,
+    progress: Callable[[int], None],
+) -> Represented:
+    """Embed all photos of a list; rows of photos without a face stay 0 and stand in `failed`."""
+    width = embedder.dimension * (2 if flip == "concat" else 1)
+    seen = Represented(np.zeros((len(source.files), width), np.float32), {}, {})
+    crops = _whole_photos(source, embedder, detector) if source.crops is None else _crops(source, embedder)
+    while batch := list(islice(crops, _BATCH)):
+        good = [(k, crop) for k, crop, _ in batch if crop is not None]
+        seen.failed.update({k: reason for k, crop, reason in batch if crop is None})
+        if good:
+            stack = np.stack([crop for _, crop in good])
+            seen.embeddings[[k for k, _ in good]] = _embed(embedder, stack, flip)
+        if keep_thumbnails:
+            for k, crop in good:
+                seen.thumbnails[k] = _thumbnail(crop)
+        progress(len(batch))
+    return seen
+
+
+Crop = tuple[int, npt.NDArray[np.uint8] | None, str]  # photo, its crop, or None and the reason
+
+
+def _whole_photos(source: PairSet, embedder: Embedder, detector: MTCNN | None) -> Iterator[Crop]:
+    if detector is None:
+        raise ValueError("whole photos want a detector")
+    there = [k for k, file in enumerate(source.files) if file is not None]
+    photos = process((str(source.files[k]) for k in there), detector, keep_pixels=True)
+    for k, photo in zip(there, photos, strict=True):
+        if photo.pixels is None or not photo.faces:
+            yield k, None, photo.error or "no face found"
+            continue
+        height, width = photo.pixels.shape[:2]
+        yield k, align(photo.pixels, central_face(photo.faces, width, height), embedder.spec), ""
+
+
+def _crops(source: PairSet, embedder: Embedder) -> Iterator[Crop]:
+    assert source.crops is not None
+    wanted = source.crops.image_size
+    for k, file in enumerate(source.files):
+        if file is None:
+            continue
+        try:
+            crop = image.read(file)
+        except ImageError as error:
+            yield k, None, error.reason
+            continue
+        height, width = crop.shape[:2]
+        if (height, width) != (wanted, wanted):
+            name = plain_text(source.pairs.photos[k])
+            raise DatasetError(f"{source.name}: {name} is {width}x{height} px, the crops are to be {wanted}x{wanted}")
+        yield k, resize(crop, embedder.spec.size), ""
+
+
+def _embed(embedder: Embedder, crops: npt.NDArray[np.uint8], flip: Flip) -> npt.NDArray[np.float32]:
+    if flip == "none":
+        return embedder.embed(crops)
+    both = embedder.embed(np.concatenate([crops, crops[:, :, ::-1]]))
+    plain, mirror = both[: len(crops)], both[len(crops) :]
+    if flip == "concat":
+        return np.concatenate([plain, mirror], axis=1)
+    added = plain + mirror
+    result: npt.NDArray[np.float32] = added / np.linalg.norm(added, axis=1, keepdims=True)
+    return result
+
+
+def _thumbnail(crop: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(crop).resize((_THUMBNAIL, _THUMBNAIL)).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _intervals(
+    pairs: PairList, used: npt.NDArray[np.int64], verification: Verification
+) -> dict[str, tuple[float, float]]:
+    if pairs.people is None:
+        return {}
+    numbers = {name: k for k, name in enumerate(dict.fromkeys(pairs.people))}
+    person = np.array([numbers[name] for name in pairs.people])
+    first, second, same = _columns(pairs, used)
+    # People of a .bin are told by its labels alone; pairs where these contradict each other have no place among them.
+    sound = (person[first] == person[second]) == same
+    return bootstrap(
+        verification.distances[sound],
+        same[sound],
+        person[first][sound],
+        person[second][sound],
+        correct=verification.correct[sound],
+    )
+
+
+def _groups(
+    pairs: PairList, used: npt.NDArray[np.int64], verification: Verification
+) -> dict[str, dict[str, GroupRate]]:
+    """Error rates of every value of every group column, at the threshold that judged each pair."""
+    same, wrong = pairs.same[used], ~verification.correct
+    result: dict[str, dict[str, GroupRate]] = {}
+    for column, values in pairs.groups.items():
+        of_pair = np.array(values)[used]
+        rates = result.setdefault(column, {})
+        for value in sorted(set(of_pair.tolist())):
+            here = of_pair == value
+            mated, impostor = here & same, here & ~same
+            rates[value] = GroupRate(
+                int(mated.sum()),
+                int(impostor.sum()),
+                float(1 - wrong[here].mean()),
+                float(wrong[mated].mean()) if mated.any() else None,
+                float(wrong[impostor].mean()) if impostor.any() else None,
+            )
+    return result

@@ -1,0 +1,320 @@
+"""The report of an evaluation: `report.json` for programs, and one self-contained page for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.evaluation.pairs import Evaluation
+from facespace.io.files import atomic_path
+from facespace.io.text import plain_text
+from facespace.metrics.verification import FAR_TARGETS, Rate
+from facespace.reports.page import as_png, data_uri, new_plot, safe, table
+
+_WORST = 50
+_NAMES = 200  # of missing or failed photos on the page; the JSON has all
+_STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
+h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .6rem;border-bottom:1px solid #d5dae0}
+.tiles{display:flex;flex-wrap:wrap;gap:.7rem;margin:1rem 0}.tile{border:1px solid #d5dae0;border-radius:8px;padding:.6rem .9rem;min-width:8.5rem}
+.tile b{display:block;font-size:1.5rem}.tile span{color:#57606a;font-size:.85rem;display:block}
+.warn{background:#fff4d6;border:1px solid #d9a400;border-radius:8px;padding:.6rem .9rem;margin:.6rem 0}
+table{border-collapse:collapse;margin:.4rem 0}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}
+th{color:#57606a;font-weight:600}td.n{font-variant-numeric:tabular-nums}.dim{color:#57606a}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}.plots img{width:100%}
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(13.5rem,1fr));gap:.8rem}
+figure{margin:0;font-size:.75rem;overflow-wrap:anywhere}figure img{width:48%;border-radius:4px}
+"""
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The report as JSON. Top level: `accuracy`, `val_at_far`, `auc`, `eer`, `settings`, `pairs`, then the details.
+
+    `accuracy` has mean, std, interval (both null without folds) and threshold, in the unit of `settings.distance`.
+    A figure that the pairs do not support is null; `val_at_far_details` says why.
+    """
+    result, intervals = evaluation.verification, evaluation.intervals
+    folds = bool(result.fold_accuracies)
+    pairs, used = evaluation.source.pairs, evaluation.used
+
+    def pair(position: int) -> dict[str, Any]:
+        k = used[position]
+        distance = float(result.distances[position])
+        return {
+            "a": plain_text(pairs.photos[pairs.first[k]]),
+            "b": plain_text(pairs.photos[pairs.second[k]]),
+            "distance": distance if np.isfinite(distance) else None,
+        }
+
+    false_matches, false_non_matches = worst(evaluation)
+    return {
+        "accuracy": {
+            "mean": result.accuracy,
+            "std": result.accuracy_std,
+            "interval": list(intervals["accuracy"]) if folds and "accuracy" in intervals else None,
+            "threshold": result.threshold,
+        },
+        "val_at_far": {target: rate.value for target, rate in result.val.items()},
+        "auc": result.auc,
+        "eer": result.eer,
+        "settings": evaluation.settings,
+        "pairs": {
+            "used": len(used),
+            "missing": evaluation.n_missing,
+            "undetected": result.undetected,
+            "same": result.n_same,
+            "different": result.n_different,
+        },
+        "misfit": evaluation.misfit,
+        "fold_accuracies": list(result.fold_accuracies),
+        "fold_thresholds": list(result.fold_thresholds),
+        "intervals_95_over_people": {name: list(bounds) for name, bounds in intervals.items()},
+        "val_at_far_details": {target: _rate(rate) for target, rate in result.val.items()},
+        "thresholds_at_fmr": {target: _rate(rate) for target, rate in result.fmr_table.items()},
+        "exact_auc": result.exact_auc,
+        "exact_eer": result.exact_eer,
+        "groups": {
+            plain_text(column): {
+                plain_text(value): {
+                    "same": rate.n_same,
+                    "different": rate.n_different,
+                    "accuracy": rate.accuracy,
+                    "fnmr": rate.fnmr,
+                    "fmr": rate.fmr,
+                }
+                for value, rate in rates.items()
+            }
+            for column, rates in evaluation.groups.items()
+        },
+        "missing_photos": [plain_text(name) for name in evaluation.missing],
+        "failed_photos": {plain_text(name): plain_text(reason) for name, reason in evaluation.failed.items()},
+        "worst_false_matches": [pair(k) for k in false_matches],
+        "worst_false_non_matches": [pair(k) for k in false_non_matches],
+    }
+
+
+def _rate(rate: Rate) -> dict[str, Any]:
+    if rate.reason is not None:
+        return {"reason": rate.reason}
+    return {
+        "val": rate.value,
+        "std": rate.std,
+        "far": rate.far,
+        "fnmr": rate.fnmr,
+        "threshold": rate.threshold,
+    }
+
+
+def worst(evaluation: Evaluation, n: int = _WORST) -> tuple[list[int], list[int]]:
+    """The closest pairs of different people and the farthest of the same person that were judged wrongly.
+
+    Positions in `used`, worst first, at most `n` of each; pairs without a face are not among them.
+    """
+    result = evaluation.verification
+    same = evaluation.source.pairs.same[evaluation.used]
+    wrong = ~result.correct & np.isfinite(result.distances)
+    order = np.argsort(result.distances, kind="stable")
+    matches = [int(k) for k in order if wrong[k] and not same[k]]
+    non_matches = [int(k) for k in order[::-1] if wrong[k] and same[k]]
+    return matches[:n], non_matches[:n]
+
+
+def write_report(folder: Path, evaluation: Evaluation) -> None:
+    """Write `report.json` and `report.html` into the folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "report.json") as path:
+        path.write_text(json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_path(folder / "report.html") as path:
+        path.write_text(_page(evaluation), encoding="utf-8")
+
+
+def _page(evaluation: Evaluation) -> str:
+    result, settings = evaluation.verification, evaluation.settings
+    text = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width,initial-scale=1'>",
+        f"<title>Verification: {safe(settings['pairs'])}</title><style>{_STYLE}</style>",
+    ]
+    if evaluation.misfit:
+        text.append(
+            f"<p class=warn><b>Crops and model do not fit:</b> {safe(evaluation.misfit)}. The crops were resized; "
+            "these are not the model's figures.</p>"
+        )
+    text.append(f"<h1>{safe(settings['model'])} on {safe(settings['pairs'])}</h1>")
+    text.append(f"<p class=dim>{safe(judged(evaluation))}</p>")
+    text += _tiles(evaluation)
+    for warning in warnings(evaluation):
+        text.append(f"<p class=warn>{safe(warning)}</p>")
+    text.append("<h2>Curves</h2><div class=plots>")
+    text += [f"<img alt='{name}' src='{data_uri('png', png)}'>" for name, png in _plots(evaluation)]
+    text.append("</div><h2>Thresholds</h2>")
+    text.append(f"<p class=dim>A pair matches when its distance ({safe(settings['distance'])}) is below.</p>")
+    text.append(table(["false match rate", "threshold", "measured", "false non-match rate"], _thresholds(evaluation)))
+    text.append("<h2>VAL at FAR</h2>")
+    text.append(table(["FAR wanted", "VAL", "FAR measured", "threshold"], _vals(evaluation)))
+    if result.fold_accuracies:
+        rows = [
+            [str(k + 1), f"{accuracy:.4f}", f"{threshold:.4f}"]
+            for k, (accuracy, threshold) in enumerate(zip(result.fold_accuracies, result.fold_thresholds, strict=True))
+        ]
+        text += ["<h2>Folds</h2>", table(["fold", "accuracy", "threshold of the others"], rows)]
+    for column, rates in evaluation.groups.items():
+        rows = [
+            [value, str(r.n_same), str(r.n_different), f"{r.accuracy:.4f}", _share(r.fnmr), _share(r.fmr)]
+            for value, r in rates.items()
+        ]
+        head = [column, "same", "different", "accuracy", "false non-match rate", "false match rate"]
+        text += [f"<h2>By {safe(column)}</h2>", table(head, rows)]
+    text += _sheets(evaluation)
+    for title, names in (
+        ("Photos without a face, or unreadable", [f"{name}: {why}" for name, why in evaluation.failed.items()]),
+        ("Missing photos", evaluation.missing),
+    ):
+        if names:
+            shown = "<br>".join(safe(name) for name in names[:_NAMES])
+            more = f"<br>and {len(names) - _NAMES} more, see report.json" if len(names) > _NAMES else ""
+            text.append(f"<h2>{title}: {len(names)}</h2><p>{shown}{more}</p>")
+    text.append("<h2>What these figures depend on</h2>")
+    text.append(table(["setting", "value"], [[key, _setting(value)] for key, value in settings.items()]))
+    return "\n".join(text) + "\n"
+
+
+def judged(evaluation: Evaluation) -> str:
+    """One line: how many pairs were judged, how, and at which threshold."""
+    result, source = evaluation.verification, evaluation.settings["threshold_from"]
+    where = {"folds": "chosen on the other folds", "same pairs": "chosen on these very pairs"}.get(
+        source, f"chosen on {source}"
+    )
+    return (
+        f"{len(evaluation.used)} pairs ({result.n_same} same, {result.n_different} different), "
+        f"{evaluation.settings['distance']} below {result.threshold:.4f}, {where}"
+    )
+
+
+def warnings(evaluation: Evaluation) -> list[str]:
+    """What a reader must know before believing the figures."""
+    result = evaluation.verification
+    lines = []
+    if result.threshold_source == "same pairs":
+        lines.append("The threshold was chosen on the pairs it is judged on: the accuracy is optimistic.")
+    if evaluation.source.pairs.fold is not None and evaluation.settings["threshold_from"] == "same pairs":
+        lines.append("The folds were not used: one of them has pairs of one kind only.")
+    if evaluation.n_missing:
+        lines.append(f"{evaluation.n_missing} pairs were left out, a photo of theirs is missing.")
+    if result.undetected:
+        lines.append(f"{result.undetected} pairs have a photo without a face or unreadable; they count as errors.")
+    return lines
+
+
+def _tiles(evaluation: Evaluation) -> list[str]:
+    result, intervals = evaluation.verification, evaluation.intervals
+
+    def tile(name: str, value: str, note: str = "") -> str:
+        return f"<div class=tile><span>{name}</span><b>{value}</b><span>{note}</span></div>"
+
+    def bounds(name: str) -> str:
+        return "95 %: {:.4f} to {:.4f}".format(*intervals[name]) if name in intervals else ""
+
+    spread = "" if result.accuracy_std is None else f" ± {result.accuracy_std:.4f}"
+    tiles = [tile("accuracy", f"{result.accuracy:.4f}{spread}", bounds("accuracy"))]
+    for target in ("1e-2", "1e-3", "1e-4"):
+        value = result.val[target].value
+        if value is not None:
+            tiles.append(tile(f"VAL at FAR {target}", f"{value:.4f}", bounds(f"val@{target}")))
+    tiles.append(tile("equal error rate", f"{result.eer:.4f}", bounds("eer")))
+    tiles.append(tile("area under the ROC", f"{result.auc:.5f}", bounds("auc")))
+    n_wrong = int((~result.correct).sum())
+    tiles.append(tile("pairs judged wrongly", str(n_wrong), f"of {len(evaluation.used)}"))
+    return ["<div class=tiles>", *tiles, "</div>"]
+
+
+def _thresholds(evaluation: Evaluation) -> list[list[str]]:
+    return [
+        [target, _number(rate.threshold), _share(rate.far), _share(rate.fnmr)]
+        if rate.reason is None
+        else [target, rate.reason, "", ""]
+        for target, rate in evaluation.verification.fmr_table.items()
+    ]
+
+
+def _vals(evaluation: Evaluation) -> list[list[str]]:
+    rows = []
+    for target in FAR_TARGETS:
+        rate = evaluation.verification.val[target]
+        if rate.reason is not None:
+            rows.append([target, rate.reason, "", ""])
+            continue
+        spread = "" if rate.std is None else f" ± {rate.std:.4f}"
+        rows.append([target, _number(rate.value) + spread, _share(rate.far), _number(rate.threshold)])
+    return rows
+
+
+def _sheets(evaluation: Evaluation) -> list[str]:
+    """Contact sheets of the worst errors."""
+    pairs, distances = evaluation.source.pairs, evaluation.verification.distances
+    text = []
+    titles = ("Different people called the same, closest first", "The same person called different, farthest first")
+    for title, positions in zip(titles, worst(evaluation), strict=True):
+        if not positions:
+            continue
+        text.append(f"<h2>{title}: {len(positions)}</h2><div class=sheet>")
+        for position in positions:
+            k = evaluation.used[position]
+            photos = (int(pairs.first[k]), int(pairs.second[k]))
+            pictures = "".join(
+                f"<img alt='' src='{data_uri('jpeg', evaluation.thumbnails[photo])}'> "
+                for photo in photos
+                if photo in evaluation.thumbnails
+            )
+            names = " | ".join(safe(pairs.photos[photo]) for photo in photos)
+            text.append(f"<figure>{pictures}<figcaption>{distances[position]:.4f} {names}</figcaption></figure>")
+        text.append("</div>")
+    return text
+
+
+def _plots(evaluation: Evaluation) -> list[tuple[str, bytes]]:
+    result = evaluation.verification
+    same = evaluation.source.pairs.same[evaluation.used]
+    finite = np.isfinite(result.distances)
+    least = 0.5 / max(result.n_different, 1)
+    plots = []
+
+    far, val = np.append(result.roc.far, 1.0), np.append(result.roc.val, 1.0)
+    figure, axes = new_plot("ROC", "FAR (different people that match)", "VAL (same person that match)")
+    axes.step(np.maximum(far, least), val, where="post", color="#0b62c4")
+    axes.set(xscale="log", xlim=(least, 1), ylim=(max(0.0, 1.1 * float(val[far <= least].max(initial=0)) - 0.1), 1.005))
+    plots.append(("ROC curve", as_png(figure)))
+
+    figure, axes = new_plot("DET", "false match rate", "false non-match rate")
+    axes.step(np.maximum(far, least), np.maximum(1 - val, 0.5 / max(result.n_same, 1)), where="post", color="#0b62c4")
+    axes.plot([least, 1], [least, 1], ":", color="#888", label=f"equal error rate {result.exact_eer:.4f}")
+    axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(0.5 / max(result.n_same, 1), 1))
+    axes.legend(loc="upper right")
+    plots.append(("DET curve", as_png(figure)))
+
+    figure, axes = new_plot("Distances", evaluation.settings["distance"], "share of pairs")
+    bins = np.histogram_bin_edges(result.distances[finite], bins=60)
+    for kind, color, label in ((same, "#1a7f37", "same person"), (~same, "#cf222e", "different people")):
+        values: npt.NDArray[np.float64] = result.distances[kind & finite]
+        weights = np.full(len(values), 1 / max(int(kind.sum()), 1))
+        axes.hist(values, bins=bins, weights=weights, alpha=0.55, color=color, label=label)
+    axes.axvline(result.threshold, color="#1b1f24", linestyle="--", label=f"threshold {result.threshold:.4f}")
+    axes.legend()
+    plots.append(("distances of same and different pairs", as_png(figure)))
+    return plots
+
+
+def _setting(value: object) -> str:
+    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"

@@ -1,0 +1,98 @@
+"""One detected face: box, score and landmarks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One face of an image, in pixels of that image.
+
+    `box` is (x1, y1, x2, y2) and may reach beyond the border; `landmarks` are left eye, right eye, nose, left
+    mouth corner, right mouth corner as seen in the image; `score` is the detector's probability. Raises
+    `ValueError` when the box is empty, a number is not finite, or the landmarks are not five.
+
+    >>> face = Face((10, 20, 50, 70), 0.99, ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60)))
+    >>> face.width, face.height
+    (40, 50)
+    """
+
+    box: Box
+    score: float
+    landmarks: tuple[Point, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.box) != 4 or len(self.landmarks) != 5 or any(len(point) != 2 for point in self.landmarks):
+            raise ValueError(
+                f"a face wants a box of 4 numbers and 5 landmarks of 2; got {len(self.box)} and {len(self.landmarks)}"
+            )
+        numbers = [*self.box, self.score, *(value for point in self.landmarks for value in point)]
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"a face wants finite numbers; got {numbers}")
+        if self.box[2] <= self.box[0] or self.box[3] <= self.box[1]:
+            raise ValueError(f"a face's box wants x1 < x2 and y1 < y2; got {self.box}")
+
+    @property
+    def width(self) -> float:
+        """Of the box, in pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> float:
+        """Of the box, in pixels."""
+        return self.box[3] - self.box[1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The face as JSON writes it, coordinates to a thousandth of a pixel."""
+        return {
+            "box": [round(float(value), 3) for value in self.box],
+            "score": round(float(self.score), 6),
+            "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in self.landmarks],
+        }
+
+
+def central_face(faces: Sequence[Face], width: int, height: int) -> Face:
+    """The one face the 2018 aligner keeps of a photo of that size: the largest of area − 2·d².
+
+    d is the distance of the box's centre from the photo's, in pixels; of equals the first. Nothing but a sequence
+    with at least one face will do.
+
+    >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
+    >>> corner, middle = Face((0, 0, 20, 20), 1.0, points), Face((40, 40, 55, 55), 0.9, points)
+    >>> central_face([corner, middle], 100, 100) is middle
+    True
+    """
+
+    def value(face: Face) -> float:
+        x, y = (face.box[0] + face.box[2] - width) / 2, (face.box[1] + face.box[3] - height) / 2
+        return face.width * face.height - 2 * (x * x + y * y)
+
+    return max(faces, key=value)
+
+
+def overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Array:
+    """Intersection over union (N,M) of boxes (N,4) and (M,4), each (x1, y1, x2, y2) with x1 < x2 and y1 < y2.
+
+    >>> overlaps(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
+    [[0.333, 0.0]]
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = np.maximum(high - low, 0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    result: Array = common / (areas[0][:, None] + areas[1][None] - common)
+    return result

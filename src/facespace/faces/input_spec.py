@@ -1,0 +1,114 @@
+"""What a network was trained to see: the size, making, channel order and scaling of its crops."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import ModelError
+
+ARCFACE_SIZE = 112
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a network was trained to see; it belongs to the weights and is never an option of recognising.
+
+    `size`: side of the square crop in pixels. `template`: `box`, the detector's box widened by `crop_margin`
+    source pixels in all (half on each side) and resized, as FaceNet's aligner does; or `arcface`, the five landmarks
+    moved onto a fixed template by a similarity transform. `channel_order`: RGB or BGR. `standardization`:
+    `fixed`, (x − mean) / std; or `per-image`, (x − mean of the crop) / max(its std, 1/√N), N values in the crop.
+    """
+
+    size: int
+    template: Literal["box", "arcface"]
+    crop_margin: int = 0
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    standardization: Literal["fixed", "per-image"] = "fixed"
+    mean: float = 127.5
+    std: float = 128.0
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "size": isinstance(self.size, int) and 16 <= self.size <= 1024,
+            "template": self.template in ("box", "arcface"),
+            "crop_margin": isinstance(self.crop_margin, int) and 0 <= self.crop_margin <= 1024,
+            "channel_order": self.channel_order in ("RGB", "BGR"),
+            "standardization": self.standardization in ("fixed", "per-image"),
+            "mean": isinstance(self.mean, (int, float)) and -1e6 <= self.mean <= 1e6,
+            "std": isinstance(self.std, (int, float)) and 1e-6 <= self.std <= 1e6,
+        }
+        for field, good in wanted.items():
+            if not good:
+                raise ModelError(f"input spec: {field} cannot be {getattr(self, field)!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON takes them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> InputSpec:
+        """The inverse of `as_dict`; `ModelError` names a field that is missing or unknown."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - fields):
+            raise ModelError(f"input spec: unknown field {unknown[0]!r}; it has {', '.join(sorted(fields))}")
+        if missing := sorted({"size", "template"} - set(data)):
+            raise ModelError(f"input spec: the field {missing[0]!r} is missing")
+        return cls(**data)
+
+    def check(self, crops: npt.NDArray[np.uint8]) -> None:
+        """Raises `ValueError` unless `crops` are (N,S,S,3) uint8."""
+        if crops.ndim != 4 or crops.shape[1:] != (self.size, self.size, 3) or crops.dtype != np.uint8:
+            raise ValueError(
+                f"crops must be uint8 of shape (N, {self.size}, {self.size}, 3); "
+                f"got {crops.dtype} of shape {crops.shape}"
+            )
+
+    def preprocess(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Crops (N,S,S,3) uint8 RGB as the network's numbers, (N,S,S,3) float32.
+
+        Raises `ValueError` for any other shape or type.
+        """
+        self.check(crops)
+        if self.channel_order == "BGR":
+            crops = crops[..., ::-1]
+        x = crops.astype(np.float32)
+        if self.standardization == "fixed":
+            x -= np.float32(self.mean)
+            x *= np.float32(1 / self.std)
+            return x
+        mean = x.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
+        std = x.std(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
+        floor = 1 / math.sqrt(3 * self.size**2)
+        result: npt.NDArray[np.float32] = ((x - mean) / np.maximum(std, floor)).astype(np.float32)
+        return result
+
+
+# Presets that need no file: how the field's published weights were trained.
+INPUT_SPECS: dict[str, InputSpec] = {
+    "facenet-2018": InputSpec(160, "box", crop_margin=32),
+    "facenet-2017": InputSpec(160, "box", crop_margin=32, standardization="per-image"),
+    "arcface-112": InputSpec(ARCFACE_SIZE, "arcface", mean=127.5, std=127.5),
+}
+
+
+def describe_spec(spec: InputSpec) -> str:
+    """An input spec in a few words.
+
+    >>> describe_spec(INPUT_SPECS["facenet-2018"])
+    'facenet-2018 (160 px box crops with margin 32, RGB, (x − 127.5)/128)'
+    """
+    preset = next((name for name, known in INPUT_SPECS.items() if known == spec), "its own")
+    crop = (
+        f"{spec.size} px box crops with margin {spec.crop_margin}"
+        if spec.template == "box"
+        else (f"{spec.size} px crops by five points")
+    )
+    scaling = "per-image prewhitening" if spec.standardization == "per-image" else f"(x − {spec.mean:g})/{spec.std:g}"
+    return f"{preset} ({crop}, {spec.channel_order}, {scaling})"

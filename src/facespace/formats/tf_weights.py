@@ -1,0 +1,88 @@
+"""The weights of a frozen TF1 graph under the names of its variables, batch norms that were folded away included."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import ModelError
+from facespace.formats.tf_graph import MAX_VALUES, Graph, constant, inputs_of
+
+EPSILON = 1e-3  # of every batch norm of the 2018 networks
+
+_VARIABLE = re.compile(r"/(weights|biases|BatchNorm/(beta|gamma|moving_mean|moving_variance))$")
+
+
+def graph_variables(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
+    """Arrays by variable name, as a checkpoint of the same network has them.
+
+    Freezing for speed folds a batch norm into its convolution: y = k′∗x + b, with k′ under the name of the weights and
+    b under a name of its own. A batch norm with mean 0, variance 1 − ε and beta b computes exactly the same, and is
+    given back in its place: a network made from it is right, its statistics are those of nothing (`folded` lists them).
+    Raises `ModelError` for a graph with no weights under such names.
+    """
+    variables: dict[str, npt.NDArray[Any]] = {}
+    n_values = 0
+    for name, node in graph.items():
+        if node.op == "Const" and _VARIABLE.search(name):
+            variables[name] = constant(node, source)
+            n_values += variables[name].size
+            if n_values > MAX_VALUES:
+                raise ModelError(f"{source}: its constants have more than {MAX_VALUES} values")
+    if not variables:
+        raise ModelError(f"{source}: no weights under the names a FaceNet graph gives them (…/weights)")
+    for scope, bias in _folded_biases(graph, source).items():
+        norm = f"{scope}/BatchNorm"
+        if f"{scope}/weights" in variables and f"{scope}/biases" not in variables and f"{norm}/beta" not in variables:
+            variables[f"{norm}/beta"] = bias
+            variables[f"{norm}/moving_mean"] = np.zeros_like(bias)
+            variables[f"{norm}/moving_variance"] = np.full_like(bias, 1 - EPSILON)
+    return variables
+
+
+def folded(graph: Graph, source: str) -> set[str]:
+    """The scopes, such as `InceptionResnetV1/Conv2d_1a_3x3`, whose batch norm was folded into the convolution."""
+    return {
+        scope
+        for scope in _folded_biases(graph, source)
+        if f"{scope}/biases" not in graph and f"{scope}/BatchNorm/beta" not in graph
+    }
+
+
+def _folded_biases(graph: Graph, source: str) -> dict[str, npt.NDArray[Any]]:
+    """The constant added to the output of each convolution, by the scope of its weights."""
+    scopes: dict[str, str] = {}
+    for name, node in graph.items():
+        if node.op == "Conv2D":
+            inputs = inputs_of(graph, node, source)
+            kernel = _constant_behind(graph, inputs[1][0], source) if len(inputs) == 2 else None
+            if kernel is not None and kernel.endswith("/weights"):
+                scopes[name] = kernel.removesuffix("/weights")
+    biases = {}
+    for node in graph.values():
+        if node.op not in ("BiasAdd", "Add", "AddV2"):
+            continue
+        inputs = inputs_of(graph, node, source)
+        for (one, _), (other, _) in (inputs, inputs[::-1]) if len(inputs) == 2 else ():
+            bias = _constant_behind(graph, other, source)
+            if one in scopes and bias is not None:
+                biases[scopes[one]] = np.atleast_1d(constant(graph[bias], source))
+    return biases
+
+
+def _constant_behind(graph: Graph, name: str, source: str) -> str | None:
+    """The Const node a name stands for, Identity nodes looked through."""
+    for _ in range(8):
+        node = graph[name]
+        if node.op == "Const":
+            return name
+        if node.op != "Identity":
+            return None
+        inputs = inputs_of(graph, node, source)
+        if not inputs:
+            return None
+        name = inputs[0][0]
+    return None

@@ -1,0 +1,25 @@
+"""Known people: enrolled in a gallery or learned by a classifier, with strangers called unknown.
+
+Begin with `gallery.Gallery`. `open_set` makes one template for each person and the similarity each template asks for;
+`held_out` and `threshold_tuning` measure rates on one's own photos. `stores` keep a gallery's vectors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from facespace._lazy import attach
+
+if TYPE_CHECKING:
+    from facespace.identification.classifier import Classifier as Classifier, Prediction as Prediction
+    from facespace.identification.gallery import Gallery as Gallery, Match as Match, Person as Person
+    from facespace.identification.stores.sqlite import SQLiteStore as SQLiteStore
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "classifier": ["Classifier", "Prediction"],
+        "gallery": ["Gallery", "Match", "Person"],
+        "stores.sqlite": ["SQLiteStore"],
+    },
+)

@@ -1,0 +1,178 @@
+"""Naming faces: a classifier over embeddings that says "unknown" of whom it has never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.defaults import CLASSIFY_RATE
+from facespace.embedding.calibration import Calibration
+from facespace.identification import classifier_methods, held_out, threshold_tuning
+from facespace.identification.classifier_methods import MethodName
+from facespace.identification.open_set import Embeddings, offset, templates, thresholds_of_table
+from facespace.identification.threshold_tuning import TunedThresholds
+from facespace.io.text import clean_name
+from facespace.metrics.distances import Floats, Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a classifier says of one face.
+
+    `name` is None for unknown; `nearest` is whom the face is most likely among the known, whether or not it is any of
+    them. `similarity` is the cosine to that person's template, `threshold` what it had to reach. `probability`, that
+    the face is `nearest` where half of all faces are strangers', is None where too few photos were there to measure it.
+    """
+
+    name: str | None
+    similarity: float
+    threshold: float
+    nearest: str
+    probability: float | None
+
+
+class Classifier:
+    """A method that names, and a similarity to reach, fitted to embeddings as `Embedder.represent` makes them.
+
+    `method`: `centroid` (the person whose mean embedding is nearest), `knn`, `logistic` or `svm`. Whatever the method,
+    strangers are told by the cosine to the template of the person named, the mean of that person's embeddings: a
+    share `rate` of them may be given a name. `closed_set` names everybody, as the programs of 2018 did.
+
+    After `fit`: `names_` (the P people, sorted), `embeddings_` (N,D) and `owners_` (N,) of the training photos,
+    `templates_` (P,D), `thresholds_` (P,) and `evidence_`, the rates measured with photos and people held out.
+    """
+
+    def __init__(
+        self, method: MethodName = "centroid", *, rate: float = CLASSIFY_RATE, closed_set: bool = False, seed: int = 0
+    ) -> None:
+        self.method = method
+        self.rate = rate
+        self.closed_set = closed_set
+        self.seed = seed
+
+    def fit(
+        self, embeddings: Embeddings, names: Sequence[str], *, calibration: Calibration | None = None
+    ) -> Classifier:
+        """Fit to embeddings (N,D) of length 1 and the name of each; `calibration` is the embedder's.
+
+        `ValueError` for an unknown method, no photos, what is not of length 1, names that do not fit, and for one
+        person alone where the model has no calibration: there is nobody to tell that person from.
+        """
+        if self.method not in classifier_methods.METHODS:
+            raise ValueError(f"method wants {', '.join(classifier_methods.METHODS)}; got {self.method!r}")
+        vectors = checked_embeddings(embeddings)
+        if len(names) != len(vectors):
+            raise ValueError(f"each of {len(vectors)} embeddings wants a name; got {len(names)}")
+        if not len(vectors):
+            raise ValueError("a classifier wants photos to learn from; got none")
+        people, owners = np.unique([clean_name(name) for name in names], return_inverse=True)
+        if len(people) == 1 and calibration is None and not self.closed_set:
+            raise ValueError(
+                f"one person alone ({people[0]}), and no thresholds have been measured for this model: nothing tells how "
+                "like a stranger may be; add people"
+            )
+        self.names_ = tuple(str(name) for name in people)
+        self.embeddings_, self.owners_ = vectors, owners.astype(np.int64)
+        self.namer_ = classifier_methods.fit(self.method, self.embeddings_, self.owners_, len(self.names_))
+        trials = held_out.hold_out(
+            self.method, self.embeddings_, self.owners_, len(self.names_),
+            rate=self.rate, calibration=calibration, seed=self.seed,
+        )  # fmt: skip
+        table = calibration is not None
+        chosen = offset(trials.stranger_margin, self.rate, table=table)
+        wanted = thresholds_of_table(calibration, self.rate, np.bincount(self.owners_).tolist())
+        self.probability_ = held_out.fit_probability(trials, chosen)
+        # Above 1 where the held-out people are alike to the last digit: then nobody can be told from a stranger.
+        self._set_people(wanted + chosen)
+        self.evidence_: dict[str, Any] = {
+            "n_people": len(self.names_),
+            "n_photos": len(self.owners_),
+            "rate": self.rate,
+            "threshold_from": (
+                "the model's table and people held out" if table and len(people) > 1
+                else "the model's table" if table else "people held out"
+            ),
+            "offset": chosen,
+            **held_out.rates(trials, chosen, self.rate, table=table, seed=self.seed),
+            "reliability": held_out.reliability(trials, chosen, seed=self.seed),
+        }  # fmt: skip
+        return self
+
+    def restore(
+        self,
+        embeddings: Embeddings,
+        owners: Integers,
+        names: Sequence[str],
+        thresholds: Floats,
+        *,
+        arrays: Mapping[str, npt.NDArray[np.float32]],
+        probability: tuple[float, float] | None,
+        evidence: dict[str, Any],
+    ) -> Classifier:
+        """What `fit` had learned, put back without learning it again; `ValueError` where it does not fit together."""
+        self.names_ = tuple(names)
+        self.embeddings_, self.owners_ = checked_embeddings(embeddings), owners.astype(np.int64)
+        if owners.shape != (len(self.embeddings_),) or not np.array_equal(np.unique(owners), np.arange(len(names))):
+            raise ValueError(f"{len(self.embeddings_)} photos do not belong to {len(names)} people")
+        if thresholds.shape != (len(names),) or not np.isfinite(thresholds).all():
+            raise ValueError(f"{len(names)} people want a threshold each")
+        self.namer_ = classifier_methods.restore(self.method, self.embeddings_, owners, len(names), arrays)
+        self.probability_ = probability
+        self.evidence_ = evidence
+        self._set_people(thresholds)
+        return self
+
+    def _set_people(self, thresholds: Floats) -> None:
+        self.templates_ = templates(self.owners_, self.embeddings_, len(self.names_))
+        self.thresholds_ = thresholds
+
+    def calibrate(
+        self, probes: Embeddings, names: Sequence[str], *, calibration: Calibration | None, rate: float | None = None
+    ) -> TunedThresholds:
+        """Choose the thresholds anew on labelled photos; kept in `evidence_["calibrated"]`. See `own_calibration`."""
+        rate = self.rate if rate is None else rate
+        wanted = thresholds_of_table(calibration, rate, np.bincount(self.owners_).tolist())
+        result = threshold_tuning.calibrate(
+            probes, names, self.templates_, self.names_, wanted,
+            enrolled=self.embeddings_, rate=rate, table=calibration is not None,
+        )  # fmt: skip
+        self.rate = rate
+        self.thresholds_ = wanted + result.offset
+        self.evidence_ = {**self.evidence_, "calibrated": result.evidence}
+        return result
+
+    def predict(self, embeddings: Embeddings) -> list[Prediction]:
+        """Who each face (M,D) is, or unknown; any M, also 0."""
+        vectors = checked_embeddings(embeddings, self.embeddings_.shape[1])
+        nearest = self.namer_.nearest(vectors)
+        similarity = np.einsum("nd,nd->n", vectors, self.templates_[nearest]).astype(np.float64)
+        thresholds = self.thresholds_[nearest]
+        probability = (
+            [None] * len(vectors)
+            if self.probability_ is None
+            else held_out.probability(similarity - thresholds, self.probability_).tolist()
+        )
+        return [
+            Prediction(
+                self.names_[k] if self.closed_set or value >= wanted else None,
+                float(value), float(wanted), self.names_[k], likely,
+            )
+            for k, value, wanted, likely in zip(nearest, similarity, thresholds, probability, strict=True)
+        ]  # fmt: skip
+
+
+def checked_embeddings(embeddings: npt.NDArray[Any], dimension: int | None = None) -> Embeddings:
+    """Embeddings (N,D) as float32; `ValueError` for another shape or rows that are not of length 1."""
+    vectors = np.asarray(embeddings, np.float32)
+    if vectors.ndim != 2 or (dimension is not None and vectors.shape[1] != dimension):
+        raise ValueError(f"embeddings want (N,{dimension or 'D'}); got {vectors.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers out of a damaged file
+        length = np.linalg.norm(vectors, axis=1)
+    if not (np.abs(length - 1) < 1e-3).all():  # also for NaN
+        worst = int(np.argmax(~(np.abs(length - 1) < 1e-3)))
+        raise ValueError(f"embeddings want length 1; row {worst} has {length[worst]:.3g}")
+    return vectors

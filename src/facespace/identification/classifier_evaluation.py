@@ -1,0 +1,55 @@
+"""A classifier tried on other labelled photos: the known by name, and whoever it has not learned as a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facespace.identification.classifier import Classifier, Prediction
+from facespace.identification.open_set import Embeddings
+from facespace.metrics.bootstrap import share
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassifierEvaluation:
+    """N faces with the true `names` (N,) and what was predicted of each; `known` (N,) tells whose name was learned."""
+
+    names: tuple[str, ...]
+    predictions: tuple[Prediction, ...]
+    known: tuple[bool, ...]
+
+    def right(self, k: int) -> bool:
+        """Whether face k was given its name, or called unknown where it is a stranger's."""
+        return self.predictions[k].name == (self.names[k] if self.known[k] else None)
+
+    def rates(self) -> dict[str, Any]:
+        """Shares with 95 % intervals over people (see `open_set.share`), by name.
+
+        `closed_set_accuracy`, `known_named_right`, `known_named_wrong` and `known_rejected` are of the faces of people
+        learned, `strangers_named` of all others.
+        """
+        _, people = np.unique(self.names, return_inverse=True)
+        known = np.array(self.known, np.bool_)
+        same = np.array([p.nearest == name for p, name in zip(self.predictions, self.names, strict=True)], np.bool_)
+        named = np.array([p.name is not None for p in self.predictions], np.bool_)
+        figures = {
+            "closed_set_accuracy": same,
+            "known_named_right": same & named,
+            "known_named_wrong": ~same & named,
+            "known_rejected": ~named,
+        }
+        return {
+            **{name: share(flags[known], people[known]) for name, flags in figures.items()},
+            "strangers_named": share(named[~known], people[~known]),
+        }
+
+
+def evaluate_classifier(classifier: Classifier, embeddings: Embeddings, names: Sequence[str]) -> ClassifierEvaluation:
+    """Predict faces (N,D) whose true `names` (N,) are given: matched by name alone, never by place in a list."""
+    learned = set(classifier.names_)
+    return ClassifierEvaluation(
+        tuple(names), tuple(classifier.predict(embeddings)), tuple(name in learned for name in names)
+    )

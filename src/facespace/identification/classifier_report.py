@@ -1,0 +1,229 @@
+"""What a classifier's figures say: lines for a terminal, JSON for programs, one self-contained page for people."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from facespace.errors import ImageError
+from facespace.identification.classifier import Classifier, Prediction
+from facespace.identification.classifier_evaluation import ClassifierEvaluation
+from facespace.io import image
+from facespace.io.files import atomic_path
+from facespace.io.text import plain_text
+from facespace.reports.page import as_png, check_plots, data_uri, new_plot, safe, table
+
+_WORDS = {
+    "closed_set_accuracy": "right if nobody were a stranger",
+    "known_named_right": "known people named right",
+    "known_named_wrong": "known people given a wrong name",
+    "known_rejected": "known people called unknown",
+    "unknown_detected": "strangers called unknown",
+    "strangers_named": "strangers given a name",
+}
+_SHOWN = 200  # pictures on the page; the JSON has all
+_THUMBNAIL = 96
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--dim:#777}
+body{font:15px/1.45 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .4rem;border-bottom:1px solid var(--line)}
+p{max-width:56rem;margin:.4rem 0}.dim,figcaption{color:var(--dim)}
+.tiles{display:flex;flex-wrap:wrap;gap:.7rem;margin:1rem 0}.tile{border:1px solid var(--line);border-radius:8px;padding:.6rem .9rem}
+.tile b{display:block;font-size:1.5rem}.plots{display:flex;flex-wrap:wrap;gap:1rem}.plots img{max-width:100%;width:30rem}
+.sheet{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:10rem;font-size:.8rem;overflow-wrap:anywhere}
+figure img{max-width:96px;max-height:96px;border-radius:4px;display:block}table{border-collapse:collapse}td,th{padding:.15rem .7rem;text-align:left}
+td.n{text-align:right;font-variant-numeric:tabular-nums}tr:nth-child(even){background:#8881}
+"""
+
+
+def in_words(classifier: Classifier) -> list[str]:
+    """The rates measured when it was trained, with photos and people held out."""
+    found = classifier.evidence_
+    lines = ["held out while learning:"]
+    names = ("closed_set_accuracy", "known_named_right", "known_rejected", "unknown_detected")
+    lines += [f"  {_WORDS[name]:32} {_share(found[name])}" for name in names]
+    low, high = float(classifier.thresholds_.min()), float(classifier.thresholds_.max())
+    span = f"{low:.4f}" if f"{low:.4f}" == f"{high:.4f}" else f"{low:.4f} to {high:.4f} by person"
+    aim = (
+        "everybody gets a name"
+        if classifier.closed_set
+        else f"from {found['threshold_from']}, for {classifier.rate:g} of strangers named"
+    )
+    lines.append(f"similarity to reach {span} ({aim})")
+    if classifier.probability_ is None:
+        lines.append("no probabilities: fewer than 50 held-out photos, or than 10 people with two, cannot tell them")
+    return lines
+
+
+def tried_in_words(tried: ClassifierEvaluation) -> list[str]:
+    """The rates on other photos."""
+    n_known = sum(tried.known)
+    lines = [
+        f"tested on {len(tried.names)} photos, {n_known} of people learned, {len(tried.names) - n_known} of strangers:"
+    ]
+    lines += [f"  {_WORDS[name]:32} {_share(rate)}" for name, rate in tried.rates().items() if rate["n"]]
+    return lines
+
+
+def prediction_in_words(prediction: Prediction) -> str:
+    """One face's, for a terminal."""
+    nearest = "" if prediction.name else f", nearest {prediction.nearest}"
+    return f"{prediction.name or 'unknown'} (similarity {prediction.similarity:.3f}, wanted {prediction.threshold:.3f}{nearest})"
+
+
+def as_json(classifier: Classifier, tried: ClassifierEvaluation | None, paths: Sequence[str]) -> dict[str, Any]:
+    """All figures; with a test every face of it, its file from `paths` (N,)."""
+    photos = np.bincount(classifier.owners_, minlength=len(classifier.names_)).tolist()
+    result: dict[str, Any] = {
+        "method": classifier.method,
+        "closed_set": classifier.closed_set,
+        "rate": classifier.rate,
+        "held_out": classifier.evidence_,
+        "people": [
+            {"name": name, "photos": n, "threshold": round(float(threshold), 4)}
+            for name, n, threshold in zip(classifier.names_, photos, classifier.thresholds_, strict=True)
+        ],
+    }
+    if tried is not None:
+        result["test"] = tried.rates()
+        result["faces"] = [
+            {
+                "image": plain_text(path), "true": name, "learned": known, "name": found.name, "nearest": found.nearest,
+                "similarity": round(found.similarity, 4), "threshold": round(found.threshold, 4),
+                "probability": None if found.probability is None else round(found.probability, 4),
+            }
+            for path, name, known, found in zip(paths, tried.names, tried.known, tried.predictions, strict=True)
+        ]  # fmt: skip
+    return result
+
+
+def write_report(
+    folder: Path, classifier: Classifier, tried: ClassifierEvaluation | None, paths: Sequence[str]
+) -> None:
+    """Write `report.html` and `report.json` into a folder, made where missing; `RuntimeUnavailable` without matplotlib."""
+    check_plots()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("report.json", json.dumps(as_json(classifier, tried, paths), ensure_ascii=False, indent=1) + "\n"),
+        ("report.html", _as_html(classifier, tried, paths)),
+    ):
+        with atomic_path(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def _as_html(classifier: Classifier, tried: ClassifierEvaluation | None, paths: Sequence[str]) -> str:
+    found = classifier.evidence_
+    text = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>Classifier</title><style>{_STYLE}</style>",
+        f"<h1>{len(classifier.names_)} people from {len(classifier.owners_)} photos</h1>",
+        f"<p class=dim>Method {classifier.method}; {'closed set' if classifier.closed_set else 'strangers are called unknown'}.</p>",
+    ]
+    if tried is not None:
+        text += ["<h2>On other photos</h2>", _tiles(tried.rates())]
+        text += ["<p class=dim>Intervals hold 95 % of bootstraps over people.</p>"]
+    text += ["<h2>Held out while learning</h2>"]
+    text.append(_tiles({name: found[name] for name in _WORDS if name in found}))
+    text += [f"<p>{safe(line)}</p>" for line in in_words(classifier)[5:]]
+    text.append("<div class=plots>")
+    text += [f"<img alt='{name}' src='{source}'>" for name, source in _plots(classifier, tried)]
+    text.append("</div>")
+    if tried is not None:
+        text += _mistakes(tried, paths)
+    text.append("<h2>People</h2>")
+    counts = Counter(classifier.owners_.tolist())
+    rows = [
+        (name, str(counts[k]), f"{classifier.thresholds_[k]:.4f}", *_of_person(tried, name))
+        for k, name in enumerate(classifier.names_)
+    ]
+    text.append(table(["name", "photos", "similarity to reach", *(["tested", "right"] if tried else [])], rows))
+    return "".join(text) + "</html>\n"
+
+
+def _of_person(tried: ClassifierEvaluation | None, name: str) -> tuple[str, ...]:
+    if tried is None:
+        return ()
+    rows = [k for k, true in enumerate(tried.names) if true == name]
+    return str(len(rows)), str(sum(tried.right(k) for k in rows))
+
+
+def _mistakes(tried: ClassifierEvaluation, paths: Sequence[str]) -> list[str]:
+    wrong = sorted(
+        (k for k in range(len(tried.names)) if not tried.right(k)), key=lambda k: -tried.predictions[k].similarity
+    )
+    text = [f"<h2>{len(wrong)} wrong{', the most similar ones' if len(wrong) > _SHOWN else ''}</h2><div class=sheet>"]
+    for k in wrong[:_SHOWN]:
+        true = tried.names[k] + ("" if tried.known[k] else " (a stranger)")
+        text.append(
+            f"<figure><img alt='' src='{_picture(paths[k])}'><figcaption>{safe(true)}: "
+            f"{safe(prediction_in_words(tried.predictions[k]))}<br>{safe(paths[k])}</figcaption></figure>"
+        )
+    return [*text, "</div>"]
+
+
+def _picture(path: str) -> str:
+    try:
+        picture = Image.fromarray(image.read(path))
+    except ImageError:  # gone since it was embedded
+        return ""
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return data_uri("jpeg", buffer.getvalue())
+
+
+def _plots(classifier: Classifier, tried: ClassifierEvaluation | None) -> list[tuple[str, str]]:
+    plots = []
+
+    bins = classifier.evidence_.get("reliability", [])
+    if bins:
+        figure, axes = new_plot(
+            "Reliability of the probabilities, held out", "probability told", "share that was right"
+        )
+        axes.plot([0, 1], [0, 1], ":", color="#888", label="as told")
+        sizes = [20 + 400 * entry["weight"] for entry in bins]
+        axes.scatter([e["predicted"] for e in bins], [e["observed"] for e in bins], s=sizes, color="#0b62c4", alpha=0.7,
+                     label="a bin, its area the faces in it")  # fmt: skip
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axes.legend(loc="upper left")
+        plots.append(("reliability diagram", data_uri("png", as_png(figure))))
+    if tried is not None:
+        over = np.array([found.similarity - found.threshold for found in tried.predictions])
+        known = np.array(tried.known, np.bool_)
+        figure, axes = new_plot("Other photos", "similarity to the nearest person, over what is wanted", "faces")
+        edges = np.histogram_bin_edges(over, bins=40)
+        axes.hist(over[known], bins=edges, color="#1a7f37", alpha=0.55, label="people learned")
+        if not known.all():
+            axes.hist(over[~known], bins=edges, color="#cf222e", alpha=0.55, label="strangers")
+        axes.axvline(0, color="#1b1f24", linestyle="--")
+        axes.legend()
+        plots.append(("similarities of known people and strangers", data_uri("png", as_png(figure))))
+    return plots
+
+
+def _tiles(rates: dict[str, Any]) -> str:
+    tiles = [
+        f"<div class=tile><b>{'not measured' if rate['share'] is None else format(rate['share'], '.3f')}</b>"
+        f"{_WORDS[name]}<br><span class=dim>{_interval(rate)}</span></div>"
+        for name, rate in rates.items()
+        if rate["n"] or rate["share"] is not None
+    ]
+    return f"<div class=tiles>{''.join(tiles)}</div>"
+
+
+def _share(rate: dict[str, Any]) -> str:
+    return (
+        "not measured: too few photos or people"
+        if rate["share"] is None
+        else f"{rate['share']:.4f}  ({_interval(rate)})"
+    )
+
+
+def _interval(rate: dict[str, Any]) -> str:
+    return "" if rate["low"] is None else f"95 % {rate['low']:.3f} to {rate['high']:.3f}, {rate['n']} faces"

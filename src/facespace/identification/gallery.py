@@ -1,0 +1,215 @@
+"""People: enrolled from photos, then recognised in others or called unknown."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.defaults import DEFAULT_RATE
+from facespace.embedding import calibration
+from facespace.embedding.compatibility import model_of, other_model
+from facespace.embedding.embedder import Embedder
+from facespace.errors import GalleryError
+from facespace.identification import threshold_tuning
+from facespace.identification.open_set import templates, thresholds_of_table
+from facespace.identification.stores.sqlite import Entry, SQLiteStore
+from facespace.identification.threshold_tuning import TunedThresholds
+from facespace.io.text import clean_name, plain_text
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What `identify` says of one probe: `name` is None for unknown, `similarity` the best person's all the same.
+
+    `similarity` (cosine) is None only when nobody is enrolled; `threshold` is what it had to reach.
+    """
+
+    name: str | None
+    similarity: float | None
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One enrolled person: `n_photos` different photos, `added` a UTC time."""
+
+    name: str
+    n_photos: int
+    added: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What one version of the file holds, whole: threads that identify meanwhile keep the one they began with."""
+
+    version: int
+    names: list[str]
+    n_photos: list[int]
+    templates: npt.NDArray[np.float32]
+
+
+class Gallery:
+    """Enrolled people in one file.
+
+    A person's photos become one template, the mean of their embeddings scaled to length 1, and a probe is compared
+    with every template. The file remembers which weights and which `InputSpec` made its vectors; opened with others
+    it raises `GalleryError`. Without an `embedder` people can be listed, renamed and removed only.
+    """
+
+    def __init__(self, path: str | PathLike[str], embedder: Embedder | None = None, *, create: bool = False) -> None:
+        self._store = SQLiteStore(str(path), create=create)
+        self._embedder = embedder
+        self._claimed = False
+        self._snapshot: _Snapshot | None = None
+        if embedder is not None:
+            try:
+                self._check_model(embedder, create)
+            except BaseException:
+                self._store.close()
+                raise
+
+    def _check_model(self, embedder: Embedder, create: bool) -> None:
+        wanted = model_of(embedder)
+        held = self._store.set_once("embedder", wanted) if create else self._store.setting("embedder")
+        if held is None:  # an empty gallery belongs to no model yet
+            return
+        if reason := other_model(held, embedder):
+            raise GalleryError(f"{self._store.path}: {reason}, or enrol into a new gallery")
+        self._claimed = True
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was enrolled is in it already."""
+        self._store.close()
+
+    def __len__(self) -> int:
+        return len(self._store.people())
+
+    def people(self) -> list[Person]:
+        """Everyone enrolled, by name."""
+        return [Person(*row) for row in self._store.people()]
+
+    def enroll(self, name: str, crop: npt.NDArray[np.uint8], *, source: str = "") -> bool:
+        """Add one crop (S,S,3) of a person, as `align` makes it; on disk when this returns.
+
+        Returns False when this very crop was enrolled under the name before. `source` says where it came from.
+        """
+        return self.add(name, self._model().represent(crop[None])[0], crop, source=source)
+
+    def add(
+        self, name: str, embedding: npt.NDArray[np.float32], crop: npt.NDArray[np.uint8], *, source: str = ""
+    ) -> bool:
+        """`enroll` for a crop that `represent` has made an embedding of already."""
+        embedder = self._model()
+        length = float(np.linalg.norm(embedding))
+        if embedding.shape != (embedder.dimension,) or not abs(length - 1) < 1e-3:
+            wanted = f"{embedder.dimension} numbers of length 1"
+            raise ValueError(f"an embedding wants {wanted}; got an array {embedding.shape} of length {length:.3g}")
+        name = clean_name(name)
+        if not self._claimed:
+            self._check_model(embedder, create=True)
+        digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
+        made_by = f"{embedder.runtime} {embedder.precision}"
+        return self._store.add(name, Entry(embedding, digest, plain_text(source), made_by))
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a person another name; `UnknownPerson` if there is nobody, `GalleryError` if the name is taken."""
+        self._store.rename(clean_name(old), clean_name(new))
+
+    def remove(self, name: str) -> int:
+        """Erase a person from the file, vectors included; returns how many photos were enrolled."""
+        return self._store.remove(clean_name(name))
+
+    def identify(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        *,
+        rate: float | None = None,
+        threshold: float | None = None,
+    ) -> list[Match]:
+        """The best match of each probe (N,D), or unknown; embeddings as `Embedder.represent` makes them.
+
+        `rate` is the share of strangers that may be given a name, each face counted alone, however many people are
+        enrolled; by default what `calibrate` stored, or 0.01. `threshold` sets the similarity to reach instead.
+        `ModelError` where the model has no calibration, `calibrate` has stored none, and no threshold is given.
+        """
+        people = self._current()
+        thresholds = self._thresholds(people, rate) if threshold is None else np.full(len(people.names), threshold)
+        if not people.names:
+            return [Match(None, None, 1.0 if threshold is None else threshold) for _ in embeddings]
+        similarity = embeddings @ people.templates.T
+        matches = []
+        for k, row in zip(similarity.argmax(axis=1), similarity, strict=True):
+            value, wanted = float(row[k]), float(thresholds[k])
+            matches.append(Match(people.names[k] if value >= wanted else None, value, wanted))
+        return matches
+
+    def thresholds(self, rate: float | None = None) -> npt.NDArray[np.float64]:
+        """The similarity to reach for each person, in the order they were added, to keep to `rate`."""
+        return self._thresholds(self._current(), rate)
+
+    def _thresholds(self, people: _Snapshot, rate: float | None) -> npt.NDArray[np.float64]:
+        embedder = self._model()
+        offset = 0.0
+        if rate is None:
+            stored = self.calibration()
+            rate, offset = (stored.rate, stored.offset) if stored else (DEFAULT_RATE, 0.0)
+            if stored and embedder.calibration is None:
+                return np.full(len(people.names), min(offset, 1.0))
+        if embedder.calibration is None:
+            raise calibration.missing(embedder.name)
+        return np.minimum(embedder.calibration.identification_thresholds(rate, people.n_photos) + offset, 1.0)
+
+    def calibrate(self, probes: npt.NDArray[np.float32], names: Sequence[str], *, rate: float) -> TunedThresholds:
+        """Choose and store the thresholds on labelled photos: see `threshold_tuning.calibrate`."""
+        people, table = self._current(), self._model().calibration
+        _, _, enrolled = self._store.vectors(self._model().dimension)
+        result = threshold_tuning.calibrate(
+            probes, names, people.templates, people.names, thresholds_of_table(table, rate, people.n_photos),
+            enrolled=enrolled, rate=rate, table=table is not None,
+        )  # fmt: skip
+        self._store.set("calibration", dataclasses.asdict(result))
+        return result
+
+    def calibration(self) -> TunedThresholds | None:
+        """What `calibrate` stored, or None."""
+        stored = self._store.setting("calibration")
+        if stored is None:
+            return None
+        try:
+            result = TunedThresholds(float(stored["rate"]), float(stored["offset"]), dict(stored["evidence"]))
+        except (KeyError, TypeError, ValueError):
+            result = TunedThresholds(0.0, math.nan, {})
+        if not (0 < result.rate < 1 and math.isfinite(result.offset)):
+            raise GalleryError(f"{self._store.path}: damaged (its calibration is no such thing); run calibrate again")
+        return result
+
+    def _model(self) -> Embedder:
+        if self._embedder is None:
+            raise GalleryError(f"{self._store.path}: opened without a model, it can only be listed and edited")
+        return self._embedder
+
+    def _current(self) -> _Snapshot:
+        """The people as the file holds them; made anew if any process has changed it since."""
+        snapshot, version = self._snapshot, self._store.version()
+        if snapshot is None or snapshot.version != version:
+            names, owners, vectors = self._store.vectors(self._model().dimension)
+            n_photos = np.bincount(owners, minlength=len(names)).tolist()
+            snapshot = _Snapshot(version, names, n_photos, templates(owners, vectors, len(names)))
+            self._snapshot = snapshot
+        return snapshot

@@ -1,0 +1,187 @@
+"""How good a classifier is, measured on its own training photos before it meets any other: photos and people held out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facespace.embedding.calibration import Calibration
+from facespace.identification import classifier_methods
+from facespace.identification.open_set import Embeddings, held_out_margins, offset, templates, thresholds_of_table
+from facespace.metrics.bootstrap import folds_of, share
+from facespace.metrics.distances import Booleans, Floats, Integers
+
+_FOLDS = 5
+_GROUPS = 5
+# Fewer held-out photos than this, or fewer people, and a probability would be invented, not measured.
+_MIN_TRIALS, _MIN_PEOPLE = 50, 10
+_BINS = 10
+# Equal parts: half of the faces a probability is told of are strangers'.
+_STRANGERS_WEIGH = 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutTrials:
+    """Every training photo tried as an unseen one.
+
+    `owner` (K,), `nearest` (K,) and `margin` (K,) of photos whose person is known by other photos: the margin is the
+    cosine to the template of `nearest` minus what the model's table wants. `stranger` (N,) and `stranger_margin` (N,)
+    of photos whose whole person is held out: the largest margin over anybody else, which no method can exceed.
+    """
+
+    owner: Integers
+    nearest: Integers
+    margin: Floats
+    stranger: Integers
+    stranger_margin: Floats
+
+
+def hold_out(
+    method: classifier_methods.MethodName,
+    embeddings: Embeddings,
+    owners: Integers,
+    n_people: int,
+    *,
+    rate: float,
+    calibration: Calibration | None,
+    seed: int = 0,
+) -> HeldOutTrials:
+    """Cross-validate: a fifth of each person's photos at a time as probes of the rest, and each person as a stranger."""
+    folds = folds_of(owners, _FOLDS, seed=seed)
+    found_owner, found_nearest, found_margin = [], [], []
+    for fold in range(_FOLDS):
+        train, test = folds != fold, folds == fold
+        known = np.unique(owners[train])
+        test &= np.isin(owners, known)
+        if not test.any():
+            continue
+        numbers = np.searchsorted(known, owners[train])
+        namer = classifier_methods.fit(method, embeddings[train], numbers, len(known))
+        nearest = namer.nearest(embeddings[test])
+        people = templates(numbers, embeddings[train], len(known))
+        wanted = thresholds_of_table(calibration, rate, np.bincount(numbers).tolist())
+        similarity = np.einsum("nd,nd->n", embeddings[test], people[nearest])
+        found_owner.append(owners[test])
+        found_nearest.append(known[nearest])
+        found_margin.append(similarity - wanted[nearest])
+    wanted = thresholds_of_table(calibration, rate, np.bincount(owners, minlength=n_people).tolist())
+    margins = held_out_margins(embeddings, owners, templates(owners, embeddings, n_people), wanted)
+    met = np.isfinite(margins)
+    return HeldOutTrials(
+        np.concatenate([np.empty(0, np.int64), *found_owner]),
+        np.concatenate([np.empty(0, np.int64), *found_nearest]),
+        np.concatenate([np.empty(0), *found_margin]),
+        owners[met],
+        margins[met],
+    )
+
+
+def rates(trials: HeldOutTrials, chosen: float, rate: float, *, table: bool, seed: int = 0) -> dict[str, Any]:
+    """The measured rates at the offset `chosen`, each with its 95 % interval over people.
+
+    Strangers are judged at the offset that people other than themselves would have chosen.
+    """
+    right = trials.nearest == trials.owner
+    accepted = trials.margin >= chosen
+    groups = folds_of(np.zeros(int(trials.stranger.max(initial=-1)) + 1, np.int64), _GROUPS, seed=seed)
+    detected = np.empty(len(trials.stranger), np.bool_)
+    for group in range(_GROUPS):
+        inside = groups[trials.stranger] == group
+        detected[inside] = trials.stranger_margin[inside] < offset(trials.stranger_margin[~inside], rate, table=table)
+    return {
+        "closed_set_accuracy": share(right, trials.owner),
+        "known_named_right": share(right & accepted, trials.owner),
+        "known_rejected": share(~accepted, trials.owner),
+        "unknown_detected": share(detected, trials.stranger),
+    }
+
+
+def fit_probability(trials: HeldOutTrials, chosen: float) -> tuple[float, float] | None:
+    """Slope and intercept of 1 / (1 + exp(−(slope · x + intercept))), the probability that a face is the nearest person.
+
+    x is the similarity less the person's threshold. Half of the faces are taken to be strangers'. Platt 1999, with
+    his smoothed targets. None where there are too few photos or people to tell.
+    """
+    return _platt(trials, chosen, np.ones(len(trials.owner), np.bool_), np.ones(len(trials.stranger), np.bool_))
+
+
+def reliability(trials: HeldOutTrials, chosen: float, *, seed: int = 0) -> list[dict[str, float | int]]:
+    """How true the probabilities are: those of one half of the people, as the other half fits them, in ten bins.
+
+    Each bin has `predicted`, the mean probability in it, `observed`, the share that was right, and `weight`, its part
+    of all; [] where `fit_probability` gives none.
+    """
+    n_people = int(max(trials.owner.max(initial=-1), trials.stranger.max(initial=-1))) + 1
+    halves = folds_of(np.zeros(n_people, np.int64), 2, seed=seed)
+    told, came, weighs = [np.empty(0)], [np.empty(0)], [np.empty(0)]
+    for half in range(2):
+        fit = _platt(trials, chosen, halves[trials.owner] != half, halves[trials.stranger] != half)
+        if fit is None:
+            return []
+        x, right, weight = _outcomes(trials, chosen, halves[trials.owner] == half, halves[trials.stranger] == half)
+        told.append(probability(x, fit))
+        came.append(right)
+        weighs.append(weight)
+    predicted, observed, weight = np.concatenate(told), np.concatenate(came), np.concatenate(weighs)
+    weight = weight / weight.sum()
+    bins = np.minimum((predicted * _BINS).astype(np.int64), _BINS - 1)
+    return [
+        {
+            "predicted": float(np.average(predicted[bins == k], weights=weight[bins == k])),
+            "observed": float(np.average(observed[bins == k], weights=weight[bins == k])),
+            "weight": float(weight[bins == k].sum()),
+            "n": int((bins == k).sum()),
+        }
+        for k in range(_BINS)
+        if (bins == k).any()
+    ]
+
+
+def probability(margins: Floats, fit: tuple[float, float]) -> Floats:
+    """What `fit_probability` found, applied.
+
+    >>> probability(np.array([0.0, 100.0]), (10.0, 0.0)).tolist()
+    [0.5, 1.0]
+    """
+    slope, intercept = fit
+    result: Floats = 1 / (1 + np.exp(-np.clip(slope * margins + intercept, -50, 50)))
+    return result
+
+
+def _outcomes(
+    trials: HeldOutTrials, chosen: float, known: Booleans, strange: Booleans
+) -> tuple[Floats, Floats, Floats]:
+    """Margins over the threshold, whether the nearest person was right, and weights."""
+    x = np.concatenate([trials.margin[known], trials.stranger_margin[strange]]) - chosen
+    n_known, n_strange = int(known.sum()), int(strange.sum())
+    right = np.concatenate([(trials.nearest == trials.owner)[known], np.zeros(n_strange)])
+    weight = np.repeat(
+        [(1 - _STRANGERS_WEIGH) / max(n_known, 1), _STRANGERS_WEIGH / max(n_strange, 1)], [n_known, n_strange]
+    )
+    return x, right.astype(np.float64), weight
+
+
+def _platt(trials: HeldOutTrials, chosen: float, known: Booleans, strange: Booleans) -> tuple[float, float] | None:
+    people = np.unique(trials.owner[known])
+    if len(people) < _MIN_PEOPLE or min(known.sum(), strange.sum()) < _MIN_TRIALS:
+        return None
+    x, right, weight = _outcomes(trials, chosen, known, strange)
+    n_right, n_wrong = right.sum(), len(right) - right.sum()
+    target = np.where(right > 0, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
+    mean, spread = float(np.average(x, weights=weight)), float(x.std()) or 1.0
+    features = np.stack([(x - mean) / spread, np.ones_like(x)], axis=1)
+    beta = np.zeros(2)
+    for _ in range(100):  # Newton's method; the smoothed targets keep the optimum finite
+        told = 1 / (1 + np.exp(-np.clip(features @ beta, -50, 50)))
+        gradient = features.T @ (weight * (told - target))
+        curvature = (features * (weight * told * (1 - told))[:, None]).T @ features + 1e-12 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        longest = float(np.abs(step).max())
+        beta = beta - step / max(1.0, longest)
+        if longest < 1e-10:
+            break
+    slope = float(beta[0] / spread)
+    return (slope, float(beta[1] - slope * mean)) if math.isfinite(slope) and slope > 0 else None

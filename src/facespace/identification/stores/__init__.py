@@ -1,0 +1,1 @@
+"""Where a gallery keeps its vectors: `sqlite`, one file."""

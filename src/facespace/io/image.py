@@ -1,0 +1,297 @@
+"""Anything a photo can come as → one upright RGB array."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import importlib
+import io
+import operator
+import os
+import stat
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image
+
+from facespace.errors import ImageError
+
+MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
+
+_STARTS = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"BM", ".bmp"),
+    (b"GIF8", ".gif"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
+    (b"P5", ".pgm"),
+    (b"P6", ".ppm"),
+)
+
+
+IMAGE_ENDINGS = frozenset(
+    f".{ending}"
+    for ending in "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pnm avif heic heif".split()  # noqa: SIM905
+)
+
+
+RGB = npt.NDArray[np.uint8]
+Path = str | os.PathLike[str] | os.PathLike[bytes]
+Source = Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
+
+# Pillow's names; its other decoders (EPS, PDF, FITS, …) are never asked.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+_HEVC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
+
+
+def read(source: Source, *, max_pixels: int = 100_000_000) -> RGB:
+    """A photo as a new upright (H,W,3) uint8 RGB array, C-contiguous, from a path, bytes, file, PIL image or array.
+
+    EXIF orientation is applied and transparency laid over white. Of 16 bits the high byte is kept; floats are in
+    [0, 1] or, when any is above 1, in [0, 255]. Of several frames the first counts, of a file object all of it.
+    An array is (H,W), (H,W,1), (H,W,2) gray and alpha, (H,W,3) or (H,W,4), of uint8, uint16, bool or float.
+
+    Raises `ImageError` when it is no readable image or has more than `max_pixels` (asked before it is decoded),
+    and `TypeError` when `source` is nothing of the above.
+
+    >>> read(np.array([[0.0, 1.0]])).tolist()
+    [[[0, 0, 0], [255, 255, 255]]]
+    """
+    max_pixels = operator.index(max_pixels)
+    if isinstance(source, np.ndarray):
+        return _read_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        with _decoding("<PIL image>", max_pixels, "image"):
+            return _read_pil(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _read_stream(io.BytesIO(source), "<bytes>", max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        return _read_path(os.fsdecode(source), max_pixels)
+    if callable(getattr(source, "read", None)):
+        return _read_file(source, max_pixels)
+    raise TypeError(f"wanted a path, bytes, a binary file, a PIL image or a numpy array; got {type(source).__name__}")
+
+
+def _read_path(path: str, max_pixels: int) -> RGB:
+    try:
+        status = os.stat(path)  # before opening: opening a fifo waits for its writer
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(path, "a folder, not an image")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "not a regular file")
+        with open(path, "rb") as stream:
+            return _read_stream(stream, path, max_pixels)
+    except (OSError, ValueError) as error:  # ValueError: a name no file can have
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        raise ImageError(path, "no such file" if missing else f"cannot be opened ({_text(error)})") from error
+
+
+def _read_file(file: BinaryIO, max_pixels: int) -> RGB:
+    name = getattr(file, "name", None)
+    name = os.fsdecode(name) if isinstance(name, (str, bytes)) else "<file>"
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)
+        data = file.read()
+    except (OSError, ValueError, MemoryError) as error:
+        raise ImageError(name, f"cannot be read ({_text(error)})") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a file object must be binary; its read() gave {type(data).__name__}")
+    return _read_stream(io.BytesIO(data), name, max_pixels)
+
+
+def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
+    start = stream.read(64)
+    if not start:
+        raise ImageError(name, "the file is empty")
+    image_format = _recognise(start, name)
+    stream.seek(0)
+    with _decoding(name, max_pixels, f"{image_format} file"):
+        if image_format == "HEIC":
+            return _read_heic(stream)
+        with _openers()[image_format][0](stream, "") as image:
+            return _read_pil(image)
+
+
+def _read_heic(stream: BinaryIO) -> RGB:
+    try:
+        pi_heif = importlib.import_module("pi_heif")
+    except ImportError as error:
+        raise _UnusableError("a HEIC photo needs the extra heif: pip install 'facespace[heif]'") from error
+    heif = pi_heif.open_heif(stream)
+    _check_size(heif.size)
+    return _rgb(heif.to_pillow())  # upright already
+
+
+def _read_pil(image: Image.Image) -> RGB:
+    _check_size(image.size)
+    image.load()
+    # Only now, as a TIFF turns itself when it is loaded, and a PNG may have its EXIF data behind the pixels.
+    try:
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # whatever is wrong with the EXIF data, the pixels may be good
+        turn = 1
+    rgb = _rgb(image).swapaxes(0, 1) if turn in (5, 6, 7, 8) else _rgb(image)
+    return np.ascontiguousarray(rgb[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1])
+
+
+def _read_array(array: npt.NDArray[Any], max_pixels: int) -> RGB:
+    depth = array.shape[2] if array.ndim == 3 else 1
+    known = array.dtype.kind in "bf" or array.dtype.kind + str(array.dtype.itemsize) in ("u1", "u2")
+    with _decoding("<array>", max_pixels, "array"):
+        if array.ndim not in (2, 3) or depth not in (1, 2, 3, 4) or not known:
+            wanted = "(H,W), (H,W,1), (H,W,2), (H,W,3) or (H,W,4) of uint8, uint16, bool or float"
+            raise _UnusableError(f"wanted {wanted}; got {array.shape} of {array.dtype}")
+        _check_size((array.shape[1], array.shape[0]))
+        pixels = _eight_bits(np.asarray(array))
+        if depth == 3:
+            return np.array(pixels, order="C")
+        return _rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+
+
+def _rgb(image: Image.Image) -> RGB:
+    """The pixels of a loaded image of any mode, (H,W,3), not turned."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.array(image)
+        pixels = _eight_bits(values)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            pixels = np.where(values == transparent, np.uint8(255), pixels)
+        image = Image.fromarray(pixels)
+    elif image.mode in ("1", "L", "P", "RGB", "LA", "La", "PA", "RGBA", "RGBa") and image.has_transparency_data:
+        straight = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.new("RGB", image.size, "white")
+        image.paste(straight, mask=straight)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _eight_bits(values: npt.NDArray[Any]) -> RGB:
+    """Any array of pixel values as uint8; `_UnusableError` says which have no place there."""
+    if values.dtype == np.uint8:
+        return np.asarray(values, np.uint8)
+    if values.dtype.kind == "b":
+        return np.asarray(values * np.uint8(255), np.uint8)
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not (low >= 0 and high <= 255):  # so written, NaN fails it too
+            raise _UnusableError(f"floats must lie in [0, 1] or [0, 255]; they run from {low:g} to {high:g}")
+        return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise _UnusableError(f"integers must lie in 0..65535; they run from {low} to {high}")
+    if values.dtype.kind == "u" or high > 255:
+        values = values >> 8
+    return np.asarray(values, np.uint8)
+
+
+def _recognise(start: bytes, name: str) -> str:
+    """The format of a file by its first 64 bytes."""
+    if start[4:8] == b"ftyp":
+        brand, box = start[8:12], start[: int.from_bytes(start[:4], "big")]
+        compatible = {box[at : at + 4] for at in range(16, len(box), 4)}
+        if brand in _HEVC_BRANDS or (brand in (b"mif1", b"msf1") and not compatible & {b"avif", b"avis"}):
+            return "HEIC"
+    for image_format, (_, accept) in _openers().items():
+        if accept and accept(start[:16]):
+            return image_format
+    raise ImageError(name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC)")
+
+
+class _UnusableError(Exception):
+    """The reason of an `ImageError`, raised inside `_decoding`, which knows the source."""
+
+
+# The limit while this thread is inside `_decoding`, else None.
+_limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("_limit", default=None)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if size[0] < 1 or size[1] < 1:
+        raise _UnusableError(f"it has no pixels ({size[0]} x {size[1]})")
+    limit = _limit.get()
+    if limit is not None and size[0] * size[1] > limit:
+        raise _UnusableError(f"{size[0] * size[1]:,} pixels ({size[0]} x {size[1]}); the limit is {limit:,}")
+
+
+@contextlib.contextmanager
+def _decoding(name: str, max_pixels: int, what: str) -> Iterator[None]:
+    """Inside, `_check_size` knows the limit, Pillow is silent, and every error becomes an `ImageError`."""
+    _openers()
+    token = _limit.set(max_pixels)
+    try:
+        yield
+    except _UnusableError as error:
+        raise ImageError(name, str(error)) from error
+    except MemoryError as error:
+        raise ImageError(name, "it does not fit into memory") from error
+    except Exception as error:  # decoders raise anything on damaged data
+        raise ImageError(name, f"a truncated, corrupt or unsupported {what} ({_text(error)})") from error
+    finally:
+        _limit.reset(token)
+
+
+@functools.cache
+def _openers() -> dict[str, tuple[Any, Any]]:
+    """Pillow's decoders of our formats; the first call teaches Pillow to leave threads that are `_decoding` alone.
+
+    Pillow's bomb check and its warnings know only process-wide switches (`MAX_IMAGE_PIXELS`, the warnings filters).
+    Both are wrapped, to differ only for a thread inside `_decoding`; for every other they are what they were.
+    """
+    Image.init()
+    openers = {name: Image.OPEN[name] for name in _FORMATS if name in Image.OPEN}
+    pillow: Any = Image
+    pillow_check = getattr(pillow, "_decompression_bomb_check", None)
+
+    def check(size: tuple[int, int], **options: Any) -> None:
+        if _limit.get() is not None:
+            _check_size(size)
+        elif pillow_check is not None:
+            pillow_check(size, **options)
+
+    def warn(message: Any, category: Any = None, stacklevel: int = 1, **options: Any) -> None:
+        if _limit.get() is None:
+            warnings.warn(message, category, stacklevel + 1, **options)
+
+    if pillow_check is not None:  # a private name; without it Pillow's own limit holds too
+        pillow._decompression_bomb_check = check
+    quiet: Any = types.ModuleType("warnings")
+    vars(quiet).update(vars(warnings), warn=warn)
+    for factory, _ in openers.values():
+        module: Any = sys.modules[factory.__module__]
+        module.warnings = quiet
+    return openers
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, on one short line."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())[:200] or type(error).__name__
+
+
+def image_ending(encoded: bytes) -> str | None:
+    """The ending of a file with this image in it; None where it is of no kind that is known here.
+
+    >>> image_ending(b"RIFF....WEBPVP8 "), image_ending(b"<html>")
+    ('.webp', None)
+    """
+    for start, ending in _STARTS:
+        if encoded.startswith(start):
+            return ending
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return ".webp"
+    if encoded[4:8] == b"ftyp":
+        return ".avif" if encoded[8:12] in (b"avif", b"avis") else ".heic"
+    return None
+
+
+def decode(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
+    """An encoded image as (H,W,3) uint8 RGB; `ImageError` names `where` it lay."""
+    try:
+        return read(encoded)
+    except ImageError as error:
+        raise ImageError(where, error.reason) from None

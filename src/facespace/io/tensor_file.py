@@ -1,0 +1,87 @@
+"""Arrays and a record in JSON in one safetensors file: the project's own files that are no models. Never a pickle."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from facespace.errors import FacespaceError
+from facespace.io.files import atomic_path
+from facespace.io.text import first_line, plain_text
+
+_VERSION = "1"
+_MAX_BYTES = 4 << 30  # two million rows of 512 numbers
+_PICKLES = (
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+    b"(dp",
+    b"(lp",
+    b"(i",
+    b"ccopy_reg",
+    b"cnumpy",
+    b"csklearn",
+)
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> None:
+    """Write arrays and record, whole or not at all; `kind` says what the file is, "classifier" for instance."""
+    data = save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {"format": f"facespace-{kind}", "version": _VERSION, "record": json.dumps(record)},
+    )
+    with atomic_path(path) as unfinished:
+        unfinished.write_bytes(data)
+
+
+def read_tensor_file(
+    path: Path, kind: str, error: type[FacespaceError], *, remedy: str
+) -> tuple[Arrays, dict[str, Any]]:
+    """Read what `write_tensor_file` wrote; `error` names what is wrong, and `remedy` what to do.
+
+    A pickle is refused as one. No more memory is taken than the file is long.
+    """
+    name = plain_text(str(path))
+    if not path.is_file():
+        raise error(f"{name}: no {kind} there; {remedy}")
+    size = path.stat().st_size
+    if size > _MAX_BYTES:
+        raise error(f"{name}: {size} bytes; a {kind} has at most {_MAX_BYTES}")
+    with path.open("rb") as file:
+        start = file.read(16)
+        # The first eight bytes of safetensors are a length, which may begin like a pickle; the next is a brace.
+        if start.startswith(_PICKLES) and start[8:9] != b"{":
+            raise error(f"{name}: a pickle, which could run any code when it is loaded, so it is not; {remedy}")
+        header = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+        if not 2 <= header <= size - 8:
+            raise error(f"{name}: not a {kind} of facespace, or cut short; {remedy}")
+        data = start + file.read()
+    try:
+        metadata = json.loads(data[8 : 8 + header]).get("__metadata__", {})
+        if metadata.get("format") != f"facespace-{kind}":
+            raise error(f"{name}: not a {kind} of facespace; {remedy}")
+        if metadata.get("version") != _VERSION:
+            raise error(f"{name}: version {metadata.get('version')!r}; this facespace reads {_VERSION}")
+        record = json.loads(metadata["record"])
+        arrays: Arrays = dict(load(data))
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as wrong:
+        raise damaged(path, kind, error, wrong, remedy=remedy) from None
+    if not isinstance(record, dict):
+        raise error(f"{name}: a damaged {kind} (its record is a {type(record).__name__}); {remedy}")
+    return arrays, record
+
+
+def damaged(path: Path, kind: str, error: type[FacespaceError], wrong: Exception, *, remedy: str) -> FacespaceError:
+    """The error for contents that do not fit together."""
+    return error(f"{plain_text(str(path))}: a damaged {kind} ({plain_text(first_line(wrong))}); {remedy}")

@@ -1,0 +1,344 @@
+"""Are two photos of one person? How often an embedding decides that rightly, measured on labelled pairs.
+
+With folds this is the protocol of Labeled Faces in the Wild as the 2018 evaluation carried it out; without, the same
+figures on all pairs at once. Its one repair: every ROC is closed by a straight line to (1, 1), where 2018 ended at the
+squared distance 3.99 and so cut the area for embeddings longer than 1. A pair "matches" when distance < threshold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.metrics.distances import Booleans, Distance, Floats, Integers, PairDistances
+
+FAR_TARGETS = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
+GRID = np.arange(0, 4, 0.01)  # the thresholds of 2018, for both distances
+_ROC_POINTS = 2000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Roc:
+    """A receiver operating characteristic: at `threshold` (T,) a share `far` of different, `val` of same pairs match.
+
+    Both rise from 0. Between its points the curve is straight, and so it is from its last point to (1, 1).
+    """
+
+    far: Floats
+    val: Floats
+    threshold: Floats
+
+    def auc(self) -> float:
+        """Area under the curve, by trapezoids.
+
+        >>> Roc(np.array([0.0, 0.0, 0.5]), np.array([0.0, 0.5, 1.0]), np.array([1.0, 2.0, 3.0])).auc()
+        0.875
+        """
+        x, y = np.append(self.far, 1.0), np.append(self.val, 1.0)
+        return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
+
+    def eer(self) -> float:
+        """The equal error rate: the x where the curve meets 1 − x, exact on its segments, vertical ones too.
+
+        >>> Roc(np.array([0.0, 0.0, 0.5]), np.array([0.0, 0.5, 1.0]), np.array([1.0, 2.0, 3.0])).eer()
+        0.25
+        """
+        x, y = np.append(self.far, 1.0), np.append(self.val, 1.0)
+        left = 1 - x - y  # falls from 1 to −1
+        k = int(np.argmax(left <= 0))
+        return float(x[k - 1] + (x[k] - x[k - 1]) * left[k - 1] / (left[k - 1] - left[k]))
+
+    def thinned(self, n_points: int = _ROC_POINTS) -> Roc:
+        """The same curve in at most about `n_points`: every corner of its low-FAR end, fewer and fewer after it."""
+        if len(self.far) <= n_points:
+            return self
+        # A point between two others on a vertical or horizontal line carries nothing.
+        level = np.zeros(len(self.far), np.bool_)
+        for values in (self.far, self.val):
+            level[1:-1] |= (values[1:-1] == values[:-2]) & (values[1:-1] == values[2:])
+        corners = np.flatnonzero(~level)
+        if len(corners) > n_points:
+            first = n_points // 2
+            rest = np.geomspace(first, len(corners) - 1, n_points - first).astype(np.intp)
+            corners = corners[np.unique(np.append(np.arange(first), rest))]
+        return Roc(self.far[corners], self.val[corners], self.threshold[corners])
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What holds at the largest threshold whose share of different pairs matching does not exceed a target.
+
+    `value`: VAL (= TAR), the share of same pairs matching. `far`: the share of different pairs that did. `fnmr` is
+    1 − VAL. With folds all are means over the held-out folds at the others' thresholds, `std` their population
+    deviation. Where the pairs are too few, only `reason` is there.
+    """
+
+    value: float | None = None
+    std: float | None = None
+    far: float | None = None
+    threshold: float | None = None
+    reason: str | None = None
+
+    @property
+    def fnmr(self) -> float | None:
+        """The false non-match rate, 1 − VAL."""
+        return None if self.value is None else 1 - self.value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verification:
+    """What `evaluate` measured.
+
+    With folds `accuracy`, `accuracy_std` (population), `val`, `auc` and `eer` are those of the 2018 protocol,
+    `threshold` the mean of `fold_thresholds`, and `mean_roc` (400 points) the curve `auc` and `eer` belong to. Without
+    folds those with `fold` and `std` in their name are empty or None, as is `mean_roc`.
+
+    `distances` (P,), infinite where no face was found, are those at which each pair was judged: with folds and mean
+    subtraction, after its own fold's mean. On them, pooled, stand `roc` (thinned), `exact_auc`, `exact_eer` and
+    `fmr_table`. `correct` (P,) says which pairs accuracy counts as right. `mean` (D,) was subtracted from all
+    embeddings; with folds it is None, for each fold had its own. `undetected`: pairs with a photo without a face.
+    """
+
+    distance: Distance
+    n_same: int
+    n_different: int
+    undetected: int
+    accuracy: float
+    accuracy_std: float | None
+    fold_accuracies: tuple[float, ...]
+    threshold: float
+    fold_thresholds: tuple[float, ...]
+    threshold_source: Literal["folds", "given", "same pairs"]
+    auc: float
+    eer: float
+    exact_auc: float
+    exact_eer: float
+    val: dict[str, Rate]
+    fmr_table: dict[str, Rate]
+    roc: Roc
+    mean_roc: Roc | None
+    distances: Floats
+    correct: Booleans
+    mean: Floats | None
+
+
+def evaluate(
+    embeddings: npt.NDArray[np.floating[Any]],
+    first: Integers,
+    second: Integers,
+    same: Booleans,
+    *,
+    fold: Integers | None = None,
+    distance: Distance = "euclidean",
+    subtract_mean: bool = False,
+    threshold: float | None = None,
+    mean: npt.NDArray[np.floating[Any]] | None = None,
+    detected: Booleans | None = None,
+) -> Verification:
+    """Measure how well distances tell pairs of the same person, `same` (P,), from pairs of different people.
+
+    Pairs are rows `first` (P,) and `second` (P,) of `embeddings` (N,D). With `fold` (P,) the threshold of best accuracy
+    on the other folds (the first of `GRID`) judges each fold, and `subtract_mean` takes off the mean of the other
+    folds' photos, each as often as it stands in a pair. Without, `threshold` and `mean` (D,) are those chosen
+    elsewhere (`choose_threshold`); what is not given is taken from these very pairs.
+
+    A photo whose `detected` (N,) is false makes its pairs errors in accuracy, of both kinds; elsewhere they do not
+    match, at any threshold, and stay in every denominator. `ValueError` for whatever does not fit together.
+
+    >>> embeddings = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> result = evaluate(embeddings, np.array([0, 1]), np.array([1, 2]), np.array([True, False]), threshold=0.7)
+    >>> result.accuracy, result.exact_auc, result.threshold_source
+    (1.0, 1.0, 'given')
+    """
+    pairs = PairDistances(embeddings, first, second, distance=distance, detected=detected)
+    same = _labels(same, len(pairs))
+    if fold is not None and (threshold is not None or mean is not None):
+        raise ValueError("folds choose their own threshold and mean; give either fold, or threshold and mean")
+    if threshold is not None and not np.isfinite(threshold):
+        raise ValueError(f"threshold wants a finite number; got {threshold}")
+    # Without folds everything is chosen on, and everything is judged.
+    tests = np.ones((1, len(pairs)), np.bool_) if fold is None else _tests(fold, same)
+    trainings = tests if fold is None else ~tests
+    means = None if mean is None else np.asarray(mean, np.float64)[None]
+    if mean is None and subtract_mean:
+        means = pairs.means(trainings)
+    each = itertools.repeat(pairs.at()) if means is None else pairs.at_each(means)
+
+    distances, correct = np.empty(len(pairs)), np.empty(len(pairs), np.bool_)
+    thresholds, accuracies, fars, vals, rates = [], [], [], [], []
+    for training, test, at in zip(trainings, tests, each, strict=False):
+        chosen = _best_on_grid(at[training], same[training]) if threshold is None else float(threshold)
+        distances[test] = at[test]
+        correct[test] = ((at[test] < chosen) == same[test]) & pairs.found[test]
+        thresholds.append(chosen)
+        accuracies.append(float(correct[test].mean()))
+        fars.append(_shares_on_grid(at[test & ~same]))
+        vals.append(_shares_on_grid(at[test & same]))
+        rates.append(_rates(at[training & ~same], at[test & same], at[test & ~same]))
+
+    roc = exact_roc(distances, same)
+    exact_auc, exact_eer = roc.auc(), roc.eer()
+    mean_roc = None if fold is None else Roc(np.mean(fars, axis=0), np.mean(vals, axis=0), GRID)
+    n_different = int((~same).sum())
+    pooled = _by_target(np.array([_rates(distances[~same], distances[same], distances[~same])]), n_different)
+    by_fold = _by_target(np.array(rates), int((trainings & ~same).sum(axis=1).min()), folds=True)
+    return Verification(
+        distance=distance,
+        n_same=int(same.sum()),
+        n_different=n_different,
+        undetected=int((~pairs.found).sum()),
+        accuracy=float(np.mean(accuracies)),
+        accuracy_std=None if fold is None else float(np.std(accuracies)),
+        fold_accuracies=() if fold is None else tuple(accuracies),
+        threshold=float(np.mean(thresholds)),
+        fold_thresholds=() if fold is None else tuple(thresholds),
+        threshold_source="folds" if fold is not None else "same pairs" if threshold is None else "given",
+        auc=exact_auc if mean_roc is None else mean_roc.auc(),
+        eer=exact_eer if mean_roc is None else mean_roc.eer(),
+        exact_auc=exact_auc,
+        exact_eer=exact_eer,
+        val=pooled if fold is None else by_fold,
+        fmr_table={target: pooled[target] for target in FAR_TARGETS[1:]},
+        roc=roc.thinned(),
+        mean_roc=mean_roc,
+        distances=distances,
+        correct=correct,
+        mean=None if means is None or fold is not None else means[0],
+    )
+
+
+def choose_threshold(
+    embeddings: npt.NDArray[np.floating[Any]],
+    first: Integers,
+    second: Integers,
+    same: Booleans,
+    *,
+    distance: Distance = "euclidean",
+    subtract_mean: bool = False,
+    detected: Booleans | None = None,
+) -> tuple[float, Floats | None]:
+    """The threshold of best accuracy on these pairs, and the mean (D,) it was chosen with, for `evaluate` of others.
+
+    All thresholds between two neighbouring distances judge alike; of those that judge best the middle one of the
+    widest gap is chosen, the lowest gap of equally wide ones. Arguments and errors are those of `evaluate`; pairs with
+    a photo that was not detected have no say.
+
+    >>> embeddings = np.array([[0.0], [1.0], [3.0]])
+    >>> choose_threshold(embeddings, np.array([0, 1]), np.array([1, 2]), np.array([True, False]))
+    (2.5, None)
+    """
+    pairs = PairDistances(embeddings, first, second, distance=distance, detected=detected)
+    found = pairs.found
+    same = _labels(_labels(same, len(pairs))[found], int(found.sum()))
+    mean = pairs.means(np.ones((1, len(pairs)), np.bool_))[0] if subtract_mean else None
+    curve = _counts(pairs.at(mean)[found], same)
+    # Between the distances k − 1 and k; before the first and after the last there is but the edge itself.
+    upper = curve.threshold.copy()
+    upper[-1] = np.nextafter(upper[-2], np.inf)
+    lower = np.append(upper[0], upper[:-1])
+    right = curve.val - curve.far  # pairs judged rightly, but for a constant
+    # A distance that as many same as different pairs have parts two gaps that judge alike: they are one.
+    starts = np.flatnonzero(np.append(True, right[1:] != right[:-1]))
+    ends = np.append(starts[1:], len(right)) - 1
+    best = right[starts] == right.max()
+    low, high = lower[starts[best]], upper[ends[best]]
+    widest = int(np.argmax(high - low))
+    middle = (low[widest] + high[widest]) / 2
+    return float(middle if middle > low[widest] else high[widest]), mean  # no number need lie between them
+
+
+def exact_roc(distances: Floats, same: Booleans) -> Roc:
+    """The ROC with a point for every distance (P,) there is; infinite distances match at no threshold.
+
+    >>> exact_roc(np.array([0.1, 0.3, 0.2, np.inf]), np.array([True, True, False, False])).val.tolist()
+    [0.0, 0.5, 0.5, 1.0]
+    """
+    counts = _counts(distances, same)
+    return Roc(counts.far / (~same).sum(), counts.val / same.sum(), counts.threshold)
+
+
+def _counts(distances: Floats, same: Booleans) -> Roc:
+    """`exact_roc` in numbers of pairs instead of shares: below each finite distance, and below infinity."""
+    threshold = np.unique(distances[np.isfinite(distances)])
+    threshold = np.append(threshold, np.inf)
+    far, val = (np.searchsorted(np.sort(distances[kind]), threshold).astype(np.float64) for kind in (~same, same))
+    return Roc(far, val, threshold)
+
+
+def _labels(same: Booleans, n_pairs: int) -> Booleans:
+    same = np.asarray(same)
+    if same.shape != (n_pairs,) or same.dtype != np.bool_:
+        raise ValueError(f"same wants ({n_pairs},) booleans, one a pair; got {same.dtype} {same.shape}")
+    if same.all() or not same.any():
+        raise ValueError(
+            f"there are no pairs of {'different people' if same.all() else 'the same person'} to tell apart"
+        )
+    return same
+
+
+def _tests(fold: Integers, same: Booleans) -> Booleans:
+    """For each fold (F,P) whether a pair is held out in it."""
+    fold = np.asarray(fold)
+    if fold.shape != same.shape or fold.dtype.kind not in "iu":
+        raise ValueError(f"fold wants ({len(same)},) whole numbers, one a pair; got {fold.dtype} {fold.shape}")
+    names = np.unique(fold)
+    if len(names) < 2:
+        raise ValueError("folds want at least two: one to judge, the others to choose its threshold")
+    tests: Booleans = fold == names[:, None]
+    for kind, words in ((same, "the same person"), (~same, "different people")):
+        held_out = (tests & kind).sum(axis=1)
+        if not held_out.all():
+            raise ValueError(f"fold {names[np.argmin(held_out)]} has no pairs of {words}")
+    return tests
+
+
+def _best_on_grid(distances: Floats, same: Booleans) -> float:
+    """The first threshold of `GRID` with the most pairs judged rightly."""
+    return float(GRID[np.argmax(_below_grid(distances[same]) - _below_grid(distances[~same]))])
+
+
+def _below_grid(distances: Floats) -> npt.NDArray[np.int64]:
+    """How many distances are below each threshold of `GRID`."""
+    passed = np.searchsorted(GRID, distances, side="right")  # thresholds at or below the distance
+    return np.cumsum(np.bincount(passed, minlength=len(GRID) + 1))[:-1]
+
+
+def _shares_on_grid(distances: Floats) -> Floats:
+    return _below_grid(distances) / len(distances)
+
+
+def _rates(chosen_on: Floats, same: Floats, different: Floats) -> Floats:
+    """VAL, FAR and threshold at each of `FAR_TARGETS` (6,3), NaN where less than one pair of `chosen_on` may match.
+
+    Of n impostor distances `chosen_on`, k = ⌊target · n⌋ may be below the threshold: it is the (k + 1)-th smallest.
+    """
+    ordered = np.sort(chosen_on)
+    rates = np.full((len(FAR_TARGETS), 3), np.nan)
+    for rate, target in zip(rates, FAR_TARGETS, strict=True):
+        k = _may_match(target, len(ordered))
+        if k >= 1:
+            rate[:] = np.mean(same < ordered[k]), np.mean(different < ordered[k]), ordered[k]
+    return rates
+
+
+def _may_match(target: str, n_different: int) -> int:
+    return int(np.floor(float(target) * n_different + 1e-9))  # a product just short of a whole number is one
+
+
+def _by_target(rates: Floats, n_different: int, *, folds: bool = False) -> dict[str, Rate]:
+    """Means of the folds' rates (F,6,3), or why there are none with `n_different` pairs to choose a threshold on."""
+    result = {}
+    for k, target in enumerate(FAR_TARGETS):
+        if _may_match(target, n_different) < 1:
+            wanted, where = f"{round(1 / float(target)):,}", " outside each fold" if folds else ""
+            result[target] = Rate(
+                reason=f"wants at least {wanted} pairs of different people{where}; there are {n_different:,}"
+            )
+        else:
+            value, far, threshold = (float(mean) for mean in rates[:, k].mean(axis=0))
+            result[target] = Rate(value, float(rates[:, k, 0].std()) if folds else None, far, threshold)
+    return result

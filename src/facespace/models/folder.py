@@ -1,0 +1,192 @@
+"""The project's own format of a model: a folder of `model.json`, which says everything, and the weights.
+
+`model.safetensors` holds the weights of a network of `backbones/`, to train on and for GPUs; `model.onnx` the same
+network as the runtimes of every processor take it. A folder has one of them or both. `model.json` is one object:
+
+    {"format": "facespace-model", "version": 1, "name": "…", "fingerprint": "…",
+     "backbone": "inception-resnet-v1" or null, "options": {…}, "dimension": 512,
+     "input_spec": {…}, "files": {"model.onnx": "SHA-256", …},
+     "source": {…}, "training": {…}, "metrics": {…}, "revision": "facespace 0.1.0"}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facespace._version import __version__
+from facespace.errors import ModelError
+from facespace.faces.input_spec import InputSpec
+from facespace.io.files import TEMPORARY
+from facespace.io.protobuf import MAX_WEIGHTS
+
+if TYPE_CHECKING:
+    from facespace.backbones.backbone import Backbone
+
+RECORD, ONNX, WEIGHTS = "model.json", "model.onnx", "model.safetensors"
+# What the folder of a training run holds; its models are model folders.
+RECIPE, RUN, METRICS = "recipe.toml", "run.json", "metrics.jsonl"
+CHECKPOINTS, BEST, MODEL = "checkpoints", "best", "model"
+_MAX_RECORD = 2**20
+_FORMAT, _VERSION = "facespace-model", 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """What `model.json` says.
+
+    `fingerprint` is the SHA-256 galleries and calibrations know the weights by: a conversion that changes no
+    embedding keeps its source's. `files` are the SHA-256 of the weight files. `source`, `training` and `metrics` are
+    free of form: where the weights came from, how they were trained, what was measured.
+    """
+
+    name: str
+    fingerprint: str
+    dimension: int
+    input_spec: InputSpec
+    backbone: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    revision: str = f"facespace {__version__}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object that `model.json` holds."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}
+        return {"format": _FORMAT, "version": _VERSION, **fields, "input_spec": self.input_spec.as_dict()}
+
+
+_FIELDS = tuple(entry.name for entry in dataclasses.fields(ModelRecord))
+_OBJECTS = ("options", "files", "source", "training", "metrics")
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether there is a `model.json` in it."""
+    return (path / RECORD).is_file()
+
+
+def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> ModelRecord:
+    """Write a model folder, which is there whole or not at all; returns the record with the files' SHA-256.
+
+    Raises `ModelError` where `out` is there already, for nothing is overwritten.
+    """
+    if os.path.lexists(out):
+        raise ModelError(f"{out}: is there already; give another folder or remove it first")
+    record = dataclasses.replace(record, files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    folder.mkdir()
+    try:
+        for name, data in [*files.items(), (RECORD, (json.dumps(record.as_dict(), indent=1) + "\n").encode())]:
+            with (folder / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            folder.rename(out)
+        except OSError:
+            if out.exists():  # somebody else was quicker
+                raise ModelError(f"{out}: is there already; give another folder or remove it first") from None
+            raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return record
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """What a model folder says of itself; `ModelError` names what is missing or wrong."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise ModelError(f"{folder}: no model folder, {RECORD} is missing in it; facespace convert makes one")
+    if path.stat().st_size > _MAX_RECORD:
+        raise ModelError(f"{path}: {path.stat().st_size} bytes; at most {_MAX_RECORD} were expected")
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path}: not JSON") from None
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise ModelError(f'{path}: wants an object with "format": "{_FORMAT}"')
+    if data.get("version") != _VERSION:
+        raise ModelError(f"{path}: version {data.get('version')!r}; this facespace reads version {_VERSION}")
+    values = {key: value for key, value in data.items() if key not in ("format", "version")}
+    if unknown := sorted(set(values) - set(_FIELDS)):
+        raise ModelError(f"{path}: unknown field {unknown[0]!r}")
+    good = {
+        "name": isinstance(values.get("name"), str),
+        "fingerprint": _is_sha256(values.get("fingerprint")),
+        "dimension": type(values.get("dimension")) is int and 0 < values["dimension"] <= 2**16,
+        "input_spec": isinstance(values.get("input_spec"), dict),
+        "backbone": values.get("backbone") is None or isinstance(values["backbone"], str),
+        "revision": isinstance(values.get("revision", ""), str),
+        **{name: isinstance(values.get(name, {}), dict) for name in _OBJECTS},
+    }
+    for name, fits in good.items():
+        if not fits:
+            raise ModelError(f"{path}: {name} cannot be {values.get(name)!r}"[:300])
+    files = values.get("files", {})
+    if not set(files) <= {ONNX, WEIGHTS} or not all(map(_is_sha256, files.values())):
+        raise ModelError(f"{path}: files wants the SHA-256 of {ONNX} and {WEIGHTS}")
+    try:
+        values["input_spec"] = InputSpec.from_dict(values["input_spec"])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    return ModelRecord(**values)
+
+
+def read_weights_file(folder: Path, record: ModelRecord, name: str) -> bytes:
+    """One of a folder's weight files, checked against the record; `ModelError` where it is not the recorded one."""
+    path = folder / name
+    if name not in record.files or not path.is_file():
+        raise ModelError(f"{folder}: {name} is missing in it")
+    size = path.stat().st_size
+    if size > MAX_WEIGHTS:
+        raise ModelError(f"{path}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != record.files[name]:
+        raise ModelError(f"{path}: not the file that {RECORD} describes; it is damaged or was replaced")
+    return data
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a `recipe.toml` and a `run.json` in it."""
+    return (path / RECIPE).is_file() and (path / RUN).is_file()
+
+
+def read_backbone(folder: Path, record: ModelRecord) -> Backbone:
+    """The network of a model folder, in inference; `ModelError` where weights and description do not fit."""
+    from facespace.formats.torch_files import load_state, parse_safetensors, require_torch
+
+    require_torch("this model")
+    from facespace.backbones.registry import create
+
+    if record.backbone is None:
+        raise ModelError(f"{folder}: its record names no backbone, so {WEIGHTS} cannot be used")
+    state = parse_safetensors(read_weights_file(folder, record, WEIGHTS), str(folder / WEIGHTS))
+    try:
+        backbone = create(record.backbone, **record.options)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder}: no {record.backbone} can be made of the options {dict(record.options)} ({error})"
+        ) from None
+    if backbone.dimension != record.dimension:
+        raise ModelError(
+            f"{folder}: its record says {record.dimension} numbers a face, its options {backbone.dimension}"
+        )
+    load_state(backbone, state, str(folder / WEIGHTS))
+    return backbone.eval()

@@ -1,0 +1,23 @@
+"""From photos to faces and embeddings, many at a time.
+
+Begin with `photos.process`. `people` reads folders of labelled people, `sample_crops` takes a few crops to measure a
+network on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from facespace._lazy import attach
+
+if TYPE_CHECKING:
+    from facespace.pipeline.people import read_people as read_people
+    from facespace.pipeline.photos import Photo as Photo, find_images as find_images, process as process
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "people": ["read_people"],
+        "photos": ["Photo", "find_images", "process"],
+    },
+)

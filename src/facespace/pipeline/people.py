@@ -1,0 +1,173 @@
+"""Class folders of people as names and embeddings; what is known by its content is not computed again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.datasets.formats.class_folders import read_class_folders
+from facespace.detection.mtcnn.detector import MTCNN
+from facespace.embedding.embedder import Embedder
+from facespace.errors import ImageError
+from facespace.faces.crops import fit, holds_crops
+from facespace.io import image
+from facespace.io.checksums import sha256_or_error
+from facespace.io.prefetch import map_ahead
+from facespace.io.text import clean_name, plain_text
+from facespace.pipeline.photos import process
+
+Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+Embeddings = npt.NDArray[np.float32]
+
+_BATCH = 64
+_READ_AHEAD = 8
+_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class People:
+    """The N faces of class folders, one a file, in order of name and file.
+
+    `names` (N,) says whose each is, `embeddings` (N,D) as `Embedder.represent` makes them, `digests` (N,) are SHA-256
+    of the files with the way they were read, `paths` (N,) the files. `failed` has (path, reason) of files that gave no
+    face, `without` the people left without any, `copies` (path, path of the same content before it). `n_known` faces
+    were not computed again. `prepared` counts the ways crops were brought to the model's size, in words.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Embeddings
+    digests: tuple[str, ...]
+    paths: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+    without: tuple[str, ...]
+    copies: tuple[tuple[str, str], ...]
+    n_known: int
+    prepared: dict[str, int]
+
+
+def read_people(
+    root: str | os.PathLike[str],
+    embedder: Embedder,
+    *,
+    aligned: bool = False,
+    known: Mapping[str, Embeddings] | None = None,
+    progress: Progress,
+) -> People:
+    """Read class folders of crops, or of photos, of each of which the largest face counts.
+
+    `known` gives embeddings (D,) by digest, of the same model. A file whose content came before under the same name is
+    left out. `DatasetError` for no folders, and for crops that do not fit the model.
+    """
+    crops = holds_crops(root, embedder.spec, aligned=aligned)
+    folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]
+    listed = [(name, path) for name, files in folders for path in files]
+    kind = "crop" if crops else "photo"
+    known = known or {}
+    failed: list[tuple[str, str]] = []
+    copies: list[tuple[str, str]] = []
+    names, paths, digests = [], [], []
+    first: dict[tuple[str, str], str] = {}
+    hashed = map_ahead(sha256_or_error, (path for _, path in listed), threads=_THREADS, ahead=_READ_AHEAD)
+    for (name, path), digest in zip(listed, hashed, strict=True):
+        if isinstance(digest, OSError):
+            failed.append((path, digest.strerror or str(digest)))
+        elif (name, digest) in first:
+            copies.append((path, first[name, digest]))
+        else:
+            first[name, digest] = path
+            names.append(name)
+            paths.append(path)
+            digests.append(f"{kind}:{digest}")
+    new = [k for k, digest in enumerate(digests) if digest not in known]
+    prepared: Counter[str] = Counter()
+    found: dict[int, Embeddings] = {k: known[digests[k]] for k in range(len(paths)) if digests[k] in known}
+    todo = [paths[k] for k in new]
+    read = _read_crops(todo, embedder, prepared) if crops else _read_photos(todo, embedder)
+    for k, vector in zip(new, progress(read, len(new), "embedding"), strict=True):
+        if isinstance(vector, str):
+            failed.append((paths[k], vector))
+        else:
+            found[k] = vector
+    kept = [k for k in range(len(paths)) if k in found]
+    there = {names[k] for k in kept}
+    return People(
+        names=tuple(names[k] for k in kept),
+        embeddings=np.stack([found[k] for k in kept]) if kept else np.empty((0, embedder.dimension), np.float32),
+        digests=tuple(digests[k] for k in kept),
+        paths=tuple(paths[k] for k in kept),
+        failed=tuple(failed),
+        without=tuple(sorted({name for name, _ in folders} - there)),
+        copies=tuple(copies),
+        n_known=len(paths) - len(new),
+        prepared=dict(prepared.most_common()),
+    )
+
+
+def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) -> Iterator[Embeddings | str]:
+    """For each file its embedding (D,), or a reason."""
+    waiting: list[image.RGB | str] = []
+
+    def embedded() -> Iterator[Embeddings | str]:
+        pixels = [crop for crop in waiting if not isinstance(crop, str)]
+        vectors = iter(embedder.represent(np.stack(pixels)) if pixels else ())
+        for crop in waiting:
+            yield crop if isinstance(crop, str) else next(vectors)
+        waiting.clear()
+
+    for pixels in map_ahead(_decode, paths, threads=_THREADS, ahead=_READ_AHEAD):
+        if isinstance(pixels, str):
+            waiting.append(pixels)
+        else:
+            crop, how = fit(pixels, embedder.spec.size)
+            prepared[how] += 1
+            waiting.append(crop)
+        if len(waiting) == _BATCH:
+            yield from embedded()
+    yield from embedded()
+
+
+def _decode(path: str) -> image.RGB | str:
+    try:
+        return image.read(path)
+    except ImageError as error:
+        return error.reason
+
+
+def _read_photos(paths: list[str], embedder: Embedder) -> Iterator[Embeddings | str]:
+    """For each photo the embedding (D,) of its largest face, or a reason."""
+    for photo in process(paths, MTCNN(), embedder, largest=True):
+        yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
+
+
+def split_people(
+    names: Sequence[str], *, n_train: int | None, min_images: int, seed: int
+) -> tuple[list[int], list[int], list[str]]:
+    """Rows to learn from, `n_train` of each person, rows to test on, the rest, and people with too few to be in either.
+
+    Drawn person by person from `seed`; without `n_train` all rows are to learn from.
+
+    >>> learn, test, too_few = split_people(["a", "a", "a", "b"], n_train=2, min_images=2, seed=0)
+    >>> len(learn), len(test), too_few
+    (2, 1, ['b'])
+    """
+    rng = np.random.default_rng(seed)
+    learn: list[int] = []
+    test: list[int] = []
+    too_few = []
+    every = np.array(names, dtype=object)
+    for name in sorted(set(names)):
+        rows = np.flatnonzero(every == name)
+        if len(rows) < min_images:
+            too_few.append(name)
+            continue
+        if n_train is not None:
+            rows = rng.permutation(rows)
+        learn += rows[:n_train].tolist()
+        test += [] if n_train is None else rows[n_train:].tolist()
+    return sorted(learn), sorted(test), too_few

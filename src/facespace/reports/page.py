@@ -1,0 +1,65 @@
+"""Pieces of self-contained report pages: safe text, tables, pictures within the page, curves."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from facespace.errors import RuntimeUnavailable
+from facespace.io.text import plain_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_plots() -> None:
+    """Raise `RuntimeUnavailable` where a page's plots cannot be drawn, before any work is done for them."""
+    try:
+        importlib.import_module("matplotlib")
+    except ImportError:
+        raise RuntimeUnavailable("a report wants matplotlib; install it with: pip install 'facespace[plots]'") from None
+
+
+def safe(text: object) -> str:
+    """Anything as text that HTML shows as it is.
+
+    >>> safe("<b>&")
+    '&lt;b&gt;&amp;'
+    """
+    return html.escape(plain_text(str(text)))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts."""
+    text = "".join(f"<th>{safe(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td class=n>{safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{text}</tr>{body}</table>"
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """A picture's file (`kind`: png, jpeg) as the source of an image in the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def new_plot(title: str, x: str, y: str) -> tuple[Figure, Any]:
+    """An empty plot of the pages' size, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def as_png(figure: Figure) -> bytes:
+    """A plot as the bytes of a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)  # the figure saves itself by its canvas
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,249 @@
+"""One compiled network on the fastest runtime of this machine.
+
+ONNX Runtime is always there. On x86-64 the OpenVINO execution provider is installed beside it and is taken
+when it loads: two to ten times faster, and in bfloat16 where the processor computes with it (AMX, AVX512-BF16), there
+with convolutions in 8-bit integers where the model has been measured so.
+
+Two environment variables pin what is otherwise chosen, for comparisons and for hunting a difference:
+`FACESPACE_RUNTIME` = `openvino` | `onnxruntime` and `FACESPACE_PRECISION` = `fastest` | `bfloat16` | `float32`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import ModelError, RuntimeUnavailable
+from facespace.io.text import first_line
+
+Precision = Literal["fastest", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+_CUDA = "CUDAExecutionProvider"
+_OPENVINO = "OpenVINOExecutionProvider"
+
+
+class OnnxNetwork:
+    """A compiled ONNX model.
+
+    `precision="fastest"` lets the runtime compute in bfloat16 where that is quicker, and there takes what `int8` makes:
+    the same network with convolutions in 8-bit integers; `"float32"` never does. `runtime` and `precision` (attributes)
+    say what is really used: `openvino` or `onnxruntime`; `float32`, `bfloat16` or `int8`, which is bfloat16 in what is
+    not a convolution in integers. One call takes all cores, and calls of several threads wait for each other; with
+    `side_by_side` each computes on one core and as many as there are cores run at once. `device="cuda"` computes on an
+    NVIDIA GPU, where the installed onnxruntime can; `auto` and `cpu` on the processor. Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        source: str,
+        precision: Precision = "fastest",
+        side_by_side: bool = False,
+        device: Device = "auto",
+        int8: Callable[[], bytes] | None = None,
+    ) -> None:
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device wants auto, cpu or cuda; got {device!r}")
+        on_gpu = device == "cuda"
+        openvino = _wanted_openvino(on_gpu)
+        lowest = lowest_precision(precision)
+        self.runtime = "cuda" if on_gpu else "onnxruntime" if openvino is None else "openvino"
+        self.precision = "float32"
+        if openvino is not None and lowest != "float32" and _has_bfloat16(openvino):
+            self.precision = "bfloat16"
+            if int8 is not None and lowest == "fastest":
+                self.precision, model = "int8", int8()
+        # All that was chosen is in here: sessions made later are the same.
+        self._compile = functools.partial(_session, model, openvino, self.precision, on_gpu)
+        try:
+            session = self._compile(side_by_side)
+        except Exception as error:  # ONNX Runtime raises a class per failure and shares no base but Exception
+            raise ModelError(f"{source}: the network cannot be compiled ({first_line(error)})") from None
+        # OpenVINO computes the calls on one session one after the other; the plain runtime computes a call in the
+        # thread that makes it.
+        self._session: Any = session
+        if side_by_side and openvino is not None:
+            self._session = _SideBySide(functools.partial(self._compile, True), session)
+        self._lock = threading.Lock()
+        self._aside: _SideBySide | None = None
+        self._source = source
+        self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
+        self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
+        self.takes_uint8 = any(value.type == "tensor(uint8)" for value in session.get_inputs())
+
+    def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
+        """The network's outputs for inputs given in the order of `self.inputs`.
+
+        Raises `ModelError` where the network cannot be computed for inputs of such shapes.
+        """
+        return self._run_on(self._session, dict(zip(self.inputs, inputs, strict=True)))
+
+    def _run_on(self, session: Any, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        try:
+            outputs: list[npt.NDArray[np.float32]] = session.run(None, feed)
+        except Exception as error:  # as when compiling
+            shapes = ", ".join(f"{value.dtype} {value.shape}" for value in feed.values())
+            raise ModelError(
+                f"{self._source}: the network cannot be computed for an input of {shapes} ({first_line(error)})"
+            ) from None
+        return outputs
+
+    @property
+    def wants_parts(self) -> bool:
+        """Whether `run_parts` computes its parts side by side."""
+        return self.runtime == "openvino" and usable_cores() > 1
+
+    def run_parts(self, parts: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """The first output for each of several batches of the one input.
+
+        OpenVINO computes them side by side, each on a core of its own: its threads within a call wait for the slowest
+        of them at every layer, which costs most where other programs use the cores too.
+        """
+        if len(parts) < 2 or not self.wants_parts:
+            return [self.run(part)[0] for part in parts]
+        with self._lock:
+            if self._aside is None:
+                self._aside = _SideBySide(functools.partial(self._compile, True))
+                self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-network")
+        aside, (name,) = self._aside, self.inputs
+        return list(self._pool.map(lambda part: self._run_on(aside, {name: part})[0], parts))
+
+
+class _SideBySide:
+    """As many sessions of one network as there are cores, made when they are wanted; each running call has its own."""
+
+    def __init__(self, make: Callable[[], Any], first: Any = None) -> None:
+        self._make = make
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._idle.put(make() if first is None else first)
+        self._more = usable_cores() - 1
+        self._lock = threading.Lock()
+
+    def run(self, outputs: None, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        session = self._take()
+        try:
+            found: list[npt.NDArray[np.float32]] = session.run(outputs, feed)
+        finally:
+            self._idle.put(session)
+        return found
+
+    def _take(self) -> Any:
+        """A session to compute on, made now if all are busy and there may be more."""
+        with contextlib.suppress(queue.Empty):
+            return self._idle.get_nowait()
+        with self._lock:
+            make, self._more = self._more > 0, max(self._more - 1, 0)
+        return self._make() if make else self._idle.get()
+
+
+def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, one_core: bool) -> Any:
+    """A session of ONNX Runtime that computes on all cores or on one, with the OpenVINO device where there is one."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; the runtime's own lines stay off stderr
+    if openvino is not None:
+        hint = "f32" if precision == "float32" else "bf16"
+        config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if one_core:  # unpinned, or all of them would compute on the first core
+            config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
+        options.add_provider_for_devices([openvino], {"load_config": json.dumps({"CPU": config})})
+        return onnxruntime.InferenceSession(model, options)
+    options.intra_op_num_threads = 1 if one_core else usable_cores()
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if on_gpu:
+        # TF32 would round what is called float32 to ten bits.
+        providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+    return onnxruntime.InferenceSession(model, options, providers=providers)
+
+
+def _wanted_openvino(on_gpu: bool) -> Any:
+    """The OpenVINO device to compile for, or None; `RuntimeUnavailable` where what is asked for is not there."""
+    wanted = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
+    if on_gpu:
+        import onnxruntime
+
+        if _CUDA not in onnxruntime.get_available_providers():
+            raise RuntimeUnavailable(
+                "device cuda: the installed onnxruntime computes on the processor only; "
+                "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+        return None
+    openvino = None if wanted == "onnxruntime" else openvino_device()
+    if wanted == "openvino" and openvino is None:
+        raise RuntimeUnavailable(f"FACESPACE_RUNTIME=openvino, but OpenVINO cannot be used here: {openvino_problem()}")
+    return openvino
+
+
+def _has_bfloat16(openvino: Any) -> bool:
+    """Whether the processor computes in bfloat16; such a one also adds products of 8-bit integers without overflow."""
+    return "BF16" in openvino.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+
+
+def lowest_precision(precision: Precision) -> str:
+    """What a network that may compute in `precision` may use: `fastest`, `bfloat16` or `float32`.
+
+    `FACESPACE_PRECISION` rules out what is lower than it says. `ValueError` for a precision that is none.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision wants {' or '.join(get_args(Precision))}; got {precision!r}")
+    pinned = _choice("FACESPACE_PRECISION", ("fastest", "bfloat16", "float32"))
+    return "float32" if precision == "float32" else pinned or precision
+
+
+def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
+    value = os.environ.get(variable)
+    if value and value not in allowed:
+        raise RuntimeUnavailable(f"{variable} must be one of {', '.join(allowed)}; it is {value!r}")
+    return value or None
+
+
+def usable_cores() -> int:
+    """Cores this process may run on: a container's or a scheduler's limit counts, not the machine's size."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def _openvino() -> tuple[Any, str]:
+    """The OpenVINO CPU device of ONNX Runtime, or None with the reason."""
+    try:
+        plugin = importlib.import_module("onnxruntime_ep_openvino")
+    except ImportError:
+        return None, "the package onnxruntime-ep-openvino is not installed"
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        return None, f"onnxruntime {onnxruntime.__version__} has no plugin interface"
+    try:
+        onnxruntime.register_execution_provider_library("facespace_openvino", plugin.get_library_path())
+        for device in onnxruntime.get_ep_devices():
+            kind = device.device.type == onnxruntime.OrtHardwareDeviceType.CPU
+            if kind and device.ep_name == _OPENVINO:
+                return device, ""
+    except Exception as error:  # a library that does not load must not stop the plain runtime
+        return None, str(error).strip().splitlines()[0]
+    return None, "it reports no CPU device"
+
+
+def openvino_device() -> Any:
+    """The device to compile for, or None where OpenVINO cannot be used."""
+    return _openvino()[0]
+
+
+def openvino_problem() -> str:
+    """Why OpenVINO is not used; empty where it is."""
+    return _openvino()[1]

@@ -1,0 +1,110 @@
+"""Convolutions in 8-bit integers, where that costs next to nothing of an embedding.
+
+Processors with bfloat16 multiply 8-bit integers twice as fast as it. What goes into a convolution then is rounded to 256
+steps of a range, so the range must be known: tables of them are shipped, made by `benchmarks/activation_ranges.py` from
+real crops, and where a convolution would lose too much for the time it gains, its table has none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import ModelError
+from facespace.faces.input_spec import InputSpec
+from facespace.formats.onnx_model import add_tensor, new_node, parse_model, read_tensor
+
+Ranges = tuple[float | None, ...]
+
+
+@functools.cache
+def _tables() -> list[dict[str, Any]]:
+    folder = importlib.resources.files("facespace.runtime") / "activation_ranges"
+    return [json.loads(file.read_text()) for file in folder.iterdir() if file.name.endswith(".json")]
+
+
+def find(fingerprint: str, spec: InputSpec) -> Ranges | None:
+    """What `quantize` wants for the weights with this SHA-256, seeing such crops; None where nobody has measured it."""
+    for table in _tables():
+        if table["fingerprint"] == fingerprint and table["input_spec"] == spec.as_dict():
+            return tuple(table["ranges"])
+    return None
+
+
+def quantize(model: bytes, ranges: Sequence[float | None], *, source: str) -> bytes:
+    """The ONNX `model` with its convolutions in 8-bit integers, in the order of the graph, where they have a range.
+
+    What goes into a convolution, from 0 to its range r, is rounded to q·r/255 with q of uint8, what lies above cut
+    off; each output channel's weights, at most m in size, to q·m/127 with q of int8. Inputs must not be negative: they
+    are what Relu leaves. The file says so with QuantizeLinear and DequantizeLinear around what stays a convolution of
+    float32, which a runtime computes in integers. Raises `ModelError` where the graph has not one convolution of
+    constant weights for every range.
+
+    >>> from facespace.formats.onnx_model import GraphBuilder
+    >>> graph = GraphBuilder()
+    >>> x = graph.input("x", np.float32, ["n", 1, 1, 1])
+    >>> kernel = graph.constant(np.ones((1, 1, 1, 1), np.float32))
+    >>> graph.output(graph.node("Conv", [x, kernel]), "y", np.float32, ["n", 1, 1, 1])
+    >>> [node.op_type for node in parse_model(quantize(graph.serialize(), [2.0], source="x"), "x").graph.node]
+    ['QuantizeLinear', 'DequantizeLinear', 'DequantizeLinear', 'Conv', 'Identity']
+    """
+    parsed = parse_model(model, source)
+    graph = parsed.graph
+    n_convolutions = sum(node.op_type == "Conv" for node in graph.node)
+    if n_convolutions != len(ranges):
+        raise ModelError(f"{source}: {len(ranges)} ranges for {n_convolutions} convolutions")
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[Any] = []
+    # Several convolutions may see the same map, or have the same weights.
+    maps: dict[tuple[str, float], str] = {}
+    kernels: dict[str, str] = {}
+    waiting = iter(ranges)
+    for node in graph.node:
+        at = next(waiting) if node.op_type == "Conv" else None
+        if at is not None:
+            x, kernel = node.input[:2]
+            if (x, at) not in maps:
+                maps[x, at] = f"{x}_rounded_{len(maps)}"
+                nodes += _through_integers(graph, x, maps[x, at], at)
+            if kernel not in kernels:
+                if kernel not in tensors:
+                    raise ModelError(f"{source}: the weights of {node.name} are computed, not constant")
+                kernels[kernel] = f"{kernel}_rounded"
+                nodes.append(_from_integers(graph, read_tensor(tensors[kernel], source), kernels[kernel]))
+            node.input[0], node.input[1] = maps[x, at], kernels[kernel]
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    needed = {name for node in nodes for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in needed:
+            del graph.initializer[index]
+    data: bytes = parsed.SerializeToString()
+    return data
+
+
+def _through_integers(graph: Any, x: str, name: str, at: float) -> list[Any]:
+    """Nodes that round the value `x`, 0 to `at`, to 256 steps."""
+    add_tensor(graph, f"{name}_scale", np.array(at / 255, np.float32))
+    add_tensor(graph, f"{name}_zero", np.array(0, np.uint8))
+    by = [f"{name}_scale", f"{name}_zero"]
+    return [
+        new_node("QuantizeLinear", f"{name}_uint8", [x, *by], {}),
+        new_node("DequantizeLinear", name, [f"{name}_uint8", *by], {}),
+    ]
+
+
+def _from_integers(graph: Any, kernel: npt.NDArray[Any], name: str) -> Any:
+    """A node that gives `kernel` (out,in,h,w) from integers, 255 steps for each output channel."""
+    largest = np.abs(kernel).max(axis=(1, 2, 3))
+    scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
+    add_tensor(graph, f"{name}_int8", np.rint(kernel / scale[:, None, None, None]).astype(np.int8))
+    add_tensor(graph, f"{name}_scale", scale)
+    add_tensor(graph, f"{name}_zero", np.zeros(len(scale), np.int8))
+    return new_node("DequantizeLinear", name, [f"{name}_{part}" for part in ("int8", "scale", "zero")], {"axis": 0})

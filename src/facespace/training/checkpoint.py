@@ -1,0 +1,245 @@
+"""States of a training run on disk: tensors as safetensors, the rest as JSON, a folder there whole or not at all.
+
+checkpoints/step-000001000/state.safetensors    every tensor of process 0
+                           shard-1.safetensors  the rows that process 1 has of its own, and so on
+                           checkpoint.json      step, facts, checksums of all, how many shards; written last
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facespace.errors import TrainingError
+from facespace.io.files import TEMPORARY, take_folder_place
+from facespace.io.text import first_line
+from facespace.training import distributed
+
+_FACTS, _STATE, _FORMAT = "checkpoint.json", "state.safetensors", "facespace-checkpoint"
+_NAME = re.compile(r"step-([0-9]{9})")
+_MAX_FACTS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensors by name, and facts that JSON can hold, as they were before step `step`."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -> Path:
+    """Write a checkpoint below `folder`; all ranks call it, each with the rows it has of the `sharded` tensors.
+
+    Until the new one is whole under its name nothing of the earlier ones is touched. Raises `TrainingError` where the
+    disk is full or refuses.
+    """
+    from safetensors.torch import save_file
+
+    target = folder / f"step-{checkpoint.step:09d}"
+    unfinished = folder / f"{TEMPORARY}{target.name}"
+    rank, split = distributed.rank(), set(sharded)
+    mine = {
+        name: tensor.detach().cpu().contiguous().clone()  # safetensors refuses tensors that share memory
+        for name, tensor in checkpoint.tensors.items()
+        if rank == 0 or name in split
+    }
+    problem = ""
+    if rank == 0:
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        except OSError as error:
+            problem = first_line(error)
+    distributed.wait()
+    try:
+        file = unfinished / (f"shard-{rank}.safetensors" if rank else _STATE)
+        if mine and not problem:
+            save_file(mine, file)
+            _flush(file)
+    except Exception as error:  # safetensors raises its own for a full disk
+        problem = first_line(error)
+    failed = distributed.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
+    if rank == 0 and not failed.item():
+        try:
+            facts = {
+                "format": _FORMAT,
+                "version": 1,
+                "step": checkpoint.step,
+                "shards": distributed.n_ranks(),
+                "sharded": sorted(split),
+                "facts": checkpoint.facts,
+                "files": {file.name: _checksum(file) for file in sorted(unfinished.iterdir())},
+            }
+            facts["checksum"] = zlib.crc32(json.dumps(facts).encode())
+            (unfinished / _FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+            _flush(unfinished / _FACTS)
+            take_folder_place(unfinished, target)
+        except OSError as error:
+            problem = first_line(error)
+    failed = distributed.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
+    if failed.item():
+        if rank == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        kept = latest(folder)
+        raise TrainingError(
+            f"{target}: the checkpoint cannot be written ({problem or 'another process failed'}); "
+            + (f"{kept.name} is intact: make room and start the same command again" if kept else "make room first")
+        )
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint of the greatest step, None where there is none."""
+    found = _all(folder)
+    return found[-1] if found else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` latest checkpoints, and what killed processes left."""
+    for old in _all(folder)[:-keep]:
+        with contextlib.suppress(OSError):  # half of one, where this is killed, is to be told from a whole one
+            old.rename(old.with_name(f"{TEMPORARY}{old.name}"))
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; `sharded` tensors come whole, their rows of all ranks put together.
+
+    Raises `TrainingError` where something is damaged or missing.
+    """
+    from safetensors import SafetensorError
+
+    facts = read_facts(path)
+    try:
+        tensors = _read_tensors(path, facts)
+    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise TrainingError(
+            f"{path}: a damaged checkpoint ({first_line(error)}); remove it to go on from the one before"
+        ) from None
+    return Checkpoint(facts["step"], tensors, facts["facts"])
+
+
+def _read_tensors(path: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    for name, checksum in facts["files"].items():
+        if _checksum(path / name) != checksum:
+            raise ValueError(f"{name} is not what was written")
+    tensors = dict(load_file(path / _STATE))
+    n_shards = facts["shards"] if facts["sharded"] else 1
+    shards = [tensors, *(load_file(path / f"shard-{rank}.safetensors") for rank in range(1, n_shards))]
+    for name in facts["sharded"]:
+        parts = [shard[name] for shard in shards]
+        # What counts steps is a number in every rank, and the same.
+        tensors[name] = torch.cat(parts) if parts[0].ndim else parts[0]
+    return tensors
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `checkpoint.json` says; `TrainingError` where it is damaged."""
+    file = path / _FACTS
+    facts: Any = None
+    try:
+        if file.stat().st_size <= _MAX_FACTS:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            if facts.pop("checksum") != zlib.crc32(json.dumps(facts).encode()):
+                facts = None
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        facts = None
+    kinds = {"step": int, "shards": int, "sharded": list, "facts": dict, "files": dict}
+    if (
+        not isinstance(facts, dict)
+        or facts.get("format") != _FORMAT
+        or any(type(facts.get(name)) is not kind for name, kind in kinds.items())
+    ):
+        raise TrainingError(f"{file}: a damaged checkpoint; remove {path.name} to go on from the one before")
+    result: dict[str, Any] = facts
+    return result
+
+
+def part_of(whole: Tensor, own: Tensor, name: str) -> Tensor:
+    """What a tensor of a checkpoint is here, shaped as `own`: itself, or this rank's rows of it.
+
+    >>> part_of(torch.arange(4.0), torch.zeros(4), "x").tolist()
+    [0.0, 1.0, 2.0, 3.0]
+    """
+    if whole.shape == own.shape:
+        return whole
+    if whole.shape[1:] == own.shape[1:] and distributed.n_ranks() > 1:
+        start = len(whole) * distributed.rank() // distributed.n_ranks()
+        rows = whole[start : len(whole) * (distributed.rank() + 1) // distributed.n_ranks()]
+        if rows.shape == own.shape:
+            return rows
+    raise TrainingError(
+        f"the checkpoint's {name} is of shape {tuple(whole.shape)}, here it is {tuple(own.shape)}; "
+        "recipe and checkpoint do not belong together"
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """The state of an optimiser as `optimizer.PARAMETER.KEY`; `names` tells parameters by id."""
+    return {
+        f"optimizer.{names[id(parameter)]}.{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+            by_parameter.setdefault(parameter, {})[key] = tensor
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            for key, tensor in by_parameter.get(name, {}).items():
+                if tensor.ndim:  # laid out as the parameter is: fused steps want that
+                    own = torch.empty_like(parameter, dtype=tensor.dtype)
+                    own.copy_(part_of(tensor, parameter, f"{name}.{key}"))
+                else:  # a count of steps, which fused steps want beside the parameter
+                    own = tensor.to(parameter.device if group.get("fused") else "cpu", copy=True)
+                optimizer.state[parameter][key] = own
+
+
+def _all(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / _FACTS).is_file())
+
+
+def _checksum(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as stream:
+        while part := stream.read(2**24):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _device(tensors: Mapping[str, Tensor]) -> torch.device:
+    """Where ranks talk: NCCL wants their GPUs."""
+    return next((tensor.device for tensor in tensors.values() if tensor.is_cuda), torch.device("cpu"))

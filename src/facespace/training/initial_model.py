@@ -1,0 +1,149 @@
+"""The network that training begins with: new, or any model the project opens; what of it is frozen, how fast it moves."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from facespace.backbones.backbone import Backbone
+from facespace.backbones.batch_norm_statistics import reestimate
+from facespace.backbones.registry import create
+from facespace.errors import ModelError, RecipeError
+from facespace.faces.input_spec import INPUT_SPECS, InputSpec
+from facespace.models.opening import find_model
+from facespace.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from facespace.training.losses.loss import Loss
+
+Crops = Callable[[InputSpec], npt.NDArray[np.uint8]]
+
+
+@dataclass(slots=True)
+class Start:
+    """The backbone training begins with, what it wants to see, and remarks for the user, a line each."""
+
+    backbone: Backbone
+    spec: InputSpec
+    remarks: list[str] = field(default_factory=list)
+
+
+def start(recipe: Recipe, crops: Crops) -> Start:
+    """The network of a recipe. One that is new draws its weights from torch's generator.
+
+    With `init` it is that model, with its own preprocessing and dimension. Batch norms that were folded into weights
+    get the statistics of `crops(spec)`, (N,S,S,3) uint8 of the training data, every output staying as it was. Raises
+    `ModelError`, and `RecipeError` where the recipe does not fit the network.
+    """
+    if not recipe.init:
+        backbone, spec = _new(recipe), _spec(recipe)
+        _check_size(backbone, spec)
+        return Start(backbone, spec)
+    source = find_model(os.path.expanduser(recipe.init))
+    remarks = []
+    if source.record is not None and str(source.record.training.get("batch_norms", "")).startswith("folded"):
+        raise ModelError(
+            f"{recipe.init}: its batch norms were folded into the weights; convert its source again with --crops DIR"
+        )
+    backbone, _ = source.backbone()
+    _check_size(backbone, source.spec)
+    if recipe.keep_probability != 1 and not _takes_dropout(backbone):
+        raise RecipeError(f"keep_probability: {backbone.name}, which {recipe.init} is, has no dropout; leave it at 1")
+    names = source.folded_batch_norms(backbone)
+    if names:
+        sample = crops(source.spec)
+        backbone = reestimate(backbone, sample, source.spec, names)
+        remarks.append(f"{len(names)} folded batch norms have statistics again, measured on {len(sample)} crops")
+    if _takes_dropout(backbone):
+        state = backbone.state_dict()
+        backbone = create(backbone.name, **{**backbone.options, "keep_probability": recipe.keep_probability})
+        backbone.load_state_dict(state)
+    remarks.append(
+        f"begins with {source.name}: {backbone.name}, {backbone.dimension} numbers a face, its own preprocessing"
+    )
+    return Start(backbone, source.spec, remarks)
+
+
+def _new(recipe: Recipe) -> Backbone:
+    options: dict[str, Any] = {"dimension": recipe.dimension}
+    if recipe.keep_probability != 1:
+        options["keep_probability"] = recipe.keep_probability
+    try:
+        return create(recipe.backbone, **options)
+    except (TypeError, ValueError, ModelError) as error:
+        raise RecipeError(f"backbone: {error}") from None
+
+
+def _spec(recipe: Recipe) -> InputSpec:
+    wanted = recipe.input_spec
+    if isinstance(wanted, str):
+        if wanted not in INPUT_SPECS:
+            raise RecipeError(f"input_spec: no preset {wanted!r}; there are {', '.join(INPUT_SPECS)}")
+        return INPUT_SPECS[wanted]
+    try:
+        return InputSpec.from_dict(wanted)
+    except ModelError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _check_size(backbone: Backbone, spec: InputSpec) -> None:
+    wanted, least = backbone.input_size, backbone.minimum_size
+    if spec.size != wanted if wanted is not None else spec.size < least:
+        size = f"{wanted} px" if wanted is not None else f"at least {least} px"
+        raise RecipeError(f"input_spec: {backbone.name} takes crops of {size}; got {spec.size} px")
+
+
+def _takes_dropout(backbone: Backbone) -> bool:
+    return "keep_probability" in backbone.options
+
+
+def freeze(backbone: nn.Module, patterns: list[str]) -> list[nn.Module]:
+    """Freeze the parameters that the patterns name, and return the modules that are frozen whole.
+
+    A pattern is the name of a module or parameter, `*` and `?` stand for parts of it: `conv2d_*`, `repeat.0`. Frozen
+    modules are to stay in inference, or their statistics would go on moving. `RecipeError` for a pattern without a
+    match.
+    """
+    for pattern in patterns:
+        matched = [
+            parameter
+            for name, parameter in backbone.named_parameters()
+            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
+        ]
+        if not matched:
+            stages = ", ".join(name for name, _ in backbone.named_children())
+            raise RecipeError(f"freeze: nothing in the network is called {pattern!r}; its stages are {stages}")
+        for parameter in matched:
+            parameter.requires_grad_(False)
+    if patterns and not any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise RecipeError(f"freeze: {', '.join(patterns)} leaves nothing of the network to train")
+    return [
+        module
+        for module in backbone.modules()
+        if any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters())
+    ]
+
+
+def parameter_groups(recipe: Recipe, backbone: Backbone, terms: Mapping[str, Loss]) -> list[dict[str, Any]]:
+    """What moves, in groups with `weight_decay` and `factor`, by which the learning rate is multiplied.
+
+    Weight decay is for what multiplies features (convolutions, full layers, weights of identities), not for biases,
+    batch norms and slopes of activations: as in 2018.
+    """
+    groups: list[dict[str, Any]] = []
+    owners: list[tuple[nn.Module, float]] = [(backbone, recipe.backbone_learning_rate)]
+    owners += [(term, 1.0) for term in terms.values()]
+    for decays in (True, False):
+        for module, factor in owners:
+            parameters = [p for p in module.parameters() if p.requires_grad and (p.ndim > 1) == decays]
+            if parameters:
+                decay = recipe.weight_decay if decays else 0.0
+                groups.append({"params": parameters, "weight_decay": decay, "factor": factor})
+    return groups

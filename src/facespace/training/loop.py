@@ -1,0 +1,406 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from facespace.datasets.opening import open_dataset
+from facespace.errors import RecipeError, TrainingError
+from facespace.models.folder import BEST, CHECKPOINTS, MODEL, is_model_folder, read_record
+from facespace.training import checkpoint, distributed, initial_model, optimizers, run_folder, setup, step as arithmetic
+from facespace.training.checkpoint import Checkpoint
+from facespace.training.data_loading import Batch, TrainingImages, fingerprint, open_batches, standardized, stream_of
+from facespace.training.guards import first_not_finite, is_out_of_memory
+from facespace.training.interrupts import interrupts
+from facespace.training.recipe import Recipe
+from facespace.training.run_log import RunLog, describe
+from facespace.training.state import Progress, restore, tensors, write_trained
+from facespace.training.stopwatch import Stopwatch
+from facespace.training.verification import Metrics, prepare
+
+Show = Callable[[str, bool], None]  # a line, and whether the next may take its place
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training came to: the run's folder, steps done, the last figures on pairs, the model folder."""
+
+    run: Path
+    steps: int
+    measured: dict[str, Metrics] = field(default_factory=dict)
+    model: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One step that was computed; `number` counts from 1, `images` are those of its last part."""
+
+    number: int
+    epoch: int
+    rate: float
+    loss: float
+    losses: dict[str, float]
+    facts: dict[str, Any]
+    gradient_norm: float
+    images: Tensor
+    ends_epoch: bool
+    ends_run: bool
+    stopping: bool  # a process was interrupted
+
+
+def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None) -> Trained:  # noqa: ARG005
+    """Train by a recipe into the folder `run`, or go on with the run that is there, from its last checkpoint.
+
+    What a step computes is a function of the recipe, the state before it and its number: a run that is killed and
+    started again ends in the same weights, to the bit on a processor. Under torchrun every process calls this. Raises
+    `RecipeError`, `DatasetError`, `ModelError`, and `TrainingError` where training cannot go on.
+    """
+    training = _Run(recipe, run, show)
+    training.resume()
+    with contextlib.closing(training.log), interrupts() as interrupted:
+        while training.goes_on:
+            step = training.step(interrupted)
+            if step is None:  # the memory was not enough: the same step again, in smaller parts
+                continue
+            training.report(step)
+            if step.ends_epoch:
+                training.check_data(step)
+            if step.ends_epoch or step.stopping or _every(recipe.checkpoint_every, step.number):
+                training.save()
+            if step.ends_epoch and (_every(recipe.verify_every, step.epoch) or step.ends_run):
+                training.verify(step)
+            if step.ends_epoch or step.stopping:
+                training.watch.pause()
+            if step.stopping and not step.ends_run:
+                raise KeyboardInterrupt
+        training.finish()
+    return Trained(run, training.progress.step, training.progress.measured, run / MODEL)
+
+
+def _every(n: int, count: int) -> bool:
+    """Whether something that happens after every `n`, never for 0, happens after `count`."""
+    return bool(n) and count % n == 0
+
+
+class _Run:
+    """A training run: what was set up from its recipe, and the state between two steps."""
+
+    def __init__(self, recipe: Recipe, run: Path, show: Show) -> None:
+        self.recipe, self.folder, self.show = recipe, run, show
+        self.device = distributed.join(setup.device_of(recipe))
+        self.is_chief = distributed.rank() == 0
+        if self.device.type == "cpu":
+            setup.keep_freed_memory()
+        self._set_up_network()
+        self._set_up_optimizer()
+        self._set_up_steps()
+
+    def _set_up_network(self) -> None:
+        """The data, the network, and what is minimised."""
+        recipe = self.recipe
+        if not recipe.data:
+            raise RecipeError("the recipe names no dataset; put data=DIR behind it")
+        self.images = TrainingImages(open_dataset(recipe.data), min_images=recipe.min_images_per_person)
+        torch.manual_seed(recipe.seed)
+        begun = initial_model.start(recipe, lambda spec: setup.sample(self.images, recipe, spec)[0])
+        self.backbone, self.spec, self._remarks = begun.backbone, begun.spec, list(begun.remarks)
+        self.terms, self.weights = setup.terms_of(recipe, self.backbone.dimension, len(self.images.names))
+        self.frozen = initial_model.freeze(self.backbone, recipe.freeze)
+        move: Any = self.backbone.to  # mypy does not know this form of it
+        move(self.device, memory_format=torch.channels_last)
+        for term in self.terms.values():
+            term.to(self.device)
+
+    def _set_up_optimizer(self) -> None:
+        """What moves the weights, their moving average, and which of them every process has a part of."""
+        recipe = self.recipe
+        groups = initial_model.parameter_groups(recipe, self.backbone, self.terms)
+        self.optimizer = optimizers.create(recipe.optimizer, groups, fused=self.device.type == "cuda")
+        self.average = copy.deepcopy(self.backbone).eval() if recipe.ema else None
+        self.trained = self.average if self.average is not None else self.backbone
+        self.modules: dict[str, nn.Module] = {
+            "backbone": self.backbone,
+            **{f"loss.{name}": term for name, term in self.terms.items()},
+        }
+        if self.average is not None:
+            self.modules["average"] = self.average
+        parameters = {
+            f"{owner}.{name}": p for owner, module in self.modules.items() for name, p in module.named_parameters()
+        }
+        self.parameters = parameters
+        self.names = {id(p): name for name, p in parameters.items()}
+        self.split = {
+            f"loss.{name}.{part}"
+            for name, term in self.terms.items()
+            for part in term.sharded
+            if distributed.n_ranks() > 1
+        }
+        self._sharded = [parameters[name] for name in sorted(self.split)]
+        self._shared = [
+            p for name, p in parameters.items() if name not in self.split and not name.startswith("average.")
+        ]
+        self._replicated_losses = [
+            p for name, p in parameters.items() if name.startswith("loss.") and name not in self.split
+        ]
+
+    def _set_up_steps(self) -> None:
+        """How many steps there are, at which rates, and in what arithmetic they are computed."""
+        recipe = self.recipe
+        self._stream = stream_of(self.images, images_per_person=recipe.images_per_person, seed=recipe.seed)
+        self.epoch_size = recipe.epoch_size or -(-self._stream.length // recipe.batch_size)
+        self.n_steps = self.epoch_size * recipe.n_epochs
+        self.schedule = setup.schedule_of(recipe, self.epoch_size)
+        self.precision = setup.precision_of(recipe, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
+        self.network = setup.wrapped(self.backbone, recipe, self.device)
+        self._wide = torch.float32 if self.device.type == "mps" else torch.float64  # of the numbers one looks at
+
+    def resume(self) -> None:
+        """Make the run's folder, or take the state that is in it."""
+        self.dataset = setup.record_of(self.recipe, self.images, self.spec)
+        remarks = self._remarks
+        if self.is_chief:
+            facts = {"dataset": self.dataset, "input_spec": self.spec.as_dict()}
+            remarks += run_folder.begin(self.folder, self.recipe, facts)
+        distributed.wait()
+        self.progress = Progress(accumulate=self.recipe.accumulate)
+        if (latest := checkpoint.latest(self.folder / CHECKPOINTS)) is not None:
+            saved = checkpoint.load(latest)
+            self.progress.take(saved)
+            restore(self.modules, saved.tensors)
+            checkpoint.restore_optimizer(self.optimizer, self.names, saved.tensors)
+            self.scaler.load_state_dict(self.progress.scaler)
+            remarks.append(f"goes on after step {self.progress.step} of {self.n_steps}")
+        for remark in remarks:
+            self.show(remark, False)
+        verifies = bool(self.recipe.verify_bin or self.recipe.verify_lfw)
+        self._verifies = verifies
+        self._verifier = prepare(self.recipe, self.spec) if self.is_chief and verifies else None
+        self.log = RunLog(self.folder, step=self.progress.step, chief=self.is_chief)
+        self.watch = Stopwatch(self.recipe.batch_size)
+        self._batches = self._open_batches()
+        self._failed: dict[str, str] = {}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a step to compute."""
+        return self.progress.step < self.n_steps and self.schedule.at(self.progress.step) > 0
+
+    def _open_batches(self) -> Iterator[Batch]:
+        """The batches of this process from the next step on."""
+        per_rank = self.progress.accumulate
+        return open_batches(
+            self.images,
+            setup.augmentation_of(self.recipe, self.spec),
+            self._stream,
+            first=self.progress.step,
+            end=self.n_steps,
+            batch_size=self.recipe.batch_size,
+            parts=range(distributed.rank() * per_rank, (distributed.rank() + 1) * per_rank),
+            n_parts=setup.n_parts_of(self.recipe, self.progress.accumulate),
+            workers=self.recipe.workers,
+            seed=self.recipe.seed,
+            pin=self.device.type == "cuda",
+        )
+
+    def step(self, interrupted: Callable[[], bool]) -> _Step | None:
+        """Compute one step, or None where the memory was not enough: then the parts of a step are halved."""
+        step, rate = self.progress.step, self.schedule.at(self.progress.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        for module in (self.backbone, *self.terms.values()):
+            module.train()
+        for module in self.frozen:
+            module.eval()
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            figures, images, pixels, again = self._forward_and_backward(step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            for term in self.terms.values():
+                term.forget()
+            setup.halve(self.recipe, self.progress, error)
+            parts = self.progress.accumulate
+            self.show(f"memory was not enough; from now on in {parts} parts a step, added up", False)
+            self._batches = self._open_batches()
+            return None
+        arithmetic.mean_over_ranks(self._replicated_losses)
+        self.scaler.unscale_(self.optimizer)
+
+        # One look at all numbers a step, which waits for the device once.
+        norm = arithmetic.gradient_norm(self._shared, self._sharded)
+        asked = torch.tensor([float(interrupted())], dtype=self._wide, device=self.device)
+        means = distributed.summed(torch.cat([torch.stack(figures).mean(0), asked])) / distributed.n_ranks()
+        *numbers, stopping, length = torch.cat([means, norm.to(self._wide)[None]]).tolist()
+        n_parts = setup.n_parts_of(self.recipe, self.progress.accumulate)
+        losses, facts = arithmetic.named(self.terms, numbers[1:], n_parts)
+        if not math.isfinite(numbers[0]) or not (math.isfinite(length) or self.scaler.is_enabled()):
+            what = "gradient" if math.isfinite(numbers[0]) else "loss"
+            name = first_not_finite(self.backbone, self.terms, pixels, forward=again)
+            raise TrainingError(
+                f"step {step + 1}: the {what} is not finite; the first tensor that is not: {name or 'in another part'}; "
+                "go on with a lower learning_rate or clip_norm=1"
+            )
+        if math.isfinite(length):
+            arithmetic.clip(self.optimizer, length, self.recipe.clip_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:  # float16, scaled by too much: this step is left out
+            self.scaler.update(self.scaler.get_scale() / 2)
+        for term in self.terms.values():
+            term.update()
+        if self.average is not None:
+            arithmetic.follow(self.average, self.backbone, min(self.recipe.ema, (1 + step) / (10 + step)))
+        self.progress.step = step + 1
+        self.watch.did_step()
+        return _Step(
+            number=step + 1,
+            epoch=step // self.epoch_size + 1,
+            rate=rate,
+            loss=numbers[0],
+            losses=losses,
+            facts=facts,
+            gradient_norm=length,
+            images=images,
+            ends_epoch=(step + 1) % self.epoch_size == 0,
+            ends_run=not self.goes_on,
+            stopping=bool(stopping),
+        )
+
+    def _forward_and_backward(self, step: int) -> tuple[list[Tensor], Tensor, Tensor, Callable[[], Any]]:
+        """Add up the gradients of all micro-batches.
+
+        Returns the figures of each, and of the last one its images, its pixels and what computes its losses again.
+        """
+        figures = []
+        n_parts = self.progress.accumulate
+        for k in range(n_parts):
+            batch = self.watch.waiting(self._batches)
+            self._failed.update(batch.failed)
+            torch.manual_seed(arithmetic.seed_of(self.recipe.seed, step, distributed.rank() * n_parts + k))
+            pixels = standardized(batch.images, self.spec, self.device)
+            labels = batch.labels.to(self.device, non_blocking=True)
+            with setup.without_averaging(self.network, k < n_parts - 1):
+                total, values = arithmetic.losses_of(
+                    self.network, self.terms, self.weights, pixels, labels, self.precision
+                )
+                self.scaler.scale(total / n_parts).backward()  # type: ignore[no-untyped-call]
+            figures.append(torch.stack([value.detach().to(self._wide) for value in (total, *values)]))
+
+        def again() -> Any:
+            return arithmetic.losses_of(self.backbone, self.terms, self.weights, pixels, labels, self.precision)
+
+        return figures, batch.images, pixels, again
+
+    def report(self, step: _Step) -> None:
+        """Log the step now and then, and stop training where its figures show that it fails."""
+        if _every(self.recipe.log_every, step.number) or step.ends_epoch or step.number == 1:
+            row = {
+                "step": step.number,
+                "epoch": step.epoch,
+                "learning_rate": step.rate,
+                "total_loss": step.loss,
+                "losses": step.losses,
+                "facts": step.facts,
+                "gradient_norm": step.gradient_norm,
+                "regularization_loss": arithmetic.regularization(self.optimizer),
+                **self.watch.lap(),
+            }
+            self.log.step(row)
+            left = self.watch.left(self.n_steps - step.number)
+            self.show(describe(row, n_steps=self.n_steps, seconds_left=left), not step.ends_epoch)
+        if step.number == 1:
+            self.log.crops(1, step.images.numpy())
+        for name, about in step.facts.items():
+            self.progress.guards.check(step.number, name, about)
+
+    def check_data(self, step: _Step) -> None:
+        """After an epoch: name the images that could not be read; `TrainingError` where the dataset was edited."""
+        if not self.is_chief:
+            return
+        for name, reason in self._failed.items():
+            self.show(f"another image stood in for {name}: {reason}", False)
+        self._failed.clear()
+        if fingerprint(self.images, self.dataset["sources"]) != self.dataset["fingerprint"]:
+            raise TrainingError(
+                f"epoch {step.epoch}: the dataset is not what it was when training began, files were added, removed or "
+                "replaced; restore it and start the same command again"
+            )
+        if self.recipe.histograms:
+            self.log.histograms(step.number, self.modules)
+        self.log.seconds(step.number, "total", self.watch.epoch())
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        start = time.perf_counter()
+        self.progress.scaler = self.scaler.state_dict()
+        state = tensors(self.modules) | checkpoint.optimizer_tensors(self.optimizer, self.names)
+        own = [name for name, t in state.items() if t.ndim and any(part in name for part in self.split)]
+        folder = self.folder / CHECKPOINTS
+        checkpoint.save(folder, Checkpoint(self.progress.step, state, self.progress.facts()), sharded=own)
+        if self.is_chief:
+            checkpoint.prune(folder, self.recipe.keep)
+        self.log.seconds(self.progress.step, "save_variables", time.perf_counter() - start)
+
+    def verify(self, step: _Step) -> None:
+        """Measure the network on the recipe's pairs, where it names some, and keep the best so far."""
+        if not self._verifies:
+            return
+        if self._verifier is not None:
+            measured = self.progress.measured = self._verifier.measure(self.trained, self.device.type)
+            self.log.verification(step.number, step.epoch, measured)
+            self.show(_said(measured), False)
+            accuracy = float(np.mean([figures["accuracy"] for figures in measured.values()]))
+            if accuracy > self.progress.best:
+                self.progress.best = accuracy
+                self._write_model(BEST, onnx=False)
+        self.save()  # once more: what was measured belongs to it
+
+    def finish(self) -> None:
+        """Write the trained model, unless it was written before."""
+        if self.is_chief and not _is_written(self.folder / MODEL, self.progress.step):
+            crops, people = setup.sample(self.images, self.recipe, self.spec)
+            embeddings = setup.embeddings(self.trained, crops, self.spec, self.device)
+            self.log.embeddings(self.progress.step, embeddings, people, crops)
+            self._write_model(MODEL, onnx=True)
+        distributed.wait()
+
+    def _write_model(self, folder: str, *, onnx: bool) -> None:
+        for remark in write_trained(
+            self.folder / folder,
+            self.trained,
+            self.spec,
+            name=self.folder.name,
+            recipe=self.recipe,
+            progress=self.progress,
+            dataset=self.dataset,
+            onnx=onnx,
+        ):
+            self.show(remark, False)
+
+
+def _is_written(model: Path, step: int) -> bool:
+    """Whether the model folder holds the network as it was after so many steps."""
+    return is_model_folder(model) and read_record(model).training.get("steps") == step
+
+
+def _said(measured: dict[str, Metrics]) -> str:
+    """Figures on pairs in one line."""
+    parts = []
+    for name, figures in measured.items():
+        interval = figures["accuracy_interval"]
+        bounds = "" if interval is None else " ({:.4f} to {:.4f})".format(*interval)  # type: ignore[misc]
+        parts.append(f"{name}: accuracy {figures['accuracy']:.4f}{bounds}, AUC {figures['auc']:.4f}")
+    return "; ".join(parts)

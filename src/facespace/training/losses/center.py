@@ -1,0 +1,65 @@
+"""Center loss: every identity's features drawn to their centre (Wen et al. 2016, ECCV)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from facespace.training.distributed import gathered
+from facespace.training.losses.loss import Loss, register
+
+
+@register("center")
+class CenterLoss(Loss):
+    """mean (f − c_y)² over batch and dimensions, with centres c that follow the features of their identity.
+
+    After the loss is computed, in training, each centre moves by the counted update of the paper, equation 4:
+
+        c_j ← c_j − rate · Σ (c_j − fᵢ) / (1 + n_j)        over the n_j features of identity j in the batch
+
+    `legacy` gives the update of FaceNet's program instead, c_j ← c_j − rate · Σ (c_j − fᵢ), whose `rate` is 1 − its
+    `center_loss_alfa`: it diverges as soon as rate · n_j > 2. The paper sums where this takes the mean, as FaceNet's
+    program does, so weights of published recipes keep their meaning. Centres begin at 0 and are no parameters.
+    """
+
+    centers: Tensor
+
+    def __init__(self, *, dimension: int, n_classes: int, rate: float = 0.5, legacy: bool = False) -> None:
+        super().__init__()
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate wants more than 0 and at most 1; got {rate}")
+        self.rate = rate
+        self.legacy = legacy
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self.register_buffer("centers", torch.zeros(n_classes, dimension))
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The loss, with the centres as they are; `facts["largest_center"]` is the longest of the batch's."""
+        centers = self.centers[labels].to(features.dtype)
+        with torch.no_grad():
+            self.facts["largest_center"] = centers.norm(dim=1).max()
+            self.facts["largest_feature"] = features.norm(dim=1).max()
+        if self.training:
+            self._seen.append((features.detach().to(self.centers.dtype), labels))
+            if not self.deferred:
+                self.update()
+        return (features - centers).square().mean()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the centres by all features seen since the last update, on all ranks."""
+        if not self._seen:
+            return
+        features, labels = (torch.cat(column) for column in zip(*self._seen, strict=True))
+        self._seen.clear()
+        features, labels = gathered(features), gathered(labels)
+        identities, position, counts = labels.unique(return_inverse=True, return_counts=True)
+        apart = torch.zeros(len(identities), features.shape[1], dtype=features.dtype, device=features.device)
+        apart.index_add_(0, position, self.centers[labels] - features)
+        if not self.legacy:
+            apart /= 1 + counts[:, None]
+        self.centers[identities] -= self.rate * apart
+
+    def forget(self) -> None:
+        """Drop the features seen since the last update."""
+        self._seen.clear()

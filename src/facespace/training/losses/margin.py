@@ -1,0 +1,147 @@
+"""Losses with a margin between identities on the sphere: ArcFace, CosFace, SphereFace, both together, sub-centres.
+
+All of them are −log softmax(s·cos θ′), where θ is the angle between a feature and the weights of an identity; at the
+label cos θ is made smaller by a margin first, so the right identity has to win by it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facespace.training.losses.loss import Loss, register
+
+
+def arc_margin(cosine: Tensor, margin: float) -> Tensor:
+    """cos(θ + m), and cos θ − m·sin m where θ + m would pass π (Deng et al. 2018, arXiv:1801.07698).
+
+    sin θ is √(1 − cos²θ) with cos θ kept a little off ±1, where its slope is infinite.
+
+    >>> [round(value, 3) for value in arc_margin(torch.tensor([1.0, 0.0]), 0.5).tolist()]
+    [0.877, -0.479]
+    """
+    clamped = _inside(cosine)
+    moved = clamped * math.cos(margin) - (1 - clamped.square()).sqrt() * math.sin(margin)
+    return torch.where(cosine > math.cos(math.pi - margin), moved, cosine - margin * math.sin(margin))
+
+
+def combined_margin(cosine: Tensor, factor: float, margin: float, shift: float) -> Tensor:
+    """cos(m₁θ + m₂) − m₃; past π it goes on falling, as −2 − cos, so a larger angle is never the cheaper one.
+
+    m₁ = `factor` alone is SphereFace's margin, m₂ = `margin` ArcFace's, m₃ = `shift` CosFace's.
+
+    >>> round(combined_margin(torch.tensor(0.0), 1.0, 0.0, 0.35).item(), 4)
+    -0.35
+    """
+    angle = factor * torch.acos(_inside(cosine)) + margin
+    turns = torch.div(angle.detach(), math.pi, rounding_mode="floor")
+    sign = 1 - 2 * torch.remainder(turns, 2)
+    return sign * torch.cos(angle) - 2 * turns - shift
+
+
+def _inside(cosine: Tensor) -> Tensor:
+    limit = 1 - (1e-7 if cosine.dtype in (torch.float32, torch.float64) else 1e-3)
+    return cosine.clamp(-limit, limit)
+
+
+class MarginSoftmax(Loss):
+    """The classifier all of them share: cosines in float32, the margin at the label, softmax."""
+
+    def __init__(self, dimension: int, n_classes: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(n_classes, dimension))
+        nn.init.normal_(self.weight, std=0.01)
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """cos θ of every feature with every identity, (N, n_classes)."""
+        return functional.linear(functional.normalize(features), functional.normalize(self.weight))
+
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:
+        """What becomes of cos θ at the label, (N,1) → (N,1)."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross entropy; `facts["accuracy"]` counts without the margin."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = features if features.dtype == torch.float64 else features.float()
+            cosines = self.cosines(features)
+            self.facts["accuracy"] = (cosines.argmax(1) == labels).float().mean()
+            column = labels[:, None]
+            changed = self.at_label(cosines.gather(1, column), features)
+            return functional.cross_entropy(self.scale * cosines.scatter(1, column, changed), labels)
+
+
+@register("arcface")
+class ArcFace(MarginSoftmax):
+    """ArcFace: cos(θ + margin) at the label, margin in radians (Deng et al. 2018, arXiv:1801.07698)."""
+
+    def __init__(self, *, dimension: int, n_classes: int, margin: float = 0.5, scale: float = 64.0) -> None:
+        super().__init__(dimension, n_classes, scale)
+        self.margin = margin
+
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
+        """`arc_margin`."""
+        return arc_margin(cosine, self.margin)
+
+
+@register("cosface")
+class CosFace(MarginSoftmax):
+    """CosFace: cos θ − margin at the label (Wang et al. 2018, arXiv:1801.09414)."""
+
+    def __init__(self, *, dimension: int, n_classes: int, margin: float = 0.35, scale: float = 64.0) -> None:
+        super().__init__(dimension, n_classes, scale)
+        self.margin = margin
+
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
+        """The cosine less the margin."""
+        return cosine - self.margin
+
+
+@register("combined-margin")
+class CombinedMargin(MarginSoftmax):
+    """cos(factor·θ + margin) − shift at the label: SphereFace, ArcFace and CosFace in one (arXiv:1801.07698, eq. 4).
+
+    SphereFace alone is factor > 1, margin 0, shift 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        dimension: int,
+        n_classes: int,
+        factor: float = 1.0,
+        margin: float = 0.3,
+        shift: float = 0.2,
+        scale: float = 64.0,
+    ) -> None:
+        super().__init__(dimension, n_classes, scale)
+        if factor < 1 or margin < 0:
+            raise ValueError(f"factor wants at least 1 and margin at least 0; got {factor} and {margin}")
+        self.factor, self.margin, self.shift = factor, margin, shift
+
+    def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
+        """`combined_margin`."""
+        return combined_margin(cosine, self.factor, self.margin, self.shift)
+
+
+@register("sub-center-arcface")
+class SubCenterArcFace(ArcFace):
+    """ArcFace with several centres an identity, the nearest of which counts (Deng et al. 2020, ECCV).
+
+    Wrongly labelled and unusual photos gather at a centre of their own instead of pulling at the identity's.
+    """
+
+    def __init__(
+        self, *, dimension: int, n_classes: int, n_centers: int = 3, margin: float = 0.5, scale: float = 64.0
+    ) -> None:
+        super().__init__(dimension=dimension, n_classes=n_classes * n_centers, margin=margin, scale=scale)
+        self.n_centers = n_centers
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """cos θ with the nearest centre of every identity, (N, n_classes)."""
+        cosines = super().cosines(features)
+        return cosines.view(len(features), -1, self.n_centers).amax(2)

@@ -1,0 +1,130 @@
+"""Triplet loss, and the rules by which a batch's triplets are chosen (Schroff et al. 2015, arXiv:1503.03832)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from facespace.training.losses.loss import Loss, register
+
+Miner = Literal["all", "hard", "semi-hard", "batch-hard", "vgg"]
+Triplets = tuple[Tensor, Tensor, Tensor]
+
+
+def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """mean max(0, ‖a − p‖² − ‖a − n‖² + margin) of triplets (T,D), as FaceNet's program computes it.
+
+    >>> a, p, n = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6]])
+    >>> round(triplet_loss(a, p, n, 0.5).item(), 4)  # ‖a − n‖² is 0.4
+    0.1
+    """
+    apart = (anchor - positive).square().sum(1) - (anchor - negative).square().sum(1)
+    return functional.relu(apart + margin).mean()
+
+
+@register("triplet")
+class TripletLoss(Loss):
+    """Triplet loss on features brought to unit length, over triplets chosen in the batch.
+
+    For each anchor and positive of one identity, with d squared Euclidean distances, `miner` takes as negatives
+
+    - `all`: every image of another identity;
+    - `hard`: those with d(a,n) < d(a,p);
+    - `semi-hard`: those with d(a,p) < d(a,n) < d(a,p) + margin; the nearest of them, one a pair;
+    - `batch-hard`: for each anchor the farthest positive and the nearest negative (Hermans et al. 2017);
+    - `vgg`: those with d(a,n) < d(a,p) + margin, one of them drawn, as FaceNet's program of 2018 does. Only there each
+      pair counts once, the earlier image as anchor.
+
+    The mean is over the chosen triplets; a batch without any gives 0 with a gradient of 0. `facts` tell what to watch:
+    `triplets` chosen, `active` share of them with a loss above 0, and `spread`, the mean squared distance of the
+    batch's embeddings, which goes to 0 when training collapses.
+    """
+
+    def __init__(self, *, margin: float = 0.2, miner: Miner = "semi-hard") -> None:
+        super().__init__()
+        if miner not in get_args(Miner):
+            raise ValueError(f"miner wants {', '.join(get_args(Miner))}; got {miner!r}")
+        if margin <= 0:
+            raise ValueError(f"margin wants more than 0; got {margin}")
+        self.margin = margin
+        self.miner: Miner = miner
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the chosen triplets."""
+        embeddings = functional.normalize(features if features.dtype == torch.float64 else features.float(), eps=1e-10)
+        with torch.no_grad():
+            distances = squared_distances(embeddings)
+            anchor, positive, negative = choose_triplets(distances, labels, margin=self.margin, miner=self.miner)
+            n = len(labels)
+            self.facts["spread"] = distances.sum() / max(n * (n - 1), 1)
+            self.facts["triplets"] = distances.new_tensor(len(anchor))
+        if not len(anchor):
+            self.facts["active"] = distances.new_zeros(())
+            return embeddings.sum() * 0
+        apart = (embeddings[anchor] - embeddings[positive]).square().sum(1)
+        apart = apart - (embeddings[anchor] - embeddings[negative]).square().sum(1) + self.margin
+        self.facts["active"] = (apart.detach() > 0).float().mean()
+        return functional.relu(apart).mean()
+
+
+def squared_distances(embeddings: Tensor) -> Tensor:
+    """‖eᵢ − eⱼ‖² (N,N) of unit vectors, 2 − 2·eᵢ·eⱼ, never below 0."""
+    return (2 - 2 * embeddings @ embeddings.T).clamp_min(0)
+
+
+def choose_triplets(distances: Tensor, labels: Tensor, *, margin: float, miner: Miner) -> Triplets:
+    """Indices (T,) of anchors, positives and negatives, by the rule `miner` of `TripletLoss`.
+
+    Draws of `vgg` come from torch's generator.
+
+    >>> d = torch.tensor([[0.0, 1.0, 1.1], [1.0, 0.0, 3.0], [1.1, 3.0, 0.0]])
+    >>> [x.tolist() for x in choose_triplets(d, torch.tensor([5, 5, 7]), margin=0.2, miner="semi-hard")]
+    [[0], [1], [2]]
+    """
+    n = len(labels)
+    same = labels[:, None] == labels[None, :]
+    different = ~same
+    itself = torch.eye(n, dtype=torch.bool, device=labels.device)
+    if miner == "batch-hard":
+        positives = same & ~itself
+        usable = (positives.any(1) & different.any(1)).nonzero()[:, 0]
+        far = distances.masked_fill(~positives, -1).argmax(1)
+        near = distances.masked_fill(~different, torch.inf).argmin(1)
+        return usable, far[usable], near[usable]
+    pairs = (torch.triu(same, 1) if miner == "vgg" else same & ~itself).nonzero()
+    chosen = [_negatives(distances, different, pair, margin, miner) for pair in pairs.split(_rows(n))]
+    if not chosen:
+        empty = labels.new_empty(0)
+        return empty, empty, empty
+    anchor, positive, negative = (torch.cat(column) for column in zip(*chosen, strict=True))
+    return anchor, positive, negative
+
+
+def _rows(n: int) -> int:
+    """Pairs looked at together: pairs × images stay within some tens of megabytes."""
+    return max(1, 2**23 // max(n, 1))
+
+
+def _negatives(distances: Tensor, different: Tensor, pairs: Tensor, margin: float, miner: Miner) -> Triplets:
+    anchor, positive = pairs.unbind(1)
+    near = distances[anchor]  # (pairs, N)
+    far = distances[anchor, positive][:, None]
+    allowed = different[anchor]
+    if miner == "hard":
+        allowed = allowed & (near < far)
+    elif miner == "semi-hard":
+        allowed = allowed & (near > far) & (near < far + margin)
+        found = allowed.any(1)
+        nearest = near.masked_fill(~allowed, torch.inf).argmin(1)
+        return anchor[found], positive[found], nearest[found]
+    elif miner == "vgg":
+        allowed = allowed & (near - far < margin)
+        found = allowed.any(1)
+        if not found.any():
+            return anchor[:0], positive[:0], anchor[:0]
+        return anchor[found], positive[found], torch.multinomial(allowed[found].float(), 1)[:, 0]
+    row, negative = allowed.nonzero().unbind(1)
+    return anchor[row], positive[row], negative

@@ -1,0 +1,155 @@
+"""Pictures of a camera as they come: whoever is slower than the camera gets the newest one, never an old one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from sys import platform
+from typing import Any, Generic, TypeVar
+
+from facespace.errors import RuntimeUnavailable, VideoError
+from facespace.io.text import first_line
+from facespace.video.reader import Frame, pyav, titles_in_any_letters, upright_pixels
+
+T = TypeVar("T")
+
+_PAUSE = 0.005  # seconds until a camera that has no picture yet is asked again
+_PATIENCE = 2.0  # seconds a camera has to send a last picture before it is left to itself
+
+
+def read_camera(number: int = 0) -> Generator[Frame, None, None]:
+    """The camera's pictures, upright, until the caller stops: each the newest there is when it is asked for.
+
+    `number` counts the machine's cameras from 0. `index` numbers the pictures given, without those left out, and
+    `seconds` count from the first. The camera is let go when the iterator is closed.
+
+    Raises `VideoError` where there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
+    """
+    begin = None
+    # Closed even when the caller goes away in the midst: a camera stays alight as long as it is open.
+    with contextlib.closing(newest(_pictures(number))) as pictures:
+        for index, (taken, picture) in enumerate(pictures):
+            begin = taken if begin is None else begin
+            yield Frame(index, taken - begin, upright_pixels(picture))
+
+
+class _Slot(Generic[T]):
+    """The newest item, or how the source ended; `condition` guards both."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.item: tuple[T] | None = None
+        self.ended = False
+        self.error: BaseException | None = None
+
+
+def newest(items: Iterable[T]) -> Generator[T, None, None]:
+    """The items of a source that does not wait, leaving out those that a newer one has followed meanwhile.
+
+    The source is read in a thread; its error is raised here, after its last item.
+
+    >>> list(newest([7]))
+    [7]
+    """
+    slot: _Slot[T] = _Slot()
+    stop = threading.Event()
+
+    def read() -> None:
+        source = iter(items)
+        error: BaseException | None = None
+        try:
+            for item in source:
+                with slot.condition:
+                    slot.item = (item,)
+                    slot.condition.notify()
+                if stop.is_set():
+                    break
+        except BaseException as reason:  # raised again where the items are taken
+            error = reason
+        finally:
+            if close := getattr(source, "close", None):  # in the thread that has read it
+                close()
+            with slot.condition:
+                slot.ended, slot.error = True, error
+                slot.condition.notify()
+
+    reader = threading.Thread(target=read, name="facespace-camera", daemon=True)
+    reader.start()
+    try:
+        while True:
+            with slot.condition:
+                slot.condition.wait_for(lambda: slot.item is not None or slot.ended)
+                taken, slot.item = slot.item, None
+            if taken is None:
+                break
+            yield taken[0]
+    finally:
+        stop.set()
+        reader.join(_PATIENCE)
+    if slot.error is not None:
+        raise slot.error
+
+
+def _pictures(number: int) -> Iterator[tuple[float, Any]]:
+    """(when, picture) of everything the camera sends; `when` in seconds of the monotonic clock."""
+    name, device_format, options = _device(number)
+    av = pyav()
+    source = f"camera {number}"
+    try:
+        container = av.open(name, format=device_format, options=options, **titles_in_any_letters(av))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VideoError(source, f"there is no such camera ({name})") from error
+    except PermissionError as error:
+        raise VideoError(source, f"this user may not open {name}") from error
+    except Exception as error:  # drivers fail in all ways
+        raise VideoError(source, f"it cannot be opened ({_said(error)}); is another program using it?") from error
+    with container:
+        if not container.streams.video:
+            raise VideoError(source, "it sends no pictures")
+        stream = container.streams.video[0]
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                pictures = packet.decode() if packet is not None and packet.size else []
+            except BlockingIOError:  # no picture yet, says macOS; its iterator ends with the error
+                time.sleep(_PAUSE)
+                packets = container.demux(stream)
+                continue
+            except Exception as error:
+                raise VideoError(source, f"it stopped ({_said(error)})") from error
+            if packet is None:
+                return
+            now = time.monotonic()
+            yield from ((now, picture) for picture in pictures)
+
+
+def _device(number: int) -> tuple[str, str, dict[str, str]]:
+    """What FFmpeg opens for a camera on this system: name, format, options."""
+    if number < 0:
+        raise ValueError(f"a camera's number counts from 0; got {number}")
+    if platform == "darwin":
+        # Left to itself, FFmpeg asks for 29.97 frames a second, which no built-in camera has.
+        return f"{number}:none", "avfoundation", {"framerate": "30"}
+    if platform == "win32":
+        return _windows_camera(number), "dshow", {"rtbufsize": "100M"}
+    return f"/dev/video{number}", "v4l2", {}
+
+
+def _windows_camera(number: int) -> str:
+    """DirectShow knows cameras by name."""
+    pyav()
+    try:
+        from av.device import enumerate_input_devices
+    except ImportError as error:
+        raise RuntimeUnavailable("cameras on Windows need a newer PyAV: pip install --upgrade av") from error
+    cameras = [device.name for device in enumerate_input_devices("dshow") if "video" in device.media_types]
+    if number >= len(cameras):
+        raise VideoError(f"camera {number}", f"there is no such camera (this machine has {len(cameras)})")
+    return f"video={cameras[number]}"
+
+
+def _said(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or first_line(error))

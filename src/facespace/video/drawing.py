@@ -1,0 +1,167 @@
+"""Videos to look at: the people framed and named in every frame."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from facespace.errors import VideoError
+from facespace.faces.drawing import KNOWN, annotate
+from facespace.faces.face import Face
+from facespace.io.files import atomic_path
+from facespace.io.text import first_line
+from facespace.video.naming import Appearance, NamedFrame
+from facespace.video.reader import Frame, pyav, read_frames
+
+STRANGER = (128, 128, 128)
+
+_CODERS = (("h264", "libx264"), ("mpeg4", "mpeg4"), ("vp9", "libvpx-vp9"))  # codec, FFmpeg's coder, best first
+_TICKS = 60_000  # a second; MPEG-4 counts no finer than 65,535
+_ENDINGS = (".mp4", ".mov", ".mkv", ".webm")  # containers that keep the time of every frame
+
+
+def draw_video(path: str, target: Path, frames: Sequence[NamedFrame], appearances: Sequence[Appearance]) -> None:
+    """A copy of the video `path` with the people of `frames` framed and named, without its sound.
+
+    Every frame of the video is in it at its own time, also those that were not looked at: boxes move evenly between
+    `frames`. Names are those of `appearances`, so they hold from a person's first frame on. Of a damaged video what
+    can be read is drawn. `target` is there whole or not at all; its ending, .mp4, .mov, .mkv or .webm, says the
+    format. `ValueError` for another ending, `VideoError` when there is nothing to draw or it cannot be written.
+    """
+    if target.suffix.lower() not in _ENDINGS:
+        raise ValueError(f"{target}: a drawn video wants the ending {', '.join(_ENDINGS)}")
+    names = {appearance.track: appearance.name for appearance in appearances}
+    frames = sorted(frames, key=lambda frame: frame.seconds)  # a damaged file's times may go back
+    times = [frame.seconds for frame in frames]
+    with atomic_path(target) as unfinished, _Writer(unfinished, str(target)) as writer:
+        for frame in _readable(path):
+            writer.write(_drawn(frame.pixels, _faces_at(frame.seconds, frames, times), names), frame.seconds)
+        if not writer.n_frames:
+            raise VideoError(path, "no frame of it can be decoded")
+
+
+def draw_frame(frame: NamedFrame) -> Image.Image:
+    """A copy of a frame that has its pixels, with its faces framed and named as they are so far."""
+    assert frame.pixels is not None
+    return _drawn(frame.pixels, [(named.track, named.face) for named in frame.faces], {
+        named.track: named.name for named in frame.faces
+    })  # fmt: skip
+
+
+def _readable(path: str) -> Iterator[Frame]:
+    """All frames of a video; what is damaged was said when its people were named."""
+    with contextlib.suppress(VideoError):
+        yield from read_frames(path, every=1)
+
+
+def _drawn(
+    pixels: npt.NDArray[np.uint8], faces: Sequence[tuple[int, Face]], names: dict[int, str | None]
+) -> Image.Image:
+    labels = [names.get(track) for track, _ in faces]
+    return annotate(
+        pixels,
+        [face for _, face in faces],
+        [label or "unknown" for label in labels],
+        [KNOWN if label else STRANGER for label in labels],
+    )
+
+
+def _faces_at(seconds: float, frames: Sequence[NamedFrame], times: Sequence[float]) -> list[tuple[int, Face]]:
+    """(track, face) at a time: those of the nearer frame, on their way between both frames that have them."""
+    after = bisect.bisect_right(times, seconds)
+    if not 0 < after < len(frames):
+        # After the last frame looked at, people stay where they were.
+        return [(named.track, named.face) for named in frames[after - 1].faces] if after else []
+    before = after - 1
+    share = (seconds - times[before]) / (times[after] - times[before])
+    there = {named.track: named.face for named in frames[before].faces}
+    then = {named.track: named.face for named in frames[after].faces}
+    nearer = there if share < 0.5 else then
+    return [
+        (track, _between(there[track], then[track], share) if track in there and track in then else face)
+        for track, face in nearer.items()
+    ]
+
+
+def _between(first: Face, second: Face, share: float) -> Face:
+    def mean(a: Any, b: Any) -> Any:
+        return (1 - share) * np.asarray(a, np.float64) + share * np.asarray(b, np.float64)
+
+    x1, y1, x2, y2 = mean(first.box, second.box).tolist()
+    points = tuple((x, y) for x, y in mean(first.landmarks, second.landmarks).tolist())
+    return Face((x1, y1, x2, y2), float(mean(first.score, second.score)), points)
+
+
+class _Writer:
+    """A video file written frame by frame, all of them in the size of the first."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._container: Any = None
+        self._stream: Any = None
+        self._size = (0, 0)
+        self._last = -1
+        self.n_frames = 0
+
+    def __enter__(self) -> _Writer:
+        self._container = pyav().open(str(self._path), "w")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._container.close)
+            if kind is None and self._stream is not None:
+                with self._telling():
+                    self._container.mux(self._stream.encode())
+
+    def write(self, picture: Image.Image, seconds: float) -> None:
+        """Add a frame; one that comes earlier than the one before is shown just after it."""
+        av = pyav()
+        with self._telling():
+            if self._stream is None:
+                # Colours are stored for every second pixel, so both sides are even.
+                self._size = (picture.width + picture.width % 2, picture.height + picture.height % 2)
+                self._stream = self._begin()
+            if picture.size != self._size:
+                picture = picture.resize(self._size, Image.Resampling.BILINEAR)
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture), "rgb24")
+            self._last = max(round(seconds * _TICKS), self._last + 1)
+            frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
+            self._container.mux(self._stream.encode(frame))
+        self.n_frames += 1
+
+    def _begin(self) -> Any:
+        av = pyav()
+        for codec, coder in _CODERS:
+            if coder in av.codecs_available and codec in self._container.supported_codecs:
+                break
+        else:
+            raise VideoError(self._name, "this PyAV has no coder for such a file (H.264, MPEG-4 or VP9)")
+        options = {"preset": "veryfast"} if coder == "libx264" else {}
+        stream = self._container.add_stream(coder, rate=30, options=options)
+        stream.width, stream.height = self._size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, _TICKS)
+        if coder != "libx264":  # which keeps to a quality by itself
+            stream.bit_rate = min(max(4 * self._size[0] * self._size[1], 500_000), 20_000_000)
+        return stream
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Inside, what FFmpeg refuses is a `VideoError`; a full disk stays the system's error."""
+        av = pyav()
+        try:
+            yield
+        except av.FFmpegError as error:
+            if isinstance(error, OSError) and error.errno and error.errno < 1000:
+                raise OSError(error.errno, error.strerror, self._name) from error
+            raise VideoError(self._name, f"cannot be written ({first_line(error)})") from error

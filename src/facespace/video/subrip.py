@@ -1,0 +1,69 @@
+"""Who is on screen, as subtitles in the SubRip format (.srt), which every player shows beside a video."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from facespace.io.text import plain_text
+from facespace.video.naming import Appearance
+
+_SHORTEST = 0.2  # seconds on screen of somebody seen in a single frame
+
+
+def subtitles(appearances: Sequence[Appearance], *, interval: float = 0.0) -> str:
+    """One cue for each stretch of time in which the same people are on screen, their names below each other.
+
+    A name stands once however many faces bear it, in the order people came; those without one are `unknown`, with
+    their number when there are several. `interval`: seconds between two frames that were looked at; an appearance
+    lasts until the one after its last, as the frames between show it too.
+
+    >>> print(subtitles([Appearance(1, "Grace Hopper", 0.8, 0.4, 0.0, 3661.0, 9)], interval=0.5), end="")
+    1
+    00:00:00,000 --> 01:01:01,500
+    Grace Hopper
+    """
+    spans = [
+        (_milliseconds(seen.first), _milliseconds(max(seen.last + interval, seen.first + _SHORTEST)), seen)
+        for seen in sorted(appearances, key=lambda appearance: (appearance.first, appearance.track))
+    ]
+    cues: list[tuple[int, int, str]] = []
+    edges = sorted({edge for begin, end, _ in spans for edge in (begin, end)})
+    coming = iter(spans)
+    next_one = next(coming, None)
+    here: list[tuple[int, int, Appearance]] = []
+    for begin, end in itertools.pairwise(edges):
+        here = [span for span in here if span[1] > begin]
+        while next_one is not None and next_one[0] <= begin:
+            here.append(next_one)
+            next_one = next(coming, None)
+        text = _names([seen for _, _, seen in here])
+        if cues and cues[-1][1] == begin and cues[-1][2] == text:
+            begin = cues.pop()[0]
+        if text:
+            cues.append((begin, end, text))
+    return "\n".join(
+        f"{number}\n{_clock(begin)} --> {_clock(end)}\n{text}\n" for number, (begin, end, text) in enumerate(cues, 1)
+    )
+
+
+def _names(seen: Sequence[Appearance]) -> str:
+    names = list(dict.fromkeys(appearance.name for appearance in seen if appearance.name is not None))
+    # In a name of somebody's own choosing the arrow could be taken for a time, and brackets for markup.
+    lines = [plain_text(name).replace("-->", "->").replace("<", "(").replace(">", ")") for name in names]
+    if n_unknown := sum(appearance.name is None for appearance in seen):
+        lines.append("unknown" if n_unknown == 1 else f"unknown ({n_unknown})")
+    return "\n".join(lines)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(max(seconds, 0.0) * 1000)
+
+
+def _clock(milliseconds: int) -> str:
+    """
+    >>> _clock(3_723_004)
+    '01:02:03,004'
+    """
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02},{milliseconds:03}"

@@ -1,0 +1,145 @@
+"""The tutorials' classifier and predict: learned, split, tested on another folder, and no pickle in either direction."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import facespace
+from support.commands import Outcome
+from support.tutorial_people import write_crops, write_photos
+
+Cli = Callable[..., Outcome]
+N = 6
+
+
+@pytest.fixture(scope="module")
+def crops(
+    tmp_path_factory: pytest.TempPathFactory, detector: facespace.MTCNN, hopper_file: Path, collins_file: Path
+) -> Path:
+    people = {"Grace_Hopper": hopper_file, "Eileen_Collins": collins_file}
+    return write_crops(tmp_path_factory.mktemp("crops") / "lfw-160", detector, people, N)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+SPLIT = "--batch_size 1000 --min_nrof_images_per_class 6 --nrof_train_images_per_class 4 --use_split_dataset"
+
+
+def check_lines(lines: list[str], n: int) -> float:
+    """The accuracy, of as many lines as there are images, in the old program's shape."""
+    start = lines.index("Testing classifier") + 1
+    body = lines[start : start + n]
+    for k, line in enumerate(body):
+        assert re.fullmatch(rf"{k:4d}  (Grace Hopper|Eileen Collins|unknown): \d\.\d{{3}}", line), line
+    match = re.fullmatch(r"Accuracy: ([01]\.\d{3})", lines[start + n])
+    assert match and len(lines) == start + n + 1
+    return float(match[1])
+
+
+def test_train_and_classify_with_a_split(cli: Cli, crops: Path) -> None:
+    done = cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl", *SPLIT.split())
+    assert done.code == 0, done.err
+    assert done.lines == [
+        "Number of classes: 2", "Number of images: 8", "Training classifier", 'Saved classifier model to file "my.pkl"',
+    ]  # fmt: skip
+    assert "my.pkl is no pickle" in done.err
+    todays = (
+        f"facespace: today: facespace classify train {crops} --output my.pkl --method svm --split 4 --min-images 6 "
+        "--seed 666 --model casia-webface"
+    )
+    assert todays in done.errors
+    done = cli("facenet", "classifier", "CLASSIFY", crops, "casia-webface", "my.pkl", *SPLIT.split())
+    assert done.code == 0, done.err
+    assert done.lines[:3] == [
+        'Loaded classifier model from file "my.pkl"', "Number of classes: 2", "Number of images: 4",
+    ]  # fmt: skip
+    assert check_lines(done.lines, 4) == 1.0
+    assert todays in done.errors
+    assert "flatters" not in done.err  # none of these was learned from
+    today = cli(*shlex.split(todays.removeprefix("facespace: today: facespace ")), "--aligned")
+    assert today.code == 0, today.err
+
+
+def test_another_folder_is_tested_by_names(
+    cli: Cli, crops: Path, cat_file: Path, hopper_file: Path, stranger_file: Path
+) -> None:
+    """A folder with other people in it, where the old program compared numbers of folders."""
+    assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
+    write_photos(Path("test"), {"Aaron": stranger_file, "Grace_Hopper": hopper_file, "cat": cat_file}, 1)
+    done = cli("facenet", "classifier", "CLASSIFY", "nothing", "casia-webface", "my.pkl", "--test_data_dir", "test")
+    assert done.code == 1 and "cat_0001.jpg: no face found; left out" in done.err
+    assert "their faces are detected and cut out" in done.err
+    assert check_lines(done.lines, 2) == 1.0
+    assert [line.split(": ")[0].split("  ")[-1] for line in done.lines[-3:-1]] == ["unknown", "Grace Hopper"]
+    assert "facespace: 1 of 2 were called unknown" in done.err
+    assert "facespace: today: facespace classify test my.pkl test --model casia-webface" in done.errors
+    trained = cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "other.pkl", "--test_data_dir", crops)
+    assert trained.code == 0, trained.err
+    assert check_lines(trained.lines, 2 * N) == 1.0
+
+
+def test_what_was_learned_from_flatters(cli: Cli, crops: Path) -> None:
+    assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
+    done = cli(
+        "facenet", "classifier", "CLASSIFY", crops, "casia-webface", "my.pkl", "--image_size", "160", "--seed", "1"
+    )
+    assert done.code == 0 and f"{2 * N} of these images were learned from; the accuracy flatters" in done.err
+
+
+def test_a_pickle_is_not_read_and_not_overwritten(cli: Cli, crops: Path, hopper_file: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str, str]]:
+            return open, ("ran", "w")
+
+    Path("old.pkl").write_bytes(pickle.dumps((Evil(), ["Grace Hopper"]), protocol=2))
+    before = Path("old.pkl").read_bytes()
+    for words in (
+        ["classifier", "CLASSIFY", crops, "casia-webface", "old.pkl"],
+        ["predict", hopper_file, "casia-webface", "old.pkl"],
+    ):
+        done = cli("facenet", *words)
+        assert done.code == 1 and "a pickle, which could run any code" in done.errors[-1]
+    done = cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "old.pkl")
+    assert done.code == 1 and "is no classifier of facespace, so it is not overwritten" in done.errors[-1]
+    assert not Path("ran").exists() and Path("old.pkl").read_bytes() == before
+
+
+def test_predict(cli: Cli, crops: Path, hopper_file: Path, cat_file: Path, stranger_file: Path) -> None:
+    assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
+    done = cli("facenet", "predict", hopper_file, cat_file, stranger_file, "casia-webface", "my.pkl", "--margin", "44")
+    assert done.code == 0, done.err
+    assert done.lines[0] == 'Loaded classifier model from file "my.pkl"'
+    assert [line for line in done.lines[1:] if line] == [
+        f"people in image {hopper_file} :", done.lines[3], f"people in image {cat_file} :",
+        f"people in image {stranger_file} :", done.lines[-1],
+    ]  # fmt: skip
+    assert re.fullmatch(r"Grace Hopper: \d\.\d{3}", done.lines[3])
+    assert re.fullmatch(r"unknown: -?\d\.\d{3}", done.lines[-1])
+    assert "the numbers behind the names are similarities" in done.err
+    assert "--margin: taken, and changes nothing" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["CLASSIFY", "{crops}", "casia-webface", "no.pkl"], "no.pkl: no classifier there"),
+        (["TRAIN", "nowhere", "casia-webface", "my.pkl"], "nowhere: not a folder"),
+        (["TRAIN", "{crops}", "casia-webface", "no/my.pkl"], "no: no such folder to write into"),
+        (
+            ["TRAIN", "{crops}", "casia-webface", "my.pkl", "--use_split_dataset"],
+            "nobody has enough images to learn from",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(cli: Cli, crops: Path, words: list[str], complaint: str) -> None:
+    done = cli("facenet", "classifier", *(word.format(crops=crops) for word in words))
+    assert done.code == 1 and complaint in done.errors[-1]

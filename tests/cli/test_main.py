@@ -1,0 +1,622 @@
+"""Every command: what it prints, to the letter where programs read it, and the exit code it leaves with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import facespace
+from facespace.models.zoo import MODELS
+from support.commands import Outcome, run_facespace
+
+Cli = Callable[..., Outcome]
+COMMANDS = ["detect", "compare", "embed", "enroll", "identify", "gallery", "models", "doctor", "demo"]
+GALLERY_COMMANDS = ["list", "remove", "rename"]
+
+
+@pytest.fixture(scope="module")
+def people(
+    tmp_path_factory: pytest.TempPathFactory, embedder: facespace.Embedder, detector: facespace.MTCNN,
+    hopper_file: Path, collins_file: Path,
+) -> Path:  # fmt: skip
+    """A gallery of two; tests that change it take a copy."""
+    path = tmp_path_factory.mktemp("gallery") / "people.gallery"
+    with facespace.Gallery(path, embedder, create=True) as gallery:
+        for name, file in (("Grace Hopper", hopper_file), ("王小明", collins_file)):
+            (photo,) = facespace.process([str(file)], detector, embedder, largest=True, keep_crops=True)
+            gallery.add(name, photo.embeddings[0], photo.crops[0])
+    return path
+
+
+@pytest.fixture
+def own_people(people: Path, tmp_path: Path) -> Path:
+    target = tmp_path / "own.gallery"
+    target.write_bytes(people.read_bytes())
+    return target
+
+
+@pytest.fixture(scope="module")
+def two_faces(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_file: Path) -> Path:
+    """Hopper on the left, smaller; Collins on the right."""
+    target = tmp_path_factory.mktemp("two") / "two.png"
+    picture = Image.new("RGB", (900, 512))
+    with Image.open(hopper_file) as hopper, Image.open(collins_file) as collins:
+        picture.paste(hopper.convert("RGB").resize((128, 150)), (0, 0))
+        picture.paste(collins.convert("RGB").resize((512, 512)), (388, 0))
+    picture.save(target)
+    return target
+
+
+def check_face(face: dict[str, object], *, matched: bool) -> None:
+    assert list(face) == ["box", "score", "landmarks", *(["name", "similarity"] if matched else [])]
+    x1, y1, x2, y2 = face["box"]  # type: ignore[misc]
+    assert x1 < x2
+    assert y1 < y2
+    assert 0.5 < face["score"] <= 1  # type: ignore[operator]
+    assert np.array(face["landmarks"]).shape == (5, 2)
+
+
+# Processes of their own, as a user runs them
+
+
+def test_a_day_with_the_command(tmp_path: Path, hopper_file: Path, collins_file: Path, cat_file: Path) -> None:
+    (tmp_path / "staff" / "Eileen Collins").mkdir(parents=True)
+    (tmp_path / "staff" / "Eileen Collins" / "1.png").write_bytes(collins_file.read_bytes())
+    (tmp_path / "staff" / "Grace Hopper").mkdir()
+    for name in ("王.jpg", "staff/Grace Hopper/2.jpg"):
+        (tmp_path / name).write_bytes(hopper_file.read_bytes())
+
+    done = run_facespace("enroll", "--gallery", "a.gallery", "--folder", "staff", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert done.lines == [
+        "Eileen Collins: staff/Eileen Collins/1.png enrolled",
+        "Grace Hopper: staff/Grace Hopper/2.jpg enrolled",
+        "2 photos added; 2 people in a.gallery",
+    ]
+
+    done = run_facespace(
+        "identify", "--gallery", "a.gallery", "--json", "王.jpg", str(cat_file), "no.jpg", cwd=tmp_path
+    )
+    assert done.code == 1
+    assert done.errors == ["facespace: no.jpg: no such file"]
+    hopper, cat, missing = done.json
+    assert hopper["image"] == "王.jpg"
+    assert [face["name"] for face in hopper["faces"]] == ["Grace Hopper"]
+    assert hopper["faces"][0]["similarity"] > 0.99
+    assert cat == {"image": str(cat_file), "faces": []}
+    assert missing == {"image": "no.jpg", "error": "no such file"}
+
+    done = run_facespace("gallery", "rename", "--gallery", "a.gallery", "Eileen Collins", "Zoë", cwd=tmp_path)
+    assert (done.code, done.out, done.err) == (0, "Eileen Collins is now Zoë\n", "")
+    done = run_facespace("gallery", "remove", "--gallery", "a.gallery", "Grace Hopper", cwd=tmp_path)
+    assert (done.code, done.out, done.err) == (0, "Grace Hopper: 1 photo removed\n", "")
+    done = run_facespace("gallery", "list", "--gallery", "a.gallery", "--json", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    (person,) = done.json
+    assert (person["name"], person["photos"]) == ("Zoë", 1)
+
+
+def test_detect_and_compare_and_embed(tmp_path: Path, hopper_file: Path, collins_file: Path) -> None:
+    done = run_facespace("detect", "--json", hopper_file, "--draw", "drawn", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    check_face(done.json[0]["faces"][0], matched=False)
+    assert os.listdir(tmp_path / "drawn") == ["grace_hopper.jpg"]
+    done = run_facespace("compare", hopper_file, hopper_file, collins_file)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split()[1] for line in done.lines] == ["same", "different", "different", "from"]
+    done = run_facespace("embed", hopper_file, "--output", "faces.npz", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert done.lines == ["1 faces of 1 photos -> faces.npz"]
+
+
+def test_models() -> None:
+    done = run_facespace("models", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert [card["name"] for card in done.json] == list(MODELS)
+    (card,) = [card for card in done.json if card["default"]]
+    assert list(card) == [
+        "name", "default", "network", "dimension", "input_spec", "licence", "origin", "training_data", "sha256", "file", "note", "url",
+    ]  # fmt: skip
+    assert card["dimension"] == 512
+    assert facespace.InputSpec.from_dict(card["input_spec"]) == MODELS["casia-webface"].spec
+    assert Path(card["file"]).is_file()
+
+
+def test_a_reader_that_has_seen_enough_ends_the_run_quietly() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "facespace", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_interrupted(tmp_path: Path, hopper_file: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for k in range(300):
+        (tmp_path / "photos" / f"{k}.jpg").symlink_to(hopper_file)
+    # A shell that starts tests in the background has them ignore this signal, and their children with them.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; from facespace.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "detect", tmp_path / "photos"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(2)
+        assert len(process.stdout.read().splitlines()) < 590
+        assert process.wait() == 130
+        assert b"Traceback" not in process.stderr.read()
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize(
+    "words", [[], *([name] for name in COMMANDS), *(["gallery", name] for name in GALLERY_COMMANDS)], ids=" ".join
+)
+def test_help(cli: Cli, words: list[str]) -> None:
+    for flag in ("--help", "-h"):
+        outcome = cli(*words, flag)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out.startswith(f"Usage: {' '.join(['facespace', *words])} ")
+        assert "Traceback" not in outcome.out
+    wanted = {(): COMMANDS, ("gallery",): GALLERY_COMMANDS}.get(tuple(words), [])
+    for name in wanted:
+        assert re.search(rf"^  {name}  +\S", outcome.out, re.MULTILINE), name
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").out == f"facespace {facespace.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["detect"],
+        ["detect", "a.jpg", "--nonsense"],
+        ["detect", "a.jpg", "--min-size", "1"],
+        ["detect", "a.jpg", "--min-size", "big"],
+        ["compare", "one.jpg"],
+        ["compare", "a.jpg", "b.jpg", "--rate", "0"],
+        ["compare", "a.jpg", "b.jpg", "--rate", "0.6"],
+        ["compare", "a.jpg", "b.jpg", "--threshold", "2"],
+        ["embed", "a.jpg"],
+        ["embed", "a.jpg", "--output", "/no/such/folder/a.npz"],
+        ["identify", "a.jpg"],
+        ["identify", "--gallery", "g"],
+        ["identify", "--gallery", "g", "a.jpg", "--rate", "0"],
+        ["identify", "--gallery", "g", "a.jpg", "--rate", "1"],
+        ["identify", "--gallery", "g", "a.jpg", "--rate", "nan"],
+        ["identify", "--gallery", "g", "a.jpg", "--threshold", "1.5"],
+        ["enroll", "Anna", "a.jpg"],
+        ["enroll", "--gallery", "g"],
+        ["enroll", "--gallery", "g", "Anna"],
+        ["enroll", "--gallery", "g", "Anna", "a.jpg", "--folder", "."],
+        ["enroll", "--gallery", "g", "--folder", "/no/such/folder"],
+        ["enroll", "--gallery", "g", "--folder", "."],
+        ["gallery"],
+        ["gallery", "list"],
+        ["gallery", "remove", "--gallery", "g"],
+        ["gallery", "rename", "--gallery", "g", "Anna"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    assert "Usage: facespace" in outcome.err + outcome.out
+    assert "Traceback" not in outcome.err
+    assert os.listdir(tmp_path) == []
+
+
+# detect
+
+
+def test_detect_json(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hopper_file: Path, two_faces: Path,
+                     cat_file: Path, detector: facespace.MTCNN) -> None:  # fmt: skip
+    monkeypatch.chdir(hopper_file.parent)
+    outcome = cli("detect", "--json", f"./{hopper_file.name}", two_faces, cat_file)
+    assert (outcome.code, outcome.err) == (0, "")
+    hopper, two, cat = outcome.json
+    assert [list(entry) for entry in outcome.json] == [["image", "faces"]] * 3
+    assert [entry["image"] for entry in outcome.json] == [f"./{hopper_file.name}", str(two_faces), str(cat_file)]
+    assert [len(entry["faces"]) for entry in outcome.json] == [1, 2, 0]
+    for face in hopper["faces"] + two["faces"]:
+        check_face(face, matched=False)
+    assert hopper["faces"] == [face.as_dict() for face in detector.detect(facespace.read(hopper_file))]
+    assert cat["faces"] == []
+
+
+def test_detect_text(cli: Cli, hopper_file: Path, two_faces: Path, cat_file: Path) -> None:
+    outcome = cli("detect", hopper_file, two_faces, cat_file)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [line for line in outcome.lines if not line.startswith("  ")] == [
+        f"{hopper_file}: 1 face", f"{two_faces}: 2 faces", f"{cat_file}: no faces",
+    ]  # fmt: skip
+    assert all(
+        re.fullmatch(r"  score [01]\.\d{3} at -?\d+,-?\d+, \d+x\d+ px", line)
+        for line in outcome.lines
+        if line.startswith("  ")
+    )
+    assert len(outcome.lines) == 6
+
+
+def test_min_size_leaves_small_faces_out(cli: Cli, two_faces: Path) -> None:
+    assert [len(entry["faces"]) for entry in cli("detect", "--json", two_faces).json] == [2]
+    left_out = cli("detect", "--json", "--min-size", "110", two_faces)
+    assert [len(entry["faces"]) for entry in left_out.json] == [1]
+
+
+def test_folders_are_searched(cli: Cli, tmp_path: Path, hopper_file: Path, cat_file: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.png").write_bytes(cat_file.read_bytes())
+    (tmp_path / "a.jpg").write_bytes(hopper_file.read_bytes())
+    (tmp_path / "notes.txt").write_text("none")
+    outcome = cli("detect", "--json", tmp_path)
+    assert [entry["image"] for entry in outcome.json] == [str(tmp_path / "a.jpg"), str(tmp_path / "sub" / "b.png")]
+
+
+def test_lines_come_as_they_are_true_and_no_bar_in_a_pipe(hopper_file: Path) -> None:
+    done = run_facespace(
+        "detect", "--json", *[hopper_file] * 3, env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm"}
+    )
+    assert (done.code, done.err) == (0, "")
+    assert "\x1b" not in done.out
+    assert len(done.json) == 3
+
+
+# --draw
+
+
+def test_draw_writes_a_picture_a_photo(
+    cli: Cli, tmp_path: Path, hopper_file: Path, cat_file: Path, people: Path
+) -> None:
+    names = ["a/p.jpg", "b/p.jpg", "c/p.jpeg", "a/p.png", "a/p-2.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(hopper_file.read_bytes())
+    (tmp_path / "bad.jpg").write_bytes(b"bad")
+    files = [tmp_path / name for name in [*names, "bad.jpg"]]
+    for k, command in enumerate((["detect"], ["identify", "--gallery", str(people)])):
+        folder = tmp_path / "deep" / f"drawn{k}"
+        for _ in range(2):  # a second run replaces the pictures of the first
+            assert cli(*command, *files, cat_file, "--draw", folder).code == 1
+            assert len(os.listdir(folder)) == 6
+        assert {"p.jpg", "p-2.jpg", "p.png.jpg", "chelsea.png.jpg"} < set(os.listdir(folder))
+        for name in os.listdir(folder):
+            with (
+                Image.open(folder / name) as picture,
+                Image.open(cat_file if "cat" in name or "chelsea" in name else hopper_file) as original,
+            ):
+                assert picture.size == original.size
+                assert picture.format == "JPEG"
+                same = np.abs(np.asarray(picture).astype(int) - np.asarray(original.convert("RGB"))).max(axis=2) < 60
+                assert same.all() == ("chelsea" in name)
+
+
+def test_a_drawing_never_takes_the_place_of_a_photo(cli: Cli, tmp_path: Path, hopper_file: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(hopper_file.read_bytes())
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link", f"{tmp_path}/./"):
+        outcome = cli("detect", photo, "--draw", folder)
+        assert outcome.code == 2
+        assert "--draw: wants a folder without any of the photos" in outcome.err
+    assert photo.read_bytes() == hopper_file.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["link", "photo.jpg"]
+
+
+def test_draw_into_what_is_no_folder(cli: Cli, tmp_path: Path, hopper_file: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    outcome = cli("detect", hopper_file, "--draw", tmp_path / "file")
+    assert outcome.code == 1
+    assert outcome.errors == [f"facespace: {tmp_path / 'file'}: File exists"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# compare
+
+
+def test_compare_json(cli: Cli, hopper_file: Path, collins_file: Path, two_faces: Path, cat_file: Path) -> None:
+    outcome = cli("compare", "--json", hopper_file, cat_file, collins_file, "missing.jpg", two_faces)
+    assert outcome.code == 1
+    assert outcome.errors == [f"facespace: {cat_file}: no face found", "facespace: missing.jpg: no such file"]
+    failed, pairs = outcome.json[:2], outcome.json[2:]
+    assert failed == [
+        {"image": str(cat_file), "error": "no face found"},
+        {"image": "missing.jpg", "error": "no such file"},
+    ]
+    assert [list(pair) for pair in pairs] == [["a", "b", "similarity", "same"]] * 3
+    assert [(pair["a"], pair["b"], pair["same"]) for pair in pairs] == [
+        (str(hopper_file), str(collins_file), False),
+        (str(hopper_file), str(two_faces), False),
+        (str(collins_file), str(two_faces), True),  # the largest face of the two
+    ]
+    assert pairs[2]["similarity"] > 0.9 > 0.5 > pairs[0]["similarity"]
+
+
+def test_compare_rate_and_threshold(
+    cli: Cli, hopper_file: Path, collins_file: Path, embedder: facespace.Embedder
+) -> None:
+    calibration = embedder.calibration
+    assert calibration is not None
+    last = cli("compare", hopper_file, collins_file).lines[-1]
+    assert (
+        last
+        == f"same from similarity {calibration.match_threshold(1e-3):.4f}, reached by 0.001 of pairs of different people"
+    )
+    last = cli("compare", hopper_file, collins_file, "--rate", "0.1").lines[-1]
+    assert f"{calibration.match_threshold(0.1):.4f}" in last
+    assert cli("compare", "--json", hopper_file, collins_file, "--threshold", "-1").json[0]["same"] is True
+    assert cli("compare", "--json", hopper_file, hopper_file, "--threshold", "1").code == 0
+
+
+def test_what_is_said_of_a_threshold_of_ones_own(cli: Cli, hopper_file: Path, collins_file: Path) -> None:
+    last = cli("compare", hopper_file, collins_file, "--threshold", "0.25").lines[-1]
+    assert last == "same from similarity 0.2500"
+
+
+# embed
+
+
+def test_embed(cli: Cli, tmp_path: Path, two_faces: Path, hopper_file: Path, cat_file: Path, embedder: facespace.Embedder,
+               detector: facespace.MTCNN) -> None:  # fmt: skip
+    target = tmp_path / "faces.npz"
+    target.write_text("old")
+    outcome = cli("embed", two_faces, "missing.jpg", cat_file, hopper_file, "--output", target)
+    assert outcome.code == 1
+    assert outcome.errors == ["facespace: missing.jpg: no such file"]
+    assert outcome.lines == [f"3 faces of 3 photos -> {target}"]
+    assert os.listdir(tmp_path) == ["faces.npz"]
+    with np.load(target, allow_pickle=False) as archive:
+        assert sorted(archive) == ["box", "embedding", "model", "path", "score"]
+        assert archive["path"].tolist() == [str(two_faces)] * 2 + [str(hopper_file)]
+        assert (archive["box"].shape, archive["box"].dtype) == ((3, 4), np.float32)
+        assert (archive["score"].shape, archive["score"].dtype) == ((3,), np.float32)
+        assert (archive["embedding"].shape, archive["embedding"].dtype) == ((3, 512), np.float32)
+        assert np.linalg.norm(archive["embedding"], axis=1) == pytest.approx(1, abs=1e-5)
+        assert str(archive["model"]) == f"casia-webface {embedder.fingerprint}"
+        image = facespace.read(hopper_file)
+        (face,) = detector.detect(image)
+        assert archive["box"][2] == pytest.approx(face.box)
+        wanted = embedder.represent(facespace.align(image, face, embedder.spec)[None])[0]
+        assert archive["embedding"][2] @ wanted == pytest.approx(1, abs=1e-4)
+    outcome = cli("embed", "--largest", two_faces, "--output", target)
+    with np.load(target, allow_pickle=False) as archive:
+        assert archive["path"].tolist() == [str(two_faces)]
+        assert archive["box"][0, 0] > 388
+
+
+def test_embed_without_a_face(cli: Cli, tmp_path: Path, cat_file: Path) -> None:
+    outcome = cli("embed", cat_file, "--output", tmp_path / "a.npz")
+    assert (outcome.code, outcome.lines) == (0, [f"0 faces of 1 photos -> {tmp_path / 'a.npz'}"])
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        assert [archive[name].shape for name in ("path", "box", "score", "embedding")] == [(0,), (0, 4), (0,), (0, 512)]
+
+
+def test_embed_that_fails_leaves_the_old_file(
+    cli: Cli, tmp_path: Path, hopper_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: object, **arrays: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.npz").write_text("old")
+    monkeypatch.setattr(np, "savez", full)
+    outcome = cli("embed", hopper_file, "--output", tmp_path / "a.npz")
+    assert (outcome.code, outcome.errors) == (1, ["facespace: No space left on device"])
+    assert (tmp_path / "a.npz").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+# enroll
+
+
+def test_enroll_leaves_out_what_is_not_one_face(
+    cli: Cli, tmp_path: Path, hopper_file: Path, two_faces: Path, cat_file: Path
+) -> None:
+    gallery = tmp_path / "a.gallery"
+    outcome = cli(
+        "enroll", "--gallery", gallery, " Grace\nHopper ", cat_file, hopper_file, two_faces, "no.jpg", hopper_file
+    )
+    assert outcome.code == 1
+    assert outcome.errors == [
+        f"facespace: {cat_file}: no face found; left out",
+        f"facespace: {two_faces}: 2 faces, one wanted (--largest takes the largest); left out",
+        "facespace: no.jpg: no such file",
+    ]
+    assert outcome.lines == [
+        rf"Grace\nHopper: {hopper_file} enrolled",
+        rf"Grace\nHopper: {hopper_file} known already",
+        f"1 photos added; 1 people in {gallery}",
+    ]
+    outcome = cli("enroll", "--gallery", gallery, "Eileen", "--largest", two_faces)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [(p["name"], p["photos"]) for p in cli("gallery", "list", "--json", "--gallery", gallery).json] == [
+        ("Eileen", 1), (r"Grace\nHopper", 1),
+    ]  # fmt: skip
+
+
+def test_enroll_a_folder_of_people(cli: Cli, tmp_path: Path, hopper_file: Path, collins_file: Path) -> None:
+    for name, file in (
+        ("Zoe\u0308/a.jpg", hopper_file),
+        ("Zoe\u0308/more/b.jpg", collins_file),
+        ("王/c.png", collins_file),
+    ):
+        (tmp_path / "staff" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "staff" / name).write_bytes(file.read_bytes())
+    for ignored in (".cache", "nobody"):
+        (tmp_path / "staff" / ignored).mkdir()
+    (tmp_path / "staff" / "stray.jpg").write_bytes(hopper_file.read_bytes())
+    outcome = cli("enroll", "--gallery", tmp_path / "g", "--folder", tmp_path / "staff")
+    assert outcome.code == 1
+    assert outcome.errors == [f"facespace: {tmp_path / 'staff' / 'nobody'}: no images in this folder"]
+    assert outcome.lines[-1] == f"3 photos added; 2 people in {tmp_path / 'g'}"
+    listed = cli("gallery", "list", "--gallery", tmp_path / "g")
+    assert listed.lines == ["    2  Zoë", "    1  王", "2 people"]
+
+
+def test_enroll_a_folder_whose_name_is_no_name(cli: Cli, tmp_path: Path, hopper_file: Path) -> None:
+    for name in ("Anna", "x" * 201):
+        (tmp_path / "staff" / name).mkdir(parents=True)
+        (tmp_path / "staff" / name / "a.jpg").write_bytes(hopper_file.read_bytes())
+    outcome = cli("enroll", "--gallery", tmp_path / "g", "--folder", tmp_path / "staff")
+    assert outcome.code == 1
+    assert outcome.errors == [f"facespace: a name wants 1 to 200 characters; got '{'x' * 40}'"]
+    assert not (tmp_path / "g").exists(), "told before anything is done"
+
+
+# identify
+
+
+def test_identify_json(cli: Cli, people: Path, two_faces: Path, stranger_file: Path, cat_file: Path) -> None:
+    outcome = cli("identify", "--gallery", people, "--json", two_faces, "missing.jpg", stranger_file, cat_file)
+    assert outcome.code == 1
+    assert outcome.errors == ["facespace: missing.jpg: no such file"]
+    two, missing, stranger, cat = outcome.json
+    assert missing == {"image": "missing.jpg", "error": "no such file"}
+    assert cat == {"image": str(cat_file), "faces": []}
+    for face in two["faces"] + stranger["faces"]:
+        check_face(face, matched=True)
+    assert [face["name"] for face in sorted(two["faces"], key=lambda face: face["box"])] == ["Grace Hopper", "王小明"]
+    assert "王小明" in outcome.out, "readable, not escaped"
+    (face,) = stranger["faces"]
+    assert face["name"] is None
+    assert -1 <= face["similarity"] < 0.4
+    assert round(face["similarity"], 4) == face["similarity"]
+
+
+def test_identify_text(cli: Cli, people: Path, two_faces: Path, stranger_file: Path, cat_file: Path) -> None:
+    outcome = cli("identify", "--gallery", people, two_faces, stranger_file, cat_file)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"{cat_file}: no faces" in outcome.lines
+    assert re.search(r"^  Grace Hopper  similarity 0\.\d{3} \(wanted 0\.\d{3}\) at ", outcome.out, re.MULTILINE)
+    assert re.search(r"^  unknown  similarity -?0\.\d{3} \(wanted 0\.\d{3}\) at ", outcome.out, re.MULTILINE)
+
+
+def test_identify_in_an_empty_gallery(cli: Cli, own_people: Path, hopper_file: Path) -> None:
+    outcome = cli("gallery", "remove", "--gallery", own_people, "Grace Hopper", "王小明")
+    assert outcome.lines == ["Grace Hopper: 1 photo removed", "王小明: 1 photo removed"]
+    outcome = cli("identify", "--gallery", own_people, "--json", hopper_file)
+    assert (outcome.code, outcome.err) == (0, "")
+    (face,) = outcome.json[0]["faces"]
+    check_face(face, matched=True)
+    assert (face["name"], face["similarity"]) == (None, None)
+    outcome = cli("identify", "--gallery", own_people, hopper_file)
+    assert outcome.lines[1].startswith("  unknown at ")
+
+
+def test_identify_rate_and_threshold(cli: Cli, people: Path, stranger_file: Path, hopper_file: Path) -> None:
+    def names(*options: str) -> list[str | None]:
+        outcome = cli("identify", "--gallery", people, "--json", stranger_file, hopper_file, *options)
+        return [face["name"] for entry in outcome.json for face in entry["faces"]]
+
+    assert names() == [None, "Grace Hopper"]
+    assert names("--threshold", "-1")[0] is not None
+    assert names("--threshold", "1")[0] is None
+    wanted = [
+        re.findall(r"wanted (0\.\d+)", cli("identify", "--gallery", people, hopper_file, "--rate", rate).out)[0]
+        for rate in ("0.1", "0.01", "0.0001")
+    ]
+    assert wanted == sorted(wanted)
+    assert len(set(wanted)) == 3
+
+
+# gallery
+
+
+def test_gallery_list(cli: Cli, people: Path) -> None:
+    assert cli("gallery", "list", "--gallery", people).lines == ["    1  Grace Hopper", "    1  王小明", "2 people"]
+    listed = cli("gallery", "list", "--gallery", people, "--json").json
+    assert [list(person) for person in listed] == [["name", "photos", "added"]] * 2
+    assert all(time.strptime(person["added"], "%Y-%m-%dT%H:%M:%SZ") for person in listed)
+
+
+def test_gallery_errors_are_one_line(cli: Cli, own_people: Path, tmp_path: Path) -> None:
+    for arguments, reason in (
+        (["remove", "Nobody"], f"{own_people}: nobody is called 'Nobody'"),
+        (["rename", "Nobody", "Anna"], f"{own_people}: nobody is called 'Nobody'"),
+        (["rename", "Grace Hopper", "王小明"], f"{own_people}: somebody is called '王小明' already"),
+        (["rename", "Grace Hopper", " "], "a name wants 1 to 200 characters; got ''"),
+    ):
+        outcome = cli("gallery", arguments[0], "--gallery", own_people, *arguments[1:])
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.errors == [f"facespace: {reason}"]
+    outcome = cli("gallery", "list", "--gallery", tmp_path / "missing")
+    assert outcome.code == 1
+    assert outcome.errors == [
+        f"facespace: {tmp_path / 'missing'}: no such gallery; enrolling somebody makes one (facespace enroll)"
+    ]
+    assert not (tmp_path / "missing").exists()
+
+
+def test_gallery_names_are_printed_as_stored(cli: Cli, own_people: Path) -> None:
+    strange = os.fsdecode(b"\x1b[31mRen\xe9")
+    outcome = cli("gallery", "rename", "--gallery", own_people, "Grace Hopper", strange)
+    assert outcome.lines == [r"Grace Hopper is now \x1b[31mRen\xe9"]
+    outcome = cli("gallery", "remove", "--gallery", own_people, strange)
+    assert outcome.lines == [r"\x1b[31mRen\xe9: 1 photo removed"]
+
+
+# models
+
+
+def test_models_text(cli: Cli) -> None:
+    outcome = cli("models")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.lines[0] == "casia-webface (default)"
+    assert "research" in outcome.lines[-1]
+    for card in MODELS.values():
+        for text in (card.licence, card.origin, card.sha256 or "no public source names it", card.training_data):
+            assert text in outcome.out
+
+
+def test_a_model_that_does_not_exist(cli: Cli, people: Path, tmp_path: Path, hopper_file: Path) -> None:
+    for command in (
+        ["embed", "--output", str(tmp_path / "a.npz")],
+        ["identify", "--gallery", str(people)],
+        ["compare", str(hopper_file)],
+    ):
+        outcome = cli(*command, hopper_file, "--model", "nonsense")
+        assert (outcome.code, outcome.out) == (1, "")
+        (line,) = outcome.errors
+        assert line.startswith("facespace: nonsense: neither a model's name (casia-webface, ")
+        assert ") nor a file or model folder" in line
+
+
+def test_json_is_one_object_a_line(cli: Cli, hopper_file: Path) -> None:
+    outcome = cli("detect", "--json", hopper_file, hopper_file)
+    assert len(outcome.lines) == 2
+    assert json.loads(outcome.lines[0]) == json.loads(outcome.lines[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="wants a pseudo-terminal")
+def test_progress_on_a_terminal_leaves_results_in_the_pipe(hopper_file: Path) -> None:
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "facespace", "detect", "--json", str(hopper_file), str(hopper_file)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, timeout=120, check=False)
+    os.close(slave)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert done.returncode == 0
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == [str(hopper_file)] * 2
+    assert "detecting" in shown

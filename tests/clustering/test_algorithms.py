@@ -1,0 +1,145 @@
+"""Groups of faces: against SciPy's dense average linkage and slow loops, and what each method promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from facespace.clustering.algorithms import METHODS, cluster, join_groups, largest_first, threshold_for
+from facespace.clustering.similarity_graph import similar_pairs
+from support.calibrations import CALIBRATION
+from support.sphere import people, unit
+
+
+def same_partition(first: np.ndarray, second: np.ndarray) -> bool:
+    together = first[:, None] == first[None]
+    return bool((together == (second[:, None] == second[None])).all())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("threshold", [0.2, 0.4, 0.6])
+def test_average_linkage_is_scipys(seed, threshold):
+    vectors, _ = people(12, 8, dimension=24, similarity=0.45, seed=seed)
+    dense = fcluster(linkage(vectors.astype(np.float64), "average", metric="cosine"), 1 - threshold, "distance")
+    assert same_partition(cluster(vectors, method="average", threshold=threshold), dense)
+
+
+def test_average_linkage_with_ties():
+    """Equal similarities everywhere: any order is right, and none may go in circles."""
+    axes = np.eye(6, dtype=np.float32)
+    ring = unit(axes + np.roll(axes, 1, axis=0))
+    labels = cluster(np.concatenate([ring, ring, ring]), method="average", threshold=0.45)
+    assert np.bincount(labels).sum() == 18
+    assert same_partition(labels, np.tile(labels[:6], 3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_people_far_apart_are_told_apart(method):
+    vectors, owners = people(30, 6, dimension=128, similarity=0.75)
+    order = np.random.default_rng(0).permutation(len(owners))
+    labels = cluster(vectors[order], method=method, threshold=0.55)
+    assert same_partition(labels, owners[order])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_hundred_times_the_same_face(method):
+    vectors = np.repeat(unit(np.ones((1, 32))), 100, axis=0)
+    assert (cluster(vectors, method=method, threshold=0.5) == 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_and_one(method, n):
+    assert cluster(np.eye(8, dtype=np.float32)[:n], method=method, threshold=0.5).tolist() == [0] * n
+
+
+def test_dbscan_chains_and_average_does_not():
+    angles = np.deg2rad(np.arange(0, 91, 15))
+    fan = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert cluster(fan, method="dbscan", threshold=0.9).max() == 0
+    assert cluster(fan, method="average", threshold=0.9).max() > 0
+
+
+def test_whispers_against_a_loop():
+    vectors, _ = people(10, 6, dimension=16, similarity=0.6)
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, 0)
+    labels, rng = list(range(len(vectors))), np.random.default_rng(3)
+    alike = [k for k in range(len(vectors)) if (similarity[k] >= 0.5).any()]
+    for _ in range(20):
+        for node in rng.permutation(alike):
+            weights: dict[int, float] = {}
+            for other in range(len(vectors)):
+                if similarity[node, other] >= 0.5:
+                    weights[labels[other]] = weights.get(labels[other], 0.0) + similarity[node, other]
+            labels[node] = max(sorted(weights), key=lambda group: weights[group])
+    assert same_partition(cluster(vectors, method="whispers", threshold=0.5, seed=3), np.array(labels))
+
+
+def test_groups_are_numbered_by_size():
+    assert largest_first(np.array([5, 2, 2, 9, 9, 9])).tolist() == [2, 1, 1, 0, 0, 0]
+    assert largest_first(np.array([4, 1])).tolist() == [0, 1], "of equals the first"
+    assert largest_first(np.empty(0, np.int64)).tolist() == []
+
+
+def test_more_faces_want_more_similarity():
+    found = [threshold_for(CALIBRATION, n, "average") for n in (1, 10, 1000, 100_000)]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+    assert CALIBRATION.match_threshold(0.5 / 1000) == found[2]
+    assert (
+        threshold_for(CALIBRATION, 1000, "average")
+        < threshold_for(CALIBRATION, 1000)
+        < threshold_for(CALIBRATION, 1000, "dbscan")
+    )
+
+
+@pytest.mark.parametrize(
+    ("vectors", "options", "words"),
+    [
+        (np.eye(3, dtype=np.float32), {"method": "magic", "threshold": 0.5}, "method wants average, whispers, dbscan"),
+        (np.eye(3, dtype=np.float32), {"threshold": 0.0}, "above 0 and up to 1; got 0.0"),
+        (np.eye(3, dtype=np.float32), {"threshold": 1.5}, "above 0 and up to 1; got 1.5"),
+        (np.ones((2, 3), np.float32), {"threshold": 0.5}, "rows of length 1"),
+        (np.full((2, 3), np.nan, np.float32), {"threshold": 0.5}, "rows of length 1"),
+    ],
+)
+def test_what_does_not_fit_is_told(vectors, options, words):
+    with pytest.raises(ValueError, match=words):
+        cluster(vectors, **options)
+
+
+def test_new_faces_join_old_groups_and_old_ones_stay():
+    vectors, owners = people(4, 6, dimension=64, similarity=0.7)
+    groups = np.where(np.arange(24) % 6 < 3, owners * 10, -1)
+    groups[owners == 3] = -1  # a person never seen before
+    joined = join_groups(vectors, groups, 0.5)
+    assert (joined[owners < 3] == owners[owners < 3] * 10).all()
+    assert (joined[owners == 3] == -1).all()
+    assert (join_groups(vectors, np.full(24, -1), 0.5) == -1).all()
+
+
+def test_pairs_against_all_of_them(monkeypatch):
+    monkeypatch.setattr("facespace.clustering.similarity_graph._ROWS", 7)
+    monkeypatch.setattr("facespace.clustering.similarity_graph._COLUMNS", 16)
+    vectors, _ = people(8, 6, dimension=16, similarity=0.5)
+    steps = []
+    graph = similar_pairs(vectors, 0.4, progress=lambda done, total: steps.append((done, total)))
+    similarity = vectors @ vectors.T
+    wanted = {(i, j) for i in range(48) for j in range(i + 1, 48) if similarity[i, j] >= 0.4}
+    assert set(zip(graph.first.tolist(), graph.second.tolist(), strict=True)) == wanted
+    np.testing.assert_allclose(graph.similarity, similarity[graph.first, graph.second], atol=1e-6)
+    assert graph.whole
+    assert steps[-1][0] == steps[-1][1]
+
+
+def test_crowded_faces_keep_their_nearest_and_stay_one_group(monkeypatch):
+    monkeypatch.setattr("facespace.clustering.similarity_graph._DENSE", 13)
+    monkeypatch.setattr("facespace.clustering.similarity_graph._MOST", 12)
+    vectors, owners = people(3, 40, dimension=64, similarity=0.8)
+    graph = similar_pairs(vectors, 0.5)
+    assert not graph.whole
+    assert len(graph.first) <= 12 * len(vectors)
+    for method in METHODS:
+        assert same_partition(cluster(vectors, method=method, threshold=0.5), owners)

@@ -1,0 +1,132 @@
+"""Folders of groups: names that are safe, folders that were renamed, marks that were damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facespace.clustering.folders import keep_picture, write_folders, write_sheet, write_table
+from facespace.clustering.groups import FaceGroups
+from facespace.errors import DatasetError
+from facespace.pipeline.photos import Photo
+
+
+def faces(folder: Path, *groups: int, name: str = "photo.jpg") -> FaceGroups:
+    """One photo a face, each a picture of its own gray, in the groups given."""
+    from facespace.faces.face import Face
+
+    points = ((20, 20), (30, 20), (25, 25), (21, 30), (29, 30))
+    found = FaceGroups(4)
+    for k, _ in enumerate(groups):
+        photo = Photo(str(folder / f"{k}-{name}"), faces=[Face((10.0, 10.0, 40.0, 40.0), 0.9, points)],
+                      embeddings=np.eye(4, dtype=np.float32)[:1], pixels=np.full((60, 60, 3), k, np.uint8))  # fmt: skip
+        digest = f"{k:064x}"
+        found.add(photo, digest)
+        folder.mkdir(exist_ok=True)
+        keep_picture(folder, photo, digest)
+    found.group = np.array(groups)
+    return found
+
+
+def held(folder: Path) -> dict[str, int]:
+    return {
+        entry.name: len(list(entry.glob("*.jpg")))
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and entry.name != "faces"
+    }
+
+
+def test_the_largest_come_first_and_the_lonely_last(tmp_path):
+    write_folders(tmp_path, faces(tmp_path, 4, 7, 7, 7, 9, 9), {})
+    assert held(tmp_path) == {"alone": 1, "person-0001": 3, "person-0002": 2}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "CON:", "alone", "faces", ".hidden", "x" * 300, "王小明", "a\nb"])
+def test_any_name_becomes_one_folder(tmp_path, name):
+    places = write_folders(tmp_path, faces(tmp_path, 1, 1), {1: name})
+    (place,) = set(places.values())
+    assert place.parent == tmp_path
+    assert place.is_dir()
+    assert place.name not in ("alone", "faces")
+    assert not place.name.startswith(".")
+    assert held(tmp_path) == {place.name: 2}
+
+
+def test_two_groups_of_one_name_share_its_folder(tmp_path):
+    groups = faces(tmp_path, 1, 1, 2, 2)
+    write_folders(tmp_path, groups, {1: "Anna", 2: "Anna"})
+    assert held(tmp_path) == {"Anna": 4}
+    (tmp_path / "Anna").rename(tmp_path / "Annabel")
+    write_folders(tmp_path, groups, {})
+    assert held(tmp_path) == {"Annabel": 4}
+
+
+def test_a_number_taken_is_not_taken_again(tmp_path):
+    (tmp_path / "Person-0001").mkdir()
+    write_folders(tmp_path, faces(tmp_path, 1, 1), {})
+    assert "person-0002" in held(tmp_path)
+
+
+def test_a_damaged_mark_is_told(tmp_path):
+    groups = faces(tmp_path, 1, 1)
+    write_folders(tmp_path, groups, {})
+    for text in ("", "[]", '{"groups": "x"}', "\x00"):
+        (tmp_path / "person-0001" / ".group.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"group\.json: damaged; remove it"):
+            write_folders(tmp_path, groups, {})
+
+
+def test_photos_are_linked_or_copied_once(tmp_path):
+    photos = tmp_path / "photos"
+    groups = faces(photos, 1, 1)
+    for path, _, _ in groups.photos:
+        Path(path).write_bytes(b"a photo")
+    write_folders(photos, groups, {}, photos="link")
+    links = list((photos / "person-0001" / "photos").iterdir())
+    assert len(links) == 2
+    assert all(link.is_symlink() and link.read_bytes() == b"a photo" for link in links)
+    write_folders(photos, groups, {}, photos="copy")
+    assert all(link.is_symlink() for link in links), "what is there stays"
+
+
+def test_table_and_page_are_safe_for_any_name(tmp_path):
+    groups = faces(tmp_path, 1, 1, name="<b>&'\".jpg")
+    groups.photos.append(("=broken.jpg", "f" * 64, "cut short"))
+    places = write_folders(tmp_path, groups, {1: "<script>alert(1)</script>"})
+    write_table(tmp_path, groups, places)
+    page = write_sheet(tmp_path, groups, places).read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "cut short" in (tmp_path / "groups.csv").read_text(encoding="utf-8")
+
+
+def test_a_file_system_without_hard_links_gets_copies(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_folders(tmp_path, faces(tmp_path, 1, 1), {})
+    assert held(tmp_path) == {"person-0001": 2}
+
+
+def test_a_face_at_the_border_has_a_picture(tmp_path):
+    groups = faces(tmp_path, 1)
+    photo = Photo("edge.jpg", pixels=np.zeros((20, 20, 3), np.uint8))
+    photo.faces = [
+        dataclasses.replace(_face(), box=(-30.0, -30.0, -5.0, -5.0)),
+        dataclasses.replace(_face(), box=(15.0, 15.0, 60.0, 60.0)),
+    ]
+    keep_picture(tmp_path, photo, "e" * 64)
+    assert len(list((tmp_path / "faces").glob("e*.jpg"))) == 2
+    assert len(groups.photo) == 1
+
+
+def _face():
+    from facespace.faces.face import Face
+
+    return Face((0.0, 0.0, 1.0, 1.0), 0.9, ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2)))

@@ -1,0 +1,158 @@
+"""Models as the programs of 2018 left them: what they want to see is told from what they hold, or said to be assumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from facespace.backbones.registry import create  # noqa: E402
+from facespace.backbones.weight_loading import tensorflow_name  # noqa: E402
+from facespace.conversion import foreign_model  # noqa: E402
+from facespace.conversion.foreign_model import TINY_SPEC, as_own_model, open_model, prewhitens  # noqa: E402
+from facespace.errors import ModelError  # noqa: E402
+from facespace.faces.input_spec import INPUT_SPECS  # noqa: E402
+from facespace.formats.tf_graph import parse_graph  # noqa: E402
+from facespace.formats.torch_files import as_safetensors  # noqa: E402
+from facespace.models.folder import ModelRecord, write_model  # noqa: E402
+from support.tf_bundles import write_bundle  # noqa: E402
+from support.tf_checkpoints import NAME, a_model, write_meta, write_model as write_checkpoint  # noqa: E402
+from support.tf_graphs import Graph  # noqa: E402
+from support.tiny_model import tiny_model  # noqa: E402
+
+
+def prewhitening(g: Graph, scope: str = "") -> None:
+    deviation = g.node("Sqrt", g.const(np.ones(1)), name=f"{scope}Sqrt_w")
+    least = g.node("Rsqrt", g.const(np.ones(1)), name=f"{scope}Rsqrt_w")
+    g.node("Maximum", deviation, least, name=f"{scope}Maximum_w")
+
+
+@pytest.mark.parametrize(("scope", "told"), [("", True), ("cond_3/", False)])
+def test_a_graph_that_prewhitens_tells_so(scope: str, told: bool) -> None:
+    g, _ = a_model()
+    assert not prewhitens(parse_graph(g.bytes(), "x"))
+    prewhitening(g, scope)
+    assert prewhitens(parse_graph(g.bytes(), "x")) == told
+
+
+def test_a_checkpoints_folder(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    opened = open_model(str(tmp_path))
+    assert opened.embedder.spec == INPUT_SPECS["facenet-2018"] and opened.embedder.dimension == 5
+    (remark,) = opened.remarks
+    assert "does not say what it was trained to see; taken for facenet-2018" in remark
+    assert f"{tmp_path.name}.json" in remark
+
+
+def test_a_checkpoint_whose_graph_prewhitens(tmp_path: Path) -> None:
+    g, weights = a_model()
+    prewhitening(g)
+    write_meta(tmp_path, g)
+    write_bundle(tmp_path / NAME, weights)
+    opened = open_model(str(tmp_path))
+    assert opened.embedder.spec == INPUT_SPECS["facenet-2017"]
+    assert "its graph prewhitens every image" in opened.remarks[0]
+
+
+def test_a_file_beside_has_the_last_word(tmp_path: Path) -> None:
+    folder = tmp_path / "2017.model"
+    folder.mkdir()
+    write_checkpoint(folder)
+    (tmp_path / "2017.model.json").write_text('{"input_spec": "facenet-2017"}')
+    opened = open_model(str(folder))
+    assert (opened.embedder.spec, opened.remarks) == (INPUT_SPECS["facenet-2017"], [])
+
+
+def test_a_published_graph_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    file = tmp_path / "any name.pb"
+    g = Graph()
+    x = g.node("Identity", g.node("Placeholder", name="input"), name="x")
+    g.node("Identity", g.node("MatMul", g.mean(x), g.const(np.ones((3, 4)))), name="embeddings")
+    file.write_bytes(g.bytes())
+    opened = open_model(str(file))
+    assert opened.embedder.spec == INPUT_SPECS["facenet-2018"] and "taken for" in opened.remarks[0]
+    card = foreign_model.MODELS["facenet-20170512-110547"]
+    card = dataclasses.replace(card, graph_sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setitem(foreign_model.MODELS, card.name, card)
+    opened = open_model(str(file))
+    assert opened.embedder.spec == INPUT_SPECS["facenet-2017"]
+    assert "is facenet-20170512-110547" in opened.remarks[0]
+
+
+def own_model(out: Path) -> Path:
+    torch.manual_seed(0)
+    backbone = create("tiny", dimension=4).eval()
+    record = ModelRecord("own", "0" * 64, 4, INPUT_SPECS["arcface-112"], backbone.name, backbone.options)
+    write_model(out, record, {"model.safetensors": as_safetensors(backbone)})
+    return out
+
+
+def test_a_run_stands_for_the_model_it_made(tmp_path: Path) -> None:
+    for file in ("recipe.toml", "run.json"):
+        (tmp_path / file).write_text("")
+    with pytest.raises(ModelError, match=r"this run has no model yet; facespace train .* goes on with it"):
+        open_model(str(tmp_path))
+    own_model(tmp_path / "best")
+    assert open_model(str(tmp_path)).remarks == [f"{tmp_path}: a training run; its best/ is taken"]
+    own_model(tmp_path / "model")
+    assert open_model(str(tmp_path)).remarks == [f"{tmp_path}: a training run; its model/ is taken"]
+
+
+def test_what_was_frozen_as_onnx_is_found_under_the_old_name(tmp_path: Path) -> None:
+    (tmp_path / "my.onnx").write_bytes(tiny_model())
+    (tmp_path / "my.json").write_text(json.dumps({"size": 16, "template": "box"}))
+    opened = open_model(str(tmp_path / "my.pb"))
+    assert opened.embedder.spec.size == 16 and "my.onnx beside it is taken" in opened.remarks[0]
+
+
+def test_one_checkpoint_of_tiny_face_recognition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights alone tell the network; optimizer slots and the classifier are not read."""
+    network = create("resnet50", dimension=2)
+    state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+    weights = {
+        tensorflow_name("resnet50", key): np.ascontiguousarray(value.numpy().transpose(axes[value.ndim]))
+        for key, value in state.items()
+    }
+    weights |= {"arcface_loss/embedding_weights": np.zeros((2, 9), "f4"), "global_step": np.array(3, np.int64)}
+    prefix = tmp_path / "Face_vox_iter_78900.ckpt"
+    write_bundle(prefix, weights)
+    opened = open_model(str(prefix))
+    assert (opened.embedder.spec, opened.embedder.dimension) == (TINY_SPEC, 2)
+    assert "Tiny-Face-Recognition's ResNet-50" in opened.remarks[0] and "BGR" in opened.remarks[0]
+    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
+    with torch.no_grad():
+        wanted = network.eval()(torch.from_numpy((crops[..., ::-1].astype("f4") - 127.5) / 128).permute(0, 3, 1, 2))
+    wanted = torch.nn.functional.normalize(wanted).numpy()
+    np.testing.assert_allclose((opened.embedder.embed(crops) * wanted).sum(1), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("missing", ["no/such", "no/such.pb"])
+def test_what_is_not_there_is_one_line(tmp_path: Path, missing: str) -> None:
+    with pytest.raises(ModelError, match="neither a model's name"):
+        open_model(str(tmp_path / missing))
+    with pytest.raises(ModelError, match="neither a model's name"):
+        as_own_model(str(tmp_path / missing), tmp_path / "out")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("which", ["", "20180101-000000.pb", "model-20180101-000000.ckpt-7"])
+def test_a_real_model_in_every_form(shared: Path, tmp_path: Path, which: str) -> None:
+    """The folder, the frozen graph and one checkpoint give the golden embeddings."""
+    source = shared / "data" / "tf1_squeezenet_128" / which
+    golden = np.load(shared / "golden" / "networks" / "golden.npz")
+    opened = open_model(str(source))
+    assert opened.embedder.spec == INPUT_SPECS["facenet-2018"]
+    cosine = (opened.embedder.embed(golden["crops"]) * golden["squeezenet_128/embeddings"]).sum(1)
+    assert cosine.min() > 0.999
+    if which.endswith("ckpt-7"):  # the others are what `convert` is tested with
+        model, remarks = as_own_model(str(source), tmp_path / "own")
+        assert model == str(tmp_path / "own") and remarks
+        assert open_model(model).remarks == []

@@ -1,0 +1,442 @@
+"""The dataset doctor: wrong labels, copies and shared people, in numbers whose truth is known and in real crops."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import facespace
+from facespace.curation import checker as dataset_check, duplicates as dataset_copies
+from facespace.curation.checker import Findings, check, shared_people, wrong_labels
+from facespace.curation.duplicates import Copy, copies_between, correlation, duplicates, group
+from facespace.curation.images import read_crops, thumbnail
+from facespace.errors import DatasetError, ModelError
+from facespace.faces.crops import CropRecord, fit
+
+
+def crowd(n_people: int, n_images: int, *, alike: float = 0.65, dimension: int = 128, seed: int = 0):
+    """Unit vectors of people whose images have about `alike` similarity with each other, and labels."""
+    random = np.random.default_rng(seed)
+    people = random.standard_normal((n_people, dimension)) / dimension**0.5
+    labels = np.repeat(np.arange(n_people), n_images)
+    noise = random.standard_normal((len(labels), dimension)) / dimension**0.5
+    vectors = np.sqrt(alike) * people[labels] + np.sqrt(1 - alike) * noise
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+# Wrong labels
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+def test_planted_labels_are_found_and_no_others(share: float) -> None:
+    embeddings, truth = crowd(30, 20)
+    random = np.random.default_rng(1)
+    planted = np.sort(random.choice(len(truth), int(share * len(truth)), replace=False))
+    labels = truth.copy()
+    labels[planted] = (truth[planted] + random.integers(1, 30, len(planted))) % 30
+    found = wrong_labels(embeddings, labels, 30)
+    assert found.wrong.nonzero()[0].tolist() == planted.tolist()
+    assert (found.nearest[planted] == truth[planted]).all()
+    assert not found.same_people
+
+
+def test_a_clean_dataset_is_left_alone() -> None:
+    assert not wrong_labels(*crowd(40, 6), 40).wrong.any()
+
+
+def test_people_who_are_nobody_else_are_far() -> None:
+    embeddings, labels = crowd(20, 10)
+    strangers, _ = crowd(5, 1, seed=9)
+    embeddings[[3, 44, 101, 150, 199]] = strangers
+    found = wrong_labels(embeddings, labels, 20)
+    assert found.far.nonzero()[0].tolist() == [3, 44, 101, 150, 199]
+    assert (found.own[found.far] < found.far_below).all()
+
+
+def test_closer_to_another_though_not_far() -> None:
+    embeddings, labels = crowd(20, 12, dimension=256)
+    centres = wrong_labels(embeddings, labels, 20).centres
+    mixed = 0.55 * centres[0] + 0.9 * centres[1]
+    embeddings[2] = mixed / np.linalg.norm(mixed)
+    found = wrong_labels(embeddings, labels, 20)
+    assert found.closer.nonzero()[0].tolist() == [2]
+    assert not found.far[2]
+    assert found.nearest[2] == 1
+
+
+def test_own_similarity_as_the_docstring_says() -> None:
+    embeddings, labels = crowd(6, 5)
+    found = wrong_labels(embeddings, labels, 6)
+    assert found.counts.tolist() == [5] * 6
+    pairwise, own = [], []
+    for i, x in enumerate(embeddings):
+        others = [embeddings[j] for j in range(len(labels)) if labels[j] == labels[i] and j != i]
+        pairwise.append(np.mean([x @ other for other in others]))
+        mean = np.mean(others, axis=0)
+        own.append(x @ mean / np.linalg.norm(mean))
+    rho = np.median(pairwise)
+    expected = np.array(own) * np.sqrt((1 + 3 * rho) / (4 * rho))
+    np.testing.assert_allclose(found.own, np.minimum(expected, 1), atol=1e-5)
+    assert found.median == pytest.approx(np.median(expected), abs=1e-5)
+    above = expected[expected >= np.median(expected)]
+    assert found.spread == pytest.approx(1.4826 * np.median(above - np.median(expected)), abs=1e-4)
+
+
+def test_the_larger_part_of_a_mixed_identity_is_right() -> None:
+    embeddings, labels = crowd(20, 20)
+    embeddings[:9] = crowd(1, 9, seed=5)[0]
+    found = wrong_labels(embeddings, labels, 20)
+    assert found.wrong.nonzero()[0].tolist() == list(range(9))
+    assert found.counts[0] == 11
+
+
+def test_copies_do_not_vouch_for_each_other() -> None:
+    embeddings, labels = crowd(12, 5)
+    strangers, _ = crowd(1, 1, seed=7)
+    embeddings = np.concatenate([embeddings, np.repeat(strangers, 7, axis=0)])
+    labels = np.concatenate([labels, np.zeros(7, np.int64)])
+    groups = np.arange(len(labels))
+    groups[60:] = 60
+    assert set(range(60, 67)) <= set(wrong_labels(embeddings, labels, 12, groups=groups).wrong.nonzero()[0].tolist())
+    # Without knowing of the copies the majority of the folder is that one picture.
+    assert not wrong_labels(embeddings, labels, 12).wrong[60:].any()
+
+
+def test_one_person_under_two_names_is_reported_and_not_a_thousand_wrong_labels() -> None:
+    embeddings, truth = crowd(20, 20)
+    labels = truth.copy()
+    labels[:10] = 20
+    found = wrong_labels(embeddings, labels, 21)
+    assert [pair[:2] for pair in found.same_people] == [(0, 20)]
+    assert found.same_people[0][2] > 0.9
+    assert not found.wrong.any()
+    assert not set(found.nearest[truth == 0].tolist()) & {0, 20}
+
+
+def test_small_identities_are_judged_like_large_ones() -> None:
+    embeddings, labels = crowd(40, 3, seed=3)
+    assert wrong_labels(embeddings, labels, 40).wrong.sum() <= 1
+    embeddings[0] = embeddings[4]  # of identity 1
+    found = wrong_labels(embeddings, labels, 40)
+    assert found.wrong[0]
+    assert found.nearest[0] == 1
+
+
+def test_nothing_is_said_of_images_alone() -> None:
+    embeddings, labels = crowd(8, 1)
+    found = wrong_labels(embeddings, labels, 10)
+    assert np.isnan(found.own).all()
+    assert not found.wrong.any()
+    assert found.counts.tolist() == [1] * 8 + [0, 0]
+    empty = wrong_labels(embeddings[:0], labels[:0], 2)
+    assert empty.centres.shape == (2, 128)
+    assert not empty.wrong.any()
+
+
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, labels = crowd(15, 8)
+    labels[::9] = (labels[::9] + 1) % 15
+    whole = wrong_labels(embeddings, labels, 15)
+    monkeypatch.setattr(dataset_check, "_ROWS", 7)
+    parts = wrong_labels(embeddings, labels, 15)
+    assert (parts.wrong == whole.wrong).all()
+    assert (parts.nearest == whole.nearest).all()
+    np.testing.assert_allclose(parts.other, whole.other, atol=1e-6)
+    assert parts.stranger_mean == pytest.approx(whole.stranger_mean, abs=1e-6)
+
+
+def test_labels_that_do_not_fit() -> None:
+    embeddings, labels = crowd(3, 3)
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1; got 0\.\.2"):
+        wrong_labels(embeddings, labels, 2)
+    with pytest.raises(ValueError, match=r"wanted \(N,D\)"):
+        wrong_labels(embeddings, labels[1:], 3)
+
+
+# Copies
+
+
+def scene(seed: int, size: int = 160) -> Image.Image:
+    """A picture with shapes of all sizes."""
+    random = np.random.default_rng(seed)
+    layers = [
+        np.asarray(Image.fromarray(random.integers(0, 256, (n, n)).astype(np.uint8)).resize((size, size)), np.float64)
+        for n in (3, 7, 14, 28)
+    ]
+    return Image.fromarray(np.clip(np.mean(layers, axis=0) * 1.6 - 70, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def thumb(picture: Image.Image) -> np.ndarray:
+    return thumbnail(np.asarray(picture))
+
+
+def test_correlation_sees_through_light_size_mirrors_and_moves() -> None:
+    one = scene(0)
+    changed = {
+        "darker": one.point(lambda value: value * 0.6 + 20),
+        "small": one.resize((50, 50)).resize((160, 160)),
+        "mirrored": one.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "moved": one.transform((160, 160), Image.Transform.AFFINE, (1, 0, 13, 0, 1, -20)),  # 2 and 3 of 24 pixels
+    }
+    r = {name: correlation(thumb(one)[None], thumb(picture)[None])[0] for name, picture in changed.items()}
+    assert min(r["darker"], r["small"], r["mirrored"]) > 0.95, r
+    assert r["moved"] > 0.8, r
+    others = np.stack([thumb(scene(seed)) for seed in range(1, 60)])
+    assert correlation(np.repeat(thumb(one)[None], 59, axis=0), others).max() < 0.7
+
+
+def test_correlation_is_the_best_window_of_a_plain_loop() -> None:
+    a, b = thumb(scene(5)).astype(float), thumb(scene(6)).astype(float)
+
+    def shapes(picture: np.ndarray) -> np.ndarray:
+        padded = np.pad(picture, 2, mode="edge")
+        return np.array([[picture[y, x] - padded[y : y + 5, x : x + 5].mean() for x in range(24)] for y in range(24)])
+
+    best = -1.0
+    for turned in (shapes(b), shapes(b)[:, ::-1]):
+        for y in range(7):
+            for x in range(7):
+                pair = shapes(a)[3:21, 3:21].ravel(), turned[y : y + 18, x : x + 18].ravel()
+                best = max(best, np.corrcoef(*pair)[0, 1])
+    assert correlation(a[None].astype(np.uint8), b[None].astype(np.uint8))[0] == pytest.approx(best, abs=1e-4)
+
+
+def test_flat_pictures_are_no_copies_of_each_other() -> None:
+    flat = np.full((2, 24, 24), 100, np.uint8)
+    assert correlation(flat[:1], flat[1:] + 9).tolist() == [0]
+
+
+def photos(n: int) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+    embeddings, _ = crowd(n, 1)
+    return embeddings, np.stack([thumb(scene(seed)) for seed in range(n)]), [b"%d" % index for index in range(n)]
+
+
+def test_exact_copies_within_and_across() -> None:
+    embeddings, thumbnails, digests = photos(6)
+    for to in (1, 4, 5):
+        embeddings[to], thumbnails[to], digests[to] = embeddings[0], thumbnails[0], digests[0]
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    found = duplicates(embeddings, thumbnails, labels, digests)
+    assert {(copy.first, copy.second, copy.exact) for copy in found} == {
+        (0, 1, True), (0, 4, True), (4, 5, True), (0, 5, True),
+    }  # fmt: skip
+
+
+def test_near_copies_want_both_pixels_and_embedding() -> None:
+    embeddings, thumbnails, digests = photos(8)
+    embeddings[1], thumbnails[1] = embeddings[0], thumbnails[0][:, ::-1]  # a mirrored copy
+    embeddings[3] = embeddings[2]  # the same person looks the same in another photo
+    thumbnails[5] = thumbnails[4]  # another person before the same background
+    found = duplicates(embeddings, thumbnails, np.arange(8), digests)
+    assert [(copy.first, copy.second, copy.exact) for copy in found] == [(0, 1, False)]
+    assert found[0].similarity == pytest.approx(1)
+    assert found[0].correlation == pytest.approx(1, abs=1e-5)
+
+
+def near(similarity: float, agreement: float, monkeypatch: pytest.MonkeyPatch) -> bool:
+    embeddings = np.array([[1, 0], [similarity, (1 - similarity**2) ** 0.5]], np.float32)
+    monkeypatch.setattr(dataset_copies, "correlation", lambda first, _: np.full(len(first), agreement))
+    return bool(duplicates(embeddings, np.zeros((2, 24, 24), np.uint8), np.zeros(2, np.int64), [b"a", b"b"]))
+
+
+def test_the_rule_of_near_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {(0.96, 0.71): True, (0.96, 0.69): False, (0.94, 0.94): False, (0.86, 0.96): True, (0.84, 0.99): False}
+    assert {case: near(*case, monkeypatch) for case in cases} == cases
+
+
+def test_blocks_and_crowds_do_not_hide_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, thumbnails, digests = photos(40)
+    for to, of in ((39, 0), (20, 3), (21, 20)):
+        embeddings[to], thumbnails[to] = embeddings[of], thumbnails[of]
+    labels = np.arange(40) % 2
+    whole = duplicates(embeddings, thumbnails, labels, digests)
+    assert {(copy.first, copy.second) for copy in whole} >= {(0, 39), (3, 20), (20, 21)}
+    for rows, columns, most in ((5, 3, 64), (7, 40, 2)):
+        monkeypatch.setattr(dataset_copies, "_ROWS", rows)
+        monkeypatch.setattr(dataset_copies, "_COLUMNS", columns)
+        monkeypatch.setattr(dataset_copies, "_MOST_CANDIDATES", most)
+        parts = duplicates(embeddings, thumbnails, labels, digests)
+        assert [(c.first, c.second) for c in parts] == [(c.first, c.second) for c in whole]
+
+
+def test_copies_between_two_sets() -> None:
+    theirs = photos(9)
+    ours = theirs[0][:5], theirs[1][:5], theirs[2][:5]
+    theirs = theirs[0][::-1].copy(), theirs[1][::-1].copy(), [b"other %d" % i for i in range(9)]
+    theirs[2][8] = b"0"
+    found = copies_between(ours, theirs)
+    assert [(copy.first, copy.second, copy.exact) for copy in found] == [
+        (8 - i, i, i == 0) for i in range(5)
+    ]  # fmt: skip
+    assert copies_between(ours, (ours[0][:0], ours[1][:0], [])) == []
+
+
+def test_groups_join_chains() -> None:
+    copies = [Copy(first, second, True, 1, 1) for first, second in ((3, 4), (1, 3), (0, 2))]
+    assert group(6, copies).tolist() == [0, 1, 0, 1, 1, 5]
+
+
+# Shared people
+
+
+def test_shared_people_by_face_and_by_name() -> None:
+    ours, _ = crowd(5, 1)
+    theirs, _ = crowd(4, 1, seed=8)
+    theirs[2] = ours[1]
+    theirs[3] = 0
+    names = (["Ann Lee", "b", "c", "Zoë", "e"], ["ann_lee", "x", "y", "Zoe\u0308"])
+    found = shared_people(ours, theirs, (np.full(5, 0.1), np.full(4, 0.5)), names=names)
+    assert [(s.first, s.second, s.same_name, s.is_match) for s in found] == [
+        (0, 0, True, False), (1, 2, False, True), (3, 3, True, False),
+    ]  # fmt: skip
+    assert found[1].threshold == pytest.approx(0.6)
+    assert found[1].similarity == pytest.approx(1)
+
+
+def test_an_equal_name_halves_what_is_wanted() -> None:
+    ours, theirs = np.array([[1.0, 0.0]]), np.array([[0.4, (1 - 0.16) ** 0.5]])
+    for names, expected in (((["a"], ["A"]), [True]), ((["a"], ["b"]), [])):
+        found = shared_people(ours, theirs, (np.zeros(1), np.full(1, 0.7)), names=names)
+        assert [shared.is_match for shared in found] == expected
+
+
+def test_more_comparisons_and_more_photos_want_more(embedder: facespace.Embedder) -> None:
+    def wanted(n_ours: int, counts: list[int]) -> float:
+        parts = dataset_check._thresholds(embedder.calibration, None, np.array([n_ours]), np.array(counts))
+        return float(parts[0][0] + parts[1][0])
+
+    assert embedder.calibration is not None
+    assert wanted(1, [1]) == pytest.approx(embedder.calibration.match_threshold(0.01))
+    assert wanted(1, [1] * 1000) == pytest.approx(embedder.calibration.match_threshold(1e-5), abs=1e-3)
+    assert wanted(20, [1]) > wanted(1, [1])
+    assert wanted(1, [20]) == pytest.approx(wanted(20, [1]))
+    given = dataset_check._thresholds(embedder.calibration, 0.42, np.array([5]), np.array([1, 9]))
+    assert (given[0] + given[1]).tolist() == [0.42, 0.42]
+
+
+# Reading
+
+
+def test_crops_are_cut_or_resized_to_the_model() -> None:
+    random = np.random.default_rng(0)
+    crop = random.integers(0, 256, (182, 182, 3)).astype(np.uint8)
+    assert (fit(crop, 160)[0] == crop[11:171, 11:171]).all()
+    assert fit(crop[:160, :160], 160)[1] == "160 px crops as they are"
+    for shape, said in (
+        ((112, 112), "112 px crops resized to 160 px"),
+        ((250, 250), "250 px crops resized to 160 px"),
+        ((100, 300), "300x100 px crops resized to 160 px"),
+        ((160, 190), "the central 160 px of 190x160 px crops"),
+        ((1, 1), "1 px crops resized to 160 px"),
+    ):
+        fitted, how = fit(random.integers(0, 256, (*shape, 3)).astype(np.uint8), 160)
+        assert fitted.shape == (160, 160, 3)
+        assert how == said
+    wide = np.zeros((50, 150, 3), np.uint8)
+    wide[:, 50:100] = 200
+    assert (fit(wide, 160)[0] == 200).all()
+
+
+@pytest.fixture(scope="module")
+def planted(shared: Path, embedder: facespace.Embedder, tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    """Six people of seven crops with errors, and an evaluation set that shares one person and one photo."""
+    root, evaluation = tmp_path_factory.mktemp("doctor") / "data", tmp_path_factory.mktemp("evaluation")
+    people = [path.name for path in sorted((shared / "data" / "train_182").iterdir())][:8]
+    for name in people[:6]:
+        (root / name).mkdir(parents=True)
+        for file in sorted((shared / "data" / "train_182" / name).iterdir())[:7]:
+            shutil.copy(file, root / name)
+    for name, source in (("the same", people[0]), ("nobody", people[7])):
+        (evaluation / name).mkdir()
+        for file in sorted((shared / "data" / "train_182" / source).iterdir())[10:13]:
+            shutil.copy(file, evaluation / name)
+    a, b, c, d = (root / name for name in people[1:5])
+    (a / sorted(p.name for p in a.iterdir())[0]).rename(b / "wrong.jpg")
+    first = sorted(c.iterdir())[0]
+    shutil.copy(first, c / "zz exact.jpg")
+    shutil.copy(first, d / "zz across.jpg")
+    Image.open(first).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(c / "zz near.jpg", quality=60)
+    (d / "damaged.jpg").write_bytes(first.read_bytes()[:300])
+    (root / "alone").mkdir()
+    shutil.copy(sorted(b.iterdir())[1], evaluation / "nobody" / "leaked.jpg")
+    return check(root, embedder, against=evaluation, against_crops=True)
+
+
+@pytest.mark.shared
+def test_planted_errors_in_real_crops_are_found(planted: Findings) -> None:
+    images, labels = planted.images, planted.labels
+    files = [Path(path).name for path in images.paths]
+    assert [Path(path).name for _, path, _ in images.unreadable] == ["damaged.jpg"]
+    assert images.prepared == {"the central 160 px of 182 px crops": len(files)}
+    wrong = {files[i]: images.names[labels.nearest[i]] for i in labels.wrong.nonzero()[0]}
+    assert wrong["wrong.jpg"] == images.names[2]  # "alone" comes first
+    assert wrong["zz across.jpg"] == images.names[4]
+    assert len(wrong) <= 5  # as in life
+    copies = {(files[copy.second], copy.exact) for copy in planted.copies}
+    assert {("zz exact.jpg", True), ("zz across.jpg", True), ("zz near.jpg", False)} <= copies
+    assert labels.counts[images.names.index("alone")] == 0
+    assert planted.evaluation is not None
+    matches = {planted.evaluation.names[s.second] for s in planted.shared if s.is_match}
+    assert matches == {"the same"}
+    ((theirs, exact),) = {(planted.evaluation.paths[c.first], c.exact) for c in planted.shared_copies}
+    assert Path(theirs).name == "leaked.jpg"
+    assert exact
+
+
+def test_an_evaluation_set_of_photos_is_aligned(
+    hopper_file: Path, embedder: facespace.Embedder, tmp_path: Path
+) -> None:
+    for folder in ("photos/Grace", "photos/nothing", "crops/Someone"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(hopper_file, tmp_path / "photos" / "Grace" / "1.jpg")
+    Image.new("RGB", (200, 200), "gray").save(tmp_path / "photos" / "nothing" / "1.png")
+    photo = facespace.read(hopper_file)
+    (face,) = facespace.MTCNN().detect(photo)
+    Image.fromarray(facespace.align(photo, face, embedder.spec)).save(tmp_path / "crops" / "Someone" / "1.png")
+    findings = check(tmp_path / "crops", embedder, against=tmp_path / "photos")
+    assert [(s.first, s.second, s.is_match) for s in findings.shared] == [(0, 0, True)]
+    assert [(copy.first, copy.second) for copy in findings.shared_copies] == [(0, 0)]
+    assert findings.evaluation is not None
+    assert [Path(path).parent.name for _, path in findings.evaluation.faceless] == ["nothing"]
+    # A record says that they are crops already, and then the whole photo is what is embedded.
+    CropRecord(160, 32, "box").write(tmp_path / "photos")
+    findings = check(tmp_path / "crops", embedder, against=tmp_path / "photos")
+    assert findings.evaluation is not None
+    assert not findings.evaluation.faceless
+    assert sorted(findings.evaluation.prepared.values()) == [1, 1]
+
+
+def test_pixels_count_and_not_files(embedder: facespace.Embedder, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    picture = scene(1)
+    picture.save(tmp_path / "a" / "1.png")
+    picture.save(tmp_path / "a" / "2.bmp")
+    picture.crop((0, 0, 160, 80)).save(tmp_path / "a" / "3.png")
+    Image.new("RGB", (160, 80)).save(tmp_path / "a" / "4.png")
+    Image.new("RGB", (80, 160)).save(tmp_path / "a" / "5.png")
+    digests = read_crops(tmp_path, embedder, progress=lambda items, *_: iter(items)).digests
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
+
+
+def test_without_thresholds_one_is_asked_for(
+    embedder: facespace.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    scene(1).save(tmp_path / "a" / "1.png")
+    monkeypatch.setattr(embedder, "calibration", None)
+    with pytest.raises(ModelError, match="give one with --threshold"):
+        check(tmp_path, embedder, against=tmp_path, against_crops=True)
+    found = check(tmp_path, embedder, against=tmp_path, against_crops=True, threshold=0.5)
+    assert [shared.threshold for shared in found.shared] == [0.5]
+
+
+def test_a_dataset_without_a_readable_image(embedder: facespace.Embedder, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"no")
+    with pytest.raises(DatasetError, match="no image in it could be read"):
+        check(tmp_path, embedder)

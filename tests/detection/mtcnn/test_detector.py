@@ -1,0 +1,353 @@
+"""The cascade against golden faces and against a plain reading of the 2018 program on the original networks."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facespace import MTCNN, Face
+from facespace.detection.mtcnn.area_resize import area_resize
+from facespace.detection.mtcnn.pyramid import pyramid
+from facespace.faces.alignment import crop_box
+from support.mtcnn_reference import (
+    run_original,
+    slow,
+)
+
+
+def iou(a, b) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
+
+
+def numbers(faces: list[Face]) -> np.ndarray:
+    """Faces as rows of 15 numbers: box, score, landmarks."""
+    return np.array([[*f.box, f.score, *np.ravel(f.landmarks)] for f in faces]).reshape(-1, 15)
+
+
+def assert_same(ours: list[Face], theirs: np.ndarray, *, pixels: float = 0.05) -> None:
+    """The same faces, in whatever order two almost equal scores come."""
+    found = numbers(ours)
+    assert len(found) == len(theirs)
+    found, theirs = (rows[np.lexsort((rows[:, 1].round(), rows[:, 0].round()))] for rows in (found, theirs))
+    np.testing.assert_allclose(found[:, 4], theirs[:, 4], atol=1e-3)
+    np.testing.assert_allclose(np.delete(found, 4, 1), np.delete(theirs, 4, 1), atol=pixels)
+
+
+# --- the 2018 program, read aloud -------------------------------------------------------------------------------
+
+
+def resized(image: np.ndarray, height: int, width: int, dtype: type = np.uint8) -> np.ndarray:
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return area_resize(planes, np.empty((3, height, width), dtype)).transpose(1, 2, 0)
+
+
+def square(boxes: np.ndarray) -> np.ndarray:
+    found = []
+    for x1, y1, x2, y2 in boxes:
+        side = max(x2 - x1, y2 - y1)
+        x, y = x1 + (x2 - x1) / 2 - side / 2, y1 + (y2 - y1) / 2 - side / 2
+        found.append([int(x), int(y), int(x + side), int(y + side)])
+    return np.array(found, np.float64).reshape(-1, 4)
+
+
+def suppressed(rows: np.ndarray, threshold: float, overlap: str = "union") -> np.ndarray:
+    """Rows are box, score, whatever else."""
+    return rows[slow(rows[:, :4], rows[:, 4], threshold, overlap)]
+
+
+def moved(rows: np.ndarray, plus: int) -> np.ndarray:
+    """Boxes after their offsets (columns 5 to 8); `plus` is 1 where sides count both end pixels."""
+    sides = rows[:, 2:4] - rows[:, :2] + plus
+    return rows[:, :4] + rows[:, 5:9] * np.hstack([sides, sides])
+
+
+def cut(image: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
+    """Crops of boxes that count pixels from 1 and both ends, zero outside."""
+    crops = np.zeros((len(boxes), side, side, 3), np.float32)
+    for crop, (x1, y1, x2, y2) in zip(crops, boxes.astype(int), strict=True):
+        part = np.zeros((y2 - y1 + 1, x2 - x1 + 1, 3), np.uint8)
+        for y in range(max(y1, 1), min(y2, image.shape[0]) + 1):
+            left, right = max(x1, 1), min(x2, image.shape[1])
+            if left <= right:
+                part[y - y1, left - x1 : right - x1 + 1] = image[y - 1, left - 1 : right]
+        crop[:] = resized(part, side, side, np.float32)
+    return crops
+
+
+def cascade_of_2018(image, min_size=20, thresholds=(0.6, 0.7, 0.7), factor=0.709) -> np.ndarray:
+    """Rows of 15 numbers."""
+    rows = np.empty((0, 9))
+    for level in pyramid(*image.shape[:2], min_size=min_size, factor=factor):
+        _, probability, offsets = run_original("pnet", resized(image, level.height, level.width)[None])
+        found = []
+        hits = np.argwhere(probability[0] >= thresholds[0])  # the map is transposed
+        for x, y in hits:
+            corner = [int((2 * v + k) / level.scale) for k in (1, 12) for v in (x, y)]
+            read_at = probability.shape[1] - 1 - x if len(hits) == 1 else x  # its slip
+            found.append([*corner, probability[0, x, y], *offsets[0, read_at, y]])
+        rows = np.vstack([rows, suppressed(np.array(found).reshape(-1, 9), 0.5)])
+    boxes = square(moved(suppressed(rows, 0.7), 0))
+    for name, side, threshold in (("rnet", 24, thresholds[1]), ("onet", 48, thresholds[2])):
+        if not len(boxes):
+            return np.empty((0, 15))
+        _, probability, outputs = run_original(name, cut(image, boxes, side))
+        rows = np.hstack([boxes, probability[:, None], outputs])[probability > threshold]
+        if name == "rnet":
+            boxes = square(moved(suppressed(rows, 0.7), 1))
+    width, height = rows[:, 2:3] - rows[:, :1] + 1, rows[:, 3:4] - rows[:, 1:2] + 1
+    x, y = width * rows[:, 9:14] + rows[:, :1] - 1, height * rows[:, 14:19] + rows[:, 1:2] - 1
+    landmarks = np.stack([x, y], axis=2).reshape(-1, 10)
+    return suppressed(np.hstack([moved(rows, 1), rows[:, 4:5], landmarks]), 0.7, "min")
+
+
+@pytest.fixture(scope="module")
+def small(hopper) -> np.ndarray:
+    """Grace Hopper's face, 200 x 180."""
+    return np.asarray(Image.fromarray(hopper).resize((256, 300), Image.Resampling.BILINEAR))[10:190, 40:240].copy()
+
+
+def test_the_cascade_is_that_of_2018(detector, small):
+    faces = detector.detect(small)
+    assert len(faces) == 1
+    assert_same(faces, cascade_of_2018(small))
+
+
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+def test_a_face_cut_by_the_border(detector, small, side):
+    x1, y1, x2, y2 = (int(v) for v in detector.detect(small)[0].box)
+    x, y = x1 + (x2 - x1) // 5, y1 + (y2 - y1) // 5
+    parts = {
+        "left": small[:, x:],
+        "right": small[:, : x2 - (x2 - x1) // 5],
+        "top": small[y:],
+        "bottom": small[: y2 - (y2 - y1) // 5],
+    }
+    image = np.ascontiguousarray(parts[side])
+    faces = detector.detect(image)
+    assert_same(faces, cascade_of_2018(image))
+    assert len(faces) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_size": 30.5},
+        {"factor": 0.6},
+        {"thresholds": (0.3, 0.3, 0.05)},
+        {"thresholds": (0.95, 0.7, 0.7)},
+        {"thresholds": (0.3, 0.99, 0.7)},
+    ],
+    ids=str,
+)
+def test_options_do_what_they_did(small, options):
+    assert_same(MTCNN(**options).detect(small), cascade_of_2018(small, **options))
+
+
+def test_min_size_hides_smaller_faces(small):
+    width = MTCNN().detect(small)[0].width
+    assert MTCNN(min_size=2.5 * width).detect(small) == []
+    tiny = np.asarray(Image.fromarray(small).resize((30, 27), Image.Resampling.BOX))
+    assert MTCNN(min_size=27.5).detect(tiny) == []
+
+
+def test_the_last_threshold_is_one_the_score_exceeds(small):
+    lenient = MTCNN(thresholds=(0.6, 0.7, 0.01)).detect(small)
+    assert all(face.score > 0.01 for face in lenient)
+    score = lenient[0].score
+    assert score > 0.99
+    assert MTCNN(thresholds=(0.6, 0.7, min(score, 1 - 1e-9))).detect(small) == []
+
+
+# --- golden faces -----------------------------------------------------------------------------------------------
+
+
+def golden(shared: Path) -> list[dict]:
+    """All of data/photos and every fifth LFW photo."""
+    entries = json.loads((shared / "golden" / "mtcnn.json").read_text())["images"]
+    photos = [entry for entry in entries if "/photos/" in entry["image"]]
+    others = [entry for entry in entries if "/photos/" not in entry["image"]]
+    assert len(photos) == 12
+    return photos + others[::5]
+
+
+@pytest.mark.shared
+def test_golden_faces(shared, detector):
+    entries = golden(shared)
+    images = [np.asarray(Image.open(shared / entry["image"]).convert("RGB")) for entry in entries]
+    sure = hits = 0
+    errors, extra = [], []
+    for entry, faces in zip(entries, detector.detect_many(images), strict=True):
+        wanted = list(entry["faces"])
+        for theirs in wanted:
+            overlaps = [iou(theirs["box"], ours.box) for ours in faces]
+            best = int(np.argmax(overlaps)) if overlaps else -1
+            error = np.inf
+            if best >= 0 and overlaps[best] >= 0.95:
+                away = np.subtract(faces[best].landmarks, theirs["landmarks"])
+                error = float(np.hypot(*away.T).max())
+                errors.append(error)
+            if theirs["score"] >= 0.9:
+                sure += 1
+                hits += error <= 2
+        extra += [
+            face
+            for face in faces
+            if face.score >= 0.95 and not any(iou(face.box, theirs["box"]) >= 0.5 for theirs in wanted)
+        ]
+    assert sure >= 80
+    assert hits / sure >= 0.98
+    assert np.median(errors) <= 0.3
+    assert extra == []
+
+
+# --- one image and many -----------------------------------------------------------------------------------------
+
+
+def mixture(small: np.ndarray, cat: np.ndarray) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    two = np.concatenate([small, small[:, ::-1]], axis=1)
+    return [
+        small,
+        np.zeros((1, 1, 3), np.uint8),
+        two,
+        np.full((30, 900, 3), 128, np.uint8),
+        np.ascontiguousarray(cat[::2, ::2]),
+        np.kron(small, np.ones((5, 5, 1), np.uint8)),  # 900 x 1000: a chunk of its own
+        rng.integers(0, 256, (64, 49, 3)).astype(np.uint8),
+        small[:11],
+        np.ascontiguousarray(small[:, ::-1]),
+        small[20:150:1, 30:171],
+    ]
+
+
+def test_many_is_one_by_one(detector, small, cat_file):
+    images = mixture(small, np.asarray(Image.open(cat_file).convert("RGB")))
+    many = detector.detect_many(images)
+    one = [detector.detect(image) for image in images]
+    assert [len(faces) for faces in one][:5] == [1, 0, 2, 0, 0]
+    assert len(one[5]) >= 1
+    assert len(many) == len(images)
+    for together, alone in zip(many, one, strict=True):
+        assert_same(together, numbers(alone), pixels=0.02)
+
+
+def test_many_takes_any_iterable_and_none(detector, small):
+    assert detector.detect_many([]) == []
+    assert [len(faces) for faces in detector.detect_many(image for image in [small, small[:5], small])] == [1, 0, 1]
+
+
+def test_four_threads_get_what_one_gets(detector, small):
+    images = [small, np.ascontiguousarray(small[:, ::-1]), np.ascontiguousarray(small[5:, 9:])] * 4
+    alone = [numbers(detector.detect(image)) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for faces, wanted in zip(pool.map(detector.detect, images), alone, strict=True):
+            assert_same(faces, wanted, pixels=0.02)
+        for parts in pool.map(detector.detect_many, [images[:6], images[6:], images[:6], images[6:]]):
+            for faces, wanted in zip(parts, alone[:6], strict=True):
+                assert_same(faces, wanted, pixels=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (11, 11), (19, 19), (1, 500), (500, 3), (12, 12), (20, 20), (21, 33)])
+def test_tiny_images(detector, shape):
+    assert detector.detect(np.full((*shape, 3), 90, np.uint8)) == []
+
+
+def test_images_of_no_pixels_have_no_face(detector):
+    assert detector.detect(np.empty((0, 0, 3), np.uint8)) == []
+    assert detector.detect_many([np.empty((0, 40, 3), np.uint8), np.empty((40, 0, 3), np.uint8)]) == [[], []]
+
+
+def test_views_with_any_strides(detector, small):
+    wanted = numbers(detector.detect(np.ascontiguousarray(small[:, ::-1])))
+    assert_same(detector.detect(small[:, ::-1]), wanted)
+    assert_same(detector.detect(np.asfortranarray(small[:, ::-1])), wanted)
+    locked = small[:, ::-1].copy()
+    locked.flags.writeable = False
+    assert_same(detector.detect(locked), wanted)
+
+
+def test_the_image_is_left_alone(detector, small):
+    before = small.copy()
+    detector.detect(small)
+    assert (small == before).all()
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((50, 50), np.uint8),
+        np.zeros((50, 50, 4), np.uint8),
+        np.zeros((50, 50, 1), np.uint8),
+        np.zeros((1, 50, 50, 3), np.uint8),
+        np.zeros((50, 50, 3), np.float32),
+        np.zeros((50, 50, 3), np.int64),
+        np.zeros(50, np.uint8),
+    ],
+    ids=lambda image: f"{image.dtype}{image.shape}",
+)
+def test_only_rgb_bytes_are_images(detector, image):
+    with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8 RGB; got " + str(image.dtype)):
+        detector.detect(image)
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        detector.detect_many([image])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_size": 1}, "min_size wants"),
+        ({"min_size": 0}, "min_size wants"),
+        ({"min_size": float("nan")}, "min_size wants"),
+        ({"thresholds": (0.6, 0.7)}, "three probabilities"),
+        ({"thresholds": (0.6, 0.7, 1.0)}, "between 0 and 1"),
+        ({"thresholds": (0.0, 0.7, 0.7)}, "between 0 and 1"),
+        ({"thresholds": (0.6, float("nan"), 0.7)}, "between 0 and 1"),
+        ({"factor": 1.0}, "factor wants"),
+        ({"factor": 0.05}, "factor wants"),
+        ({"factor": float("nan")}, "factor wants"),
+    ],
+    ids=str,
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        MTCNN(**options)
+
+
+def test_options_are_keywords():
+    with pytest.raises(TypeError):
+        MTCNN(20)
+
+
+def test_the_runtime_has_a_name(detector):
+    assert detector.runtime in ("openvino", "onnxruntime")
+
+
+# --- a level with one candidate ------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_a_lone_candidate_moves_by_the_offsets_of_its_mirror_image(shared, detector):
+    """Photos of LFW whose crop another reading of the offsets moves by more than a pixel."""
+    names = [
+        f"{person}/{person}_{number:04d}.jpg"
+        for person, number in (("Al_Davis", 2), ("Ali_Abbas", 2), ("Bulent_Ecevit", 3), ("Cecilia_Cheung", 1))
+    ]
+    golden = {
+        line.split()[0]: line.split()[1:]
+        for line in (shared / "golden/lfw_view1_boxes_160_32.txt").read_text().splitlines()
+    }
+    for name in names:
+        image = np.asarray(Image.open(shared / "data/lfw_view1/images" / name).convert("RGB"))
+        boxes = [crop_box(face.box, 250, 250, 32) for face in detector.detect(image)]
+        wanted = [int(value) for value in golden[name]]
+        assert min(np.abs(np.subtract(box, wanted)).max() for box in boxes) <= 1

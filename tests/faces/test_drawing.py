@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facespace.faces.drawing import FOUND, KNOWN, UNKNOWN, annotate
+from facespace.faces.face import Face
+
+HEIGHT, WIDTH = 200, 300
+GRAY = 90
+
+
+def face(x1: float, y1: float, x2: float, y2: float) -> Face:
+    w, h = x2 - x1, y2 - y1
+    points = ((0.3, 0.35), (0.7, 0.35), (0.5, 0.55), (0.35, 0.8), (0.65, 0.8))
+    return Face((x1, y1, x2, y2), 0.9, tuple((x1 + a * w, y1 + b * h) for a, b in points))
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, 3), GRAY, np.uint8)
+
+
+def changed(picture: np.ndarray) -> np.ndarray:
+    return (picture != GRAY).any(axis=2)
+
+
+def test_frame_and_landmarks(image: np.ndarray) -> None:
+    one = face(100, 60, 180, 150)
+    picture = np.asarray(annotate(image, [one], [""], [KNOWN]))
+    assert picture.shape == image.shape
+    assert (image == GRAY).all(), "it is a copy"
+    for x, y in [(100, 100), (180, 100), (140, 60), (140, 150), *one.landmarks]:
+        assert tuple(picture[round(y), round(x)]) == KNOWN
+    inside = changed(picture)[64:147, 104:177]
+    assert inside.sum() < 5 * 16, "nothing but five dots inside the frame"
+    assert not changed(picture)[:50].any()
+
+
+def test_a_label_stands_above_its_frame(image: np.ndarray) -> None:
+    plain = np.asarray(annotate(image, [face(100, 60, 180, 150)], [""], [UNKNOWN]))
+    labelled = np.asarray(annotate(image, [face(100, 60, 180, 150)], ["unknown"], [UNKNOWN]))
+    rows = np.flatnonzero((plain != labelled).any(axis=(1, 2)))
+    assert rows.min() >= 40
+    assert rows.max() <= 60
+    strip = labelled[rows.min() : 60, 100:]
+    assert (strip == UNKNOWN).all(axis=2).any()
+    assert (strip > 230).all(axis=2).any(), "white letters"
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(-40, -30, 60, 50), (250, 150, 340, 260), (0, 0, 300, 200), (-10, -10, 310, 210), (295, 195, 299, 199), (400, 300, 450, 350)],
+)  # fmt: skip
+@pytest.mark.parametrize("label", ["Anna", "x" * 200, "王小明", "👩‍🚀", "שרה", "a\nb"])
+def test_labels_stay_in_the_picture(image: np.ndarray, box: tuple[float, float, float, float], label: str) -> None:
+    plain = np.asarray(annotate(image, [face(*box)], [""], [FOUND]))
+    labelled = np.asarray(annotate(image, [face(*box)], [label], [FOUND]))
+    assert labelled.shape == image.shape
+    assert ((plain != labelled).any(axis=2)).sum() > 50, "the label is to be seen"
+
+
+def test_labels_lie_over_every_frame(image: np.ndarray) -> None:
+    lower, upper = face(50, 100, 150, 190), face(40, 20, 160, 98)
+    first = np.asarray(annotate(image, [lower, upper], ["lower", ""], [KNOWN, UNKNOWN]))
+    second = np.asarray(annotate(image, [upper, lower], ["", "lower"], [UNKNOWN, KNOWN]))
+    assert np.array_equal(first, second)
+
+
+def test_every_face_has_its_colour(image: np.ndarray) -> None:
+    picture = np.asarray(annotate(image, [face(20, 60, 80, 120), face(150, 60, 210, 120)], ["", ""], [KNOWN, UNKNOWN]))
+    assert tuple(picture[90, 20]) == KNOWN
+    assert tuple(picture[90, 150]) == UNKNOWN
+
+
+def test_nobody(image: np.ndarray) -> None:
+    assert np.array_equal(np.asarray(annotate(image, [], [], [])), image)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1)])
+def test_pictures_of_no_size_to_speak_of(shape: tuple[int, int]) -> None:
+    picture = annotate(np.zeros((*shape, 3), np.uint8), [face(0, 0, 1, 1)], ["a long label"], [KNOWN])
+    assert picture.size == shape[::-1]
+
+
+def test_a_label_and_a_colour_a_face(image: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        annotate(image, [face(20, 60, 80, 120)], [], [KNOWN])
+    with pytest.raises(ValueError):
+        annotate(image, [face(20, 60, 80, 120)], ["Anna"], [])

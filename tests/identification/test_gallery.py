@@ -1,0 +1,390 @@
+"""Who is who, with an embedder whose answers are known: a crop's embedding is drawn at random from its content."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import facespace
+from facespace.errors import GalleryError, ModelError, UnknownPerson
+from facespace.faces.input_spec import INPUT_SPECS, InputSpec
+from facespace.identification.gallery import Gallery, Match
+from support.calibrations import CALIBRATION, DIMENSION, StubEmbedder, crop
+
+
+def axis(k: int) -> np.ndarray:
+    return np.eye(DIMENSION, dtype=np.float32)[k]
+
+
+def between(similarity: float, k: int = 0, other: int = 7) -> np.ndarray:
+    """A unit vector of that cosine to axis `k`."""
+    return (similarity * axis(k) + math.sqrt(1 - similarity**2) * axis(other)).astype(np.float32)
+
+
+def open_gallery(path: Path, *, create: bool = False, **changes: Any) -> Gallery:
+    return Gallery(path, StubEmbedder(**changes), create=create)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "people.gallery"
+
+
+@pytest.fixture
+def gallery(path: Path) -> Iterator[Gallery]:
+    with open_gallery(path, create=True) as opened:
+        yield opened
+
+
+# Enrolling and identifying
+
+
+def test_enrolled_people_are_identified(path: Path, gallery: Gallery) -> None:
+    for k, name in enumerate(("Anna", "Ben", "Carl")):
+        gallery.add(name, axis(k), crop(k))
+    probes = np.stack([between(0.9, 2), between(0.9, 0), between(0.3, 1), -axis(5)])
+    for opened in (gallery, open_gallery(path)):
+        matches = opened.identify(probes)
+        assert [match.name for match in matches] == ["Carl", "Anna", None, None]
+        assert [match.similarity for match in matches] == pytest.approx([0.9, 0.9, 0.3, 0.0], abs=1e-6)
+        assert len({match.threshold for match in matches}) == 1
+        opened.close()
+
+
+def test_enroll_embeds_the_crop(gallery: Gallery) -> None:
+    assert gallery.enroll("Anna", crop(1), source="anna.jpg")
+    assert gallery.enroll("Ben", crop(2))
+    matches = gallery.identify(StubEmbedder().represent(np.stack([crop(2), crop(1)])))
+    assert [(match.name, round(match.similarity or 0, 5)) for match in matches] == [("Ben", 1.0), ("Anna", 1.0)]
+
+
+def test_the_same_photo_twice_counts_once(gallery: Gallery) -> None:
+    assert gallery.enroll("Anna", crop(1))
+    assert gallery.enroll("Anna", crop(2))
+    before = gallery.identify(StubEmbedder().represent(crop(1)[None]))
+    assert not gallery.enroll("Anna", crop(1))
+    assert not gallery.enroll(" Anna ", crop(1), source="elsewhere.jpg")
+    assert [(person.name, person.n_photos) for person in gallery.people()] == [("Anna", 2)]
+    assert gallery.identify(StubEmbedder().represent(crop(1)[None])) == before
+    assert gallery.enroll("Ben", crop(1)), "another person may be given the same photo"
+
+
+def test_a_template_is_the_unit_mean(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.add("Anna", axis(1), crop(1))
+    probes = np.stack([(axis(0) + axis(1)) / np.float32(math.sqrt(2)), axis(0), axis(2)])
+    similarity = [match.similarity for match in gallery.identify(probes)]
+    assert similarity == pytest.approx([1, math.sqrt(0.5), 0], abs=1e-6)
+
+
+def test_nobody_enrolled(gallery: Gallery) -> None:
+    assert len(gallery) == 0
+    assert gallery.people() == []
+    assert gallery.identify(np.stack([axis(0), axis(1)])) == [Match(None, None, 1.0)] * 2
+    assert gallery.identify(np.stack([axis(0)]), threshold=0.3) == [Match(None, None, 0.3)]
+
+
+def test_nobody_to_identify(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    assert gallery.identify(np.empty((0, DIMENSION), np.float32)) == []
+
+
+def test_everybody_removed(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    assert gallery.identify(axis(0)[None])[0].name == "Anna"
+    gallery.remove("Anna")
+    assert gallery.identify(axis(0)[None]) == [Match(None, None, 1.0)]
+
+
+# Thresholds
+
+
+def test_a_threshold_replaces_the_rate(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    probe = between(0.45)[None]
+    for threshold, name in ((0.44, "Anna"), (0.46, None), (-1.0, "Anna")):
+        (match,) = gallery.identify(probe, threshold=threshold)
+        assert (match.name, match.threshold) == (name, threshold)
+    assert gallery.identify(axis(0)[None], threshold=1.0)[0].name == "Anna", "a threshold reached is passed"
+
+
+def test_the_rate_sets_the_threshold(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    probe = between(0.45)[None]
+    for rate, threshold, name in ((0.1, 0.2, "Anna"), (0.01, 0.4, "Anna"), (0.001, 0.5, None)):
+        (match,) = gallery.identify(probe, rate=rate)
+        assert (match.name, round(match.threshold, 6)) == (name, threshold)
+    assert gallery.identify(probe) == gallery.identify(probe, rate=0.01)
+
+
+def test_more_people_raise_the_threshold(gallery: Gallery) -> None:
+    seen = []
+    for k in range(5):
+        gallery.add(f"person {k}", axis(k), crop(k))
+        seen.append(gallery.identify(axis(0)[None])[0].threshold)
+    assert (np.diff(seen) > 0).all()
+
+
+def test_a_person_with_several_photos_wants_more(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.add("Ben", axis(1), crop(1))
+    gallery.add("Ben", between(0.999, 1), crop(2))
+    assert np.diff(gallery.thresholds()) == pytest.approx([0.05])
+    threshold = {match.name: match.threshold for match in gallery.identify(np.stack([axis(0), axis(1)]))}
+    assert threshold["Ben"] - threshold["Anna"] == pytest.approx(0.05)
+    assert threshold["Anna"] == CALIBRATION.identification_thresholds(0.01, [1, 2])[0]
+
+
+def test_thresholds_in_the_order_of_adding(gallery: Gallery) -> None:
+    for name, n_photos in (("Zoë", 2), ("Anna", 1), ("Mia", 4)):
+        for k in range(n_photos):
+            gallery.enroll(name, crop(hash((name, k)) % 2**32))
+    assert gallery.thresholds() == pytest.approx(CALIBRATION.identification_thresholds(0.01, [2, 1, 4]))
+
+
+@pytest.mark.parametrize("rate", [0, 1, -1, math.nan])
+def test_a_rate_out_of_range(gallery: Gallery, rate: float) -> None:
+    for _ in range(2):  # nobody enrolled, then somebody
+        with pytest.raises(ValueError, match="a rate of strangers named"):
+            gallery.identify(axis(0)[None], rate=rate)
+        gallery.add("Anna", axis(0), crop(0))
+
+
+def test_a_model_nobody_calibrated(path: Path) -> None:
+    with open_gallery(path, create=True, calibration=None) as gallery:
+        gallery.add("Anna", axis(0), crop(0))
+        with pytest.raises(ModelError, match="no thresholds have been measured"):
+            gallery.identify(axis(0)[None])
+        with pytest.raises(ModelError, match="--threshold"):
+            gallery.thresholds()
+        assert gallery.identify(axis(0)[None], threshold=0.5)[0].name == "Anna"
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("Zoe\u0308", "Zoë"),
+        ("王小明", "王小明"),
+        ("👩🏽‍🚀", "👩🏽‍🚀"),
+        ("../../etc/passwd", "../../etc/passwd"),
+        ("x" * 200, "x" * 200),
+        ("  Anna\n", "Anna"),
+        ("An\x1b[31mna", r"An\x1b[31mna"),
+        (os.fsdecode(b"Ren\xe9"), r"Ren\xe9"),
+    ],
+)
+def test_a_name_goes_round(path: Path, gallery: Gallery, given: str, stored: str) -> None:
+    gallery.add(given, axis(0), crop(0), source=os.fsdecode(b"caf\xe9\n.jpg"))
+    with Gallery(path) as other:
+        assert [person.name for person in other.people()] == [stored]
+    assert gallery.identify(axis(0)[None])[0].name == stored
+    gallery.rename(given, "Ben")
+    gallery.rename("Ben", given)
+    assert gallery.remove(given) == 1
+    assert len(gallery) == 0
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 201])
+def test_a_name_that_is_none_changes_nothing(gallery: Gallery, name: str) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    for change in (
+        lambda: gallery.add(name, axis(0), crop(0)),
+        lambda: gallery.rename("Anna", name),
+        lambda: gallery.rename(name, "Anna"),
+        lambda: gallery.remove(name),
+    ):
+        with pytest.raises(ValueError, match="a name wants 1 to 200 characters"):
+            change()
+    assert [person.name for person in gallery.people()] == ["Anna"]
+
+
+def test_rename_and_remove(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.add("Ben", axis(1), crop(1))
+    gallery.rename("Anna", "Anne")
+    assert [match.name for match in gallery.identify(np.stack([axis(0), axis(1)]))] == ["Anne", "Ben"]
+    with pytest.raises(GalleryError, match="somebody is called 'Ben' already"):
+        gallery.rename("Anne", "Ben")
+    with pytest.raises(UnknownPerson):
+        gallery.rename("Anna", "Dora")
+    assert gallery.remove("Anne") == 1
+    with pytest.raises(UnknownPerson):
+        gallery.remove("Anne")
+    assert [match.name for match in gallery.identify(np.stack([axis(0), axis(1)]))] == [None, "Ben"]
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [
+        axis(0)[:7],
+        axis(0)[None],
+        2 * axis(0),
+        0 * axis(0),
+        np.full(DIMENSION, np.nan, np.float32),
+    ],
+    ids=["short", "two axes", "long", "zero", "NaN"],
+)
+def test_what_is_no_embedding_is_not_stored(gallery: Gallery, embedding: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="an embedding wants 8 numbers of length 1; got"):
+        gallery.add("Anna", embedding, crop(0))
+    assert len(gallery) == 0
+
+
+def test_probes_of_another_length(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    with pytest.raises(ValueError):
+        gallery.identify(np.ones((2, DIMENSION + 1), np.float32))
+
+
+# Files
+
+
+def test_another_connections_change_is_seen(path: Path, gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    probes = np.stack([axis(0), axis(1)])
+    with open_gallery(path) as other:
+        for change, names in (
+            (lambda: None, ["Anna", None]),
+            (lambda: other.add("Ben", axis(1), crop(1)), ["Anna", "Ben"]),
+            (lambda: other.rename("Anna", "Anne"), ["Anne", "Ben"]),
+            (lambda: gallery.rename("Ben", "Bob"), ["Anne", "Bob"]),
+            (lambda: other.remove("Anne"), [None, "Bob"]),
+        ):
+            change()
+            assert [match.name for match in gallery.identify(probes)] == names
+            assert [match.name for match in other.identify(probes)] == names
+
+
+def test_templates_are_not_made_anew_without_a_change(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.identify(axis(0)[None])
+    monkeypatch.setattr("facespace.identification.gallery.templates", lambda *_: pytest.fail("nothing has changed"))
+    gallery.identify(axis(0)[None])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fingerprint": "0" * 64},
+        {"spec": INPUT_SPECS["facenet-2018"]},
+        {"spec": InputSpec(size=16, template="box", crop_margin=1)},
+        {"dimension": 16},
+        {"calibration": None},
+        {"name": "other", "fingerprint": "0" * 64},
+    ],
+    ids=["weights", "spec", "margin", "dimension", "center", "model"],
+)
+@pytest.mark.parametrize("create", [False, True])
+def test_a_gallery_of_another_model_is_refused(path: Path, changes: dict[str, Any], create: bool) -> None:
+    with open_gallery(path, create=True) as gallery:
+        gallery.add("Anna", axis(0), crop(0))
+    before = path.read_bytes()
+    with pytest.raises(GalleryError, match="its vectors were made by the model 'stub'") as caught:
+        open_gallery(path, create=create, **changes)
+    assert "\n" not in str(caught.value)
+    assert "--model stub" in str(caught.value)
+    assert ("other weights or another input spec" in str(caught.value)) == (changes.get("name") != "other")
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name], "the refused file is closed"
+    open_gallery(path, name="the same weights under another name", runtime="openvino", precision="bfloat16").close()
+
+
+def test_a_gallery_made_without_a_model_belongs_to_the_first_that_adds(path: Path) -> None:
+    Gallery(path, create=True).close()
+    with open_gallery(path) as first, open_gallery(path, fingerprint="0" * 64) as second:
+        first.add("Anna", axis(0), crop(0))
+        for _ in range(2):
+            with pytest.raises(GalleryError, match="its vectors were made by"):
+                second.add("Ben", axis(1), crop(1))
+        assert [person.name for person in first.people()] == ["Anna"]
+    with pytest.raises(GalleryError, match="its vectors were made by"):
+        open_gallery(path, fingerprint="0" * 64)
+
+
+def test_a_description_of_the_model_that_is_damaged(path: Path) -> None:
+    open_gallery(path, create=True).close()
+    connection = sqlite3.connect(path)
+    connection.execute("""UPDATE setting SET value = '["stub"]'""")
+    connection.commit()
+    connection.close()
+    with pytest.raises(GalleryError, match="made by the model 'another'"):
+        open_gallery(path)
+
+
+def test_without_a_model_it_lists_and_edits_only(path: Path, gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    with Gallery(path) as plain:
+        assert [(person.name, person.n_photos) for person in plain.people()] == [("Anna", 1)]
+        plain.rename("Anna", "Anne")
+        for use in (
+            lambda: plain.identify(axis(0)[None]),
+            lambda: plain.identify(axis(0)[None], threshold=0.1),
+            lambda: plain.enroll("Ben", crop(1)),
+            lambda: plain.add("Ben", axis(1), crop(1)),
+            lambda: plain.thresholds(),
+        ):
+            with pytest.raises(GalleryError, match="opened without a model"):
+                use()
+        assert plain.remove("Anne") == 1
+
+
+def test_no_gallery_is_made_by_looking(path: Path) -> None:
+    with pytest.raises(GalleryError, match="no such gallery"):
+        open_gallery(path)
+    assert not path.exists()
+
+
+def test_a_closed_gallery_leaves_one_file(path: Path) -> None:
+    with open_gallery(path, create=True) as gallery:
+        gallery.add("Anna", axis(0), crop(0))
+    assert os.listdir(path.parent) == [path.name]
+    with pytest.raises(GalleryError, match="closed"):
+        gallery.people()
+
+
+def test_what_is_stored_with_a_photo(path: Path, gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0), source="anna.jpg")
+    connection = sqlite3.connect(path)
+    digest, source, made_by, blob = connection.execute("SELECT digest, source, made_by, embedding FROM face").fetchone()
+    connection.close()
+    assert digest == hashlib.sha256(crop(0).tobytes()).hexdigest()
+    assert (source, made_by) == ("anna.jpg", "onnxruntime float32")
+    assert np.array_equal(np.frombuffer(blob, "<f4"), axis(0))
+
+
+# With the networks
+
+
+def test_two_women_and_a_stranger(
+    path: Path, embedder: facespace.Embedder, detector: facespace.MTCNN,
+    hopper_file: Path, collins_file: Path, stranger_file: Path,
+) -> None:  # fmt: skip
+    crops = {}
+    for name, file in (("hopper", hopper_file), ("collins", collins_file), ("stranger", stranger_file)):
+        image = facespace.read(file)
+        darker = (image * 0.7).astype(np.uint8)
+        for change, pixels in (("", image), (" darker", darker)):
+            faces = detector.detect(pixels)
+            face = max(faces, key=lambda face: face.score)
+            crops[name + change] = facespace.align(pixels, face, embedder.spec)
+    with Gallery(path, embedder, create=True) as gallery:
+        gallery.enroll("Grace Hopper", crops["hopper"])
+        gallery.enroll("Eileen Collins", crops["collins"])
+        probes = np.stack([crops["collins darker"], crops["hopper darker"], crops["stranger"]])
+        matches = gallery.identify(embedder.represent(probes))
+    assert [match.name for match in matches] == ["Eileen Collins", "Grace Hopper", None]
+    assert min(match.similarity or 0 for match in matches[:2]) > 0.8

@@ -1,0 +1,131 @@
+"""Class folders to names and embeddings: what counts, what is left out, and what is not computed again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facespace.errors import DatasetError
+from facespace.faces.crops import CropRecord, holds_crops
+from facespace.pipeline.people import read_people, split_people
+from support.calibrations import StubEmbedder
+
+
+class CountingEmbedder(StubEmbedder):
+    n_embedded = 0
+
+    def represent(self, crops: np.ndarray) -> np.ndarray:
+        self.n_embedded += len(crops)
+        return super().represent(crops)
+
+
+def quietly(items, total, what):
+    return iter(items)
+
+
+def crops(root: Path, **people: int) -> Path:
+    rng = np.random.default_rng(0)
+    for name, n in people.items():
+        (root / name).mkdir(parents=True)
+        for k in range(n):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(root / name / f"{k}.png")
+    return root
+
+
+def read(root, embedder=None, **options):
+    return read_people(root, embedder or StubEmbedder(), aligned=True, progress=quietly, **options)
+
+
+def test_names_and_embeddings_in_order(tmp_path):
+    root = crops(tmp_path / "data", Bob=2, Anna=3)
+    found = read(root)
+    assert found.names == ("Anna", "Anna", "Anna", "Bob", "Bob")
+    assert [Path(path).name for path in found.paths] == ["0.png", "1.png", "2.png", "0.png", "1.png"]
+    pixels = np.stack([np.asarray(Image.open(path)) for path in found.paths])
+    np.testing.assert_array_equal(found.embeddings, StubEmbedder().represent(pixels))
+    assert not found.failed
+    assert found.prepared == {"16 px crops as they are": 5}
+
+
+def test_what_is_known_is_not_computed_again(tmp_path):
+    root = crops(tmp_path / "data", Anna=3, Bob=2)
+    first = read(root)
+    shutil.move(root / "Bob" / "0.png", root / "Bob" / "moved and renamed.png")
+    (tmp_path / "more").mkdir()
+    crops(tmp_path / "more", Cleo=70)
+    shutil.move(tmp_path / "more" / "Cleo", root / "Cleo")
+    embedder = CountingEmbedder()
+    again = read(root, embedder, known=dict(zip(first.digests, first.embeddings, strict=True)))
+    # Cleo's first five crops are those of Anna and Bob, drawn from the same seed: their content is known.
+    assert embedder.n_embedded == 65
+    assert again.n_known == 10
+    fresh = read(root)
+    np.testing.assert_array_equal(again.embeddings, fresh.embeddings)
+    assert again.names == fresh.names
+
+
+def test_damaged_files_copies_and_people_without_a_face_are_told(tmp_path):
+    root = crops(tmp_path / "data", Anna=2, Bob=1, Empty=0)
+    (root / "Bob" / "0.png").write_text("not an image")
+    shutil.copy(root / "Anna" / "0.png", root / "Anna" / "copy.png")
+    found = read(root)
+    assert found.names == ("Anna", "Anna")
+    assert [Path(path).name for path, _ in found.failed] == ["0.png"]
+    assert [(Path(path).name, Path(first).name) for path, first in found.copies] == [("copy.png", "0.png")]
+    assert found.without == ("Bob", "Empty")
+
+
+def test_nobody_at_all(tmp_path):
+    with pytest.raises(DatasetError, match="not a folder"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "flat").mkdir()
+    with pytest.raises(DatasetError, match="one folder a person"):
+        read(tmp_path / "flat")
+    found = read(crops(tmp_path / "data", Anna=0))
+    assert found.embeddings.shape == (0, StubEmbedder().dimension)
+
+
+def test_crops_are_told_from_photos_by_their_record(tmp_path):
+    embedder = StubEmbedder()
+    assert not holds_crops(tmp_path, embedder.spec)
+    assert holds_crops(tmp_path, embedder.spec, aligned=True)
+    CropRecord(16, embedder.spec.crop_margin, "box").write(tmp_path)
+    assert holds_crops(tmp_path, embedder.spec)
+    CropRecord(18, 9, "box").write(tmp_path)  # as the 2018 trainer's, whose centre is taken
+    assert holds_crops(tmp_path, embedder.spec)
+    for size, template in ((24, "box"), (40, "box"), (112, "arcface")):
+        CropRecord(size, 0, template).write(tmp_path)
+        with pytest.raises(DatasetError, match="the model wants 16 px box"):
+            holds_crops(tmp_path, embedder.spec)
+
+
+def test_photos_give_their_largest_face(tmp_path, hopper_file, collins_file, cat_file, detector, embedder, monkeypatch):
+    monkeypatch.setattr("facespace.pipeline.people.MTCNN", lambda: detector)
+    for name, file in (("Hopper", hopper_file), ("Collins", collins_file), ("Cat", cat_file)):
+        (tmp_path / name).mkdir()
+        shutil.copy(file, tmp_path / name)
+    both = Image.new("RGB", (1000, 600))
+    both.paste(Image.open(hopper_file), (0, 0))
+    both.paste(Image.open(collins_file).convert("RGB").resize((256, 256)), (650, 0))
+    both.save(tmp_path / "Hopper" / "with Collins.png")
+    found = read_people(tmp_path, embedder, progress=quietly)
+    assert found.names == ("Collins", "Hopper", "Hopper")
+    assert [reason for _, reason in found.failed] == ["no face found"]
+    assert found.without == ("Cat",)
+    assert found.embeddings[1] @ found.embeddings[2] > 0.8
+    assert found.embeddings[0] @ found.embeddings[2] < 0.4
+
+
+def test_the_split_is_drawn_by_the_seed() -> None:
+    names = ("a",) * 10 + ("b",) * 12
+    learn, test, too_few = split_people(names, n_train=7, min_images=10, seed=666)
+    assert (len(learn), len(test), too_few) == (14, 8, [])
+    assert not set(learn) & set(test)
+    assert split_people(names, n_train=7, min_images=10, seed=666) == (learn, test, [])
+    assert split_people(names, n_train=7, min_images=10, seed=1) != (learn, test, [])
+    assert split_people((*names, "c"), n_train=7, min_images=10, seed=666) == (learn, test, ["c"])
+    assert split_people(names, n_train=None, min_images=11, seed=0) == (list(range(10, 22)), [], ["a"])

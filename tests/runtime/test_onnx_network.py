@@ -1,0 +1,214 @@
+"""Compiling and running: runtimes, precision, the variables that pin them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from facespace import ModelError, RuntimeUnavailable
+from facespace.formats.onnx_model import GraphBuilder
+from facespace.runtime import onnx_network as network
+from facespace.runtime.onnx_network import (
+    OnnxNetwork,
+    lowest_precision,
+    openvino_device,
+    openvino_problem,
+    usable_cores,
+)
+
+RUNTIMES = [
+    "onnxruntime",
+    pytest.param("openvino", marks=pytest.mark.skipif(not openvino_device(), reason="no OpenVINO")),
+]
+
+
+def two_inputs() -> bytes:
+    graph = GraphBuilder()
+    a, b = graph.input("a", np.float32, ["n", 2]), graph.input("b", np.float32, [2])
+    graph.output(graph.node("Sub", [a, b]), "difference", np.float32, ["n", 2])
+    graph.output(graph.node("Mul", [a, b]), "product", np.float32, ["n", 2])
+    return graph.serialize()
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    monkeypatch.delenv("FACESPACE_RUNTIME", raising=False)
+    monkeypatch.delenv("FACESPACE_PRECISION", raising=False)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_inputs_and_outputs_in_order(monkeypatch, runtime, side_by_side):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    net = OnnxNetwork(two_inputs(), source="x", precision="float32", side_by_side=side_by_side)
+    assert (net.runtime, net.precision) == (runtime, "float32")
+    assert net.inputs == {"a": ["n", 2], "b": [2]}
+    assert list(net.outputs) == ["difference", "product"]
+    a, b = np.array([[1, 2], [3, 4], [5, 6]], np.float32), np.array([10, 20], np.float32)
+    difference, product = net.run(a, b)
+    np.testing.assert_allclose(difference, a - b)
+    np.testing.assert_allclose(product, a * b)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_shared_between_threads(monkeypatch, runtime):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    net = OnnxNetwork(two_inputs(), source="x", precision="float32", side_by_side=True)
+    b = np.array([1, 2], np.float32)
+    inputs = [np.full((n % 5 + 1, 2), n, np.float32) for n in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        for a, (difference, _) in zip(inputs, pool.map(lambda a: net.run(a, b), inputs), strict=True):
+            np.testing.assert_allclose(difference, a - b)
+
+
+def test_a_wrong_number_of_inputs():
+    with pytest.raises(ValueError, match="zip"):
+        OnnxNetwork(two_inputs(), source="x").run(np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.parametrize("precision", ["fastest", "float32"])
+def test_float32_can_be_demanded(monkeypatch, precision):
+    monkeypatch.setenv("FACESPACE_PRECISION", "float32")
+    assert OnnxNetwork(two_inputs(), source="x", precision=precision).precision == "float32"
+
+
+@pytest.mark.parametrize("pinned", ["", "fastest", "bfloat16", "float32"])
+def test_the_variable_lets_nothing_lower_be_used(monkeypatch, pinned):
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    assert lowest_precision("fastest") == (pinned or "fastest")
+    assert lowest_precision("float32") == "float32"
+
+
+def test_a_precision_that_is_none():
+    for precision in ("Float32", "int8", "bfloat16", "", None):
+        with pytest.raises(ValueError, match=r"^precision wants fastest or float32; got "):
+            OnnxNetwork(two_inputs(), source="x", precision=precision)
+
+
+def has_bfloat16() -> bool:
+    device = openvino_device()
+    return device is not None and "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+
+
+def test_fastest_is_what_the_processor_can():
+    net = OnnxNetwork(two_inputs(), source="x")
+    assert net.precision == ("bfloat16" if has_bfloat16() else "float32")
+    assert net.runtime == ("openvino" if openvino_device() else "onnxruntime")
+
+
+def one_product(factor: float) -> bytes:
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", 64])
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * np.float32(factor)
+    graph.output(graph.node("MatMul", [x, graph.constant(weights)]), "y", np.float32, ["n", 64])
+    return graph.serialize()
+
+
+@pytest.mark.parametrize("processor", ["bfloat16", "older", "no OpenVINO"])
+@pytest.mark.parametrize(
+    ("precision", "pinned", "wanted"),
+    [
+        ("fastest", "", "int8"),
+        ("fastest", "fastest", "int8"),
+        ("fastest", "bfloat16", "bfloat16"),
+        ("fastest", "float32", "float32"),
+        ("float32", "", "float32"),
+        ("float32", "bfloat16", "float32"),
+    ],
+)
+def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, processor, precision, pinned, wanted):
+    """The two models compute different things, so that it shows which of them does, also side by side."""
+    if processor == "bfloat16" and not has_bfloat16():
+        pytest.skip("this processor does not compute in bfloat16")
+    if processor == "older":
+        monkeypatch.setattr(network, "_has_bfloat16", lambda device: False)
+    if processor == "no OpenVINO":
+        monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
+    if processor != "bfloat16":
+        wanted = "float32"
+    monkeypatch.setenv("FACESPACE_PRECISION", pinned)
+    monkeypatch.setattr(network, "usable_cores", lambda: 2)
+    made = []
+
+    def int8() -> bytes:
+        made.append(1)
+        return one_product(8)
+
+    net = OnnxNetwork(one_product(2), source="x", precision=precision, int8=int8)
+    monkeypatch.setenv("FACESPACE_PRECISION", "what was chosen stays chosen")
+    monkeypatch.setenv("FACESPACE_RUNTIME", "what was chosen stays chosen")
+    assert net.precision == wanted
+    assert len(made) == (wanted == "int8")
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * (8 if wanted == "int8" else 2)
+    for found in (net.run(x)[0], *net.run_parts([x, x, x])):
+        error = np.abs(found - x @ weights).max() / np.abs(x @ weights).max()
+        assert error < 1e-5 if wanted == "float32" else 1e-4 < error < 2e-2  # what is no convolution is bfloat16
+
+
+@pytest.mark.parametrize(
+    ("variable", "allowed"),
+    [("FACESPACE_RUNTIME", "openvino, onnxruntime"), ("FACESPACE_PRECISION", "fastest, bfloat16, float32")],
+)
+def test_other_values_are_refused(monkeypatch, variable, allowed):
+    monkeypatch.setenv(variable, "tensorrt")
+    with pytest.raises(RuntimeUnavailable, match=f"^{variable} must be one of {allowed}; it is 'tensorrt'$"):
+        OnnxNetwork(two_inputs(), source="x")
+    monkeypatch.setenv(variable, "")
+    OnnxNetwork(two_inputs(), source="x")
+
+
+def test_openvino_by_name_where_it_is_not(monkeypatch):
+    monkeypatch.setattr(network, "openvino_device", lambda: None)
+    monkeypatch.setattr(network, "openvino_problem", lambda: "the library does not load")
+    assert OnnxNetwork(two_inputs(), source="x").runtime == "onnxruntime"
+    monkeypatch.setenv("FACESPACE_RUNTIME", "openvino")
+    with pytest.raises(RuntimeUnavailable, match="cannot be used here: the library does not load"):
+        OnnxNetwork(two_inputs(), source="x")
+
+
+def test_there_is_a_device_or_a_reason():
+    assert (openvino_device() is None) == bool(openvino_problem())
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("data", [b"", b"nonsense", two_inputs()[:40], two_inputs().replace(b"Sub", b"Sup")], ids=len)
+def test_what_cannot_be_compiled(monkeypatch, runtime, data):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    with pytest.raises(ModelError, match=r"^some\.onnx: the network cannot be compiled \(.+\)") as caught:
+        OnnxNetwork(data, source="some.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_cannot_be_computed(monkeypatch, runtime, parts):
+    monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
+    net = OnnxNetwork(one_product(1), source="some.onnx", precision="float32")
+    with pytest.raises(ModelError, match=r"^some\.onnx: the network cannot be computed for .*\(2, 63\)") as caught:
+        net.run_parts([np.zeros((2, 63), np.float32)] * parts)
+    assert "\n" not in str(caught.value)
+
+
+def test_cores_are_those_this_process_may_use():
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        assert usable_cores() == len(os.sched_getaffinity(0))
+
+
+def test_parts_are_what_single_calls_compute():
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", 4])
+    weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    graph.output(graph.node("MatMul", [x, graph.constant(weights)]), "y", np.float32, ["n", 3])
+    network = OnnxNetwork(graph.serialize(), source="test", precision="float32")
+    parts = [np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32) for n in (3, 1, 8, 3, 5)]
+    for _ in range(2):
+        found = network.run_parts(parts)
+        assert [len(part) for part in found] == [3, 1, 8, 3, 5]
+        for part, result in zip(parts, found, strict=True):
+            np.testing.assert_allclose(result, part @ weights, rtol=1e-5, atol=1e-6)
+    assert network.run_parts([]) == []

@@ -1,0 +1,1 @@
+"""What several tests share: small models, graphs, galleries, films, and slow references."""

@@ -1,0 +1,83 @@
+"""The public surface, in full."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import facespace
+
+PUBLIC = [
+    "Calibration",
+    "Classifier",
+    "ClassifierError",
+    "CropRecord",
+    "DatasetError",
+    "Embedder",
+    "Face",
+    "FacespaceError",
+    "Gallery",
+    "GalleryError",
+    "ImageError",
+    "InputSpec",
+    "MTCNN",
+    "Match",
+    "ModelError",
+    "Photo",
+    "Prediction",
+    "RuntimeUnavailable",
+    "UnknownPerson",
+    "VideoError",
+    "__version__",
+    "align",
+    "align_dataset",
+    "annotate",
+    "cluster",
+    "evaluate",
+    "find_images",
+    "open_dataset",
+    "process",
+    "read",
+]
+
+
+def test_the_surface_is_this_list():
+    assert sorted(facespace.__all__) == sorted(PUBLIC)
+    assert sorted(dir(facespace)) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_can_be_had(name):
+    value = getattr(facespace, name)
+    if name != "__version__":
+        assert value.__name__ == name
+        assert value.__module__.startswith("facespace.")
+        assert value.__doc__
+
+
+def test_a_star_import_takes_them_all():
+    names: dict[str, object] = {}
+    exec("from facespace import *", names)
+    assert set(PUBLIC) <= set(names)
+
+
+@pytest.mark.parametrize("name", ["Detector", "_private", "load_model", "numpy", ""])
+def test_other_names_are_an_attribute_error(name):
+    with pytest.raises(AttributeError, match=f"module 'facespace' has no attribute {name!r}"):
+        getattr(facespace, name)
+    assert not hasattr(facespace, name)
+
+
+def test_importing_loads_nothing_else():
+    code = """
+import sys
+before = set(sys.modules)
+import facespace
+new = {name for name in set(sys.modules) - before if name.startswith(("facespace", "numpy", "PIL", "onnxruntime"))}
+assert new == {"facespace", "facespace._lazy"}, new
+facespace.Face
+assert "onnxruntime" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

@@ -1,0 +1,528 @@
+"""The training loop: resuming to the bit, several processes, what goes wrong, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from facespace.embedding.embedder import Embedder  # noqa: E402
+from facespace.errors import RecipeError, RuntimeUnavailable, TrainingError  # noqa: E402
+from facespace.training import (  # noqa: E402
+    recipe as recipes,
+    run_folder,
+)
+from facespace.training.loop import train  # noqa: E402
+from facespace.training.losses import loss as loss_registry  # noqa: E402
+from facespace.training.losses.loss import Loss  # noqa: E402
+
+N_PEOPLE, N_IMAGES, SIDE = 6, 8, 120
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of noisy patterns, one pattern a person: quickly told apart."""
+    root = tmp_path_factory.mktemp("people")
+    random = np.random.default_rng(0)
+    for person in range(N_PEOPLE):
+        (root / f"person {person}").mkdir()
+        pattern = random.integers(0, 256, (8, 8, 3)).repeat(SIDE // 8, 0).repeat(SIDE // 8, 1)
+        for number in range(N_IMAGES - (person == 0)):
+            noisy = np.clip(pattern + random.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(root / f"person {person}" / f"{number}.png")
+    return root
+
+
+TEXT = """
+backbone = "tiny"
+dimension = 16
+input_spec = { size = 112, template = "box", crop_margin = 32 }
+crop = "random"
+rotate = 5.0
+color = 0.1
+batch_size = 12
+n_epochs = 2
+epoch_size = 4
+optimizer = "rmsprop"
+learning_rate = 0.01
+weight_decay = 1e-4
+ema = 0.9
+workers = 0
+log_every = 1
+device = "cpu"
+
+[[losses]]
+name = "softmax"
+
+[[losses]]
+name = "center"
+weight = 0.01
+"""
+
+
+def recipe(people: Path, *overrides: str, text: str = TEXT) -> recipes.Recipe:
+    return recipes.parse(text, [f"data={people}", *overrides])
+
+
+def logged(run: Path) -> list[tuple[int, float, float]]:
+    return [
+        (row["step"], row["total_loss"], row["gradient_norm"])
+        for row in run_folder.read_metrics(run)
+        if "total_loss" in row
+    ]
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def without_onnx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's exporter takes seconds; that of `undisturbed` is looked at."""
+    request.getfixturevalue("undisturbed")
+
+    def unavailable(*arguments: object) -> bytes:
+        raise RuntimeUnavailable("not in these tests")
+
+    monkeypatch.setattr("facespace.backbones.onnx_export.backbone_to_onnx", unavailable)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train(recipe(people), run)
+    return run
+
+
+def test_a_run_learns_and_leaves_a_model_everybody_opens(people, undisturbed):
+    rows = logged(undisturbed)
+    assert [step for step, _, _ in rows] == list(range(1, 9))
+    assert rows[-1][1] < rows[0][1]
+    embedder = Embedder.load(undisturbed / "model")
+    crop = np.asarray(Image.open(people / "person 1" / "0.png"))[4:116, 4:116]
+    assert embedder.embed(crop[None]).shape == (1, 16)
+    assert embedder.runtime in ("openvino", "onnxruntime")  # its ONNX file, no torch
+    record = json.loads((undisturbed / "model" / "model.json").read_text())
+    assert record["training"]["steps"] == 8
+    assert record["training"]["dataset"]["n_people"] == N_PEOPLE
+
+
+def test_the_moving_average_is_what_is_kept(people, undisturbed, tmp_path):
+    train(recipe(people, "ema=0.0"), tmp_path / "run")
+    assert logged(tmp_path / "run") == logged(undisturbed)  # it changes nothing of training itself
+    assert weights(tmp_path / "run") != weights(undisturbed)
+
+
+class Killed(BaseException):
+    """Where a process would have ended."""
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 7])
+def test_a_run_killed_at_any_step_ends_in_the_same_bits(people, undisturbed, tmp_path, monkeypatch, at):
+    from facespace.training import loop as training
+
+    follow, steps = training.arithmetic.follow, []
+
+    def killing(*arguments: object) -> None:
+        follow(*arguments)
+        steps.append(1)
+        if len(steps) == at:
+            raise Killed
+
+    monkeypatch.setattr(training.arithmetic, "follow", killing)
+    with pytest.raises(Killed):
+        train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
+    monkeypatch.undo()
+    train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
+    assert logged(tmp_path / "run") == logged(undisturbed)
+    assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+LOSSES = {
+    "triplet": '[[losses]]\nname = "triplet"\nminer = "vgg"\n',
+    "arcface": '[[losses]]\nname = "arcface"\n',
+    "adaface": '[[losses]]\nname = "adaface"\n',
+    "sampled": '[[losses]]\nname = "partial-fc"\nsample_rate = 0.5\n',
+    "legacy": '[[losses]]\nname = "softmax"\n[[losses]]\nname = "center"\nlegacy = true\nrate = 0.05\n',
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "adadelta", "mom", "sgd", "adamw"])
+@pytest.mark.parametrize("loss", ["triplet"])
+def test_every_optimiser_resumes(people, tmp_path, optimizer, loss):
+    check_resumes(people, tmp_path, f"optimizer={optimizer}", loss=loss)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_kind_of_loss_resumes(people, tmp_path, loss):
+    check_resumes(people, tmp_path, "accumulate=2", loss=loss)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_every_precision_resumes(people, tmp_path, precision):
+    check_resumes(people, tmp_path, f"precision={precision}", loss="arcface")
+
+
+def check_resumes(people: Path, tmp_path: Path, *overrides: str, loss: str) -> None:
+    text = TEXT[: TEXT.index("[[losses]]")] + LOSSES[loss]
+    options = [*overrides, "images_per_person=3", "epoch_size=2", "n_epochs=2"]
+    train(recipe(people, *options, text=text), tmp_path / "whole")
+    train(recipe(people, *options, "n_epochs=1", text=text), tmp_path / "parts")
+    train(recipe(people, *options, text=text), tmp_path / "parts")
+    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_process_killed_without_warning(people, tmp_path):
+    """kill −9 at a random moment, workers and all; started again by the same command."""
+    # One thread here and there: sums over threads are in another order.
+    file = tmp_path / "recipe.toml"
+    file.write_text(TEXT)
+    command = [
+        sys.executable,
+        "-m",
+        "facespace",
+        "train",
+        str(file),
+        f"data={people}",
+        "workers=1",
+        "checkpoint_every=1",
+    ]
+    command += ["epoch_size=12", "n_epochs=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "killed")],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    while not metrics.is_file() or len(metrics.read_bytes().splitlines()) < 5:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "model").exists()
+    for run in ("killed", "whole"):
+        done = subprocess.run(
+            [*command, "--output", str(tmp_path / run)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("goes on after step" in done.stdout) == (run == "killed")
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_interrupted_it_saves_the_step_first(people, tmp_path, monkeypatch):
+    from facespace.training import loop as training
+
+    follow = training.arithmetic.follow
+
+    came = []
+
+    def interrupting(*arguments: object) -> None:
+        follow(*arguments)
+        if not came:
+            came.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training.arithmetic, "follow", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(people), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000002"]
+
+
+# ---- Several processes -----------------------------------------------------------------------------------------------
+
+SPREAD = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from facespace.training import distributed as ranks, recipe
+from facespace.training.loop import train
+if __name__ == "__main__":
+    train(recipe.parse(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+    ranks.leave()
+"""
+
+
+def spread(tmp_path: Path, text: str, run: Path, n: int) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    (tmp_path / "train.py").write_text(SPREAD)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "train.py"), str(tmp_path / "recipe.toml"), str(run)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("loss", ["classic", "partial-fc"])
+def test_two_processes_compute_what_one_does(people, tmp_path, loss):
+    """Part k of two is the same in a process of its own as in one that adds both up: batch norms see the same images."""
+    losses = {
+        "classic": TEXT[TEXT.index("[[losses]]") :],
+        "partial-fc": '[[losses]]\nname = "partial-fc"\n[[losses]]\nname = "features-norm"\nweight = 0.01\n',
+    }
+    text = TEXT[: TEXT.index("[[losses]]")].replace("ema = 0.9\n", "clip_norm = 1.0\n")
+    text += f'data = "{people}"\n' + losses[loss]
+    train(recipes.parse(text, ["accumulate=2"]), tmp_path / "one")
+    spread(tmp_path, text, tmp_path / "two", 2)
+    assert [step for step, _, _ in logged(tmp_path / "two")] == list(range(1, 9))
+    np.testing.assert_allclose(logged(tmp_path / "two"), logged(tmp_path / "one"), rtol=2e-4)
+    # What is in shards comes together again, in one process.
+    train(recipes.parse(text, ["accumulate=2", "n_epochs=3"]), tmp_path / "one")
+    facts = run_folder.read_recipe(tmp_path / "two")
+    alone = facts.model_copy(update={"n_epochs": 3})
+    train(alone, tmp_path / "two")
+    assert len(logged(tmp_path / "two")) == 12
+
+
+# ---- What goes wrong -------------------------------------------------------------------------------------------------
+
+
+class Breaking(Loss):
+    """A term that does what a test wants at its n-th call."""
+
+    at, action = 0, staticmethod(lambda features: features.sum() * 0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, features, labels):
+        self.calls += 1
+        return type(self).action(features) if self.calls == self.at else features.sum() * 0
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> type[Breaking]:
+    loss_registry.known()
+    monkeypatch.setitem(loss_registry._LOSSES._classes, "breaking", Breaking)
+    monkeypatch.setattr(Breaking, "at", 3)
+    return Breaking
+
+
+BREAKING = TEXT + '[[losses]]\nname = "breaking"\n'
+
+
+def test_a_loss_that_is_not_finite_names_the_tensor(people, tmp_path, monkeypatch, breaking):
+    with pytest.raises(TrainingError, match=r"step 2: the loss is not finite; .*: the output of backbone.maps.\d;"):
+        train(recipe(people, "learning_rate=1e30", "optimizer=sgd"), tmp_path / "weights")
+    monkeypatch.setattr(breaking, "forward", lambda self, features, labels: features.sum() * torch.inf)
+    with pytest.raises(TrainingError, match=r"step 1: the loss is not finite; .*: the output of loss breaking;"):
+        train(recipe(people, text=BREAKING), tmp_path / "loss")
+
+
+def test_not_enough_memory_halves_the_parts(people, tmp_path, monkeypatch, breaking):
+    def full(features: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(breaking, "action", staticmethod(full))
+    said: list[str] = []
+    train(recipe(people, text=BREAKING), tmp_path / "run", show=lambda line, passing: said.append(line))
+    assert any("memory was not enough; from now on in 2 parts" in line for line in said)
+    assert len(logged(tmp_path / "run")) == 8
+
+
+def test_memory_for_less_than_two_images(people, tmp_path, monkeypatch, breaking):
+    def full(features: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(Breaking, "forward", lambda self, features, labels: full(features))
+    with pytest.raises(TrainingError, match="memory is not enough for 3 images at once"):
+        train(recipe(people, text=BREAKING), tmp_path / "run")
+
+
+def test_centres_that_run_away(people, tmp_path):
+    text = TEXT.replace('name = "center"', 'name = "center"\nlegacy = true\nrate = 1.0')
+    with pytest.raises(TrainingError, match=r"the centres of center run away .*lower its rate, or leave out legacy"):
+        train(recipe(people, "batch_size=36", "epoch_size=60", "n_epochs=1", text=text), tmp_path / "run")
+
+
+TRIPLETS = TEXT[: TEXT.index("[[losses]]")] + '[[losses]]\nname = "triplet"\n'
+
+
+def test_embeddings_that_collapse(people, tmp_path, monkeypatch):
+    monkeypatch.setattr("facespace.training.guards._PATIENCE", 3)
+    monkeypatch.setattr("facespace.training.guards._COLLAPSED", 2.5)  # more than a sphere has room for
+    with pytest.raises(TrainingError, match=r"step 3: the embeddings have collapsed .*of triplets active.*init"):
+        train(recipe(people, "images_per_person=3", text=TRIPLETS), tmp_path / "run")
+
+
+def test_no_triplet_left(people, tmp_path, monkeypatch):
+    monkeypatch.setattr("facespace.training.guards._PATIENCE", 3)
+    text = TRIPLETS + 'miner = "hard"\n'
+    with pytest.raises(TrainingError, match="no triplet left to learn from for 3 steps"):
+        train(recipe(people, "images_per_person=6", "n_epochs=60", "learning_rate=0.02", text=text), tmp_path / "run")
+
+
+def test_people_with_one_image_do_no_harm(people, tmp_path):
+    import shutil
+
+    shutil.copytree(people, tmp_path / "people")
+    for person in range(4):
+        for file in sorted((tmp_path / "people" / f"person {person}").iterdir())[1:]:
+            file.unlink()
+    train(recipe(tmp_path / "people", "images_per_person=4", text=TRIPLETS), tmp_path / "run")
+    assert len(logged(tmp_path / "run")) == 8
+    for person in range(4, N_PEOPLE - 1):
+        for file in sorted((tmp_path / "people" / f"person {person}").iterdir())[1:]:
+            file.unlink()
+    from facespace.errors import DatasetError
+
+    with pytest.raises(DatasetError, match="at least two people with two images each; of 6 people 1 have"):
+        train(recipe(tmp_path / "people", "images_per_person=4", text=TRIPLETS), tmp_path / "other")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(people, tmp_path, monkeypatch):
+    import errno
+
+    from facespace.training import checkpoint
+
+    save, saves = checkpoint._flush, []
+
+    def full(file: Path) -> None:
+        saves.append(file)
+        if len(saves) > 2:  # two files a checkpoint
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file)
+
+    monkeypatch.setattr(checkpoint, "_flush", full)
+    with pytest.raises(TrainingError, match=r"cannot be written .*No space left.*step-000000004 is intact"):
+        train(recipe(people), tmp_path / "run")
+    monkeypatch.undo()
+    train(recipe(people), tmp_path / "run")
+    assert len(logged(tmp_path / "run")) == 8
+
+
+def test_a_dataset_edited_during_the_run(people, tmp_path):
+    import shutil
+
+    shutil.copytree(people, tmp_path / "people")
+
+    def edit(line: str, passing: bool) -> None:
+        if line.startswith("step 2/"):
+            (tmp_path / "people" / "person 5" / "new.png").write_bytes(
+                (tmp_path / "people" / "person 4" / "0.png").read_bytes()
+            )
+
+    with pytest.raises(TrainingError, match="epoch 1: the dataset is not what it was when training began"):
+        train(recipe(tmp_path / "people"), tmp_path / "run", show=edit)
+    with pytest.raises(TrainingError, match="47 images of 6 people when it began, and was edited since"):
+        train(recipe(tmp_path / "people"), tmp_path / "run")
+
+
+# ---- Pairs in training -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_pairs_are_measured_and_the_best_is_kept(people, shared, tmp_path):
+    pairs = shared / "data" / "lfw_dev.bin"
+    options = ["input_spec=arcface-112", f"verify_bin={pairs}", "n_epochs=3", "verify_every=2"]
+    trained = train(recipe(people, *options), tmp_path / "run")
+    rows = [row for row in run_folder.read_metrics(tmp_path / "run") if "verification" in row]
+    assert [row["step"] for row in rows] == [8, 12]  # every other epoch, and the last
+    accuracies = [row["verification"]["lfw_dev"]["accuracy"] for row in rows]
+    assert trained.measured["lfw_dev"]["accuracy"] == accuracies[-1]
+    best = json.loads((tmp_path / "run" / "best" / "model.json").read_text())
+    assert best["metrics"]["lfw_dev"]["accuracy"] == max(accuracies)
+    # Gone on with, the last epoch's figures are still those of the network that is kept.
+    train(recipe(people, *options), tmp_path / "run")
+    assert [row for row in run_folder.read_metrics(tmp_path / "run") if "verification" in row] == rows
+
+
+def test_a_finished_run_that_goes_on_leaves_the_longer_one(people, tmp_path):
+    for n_epochs in (1, 2):
+        train(recipe(people, f"n_epochs={n_epochs}"), tmp_path / "run")
+        record = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+        assert record["training"]["steps"] == 4 * n_epochs
+
+
+# ---- The shipped recipes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("facenet-casia-2017", ["batch_size=4"]),
+        ("facenet-casia-2017", ["batch_size=4", "backbone=squeezenet"]),
+        ("facenet-vggface2-2018", ["batch_size=4"]),
+        ("facenet-triplet", ["batch_size=6", "images_per_person=2"]),
+        ("arcface-ms1mv2", ["batch_size=4", "backbone=iresnet18"]),
+        ("cpu", ["batch_size=4"]),
+        ("fine-tune", ["batch_size=4"]),
+    ],
+)
+def test_every_shipped_recipe_trains(shared, tmp_path, monkeypatch, name, options):
+    monkeypatch.setattr("facespace.training.setup._N_SAMPLE", 8)  # crops that folded batch norms are measured on
+    data = shared / "data" / ("records" if name == "arcface-ms1mv2" else "train_182")
+    chosen = recipes.load(name, [f"data={data}", "epoch_size=1", "n_epochs=1", "workers=0", "device=cpu", *options])
+    trained = train(chosen, tmp_path / "run")
+    assert trained.steps == 1
+    assert np.isfinite(logged(tmp_path / "run")[0][1])
+    Embedder.load(trained.model)
+
+
+# ---- Beginning with a model --------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_with_frozen_stages(people, undisturbed, tmp_path):
+    import shutil
+
+    shutil.copytree(people, tmp_path / "people")
+    shutil.rmtree(tmp_path / "people" / "person 0")  # another number of people
+    options = [f"init={undisturbed / 'model'}", 'freeze=["maps"]', "backbone_learning_rate=0.1", "ema=0.0"]
+    train(recipe(tmp_path / "people", *options), tmp_path / "run")
+    from safetensors.torch import load_file
+
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (undisturbed, tmp_path / "run"))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == name.startswith("maps."), name
+
+
+def test_a_recipe_for_other_crops_is_refused(people, tmp_path):
+    import shutil
+
+    from facespace.faces.crops import CropRecord
+
+    shutil.copytree(people, tmp_path / "people")
+    CropRecord(112, 0, "arcface").write(tmp_path / "people")
+    with pytest.raises(RecipeError, match="its crops are arcface crops, the network is to see box crops"):
+        train(recipe(tmp_path / "people"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=9", "batch_size wants a multiple of 2"),
+        ("schedule=cosin", "schedule"),
+        ("center.ratte=1", "the loss center has no option ratte, the closest is rate"),
+        ("backbone=tinny", "the closest is tiny"),
+        ("optimizer=lion", "optimizer wants"),
+        ("data=", "names no dataset; put data=DIR behind it"),
+        ('losses=[{name="triplet"}]', "triplets want images_per_person of at least 2"),
+        ("input_spec=facenet-2019", "no preset"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_told_before_anything_begins(people, tmp_path, override, message):
+    with pytest.raises((RecipeError, ValueError), match=message):
+        train(recipe(people, "accumulate=2", override), tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()

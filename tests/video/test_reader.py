@@ -1,0 +1,476 @@
+"""Frames of video files: which, when, which way up; and files that are none or are damaged."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import shutil
+import sys
+import wave
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from facespace.errors import RuntimeUnavailable, VideoError
+from facespace.video import reader as video
+from facespace.video.reader import is_video, read_frames, turned, video_seconds
+from support.video_files import counted_frames, number_of, write_video
+
+CONTAINERS = {
+    "mp4": ("mpeg4", {}),
+    "mov": ("libx264", {"movflags": "faststart"}),
+    "mkv": ("mpeg4", {}),
+    "webm": ("libvpx-vp9", {}),
+    "avi": ("mpeg4", {}),
+    "ts": ("libx264", {}),
+    "mpg": ("mpeg2video", {}),
+    "flv": ("flv1", {}),
+    "wmv": ("wmv2", {}),
+}
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Path:
+    """Fifty frames in two seconds, each telling its number."""
+    return write_video(tmp_path / "counted.mp4", counted_frames(50))
+
+
+def textured(n: int) -> list[np.ndarray]:
+    """Frames that all take some room in a file."""
+    dice = np.random.default_rng(0)
+    return [dice.integers(0, 256, (48, 64, 3)).astype(np.uint8) for _ in range(n)]
+
+
+def read_until_broken(path: Path, **options: object) -> tuple[list[video.Frame], str]:
+    """The frames that can be read, and the reason why there are no more."""
+    frames = []
+    with pytest.raises(VideoError) as caught:
+        for frame in read_frames(path, **options):
+            frames.append(frame)  # noqa: PERF402
+    assert caught.value.source == os.fspath(path)
+    assert "\n" not in str(caught.value)
+    return frames, caught.value.reason
+
+
+# Which frames, and when
+
+
+@pytest.mark.parametrize("every", [1, 2, 7, 49, 50, 1000])
+def test_every_nth_frame(counted: Path, every: int) -> None:
+    frames = list(read_frames(counted, every=every))
+    assert [frame.index for frame in frames] == list(range(0, 50, every))
+    assert [number_of(frame.pixels) for frame in frames] == list(range(0, 50, every))
+    assert [frame.seconds for frame in frames] == pytest.approx([k / 25 for k in range(0, 50, every)])
+    for frame in frames:
+        assert (frame.pixels.shape, frame.pixels.dtype) == ((48, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize("ending", CONTAINERS)
+def test_containers(tmp_path: Path, ending: str) -> None:
+    codec, options = CONTAINERS[ending]
+    path = write_video(tmp_path / f"a.{ending}", counted_frames(50), codec=codec, options=options)
+    assert is_video(path)
+    frames = list(read_frames(path, every=1))
+    assert [number_of(frame.pixels) for frame in frames] == list(range(50))
+    if ending != "mpg":  # whose writer is a frame off now and then
+        assert np.diff([frame.seconds for frame in frames]) == pytest.approx(1 / 25, abs=0.002)
+    assert frames[0].seconds == pytest.approx(0, abs=0.05), "seconds count from the file's start"
+    assert video_seconds(path) == pytest.approx(2, abs=0.6)
+
+
+@pytest.mark.parametrize("rate", [3, 5, 10, 25, 30, 50])
+def test_five_a_second_whatever_the_rate(tmp_path: Path, rate: int) -> None:
+    path = write_video(tmp_path / "a.mp4", counted_frames(50), rate=rate)
+    frames = list(read_frames(path))
+    assert [frame.index for frame in frames] == list(range(0, 50, max(rate // 5, 1)))
+
+
+def test_frames_at_uneven_times(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.05, 0.3, 0.31, 0.45, 2.0, 2.5, 2.55, 2.7]
+    path = write_video(tmp_path / "a.mp4", counted_frames(10), times=times)
+    assert [frame.seconds for frame in read_frames(path, every=1)] == pytest.approx(times, abs=0.002)
+    chosen = list(read_frames(path))
+    assert [frame.index for frame in chosen] == [0, 3, 6, 7, 9], "one when a fifth of a second has gone by"
+    assert [number_of(frame.pixels) for frame in chosen] == [0, 3, 6, 7, 9]
+
+
+def test_frames_that_are_delayed_by_the_coder_come_at_their_times(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", counted_frames(50), codec="libx264", options={})
+    frames = list(read_frames(path, every=1))
+    assert [frame.seconds for frame in frames] == pytest.approx([k / 25 for k in range(50)])
+
+
+def test_one_frame(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", counted_frames(1))
+    (frame,) = read_frames(path)
+    assert (frame.index, frame.seconds, number_of(frame.pixels)) == (0, 0.0, 0)
+
+
+def test_frames_come_one_by_one_and_the_file_is_closed(counted: Path) -> None:
+    frames = read_frames(counted, every=1)
+    assert next(frames).index == 0
+    counted.unlink()  # what is open stays readable
+    assert next(frames).index == 1
+    frames.close()  # type: ignore[attr-defined]
+    if os.path.isdir("/proc/self/fd"):
+        assert not [fd for fd in os.listdir("/proc/self/fd") if "counted" in os.path.realpath(f"/proc/self/fd/{fd}")]
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"every": -1}, {"per_second": 0}, {"per_second": float("nan")}])
+def test_options_out_of_range(counted: Path, options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="wants a number of frames"):
+        read_frames(counted, **options)  # type: ignore[arg-type]
+
+
+# Colours and which way up
+
+
+def test_gray_video(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", counted_frames(5), codec="ffv1", pix_fmt="gray")
+    frames = list(read_frames(path, every=1))
+    assert [number_of(frame.pixels) for frame in frames] == list(range(5))
+    assert all(np.ptp(frame.pixels) <= 1 for frame in frames)
+
+
+def test_colours_are_rgb(tmp_path: Path) -> None:
+    red = np.zeros((48, 64, 3), np.uint8)
+    red[..., 0] = 200
+    (frame,) = read_frames(write_video(tmp_path / "a.mp4", [red]))
+    assert frame.pixels.mean(axis=(0, 1)) == pytest.approx([200, 0, 0], abs=6)
+
+
+MATRICES = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0),
+            (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]  # fmt: skip
+
+
+def shown_by(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Every pixel sent to its place alone, by the standard's formula; places moved to begin at 0."""
+    a, b, c, d = matrix
+    places = {
+        (a * x + c * y, b * x + d * y): pixels[y, x] for y in range(pixels.shape[0]) for x in range(pixels.shape[1])
+    }
+    left, top = min(x for x, _ in places), min(y for _, y in places)
+    width, height = max(x for x, _ in places) - left + 1, max(y for _, y in places) - top + 1
+    result = np.empty((height, width, 3), np.uint8)
+    for (x, y), value in places.items():
+        result[y - top, x - left] = value
+    return result
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+def test_turned(matrix: tuple[int, int, int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    assert (turned(pixels, matrix) == shown_by(pixels, matrix)).all()
+    assert (turned(pixels, tuple(65536 * value for value in matrix)) == shown_by(pixels, matrix)).all()
+    assert turned(pixels, matrix).flags.c_contiguous
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+def test_a_file_says_which_way_up(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    quarters = np.zeros((48, 64, 3), np.uint8)
+    quarters[:24, :32], quarters[:24, 32:], quarters[24:, :32] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    path = write_video(tmp_path / "a.mp4", [quarters], matrix=matrix)
+    (frame,) = read_frames(path)
+    wanted = shown_by(quarters, matrix)
+    assert frame.pixels.shape == wanted.shape
+    assert np.abs(frame.pixels.astype(int) - wanted).mean() < 10
+
+
+@pytest.mark.parametrize(
+    ("aspect", "shape"), [(Fraction(2), (24, 64)), (Fraction(1, 2), (48, 32)), (Fraction(8), (48, 64))]
+)
+def test_pixels_are_made_square(tmp_path: Path, aspect: Fraction, shape: tuple[int, int]) -> None:
+    path = write_video(tmp_path / "a.mkv", counted_frames(2), aspect=aspect)
+    assert [frame.pixels.shape[:2] for frame in read_frames(path, every=1)] == [shape] * 2
+
+
+# What is a video
+
+
+def test_images_are_no_videos(tmp_path: Path, hopper_file: Path, collins_file: Path) -> None:
+    for file in (hopper_file, collins_file):
+        assert not is_video(file)
+        shutil.copy(file, tmp_path / "photo.mp4")
+        assert not is_video(tmp_path / "photo.mp4"), "content counts, not the name"
+    for brand in (b"heic", b"avif", b"mif1"):
+        (tmp_path / "photo.mp4").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(20))
+        assert not is_video(tmp_path / "photo.mp4")
+
+
+def test_a_video_under_another_name(counted: Path) -> None:
+    counted.rename(counted.with_name("photo.jpg"))
+    assert is_video(counted.with_name("photo.jpg"))
+    assert len(list(read_frames(counted.with_name("photo.jpg"), every=1))) == 50
+
+
+def test_a_name_counts_where_the_content_says_nothing(tmp_path: Path) -> None:
+    for name, wanted in (("a.mp4", True), ("A.MKV", True), ("a.txt", False), ("a.jpg", False)):
+        (tmp_path / name).write_text("hello")
+        assert is_video(tmp_path / name) is wanted
+    assert not is_video(tmp_path / "missing.mp4")
+    assert not is_video(tmp_path)
+    assert not is_video("a\0.mp4")
+
+
+def test_a_name_that_is_no_utf8(counted: Path) -> None:
+    name = os.fsencode(counted.parent) + b"/caf\xe9.mp4"
+    try:
+        os.rename(counted, name)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    assert is_video(os.fsdecode(name))
+    assert len(list(read_frames(os.fsdecode(name)))) == 10
+
+
+# Files that are no videos
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"hello\n" * 100, "not a video facespace reads"),
+        (b"\0\0\0\x18ftypisom" + bytes(100), "not a video facespace reads"),
+        (b"\x1aE\xdf\xa3" + bytes(100), "not a video facespace reads"),
+    ],
+)
+def test_not_a_video(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    frames, said = read_until_broken(path)
+    assert not frames
+    assert said.startswith(reason)
+    with pytest.raises(VideoError):
+        video_seconds(path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert read_until_broken(tmp_path / "a.mp4") == ([], "no such file")
+    assert read_until_broken(tmp_path) == ([], "a folder, not a video")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "fifo.mp4")
+        assert not is_video(tmp_path / "fifo.mp4")
+        assert read_until_broken(tmp_path / "fifo.mp4") == ([], "not a regular file")
+
+
+def write_sound(path: Path, codec: str) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_sound_alone(tmp_path: Path) -> None:
+    for name, codec in (("a.mp4", "aac"), ("a.mkv", "pcm_s16le")):
+        assert read_until_broken(write_sound(tmp_path / name, codec)) == ([], "no video in it, only sound")
+
+
+def test_the_cover_of_a_song_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=16_000)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.bit_rate = 1_000_000
+        cover.disposition = av.stream.Disposition.attached_pic
+        for packet in [*cover.encode(av.VideoFrame.from_ndarray(counted_frames(1)[0], "rgb24")), *cover.encode()]:
+            container.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    with av.open(str(path)) as container:
+        assert container.streams.video, "the test is about a file with a cover"
+    assert read_until_broken(path) == ([], "no video in it, only sound")
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    ["ffconcat version 1.0\nfile {name}\n", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{path}\n#EXT-X-ENDLIST\n"],
+    ids=["concat", "hls"],
+)
+def test_a_playlist_opens_no_other_file(counted: Path, playlist: str) -> None:
+    path = counted.with_name("list.mp4")
+    path.write_text(playlist.format(name=counted.name, path=counted))
+    frames, reason = read_until_broken(path)
+    assert not frames
+    assert reason.startswith("not a video facespace reads")
+
+
+def test_a_coding_that_nobody_knows(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", counted_frames(5))
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_NOBODY/KNO/WS"))
+    assert read_until_broken(path) == ([], "its video is coded in a way FFmpeg does not know")
+
+
+def test_formats_beyond_the_list_are_not_opened(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.y4m", counted_frames(5), codec="wrapped_avframe").rename(tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video, "FFmpeg would read it"
+    frames, reason = read_until_broken(tmp_path / "a.mp4")
+    assert not frames
+    assert reason.startswith("not a video facespace reads")
+
+
+def test_a_title_in_no_known_letters(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", counted_frames(5), title="a long title")
+    path.write_bytes(path.read_bytes().replace(b"a long title", b"\xff\xfe\xfa long e"))
+    assert len(list(read_frames(path, every=1))) == 5
+
+
+def test_too_many_pixels_are_refused_before_decoding(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(video, "_decoded", lambda *_: decoded.append(1) or iter(()))
+    frames, reason = read_until_broken(counted, max_pixels=64 * 48 - 1)
+    assert (frames, decoded) == ([], [])
+    assert reason == "frames of 3,072 pixels; the limit is 3,071"
+    large = write_video(counted.with_name("large.mp4"), counted_frames(2, (640, 480)))
+    frames, reason = read_until_broken(large, max_pixels=1000)
+    assert (frames, decoded) == ([], [])
+    assert reason == "its frames have no size that can be read, or more than 1,000 pixels"
+    monkeypatch.undo()
+    assert len(list(read_frames(counted, every=10, max_pixels=64 * 48))) == 5
+
+
+def test_without_pyav(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert is_video(counted), "what a file is can be told without"
+    with pytest.raises(RuntimeUnavailable, match=r"pip install 'facespace\[video\]'"):
+        list(read_frames(counted))
+
+
+def test_a_wav_file_is_no_video(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1000))
+    assert not is_video(tmp_path / "a.wav")
+
+
+# Damaged files
+
+
+@pytest.mark.parametrize("ending", ["mov", "mkv", "avi", "webm", "flv"])
+def test_a_truncated_video(tmp_path: Path, ending: str) -> None:
+    codec, options = CONTAINERS[ending]
+    path = write_video(tmp_path / f"a.{ending}", textured(50), codec=codec, options=options, gop=1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    frames, reason = read_until_broken(path, every=1)
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert 20 < len(frames) < 45
+    assert reason.startswith("damaged (")
+    assert reason.endswith(f"); {len(frames)} frames of it could be read")
+
+
+def test_a_hole_in_the_midst(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", textured(20), codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    middle = data.index(b"00dc", len(data) // 2) + 8
+    size = int.from_bytes(data[middle - 4 : middle], "little")
+    data[middle : middle + size] = bytes(size)
+    path.write_bytes(data)
+    frames, reason = read_until_broken(path, every=1)
+    assert len(frames) == 19
+    assert frames[-1].seconds == pytest.approx(19 / 25), "what comes after the hole is read too"
+    assert reason.startswith("damaged (")
+
+
+def test_a_broadcast_that_begins_in_the_midst_is_not_damaged(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.ts", textured(50), codec="libx264", gop=10)
+    packets = path.read_bytes()
+    for begin in range(3):
+        path.write_bytes(packets[188 * (len(packets) // 188 // 4 + begin) :])
+        frames = list(read_frames(path, every=1))
+        assert 25 <= len(frames) < 50
+
+
+def test_an_error_between_frames_ends_the_reading(monkeypatch: pytest.MonkeyPatch, counted: Path) -> None:
+    """Whatever reader of FFmpeg raises it."""
+
+    def broken(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        yield from itertools.islice(packets, 30)
+        raise ValueError("what\na mess")
+
+    class Broken:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def demux(self, stream: object) -> Iterator[av.Packet]:
+            return broken(self._container.demux(stream))
+
+    decoded = video._decoded
+    monkeypatch.setattr(video, "_decoded", lambda container, *rest: decoded(Broken(container), *rest))
+    frames, reason = read_until_broken(counted, every=1)
+    assert len(frames) == 30, "those that the decoder held back came too"
+    assert reason == "damaged (what); 30 frames of it could be read"
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "avi", "ts", "webm"])
+def test_flipped_bits_give_frames_or_one_clear_error(
+    tmp_path: Path, ending: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    codec, options = CONTAINERS[ending]
+    path = write_video(tmp_path / f"a.{ending}", textured(5), codec=codec, options=options)
+    whole = path.read_bytes()
+    dice = random.Random(ending)
+    outcomes = set()
+    for _ in range(12):
+        data = bytearray(whole)
+        for _ in range(dice.choice((1, 10, 50))):
+            data[dice.randrange(min(len(data), dice.choice((700, len(data)))))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data[: dice.choice((len(data), len(data), dice.randrange(1, len(data))))])
+        n = 0
+        try:
+            for frame in read_frames(path, every=1):
+                assert (frame.pixels.ndim, frame.pixels.dtype) == (3, np.uint8)
+                assert frame.seconds >= 0
+                n += 1
+            outcomes.add("read")
+        except VideoError as error:
+            assert "\n" not in str(error)
+            outcomes.add("part" if n else "none")
+    assert len(outcomes) >= 2, "the flips are to do different harm"
+    assert capfd.readouterr() == ("", ""), "nothing is printed past the caller"
+
+
+def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_video(tmp_path / "a.ts", textured(200), codec="mpeg2video")
+    frames: list[video.Frame] = []
+
+    class Failing:
+        """A file that cannot be read any more once there was a frame."""
+
+        def __init__(self, file: Any) -> None:
+            self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+        def read(self, size: int) -> bytes:
+            if frames:
+                raise OSError(errno.EIO, "Input/output error")
+            return self._read(size)  # type: ignore[no-any-return]
+
+    file_class = video._File
+    monkeypatch.setattr(video, "_File", lambda file: file_class(Failing(file)))  # type: ignore[arg-type]
+    with pytest.raises(VideoError, match=r"damaged \(Input/output error\); \d+ frames of it could be read$"):
+        for frame in read_frames(path, every=1):
+            frames.append(frame)  # noqa: PERF402
+    assert 1 < len(frames) < 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_place_before_the_begin_of_a_file(counted: Path) -> None:
+    with open(counted, "rb") as file:
+        assert video._File(file).seek(-5) < 0
+        assert video._File(file).seek(1 << 80) < 0
+        assert video._File(file).seek(7) == 7
