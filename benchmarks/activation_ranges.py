@@ -20,7 +20,7 @@ import numpy as np
 
 import facespace
 from facespace.formats.onnx_model import describe, new_node, parse_model
-from facespace.models.opening import find_model
+from facespace.models.opening import open_model
 from facespace.pipeline.sample_crops import sample_crops
 from facespace.runtime.onnx_network import OnnxNetwork
 from facespace.runtime.quantization import quantize
@@ -79,9 +79,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
 
-    source = find_model(args.model)
+    source = open_model(args.model)
     spec = source.spec
-    model, fingerprint = source.onnx()
+    assert source.read_onnx is not None
+    model, fingerprint = source.read_onnx(), source.fingerprint
     crops = sample_crops(args.shared / "data/train_182", spec, 10**6)
     sampled, held_out = crops[::3], np.concatenate([crops[1::3], crops[2::3]])
     choosing = sampled[::EVERY]

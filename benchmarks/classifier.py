@@ -22,7 +22,6 @@ import numpy as np
 
 from facespace.embedding.embedder import Embedder
 from facespace.identification.classifier import Classifier
-from facespace.identification.classifier_file import load, save
 from facespace.identification.classifier_methods import METHODS
 
 
@@ -99,20 +98,18 @@ def refit(root: Path) -> None:
     names = [f"person {k:04}" for k in owners]
     digests = tuple(f"photo:{k:064x}" for k in range(len(owners)))
     file = root / "thousand.classifier"
-    save(
-        file,
-        Classifier().fit(vectors[:10_000], names[:10_000], calibration=embedder.calibration),
-        digests[:10_000],
-        embedder,
+    first = Classifier().fit(
+        vectors[:10_000], names[:10_000], calibration=embedder.calibration, digests=digests[:10_000]
     )
+    first.save(file, embedder)
     times = []
     for _ in range(7):
         start = time.perf_counter()
-        kept = load(file, embedder)
-        everybody = np.concatenate([kept.classifier.embeddings_, vectors[10_000:]])
-        known = [kept.classifier.names_[k] for k in kept.classifier.owners_] + names[10_000:]
-        grown = Classifier().fit(everybody, known, calibration=embedder.calibration)
-        save(root / "grown.classifier", grown, digests, embedder)
+        kept = Classifier.load(file, embedder)
+        everybody = np.concatenate([kept.embeddings_, vectors[10_000:]])
+        known = [kept.names_[k] for k in kept.owners_] + names[10_000:]
+        grown = Classifier().fit(everybody, known, calibration=embedder.calibration, digests=digests)
+        grown.save(root / "grown.classifier", embedder)
         times.append(time.perf_counter() - start)
     print(
         f"1,000 people of 10 photos and one more: read, learned again with its evidence and written in "

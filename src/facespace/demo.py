@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageOps
 
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.factory import create_detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import FacespaceError
 from facespace.faces.drawing import KNOWN, UNKNOWN, annotate
@@ -54,7 +54,7 @@ def run(folder: Path) -> DemoResult:
     with atomic_path(group_file) as path:
         _compose([tile for tile, _ in tiles]).save(path, "JPEG", quality=92)
 
-    detector, embedder = MTCNN(), Embedder.load()
+    detector, embedder = create_detector(), Embedder.load()
     with Gallery(gallery_file, embedder, create=True) as gallery:
         portraits = process(map(str, files.values()), detector, embedder, largest=True, keep_crops=True)
         for name, portrait in zip(files, portraits, strict=True):

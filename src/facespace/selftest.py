@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,59 +12,6 @@ import numpy.typing as npt
 from facespace.defaults import DEFAULT_MODEL
 from facespace.detection.mtcnn.networks import output_network
 from facespace.embedding.embedder import Embedder
-
-# Outputs of the default model and of O-Net for `pattern`, computed once in float32 by plain ONNX Runtime.
-EMBEDDING_HEAD = (
-    -0.015267,
-    0.090393,
-    0.115731,
-    -0.049147,
-    0.006190,
-    -0.019636,
-    -0.051335,
-    -0.095602,
-    -0.029546,
-    -0.023284,
-    0.038860,
-    0.020349,
-    0.106461,
-    -0.000559,
-    0.041289,
-    0.034105,
-    0.085725,
-    -0.086942,
-    0.002491,
-    0.020911,
-    -0.032264,
-    -0.023903,
-    -0.037211,
-    0.032787,
-    -0.044733,
-    -0.030602,
-    0.080451,
-    -0.092263,
-    0.063378,
-    0.045236,
-    0.035563,
-    0.023024,
-)
-ONET_HEADS = (
-    -1.50387,
-    0.06153,
-    -0.00429,
-    -0.06172,
-    0.07178,
-    0.37751,
-    0.71666,
-    0.40794,
-    0.22414,
-    0.48984,
-    0.20117,
-    0.34769,
-    0.51548,
-    0.69770,
-    0.82416,
-)
 
 
 @dataclass(slots=True)
@@ -96,11 +45,12 @@ def selftest() -> SelfTest:
         detector_runtime=onet.runtime,
         thresholds=f"measured on {known.n_people} people, {known.runtime} {known.precision}" if known else "none",
     )
-    embedding = embedder.embed(pattern(embedder.spec.size)[None])[0][: len(EMBEDDING_HEAD)]
-    cosine = _cosine(embedding, np.array(EMBEDDING_HEAD))
+    wanted = json.loads(importlib.resources.files("facespace").joinpath("selftest.json").read_text(encoding="utf-8"))
+    head = np.array(wanted["embedding_head"])
+    cosine = _cosine(embedder.embed(pattern(embedder.spec.size)[None])[0][: len(head)], head)
     result.checks.append(("embedding of a fixed pattern", cosine >= 0.995, f"cosine {cosine:.6f} to the reference"))
     heads = onet.run(pattern(48).astype(np.float32).transpose(2, 0, 1)[None])[0][0]
-    difference = float(np.abs(heads - np.array(ONET_HEADS)).max())
+    difference = float(np.abs(heads - np.array(wanted["onet_heads"])).max())
     result.checks.append(("detector on a fixed pattern", difference <= 1e-3, f"largest difference {difference:.1e}"))
     return result
 

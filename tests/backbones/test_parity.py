@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from facespace.backbones.registry import skeleton
-from facespace.backbones.weight_loading import from_tensorflow, tensorflow_variables
+from facespace.backbones.weight_loading import from_tensorflow
 from facespace.formats.tf_graph import constant, read_graph
+from support.tf_variables import tensorflow_variables
 
 pytestmark = pytest.mark.shared
 

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from facespace.backbones.registry import skeleton
-from facespace.backbones.weight_loading import from_tensorflow, tensorflow_variables
+from facespace.backbones.weight_loading import from_tensorflow
+from support.tf_variables import tensorflow_variables
 
 Variables = dict[str, np.ndarray]
 STAGES = {2: (64, ["1a", "1b", "1c"]), 3: (128, ["2a", "2b", "2c", "2d"]), 4: (256, ["3a", "3b", "3c", "3d", "3e", "3f"]), 5: (512, ["4a", "4b", "4c"])}  # fmt: skip

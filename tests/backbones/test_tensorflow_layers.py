@@ -14,7 +14,6 @@ from facespace.backbones.tensorflow_layers import (
     Convolution,
     Dense,
     average_pool_same,
-    max_pool_same,
     same_padding,
 )
 
@@ -77,7 +76,6 @@ def test_same_layers_are_what_loops_say(size: int, kernel: int, stride: int) -> 
     with torch.no_grad():
         for ours, reduce in (
             (layer(images), weighed),
-            (max_pool_same(images, kernel, stride), lambda values, _: values.max(1)),
             (average_pool_same(images, kernel, stride), lambda values, _: values.mean(1)),
         ):
             np.testing.assert_allclose(ours[0], over_windows(x, kernel, stride, reduce), atol=1e-5)

@@ -17,9 +17,9 @@ from facespace.backbones.weight_loading import (
     facenet_pytorch_name,
     from_state_dict,
     from_tensorflow,
-    tensorflow_variables,
 )
 from facespace.errors import ModelError
+from support.tf_variables import tensorflow_variables
 
 State = dict[str, torch.Tensor]
 

@@ -7,7 +7,6 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from facespace.clustering.algorithms import METHODS, cluster, join_groups, largest_first, threshold_for
-from facespace.clustering.similarity_graph import similar_pairs
 from support.calibrations import CALIBRATION
 from support.sphere import people, unit
 
@@ -118,28 +117,3 @@ def test_new_faces_join_old_groups_and_old_ones_stay():
     assert (joined[owners < 3] == owners[owners < 3] * 10).all()
     assert (joined[owners == 3] == -1).all()
     assert (join_groups(vectors, np.full(24, -1), 0.5) == -1).all()
-
-
-def test_pairs_against_all_of_them(monkeypatch):
-    monkeypatch.setattr("facespace.clustering.similarity_graph._ROWS", 7)
-    monkeypatch.setattr("facespace.clustering.similarity_graph._COLUMNS", 16)
-    vectors, _ = people(8, 6, dimension=16, similarity=0.5)
-    steps = []
-    graph = similar_pairs(vectors, 0.4, progress=lambda done, total: steps.append((done, total)))
-    similarity = vectors @ vectors.T
-    wanted = {(i, j) for i in range(48) for j in range(i + 1, 48) if similarity[i, j] >= 0.4}
-    assert set(zip(graph.first.tolist(), graph.second.tolist(), strict=True)) == wanted
-    np.testing.assert_allclose(graph.similarity, similarity[graph.first, graph.second], atol=1e-6)
-    assert graph.whole
-    assert steps[-1][0] == steps[-1][1]
-
-
-def test_crowded_faces_keep_their_nearest_and_stay_one_group(monkeypatch):
-    monkeypatch.setattr("facespace.clustering.similarity_graph._DENSE", 13)
-    monkeypatch.setattr("facespace.clustering.similarity_graph._MOST", 12)
-    vectors, owners = people(3, 40, dimension=64, similarity=0.8)
-    graph = similar_pairs(vectors, 0.5)
-    assert not graph.whole
-    assert len(graph.first) <= 12 * len(vectors)
-    for method in METHODS:
-        assert same_partition(cluster(vectors, method=method, threshold=0.5), owners)

@@ -1,4 +1,4 @@
-"""The dataset doctor: wrong labels, copies and shared people, in numbers whose truth is known and in real crops."""
+"""Checks of a dataset: wrong labels and shared people, in numbers whose truth is known and in real crops."""
 
 from __future__ import annotations
 
@@ -10,23 +10,11 @@ import pytest
 from PIL import Image
 
 import facespace
-from facespace.curation import checker as dataset_check, duplicates as dataset_copies
+from facespace.curation import checker as dataset_check
 from facespace.curation.checker import Findings, check, shared_people, wrong_labels
-from facespace.curation.duplicates import Copy, copies_between, correlation, duplicates, group
-from facespace.curation.images import read_crops, thumbnail
 from facespace.errors import DatasetError, ModelError
-from facespace.faces.crops import CropRecord, fit
-
-
-def crowd(n_people: int, n_images: int, *, alike: float = 0.65, dimension: int = 128, seed: int = 0):
-    """Unit vectors of people whose images have about `alike` similarity with each other, and labels."""
-    random = np.random.default_rng(seed)
-    people = random.standard_normal((n_people, dimension)) / dimension**0.5
-    labels = np.repeat(np.arange(n_people), n_images)
-    noise = random.standard_normal((len(labels), dimension)) / dimension**0.5
-    vectors = np.sqrt(alike) * people[labels] + np.sqrt(1 - alike) * noise
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
-
+from facespace.faces.crops import CropRecord
+from support.pictures import crowd, scene
 
 # Wrong labels
 
@@ -157,129 +145,6 @@ def test_labels_that_do_not_fit() -> None:
         wrong_labels(embeddings, labels[1:], 3)
 
 
-# Copies
-
-
-def scene(seed: int, size: int = 160) -> Image.Image:
-    """A picture with shapes of all sizes."""
-    random = np.random.default_rng(seed)
-    layers = [
-        np.asarray(Image.fromarray(random.integers(0, 256, (n, n)).astype(np.uint8)).resize((size, size)), np.float64)
-        for n in (3, 7, 14, 28)
-    ]
-    return Image.fromarray(np.clip(np.mean(layers, axis=0) * 1.6 - 70, 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def thumb(picture: Image.Image) -> np.ndarray:
-    return thumbnail(np.asarray(picture))
-
-
-def test_correlation_sees_through_light_size_mirrors_and_moves() -> None:
-    one = scene(0)
-    changed = {
-        "darker": one.point(lambda value: value * 0.6 + 20),
-        "small": one.resize((50, 50)).resize((160, 160)),
-        "mirrored": one.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        "moved": one.transform((160, 160), Image.Transform.AFFINE, (1, 0, 13, 0, 1, -20)),  # 2 and 3 of 24 pixels
-    }
-    r = {name: correlation(thumb(one)[None], thumb(picture)[None])[0] for name, picture in changed.items()}
-    assert min(r["darker"], r["small"], r["mirrored"]) > 0.95, r
-    assert r["moved"] > 0.8, r
-    others = np.stack([thumb(scene(seed)) for seed in range(1, 60)])
-    assert correlation(np.repeat(thumb(one)[None], 59, axis=0), others).max() < 0.7
-
-
-def test_correlation_is_the_best_window_of_a_plain_loop() -> None:
-    a, b = thumb(scene(5)).astype(float), thumb(scene(6)).astype(float)
-
-    def shapes(picture: np.ndarray) -> np.ndarray:
-        padded = np.pad(picture, 2, mode="edge")
-        return np.array([[picture[y, x] - padded[y : y + 5, x : x + 5].mean() for x in range(24)] for y in range(24)])
-
-    best = -1.0
-    for turned in (shapes(b), shapes(b)[:, ::-1]):
-        for y in range(7):
-            for x in range(7):
-                pair = shapes(a)[3:21, 3:21].ravel(), turned[y : y + 18, x : x + 18].ravel()
-                best = max(best, np.corrcoef(*pair)[0, 1])
-    assert correlation(a[None].astype(np.uint8), b[None].astype(np.uint8))[0] == pytest.approx(best, abs=1e-4)
-
-
-def test_flat_pictures_are_no_copies_of_each_other() -> None:
-    flat = np.full((2, 24, 24), 100, np.uint8)
-    assert correlation(flat[:1], flat[1:] + 9).tolist() == [0]
-
-
-def photos(n: int) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
-    embeddings, _ = crowd(n, 1)
-    return embeddings, np.stack([thumb(scene(seed)) for seed in range(n)]), [b"%d" % index for index in range(n)]
-
-
-def test_exact_copies_within_and_across() -> None:
-    embeddings, thumbnails, digests = photos(6)
-    for to in (1, 4, 5):
-        embeddings[to], thumbnails[to], digests[to] = embeddings[0], thumbnails[0], digests[0]
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    found = duplicates(embeddings, thumbnails, labels, digests)
-    assert {(copy.first, copy.second, copy.exact) for copy in found} == {
-        (0, 1, True), (0, 4, True), (4, 5, True), (0, 5, True),
-    }  # fmt: skip
-
-
-def test_near_copies_want_both_pixels_and_embedding() -> None:
-    embeddings, thumbnails, digests = photos(8)
-    embeddings[1], thumbnails[1] = embeddings[0], thumbnails[0][:, ::-1]  # a mirrored copy
-    embeddings[3] = embeddings[2]  # the same person looks the same in another photo
-    thumbnails[5] = thumbnails[4]  # another person before the same background
-    found = duplicates(embeddings, thumbnails, np.arange(8), digests)
-    assert [(copy.first, copy.second, copy.exact) for copy in found] == [(0, 1, False)]
-    assert found[0].similarity == pytest.approx(1)
-    assert found[0].correlation == pytest.approx(1, abs=1e-5)
-
-
-def near(similarity: float, agreement: float, monkeypatch: pytest.MonkeyPatch) -> bool:
-    embeddings = np.array([[1, 0], [similarity, (1 - similarity**2) ** 0.5]], np.float32)
-    monkeypatch.setattr(dataset_copies, "correlation", lambda first, _: np.full(len(first), agreement))
-    return bool(duplicates(embeddings, np.zeros((2, 24, 24), np.uint8), np.zeros(2, np.int64), [b"a", b"b"]))
-
-
-def test_the_rule_of_near_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = {(0.96, 0.71): True, (0.96, 0.69): False, (0.94, 0.94): False, (0.86, 0.96): True, (0.84, 0.99): False}
-    assert {case: near(*case, monkeypatch) for case in cases} == cases
-
-
-def test_blocks_and_crowds_do_not_hide_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    embeddings, thumbnails, digests = photos(40)
-    for to, of in ((39, 0), (20, 3), (21, 20)):
-        embeddings[to], thumbnails[to] = embeddings[of], thumbnails[of]
-    labels = np.arange(40) % 2
-    whole = duplicates(embeddings, thumbnails, labels, digests)
-    assert {(copy.first, copy.second) for copy in whole} >= {(0, 39), (3, 20), (20, 21)}
-    for rows, columns, most in ((5, 3, 64), (7, 40, 2)):
-        monkeypatch.setattr(dataset_copies, "_ROWS", rows)
-        monkeypatch.setattr(dataset_copies, "_COLUMNS", columns)
-        monkeypatch.setattr(dataset_copies, "_MOST_CANDIDATES", most)
-        parts = duplicates(embeddings, thumbnails, labels, digests)
-        assert [(c.first, c.second) for c in parts] == [(c.first, c.second) for c in whole]
-
-
-def test_copies_between_two_sets() -> None:
-    theirs = photos(9)
-    ours = theirs[0][:5], theirs[1][:5], theirs[2][:5]
-    theirs = theirs[0][::-1].copy(), theirs[1][::-1].copy(), [b"other %d" % i for i in range(9)]
-    theirs[2][8] = b"0"
-    found = copies_between(ours, theirs)
-    assert [(copy.first, copy.second, copy.exact) for copy in found] == [
-        (8 - i, i, i == 0) for i in range(5)
-    ]  # fmt: skip
-    assert copies_between(ours, (ours[0][:0], ours[1][:0], [])) == []
-
-
-def test_groups_join_chains() -> None:
-    copies = [Copy(first, second, True, 1, 1) for first, second in ((3, 4), (1, 3), (0, 2))]
-    assert group(6, copies).tolist() == [0, 1, 0, 1, 1, 5]
-
-
 # Shared people
 
 
@@ -318,27 +183,7 @@ def test_more_comparisons_and_more_photos_want_more(embedder: facespace.Embedder
     assert (given[0] + given[1]).tolist() == [0.42, 0.42]
 
 
-# Reading
-
-
-def test_crops_are_cut_or_resized_to_the_model() -> None:
-    random = np.random.default_rng(0)
-    crop = random.integers(0, 256, (182, 182, 3)).astype(np.uint8)
-    assert (fit(crop, 160)[0] == crop[11:171, 11:171]).all()
-    assert fit(crop[:160, :160], 160)[1] == "160 px crops as they are"
-    for shape, said in (
-        ((112, 112), "112 px crops resized to 160 px"),
-        ((250, 250), "250 px crops resized to 160 px"),
-        ((100, 300), "300x100 px crops resized to 160 px"),
-        ((160, 190), "the central 160 px of 190x160 px crops"),
-        ((1, 1), "1 px crops resized to 160 px"),
-    ):
-        fitted, how = fit(random.integers(0, 256, (*shape, 3)).astype(np.uint8), 160)
-        assert fitted.shape == (160, 160, 3)
-        assert how == said
-    wide = np.zeros((50, 150, 3), np.uint8)
-    wide[:, 50:100] = 200
-    assert (fit(wide, 160)[0] == 200).all()
+# Whole datasets
 
 
 @pytest.fixture(scope="module")
@@ -408,19 +253,6 @@ def test_an_evaluation_set_of_photos_is_aligned(
     assert findings.evaluation is not None
     assert not findings.evaluation.faceless
     assert sorted(findings.evaluation.prepared.values()) == [1, 1]
-
-
-def test_pixels_count_and_not_files(embedder: facespace.Embedder, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    picture = scene(1)
-    picture.save(tmp_path / "a" / "1.png")
-    picture.save(tmp_path / "a" / "2.bmp")
-    picture.crop((0, 0, 160, 80)).save(tmp_path / "a" / "3.png")
-    Image.new("RGB", (160, 80)).save(tmp_path / "a" / "4.png")
-    Image.new("RGB", (80, 160)).save(tmp_path / "a" / "5.png")
-    digests = read_crops(tmp_path, embedder, progress=lambda items, *_: iter(items)).digests
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 4
 
 
 def test_without_thresholds_one_is_asked_for(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +12,8 @@ from PIL import Image
 from facespace.datasets.pairs.pair_sets import PairSet
 from facespace.errors import DatasetError
 from facespace.evaluation.pairs import evaluate_pairs
-from facespace.faces.crops import CropRecord, aligned_record
-from support.evaluations import FITS, SPEC, Colours, crop, files, listed
+from facespace.faces.crops import CropRecord
+from support.evaluations import FITS, Colours, files, listed
 
 
 def test_folds_and_mirror_images():
@@ -132,20 +131,6 @@ def test_groups():
     assert (young.n_same, young.n_different, old.n_same) == (4, 4, 4)
     wrong = ~result.verification.correct
     assert young.fmr == wrong[:8][~source.pairs.same[:8]].mean() and young.accuracy == 1 - wrong[:8].mean()
-
-
-def test_record_of_aligned_crops(tmp_path):
-    embedder = SimpleNamespace(spec=SPEC)
-    sample = tmp_path / "a.png"
-    sample.write_bytes(crop(0, 0))
-    assert aligned_record(tmp_path, embedder.spec, sample) == FITS
-    Image.new("RGB", (64, 64)).save(sample)
-    assert aligned_record(tmp_path, embedder.spec, sample).image_size == 64
-    Image.new("RGB", (64, 60)).save(sample)
-    with pytest.raises(DatasetError, match="64x60 px; aligned crops are square"):
-        aligned_record(tmp_path, embedder.spec, sample)
-    CropRecord(112, 0, "arcface").write(tmp_path)
-    assert aligned_record(tmp_path, embedder.spec, sample).template == "arcface"
 
 
 def test_whole_photos_without_a_face(tmp_path, detector, hopper_file, cat_file):

@@ -13,10 +13,8 @@ import pytest
 from PIL import Image
 
 from facespace.datasets.pairs.pair_sets import PairSet
-from facespace.errors import RuntimeUnavailable
 from facespace.evaluation.pairs import evaluate_pairs
 from facespace.evaluation.report import as_json, warnings, worst, write_report
-from facespace.reports.page import check_plots
 from support.evaluations import FITS, Colours, crop, files, listed
 
 
@@ -113,9 +111,3 @@ def test_misfit_is_the_first_line(tmp_path):
     body = (tmp_path / "report.html").read_text(encoding="utf-8").partition("</style>")[2]
     assert body.strip().startswith("<p class=warn><b>Crops and model do not fit:</b> the crops are 48 px arcface")
     assert "optimistic" in " ".join(warnings(evaluation))
-
-
-def test_without_matplotlib(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(RuntimeUnavailable, match=r"facespace\[plots\]"):
-        check_plots()

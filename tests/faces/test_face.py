@@ -1,28 +1,19 @@
-"""Faces, input specs and the two ways of cropping, against golden boxes, published crops and least squares."""
+"""One face: what is refused, and how it is compared with others."""
 
 from __future__ import annotations
 
-import collections
-import io
+import itertools
 import math
-import pickle
-import re
-from dataclasses import FrozenInstanceError, replace
-from pathlib import Path
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
-from PIL import Image
 
-from facespace import Face, InputSpec, ModelError, align
-from facespace.faces.alignment import ARCFACE_TEMPLATE, crop_box, similarity_transform
-from facespace.faces.input_spec import INPUT_SPECS
+from facespace import Face
+from facespace.faces.face import central_face, overlaps
+from support.landmarks import LANDMARKS
 
-LANDMARKS = ((20.0, 40.0), (40.0, 40.0), (30.0, 50.0), (22.0, 60.0), (38.0, 60.0))
 FACE = Face((10, 20, 50, 70), 0.99, LANDMARKS)
-
-# --- Face ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -65,318 +56,60 @@ def test_a_face_as_json_writes_it():
     assert {type(value) for value in face.as_dict()["box"]} == {float}
 
 
-# --- InputSpec ----------------------------------------------------------------------------------------------------
-
-GOOD = {"size": 160, "template": "box"}
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("size", 15),
-        ("size", 1025),
-        ("size", 160.0),
-        ("size", "160"),
-        ("size", True),
-        ("template", "ears"),
-        ("template", []),
-        ("crop_margin", -1),
-        ("crop_margin", 1.5),
-        ("crop_margin", 10**6),
-        ("channel_order", "RGBA"),
-        ("channel_order", None),
-        ("standardization", "prewhiten"),
-        ("mean", math.nan),
-        ("mean", "127.5"),
-        ("mean", None),
-        pytest.param("mean", 10**400, id="mean-huge"),
-        ("std", 0),
-        ("std", -128),
-        ("std", math.inf),
-        ("std", 1e-320),
-    ],
-)
-def test_what_is_no_spec(field, value):
-    with pytest.raises(ModelError, match=f"input spec: {field} cannot be "):
-        InputSpec.from_dict(GOOD | {field: value})
-
-
-def test_fields_missing_or_unknown():
-    with pytest.raises(ModelError, match="the field 'template' is missing"):
-        InputSpec.from_dict({"size": 160})
-    with pytest.raises(ModelError, match="the field 'size' is missing"):
-        InputSpec.from_dict({"template": "box"})
-    with pytest.raises(ModelError, match=r"unknown field 'prewhiten'; it has .*standardization"):
-        InputSpec.from_dict(GOOD | {"prewhiten": True})
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    size=st.integers(16, 1024),
-    template=st.sampled_from(["box", "arcface"]),
-    crop_margin=st.integers(0, 1024),
-    channel_order=st.sampled_from(["RGB", "BGR"]),
-    standardization=st.sampled_from(["fixed", "per-image"]),
-    mean=st.floats(-1e3, 1e3),
-    std=st.floats(0.01, 1e3),
-)
-def test_to_a_dictionary_and_back(**fields):
-    spec = InputSpec(**fields)
-    assert spec.as_dict() == fields
-    assert InputSpec.from_dict(spec.as_dict()) == spec
-
-
-def test_presets():
-    assert {
-        name: (s.size, s.template, s.crop_margin, s.channel_order, s.standardization, s.mean, s.std)
-        for name, s in INPUT_SPECS.items()
-    } == {
-        "facenet-2018": (160, "box", 32, "RGB", "fixed", 127.5, 128.0),
-        "facenet-2017": (160, "box", 32, "RGB", "per-image", 127.5, 128.0),
-        "arcface-112": (112, "arcface", 0, "RGB", "fixed", 127.5, 127.5),
-    }
-
-
-def crops_of(n: int, size: int = 24) -> np.ndarray:
-    return np.random.default_rng(n).integers(0, 256, (n, size, size, 3)).astype(np.uint8)
-
-
-@pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_fixed_standardization(order):
-    crops = crops_of(3)
-    found = InputSpec(24, "box", mean=100.5, std=57, channel_order=order).preprocess(crops)
-    wanted = (crops.astype(np.float64) - 100.5) / 57
-    np.testing.assert_allclose(found, wanted if order == "RGB" else wanted[..., [2, 1, 0]], rtol=1e-6, atol=1e-6)
-    assert found.dtype == np.float32
-
-
-@pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_per_image_standardization_is_prewhitening(order):
-    crops = np.concatenate([crops_of(3), np.full((1, 24, 24, 3), 77, np.uint8), crops_of(1) // 200])
-    found = InputSpec(24, "box", standardization="per-image", channel_order=order).preprocess(crops)
-    for crop, ours in zip(crops, found, strict=True):
-        mean, std = np.mean(crop), np.std(crop)
-        wanted = (crop - mean) / np.maximum(std, 1.0 / np.sqrt(crop.size))
-        np.testing.assert_allclose(ours, wanted if order == "RGB" else wanted[..., ::-1], rtol=1e-5, atol=1e-5)
-    assert found.dtype == np.float32
-    assert not found[3].any()
-
-
-@pytest.mark.parametrize("standardization", ["fixed", "per-image"])
-def test_no_crops_are_no_numbers(standardization):
-    spec = InputSpec(24, "box", standardization=standardization)
-    assert spec.preprocess(crops_of(0)).shape == (0, 24, 24, 3)
-
-
-def test_preprocessing_leaves_the_crops_alone():
-    crops = crops_of(2)
-    before = crops.copy()
-    for spec in INPUT_SPECS.values():
-        replace(spec, size=24).preprocess(crops)
-    assert (crops == before).all()
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [
-        ((24, 24, 3), np.uint8),
-        ((1, 24, 24), np.uint8),
-        ((1, 24, 25, 3), np.uint8),
-        ((1, 3, 24, 24), np.uint8),
-        ((1, 24, 24, 4), np.uint8),
-        ((1, 24, 24, 3), np.float32),
-        ((0, 25, 24, 3), np.uint8),
-    ],
-)
-def test_preprocessing_refuses_other_arrays(shape, dtype):
-    message = re.escape(f"(N, 24, 24, 3); got {np.dtype(dtype)} of shape {shape}")
-    with pytest.raises(ValueError, match=message):
-        InputSpec(24, "box").preprocess(np.zeros(shape, dtype))
-
-
-# --- crop_box and the box template ----------------------------------------------------------------------------------
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    corner=st.tuples(st.floats(-300, 500), st.floats(-300, 500)),
-    side=st.tuples(st.floats(0.01, 400), st.floats(0.01, 400)),
-    width=st.integers(1, 300),
-    height=st.integers(1, 300),
-    crop_margin=st.integers(0, 80),
-)
-def test_crops_are_never_empty_nor_outside(corner, side, width, height, crop_margin):
-    box = (*corner, corner[0] + side[0], corner[1] + side[1])
-    x1, y1, x2, y2 = crop_box(box, width, height, crop_margin)
-    assert 0 <= x1 < x2 <= width
-    assert 0 <= y1 < y2 <= height
-    wanted = [
-        int(max(box[0] - crop_margin / 2, 0)),
-        int(max(box[1] - crop_margin / 2, 0)),
-        int(min(box[2] + crop_margin / 2, width)),
-        int(min(box[3] + crop_margin / 2, height)),
-    ]
-    if wanted[0] < wanted[2] and wanted[1] < wanted[3]:
-        assert [x1, y1, x2, y2] == wanted
-
-
-def test_half_of_an_odd_margin_is_half_a_pixel():
-    assert crop_box((10.6, 10.4, 20.4, 20.6), 100, 100, 3) == (9, 8, 21, 22)
-
-
-@pytest.mark.shared
-def test_golden_crop_boxes(shared, detector):
-    """Every 33rd photo of LFW view 1: the 2018 choice among faces, area less twice the squared way to the centre."""
-    lines = (shared / "golden" / "lfw_view1_boxes_160_32.txt").read_text(encoding="utf-8").splitlines()[::33]
-    assert len(lines) >= 150
-    entries = [line.split() for line in lines]
-    folder = shared / "data" / "lfw_view1" / "images"
-    images = [np.asarray(Image.open(folder / name).convert("RGB")) for name, *_ in entries]
-    agree = 0
-    for (_, *wanted), image, faces in zip(entries, images, detector.detect_many(images), strict=True):
-        height, width = image.shape[:2]
-
-        def value(face: Face, width: int = width, height: int = height) -> float:
-            x1, y1, x2, y2 = face.box
-            way = ((x1 + x2) / 2 - width / 2) ** 2 + ((y1 + y2) / 2 - height / 2) ** 2
-            return (x2 - x1) * (y2 - y1) - 2 * way
-
-        found = crop_box(max(faces, key=value).box, width, height, 32) if faces else ()
-        difference = np.subtract(found, [int(v) for v in wanted]) if len(found) == len(wanted) else np.array([99])
-        agree += bool(np.abs(difference).max(initial=0) <= 1)
-    assert agree / len(lines) >= 0.99
-
-
-def test_the_box_template_resizes_the_crop(hopper):
-    face = Face((200.7, 80.2, 330.9, 260.5), 0.99, LANDMARKS)
-    crop = align(hopper, face, InputSpec(160, "box", crop_margin=32))
-    part = Image.fromarray(hopper[64:276, 184:346])
-    assert (crop == np.asarray(part.resize((160, 160), Image.Resampling.BILINEAR))).all()
-
-
-@pytest.mark.parametrize("template", ["box", "arcface"])
-@pytest.mark.parametrize("box", [(-50, -60, 20, 30), (-90, -90, -20, -20), (500, 500, 600, 600), (0, 0, 1000, 1000)])
-def test_a_crop_of_any_face_has_its_size(template, box):
-    image = np.full((64, 48, 3), 100, np.uint8)
-    crop = align(image, Face(box, 0.9, tuple((box[0] + x, box[1] + y) for x, y in LANDMARKS)), InputSpec(40, template))
-    assert crop.shape == (40, 40, 3)
-    assert crop.dtype == np.uint8
-
-
-# --- similarity_transform and the ArcFace template --------------------------------------------------------------------
-
-
-def least_squares(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """x' = a·x − b·y + c, y' = b·x + a·y + d, solved for a, b, c, d."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(source, target, strict=True):
-        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
-        values += [u, v]
-    a, b, c, d = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
-    return np.array([[a, -b, c], [b, a, d]])
-
-
-points = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).uniform(-50, 50, (5, 2)))
-
-
-@settings(max_examples=100, deadline=None)
-@given(points, points)
-def test_similarity_is_the_least_squares_one(source, target):
-    np.testing.assert_allclose(similarity_transform(source, target), least_squares(source, target), atol=1e-8)
-
-
-@settings(max_examples=100, deadline=None)
-@given(points, st.floats(-math.pi, math.pi), st.floats(0.01, 20), st.floats(-500, 500), st.floats(-500, 500))
-def test_it_finds_the_similarity_that_was_applied(source, angle, scale, x, y):
-    a, b = scale * math.cos(angle), scale * math.sin(angle)
-    matrix = np.array([[a, -b, x], [b, a, y]])
-    target = source @ matrix[:, :2].T + matrix[:, 2]
-    np.testing.assert_allclose(similarity_transform(source, target), matrix, atol=1e-8)
-
-
-@settings(max_examples=50, deadline=None)
-@given(points)
-def test_a_mirror_image_is_not_reflected_back(source):
-    linear = similarity_transform(source, source * [-1, 1])[:, :2]
-    assert np.linalg.det(linear) >= 0
-    np.testing.assert_allclose(linear, least_squares(source, source * [-1, 1])[:, :2], atol=1e-8)
-
-
-def test_two_points_are_enough_and_one_is_not():
-    found = similarity_transform(np.array([[0, 0], [2, 0]]), np.array([[5, 5], [5, 9]]))
-    np.testing.assert_allclose(found, [[0, -2, 5], [2, 0, 5]], atol=1e-12)
-    with pytest.raises(ValueError, match="two distinct points"):
-        similarity_transform(np.full((5, 2), 7.0), np.asarray(ARCFACE_TEMPLATE))
-
-
-def test_a_face_on_the_template_is_copied():
-    """Landmarks that lie on the template already: the crop is the image, pixel by pixel."""
-    image = np.random.default_rng(0).integers(0, 256, (112, 112, 3)).astype(np.uint8)
-    crop = align(image, Face((10, 10, 100, 110), 0.9, ARCFACE_TEMPLATE), INPUT_SPECS["arcface-112"])
-    assert np.abs(crop.astype(int) - image).max() <= 1
-
-
-def test_a_shifted_face_is_shifted_back_and_black_outside():
-    image = np.random.default_rng(0).integers(1, 256, (112, 112, 3)).astype(np.uint8)
-    moved = tuple((x - 20, y + 7) for x, y in ARCFACE_TEMPLATE)
-    crop = align(image, Face((10, 10, 100, 110), 0.9, moved), INPUT_SPECS["arcface-112"])
-    assert np.abs(crop[:104, 21:].astype(int) - image[7:111, 1:92]).max() <= 1
-    assert not crop[:, :19].any()
-    assert not crop[106:].any()
-
-
-def test_landmarks_land_on_the_template():
-    """A spot of light at each landmark of a turned face shows up where the template wants it."""
-    angle, scale = math.radians(25), 1.7
-    turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    landmarks = np.asarray(ARCFACE_TEMPLATE) @ turn.T + [90, 30]
-    y, x = np.mgrid[:320, :320]
-    for spec, factor in ((INPUT_SPECS["arcface-112"], 1.0), (InputSpec(224, "arcface"), 2.0)):
-        for (u, v), wanted in zip(landmarks, ARCFACE_TEMPLATE, strict=True):
-            light = 255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * 4.0**2))
-            image = np.repeat(light[:, :, None], 3, axis=2).astype(np.uint8)
-            crop = align(image, Face((0, 0, 9, 9), 0.9, tuple(map(tuple, landmarks))), spec)[..., 0].astype(float)
-            rows, columns = np.mgrid[: spec.size, : spec.size]
-            spot = (crop * columns).sum() / crop.sum(), (crop * rows).sum() / crop.sum()
-            np.testing.assert_allclose(spot, np.multiply(wanted, factor), atol=0.15 * factor)
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Lists, bytes and bools; no class, no function."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-def verification_crops(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        jpegs, _ = PlainUnpickler(file, encoding="bytes").load()
-    return np.stack([np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs])
-
-
-@pytest.mark.shared
-def test_arcface_crops_are_those_of_the_published_file(shared, detector):
-    """Photos of pairsDevTest: each has its crop among the 2,000 of lfw_dev.bin."""
-    crops = verification_crops(shared / "data" / "lfw_dev.bin")
-    assert crops.shape == (2000, 112, 112, 3)
-
-    def small(images: np.ndarray) -> np.ndarray:
-        vectors = images[:, ::4, ::4].reshape(len(images), -1).astype(np.float32)
-        vectors = vectors - vectors.mean(axis=1, keepdims=True)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    known = small(crops)
-    lines = (shared / "data" / "lfw_view1" / "pairsDevTest.txt").read_text(encoding="utf-8").splitlines()[1:]
-    correlations, differences = [], []
-    for name, number, *_ in (line.split() for line in lines[::60]):
-        path = shared / "data" / "lfw_view1" / "images" / name / f"{name}_{int(number):04d}.jpg"
-        image = np.asarray(Image.open(path).convert("RGB"))
-        face = max(detector.detect(image), key=lambda f: f.width * f.height)
-        ours = align(image, face, INPUT_SPECS["arcface-112"])
-        similar = known @ small(ours[None])[0]
-        correlations.append(similar.max())
-        differences.append(np.abs(ours.astype(float) - crops[int(similar.argmax())]).mean())
-    assert len(correlations) >= 15
-    assert np.median(correlations) >= 0.99
-    assert np.median(differences) <= 4
-    assert collections.Counter(c > 0.95 for c in correlations)[True] >= len(correlations) - 1
+def boxed(*box: float) -> Face:
+    return Face(box, 0.9, LANDMARKS)
+
+
+def test_the_central_face_has_the_largest_area_less_twice_the_squared_distance() -> None:
+    """In a photo of 200x100 px, whose centre is (100, 50)."""
+    large, middle = boxed(0, 0, 40, 40), boxed(95, 45, 105, 55)  # 1600 − 2·(80² + 30²) and 100 − 0
+    assert central_face([large, middle], 200, 100) is middle
+    assert central_face([middle, large], 200, 100) is middle
+    huge = boxed(0, 0, 150, 100)  # 15000 − 2·25²
+    assert central_face([large, middle, huge], 200, 100) is huge
+
+
+@pytest.mark.parametrize(("extra", "chosen"), [(-1, 0), (1, 1)])
+def test_the_distance_counts_twice(extra: int, chosen: int) -> None:
+    """A face of 20x20 px in the centre, and a square one whose centre lies 30 px to the right: 400 against a² − 1800."""
+    half = (math.sqrt(400 + 2 * 30**2) + extra) / 2
+    faces = [boxed(90, 40, 110, 60), boxed(130 - half, 50 - half, 130 + half, 50 + half)]
+    assert central_face(faces, 200, 100) is faces[chosen]
+
+
+def test_width_and_height_are_not_swapped() -> None:
+    left_of_centre, above_centre = boxed(80, 40, 90, 50), boxed(140, 20, 150, 30)
+    assert central_face([left_of_centre, above_centre], 300, 50) is above_centre
+    assert central_face([left_of_centre, above_centre], 170, 90) is left_of_centre
+
+
+def test_of_equal_faces_the_first_is_central() -> None:
+    left, right = boxed(10, 40, 30, 60), boxed(70, 40, 90, 60)
+    assert central_face([left, right], 100, 100) is left
+    assert central_face([right, left], 100, 100) is right
+    with pytest.raises(ValueError):
+        central_face([], 100, 100)
+
+
+def test_overlaps_are_those_of_counted_pixels() -> None:
+    """Boxes of whole pixels: the intersection and the union are counted one by one."""
+    random = np.random.default_rng(0)
+    corners = random.integers(0, 8, (2, 6, 2))
+    boxes = [np.concatenate([low, low + random.integers(1, 8, (6, 2))], axis=1) for low in corners]
+
+    def pixels(box: np.ndarray) -> set[tuple[int, int]]:
+        return set(itertools.product(range(box[0], box[2]), range(box[1], box[3])))
+
+    expected = [[len(pixels(a) & pixels(b)) / len(pixels(a) | pixels(b)) for b in boxes[1]] for a in boxes[0]]
+    found = overlaps(boxes[0], boxes[1])
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert (found == 0).any()
+    assert (found > 0.2).any()
+
+
+def test_overlaps_of_a_box_with_itself_and_of_no_boxes() -> None:
+    box = np.array([[0.5, -1.0, 2.5, 7.0]], np.float32)
+    assert overlaps(box, box).tolist() == [[1.0]]
+    assert overlaps(box, np.empty((0, 4))).shape == (1, 0)
+    assert overlaps(np.empty((0, 4)), box).shape == (0, 1)

@@ -9,7 +9,6 @@ import pytest
 
 from facespace.identification.classifier import Classifier
 from facespace.identification.classifier_methods import METHODS
-from facespace.identification.held_out import HeldOutTrials, fit_probability, hold_out, probability, rates, reliability
 from support.calibrations import CALIBRATION
 from support.sphere import people, unit
 
@@ -124,38 +123,6 @@ def test_probabilities_are_true():
     bins = classifier.evidence_["reliability"]
     assert sum(entry["weight"] for entry in bins) == pytest.approx(1)
     assert np.average([abs(e["predicted"] - e["observed"]) for e in bins], weights=[e["weight"] for e in bins]) < 0.06
-
-
-def test_held_out_photos_are_not_compared_with_themselves():
-    """Photos alike to nothing else: named by themselves they would all be right."""
-    embeddings = unit(np.random.default_rng(0).standard_normal((100, 256)))
-    owners = np.repeat(np.arange(20), 5)
-    trials = hold_out("centroid", embeddings, owners, 20, rate=0.01, calibration=None)
-    assert len(trials.owner) == 100
-    assert (trials.owner == trials.nearest).mean() < 0.3
-    assert trials.margin.max() < 0.4
-
-
-def test_strangers_are_judged_by_what_others_chose():
-    """The people who set the threshold cannot also prove it: five groups of equal people are judged by the other four."""
-    margins = np.repeat(np.arange(10) / 10, 3)
-    trials = HeldOutTrials(
-        np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.repeat(np.arange(10), 3), margins
-    )
-    found = rates(trials, 0.9, 0.01, table=False)["unknown_detected"]
-    assert 0 < found["share"] < 1  # the person with the highest margin is above everybody else's
-
-
-def test_a_probability_rises_with_the_similarity_or_is_none():
-    rng = np.random.default_rng(0)
-    owners = np.repeat(np.arange(20), 5)
-    backwards = HeldOutTrials(owners, owners, rng.normal(-1, 0.1, 100), owners, rng.normal(1, 0.1, 100))
-    assert fit_probability(backwards, 0.0) is None
-    assert reliability(backwards, 0.0) == []
-    forwards = HeldOutTrials(owners, owners, rng.normal(1, 0.1, 100), owners, rng.normal(-1, 0.1, 100))
-    fit = fit_probability(forwards, 0.0)
-    assert fit is not None
-    assert probability(np.array([-1.0, 1.0]), fit) == pytest.approx([0, 1], abs=0.05)
 
 
 def test_calibrate_moves_the_thresholds_and_keeps_the_evidence():

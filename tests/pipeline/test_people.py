@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from facespace.errors import DatasetError
-from facespace.faces.crops import CropRecord, holds_crops
 from facespace.pipeline.people import read_people, split_people
 from support.calibrations import StubEmbedder
 
@@ -89,22 +88,8 @@ def test_nobody_at_all(tmp_path):
     assert found.embeddings.shape == (0, StubEmbedder().dimension)
 
 
-def test_crops_are_told_from_photos_by_their_record(tmp_path):
-    embedder = StubEmbedder()
-    assert not holds_crops(tmp_path, embedder.spec)
-    assert holds_crops(tmp_path, embedder.spec, aligned=True)
-    CropRecord(16, embedder.spec.crop_margin, "box").write(tmp_path)
-    assert holds_crops(tmp_path, embedder.spec)
-    CropRecord(18, 9, "box").write(tmp_path)  # as the 2018 trainer's, whose centre is taken
-    assert holds_crops(tmp_path, embedder.spec)
-    for size, template in ((24, "box"), (40, "box"), (112, "arcface")):
-        CropRecord(size, 0, template).write(tmp_path)
-        with pytest.raises(DatasetError, match="the model wants 16 px box"):
-            holds_crops(tmp_path, embedder.spec)
-
-
 def test_photos_give_their_largest_face(tmp_path, hopper_file, collins_file, cat_file, detector, embedder, monkeypatch):
-    monkeypatch.setattr("facespace.pipeline.people.MTCNN", lambda: detector)
+    monkeypatch.setattr("facespace.pipeline.people.create_detector", lambda: detector)
     for name, file in (("Hopper", hopper_file), ("Collins", collins_file), ("Cat", cat_file)):
         (tmp_path / name).mkdir()
         shutil.copy(file, tmp_path / name)

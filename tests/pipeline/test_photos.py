@@ -165,7 +165,7 @@ class CountingReader:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, reader: CountingReader) -> None:
-    monkeypatch.setattr(pipeline, "image", SimpleNamespace(read=reader))
+    monkeypatch.setattr(pipeline, "image", SimpleNamespace(as_rgb=reader))
 
 
 def test_reading_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_an_unexpected_failure_is_not_swallowed(monkeypatch: pytest.MonkeyPatch)
     def broken(path: str) -> np.ndarray:
         raise RuntimeError(path)
 
-    monkeypatch.setattr(pipeline, "image", SimpleNamespace(read=broken))
+    monkeypatch.setattr(pipeline, "image", SimpleNamespace(as_rgb=broken))
     with pytest.raises(RuntimeError, match=r"a\.jpg"):
         list(run(["a.jpg"]))
 

@@ -11,7 +11,7 @@ import pytest
 from facespace import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
 from facespace.formats.onnx_model import GraphBuilder, parse_model, read_weights
-from facespace.models.opening import find_model
+from facespace.models.opening import open_model
 from facespace.models.zoo import MODELS
 from facespace.runtime import quantization
 from facespace.runtime.quantization import quantize
@@ -131,8 +131,8 @@ def test_every_shipped_table_fits_its_model():
     assert files
     for file in files:
         table = json.loads(file.read_text())
-        source = find_model(table["model"])
-        model, fingerprint = source.onnx()
+        source = open_model(table["model"])
+        model, fingerprint = source.read_onnx(), source.fingerprint
         assert table["fingerprint"] == fingerprint == MODELS[table["model"]].sha256
         ranges = quantization.find(fingerprint, source.spec)
         assert ranges == tuple(table["ranges"])
@@ -165,8 +165,8 @@ def test_what_nobody_measured():
 @pytest.mark.shared
 def test_the_default_model_hardly_moves(shared):
     """What is lost here is lost by the rounding alone."""
-    source = find_model("casia-webface")
-    model, fingerprint = source.onnx()
+    source = open_model("casia-webface")
+    model, fingerprint = source.read_onnx(), source.fingerprint
     ranges = quantization.find(fingerprint, source.spec)
     with np.load(shared / "golden" / "casia_20180408_embeddings.npz") as file:
         crops, wanted = file["crops"], file["embeddings"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -78,7 +79,7 @@ def test_no_triplets_for_long(missing: str) -> None:
 def test_counts_go_on_after_a_checkpoint() -> None:
     guards = Guards()
     look(guards, {"spread": 0.0, "triplets": 0.0, "active": 0.0}, 30)
-    resumed = Guards(**json.loads(json.dumps(guards.as_dict())))
+    resumed = Guards(**json.loads(json.dumps(dataclasses.asdict(guards))))
     assert resumed == guards == Guards(collapsed=30, without_triplets=30)
     look(resumed, POINT, 19, first=31)
     with pytest.raises(TrainingError, match="step 50: "):

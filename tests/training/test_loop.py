@@ -498,17 +498,6 @@ def test_fine_tuning_with_frozen_stages(people, undisturbed, tmp_path):
         assert torch.equal(tensor, after[name]) == name.startswith("maps."), name
 
 
-def test_a_recipe_for_other_crops_is_refused(people, tmp_path):
-    import shutil
-
-    from facespace.faces.crops import CropRecord
-
-    shutil.copytree(people, tmp_path / "people")
-    CropRecord(112, 0, "arcface").write(tmp_path / "people")
-    with pytest.raises(RecipeError, match="its crops are arcface crops, the network is to see box crops"):
-        train(recipe(tmp_path / "people"), tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -26,7 +26,7 @@ from PIL import Image
 from facespace.alignment.face_table import CSV_NAME, Row, read_csv, write_csv
 from facespace.alignment.journal import Batch, Journal, directory_lock
 from facespace.datasets.formats.class_folders import visible_names
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.protocol import Detector
 from facespace.errors import DatasetError, ImageError
 from facespace.faces.alignment import align
 from facespace.faces.crops import FILE_NAME, CropRecord, read_record
@@ -110,7 +110,7 @@ def align_dataset(
     out: Path,
     record: CropRecord,
     *,
-    detector: Callable[[], MTCNN],
+    detector: Callable[[], Detector],
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Align every photo of `raw` into `out` as `record` says; what is there already stays.
@@ -125,7 +125,7 @@ def align_dataset(
     show = progress or _quiet
     start = time.perf_counter()
     n_here = 0
-    engine: MTCNN | None = None
+    engine: Detector | None = None
     while True:
         with directory_lock(out):
             rows, journal = _plan(out, record, photos)
@@ -232,7 +232,7 @@ class _Worker:
     """One process's part: batches flow from the readers through the detector to the writers, several at once."""
 
     def __init__(
-        self, raw: Path, out: Path, record: CropRecord, detector: MTCNN, journal: Journal, target: dict[str, str]
+        self, raw: Path, out: Path, record: CropRecord, detector: Detector, journal: Journal, target: dict[str, str]
     ) -> None:
         self._raw = raw
         self._out = out

@@ -31,16 +31,10 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _pad(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], value: float = 0.0) -> Tensor:
+def _pad(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     top, bottom = same_padding(x.shape[2], kernel[0], stride[0])
     left, right = same_padding(x.shape[3], kernel[1], stride[1])
-    return functional.pad(x, (left, right, top, bottom), value=value)
-
-
-def max_pool_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Max pooling of (N,C,H,W) with SAME padding, which never wins."""
-    padded = _pad(x, (kernel, kernel), (stride, stride), value=float("-inf"))
-    return functional.max_pool2d(padded, kernel, stride)
+    return functional.pad(x, (left, right, top, bottom))
 
 
 def average_pool_same(x: Tensor, kernel: int, stride: int) -> Tensor:

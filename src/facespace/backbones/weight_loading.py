@@ -72,14 +72,6 @@ def _resnet50_name(scopes: list[str], leaf: str, norm: bool) -> str:
     return f"{kind}{scopes[1]}_{_RESNET50_LAYERS[scopes[2]]}/{last}"
 
 
-def tensorflow_variables(network: Backbone) -> dict[str, Shape]:
-    """Name and shape of every variable `from_tensorflow` wants for this network."""
-    return {
-        tensorflow_name(network.name, entry): _tensorflow_shape(tuple(value.shape))
-        for entry, value in _entries(network).items()
-    }
-
-
 def _tensorflow_shape(shape: Shape) -> Shape:
     """(O,I,H,W) to (H,W,I,O), (O,I) to (I,O)."""
     return (shape[2], shape[3], shape[1], shape[0]) if len(shape) == 4 else shape[::-1]

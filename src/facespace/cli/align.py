@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from facespace.cli.shared.options import DEFAULT_MIN_SIZE, MinSize, Model
-from facespace.cli.shared.output import progress_bar, write_line
+from facespace.cli.shared.output import progress_bar, say, write_line
 
 
 class Template(str, Enum):
@@ -71,13 +71,16 @@ def align(
     """
     from facespace.alignment import face_table
     from facespace.alignment.aligner import align_dataset
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.faces.crops import CropRecord
-    from facespace.models.opening import input_spec
+    from facespace.models.opening import open_model
 
     if all_faces and most_confident:
         raise typer.BadParameter("--all-faces and --most-confident exclude each other")
-    spec = input_spec(model)
+    opened = open_model(model)
+    for remark in opened.remarks:
+        say(remark)
+    spec = opened.spec
     kind = template.value if template is not None else spec.template
     margin = spec.crop_margin if crop_margin is None and kind == spec.template else crop_margin or 0
     record = CropRecord(
@@ -95,7 +98,11 @@ def align(
     try:
         with progress_bar("aligning") as show:
             summary = align_dataset(
-                raw, out, record, detector=lambda: MTCNN(min_size=min_size, device=device.value), progress=show
+                raw,
+                out,
+                record,
+                detector=lambda: create_detector(min_size=min_size, device=device.value),
+                progress=show,
             )
     except (KeyboardInterrupt, OSError) as error:
         why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{out}: {error.strerror or error}"

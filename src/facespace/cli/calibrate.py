@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import Aligned, Device, EmbeddingDevice, Json, Model
 from facespace.cli.shared.output import Report, progress, write_json, write_line
 from facespace.defaults import CLASSIFY_RATE
@@ -34,15 +35,14 @@ def calibrate(
     """Choose how similar a face must be, on labelled photos that were not enrolled, and store it with its evidence."""
     if not 0 < rate < 1:
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
-    from facespace.embedding.embedder import Embedder
     from facespace.pipeline.people import read_people
 
-    embedder = Embedder.load(model, device=device.value)
+    embedder = load_embedder(model, device.value)
     gallery = _is_gallery(file)
     if not gallery:
-        from facespace.identification.classifier_file import load
+        from facespace.identification.classifier import Classifier
 
-        load(file, embedder)  # told before the work, not after it
+        Classifier.load(file, embedder)  # told before the work, not after it
     people = read_people(photos, embedder, aligned=aligned, progress=progress)
     report = Report()
     for path, reason in people.failed:
@@ -86,9 +86,9 @@ def _gallery(file: Path, people: People, rate: float, embedder: Embedder) -> tup
 def _classifier(
     file: Path, people: People, rate: float, embedder: Embedder
 ) -> tuple[TunedThresholds, dict[str, float]]:
-    from facespace.identification.classifier_file import load, save_kept
+    from facespace.identification.classifier import Classifier
 
-    kept = load(file, embedder)
-    result = kept.classifier.calibrate(people.embeddings, people.names, calibration=embedder.calibration, rate=rate)
-    save_kept(file, kept)
-    return result, dict(zip(kept.classifier.names_, kept.classifier.thresholds_.tolist(), strict=True))
+    classifier = Classifier.load(file, embedder)
+    result = classifier.calibrate(people.embeddings, people.names, calibration=embedder.calibration, rate=rate)
+    classifier.save(file)
+    return result, dict(zip(classifier.names_, classifier.thresholds_.tolist(), strict=True))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Aligned,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from facespace.embedding.embedder import Embedder
+    from facespace.identification.classifier import Classifier
     from facespace.pipeline.people import People
 
 
@@ -103,17 +105,15 @@ def train(
         raise typer.BadParameter("wants either --split or --test-data")
     if not output.parent.is_dir():
         raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
-    from facespace.embedding.embedder import Embedder
     from facespace.identification import classifier_report
     from facespace.identification.classifier import Classifier
     from facespace.identification.classifier_evaluation import evaluate_classifier
-    from facespace.identification.classifier_file import save
     from facespace.pipeline.people import split_people
     from facespace.reports.page import check_plots
 
     if report is not None:
         check_plots()
-    embedder = Embedder.load(model, device=device.value)
+    embedder = load_embedder(model, device.value)
     failures = Report()
     people = _read(folder, embedder, aligned, _known(output, embedder), failures)
     least = min_images or (split or 0) + 1
@@ -124,8 +124,13 @@ def train(
     if not kept:
         raise ValueError(f"{plain_text(str(folder))}: nobody has enough photos with a face to learn from")
     classifier = Classifier(method.value, rate=rate, closed_set=closed_set, seed=seed)
-    classifier.fit(people.embeddings[kept], [people.names[k] for k in kept], calibration=embedder.calibration)
-    save(output, classifier, tuple(people.digests[k] for k in kept), embedder)
+    classifier.fit(
+        people.embeddings[kept],
+        [people.names[k] for k in kept],
+        calibration=embedder.calibration,
+        digests=[people.digests[k] for k in kept],
+    )
+    classifier.save(output, embedder)
     tried, tested = None, None
     if split is not None:
         tested = [people.paths[k] for k in rest]
@@ -161,29 +166,26 @@ def test(
     model: Model = "casia-webface",
 ) -> None:
     """Name the faces of DIR and compare with the names of its folders; whoever was not learned is a stranger."""
-    from facespace.embedding.embedder import Embedder
     from facespace.identification import classifier_report
+    from facespace.identification.classifier import Classifier
     from facespace.identification.classifier_evaluation import evaluate_classifier
-    from facespace.identification.classifier_file import load
     from facespace.reports.page import check_plots
 
     if report is not None:
         check_plots()
-    embedder = Embedder.load(model, device=device.value)
-    kept = load(file, embedder)
+    embedder = load_embedder(model, device.value)
+    classifier = Classifier.load(file, embedder)
     failures = Report()
-    people = _read(
-        folder, embedder, aligned, dict(zip(kept.digests, kept.classifier.embeddings_, strict=True)), failures
-    )
+    people = _read(folder, embedder, aligned, _learned(classifier), failures)
     if not len(people.names):
         raise ValueError(f"{plain_text(str(folder))}: no face in any of its photos; nothing to test on")
-    tried = evaluate_classifier(kept.classifier, people.embeddings, list(people.names))
+    tried = evaluate_classifier(classifier, people.embeddings, list(people.names))
     if report is not None:
-        classifier_report.write_report(report, kept.classifier, tried, list(people.paths))
+        classifier_report.write_report(report, classifier, tried, list(people.paths))
     if json:
-        write_json(classifier_report.as_json(kept.classifier, tried, list(people.paths)))
+        write_json(classifier_report.as_json(classifier, tried, list(people.paths)))
     else:
-        seen = set(kept.digests) & set(people.digests)
+        seen = set(classifier.digests_) & set(people.digests)
         if seen:
             write_line(f"note: {len(seen)} of these photos were learned from; the figures flatter")
         wrong = [k for k in range(len(people.names)) if not tried.right(k)]
@@ -215,11 +217,10 @@ def predict(
     from facespace.cli.shared.name_files import check_sights, name_files
 
     sights = check_sights(images, camera, draw, subtitles)
-    from facespace.embedding.embedder import Embedder
-    from facespace.identification.classifier_file import load
+    from facespace.identification.classifier import Classifier
 
-    embedder = Embedder.load(model, device=device.value)
-    classifier = load(file, embedder).classifier
+    embedder = load_embedder(model, device.value)
+    classifier = Classifier.load(file, embedder)
     report = Report()
     name_files(
         sights, classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
@@ -248,11 +249,14 @@ def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any]
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
     """Embeddings by digest of a classifier that is there already, to be learned anew; {} where it is of another model."""
     from facespace.embedding.compatibility import other_model
-    from facespace.identification.classifier_file import load
+    from facespace.identification.classifier import Classifier
 
     if not output.exists():
         return {}
-    kept = load(output)  # what is no classifier is not overwritten
-    if other_model(kept.model, embedder):
-        return {}
-    return dict(zip(kept.digests, kept.classifier.embeddings_, strict=True))
+    before = Classifier.load(output)  # a file that is no classifier is not overwritten
+    return {} if other_model(before.model_, embedder) else _learned(before)
+
+
+def _learned(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
+    """The embeddings a classifier was fitted to, by digest."""
+    return dict(zip(classifier.digests_, classifier.embeddings_, strict=True))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Json, MinSize, Model
 from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
 from facespace.io.text import plain_text
@@ -65,12 +66,11 @@ def cluster(
     from facespace.clustering.algorithms import threshold_for
     from facespace.clustering.folders import keep_picture, write_folders, write_sheet, write_table
     from facespace.clustering.groups import STATE, FaceGroups, load_groups, read_faces
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.embedding import calibration
-    from facespace.embedding.embedder import Embedder
     from facespace.pipeline.photos import find_images
 
-    embedder = Embedder.load(model, device=device.value)
+    embedder = load_embedder(model, device.value)
     if threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
     output.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def cluster(
     report = Report()
     try:
         for path, reason in read_faces(
-            paths, groups, embedder, MTCNN(min_size=min_size),
+            paths, groups, embedder, create_detector(min_size=min_size),
             keep=lambda photo, _: keep_picture(output, photo, groups.photos[-1][1]),
             checkpoint=lambda: groups.save(state, embedder), progress=progress,
         ):  # fmt: skip

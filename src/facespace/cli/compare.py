@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
 from facespace.cli.shared.output import Report, progress, write_json, write_line
 from facespace.defaults import DEFAULT_FMR
@@ -31,15 +32,14 @@ def compare(
     if not 0 < rate <= 0.5:
         raise typer.BadParameter(f"wants a share above 0 and up to 0.5; got {rate}", param_hint="--rate")
 
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.embedding import calibration
-    from facespace.embedding.embedder import Embedder
     from facespace.pipeline.photos import find_images, process
 
     paths = list(find_images(images))
     if len(paths) < 2:
         raise typer.BadParameter(f"wants two photos or more; got {len(paths)}", param_hint="IMAGE")
-    embedder = Embedder.load(model, device=device.value)
+    embedder = load_embedder(model, device.value)
     meaning = ""
     if threshold is None:
         if embedder.calibration is None:
@@ -48,7 +48,7 @@ def compare(
         meaning = f", reached by {rate:g} of pairs of different people"
     report = Report()
     found = []
-    for photo in progress(process(paths, MTCNN(), embedder, largest=True), len(paths), "comparing"):
+    for photo in progress(process(paths, create_detector(), embedder, largest=True), len(paths), "comparing"):
         path = plain_text(photo.path)
         reason = photo.error or ("no face found" if not photo.faces else None)
         if reason:

@@ -40,10 +40,9 @@ def convert(
     """Make a model folder of a model in another format; --model takes it from then on."""
     from facespace.conversion.converter import convert as convert_model
     from facespace.faces.input_spec import INPUT_SPECS, describe_spec
-    from facespace.models.opening import read_spec
-    from facespace.models.zoo import MODELS, locate
+    from facespace.models.spec_file import read_spec
 
-    spec, path, origin = None, Path(source), {}
+    spec = None
     if input_spec is not None and input_spec in INPUT_SPECS:
         spec = INPUT_SPECS[input_spec]
     elif input_spec is not None:
@@ -52,11 +51,7 @@ def convert(
                 f"neither a preset ({', '.join(INPUT_SPECS)}) nor a file: {input_spec}", param_hint="--input-spec"
             )
         spec = read_spec(Path(input_spec))
-    if source in MODELS:
-        card = MODELS[source]
-        path, name, spec = locate(card), name or card.name, spec or card.spec
-        origin = {"origin": card.origin, "licence": card.licence, "training_data": card.training_data}
-    conversion = convert_model(path, out, input_spec=spec, crops=crops, name=name, origin=origin)
+    conversion = convert_model(source, out, input_spec=spec, crops=crops, name=name)
     record = conversion.record
     if json:
         write_json({**record.as_dict(), "remarks": conversion.remarks, "folder": str(out)})

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
 from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
 from facespace.io.text import plain_text
@@ -83,13 +84,12 @@ def check(
     from facespace.curation.checker import check as check_dataset
     from facespace.curation.keep_drop import inside
     from facespace.curation.report import counts, write_report
-    from facespace.embedding.embedder import Embedder
 
     output = output or beside.with_name(f"{beside.name}-check")
     if inside(str(output), str(folder)):
         raise typer.BadParameter("must not lie inside DIR, where it would be a class", param_hint="--output")
     findings = check_dataset(
-        folder, Embedder.load(model, device=device.value), against=against, against_crops=against_crops, threshold=threshold,
+        folder, load_embedder(model, device.value), against=against, against_crops=against_crops, threshold=threshold,
         min_images=min_images, progress=progress,
     )  # fmt: skip
     proposals = write_report(findings, output)

@@ -9,14 +9,14 @@ from facespace.io.text import plain_text
 
 def detect(images: Images, json: Json = False, draw: Draw = None, min_size: MinSize = DEFAULT_MIN_SIZE) -> None:
     """Find the faces in photos: box, score and five landmarks of each."""
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.faces.drawing import FOUND
     from facespace.pipeline.photos import find_images, process
 
     paths = list(find_images(images))
     drawings = Drawings(draw, paths) if draw else None
     report = Report()
-    photos = process(paths, MTCNN(min_size=min_size), keep_pixels=drawings is not None)
+    photos = process(paths, create_detector(min_size=min_size), keep_pixels=drawings is not None)
     for photo in progress(photos, len(paths), "detecting"):
         path = plain_text(photo.path)
         if photo.error is not None:

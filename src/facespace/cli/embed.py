@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Largest, MinSize, Model
 from facespace.cli.shared.output import Report, progress, write_line
 from facespace.io.text import plain_text
@@ -26,20 +27,19 @@ def embed(
     """
     import numpy as np
 
-    from facespace.detection.mtcnn.detector import MTCNN
-    from facespace.embedding.embedder import Embedder
+    from facespace.detection.factory import create_detector
     from facespace.io.files import atomic_path
     from facespace.pipeline.photos import find_images, process
 
     if not output.parent.is_dir():
         raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
     paths = list(find_images(images))
-    embedder = Embedder.load(model, device=device.value)
+    embedder = load_embedder(model, device.value)
     report = Report()
     names: list[str] = []
     boxes, scores = [], []
     embeddings = [np.empty((0, embedder.dimension), np.float32)]
-    photos = process(paths, MTCNN(min_size=min_size), embedder, largest=largest)
+    photos = process(paths, create_detector(min_size=min_size), embedder, largest=largest)
     for photo in progress(photos, len(paths), "embedding"):
         if photo.error is not None:
             report.fail(photo.path, photo.error)

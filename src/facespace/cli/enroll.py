@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, GalleryFile, Largest, MinSize, Model
 from facespace.cli.shared.output import Report, progress, write_line
 from facespace.io.text import clean_name, plain_text
@@ -48,20 +49,21 @@ def enroll(
         if not images:
             raise typer.BadParameter(f"no photos of {name} given", param_hint="IMAGE")
         work = [(clean_name(name), path) for path in find_images(images)]
-    from facespace.embedding.embedder import Embedder
 
-    _enroll(work, gallery, Embedder.load(model, device=device.value), largest, min_size)
+    _enroll(work, gallery, load_embedder(model, device.value), largest, min_size)
 
 
 def _enroll(work: list[tuple[str, str]], path: Path, embedder: Embedder, largest: bool, min_size: float) -> None:
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.identification.gallery import Gallery
     from facespace.pipeline.photos import process
 
     report = Report()
     n_added = 0
     with Gallery(path, embedder, create=True) as gallery:
-        photos = process((p for _, p in work), MTCNN(min_size=min_size), embedder, largest=largest, keep_crops=True)
+        photos = process(
+            (p for _, p in work), create_detector(min_size=min_size), embedder, largest=largest, keep_crops=True
+        )
         for (person, _), photo in zip(work, progress(photos, len(work), "enrolling"), strict=True):
             if photo.error is not None:
                 report.fail(photo.path, photo.error)

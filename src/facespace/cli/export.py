@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import Json
 from facespace.cli.shared.output import progress_bar, write_json, write_line
 
 if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
-
-
-class Format(str, Enum):
-    """Formats other programs read."""
-
-    onnx = "onnx"
 
 
 class Precision(str, Enum):
@@ -32,7 +27,6 @@ class Precision(str, Enum):
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, file or folder.")],
     output: Annotated[Path, typer.Option("--output", metavar="FILE.onnx", help="The file to write.")],
-    format: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.onnx,
     precision: Annotated[
         Precision, typer.Option("--precision", help="fp16 halves the file, for GPUs; int8 quarters it and is faster.")
     ] = Precision.fp32,
@@ -60,16 +54,14 @@ def export(
 
     The file is compared with its source and not kept where they do not agree.
     """
-    del format  # there is one
     if (verify is None) != (images is None):
         raise typer.BadParameter("--verify PAIRS and --images DIR go together")
     from facespace.conversion.exporter import LEAST_COSINE, export as export_model
-    from facespace.embedding.embedder import Embedder
 
     exported = export_model(model, output, precision=precision.value, crops=crops)
     accuracy = None
     if verify is not None and images is not None:
-        before = Embedder.load(model, precision="float32")
+        before = load_embedder(model, precision="float32")
         accuracy = [
             _accuracy(embedder, verify, images, threshold_from, aligned) for embedder in (before, exported.embedder)
         ]
@@ -97,13 +89,13 @@ def export(
 
 def _accuracy(embedder: Embedder, pairs: Path, images: Path, threshold_from: Path | None, aligned: bool) -> float:
     from facespace.datasets.pairs.pair_sets import read_pair_set
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.evaluation.pairs import evaluate_pairs
 
     source = read_pair_set(pairs, images, aligned, embedder.spec)
     chosen_on = None if threshold_from is None else read_pair_set(threshold_from, images, aligned, embedder.spec)
     with progress_bar("embedding") as show:
         evaluation = evaluate_pairs(
-            source, embedder, detector=None if aligned else MTCNN(), threshold_from=chosen_on, progress=show
+            source, embedder, detector=None if aligned else create_detector(), threshold_from=chosen_on, progress=show
         )
     return evaluation.verification.accuracy

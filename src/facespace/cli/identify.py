@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Camera,
@@ -56,11 +57,10 @@ def identify(
     from facespace.cli.shared.name_files import check_sights, name_files
 
     sights = check_sights(images, camera, draw, subtitles)
-    from facespace.embedding.embedder import Embedder
     from facespace.identification.gallery import Gallery
 
     report = Report()
-    embedder = Embedder.load(model, device=device.value)
+    embedder = load_embedder(model, device.value)
     with Gallery(gallery, embedder) as people:
         if threshold is None:
             people.thresholds(rate)  # a model without any is told before the work, not after it

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
 from facespace.cli.shared.output import progress_bar, write_json, write_line
 from facespace.io.text import plain_text
@@ -198,8 +199,7 @@ def _measure(
     device: Device,
     model: str,
 ) -> None:
-    from facespace.detection.mtcnn.detector import MTCNN
-    from facespace.embedding.embedder import Embedder
+    from facespace.detection.factory import create_detector
     from facespace.evaluation import report
     from facespace.evaluation.pairs import evaluate_pairs
     from facespace.reports.page import check_plots
@@ -207,7 +207,7 @@ def _measure(
     if output is not None:
         check_plots()
         output.mkdir(parents=True, exist_ok=True)
-    embedder = Embedder.load(model, device=device.value)
+    embedder = load_embedder(model, device.value)
     pairs = source(embedder.spec)
     chosen_on = None if threshold_from is None else other(threshold_from, embedder.spec)
     whole = any(one is not None and one.crops is None for one in (pairs, chosen_on))
@@ -215,7 +215,7 @@ def _measure(
         evaluation = evaluate_pairs(
             pairs,
             embedder,
-            detector=MTCNN() if whole else None,
+            detector=create_detector() if whole else None,
             threshold_from=chosen_on,
             keep_thumbnails=output is not None,
             progress=show,

@@ -19,7 +19,7 @@ from facespace.errors import DatasetError
 from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
 from facespace.pipeline.photos import Photo
-from facespace.reports.page import safe
+from facespace.reports.page import begin, safe
 
 Photos = Literal["none", "copy", "link"]
 
@@ -31,13 +31,6 @@ _SIDE = 160
 _BORDER = 0.4  # of the box, on every side
 _SHOWN = 24  # faces of a group on the page
 _UNNAMED = ' /\\:*?"<>|'
-_STYLE = """
-:root{color-scheme:light dark;--line:#8884;--dim:#777}
-body{font:15px/1.45 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem;border-bottom:1px solid var(--line)}
-.dim{color:var(--dim);font-weight:normal}.sheet{display:flex;flex-wrap:wrap;gap:.4rem}
-.sheet img{width:80px;height:80px;object-fit:cover;border-radius:4px;background:var(--line)}a{color:inherit}
-"""
 
 
 def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
@@ -115,7 +108,7 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
     number = _numbers(groups)
     people = sorted((name for name in members if name != ALONE), key=lambda name: (-len(members[name]), name))
     text = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Faces</title><style>{_STYLE}</style>",
+        begin("Faces"),
         f"<h1>{len(people)} people</h1><p class=dim>{len(groups.photo)} faces in {len(groups.photos)} photos; "
         f"{len(members.get(ALONE, []))} faces are like no other.</p>",
     ]
@@ -123,7 +116,7 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
         rows = sorted(members[name], key=lambda row: -groups.score[row])
         link = urllib.parse.quote(os.fsencode(name))
         count = f"{len(rows)} face{'s' if len(rows) > 1 else ''}"
-        text.append(f"<h2><a href='{link}/'>{safe(name)}</a> <span class=dim>{count}</span></h2><div class=sheet>")
+        text.append(f"<h2><a href='{link}/'>{safe(name)}</a> <span class=dim>{count}</span></h2><div class=faces>")
         for row in rows[:_SHOWN]:
             path, digest, _ = groups.photos[groups.photo[row]]
             text.append(f"<img loading=lazy alt='' title='{safe(path)}' src='{FACES}/{digest}-{number[row]}.jpg'>")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.clustering.algorithms import Labels, Method, cluster, join_groups
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.protocol import Detector
 from facespace.embedding.compatibility import model_of, other_model
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError
@@ -125,7 +125,7 @@ def read_faces(
     paths: Sequence[str],
     groups: FaceGroups,
     embedder: Embedder,
-    detector: MTCNN,
+    detector: Detector,
     *,
     keep: Callable[[Photo, range], None],
     checkpoint: Callable[[], None],

@@ -25,7 +25,7 @@ from facespace.formats.onnx_normalization import with_batch_of_one
 from facespace.formats.onnx_preprocessing import with_preprocessing
 from facespace.io.files import atomic_path
 from facespace.io.text import first_line
-from facespace.models.opening import find_model
+from facespace.models.opening import open_model
 from facespace.pipeline.sample_crops import sample_crops
 from facespace.runtime.onnx_network import OnnxNetwork
 
@@ -43,7 +43,8 @@ _PER_CHANNEL = 13  # the first version of ONNX's operators that has int8 weights
 class Exported:
     """What was written: the file, its bytes, and the least cosine to the source over `n_crops` crops.
 
-    `batch` is how many crops the file takes at a time, None for any number.
+    `batch` is how many crops the file takes at a time, None for any number. `remarks` are lines for the user about the
+    source.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Exported:
     n_crops: int
     embedder: Embedder
     batch: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def export(
@@ -75,15 +77,14 @@ def export(
             raise ModelError(f"{path}: is there already; give another name or remove it first")
     if precision == "int8" and crops is None:
         raise ModelError("int8 wants aligned crops of real faces to measure ranges on: --crops DIR")
-    source = find_model(model)
+    source = open_model(model)
     spec = source.spec
-    if source.has_onnx:
-        data, fingerprint = source.onnx()
+    if source.read_onnx is not None:
+        data = source.read_onnx()
     else:
         from facespace.backbones.onnx_export import backbone_to_onnx
 
-        backbone, fingerprint = source.backbone()
-        data = backbone_to_onnx(backbone, spec.size)
+        data = backbone_to_onnx(source.backbone(), spec.size)
     if crops is None:
         probe = np.random.default_rng(0).integers(0, 256, (N_PARITY, spec.size, spec.size, 3), dtype=np.uint8)
         calibration = probe
@@ -95,13 +96,13 @@ def export(
             raise ModelError(f"{crops}: {len(sample)} crops; wanted are at least 16 of different people")
     original = _embedder(data, spec, source.name)
     if not original.try_batch():
-        data = with_batch_of_one(data, source=str(source.path))
+        data = with_batch_of_one(data, source=source.source)
     wanted = original.embed(probe)
     if precision == "fp16":
         data = _half(data, source.name)
     elif precision == "int8":
         data = _int8(data, spec, source.name, calibration)
-    whole = with_preprocessing(data, spec, source=str(source.path), unit=True)
+    whole = with_preprocessing(data, spec, source=source.source, unit=True)
     made = _embedder(whole, spec, source.name)
     found = made.embed(probe)
     if found.shape != wanted.shape:
@@ -123,7 +124,7 @@ def export(
         "batch": made.batch,
         "precision": precision,
         "parity": {"least_cosine": cosine, "n_crops": len(probe), "crops": "noise" if crops is None else "given"},
-        "source": {"fingerprint": fingerprint},
+        "source": {"fingerprint": source.fingerprint},
         "revision": f"facespace {__version__}",
     }
     # The description first: a model without one cannot be used.
@@ -131,7 +132,8 @@ def export(
         path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     with atomic_path(out) as path:
         path.write_bytes(whole)
-    return Exported(out, len(whole), cosine, len(probe), Embedder.load(out, precision="float32"), made.batch)
+    embedder = Embedder.load(out, precision="float32")
+    return Exported(out, len(whole), cosine, len(probe), embedder, made.batch, source.remarks)
 
 
 def _embedder(data: bytes, spec: InputSpec, name: str) -> Embedder:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from facespace.datasets.formats.class_folders import read_class_folders
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ImageError
 from facespace.faces.alignment import align
@@ -60,12 +61,19 @@ def read_crops(root: str | os.PathLike[str], embedder: Embedder, *, progress: Pr
     return _read(root, embedder, lambda pixels: fit(pixels, size), progress, plain)
 
 
-def read_photos(root: str | os.PathLike[str], embedder: Embedder, *, progress: Progress, plain: bool = False) -> Images:
+def read_photos(
+    root: str | os.PathLike[str],
+    embedder: Embedder,
+    *,
+    detector: Detector | None = None,
+    progress: Progress,
+    plain: bool = False,
+) -> Images:
     """Read class folders of photos; the central face of each is detected and aligned. Raises `DatasetError`."""
-    detector = MTCNN()
+    finder = detector or create_detector()
 
     def crop(pixels: image.RGB) -> tuple[image.RGB, str] | None:
-        faces = detector.detect(pixels)
+        faces = finder.detect(pixels)
         if not faces:
             return None
         face = central_face(faces, pixels.shape[1], pixels.shape[0])

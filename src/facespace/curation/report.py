@@ -21,21 +21,10 @@ from facespace.faces.crops import fit
 from facespace.io import image
 from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
+from facespace.reports.page import begin
 
 _SHOWN = 150  # findings of a kind on the page; the JSON has all
 _THUMBNAIL = 96
-_STYLE = """
-:root{color-scheme:light dark;--line:#8884;--dim:#777}
-body{font:15px/1.45 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:.2rem 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .4rem;border-bottom:1px solid var(--line)}
-p{max-width:60rem;margin:.4rem 0}.dim,figcaption{color:var(--dim)}a{color:inherit;text-decoration:none}
-.tiles{display:flex;flex-wrap:wrap;gap:.7rem;margin:1rem 0}.tile{border:1px solid var(--line);border-radius:8px;padding:.6rem .9rem;min-width:8.5rem}
-.tile b{display:block;font-size:1.5rem}.tile.none{opacity:.55}
-.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(19rem,1fr));gap:.8rem;margin:.8rem 0}
-.card{border:1px solid var(--line);border-radius:8px;padding:.6rem;font-size:.8rem;overflow-wrap:anywhere}
-.pictures{display:flex;gap:.5rem}figure{margin:0;width:6rem;font-size:.72rem}figure img{width:96px;height:96px;border-radius:4px;object-fit:cover;background:var(--line)}
-.drop{border-left:4px solid #c62828}.keep{border-left:4px solid #2e7d32}
-"""
 
 
 def write_report(findings: Findings, folder: Path) -> list[Proposal]:
@@ -185,10 +174,9 @@ def as_html(findings: Findings, proposals: Sequence[Proposal]) -> str:
         )
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width"><title>Dataset check</title>'
-        f"<style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+        begin("Dataset check", head=f'<meta http-equiv="Content-Security-Policy" content="{policy}">')
+        + "\n".join(body)
+        + "\n</html>\n"
     )
 
 
@@ -298,7 +286,7 @@ def _section(title: str, about: str, cards: list[str], n: int) -> str:
     more = f'<p class="dim">{n - len(cards):,} more in report.json.</p>' if n > len(cards) else ""
     return (
         f'<h2>{html.escape(title)} <span class="dim">{n:,}</span></h2><p class="dim">{html.escape(about)}</p>'
-        f'<div class="sheet">{"".join(cards)}</div>{more}'
+        f'<div class="sheet cards">{"".join(cards)}</div>{more}'
     )
 
 

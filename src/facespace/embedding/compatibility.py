@@ -1,17 +1,33 @@
-"""Whether stored vectors can be compared with those of an embedder."""
+"""Whether vectors can be compared: with those of an embedder, and with each other."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from facespace.embedding.vectors import Embeddings
+from facespace.faces.input_spec import InputSpec
 from facespace.io.text import plain_text
 
-if TYPE_CHECKING:
-    from facespace.embedding.embedder import Embedder
+# What is compared: an array (N,D) or (D,), or a list of (D,).
+Vectors = npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]]
 
 
-def model_of(embedder: Embedder) -> dict[str, Any]:
-    """What makes embeddings comparable: weights, what they want to see, and whether a mean is taken off."""
+class _Model(Protocol):
+    """What an embedder says of its model."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    spec: InputSpec
+    calibration: Any
+
+
+def model_of(embedder: _Model) -> dict[str, Any]:
+    """What makes embeddings comparable: weights, what they were trained to see, and whether a mean is taken off."""
     return {
         "model": embedder.name,
         "fingerprint": embedder.fingerprint,
@@ -21,14 +37,42 @@ def model_of(embedder: Embedder) -> dict[str, Any]:
     }
 
 
-def other_model(held: Any, embedder: Embedder) -> str | None:
+def other_model(held: Any, embedder: _Model) -> str | None:
     """Whose vectors a file has, in words, where they cannot be compared with this embedder's; `held` is `model_of`'s."""
-    wanted = model_of(embedder)
+    if (other := _other(held, model_of(embedder))) is None:
+        return None
+    return f"its vectors {other}; use --model {_name(held)}"
+
+
+def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
+    """Vectors of `Embedder.represent` as a plain array, (N,D), or (D,) for one; bare arrays count as such.
+
+    `ValueError` for vectors of `Embedder.embed`, and for those of another model than `model`, which is `model_of`'s.
+    """
+    several = list(vectors) if isinstance(vectors, (list, tuple)) else [vectors]
+    for some in several:
+        if not isinstance(some, Embeddings):
+            continue
+        if some.made_by != "represent":
+            raise ValueError(
+                f"these vectors are of Embedder.{some.made_by or 'features'}; what is compared are those of "
+                "Embedder.represent"
+            )
+        if model and (other := _other(some.model, model)):
+            raise ValueError(f"these vectors {other}")
+    if isinstance(vectors, (list, tuple)):
+        return np.stack([np.asarray(some) for some in vectors]) if len(vectors) else np.empty((0, 0), np.float32)
+    return np.asarray(vectors)
+
+
+def _other(held: Any, wanted: dict[str, Any]) -> str | None:
+    """By whom vectors were made, in words, where not by `wanted`."""
     if isinstance(held, dict) and {**held, "model": ""} == {**wanted, "model": ""}:
         return None
-    made_by = plain_text(str(held.get("model", "another"))) if isinstance(held, dict) else "another"
-    same_name = " (other weights or another input spec)" if made_by == embedder.name else ""
-    return (
-        f"its vectors were made by the model {made_by!r}{same_name} and cannot be compared with those of "
-        f"{embedder.name!r}; use --model {made_by}"
-    )
+    made_by, name = _name(held), plain_text(str(wanted.get("model", "another")))
+    same_name = " (other weights or another input spec)" if made_by == name else ""
+    return f"were made by the model {made_by!r}{same_name} and cannot be compared with those of {name!r}"
+
+
+def _name(held: Any) -> str:
+    return plain_text(str(held.get("model", "another"))) if isinstance(held, dict) else "another"

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from facespace.defaults import DEFAULT_MODEL
+from facespace.defaults import DEFAULT_FMR, DEFAULT_MODEL
 from facespace.embedding import calibration
+from facespace.embedding.compatibility import model_of
+from facespace.embedding.vectors import Embeddings
 from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
-from facespace.models.opening import find_model
+from facespace.models.opened_model import AssumptionWarning, OpenedModel
+from facespace.models.opening import open_model
 from facespace.runtime import quantization
-from facespace.runtime.onnx_network import OnnxNetwork, Precision, usable_cores
-from facespace.runtime.torch_network import TorchNetwork, check_device
+from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
+from facespace.runtime.protocol import Device, Network, Precision
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
+Crops = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _SIDE_BY_SIDE = 16  # crops from which parts of them are computed side by side
@@ -30,19 +36,21 @@ class Embedder:
 
     Attributes: `name`, `spec` (how crops are made and scaled), `dimension` (D), `fingerprint` (SHA-256 of the
     weights file), `runtime` and `precision` (what computes, and in what), `calibration` (its measured thresholds, or
-    None).
+    None), `remarks` (lines for the user: what was assumed or taken in place of what was asked for).
     """
 
     def __init__(
         self,
-        network: OnnxNetwork | TorchNetwork,
+        network: Network,
         *,
         name: str,
         spec: InputSpec,
         fingerprint: str,
         source: str | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         source = source or name
+        self.remarks = tuple(remarks)
         self.name = name
         self.spec = spec
         self.fingerprint = fingerprint
@@ -51,6 +59,7 @@ class Embedder:
         self.calibration = calibration.find(fingerprint, runtime=self.runtime, precision=self.precision)
         self._source = source
         self._network = network
+        self._made_from: Callable[[], Embedder] | None = None  # loads it again in another process
         self._channels_first, self._batches = _input_layout(network, spec, source)
         self._preprocesses = network.takes_uint8  # an exported model holds its own preprocessing
         self.dimension = _dimension(network, source)
@@ -64,39 +73,41 @@ class Embedder:
         device: Device = "auto",
         spec: InputSpec | None = None,
     ) -> Embedder:
-        """The model of that name, or from a file (ONNX, TensorFlow 1 frozen graph), a model folder, a TF1 checkpoint.
+        """Load a model by its name, or from a file or folder of any kind that `models.opening.open_model` opens.
 
-        What it wants to see is in the folder, or in a JSON file beside the file or checkpoint, else `spec` says it: see
-        `model_source.find_model`.
+        What the network was trained to see is in the folder, or in a JSON file beside the file or checkpoint; `spec`, where
+        it is given, has the last word. Where nothing says it, it is inferred or a default is taken: an
+        `AssumptionWarning` names it.
+
         `device`: `auto` and `cpu` compute on the processor, `cuda` and `mps` on a GPU by torch; where there is
         nothing but ONNX, `cuda` by an onnxruntime built for it. Raises `ModelError` for an unknown name and for files
         that are damaged or do not fit together, `RuntimeUnavailable` where the device is not there.
         """
         if device not in get_args(Device):
             raise ValueError(f"device wants {', '.join(get_args(Device))}; got {device!r}")
-        source = find_model(model, spec=spec)
-        gpu = device in ("cuda", "mps")
-        network: OnnxNetwork | TorchNetwork
-        if not source.has_onnx or (gpu and source.has_torch_weights) or device == "mps":
-            check_device(device if gpu else "cpu")
-            backbone, fingerprint = source.backbone()
-            network = TorchNetwork(backbone, device=device if gpu else "cpu", precision=precision)
-        else:
-            onnx, fingerprint = source.onnx()
-            ranges = quantization.find(fingerprint, source.spec)
-            network = OnnxNetwork(
-                onnx,
-                source=str(source.path),
-                precision=precision,
-                device="cuda" if device == "cuda" else "cpu",
-                int8=partial(quantization.quantize, onnx, ranges, source=str(source.path)) if ranges else None,
-            )
-        embedder = cls(network, name=source.name, spec=source.spec, fingerprint=fingerprint, source=str(source.path))
-        if source.card is None:
-            embedder._try(str(source.path))
-        if source.is_onnx_file:
+        opened = open_model(model, spec)
+        if opened.assumption:
+            warnings.warn(opened.assumption, AssumptionWarning, stacklevel=2)
+        embedder = cls(
+            _network(opened, device, precision),
+            name=opened.name,
+            spec=opened.spec,
+            fingerprint=opened.fingerprint,
+            source=opened.source,
+            remarks=opened.remarks,
+        )
+        name = opened.name if opened.card is not None else os.path.abspath(opened.source)
+        embedder._made_from = partial(_loaded_again, cls, opened.fingerprint, name, precision, device, opened.spec)
+        if opened.card is None:
+            embedder._try(opened.source)
+        if opened.format == "ONNX":  # some of these say any number of crops and compute one
             embedder.try_batch()
         return embedder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._made_from is None:
+            raise TypeError(f"{self.name}: an Embedder made of a network is not pickled; load the model from its file")
+        return self._made_from, ()
 
     @property
     def batch(self) -> int | None:
@@ -138,27 +149,40 @@ class Embedder:
             self._batches = several
         return len(self._batches) > 1
 
-    def embed(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, as `align` makes them for `spec`.
+    def embed(self, crops: Crops) -> Embeddings:
+        """Unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, or a list of crops, as `align` makes them for `spec`.
 
-        Any N, also 0. Raises `ValueError` for another shape or type.
+        Any N, also 0. Raises `ValueError` for another shape or type. Galleries and thresholds compare those of
+        `represent`, and refuse these.
         """
-        return _unit(self.features(crops))
+        return Embeddings(_unit(self.features(crops)), made_by="embed", model=model_of(self))
 
-    def represent(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def represent(self, crops: Crops) -> Embeddings:
         """What galleries and thresholds compare: unit vectors (N,D) of each crop and its mirror image together.
 
         Both embeddings are added and the mean over many people, `calibration.center`, is taken off: twice the work
         of `embed`, fewer strangers named. Arguments and errors are those of `embed`.
         """
-        self.spec.check(crops)
-        both = self.embed(np.concatenate([crops, crops[:, :, ::-1]]))
-        added = _unit(both[: len(crops)] + both[len(crops) :])
-        return added if self.calibration is None else _unit(added - self.calibration.center)
+        crops = self._checked_crops(crops)
+        both = _unit(self.features(np.concatenate([crops, crops[:, :, ::-1]])))
+        vectors = _unit(both[: len(crops)] + both[len(crops) :])
+        if self.calibration is not None:
+            vectors = _unit(vectors - self.calibration.center)
+        return Embeddings(vectors, made_by="represent", model=model_of(self))
 
-    def features(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def threshold(self, rate: float = DEFAULT_FMR) -> float:
+        """The similarity of two `represent`ed faces that a share `rate` of pairs of different people reaches.
+
+        The rate holds for photographs like those it was measured on: see `Calibration`. `ValueError` for a rate outside
+        (0, 0.5], `ModelError` where no thresholds were measured for the model.
+        """
+        if self.calibration is None:
+            raise calibration.missing(self.name)
+        return self.calibration.match_threshold(rate)
+
+    def features(self, crops: Crops) -> npt.NDArray[np.float32]:
         """What the network computes (N,D) before it is brought to unit length; arguments and errors as `embed`."""
-        self.spec.check(crops)
+        crops = self._checked_crops(crops)
         parts = []
         largest = self._largest_part(len(crops))
         for start in range(0, len(crops), largest):
@@ -175,6 +199,24 @@ class Embedder:
             computed = self._network.run_parts(images)
             features += [self._checked(found, len(part)) for found, part in zip(computed, images, strict=True)]
         return np.concatenate(features)[: len(crops)]
+
+    def _checked_crops(self, crops: Crops) -> npt.NDArray[np.uint8]:
+        """The crops as one array (N,S,S,3); `ValueError` says what was expected."""
+        size = self.spec.size
+        if isinstance(crops, (list, tuple)):
+            several = [np.asarray(crop) for crop in crops]
+            wrong = [crop for crop in several if crop.shape != (size, size, 3)]
+            if wrong:
+                raise ValueError(
+                    f"each crop must be uint8 of shape ({size}, {size}, 3); got one of shape {wrong[0].shape}"
+                )
+            crops = np.stack(several) if several else np.empty((0, size, size, 3), np.uint8)
+        if not isinstance(crops, np.ndarray):
+            raise TypeError(
+                f"crops must be an array (N, {size}, {size}, 3) of uint8, or a list of crops; got {type(crops).__name__}"
+            )
+        self.spec.check(crops)
+        return crops
 
     def _checked(self, features: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
         if features.shape != (n, self.dimension):
@@ -196,13 +238,47 @@ class Embedder:
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self._channels_first else images
 
 
+def _loaded_again(
+    kind: type[Embedder],
+    fingerprint: str,
+    model: str,
+    precision: Precision,
+    device: Device,
+    spec: InputSpec,
+) -> Embedder:
+    """The embedder in the process that unpickles it; `ModelError` where the model has changed since."""
+    embedder = kind.load(model, precision=precision, device=device, spec=spec)
+    if embedder.fingerprint != fingerprint:
+        raise ModelError(f"{model}: was changed after this Embedder was pickled; load it again")
+    return embedder
+
+
+def _network(opened: OpenedModel, device: Device, precision: Precision) -> Network:
+    """The opened model on a device: by torch on a GPU and where there is no ONNX, else by ONNX Runtime."""
+    gpu = device in ("cuda", "mps")
+    if opened.read_onnx is None or (gpu and opened.read_backbone is not None) or device == "mps":
+        from facespace.runtime.torch_network import TorchNetwork, check_device
+
+        check_device(device if gpu else "cpu")
+        return TorchNetwork(opened.backbone(), device=device if gpu else "cpu", precision=precision)
+    onnx = opened.read_onnx()
+    ranges = quantization.find(opened.fingerprint, opened.spec)
+    return OnnxNetwork(
+        onnx,
+        source=opened.source,
+        precision=precision,
+        device="cuda" if device == "cuda" else "cpu",
+        int8=partial(quantization.quantize, onnx, ranges, source=opened.source) if ranges else None,
+    )
+
+
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     result: npt.NDArray[np.float32] = vectors / np.maximum(length, np.float32(1e-10))
     return result
 
 
-def _input_layout(network: OnnxNetwork | TorchNetwork, spec: InputSpec, source: str) -> tuple[bool, tuple[int, ...]]:
+def _input_layout(network: Network, spec: InputSpec, source: str) -> tuple[bool, tuple[int, ...]]:
     """Whether channels come first, and the batch sizes to use."""
     if len(network.inputs) != 1:
         raise ModelError(f"{source}: wants one input of images, the network has {', '.join(network.inputs)}")
@@ -219,7 +295,7 @@ def _input_layout(network: OnnxNetwork | TorchNetwork, spec: InputSpec, source: 
     return channels_first, (shape[0],) if isinstance(shape[0], int) and shape[0] > 0 else _BATCHES
 
 
-def _dimension(network: OnnxNetwork | TorchNetwork, source: str) -> int:
+def _dimension(network: Network, source: str) -> int:
     shape = next(iter(network.outputs.values()))
     if len(shape) != 2 or not isinstance(shape[1], int):
         raise ModelError(f"{source}: wants features (N,D) as first output, the network has {shape}")

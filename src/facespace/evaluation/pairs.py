@@ -14,7 +14,7 @@ from PIL import Image
 
 from facespace.datasets.pairs.lists import PairList
 from facespace.datasets.pairs.pair_sets import PairSet
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ImageError
 from facespace.faces.alignment import align
@@ -81,7 +81,7 @@ def evaluate_pairs(
     source: PairSet,
     embedder: Embedder,
     *,
-    detector: MTCNN | None = None,
+    detector: Detector | None = None,
     threshold_from: PairSet | None = None,
     distance: Distance = "euclidean",
     flip: Flip = "none",
@@ -222,7 +222,7 @@ def _per_fold(fold: npt.NDArray[np.int64], same: npt.NDArray[np.bool_]) -> list[
 def represent(
     source: PairSet,
     embedder: Embedder,
-    detector: MTCNN | None,
+    detector: Detector | None,
     *,
     flip: Flip,
     keep_thumbnails: bool,
@@ -248,7 +248,7 @@ def represent(
 Crop = tuple[int, npt.NDArray[np.uint8] | None, str]  # photo, its crop, or None and the reason
 
 
-def _whole_photos(source: PairSet, embedder: Embedder, detector: MTCNN | None) -> Iterator[Crop]:
+def _whole_photos(source: PairSet, embedder: Embedder, detector: Detector | None) -> Iterator[Crop]:
     if detector is None:
         raise ValueError("whole photos want a detector")
     there = [k for k, file in enumerate(source.files) if file is not None]

@@ -13,22 +13,10 @@ from facespace.evaluation.pairs import Evaluation
 from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
 from facespace.metrics.verification import FAR_TARGETS, Rate
-from facespace.reports.page import as_png, data_uri, new_plot, safe, table
+from facespace.reports.page import as_png, begin, data_uri, new_plot, safe, table
 
 _WORST = 50
 _NAMES = 200  # of missing or failed photos on the page; the JSON has all
-_STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .6rem;border-bottom:1px solid #d5dae0}
-.tiles{display:flex;flex-wrap:wrap;gap:.7rem;margin:1rem 0}.tile{border:1px solid #d5dae0;border-radius:8px;padding:.6rem .9rem;min-width:8.5rem}
-.tile b{display:block;font-size:1.5rem}.tile span{color:#57606a;font-size:.85rem;display:block}
-.warn{background:#fff4d6;border:1px solid #d9a400;border-radius:8px;padding:.6rem .9rem;margin:.6rem 0}
-table{border-collapse:collapse;margin:.4rem 0}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}
-th{color:#57606a;font-weight:600}td.n{font-variant-numeric:tabular-nums}.dim{color:#57606a}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}.plots img{width:100%}
-.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(13.5rem,1fr));gap:.8rem}
-figure{margin:0;font-size:.75rem;overflow-wrap:anywhere}figure img{width:48%;border-radius:4px}
-"""
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -134,11 +122,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> None:
 
 def _page(evaluation: Evaluation) -> str:
     result, settings = evaluation.verification, evaluation.settings
-    text = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>Verification: {safe(settings['pairs'])}</title><style>{_STYLE}</style>",
-    ]
+    text = [begin(f"Verification: {settings['pairs']}")]
     if evaluation.misfit:
         text.append(
             f"<p class=warn><b>Crops and model do not fit:</b> {safe(evaluation.misfit)}. The crops were resized; "
@@ -261,7 +245,7 @@ def _sheets(evaluation: Evaluation) -> list[str]:
     for title, positions in zip(titles, worst(evaluation), strict=True):
         if not positions:
             continue
-        text.append(f"<h2>{title}: {len(positions)}</h2><div class=sheet>")
+        text.append(f"<h2>{title}: {len(positions)}</h2><div class='sheet pairs'>")
         for position in positions:
             k = evaluation.used[position]
             photos = (int(pairs.first[k]), int(pairs.second[k]))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from facespace.faces.face import Box, Face, Point
 from facespace.faces.input_spec import ARCFACE_SIZE, InputSpec
+from facespace.io.image import Source, as_rgb
 
 # Left eye, right eye, nose, left mouth, right mouth in a crop of 112 px: the ArcFace papers' template.
 ARCFACE_TEMPLATE: tuple[Point, ...] = (
@@ -21,10 +22,11 @@ ARCFACE_TEMPLATE: tuple[Point, ...] = (
 )
 
 
-def align(image: npt.NDArray[np.uint8], face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
+def align(image: Source, face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
     """The crop (S,S,3) uint8 of one face that a network of this `spec` wants.
 
-    `image` is (H,W,3) uint8 RGB. Parts outside the image are black under `arcface` and cut off under `box`.
+    `image` is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes. Parts outside the image are black under
+    `arcface` and cut off under `box`.
 
     >>> from facespace.faces.input_spec import INPUT_SPECS
     >>> image = np.zeros((100, 100, 3), np.uint8)
@@ -32,13 +34,14 @@ def align(image: npt.NDArray[np.uint8], face: Face, spec: InputSpec) -> npt.NDAr
     >>> align(image, face, INPUT_SPECS["arcface-112"]).shape
     (112, 112, 3)
     """
+    pixels = as_rgb(image)
     if spec.template == "box":
-        height, width = image.shape[:2]
+        height, width = pixels.shape[:2]
         x1, y1, x2, y2 = crop_box(face.box, width, height, spec.crop_margin)
-        crop = Image.fromarray(np.ascontiguousarray(image[y1:y2, x1:x2]))
+        crop = Image.fromarray(np.ascontiguousarray(pixels[y1:y2, x1:x2]))
         return np.asarray(crop.resize((spec.size, spec.size), Image.Resampling.BILINEAR))
     template = np.asarray(ARCFACE_TEMPLATE) * (spec.size / ARCFACE_SIZE)
-    return _warp(image, similarity_transform(np.asarray(face.landmarks), template), spec.size)
+    return _warp(pixels, similarity_transform(np.asarray(face.landmarks), template), spec.size)
 
 
 def crop_box(box: Box, width: int, height: int, crop_margin: int) -> tuple[int, int, int, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,20 @@ import numpy.typing as npt
 
 from facespace.defaults import CLASSIFY_RATE
 from facespace.embedding.calibration import Calibration
+from facespace.embedding.compatibility import Vectors, model_of, other_model, represented
+from facespace.embedding.embedder import Embedder
 from facespace.identification import classifier_methods, held_out, threshold_tuning
+from facespace.identification.classifier_file import (
+    ClassifierRecord,
+    damaged_classifier,
+    read_classifier,
+    write_classifier,
+)
 from facespace.identification.classifier_methods import MethodName
 from facespace.identification.open_set import Embeddings, offset, templates, thresholds_of_table
 from facespace.identification.threshold_tuning import TunedThresholds
 from facespace.io.text import clean_name
-from facespace.metrics.distances import Floats, Integers
+from facespace.metrics.distances import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,7 @@ class Classifier:
 
     After `fit`: `names_` (the P people, sorted), `embeddings_` (N,D) and `owners_` (N,) of the training photos,
     `templates_` (P,D), `thresholds_` (P,) and `evidence_`, the rates measured with photos and people held out.
+    `model_` says which model made the embeddings, where they know it.
     """
 
     def __init__(
@@ -55,16 +66,24 @@ class Classifier:
         self.seed = seed
 
     def fit(
-        self, embeddings: Embeddings, names: Sequence[str], *, calibration: Calibration | None = None
+        self,
+        embeddings: Vectors,
+        names: Sequence[str],
+        *,
+        calibration: Calibration | None = None,
+        digests: Sequence[str] = (),
     ) -> Classifier:
         """Fit to embeddings (N,D) of length 1 and the name of each; `calibration` is the embedder's.
 
+        `digests` (N,) may name the content of each photo, so that it is not computed again when people are added.
         `ValueError` for an unknown method, no photos, what is not of length 1, names that do not fit, and for one
         person alone where the model has no calibration: there is nobody to tell that person from.
         """
         if self.method not in classifier_methods.METHODS:
             raise ValueError(f"method wants {', '.join(classifier_methods.METHODS)}; got {self.method!r}")
-        vectors = checked_embeddings(embeddings)
+        self.model_ = dict(getattr(embeddings, "model", {}))
+        vectors = checked_embeddings(represented(embeddings))
+        self.digests_ = tuple(digests) or ("",) * len(vectors)
         if len(names) != len(vectors):
             raise ValueError(f"each of {len(vectors)} embeddings wants a name; got {len(names)}")
         if not len(vectors):
@@ -102,27 +121,62 @@ class Classifier:
         }  # fmt: skip
         return self
 
-    def restore(
-        self,
-        embeddings: Embeddings,
-        owners: Integers,
-        names: Sequence[str],
-        thresholds: Floats,
-        *,
-        arrays: Mapping[str, npt.NDArray[np.float32]],
-        probability: tuple[float, float] | None,
-        evidence: dict[str, Any],
-    ) -> Classifier:
+    def save(self, path: str | PathLike[str], embedder: Embedder | None = None) -> None:
+        """Write the fitted classifier, whole or not at all, in a file of which reading runs nothing.
+
+        The file remembers the model, which vectors of `Embedder.represent` know; where it was fitted to bare arrays,
+        `embedder` says it. `ValueError` where nobody does, and where the two differ.
+        """
+        model = self.model_
+        if embedder is not None:
+            if model and (reason := other_model(model, embedder)):
+                raise ValueError(f"this classifier is not of that embedder: {reason}")
+            model = model_of(embedder)
+        if not model:
+            raise ValueError("fitted to bare arrays, it does not know its model: save(path, embedder)")
+        record = ClassifierRecord(
+            method=self.method,
+            rate=self.rate,
+            closed_set=self.closed_set,
+            seed=self.seed,
+            names=self.names_,
+            embeddings=self.embeddings_,
+            owners=self.owners_,
+            thresholds=self.thresholds_,
+            arrays=self.namer_.arrays(),
+            probability=self.probability_,
+            evidence=self.evidence_,
+            digests=self.digests_,
+            model=model,
+        )
+        write_classifier(Path(path), record)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], embedder: Embedder | None = None) -> Classifier:
+        """Read a classifier that `save` wrote; with an `embedder`, it must be of that model.
+
+        `ClassifierError` where it is of another model, damaged, something else, or a pickle, which could run any code.
+        """
+        saved = read_classifier(Path(path), embedder)
+        try:
+            method: Any = saved.method
+            return cls(method, rate=saved.rate, closed_set=saved.closed_set, seed=saved.seed)._restore(saved)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as wrong:
+            raise damaged_classifier(Path(path), wrong) from None
+
+    def _restore(self, saved: ClassifierRecord) -> Classifier:
         """What `fit` had learned, put back without learning it again; `ValueError` where it does not fit together."""
-        self.names_ = tuple(names)
-        self.embeddings_, self.owners_ = checked_embeddings(embeddings), owners.astype(np.int64)
+        owners, names, thresholds = saved.owners, saved.names, saved.thresholds
+        self.names_ = names
+        self.embeddings_, self.owners_ = checked_embeddings(saved.embeddings), owners
         if owners.shape != (len(self.embeddings_),) or not np.array_equal(np.unique(owners), np.arange(len(names))):
             raise ValueError(f"{len(self.embeddings_)} photos do not belong to {len(names)} people")
         if thresholds.shape != (len(names),) or not np.isfinite(thresholds).all():
             raise ValueError(f"{len(names)} people want a threshold each")
-        self.namer_ = classifier_methods.restore(self.method, self.embeddings_, owners, len(names), arrays)
-        self.probability_ = probability
-        self.evidence_ = evidence
+        self.namer_ = classifier_methods.restore(self.method, self.embeddings_, owners, len(names), saved.arrays)
+        self.probability_ = saved.probability
+        self.evidence_ = saved.evidence
+        self.digests_, self.model_ = saved.digests, saved.model
         self._set_people(thresholds)
         return self
 
@@ -131,10 +185,11 @@ class Classifier:
         self.thresholds_ = thresholds
 
     def calibrate(
-        self, probes: Embeddings, names: Sequence[str], *, calibration: Calibration | None, rate: float | None = None
+        self, probes: Vectors, names: Sequence[str], *, calibration: Calibration | None, rate: float | None = None
     ) -> TunedThresholds:
-        """Choose the thresholds anew on labelled photos; kept in `evidence_["calibrated"]`. See `own_calibration`."""
+        """Choose the thresholds anew on labelled photos; kept in `evidence_["calibrated"]`. See `threshold_tuning`."""
         rate = self.rate if rate is None else rate
+        probes = represented(probes, self.model_)
         wanted = thresholds_of_table(calibration, rate, np.bincount(self.owners_).tolist())
         result = threshold_tuning.calibrate(
             probes, names, self.templates_, self.names_, wanted,
@@ -145,9 +200,9 @@ class Classifier:
         self.evidence_ = {**self.evidence_, "calibrated": result.evidence}
         return result
 
-    def predict(self, embeddings: Embeddings) -> list[Prediction]:
-        """Who each face (M,D) is, or unknown; any M, also 0."""
-        vectors = checked_embeddings(embeddings, self.embeddings_.shape[1])
+    def predict(self, embeddings: Vectors) -> list[Prediction]:
+        """Who each face (M,D) is, or unknown; any M, also 0. Embeddings are as `Embedder.represent` makes them."""
+        vectors = checked_embeddings(represented(embeddings, self.model_), self.embeddings_.shape[1])
         nearest = self.namer_.nearest(vectors)
         similarity = np.einsum("nd,nd->n", vectors, self.templates_[nearest]).astype(np.float64)
         thresholds = self.thresholds_[nearest]

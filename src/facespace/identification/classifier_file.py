@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from facespace.embedding.compatibility import model_of, other_model
+from facespace.embedding.compatibility import other_model
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ClassifierError
-from facespace.identification.classifier import Classifier
 from facespace.io.tensor_file import damaged, read_tensor_file, write_tensor_file
 from facespace.io.text import clean_name, plain_text
 
@@ -21,61 +21,75 @@ _REMEDY = "train one from the photos: facespace classify train DIR --output FILE
 _DIGEST = 72  # "photo:" and 64 digits, filled up with blanks
 
 
-@dataclass(slots=True, eq=False)
-class Kept:
-    """A classifier as a file has it: with the digest of every training photo, and the model it belongs to."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassifierRecord:
+    """All that a classifier's file holds.
 
-    classifier: Classifier
+    `embeddings` (N,D), `owners` (N,) as indices into the P `names`, `thresholds` (P,); `arrays` are those of the method,
+    `digests` (N,) name the content of each training photo, `model` is `model_of` the embedder.
+    """
+
+    method: str
+    rate: float
+    closed_set: bool
+    seed: int
+    names: tuple[str, ...]
+    embeddings: npt.NDArray[np.float32]
+    owners: npt.NDArray[np.int64]
+    thresholds: npt.NDArray[np.float64]
+    arrays: Mapping[str, npt.NDArray[np.float32]]
+    probability: tuple[float, float] | None
+    evidence: dict[str, Any]
     digests: tuple[str, ...]
-    model: dict[str, Any]
+    model: dict[str, Any] = field(repr=False)
 
 
-def save(path: Path, classifier: Classifier, digests: tuple[str, ...], embedder: Embedder) -> None:
-    """Write a fitted classifier, whole or not at all. `digests` (N,) name the content of each training photo."""
-    save_kept(path, Kept(classifier, digests, model_of(embedder)))
-
-
-def save_kept(path: Path, kept: Kept) -> None:
-    """Write what `load` gave, changed or not."""
-    classifier, digests = kept.classifier, kept.digests
-    if len(digests) != len(classifier.owners_):
-        raise ValueError(f"{len(classifier.owners_)} photos want a digest each; got {len(digests)}")
+def write_classifier(path: Path, saved: ClassifierRecord) -> None:
+    """Write a classifier, whole or not at all."""
+    if len(saved.digests) != len(saved.owners):
+        raise ValueError(f"{len(saved.owners)} photos want a digest each; got {len(saved.digests)}")
     record = {
-        "method": classifier.method,
-        "rate": classifier.rate,
-        "closed_set": classifier.closed_set,
-        "seed": classifier.seed,
-        "names": list(classifier.names_),
-        "probability": classifier.probability_,
-        "evidence": classifier.evidence_,
-        "model": kept.model,
+        "method": saved.method,
+        "rate": saved.rate,
+        "closed_set": saved.closed_set,
+        "seed": saved.seed,
+        "names": list(saved.names),
+        "probability": saved.probability,
+        "evidence": saved.evidence,
+        "model": saved.model,
     }
+    digests = "".join(digest.ljust(_DIGEST)[:_DIGEST] for digest in saved.digests)
     arrays: dict[str, npt.NDArray[Any]] = {
-        "embeddings": classifier.embeddings_,
-        "owners": classifier.owners_,
-        "thresholds": classifier.thresholds_,
-        "digests": np.frombuffer("".join(d.ljust(_DIGEST)[:_DIGEST] for d in digests).encode("ascii"), np.uint8),
-        **classifier.namer_.arrays(),
+        "embeddings": np.asarray(saved.embeddings),
+        "owners": saved.owners,
+        "thresholds": saved.thresholds,
+        "digests": np.frombuffer(digests.encode("ascii"), np.uint8),
+        **saved.arrays,
     }
     write_tensor_file(path, _KIND, arrays, record)
 
 
-def load(path: Path, embedder: Embedder | None = None) -> Kept:
+def read_classifier(path: Path, embedder: Embedder | None = None) -> ClassifierRecord:
     """Read a classifier; with an `embedder`, `ClassifierError` where it was trained on another model's embeddings.
 
     `ClassifierError` too for a pickle, which could run any code, and for what is damaged or something else.
     """
     arrays, record = read_tensor_file(path, _KIND, ClassifierError, remedy=_REMEDY)
     try:
-        kept = _restore(record, arrays)
+        saved = _checked(record, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as wrong:
-        raise damaged(path, _KIND, ClassifierError, wrong, remedy=_REMEDY) from None
-    if embedder is not None and (reason := other_model(kept.model, embedder)):
+        raise damaged_classifier(path, wrong) from None
+    if embedder is not None and (reason := other_model(saved.model, embedder)):
         raise ClassifierError(f"{plain_text(str(path))}: {reason}, or train again")
-    return kept
+    return saved
 
 
-def _restore(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Kept:
+def damaged_classifier(path: Path, wrong: Exception) -> Exception:
+    """The error for a classifier whose content does not fit together."""
+    return damaged(path, _KIND, ClassifierError, wrong, remedy=_REMEDY)
+
+
+def _checked(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> ClassifierRecord:
     embeddings, owners, thresholds = arrays["embeddings"], arrays["owners"], arrays["thresholds"]
     if embeddings.dtype != np.float32 or owners.dtype != np.int64 or thresholds.dtype != np.float64:
         raise ValueError("its arrays have other types")
@@ -94,19 +108,18 @@ def _restore(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Kep
     digests = bytes(arrays["digests"]).decode("ascii")
     if len(digests) != _DIGEST * len(owners):
         raise ValueError("photos and digests differ in number")
-    classifier = Classifier(
-        record["method"], rate=record["rate"], closed_set=record["closed_set"], seed=record["seed"]
-    ).restore(
-        embeddings,
-        owners,
-        names,
-        thresholds,
+    return ClassifierRecord(
+        method=record["method"],
+        rate=record["rate"],
+        closed_set=record["closed_set"],
+        seed=record["seed"],
+        names=tuple(names),
+        embeddings=embeddings,
+        owners=owners,
+        thresholds=thresholds,
         arrays={name: arrays[name] for name in ("weights", "bias") if name in arrays},
         probability=probability,
         evidence=record["evidence"],
-    )
-    return Kept(
-        classifier,
-        tuple(digests[k : k + _DIGEST].rstrip() for k in range(0, len(digests), _DIGEST)),
-        record["model"],
+        digests=tuple(digests[k : k + _DIGEST].rstrip() for k in range(0, len(digests), _DIGEST)),
+        model=record["model"],
     )

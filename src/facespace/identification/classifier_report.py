@@ -18,7 +18,7 @@ from facespace.identification.classifier_evaluation import ClassifierEvaluation
 from facespace.io import image
 from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
-from facespace.reports.page import as_png, check_plots, data_uri, new_plot, safe, table
+from facespace.reports.page import as_png, begin, check_plots, data_uri, new_plot, safe, table
 
 _WORDS = {
     "closed_set_accuracy": "right if nobody were a stranger",
@@ -30,17 +30,6 @@ _WORDS = {
 }
 _SHOWN = 200  # pictures on the page; the JSON has all
 _THUMBNAIL = 96
-_STYLE = """
-:root{color-scheme:light dark;--line:#8884;--dim:#777}
-body{font:15px/1.45 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .4rem;border-bottom:1px solid var(--line)}
-p{max-width:56rem;margin:.4rem 0}.dim,figcaption{color:var(--dim)}
-.tiles{display:flex;flex-wrap:wrap;gap:.7rem;margin:1rem 0}.tile{border:1px solid var(--line);border-radius:8px;padding:.6rem .9rem}
-.tile b{display:block;font-size:1.5rem}.plots{display:flex;flex-wrap:wrap;gap:1rem}.plots img{max-width:100%;width:30rem}
-.sheet{display:flex;flex-wrap:wrap;gap:.8rem}figure{margin:0;width:10rem;font-size:.8rem;overflow-wrap:anywhere}
-figure img{max-width:96px;max-height:96px;border-radius:4px;display:block}table{border-collapse:collapse}td,th{padding:.15rem .7rem;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}tr:nth-child(even){background:#8881}
-"""
 
 
 def in_words(classifier: Classifier) -> list[str]:
@@ -121,7 +110,7 @@ def write_report(
 def _as_html(classifier: Classifier, tried: ClassifierEvaluation | None, paths: Sequence[str]) -> str:
     found = classifier.evidence_
     text = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Classifier</title><style>{_STYLE}</style>",
+        begin("Classifier"),
         f"<h1>{len(classifier.names_)} people from {len(classifier.owners_)} photos</h1>",
         f"<p class=dim>Method {classifier.method}; {'closed set' if classifier.closed_set else 'strangers are called unknown'}.</p>",
     ]
@@ -157,7 +146,9 @@ def _mistakes(tried: ClassifierEvaluation, paths: Sequence[str]) -> list[str]:
     wrong = sorted(
         (k for k in range(len(tried.names)) if not tried.right(k)), key=lambda k: -tried.predictions[k].similarity
     )
-    text = [f"<h2>{len(wrong)} wrong{', the most similar ones' if len(wrong) > _SHOWN else ''}</h2><div class=sheet>"]
+    text = [
+        f"<h2>{len(wrong)} wrong{', the most similar ones' if len(wrong) > _SHOWN else ''}</h2><div class='sheet mistakes'>"
+    ]
     for k in wrong[:_SHOWN]:
         true = tried.names[k] + ("" if tried.known[k] else " (a stranger)")
         text.append(

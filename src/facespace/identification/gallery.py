@@ -5,36 +5,41 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
+from typing import Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from facespace.defaults import DEFAULT_RATE
 from facespace.embedding import calibration
-from facespace.embedding.compatibility import model_of, other_model
+from facespace.embedding.compatibility import Vectors, model_of, other_model, represented
 from facespace.embedding.embedder import Embedder
 from facespace.errors import GalleryError
 from facespace.identification import threshold_tuning
 from facespace.identification.open_set import templates, thresholds_of_table
-from facespace.identification.stores.sqlite import Entry, SQLiteStore
+from facespace.identification.stores.protocol import Entry, Store
+from facespace.identification.stores.sqlite import SQLiteStore
 from facespace.identification.threshold_tuning import TunedThresholds
 from facespace.io.text import clean_name, plain_text
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What `identify` says of one probe: `name` is None for unknown, `similarity` the best person's all the same.
+    """What `identify` says of one probe and one person: `name` is None for unknown.
 
-    `similarity` (cosine) is None only when nobody is enrolled; `threshold` is what it had to reach.
+    `similarity` (cosine) is that to the person `nearest`, whether or not it reaches `threshold`; both are None only when
+    nobody is enrolled.
     """
 
     name: str | None
     similarity: float | None
     threshold: float
+    nearest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +61,35 @@ class _Snapshot:
     templates: npt.NDArray[np.float32]
 
 
+class FaceWithEmbedding(Protocol):
+    """A face with its crop and its embedding, as `pipeline.analyzer.FaceAnalyzer` gives it."""
+
+    @property
+    def crop(self) -> npt.NDArray[np.uint8]:
+        """The crop (S,S,3) that the model takes."""
+
+    @property
+    def embedding(self) -> npt.NDArray[np.float32]:
+        """The embedding (D,) that `represent` made of it."""
+
+
 class Gallery:
-    """Enrolled people in one file.
+    """Enrolled people in one file, or in another store.
 
     A person's photos become one template, the mean of their embeddings scaled to length 1, and a probe is compared
     with every template. The file remembers which weights and which `InputSpec` made its vectors; opened with others
     it raises `GalleryError`. Without an `embedder` people can be listed, renamed and removed only.
+
+    `store` is the path of an SQLite file, which `create` makes where it is missing, or a store that is open; `close`
+    closes either.
     """
 
-    def __init__(self, path: str | PathLike[str], embedder: Embedder | None = None, *, create: bool = False) -> None:
-        self._store = SQLiteStore(str(path), create=create)
+    def __init__(
+        self, store: str | PathLike[str] | Store, embedder: Embedder | None = None, *, create: bool = False
+    ) -> None:
+        self._store: Store = (
+            SQLiteStore(os.fspath(store), create=create) if isinstance(store, (str, PathLike)) else store
+        )
         self._embedder = embedder
         self._claimed = False
         self._snapshot: _Snapshot | None = None
@@ -82,7 +106,7 @@ class Gallery:
         if held is None:  # an empty gallery belongs to no model yet
             return
         if reason := other_model(held, embedder):
-            raise GalleryError(f"{self._store.path}: {reason}, or enrol into a new gallery")
+            raise GalleryError(f"{self._store.name}: {reason}, or enrol into a new gallery")
         self._claimed = True
 
     def __enter__(self) -> Gallery:
@@ -104,11 +128,15 @@ class Gallery:
         """Everyone enrolled, by name."""
         return [Person(*row) for row in self._store.people()]
 
-    def enroll(self, name: str, crop: npt.NDArray[np.uint8], *, source: str = "") -> bool:
-        """Add one crop (S,S,3) of a person, as `align` makes it; on disk when this returns.
+    def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
+        """Add one crop (S,S,3) of a person, as `align` makes it, or an analysed face; on disk when this returns.
 
         Returns False when this very crop was enrolled under the name before. `source` says where it came from.
         """
+        if not isinstance(crop, np.ndarray):
+            if not hasattr(crop, "embedding"):
+                raise TypeError(f"enroll takes a crop (S,S,3) or an analysed face; got {type(crop).__name__}")
+            return self.add(name, crop.embedding, crop.crop, source=source)
         return self.add(name, self._model().represent(crop[None])[0], crop, source=source)
 
     def add(
@@ -116,6 +144,7 @@ class Gallery:
     ) -> bool:
         """`enroll` for a crop that `represent` has made an embedding of already."""
         embedder = self._model()
+        embedding = represented(embedding, model_of(embedder))
         length = float(np.linalg.norm(embedding))
         if embedding.shape != (embedder.dimension,) or not abs(length - 1) < 1e-3:
             wanted = f"{embedder.dimension} numbers of length 1"
@@ -135,29 +164,63 @@ class Gallery:
         """Erase a person from the file, vectors included; returns how many photos were enrolled."""
         return self._store.remove(clean_name(name))
 
+    @overload
+    def identify(
+        self, embeddings: Vectors, *, rate: float | None = None, threshold: float | None = None, top: None = None
+    ) -> list[Match]: ...
+
+    @overload
+    def identify(
+        self, embeddings: Vectors, *, rate: float | None = None, threshold: float | None = None, top: int
+    ) -> list[list[Match]]: ...
+
     def identify(
         self,
-        embeddings: npt.NDArray[np.float32],
+        embeddings: Vectors,
         *,
         rate: float | None = None,
         threshold: float | None = None,
-    ) -> list[Match]:
+        top: int | None = None,
+    ) -> list[Match] | list[list[Match]]:
         """The best match of each probe (N,D), or unknown; embeddings as `Embedder.represent` makes them.
+
+        With `top`, the matches of each probe with the `top` most similar people, best first; each has a name only where
+        it reaches that person's threshold. Embeddings may be an array, or a list of (D,).
 
         `rate` is the share of strangers that may be given a name, each face counted alone, however many people are
         enrolled; by default what `calibrate` stored, or 0.01. `threshold` sets the similarity to reach instead.
         `ModelError` where the model has no calibration, `calibrate` has stored none, and no threshold is given.
         """
+        if top is not None and top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        probes = self._probes(embeddings)
         people = self._current()
         thresholds = self._thresholds(people, rate) if threshold is None else np.full(len(people.names), threshold)
         if not people.names:
-            return [Match(None, None, 1.0 if threshold is None else threshold) for _ in embeddings]
-        similarity = embeddings @ people.templates.T
-        matches = []
-        for k, row in zip(similarity.argmax(axis=1), similarity, strict=True):
-            value, wanted = float(row[k]), float(thresholds[k])
-            matches.append(Match(people.names[k] if value >= wanted else None, value, wanted))
-        return matches
+            nobody = Match(None, None, 1.0 if threshold is None else threshold)
+            return [nobody if top is None else [nobody] for _ in probes]  # type: ignore[return-value]
+
+        def match(row: npt.NDArray[np.float32], k: int) -> Match:
+            value, wanted, person = float(row[k]), float(thresholds[k]), people.names[k]
+            return Match(person if value >= wanted else None, value, wanted, person)
+
+        similarity = probes @ people.templates.T
+        if top is None:
+            return [match(row, k) for k, row in zip(similarity.argmax(axis=1), similarity, strict=True)]
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
+        return [[match(row, k) for k in best] for best, row in zip(order, similarity, strict=True)]
+
+    def _probes(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
+        """The probes as (N,D); `ValueError` for vectors that cannot be compared with the gallery's."""
+        embedder = self._model()
+        probes = represented(embeddings, model_of(embedder))
+        if probes.ndim == 1 and len(probes) == embedder.dimension:
+            probes = probes[None]
+        if not probes.size:
+            probes = probes.reshape(0, embedder.dimension)
+        if probes.ndim != 2 or probes.shape[1] != embedder.dimension:
+            raise ValueError(f"embeddings must be (N, {embedder.dimension}), got {probes.shape}")
+        return probes
 
     def thresholds(self, rate: float | None = None) -> npt.NDArray[np.float64]:
         """The similarity to reach for each person, in the order they were added, to keep to `rate`."""
@@ -175,8 +238,9 @@ class Gallery:
             raise calibration.missing(embedder.name)
         return np.minimum(embedder.calibration.identification_thresholds(rate, people.n_photos) + offset, 1.0)
 
-    def calibrate(self, probes: npt.NDArray[np.float32], names: Sequence[str], *, rate: float) -> TunedThresholds:
+    def calibrate(self, probes: Vectors, names: Sequence[str], *, rate: float) -> TunedThresholds:
         """Choose and store the thresholds on labelled photos: see `threshold_tuning.calibrate`."""
+        probes = self._probes(probes)
         people, table = self._current(), self._model().calibration
         _, _, enrolled = self._store.vectors(self._model().dimension)
         result = threshold_tuning.calibrate(
@@ -196,12 +260,12 @@ class Gallery:
         except (KeyError, TypeError, ValueError):
             result = TunedThresholds(0.0, math.nan, {})
         if not (0 < result.rate < 1 and math.isfinite(result.offset)):
-            raise GalleryError(f"{self._store.path}: damaged (its calibration is no such thing); run calibrate again")
+            raise GalleryError(f"{self._store.name}: damaged (its calibration is no such thing); run calibrate again")
         return result
 
     def _model(self) -> Embedder:
         if self._embedder is None:
-            raise GalleryError(f"{self._store.path}: opened without a model, it can only be listed and edited")
+            raise GalleryError(f"{self._store.name}: opened without a model, it can only be listed and edited")
         return self._embedder
 
     def _current(self) -> _Snapshot:

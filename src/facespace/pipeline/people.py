@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.datasets.formats.class_folders import read_class_folders
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ImageError
 from facespace.faces.crops import fit, holds_crops
@@ -55,13 +56,14 @@ def read_people(
     root: str | os.PathLike[str],
     embedder: Embedder,
     *,
+    detector: Detector | None = None,
     aligned: bool = False,
     known: Mapping[str, Embeddings] | None = None,
     progress: Progress,
 ) -> People:
     """Read class folders of crops, or of photos, of each of which the largest face counts.
 
-    `known` gives embeddings (D,) by digest, of the same model. A file whose content came before under the same name is
+    `detector` finds the faces of photos, by default the default one. `known` gives embeddings (D,) by digest, of the same model. A file whose content came before under the same name is
     left out. `DatasetError` for no folders, and for crops that do not fit the model.
     """
     crops = holds_crops(root, embedder.spec, aligned=aligned)
@@ -88,7 +90,10 @@ def read_people(
     prepared: Counter[str] = Counter()
     found: dict[int, Embeddings] = {k: known[digests[k]] for k in range(len(paths)) if digests[k] in known}
     todo = [paths[k] for k in new]
-    read = _read_crops(todo, embedder, prepared) if crops else _read_photos(todo, embedder)
+    if crops:
+        read = _read_crops(todo, embedder, prepared)
+    else:
+        read = _read_photos(todo, embedder, detector or create_detector())
     for k, vector in zip(new, progress(read, len(new), "embedding"), strict=True):
         if isinstance(vector, str):
             failed.append((paths[k], vector))
@@ -139,9 +144,9 @@ def _decode(path: str) -> image.RGB | str:
         return error.reason
 
 
-def _read_photos(paths: list[str], embedder: Embedder) -> Iterator[Embeddings | str]:
+def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> Iterator[Embeddings | str]:
     """For each photo the embedding (D,) of its largest face, or a reason."""
-    for photo in process(paths, MTCNN(), embedder, largest=True):
+    for photo in process(paths, detector, embedder, largest=True):
         yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
 
 

@@ -7,31 +7,29 @@ those being read are in it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ImageError
-from facespace.faces.alignment import align
 from facespace.faces.face import Face
 from facespace.io import image
-from facespace.io.image import IMAGE_ENDINGS
+from facespace.io.image import IMAGE_ENDINGS, Source
 from facespace.io.prefetch import map_ahead
+from facespace.pipeline.face_batches import find_faces, in_chunks
 
-_CHUNK_PHOTOS = 16
-_CHUNK_PIXELS = 24_000_000
-_CHUNK_FACES = 64
 _READERS = 2
 _READ_AHEAD = 4
 
 
 @dataclass(slots=True)
 class Photo:
-    """What was found in one photo.
+    """What was found in one photo; `path` is its path, or `<array>` and the like.
 
     `error` is a reason when it could not be read, else None. `embeddings` (F,D), as `Embedder.represent` makes them,
     are empty without an embedder; `crops` (F,S,S,3) and `pixels`, the photo itself, are there when asked for.
@@ -67,72 +65,53 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
 
 
 def process(
-    paths: Iterable[str],
-    detector: MTCNN,
+    images: Iterable[Source],
+    detector: Detector,
     embedder: Embedder | None = None,
     *,
     largest: bool = False,
     keep_pixels: bool = False,
     keep_crops: bool = False,
 ) -> Iterator[Photo]:
-    """Find the faces of each photo, and embed them if there is an `embedder`; one `Photo` a path, in order.
+    """Find the faces of each image, and embed them if there is an `embedder`; one `Photo` an image, in order.
 
-    `largest` keeps only the face with the largest box. A photo that cannot be read gives a `Photo` with `error`.
+    An image is a path, an array, a PIL image, or anything else that `facespace.read` takes. `largest` keeps only the face
+    with the largest box. An image that cannot be read gives a `Photo` with `error`.
     """
-    for chunk in _chunks(map_ahead(_read, paths, threads=_READERS, ahead=_READ_AHEAD)):
+    if isinstance(images, (str, bytes, os.PathLike, np.ndarray)):
+        raise TypeError(f"process takes several images; got one {type(images).__name__}")
+    photos = map_ahead(_read, images, threads=_READERS, ahead=_READ_AHEAD)
+    for chunk in in_chunks(photos, lambda photo: photo.pixels.size // 3 if photo.pixels is not None else 0):
         readable = [photo for photo in chunk if photo.pixels is not None]
-        found = detector.detect_many(photo.pixels for photo in readable if photo.pixels is not None)
-        for photo, faces in zip(readable, found, strict=True):
-            photo.faces = _largest(faces) if largest else faces
-        if embedder is not None and readable:
-            _embed(embedder, readable, keep_crops)
+        pixels = [photo.pixels for photo in readable if photo.pixels is not None]
+        found = find_faces(pixels, detector, embedder, largest=largest, keep_crops=keep_crops)
+        for photo, of_photo in zip(readable, found, strict=True):
+            photo.faces, photo.embeddings = of_photo.faces, of_photo.embeddings
+            if keep_crops:
+                photo.crops = of_photo.crops
         for photo in chunk:
             if not keep_pixels:
                 photo.pixels = None
         yield from chunk
 
 
-def _embed(embedder: Embedder, photos: Sequence[Photo], keep_crops: bool) -> None:
-    """Embeddings of all faces of a chunk, in batches across its photos."""
-    pending = [(photo, face) for photo in photos for face in photo.faces]
-    crops = np.empty((0, embedder.spec.size, embedder.spec.size, 3), np.uint8)
-    embeddings = [np.empty((0, embedder.dimension), np.float32)]
-    kept = [crops]
-    for start in range(0, len(pending), _CHUNK_FACES):
-        part = pending[start : start + _CHUNK_FACES]
-        crops = np.stack([align(photo.pixels, face, embedder.spec) for photo, face in part if photo.pixels is not None])
-        embeddings.append(embedder.represent(crops))
-        if keep_crops:
-            kept.append(crops)
-    ends = np.cumsum([len(photo.faces) for photo in photos])[:-1]
-    for photo, vectors in zip(photos, np.split(np.concatenate(embeddings), ends), strict=True):
-        photo.embeddings = vectors
-    if keep_crops:
-        for photo, crops in zip(photos, np.split(np.concatenate(kept), ends), strict=True):
-            photo.crops = crops
+def source_name(source: Source) -> str:
+    """What errors and results call an image: its path, or what kind of thing it is.
+
+    >>> source_name("party.jpg"), source_name(np.zeros((2, 2, 3), np.uint8))
+    ('party.jpg', '<array>')
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    kinds = ((np.ndarray, "<array>"), (Image.Image, "<PIL image>"), ((bytes, bytearray, memoryview), "<bytes>"))
+    return next((name for kind, name in kinds if isinstance(source, kind)), "<file>")
 
 
-def _largest(faces: list[Face]) -> list[Face]:
-    return [max(faces, key=lambda face: face.width * face.height)] if faces else []
-
-
-def _read(path: str) -> Photo:
-    if os.path.isdir(path):
-        return Photo(path, error="no images in this folder")
+def _read(source: Source) -> Photo:
+    name = source_name(source)
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
+        return Photo(name, error="no images in this folder")
     try:
-        return Photo(path, pixels=image.read(path))
+        return Photo(name, pixels=image.as_rgb(source))
     except ImageError as error:
-        return Photo(path, error=error.reason)
-
-
-def _chunks(photos: Iterable[Photo]) -> Iterator[list[Photo]]:
-    chunk: list[Photo] = []
-    n_pixels = 0
-    for photo in photos:
-        chunk.append(photo)
-        n_pixels += photo.pixels.size // 3 if photo.pixels is not None else 0
-        if len(chunk) >= _CHUNK_PHOTOS or n_pixels >= _CHUNK_PIXELS:
-            yield chunk
-            chunk, n_pixels = [], 0
-    if chunk:
-        yield chunk
+        return Photo(name, error=error.reason)

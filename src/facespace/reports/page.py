@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import importlib
+import importlib.resources
 import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,16 @@ def check_plots() -> None:
         importlib.import_module("matplotlib")
     except ImportError:
         raise RuntimeUnavailable("a report wants matplotlib; install it with: pip install 'facespace[plots]'") from None
+
+
+def begin(title: str, *, head: str = "") -> str:
+    """The beginning of a page, with its title and the one style of all pages; `head` is put before them."""
+    style = importlib.resources.files("facespace.reports").joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"{head}<meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>{safe(title)}</title><style>{style}</style>"
+    )
 
 
 def safe(text: object) -> str:

@@ -19,16 +19,15 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.io.text import first_line
+from facespace.runtime.protocol import Device, Precision
 
-Precision = Literal["fastest", "float32"]
-Device = Literal["auto", "cpu", "cuda"]
 _CUDA = "CUDAExecutionProvider"
 _OPENVINO = "OpenVINOExecutionProvider"
 

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import RuntimeUnavailable
-from facespace.runtime.onnx_network import Precision, lowest_precision
+from facespace.runtime.onnx_network import lowest_precision
+from facespace.runtime.protocol import Precision
 
 if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
 
 
 class TorchNetwork:
-    """What `OnnxNetwork` is for ONNX: `run`, `inputs`, `outputs`, `runtime` (`torch-cpu`, `torch-cuda`, …), `precision`.
+    """A `Network` that torch computes; `runtime` is `torch-cpu`, `torch-cuda` or `torch-mps`.
 
     On a GPU with bfloat16 `precision="fastest"` computes in it, unless `FACESPACE_PRECISION` says float32; everything
     else is float32, without TF32. Raises `RuntimeUnavailable` for a device that torch does not see. Safe to share
@@ -40,10 +41,11 @@ class TorchNetwork:
         self.takes_uint8 = False
         self.wants_parts = False
 
-    def run(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """The features (N,D) of preprocessed images (N,3,H,W)."""
+    def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
+        """The features (N,D) of preprocessed images (N,3,H,W), the one input."""
         import torch
 
+        (images,) = inputs
         autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if self.precision == "bfloat16":
             autocast = torch.autocast(self._device.type, torch.bfloat16)
@@ -54,7 +56,7 @@ class TorchNetwork:
         result: npt.NDArray[np.float32] = features.float().cpu().numpy()
         return [result]
 
-    def run_parts(self, parts: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+    def run_parts(self, parts: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """The features of several batches, one after the other."""
         return [self.run(part)[0] for part in parts]
 

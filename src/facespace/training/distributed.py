@@ -60,18 +60,5 @@ def summed(own: Tensor) -> Tensor:
     return own
 
 
-def same_everywhere(text: str) -> str:
-    """What process 0 said; every process says something of its own, of at most 4,096 bytes in UTF-8."""
-    if n_ranks() == 1:
-        return text
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    said = torch.zeros(4096, dtype=torch.uint8)
-    encoded = text.encode()[:4096]
-    said[: len(encoded)] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8) if encoded else 0
-    said = said.to(device)
-    distributed.broadcast(said, src=0)
-    return bytes(said.tolist()).rstrip(b"\0").decode()
-
-
 def _together() -> bool:
     return distributed.is_available() and distributed.is_initialized()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,10 +24,6 @@ class Guards:
 
     collapsed: int = 0
     without_triplets: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The counts, as JSON can hold them."""
-        return asdict(self)
 
     def check(self, step: int, name: str, facts: Mapping[str, float]) -> None:
         """Look at the facts of one loss after a step; `TrainingError` says what to change.

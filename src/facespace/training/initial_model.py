@@ -17,7 +17,7 @@ from facespace.backbones.batch_norm_statistics import reestimate
 from facespace.backbones.registry import create
 from facespace.errors import ModelError, RecipeError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
-from facespace.models.opening import find_model
+from facespace.models.opening import open_model
 from facespace.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def start(recipe: Recipe, crops: Crops) -> Start:
         backbone, spec = _new(recipe), _spec(recipe)
         _check_size(backbone, spec)
         return Start(backbone, spec)
-    source = find_model(os.path.expanduser(recipe.init))
-    remarks = []
+    source = open_model(os.path.expanduser(recipe.init))
+    remarks = list(source.remarks)
     if source.record is not None and str(source.record.training.get("batch_norms", "")).startswith("folded"):
         raise ModelError(
             f"{recipe.init}: its batch norms were folded into the weights; convert its source again with --crops DIR"
         )
-    backbone, _ = source.backbone()
+    backbone = source.backbone()
     _check_size(backbone, source.spec)
     if recipe.keep_probability != 1 and not _takes_dropout(backbone):
         raise RecipeError(f"keep_probability: {backbone.name}, which {recipe.init} is, has no dropout; leave it at 1")

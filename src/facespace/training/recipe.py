@@ -260,27 +260,32 @@ def as_toml(recipe: Recipe) -> str:
     """The recipe as a TOML text with every key, which `parse` reads as the same recipe."""
     lines = []
     for key, value in recipe.model_dump(exclude={"losses"}, exclude_none=True).items():
-        lines.append(f"{key} = {_toml(value)}")
+        lines.append(f"{key} = {toml_value(value)}")
     for term in recipe.losses:
-        lines += ["", "[[losses]]", *(f"{_key(key)} = {_toml(value)}" for key, value in term.model_dump().items())]
+        lines += ["", "[[losses]]", *(f"{_key(key)} = {toml_value(value)}" for key, value in term.model_dump().items())]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value of a recipe as TOML writes it.
+
+    >>> toml_value({"name": "center", "rate": 0.5, "legacy": True})
+    '{ name = "center", rate = 0.5, legacy = true }'
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(map(_letter, escaped)) + '"'
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {_toml(entry)}" for key, entry in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {toml_value(entry)}" for key, entry in value.items()) + " }"
     return repr(value)
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml(key)
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else toml_value(key)
 
 
 def _letter(letter: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from facespace.backbones.backbone import Backbone
 from facespace.datasets.pairs.pair_sets import PairSet, binary_pairs, read_pair_set
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.factory import create_detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, RecipeError
 from facespace.evaluation.pairs import evaluate_pairs, usable_pairs
@@ -106,7 +106,7 @@ def _name(wanted: str, taken: dict[str, PairSet]) -> str:
 def _cropped(pairs: PairSet, spec: InputSpec) -> PairSet:
     """Whole photos as crops in memory, kept as PNG; one without a face becomes no image, which counts as an error."""
     files: list[Path | bytes | None] = []
-    for photo in process(map(str, pairs.files), MTCNN(), keep_pixels=True):
+    for photo in process(map(str, pairs.files), create_detector(), keep_pixels=True):
         file = b""
         if photo.pixels is not None and photo.faces:
             height, width = photo.pixels.shape[:2]

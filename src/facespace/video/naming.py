@@ -9,17 +9,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from facespace.detection.mtcnn.detector import MTCNN
+from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import VideoError
-from facespace.faces.alignment import align
 from facespace.faces.face import Face
+from facespace.pipeline.face_batches import MAX_IMAGES, find_faces, in_chunks
 from facespace.video.reader import Frame
 from facespace.video.tracker import Track, Tracker
 
-_CHUNK_FRAMES = 16
-_CHUNK_PIXELS = 24_000_000
-_CHUNK_FACES = 64
 # Shares of strangers that look so much alike: to be one person again after a jump, and not to be in doubt in one place.
 _SAME_FMR = 0.001
 _DOUBTFUL_FMR = 0.1
@@ -94,7 +91,7 @@ class VideoNamer:
 
     def __init__(
         self,
-        detector: MTCNN,
+        detector: Detector,
         embedder: Embedder,
         namer: Namer,
         *,
@@ -121,21 +118,18 @@ class VideoNamer:
         """How many frames were looked at."""
         return self._n_frames
 
-    def name(self, frames: Iterable[Frame], *, chunk_frames: int = _CHUNK_FRAMES) -> Iterator[NamedFrame]:
+    def name(self, frames: Iterable[Frame], *, chunk_frames: int = MAX_IMAGES) -> Iterator[NamedFrame]:
         """The frames with their faces named, in order; at most `chunk_frames` are in memory at once.
 
         `chunk_frames` is 1 for a camera, whose pictures are wanted at once. A `VideoError` of `frames` is raised
         after those before it have been named.
         """
         for chunk, error in _chunks(frames, chunk_frames):
-            if not chunk and error is not None:
-                raise error
-            found = self._detector.detect_many(frame.pixels for frame in chunk)
-            embedded = _embed(self._embedder, chunk, found)
-            for frame, faces, embeddings in zip(chunk, found, embedded, strict=True):
-                yield self._follow(frame, faces, embeddings)
             if error is not None:
                 raise error
+            found = find_faces([frame.pixels for frame in chunk], self._detector, self._embedder)
+            for frame, of_frame in zip(chunk, found, strict=True):
+                yield self._follow(frame, of_frame.faces, of_frame.embeddings)
 
     def finish(self) -> list[Appearance]:
         """Everybody who was seen, by the second they were seen first."""
@@ -176,33 +170,18 @@ def _tracker(embedder: Embedder, lost_after: float) -> Tracker:
     return Tracker(min_similarity=same, doubtful=doubtful, lost_after=lost_after)
 
 
-def _embed(
-    embedder: Embedder, frames: Sequence[Frame], found: Sequence[Sequence[Face]]
-) -> list[npt.NDArray[np.float32]]:
-    """Embeddings (F,D) of each frame's faces, in batches across the frames."""
-    pending = [(frame, face) for frame, faces in zip(frames, found, strict=True) for face in faces]
-    vectors = [np.empty((0, embedder.dimension), np.float32)]
-    for start in range(0, len(pending), _CHUNK_FACES):
-        part = pending[start : start + _CHUNK_FACES]
-        crops = np.stack([align(frame.pixels, face, embedder.spec) for frame, face in part])
-        vectors.append(embedder.represent(crops))
-    ends = np.cumsum([len(faces) for faces in found])[:-1]
-    return list(np.split(np.concatenate(vectors), ends))
-
-
 def _chunks(frames: Iterable[Frame], chunk_frames: int) -> Iterator[tuple[list[Frame], VideoError | None]]:
-    """Frames to be looked at together; with the last of a damaged video comes its error."""
-    chunk: list[Frame] = []
-    n_pixels = 0
-    try:
-        for frame in frames:
-            chunk.append(frame)
-            n_pixels += frame.pixels.size // 3
-            if len(chunk) >= chunk_frames or n_pixels >= _CHUNK_PIXELS:
-                yield chunk, None
-                chunk, n_pixels = [], 0
-    except VideoError as error:
-        yield chunk, error
-        return
-    if chunk:
+    """Frames to be looked at together; after the last of a damaged video comes its error."""
+    failed: list[VideoError] = []
+
+    def until_damaged() -> Iterator[Frame]:
+        try:
+            for frame in frames:  # noqa: UP028 - `yield from` would close the caller's frames
+                yield frame
+        except VideoError as error:
+            failed.append(error)
+
+    for chunk in in_chunks(until_damaged(), lambda frame: frame.pixels.size // 3, chunk_frames):
         yield chunk, None
+    if failed:
+        yield [], failed[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -285,21 +286,47 @@ def test_the_image_is_left_alone(detector, small):
 @pytest.mark.parametrize(
     "image",
     [
-        np.zeros((50, 50), np.uint8),
-        np.zeros((50, 50, 4), np.uint8),
-        np.zeros((50, 50, 1), np.uint8),
         np.zeros((1, 50, 50, 3), np.uint8),
-        np.zeros((50, 50, 3), np.float32),
+        np.zeros((50, 50, 5), np.uint8),
         np.zeros((50, 50, 3), np.int64),
+        np.full((50, 50, 3), -1.0),
         np.zeros(50, np.uint8),
     ],
     ids=lambda image: f"{image.dtype}{image.shape}",
 )
-def test_only_rgb_bytes_are_images(detector, image):
-    with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8 RGB; got " + str(image.dtype)):
+def test_arrays_that_are_no_images(detector, image):
+    with pytest.raises(ValueError, match=r"^an image must be \(H, W, 3\) uint8 RGB, or .*; got " + str(image.dtype)):
         detector.detect(image)
     with pytest.raises(ValueError, match="uint8 RGB"):
         detector.detect_many([image])
+
+
+def test_everything_that_is_plainly_an_image(detector, hopper, hopper_file):
+    """Paths, PIL images and arrays of other kinds are read as `facespace.read` reads them."""
+    wanted = detector.detect(hopper)
+    gray = np.asarray(Image.fromarray(hopper).convert("L"))
+    assert len(wanted) == 1
+    for image in (hopper_file, str(hopper_file), Image.open(hopper_file), hopper / np.float32(255)):
+        assert detector.detect(image) == wanted
+    for image in (gray, gray[..., None], np.dstack([gray, gray, gray, np.full_like(gray, 255)])):
+        assert detector.detect(image) == detector.detect(np.dstack([gray] * 3))
+    assert detector.detect_many([hopper_file, gray]) == [wanted, detector.detect(gray)]
+
+
+@pytest.mark.parametrize("call", ["detect", "detect_many"])
+def test_what_is_no_image_is_one_line(detector, call):
+    with pytest.raises(TypeError, match=r"; got None, which is what some libraries give for a file they cannot read$"):
+        getattr(detector, call)(None if call == "detect" else [None])
+    with pytest.raises(TypeError, match="detect_many takes several images; got str"):
+        detector.detect_many("party.jpg")
+    with pytest.raises(TypeError, match="detect_many takes several images; got NoneType"):
+        detector.detect_many(None)
+
+
+def test_a_detector_is_pickled_by_its_options(hopper):
+    again = pickle.loads(pickle.dumps(MTCNN(min_size=40, thresholds=(0.6, 0.7, 0.8), factor=0.7, device="cpu")))
+    assert (again.min_size, again.thresholds, again.factor) == (40, (0.6, 0.7, 0.8), 0.7)
+    assert len(again.detect(hopper)) == 1
 
 
 @pytest.mark.parametrize(

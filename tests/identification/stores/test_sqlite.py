@@ -177,7 +177,7 @@ def test_threads_share_one_store(opened: SQLiteStore) -> None:
 
 
 def test_a_failure_inside_a_transaction_undoes_it(opened: SQLiteStore) -> None:
-    with pytest.raises(RuntimeError), opened.transaction() as connection:
+    with pytest.raises(RuntimeError), opened._transaction() as connection:
         connection.execute("INSERT INTO person (name, added) VALUES ('Anna', '')")
         raise RuntimeError
     assert opened.people() == []
@@ -201,7 +201,8 @@ def test_a_full_disk_is_an_error_and_loses_nothing(path: Path, opened: SQLiteSto
 
 _ENROLL_FOREVER = """
 import sys, numpy as np
-from facespace.identification.stores.sqlite import Entry, SQLiteStore
+from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.sqlite import SQLiteStore
 store = SQLiteStore(sys.argv[1], create=True)
 for k in range(10**6):
     name = f"{sys.argv[2]}-{k}"
@@ -248,7 +249,8 @@ def test_killed_at_any_moment(path: Path) -> None:
 
 _ENROLL_TEN = """
 import sys, numpy as np
-from facespace.identification.stores.sqlite import Entry, SQLiteStore
+from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.sqlite import SQLiteStore
 print("ready", flush=True)
 sys.stdin.readline()
 store = SQLiteStore(sys.argv[1], create=True)
@@ -447,7 +449,7 @@ def test_damage_inside(path: Path, full_file: bytes, damage: str, match: str) ->
 
 def test_a_setting_that_is_no_json(path: Path, opened: SQLiteStore) -> None:
     opened.set_once("embedder", {})
-    with opened.transaction() as connection:
+    with opened._transaction() as connection:
         connection.execute("UPDATE setting SET value = '{'")
     with pytest.raises(GalleryError, match=r"damaged \(the setting embedder is not JSON\)"):
         opened.setting("embedder")
@@ -496,7 +498,8 @@ def test_no_file_and_no_folder(tmp_path: Path) -> None:
 _WRITE_AS_NOBODY = """
 import json, os, sys, numpy as np
 from facespace.errors import GalleryError
-from facespace.identification.stores.sqlite import Entry, SQLiteStore
+from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.sqlite import SQLiteStore
 if os.getuid() == 0:
     os.setgid(65534), os.setuid(65534)
 said = []

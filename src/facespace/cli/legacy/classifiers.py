@@ -10,19 +10,18 @@ from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
-    from facespace.identification.classifier import Prediction
-    from facespace.identification.classifier_file import Kept
+    from facespace.identification.classifier import Classifier, Prediction
 
 
-def loaded(file: Path, embedder: Embedder) -> Kept:
+def loaded(file: Path, embedder: Embedder) -> Classifier:
     """The classifier in a file; `ClassifierError` for a pickle, of which nothing is run."""
-    from facespace.identification.classifier_file import load
+    from facespace.identification.classifier import Classifier
 
-    kept = load(file, embedder)
+    classifier = Classifier.load(file, embedder)
     write_line(f'Loaded classifier model from file "{plain_text(str(file))}"')
-    if kept.classifier.probability_ is None:
+    if classifier.probability_ is None:
         say("too few people and photos to measure probabilities; the numbers behind the names are similarities")
-    return kept
+    return classifier
 
 
 def shown_name(folder: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +14,13 @@ _LOSSES = "\n\n[[losses]]\n"
 
 def as_recipe(values: dict[str, Any], program: str) -> Recipe:
     """The recipe of these keys, checked as any other; `RecipeError` calls it by the program's name."""
-    from facespace.training.recipe import parse
+    from facespace.training.recipe import parse, toml_value
 
-    flat = [f"{key} = {_toml(value)}" for key, value in values.items() if key != "losses"]
-    losses = ["[[losses]]\n" + "\n".join(f"{k} = {_toml(v)}" for k, v in term.items()) for term in values["losses"]]
+    flat = [f"{key} = {toml_value(value)}" for key, value in values.items() if key != "losses"]
+    losses = [
+        "[[losses]]\n" + "\n".join(f"{k} = {toml_value(v)}" for k, v in term.items()) for term in values["losses"]
+    ]
     return parse("\n".join([*flat, *losses]), source=program)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def command_of(recipe: Recipe, run: Path) -> list[str]:

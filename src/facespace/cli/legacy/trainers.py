@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facespace.cli.legacy import learning_rates, lfw, lfw_recipe_keys
-from facespace.cli.legacy.arguments import Program, say_all, today
+from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.data_dirs import datasets_of
 from facespace.cli.legacy.recipes import as_recipe, command_of
 from facespace.cli.shared.output import say, write_line
@@ -109,7 +109,10 @@ def train(arguments: argparse.Namespace, keys: dict[str, Any], program: str) -> 
         keys |= lfw_recipe_keys.keys_of(arguments, logs / f"{stamp}-pairs.csv")
     as_recipe(keys, program)  # before a pretrained model is looked at, which takes its time
     if arguments.pretrained_model:
-        keys["init"] = _pretrained(arguments.pretrained_model, models / f"{stamp}-pretrained", keys["data"])
+        from facespace.models.opening import open_model
+
+        open_model(arguments.pretrained_model)  # which says what is wrong with it before anything is written
+        keys["init"] = arguments.pretrained_model
     recipe = as_recipe(keys, program)
     today(*command_of(recipe, run))
 
@@ -133,16 +136,6 @@ def _free_stamp(logs: Path, models: Path) -> str:
         if not any(os.path.lexists(base / stamp) for base in (logs, models)):
             return stamp
         now += 1
-
-
-def _pretrained(model: str, out: Path, data: str | list[str]) -> str:
-    """The model training begins with, made a model folder where it is another program's."""
-    from facespace.conversion.foreign_model import as_own_model
-
-    crops = Path(data if isinstance(data, str) else data[0])
-    init, remarks = as_own_model(model, out, crops=crops if crops.is_dir() else None)
-    say_all(remarks)
-    return init
 
 
 def _cap_gpu_memory(fraction: float) -> None:

@@ -51,18 +51,18 @@ def name_files(
     `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
     annotated copies and for the .srt files of videos; `every` is that of `name_video`.
     """
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.pipeline.photos import find_images
     from facespace.video.reader import is_video
 
     if camera is not None:
-        name_camera(camera, detector=MTCNN(min_size=min_size), embedder=embedder, namer=namer, json=json)
+        name_camera(camera, detector=create_detector(min_size=min_size), embedder=embedder, namer=namer, json=json)
         return
     paths = list(find_images(images))
     videos = {path for path in paths if is_video(path)}
     drawings = Drawings(draw, paths) if draw else None
     subtitle_of = subtitle_files(subtitles, sorted(videos)) if subtitles else {}
-    detector = MTCNN(min_size=min_size)
+    detector = create_detector(min_size=min_size)
     for are_videos, group in itertools.groupby(paths, videos.__contains__):
         if not are_videos:
             name_photos(list(group), namer, detector, embedder, json=json, drawings=drawings, report=report)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.protocol import Detector
     from facespace.embedding.embedder import Embedder
     from facespace.faces.face import Face
     from facespace.identification.classifier import Prediction
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def name_photos(
     paths: Sequence[str],
     namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
-    detector: MTCNN,
+    detector: Detector,
     embedder: Embedder,
     *,
     json: bool,
@@ -62,8 +62,8 @@ def as_json(match: Match | Prediction) -> dict[str, Any]:
     """A name, or null for unknown, with what it rests on."""
     entry: dict[str, Any] = {"name": match.name}
     entry["similarity"] = None if match.similarity is None else round(match.similarity, 4)
-    likely = getattr(match, "probability", None)
-    if hasattr(match, "nearest"):
+    if hasattr(match, "probability"):
+        likely = match.probability
         entry["nearest"] = match.nearest
         entry["probability"] = None if likely is None else round(likely, 4)
     return entry

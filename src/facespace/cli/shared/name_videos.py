@@ -20,7 +20,7 @@ from facespace.io.text import plain_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.protocol import Detector
     from facespace.embedding.embedder import Embedder
     from facespace.video.naming import Appearance, NamedFrame, Namer
     from facespace.video.reader import Frame
@@ -55,7 +55,7 @@ def subtitle_files(folder: Path, videos: Iterable[str]) -> dict[str, Path]:
 def name_video(
     path: str,
     *,
-    detector: MTCNN,
+    detector: Detector,
     embedder: Embedder,
     namer: Namer,
     report: Report,
@@ -105,7 +105,7 @@ def name_video(
 def name_camera(
     number: int,
     *,
-    detector: MTCNN,
+    detector: Detector,
     embedder: Embedder,
     namer: Namer,
     json: bool = False,

@@ -8,6 +8,8 @@ both ends until the result is made.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,9 @@ from facespace.detection.mtcnn.networks import output_network, proposal_network,
 from facespace.detection.mtcnn.pyramid import CELL, Layout, layout
 from facespace.detection.nms import non_maximum_suppression, non_maximum_suppressions
 from facespace.faces.face import Face
-from facespace.runtime.onnx_network import Device, OnnxNetwork, usable_cores
+from facespace.io.image import Source, as_rgb
+from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
+from facespace.runtime.protocol import Device
 
 Array = npt.NDArray[np.float64]
 
@@ -114,6 +118,7 @@ class MTCNN:
         self.min_size = float(min_size)
         self.thresholds = thresholds
         self.factor = float(factor)
+        self._device: Device = device
         self._pnet = proposal_network(device)
         self._rnet = refinement_network(device)
         self._onet = output_network(device)
@@ -133,14 +138,23 @@ class MTCNN:
         """What computes: `openvino` or `onnxruntime`."""
         return self._pnet.runtime
 
-    def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
-        """The faces of one image (H,W,3) uint8 RGB; an empty list where there is none."""
-        with _BLAS.one_thread():
-            _check(image)
-            return self._cascade([image], self._spread)[0]
+    def __reduce__(self) -> tuple[Any, ...]:
+        options: dict[str, Any] = {"min_size": self.min_size, "thresholds": self.thresholds, "factor": self.factor}
+        return functools.partial(type(self), **options, device=self._device), ()
 
-    def detect_many(self, images: Iterable[npt.NDArray[np.uint8]]) -> list[list[Face]]:
+    def detect(self, image: Source) -> list[Face]:
+        """The faces of one image; an empty list where there is none.
+
+        The image is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes: a path, a PIL image, a gray array.
+        Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.
+        """
+        with _BLAS.one_thread():
+            return self._cascade([as_rgb(image)], self._spread)[0]
+
+    def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
+        if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
+            raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
         with _BLAS.one_thread():
             return [faces for part in self._drivers.map(self._detect_chunk, _chunks(images)) for faces in part]
 
@@ -293,12 +307,11 @@ def _part_size(n: int, most: int, step: int) -> int:
     return -(-n // (n_parts * step)) * step
 
 
-def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
+def _chunks(images: Iterable[Source]) -> Iterator[list[npt.NDArray[np.uint8]]]:
     """Groups of images worth one batch, bounded in number and in pixels."""
     chunk: list[npt.NDArray[np.uint8]] = []
     pixels = 0
-    for image in images:
-        _check(image)
+    for image in map(as_rgb, images):
         size = image.shape[0] * image.shape[1]
         if chunk and (len(chunk) >= _CHUNK_IMAGES or pixels + size > _CHUNK_PIXELS):
             yield chunk
@@ -307,11 +320,6 @@ def _chunks(images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArra
         pixels += size
     if chunk:
         yield chunk
-
-
-def _check(image: npt.NDArray[np.uint8]) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"an image must be (H, W, 3) uint8 RGB; got {image.dtype} of shape {image.shape}")
 
 
 def _planes(photos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:

@@ -1,5 +1,4 @@
-"""Where a gallery's vectors live: one SQLite file, shared by several processes, and it knows vectors, not people's
-faces.
+"""A gallery's vectors in one SQLite file, shared by several processes.
 
 Every write is one transaction on a write-ahead log with full synchronisation: what a call returned from is on
 disk, and a process killed at any moment leaves a file that opens. Deleted bytes are overwritten (`secure_delete`)
@@ -16,7 +15,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import GalleryError, UnknownPerson
+from facespace.identification.stores.protocol import Entry
 
 APPLICATION_ID = 0x66616365  # "face"
 VERSION = 1
@@ -42,16 +41,6 @@ _SCHEMA = (
     " added TEXT NOT NULL,"
     " UNIQUE (person, digest))",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One embedding to store: `embedding` (D,) of unit length, `digest` of the crop it was made from."""
-
-    embedding: npt.NDArray[np.float32]
-    digest: str
-    source: str
-    made_by: str
 
 
 class SQLiteStore:
@@ -93,7 +82,7 @@ class SQLiteStore:
         for pragma in ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         if not n_tables:
-            with self.transaction():
+            with self._transaction():
                 (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 if not n_tables:  # another process may have been first
                     for statement in _SCHEMA:
@@ -131,7 +120,7 @@ class SQLiteStore:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One atomic change, alone among all processes."""
         with self._lock, self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
@@ -141,6 +130,11 @@ class SQLiteStore:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.path)
 
     def close(self) -> None:
         """Close the connection; nothing is pending."""
@@ -164,20 +158,20 @@ class SQLiteStore:
 
     def set_once(self, key: str, value: Any) -> Any:
         """Store a setting unless it has a value; returns the value that holds."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
         return self.setting(key)
 
     def set(self, key: str, value: Any) -> None:
         """Store a setting in place of what it was."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
 
     def add(self, name: str, entry: Entry) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
         blob = np.ascontiguousarray(entry.embedding, "<f4").tobytes()
         now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO person (name, added) VALUES (?, ?)", (name, now))
             cursor = connection.execute(
                 "INSERT OR IGNORE INTO face (person, digest, source, made_by, embedding, added)"
@@ -196,7 +190,7 @@ class SQLiteStore:
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name; `GalleryError` when somebody has it."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             if connection.execute("SELECT 1 FROM person WHERE name = ?", (new,)).fetchone() and new != old:
                 raise GalleryError(f"{self.path}: somebody is called {new!r} already")
             if connection.execute("UPDATE person SET name = ? WHERE name = ?", (new, old)).rowcount == 0:
@@ -204,7 +198,7 @@ class SQLiteStore:
 
     def remove(self, name: str) -> int:
         """Erase a person and every embedding, from the disk too; returns how many embeddings there were."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             row = connection.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()
             if row is None:
                 raise UnknownPerson(f"{self.path}: nobody is called {name!r}")

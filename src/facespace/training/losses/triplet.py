@@ -14,17 +14,6 @@ Miner = Literal["all", "hard", "semi-hard", "batch-hard", "vgg"]
 Triplets = tuple[Tensor, Tensor, Tensor]
 
 
-def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """mean max(0, ‖a − p‖² − ‖a − n‖² + margin) of triplets (T,D), as FaceNet's program computes it.
-
-    >>> a, p, n = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6]])
-    >>> round(triplet_loss(a, p, n, 0.5).item(), 4)  # ‖a − n‖² is 0.4
-    0.1
-    """
-    apart = (anchor - positive).square().sum(1) - (anchor - negative).square().sum(1)
-    return functional.relu(apart + margin).mean()
-
-
 @register("triplet")
 class TripletLoss(Loss):
     """Triplet loss on features brought to unit length, over triplets chosen in the batch.

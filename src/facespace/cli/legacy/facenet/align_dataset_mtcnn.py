@@ -37,13 +37,13 @@ def main(argv: list[str]) -> None:
 
     from facespace.alignment import face_table
     from facespace.alignment.aligner import align_dataset
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.faces.crops import CropRecord
 
     record = CropRecord(size, margin, "box", faces="all" if several else "central")
     try:
         with progress_bar("aligning") as show:
-            summary = align_dataset(raw, out, record, detector=MTCNN, progress=show)
+            summary = align_dataset(raw, out, record, detector=create_detector, progress=show)
     except (KeyboardInterrupt, OSError) as error:
         why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{out}: {error.strerror or error}"
         say(f"{why}; what is done is kept, the same command goes on from there")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from facespace.cli.legacy import models
 from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.folders import OTHERWISE, embedded, save
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, write_line
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
 
     report = Report()
     write_line("Loading trained model...\n")
-    embedder = models.load(arguments.trained_model_dir)
+    embedder = load_embedder(arguments.trained_model_dir)
     write_line("Generating embeddings from images...\n")
     start = time.perf_counter()
     images = embedded(root, embedder, report)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facespace.cli.legacy import models
 from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.classifiers import figure, loaded, shown_name
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, progress, say, write_line
 from facespace.errors import ClassifierError, DatasetError
 from facespace.io.text import plain_text
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if arguments.use_split_dataset and arguments.test_data_dir:
         say("--test_data_dir is what is tested on; --use_split_dataset leaves the rest of data_dir aside")
     _today(arguments)
-    embedder = models.load(arguments.model)
+    embedder = load_embedder(arguments.model)
     report = Report()
     (_train if arguments.mode == "TRAIN" else _classify)(arguments, embedder, report)
     report.finish()
@@ -63,14 +63,13 @@ def _today(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace, embedder: Embedder, report: Report) -> None:
     from facespace.identification.classifier import Classifier
-    from facespace.identification.classifier_file import load, save
 
     file = Path(arguments.classifier_filename).expanduser()
     if not file.parent.is_dir():
         raise DatasetError(f"{plain_text(str(file.parent))}: no such folder to write into")
     if file.exists():
         try:
-            load(file)
+            Classifier.load(file)
         except ClassifierError:
             raise ClassifierError(
                 f"{plain_text(str(file))}: is there and is no classifier of facespace, so it is not overwritten; give "
@@ -80,8 +79,9 @@ def _train(arguments: argparse.Namespace, embedder: Embedder, report: Report) ->
     write_line("Training classifier")
     classifier = Classifier("svm", seed=arguments.seed)
     names = [shown_name(people.names[k]) for k in rows]
-    classifier.fit(people.embeddings[rows], names, calibration=embedder.calibration)
-    save(file, classifier, tuple(people.digests[k] for k in rows), embedder)
+    digests = [people.digests[k] for k in rows]
+    classifier.fit(people.embeddings[rows], names, calibration=embedder.calibration, digests=digests)
+    classifier.save(file, embedder)
     write_line(f'Saved classifier model to file "{plain_text(str(file))}"')
     say(f"{file.name} is no pickle, whatever it is called: facespace's own format, of which nothing is run")
     if arguments.test_data_dir:
@@ -90,13 +90,13 @@ def _train(arguments: argparse.Namespace, embedder: Embedder, report: Report) ->
 
 def _classify(arguments: argparse.Namespace, embedder: Embedder, report: Report) -> None:
     file = Path(arguments.classifier_filename).expanduser()
-    kept = loaded(file, embedder)
-    known = dict(zip(kept.digests, kept.classifier.embeddings_, strict=True))
+    classifier = loaded(file, embedder)
+    known = dict(zip(classifier.digests_, classifier.embeddings_, strict=True))
     if arguments.test_data_dir:
-        _test(Path(arguments.test_data_dir).expanduser(), kept.classifier, embedder, report, known)
+        _test(Path(arguments.test_data_dir).expanduser(), classifier, embedder, report, known)
         return
     people, rows = _part(arguments, embedder, report, train=False, known=known)
-    _try(people, rows, kept.classifier, kept.digests)
+    _try(people, rows, classifier, classifier.digests_)
 
 
 def _test(root: Path, classifier: Any, embedder: Embedder, report: Report, known: dict[str, Any]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facespace.cli.legacy import models
 from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.distance_matrix import write_images, write_matrix
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, progress, write_line
 from facespace.errors import DatasetError
 from facespace.io.text import plain_text
@@ -46,16 +46,16 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from facespace.clustering.algorithms import cluster
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.faces.alignment import align
     from facespace.io.files import atomic_path
     from facespace.io.png import encode_png
     from facespace.pipeline.photos import find_images, process
 
-    embedder, report = models.load(arguments.model), Report()
+    embedder, report = load_embedder(arguments.model), Report()
     paths, crops = [], []
     files = list(find_images([root]))
-    for photo in progress(process(files, MTCNN(), keep_pixels=True), len(files), "reading"):
+    for photo in progress(process(files, create_detector(), keep_pixels=True), len(files), "reading"):
         if photo.error is not None or photo.pixels is None:
             report.fail(photo.path, photo.error or "cannot be read")
             continue

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from facespace.cli.legacy import models
 from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.distance_matrix import write_images, write_matrix
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, write_line
 from facespace.errors import DatasetError
 from facespace.io.text import plain_text
@@ -25,13 +25,13 @@ def main(argv: list[str]) -> None:
 
     import numpy as np
 
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.faces.alignment import align
     from facespace.pipeline.photos import process
 
-    embedder = models.load(arguments.model)
+    embedder = load_embedder(arguments.model)
     report, kept, crops = Report(), [], []
-    for photo in process(files, MTCNN(), keep_pixels=True):
+    for photo in process(files, create_detector(), keep_pixels=True):
         if photo.error is not None or photo.pixels is None:
             report.fail(photo.path, photo.error or "cannot be read")
         elif not photo.faces:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from facespace.cli.legacy.arguments import Program, say_all, today
@@ -20,7 +18,6 @@ def main(argv: list[str]) -> None:
     today("facespace", "export", arguments.model_dir, "--output", out)
 
     from facespace.conversion.exporter import export
-    from facespace.conversion.foreign_model import as_own_model
     from facespace.formats.onnx_model import parse_model
 
     if Path(arguments.output_file).suffix != ".onnx":
@@ -29,13 +26,8 @@ def main(argv: list[str]) -> None:
             f"{out.with_suffix('.json').name}; every command takes it, under the name {arguments.output_file} too"
         )
     write_line(f"Model directory: {arguments.model_dir}")
-    parent = tempfile.mkdtemp(prefix="facespace-")
-    try:
-        model, remarks = as_own_model(arguments.model_dir, Path(parent, out.stem))
-        say_all(remarks)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        exported = export(model, out)
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    exported = export(arguments.model_dir, out)
+    say_all(exported.remarks)
     write_line(f"{len(parse_model(out.read_bytes(), str(out)).graph.node)} ops in the final graph.")
     write_line(f"cosine to its source at least {exported.cosine:.6f} -> {out}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from facespace.cli.legacy import models
 from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.classifiers import figure, loaded
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, write_line
 from facespace.io.text import plain_text
 
@@ -26,13 +26,13 @@ def main(argv: list[str]) -> None:
     files = [os.path.expanduser(file) for file in arguments.image_files]
     today("facespace", "classify", "predict", arguments.classifier_filename, *files, "--model", arguments.model)
 
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.pipeline.photos import process
 
-    embedder = models.load(arguments.model)
-    classifier = loaded(Path(arguments.classifier_filename).expanduser(), embedder).classifier
+    embedder = load_embedder(arguments.model)
+    classifier = loaded(Path(arguments.classifier_filename).expanduser(), embedder)
     report = Report()
-    for photo in process(files, MTCNN(), embedder):
+    for photo in process(files, create_detector(), embedder):
         if photo.error is not None:
             report.fail(photo.path, photo.error)
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from facespace.cli.legacy import lfw, models
+from facespace.cli.legacy import lfw
 from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import progress_bar, say, write_line
 
 
@@ -31,11 +32,11 @@ def main(argv: list[str]) -> None:
         "--distance", distance, "--model", arguments.model,
     )  # fmt: skip
 
-    from facespace.detection.mtcnn.detector import MTCNN
+    from facespace.detection.factory import create_detector
     from facespace.evaluation.pairs import evaluate_pairs
 
     pairs = lfw.read_pairs(path, arguments.lfw_nrof_folds)
-    embedder = models.load(arguments.model)
+    embedder = load_embedder(arguments.model)
     found = lfw.pair_set(root, path, pairs, embedder.spec)
     if n_skipped := lfw.skipped(found):
         write_line(f"Skipped {n_skipped} image pairs")
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
         evaluation = evaluate_pairs(
             found,
             embedder,
-            detector=MTCNN() if found.crops is None else None,
+            detector=create_detector() if found.crops is None else None,
             distance=distance,  # type: ignore[arg-type]
             flip="concat" if arguments.use_flipped_images else "none",
             subtract_mean=arguments.subtract_mean,

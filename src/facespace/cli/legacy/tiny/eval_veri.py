@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facespace.cli.legacy import models
 from facespace.cli.legacy.arguments import Program, today
+from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import progress_bar, say, write_line
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
 
     from facespace.evaluation.insightface_bin import measure_bin
 
-    embedder = models.load(arguments.ckpt_restore_dir)
+    embedder = load_embedder(arguments.ckpt_restore_dir)
     with progress_bar("embedding") as show:
         figures = measure_bin(path, embedder, progress=show)
     spec, result = embedder.spec, figures.verification

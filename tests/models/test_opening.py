@@ -1,9 +1,11 @@
-"""Models as the programs of 2018 left them: what they want to see is told from what they hold, or said to be assumed."""
+"""Models of every kind opened by name, file and folder: what they were trained to see is read, inferred or assumed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,15 @@ torch = pytest.importorskip("torch")
 
 from facespace.backbones.registry import create  # noqa: E402
 from facespace.backbones.weight_loading import tensorflow_name  # noqa: E402
-from facespace.conversion import foreign_model  # noqa: E402
-from facespace.conversion.foreign_model import TINY_SPEC, as_own_model, open_model, prewhitens  # noqa: E402
+from facespace.embedding.embedder import Embedder  # noqa: E402
 from facespace.errors import ModelError  # noqa: E402
-from facespace.faces.input_spec import INPUT_SPECS  # noqa: E402
+from facespace.faces.input_spec import INPUT_SPECS, InputSpec  # noqa: E402
 from facespace.formats.tf_graph import parse_graph  # noqa: E402
 from facespace.formats.torch_files import as_safetensors  # noqa: E402
+from facespace.models import opening  # noqa: E402
 from facespace.models.folder import ModelRecord, write_model  # noqa: E402
+from facespace.models.opened_model import AssumptionWarning  # noqa: E402
+from facespace.models.opening import TINY_SPEC, open_model, prewhitens  # noqa: E402
 from support.tf_bundles import write_bundle  # noqa: E402
 from support.tf_checkpoints import NAME, a_model, write_meta, write_model as write_checkpoint  # noqa: E402
 from support.tf_graphs import Graph  # noqa: E402
@@ -43,8 +47,12 @@ def test_a_graph_that_prewhitens_tells_so(scope: str, told: bool) -> None:
 def test_a_checkpoints_folder(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     opened = open_model(str(tmp_path))
-    assert opened.embedder.spec == INPUT_SPECS["facenet-2018"] and opened.embedder.dimension == 5
-    (remark,) = opened.remarks
+    assert (opened.spec, opened.format, opened.remarks) == (
+        INPUT_SPECS["facenet-2018"],
+        "TensorFlow 1 checkpoint",
+        (opened.assumption,),
+    )
+    remark = opened.assumption
     assert "does not say what it was trained to see; taken for facenet-2018" in remark
     assert f"{tmp_path.name}.json" in remark
 
@@ -55,7 +63,7 @@ def test_a_checkpoint_whose_graph_prewhitens(tmp_path: Path) -> None:
     write_meta(tmp_path, g)
     write_bundle(tmp_path / NAME, weights)
     opened = open_model(str(tmp_path))
-    assert opened.embedder.spec == INPUT_SPECS["facenet-2017"]
+    assert opened.spec == INPUT_SPECS["facenet-2017"]
     assert "its graph prewhitens every image" in opened.remarks[0]
 
 
@@ -65,7 +73,7 @@ def test_a_file_beside_has_the_last_word(tmp_path: Path) -> None:
     write_checkpoint(folder)
     (tmp_path / "2017.model.json").write_text('{"input_spec": "facenet-2017"}')
     opened = open_model(str(folder))
-    assert (opened.embedder.spec, opened.remarks) == (INPUT_SPECS["facenet-2017"], [])
+    assert (opened.spec, opened.remarks) == (INPUT_SPECS["facenet-2017"], ())
 
 
 def test_a_published_graph_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,12 +85,12 @@ def test_a_published_graph_is_known_by_its_content(tmp_path: Path, monkeypatch: 
     g.node("Identity", g.node("MatMul", g.mean(x), g.const(np.ones((3, 4)))), name="embeddings")
     file.write_bytes(g.bytes())
     opened = open_model(str(file))
-    assert opened.embedder.spec == INPUT_SPECS["facenet-2018"] and "taken for" in opened.remarks[0]
-    card = foreign_model.MODELS["facenet-20170512-110547"]
+    assert opened.spec == INPUT_SPECS["facenet-2018"] and "taken for" in opened.assumption
+    card = opening.MODELS["facenet-20170512-110547"]
     card = dataclasses.replace(card, graph_sha256=hashlib.sha256(file.read_bytes()).hexdigest())
-    monkeypatch.setitem(foreign_model.MODELS, card.name, card)
+    monkeypatch.setitem(opening.MODELS, card.name, card)
     opened = open_model(str(file))
-    assert opened.embedder.spec == INPUT_SPECS["facenet-2017"]
+    assert opened.spec == INPUT_SPECS["facenet-2017"]
     assert "is facenet-20170512-110547" in opened.remarks[0]
 
 
@@ -100,16 +108,16 @@ def test_a_run_stands_for_the_model_it_made(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"this run has no model yet; facespace train .* goes on with it"):
         open_model(str(tmp_path))
     own_model(tmp_path / "best")
-    assert open_model(str(tmp_path)).remarks == [f"{tmp_path}: a training run; its best/ is taken"]
+    assert open_model(str(tmp_path)).remarks == (f"{tmp_path}: a training run; its best/ is taken",)
     own_model(tmp_path / "model")
-    assert open_model(str(tmp_path)).remarks == [f"{tmp_path}: a training run; its model/ is taken"]
+    assert open_model(str(tmp_path)).remarks == (f"{tmp_path}: a training run; its model/ is taken",)
 
 
 def test_what_was_frozen_as_onnx_is_found_under_the_old_name(tmp_path: Path) -> None:
     (tmp_path / "my.onnx").write_bytes(tiny_model())
     (tmp_path / "my.json").write_text(json.dumps({"size": 16, "template": "box"}))
     opened = open_model(str(tmp_path / "my.pb"))
-    assert opened.embedder.spec.size == 16 and "my.onnx beside it is taken" in opened.remarks[0]
+    assert opened.spec.size == 16 and "my.onnx beside it is taken" in opened.remarks[0]
 
 
 def test_one_checkpoint_of_tiny_face_recognition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,21 +133,21 @@ def test_one_checkpoint_of_tiny_face_recognition(tmp_path: Path, monkeypatch: py
     prefix = tmp_path / "Face_vox_iter_78900.ckpt"
     write_bundle(prefix, weights)
     opened = open_model(str(prefix))
-    assert (opened.embedder.spec, opened.embedder.dimension) == (TINY_SPEC, 2)
+    assert (opened.spec, opened.assumption, opened.read_onnx) == (TINY_SPEC, "", None)
     assert "Tiny-Face-Recognition's ResNet-50" in opened.remarks[0] and "BGR" in opened.remarks[0]
     crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     with torch.no_grad():
         wanted = network.eval()(torch.from_numpy((crops[..., ::-1].astype("f4") - 127.5) / 128).permute(0, 3, 1, 2))
     wanted = torch.nn.functional.normalize(wanted).numpy()
-    np.testing.assert_allclose((opened.embedder.embed(crops) * wanted).sum(1), 1, atol=1e-3)
+    embedder = Embedder.load(prefix)
+    assert embedder.dimension == 2 and embedder.remarks == opened.remarks
+    np.testing.assert_allclose((embedder.embed(crops) * wanted).sum(1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("missing", ["no/such", "no/such.pb"])
 def test_what_is_not_there_is_one_line(tmp_path: Path, missing: str) -> None:
     with pytest.raises(ModelError, match="neither a model's name"):
         open_model(str(tmp_path / missing))
-    with pytest.raises(ModelError, match="neither a model's name"):
-        as_own_model(str(tmp_path / missing), tmp_path / "out")
 
 
 @pytest.mark.shared
@@ -148,11 +156,72 @@ def test_a_real_model_in_every_form(shared: Path, tmp_path: Path, which: str) ->
     """The folder, the frozen graph and one checkpoint give the golden embeddings."""
     source = shared / "data" / "tf1_squeezenet_128" / which
     golden = np.load(shared / "golden" / "networks" / "golden.npz")
-    opened = open_model(str(source))
-    assert opened.embedder.spec == INPUT_SPECS["facenet-2018"]
-    cosine = (opened.embedder.embed(golden["crops"]) * golden["squeezenet_128/embeddings"]).sum(1)
+    with pytest.warns(AssumptionWarning, match="taken for facenet-2018"):
+        embedder = Embedder.load(source)
+    assert embedder.spec == INPUT_SPECS["facenet-2018"]
+    cosine = (embedder.embed(golden["crops"]) * golden["squeezenet_128/embeddings"]).sum(1)
     assert cosine.min() > 0.999
-    if which.endswith("ckpt-7"):  # the others are what `convert` is tested with
-        model, remarks = as_own_model(str(source), tmp_path / "own")
-        assert model == str(tmp_path / "own") and remarks
-        assert open_model(model).remarks == []
+
+
+def test_names_of_old_pages_find_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACESPACE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, wanted in {
+        "20170512-110547": "facenet-20170512-110547",
+        "20180402-114759.pb": "facenet-20180402-114759",
+        "20180402-114759.zip": "facenet-20180402-114759",
+        "20180402-114759-vggface2.pt": "facenet-pytorch-vggface2",
+        "vggface2": "facenet-pytorch-vggface2",
+    }.items():
+        with pytest.raises(
+            ModelError, match=rf"^model {wanted}: not installed; get it with: facespace models download"
+        ):
+            open_model(name)
+    with pytest.raises(ModelError, match=r"facenet-20170512-110547 is had by: facespace models download facenet-2017"):
+        open_model("models/20170512-110547/20170512-110547.pb")
+    own_model(tmp_path / "models" / "facenet-20170512-110547")
+    opened = open_model("20170512-110547")
+    assert opened.name == "facenet-20170512-110547"
+    assert opened.remarks == ("20170512-110547: the model facenet-20170512-110547 is taken",)
+    own_model(tmp_path / "20170512-110547")  # a folder of that name is meant
+    assert open_model("20170512-110547").name == "own"
+
+
+def test_what_is_given_goes_before_what_lies_beside(tmp_path: Path) -> None:
+    (tmp_path / "my.onnx").write_bytes(tiny_model())
+    (tmp_path / "my.json").write_text(json.dumps({"size": 16, "template": "box"}))
+    opened = open_model(tmp_path / "my.onnx")
+    assert (opened.spec.crop_margin, opened.spec_reason, opened.assumption) == (0, "as my.json beside it says", "")
+    given = InputSpec(16, "box", 8)
+    assert open_model(tmp_path / "my.onnx", given).spec == given
+
+
+def test_an_embedder_warns_of_an_assumption_and_keeps_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "w.safetensors").write_bytes(as_safetensors(create("iresnet18", dimension=8)))
+    with pytest.warns(AssumptionWarning, match=r"taken for arcface-112 .*; w\.json beside it says otherwise$"):
+        embedder = Embedder.load(tmp_path / "w.safetensors")
+    assert embedder.remarks == (open_model(tmp_path / "w.safetensors").assumption,)
+    assert (embedder.runtime, embedder.dimension) == ("torch-cpu", 8)
+    (tmp_path / "w.json").write_text('{"input_spec": "arcface-112"}')
+    assert Embedder.load(tmp_path / "w.safetensors").remarks == ()
+
+
+def test_loading_the_default_model_runs_code_of_few_modules() -> None:
+    """Functions of at most 12 modules run: whoever wants to know how a model is loaded reads these."""
+    program = """
+import sys
+from types import CodeType
+modules = set()
+def note(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code.co_flags & 2 and "facespace" in code.co_filename.split("/"):  # 2: a function's own locals
+        modules.add(code.co_filename)
+import facespace
+sys.setprofile(note)
+facespace.Embedder.load("casia-webface")
+sys.setprofile(None)
+print(len(modules), *sorted(modules), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    assert 5 < int(done.stdout.splitlines()[0]) <= 12, done.stdout

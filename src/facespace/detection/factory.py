@@ -1,0 +1,28 @@
+"""Detectors by name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, cast
+
+from facespace.defaults import DEFAULT_DETECTOR
+from facespace.detection.protocol import Detector
+
+# Name: the module in this room, and the class in it. Modules are imported when their detector is created.
+DETECTORS = {"mtcnn": ("mtcnn.detector", "MTCNN")}
+
+
+def create_detector(name: str = DEFAULT_DETECTOR, **options: Any) -> Detector:
+    """The detector of that name; options are those of its class. `ValueError` for an unknown name.
+
+    >>> create_detector("mtcnn", min_size=40).min_size
+    40.0
+    >>> create_detector("haar")
+    Traceback (most recent call last):
+        ...
+    ValueError: no detector is called 'haar'; there are mtcnn
+    """
+    if name not in DETECTORS:
+        raise ValueError(f"no detector is called {name!r}; there are {', '.join(DETECTORS)}")
+    module, detector = DETECTORS[name]
+    return cast(Detector, getattr(importlib.import_module(f"facespace.detection.{module}"), detector)(**options))

@@ -1,0 +1,134 @@
+"""Images in, faces with their crops and embeddings out; and two faces compared."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.defaults import DEFAULT_DETECTOR, DEFAULT_FMR, DEFAULT_MODEL
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
+from facespace.embedding.compatibility import model_of, represented
+from facespace.embedding.embedder import Embedder
+from facespace.errors import ImageError
+from facespace.faces.face import Face
+from facespace.io.image import Source
+from facespace.pipeline.photos import Photo, process, source_name
+
+if TYPE_CHECKING:
+    from facespace.identification.gallery import Gallery
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnalyzedFace(Face):
+    """A face with its `crop` (S,S,3) and `embedding` (D,), as `Embedder.represent` makes it."""
+
+    crop: npt.NDArray[np.uint8]
+    embedding: npt.NDArray[np.float32]
+
+
+class Verdict(NamedTuple):
+    """What `verify` says of two faces: their cosine `similarity`, the `threshold`, and whether it is reached."""
+
+    similarity: float
+    threshold: float
+    same: bool
+
+
+class FaceAnalyzer:
+    """Finds the faces of images and embeds them: a detector and an embedder together.
+
+    `model` is anything `Embedder.load` takes, or an `Embedder`; `detector` a name for `create_detector`, or a `Detector`.
+
+        analyzer = FaceAnalyzer()
+        for face in analyzer("party.jpg"):
+            print(face.box, face.score, face.embedding)
+    """
+
+    def __init__(
+        self, model: str | PathLike[str] | Embedder = DEFAULT_MODEL, detector: str | Detector = DEFAULT_DETECTOR
+    ) -> None:
+        self.embedder = Embedder.load(model) if isinstance(model, (str, PathLike)) else model
+        self.detector = create_detector(detector) if isinstance(detector, str) else detector
+
+    @overload
+    def __call__(self, images: Source) -> list[AnalyzedFace]: ...
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[list[AnalyzedFace]]: ...
+
+    def __call__(self, images: Source | list[Any] | tuple[Any, ...]) -> list[AnalyzedFace] | list[list[AnalyzedFace]]:
+        """The faces of one image, or of each image of a list.
+
+        An image is a path, an (H,W,3) uint8 RGB array, a PIL image, or anything else that `facespace.read` takes. Raises
+        `ImageError` for the first image that cannot be read; `process` goes on after it.
+        """
+        if isinstance(images, (list, tuple)):
+            return [_faces(photo) for photo in process(images, self.detector, self.embedder, keep_crops=True)]
+        return self([images])[0]
+
+    def enroll(self, gallery: Gallery, name: str, image: Source, *, largest: bool = False) -> bool:
+        """Enrol the one face of a whole photo under a name, or with `largest` its largest face.
+
+        Returns False when this very face was enrolled under the name before. Raises `ImageError` for a photo that cannot
+        be read, has no face, or has several.
+        """
+        return gallery.enroll(name, self._one_face(image, largest=largest), source=source_name(image))
+
+    def verify(self, a: Any, b: Any, *, rate: float = DEFAULT_FMR) -> Verdict:
+        """Whether two faces are of one person, where a share `rate` of pairs of different people may be called so.
+
+        Each of the two is an image, whose largest face counts, an analysed face, or an embedding (D,) that `represent`
+        made. Raises `ImageError` for an image without a face, `ModelError` where no thresholds were measured for the
+        model, and `ValueError` for an embedding of another kind.
+        """
+        first, second = (self._embedding(face) for face in (a, b))
+        similarity, threshold = float(first @ second), self.embedder.threshold(rate)
+        return Verdict(similarity, threshold, similarity >= threshold)
+
+    def _embedding(self, face: Any) -> npt.NDArray[np.float32]:
+        if isinstance(face, AnalyzedFace):
+            face = face.embedding
+        if not (isinstance(face, np.ndarray) and face.ndim == 1):
+            face = self._one_face(face, largest=True).embedding
+        vector = represented(face, model_of(self.embedder))
+        if vector.shape != (self.embedder.dimension,):
+            raise ValueError(f"an embedding must be of {self.embedder.dimension} numbers, got {vector.shape}")
+        return vector
+
+    def _one_face(self, image: Source, *, largest: bool) -> AnalyzedFace:
+        faces = self(image)
+        if not faces:
+            raise ImageError(source_name(image), "no face found")
+        if len(faces) > 1 and not largest:
+            raise ImageError(source_name(image), f"{len(faces)} faces, one expected; largest=True takes the largest")
+        return max(faces, key=lambda face: face.width * face.height)
+
+
+def verify(a: Any, b: Any, *, rate: float = DEFAULT_FMR, model: str | PathLike[str] = DEFAULT_MODEL) -> Verdict:
+    """Whether two faces are of one person: `FaceAnalyzer.verify` with a model that is loaded once.
+
+    `rate` is the share of pairs of different people that may be called the same, measured on photographs as
+    `Calibration` says.
+    """
+    return _analyzer(os.fspath(model)).verify(a, b, rate=rate)
+
+
+@functools.lru_cache(maxsize=1)
+def _analyzer(model: str) -> FaceAnalyzer:
+    return FaceAnalyzer(model)
+
+
+def _faces(photo: Photo) -> list[AnalyzedFace]:
+    if photo.error is not None:
+        raise ImageError(photo.path, photo.error)
+    return [
+        AnalyzedFace(face.box, face.score, face.landmarks, crop, embedding)
+        for face, crop, embedding in zip(photo.faces, photo.crops, photo.embeddings, strict=True)
+    ]

@@ -1,0 +1,43 @@
+"""What a compiled network is, whatever computes it, and the devices there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["fastest", "float32"]
+
+
+class Network(Protocol):
+    """A compiled network. Safe to share between threads.
+
+    `inputs` and `outputs` map names to shapes, in which a free size is a text. `runtime` says what computes (`openvino`,
+    `onnxruntime`, `torch-cuda`), `precision` in what (`float32`, `bfloat16`, `int8`). `takes_uint8`: the preprocessing is
+    inside. `wants_parts`: `run_parts` is the faster way to compute several batches.
+    """
+
+    runtime: str
+    precision: str
+    takes_uint8: bool
+
+    @property
+    def inputs(self) -> Mapping[str, Sequence[int | str]]:
+        """Names and shapes of the inputs."""
+
+    @property
+    def outputs(self) -> Mapping[str, Sequence[int | str]]:
+        """Names and shapes of the outputs."""
+
+    @property
+    def wants_parts(self) -> bool:
+        """Whether `run_parts` computes its parts side by side."""
+
+    def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
+        """The outputs for inputs in the order of `self.inputs`."""
+
+    def run_parts(self, parts: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """The first output for each of several batches of the one input."""
