@@ -15,8 +15,10 @@ PUBLIC = [
     "ClassifierError",
     "CropRecord",
     "DatasetError",
+    "Detector",
     "Embedder",
     "Face",
+    "FaceAnalyzer",
     "FacespaceError",
     "Gallery",
     "GalleryError",
@@ -35,11 +37,14 @@ PUBLIC = [
     "align_dataset",
     "annotate",
     "cluster",
+    "create_detector",
     "evaluate",
     "find_images",
     "open_dataset",
+    "open_model",
     "process",
     "read",
+    "verify",
 ]
 
 
@@ -63,7 +68,7 @@ def test_a_star_import_takes_them_all():
     assert set(PUBLIC) <= set(names)
 
 
-@pytest.mark.parametrize("name", ["Detector", "_private", "load_model", "numpy", ""])
+@pytest.mark.parametrize("name", ["detector", "_private", "load_model", "numpy", ""])
 def test_other_names_are_an_attribute_error(name):
     with pytest.raises(AttributeError, match=f"module 'facespace' has no attribute {name!r}"):
         getattr(facespace, name)
@@ -81,3 +86,17 @@ facespace.Face
 assert "onnxruntime" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_help_shows_the_public_names():
+    done = subprocess.run(
+        [sys.executable, "-c", "import facespace; help(facespace)"],
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    for name in PUBLIC:
+        if name != "__version__":
+            assert name in done.stdout
+    assert "attach" not in done.stdout and "TYPE_CHECKING" not in done.stdout

@@ -2,11 +2,13 @@
 
     import facespace
 
-    detector, embedder = facespace.MTCNN(), facespace.Embedder.load()
-    image = facespace.read("party.jpg")
-    faces = detector.detect(image)
-    crops = numpy.stack([facespace.align(image, face, embedder.spec) for face in faces])
-    embedder.embed(crops)                                # (number of faces, 512)
+    analyzer = facespace.FaceAnalyzer()                  # a detector and an embedder
+    faces = analyzer("party.jpg")                        # each has box, score, landmarks, crop, embedding
+    facespace.verify("a.jpg", "b.jpg")                   # similarity, threshold, same
+
+    with facespace.Gallery("people.gallery", analyzer.embedder, create=True) as gallery:
+        analyzer.enroll(gallery, "Ada", "ada.jpg")
+        gallery.identify([face.embedding for face in faces])
 
 Importing loads none of it: a name is imported when it is first used.
 """
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from facespace.alignment.aligner import align_dataset as align_dataset
     from facespace.clustering.algorithms import cluster as cluster
     from facespace.datasets.opening import open_dataset as open_dataset
+    from facespace.detection.factory import create_detector as create_detector
     from facespace.detection.mtcnn.detector import MTCNN as MTCNN
+    from facespace.detection.protocol import Detector as Detector
     from facespace.embedding.calibration import Calibration as Calibration
     from facespace.embedding.embedder import Embedder as Embedder
     from facespace.errors import (
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from facespace.identification.gallery import Gallery as Gallery, Match as Match
     from facespace.io.image import read as read
     from facespace.metrics.verification import evaluate as evaluate
+    from facespace.models.opening import open_model as open_model
+    from facespace.pipeline.analyzer import FaceAnalyzer as FaceAnalyzer, verify as verify
     from facespace.pipeline.photos import Photo as Photo, find_images as find_images, process as process
 
 __getattr__, __dir__, __all__ = attach(
@@ -54,7 +60,9 @@ __getattr__, __dir__, __all__ = attach(
         "alignment.aligner": ["align_dataset"],
         "clustering.algorithms": ["cluster"],
         "datasets.opening": ["open_dataset"],
+        "detection.factory": ["create_detector"],
         "detection.mtcnn.detector": ["MTCNN"],
+        "detection.protocol": ["Detector"],
         "embedding.calibration": ["Calibration"],
         "embedding.embedder": ["Embedder"],
         "errors": [
@@ -77,6 +85,8 @@ __getattr__, __dir__, __all__ = attach(
         "identification.gallery": ["Gallery", "Match"],
         "io.image": ["read"],
         "metrics.verification": ["evaluate"],
+        "models.opening": ["open_model"],
+        "pipeline.analyzer": ["FaceAnalyzer", "verify"],
         "pipeline.photos": ["Photo", "find_images", "process"],
     },
 )

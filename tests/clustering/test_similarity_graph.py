@@ -128,17 +128,6 @@ def test_crowded_begins_above_so_many_pairs_a_row(monkeypatch, n):
     assert len(graph.first) == (55 if n == 11 else 3 * 9 + 2 + 1)
 
 
-def test_crowded_faces_stay_one_group(monkeypatch):
-    crowded_above(monkeypatch, 13, 12)
-    vectors, owners = people(3, 40, dimension=64, similarity=0.8)
-    graph = similar_pairs(vectors, 0.5)
-    assert not graph.whole
-    assert len(graph.first) <= 12 * len(vectors)
-    for method in METHODS:
-        labels = cluster(vectors, method=method, threshold=0.5)
-        assert ((labels[:, None] == labels) == (owners[:, None] == owners)).all()
-
-
 def test_neighbours_are_both_directions():
     vectors = unit(np.random.default_rng(1).standard_normal((30, 4)))
     graph = similar_pairs(vectors, 0.7)
@@ -150,3 +139,14 @@ def test_neighbours_are_both_directions():
         span = slice(starts[k], starts[k + 1])
         slow = {i + j - k: cosine for (i, j), cosine in expected.items() if k in (i, j)}
         assert dict(zip(others[span].tolist(), similarity[span].tolist(), strict=True)) == pytest.approx(slow, abs=1e-6)
+
+
+def test_crowded_faces_stay_one_group(monkeypatch):
+    crowded_above(monkeypatch, 13, 12)
+    vectors, owners = people(3, 40, dimension=64, similarity=0.8)
+    graph = similar_pairs(vectors, 0.5)
+    assert not graph.whole
+    assert len(graph.first) <= 12 * len(vectors)
+    for method in METHODS:
+        labels = cluster(vectors, method=method, threshold=0.5)
+        assert ((labels[:, None] == labels) == (owners[:, None] == owners)).all()

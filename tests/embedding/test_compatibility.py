@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from facespace.embedding.compatibility import model_of, other_model
+from facespace.embedding.compatibility import model_of, other_model, represented
+from facespace.embedding.vectors import Embeddings
 from facespace.faces.input_spec import InputSpec
 from support.calibrations import CALIBRATION, StubEmbedder
 
@@ -93,3 +95,30 @@ def test_a_hostile_name_stays_on_one_line(name):
     assert reason is not None
     assert len(reason.splitlines()) == 1
     assert "\x1b" not in reason
+
+
+def vectors(made_by: str, embedder: StubEmbedder = EMBEDDER) -> Embeddings:
+    return Embeddings(np.eye(2, 8, dtype=np.float32), made_by=made_by, model=model_of(embedder))
+
+
+def test_vectors_of_represent_are_taken_as_a_plain_array():
+    for given in (vectors("represent"), list(vectors("represent")), np.asarray(vectors("represent"))):
+        taken = represented(given, model_of(EMBEDDER))
+        assert type(taken) is np.ndarray
+        np.testing.assert_array_equal(taken, np.eye(2, 8))
+    assert represented(vectors("represent")[0]).shape == (8,)
+    assert represented([]).shape == (0, 0)
+    assert represented(vectors("represent"), model_of(StubEmbedder(name="renamed"))).shape == (2, 8)
+
+
+@pytest.mark.parametrize("form", [lambda v: v, lambda v: v[0], list, lambda v: [np.zeros(8, np.float32), v[1]]])
+def test_vectors_of_embed_are_refused(form):
+    with pytest.raises(ValueError, match=r"^these vectors are of Embedder\.embed; what is compared are those of"):
+        represented(form(vectors("embed")))
+
+
+def test_vectors_of_another_model_are_refused():
+    other = StubEmbedder(name="theirs", fingerprint="0" * 64)
+    with pytest.raises(ValueError, match=r"^these vectors were made by the model 'theirs' and cannot be compared"):
+        represented(vectors("represent", other), model_of(EMBEDDER))
+    assert represented(vectors("represent", other)).shape == (2, 8), "nobody said which model is expected"

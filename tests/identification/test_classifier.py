@@ -7,9 +7,12 @@ import time
 import numpy as np
 import pytest
 
+from facespace.embedding.compatibility import model_of
+from facespace.embedding.vectors import Embeddings
+from facespace.errors import ClassifierError
 from facespace.identification.classifier import Classifier
 from facespace.identification.classifier_methods import METHODS
-from support.calibrations import CALIBRATION
+from support.calibrations import CALIBRATION, StubEmbedder
 from support.sphere import people, unit
 
 
@@ -145,3 +148,47 @@ def test_a_person_more_takes_less_than_a_second():
     fitted.fit(embeddings, names_of(owners))
     assert time.process_time() - start < 60  # benchmarks/classifier.py has the figure; this one catches a slip of order
     assert len(fitted.names_) == 1001
+
+
+def made(vectors: np.ndarray, made_by: str = "represent", embedder: StubEmbedder | None = None) -> Embeddings:
+    return Embeddings(vectors, made_by=made_by, model=model_of(embedder or StubEmbedder(dimension=64)))
+
+
+def test_a_classifier_of_vectors_that_know_their_model_saves_itself(tmp_path):
+    vectors, owners = people(12, 4)
+    classifier = Classifier("knn", rate=0.03).fit(made(vectors), names_of(owners))
+    classifier.save(tmp_path / "mine.classifier")
+    again = Classifier.load(str(tmp_path / "mine.classifier"))
+    assert again.predict(made(vectors)) == classifier.predict(vectors)
+    assert (again.method, again.rate, again.model_) == ("knn", 0.03, model_of(StubEmbedder(dimension=64)))
+    assert Classifier.load(tmp_path / "mine.classifier", StubEmbedder(dimension=64)).names_ == classifier.names_
+    other = StubEmbedder(dimension=64, fingerprint="0" * 64)
+    with pytest.raises(ClassifierError, match="cannot be compared"):
+        Classifier.load(tmp_path / "mine.classifier", other)
+    with pytest.raises(ValueError, match="this classifier is not of that embedder"):
+        classifier.save(tmp_path / "other", other)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_classifier_of_bare_vectors_wants_to_be_told_its_model(tmp_path):
+    vectors, owners = people(12, 4)
+    classifier = Classifier().fit(vectors, names_of(owners))
+    with pytest.raises(ValueError, match=r"fitted to bare arrays, it does not know its model: save\(path, embedder\)"):
+        classifier.save(tmp_path / "c")
+    classifier.save(tmp_path / "c", StubEmbedder(dimension=64))
+    assert Classifier.load(tmp_path / "c").model_ == model_of(StubEmbedder(dimension=64))
+
+
+def test_vectors_of_another_making_are_refused():
+    vectors, owners = people(12, 4)
+    names = names_of(owners)
+    with pytest.raises(ValueError, match=r"of Embedder\.embed; what is compared"):
+        Classifier().fit(made(vectors, "embed"), names)
+    classifier = Classifier().fit(made(vectors), names)
+    other = StubEmbedder(dimension=64, fingerprint="0" * 64)
+    for wrong in (made(vectors, "embed"), made(vectors, "represent", other)):
+        with pytest.raises(ValueError, match=r"Embedder\.embed|cannot be compared"):
+            classifier.predict(wrong)
+        with pytest.raises(ValueError, match=r"Embedder\.embed|cannot be compared"):
+            classifier.calibrate(wrong, names, calibration=None)
+    assert classifier.predict(list(made(vectors))) == classifier.predict(vectors)

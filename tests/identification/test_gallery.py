@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import facespace
+from facespace.embedding.compatibility import model_of
+from facespace.embedding.vectors import Embeddings
 from facespace.errors import GalleryError, ModelError, UnknownPerson
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
 from facespace.identification.gallery import Gallery, Match
@@ -364,6 +366,65 @@ def test_what_is_stored_with_a_photo(path: Path, gallery: Gallery) -> None:
     assert digest == hashlib.sha256(crop(0).tobytes()).hexdigest()
     assert (source, made_by) == ("anna.jpg", "onnxruntime float32")
     assert np.array_equal(np.frombuffer(blob, "<f4"), axis(0))
+
+
+# Several matches of a probe, and vectors that know how they were made
+
+
+def test_the_best_matches_of_a_probe(gallery: Gallery) -> None:
+    for k, name in enumerate(["Ada", "Bob", "Eve"]):
+        gallery.add(name, axis(k), crop(k))
+    probe = (0.9 * axis(1) + 0.3 * axis(2) + 0.1 * axis(0) + 0.3 * axis(7)).astype(np.float32)
+    (best,) = gallery.identify(probe[None], threshold=0.25, top=2)
+    assert [(match.name, match.nearest) for match in best] == [("Bob", "Bob"), ("Eve", "Eve")]
+    assert [match.similarity for match in best] == pytest.approx([0.9, 0.3])
+    (best,) = gallery.identify(probe[None], threshold=0.5, top=9)
+    assert [(match.name, match.nearest) for match in best] == [("Bob", "Bob"), (None, "Eve"), (None, "Ada")]
+    (one,) = gallery.identify(probe[None], threshold=0.95)
+    assert (one.name, one.nearest) == (None, "Bob"), "the nearest person is told, but gets no name"
+    assert gallery.identify(np.empty((0, DIMENSION), np.float32), top=3) == []
+    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
+        gallery.identify(probe[None], top=0)
+
+
+def test_the_best_matches_where_nobody_is_enrolled(gallery: Gallery) -> None:
+    assert gallery.identify(np.stack([axis(0)] * 2), threshold=0.3, top=2) == [[Match(None, None, 0.3)]] * 2
+
+
+def test_each_match_has_its_persons_threshold(gallery: Gallery) -> None:
+    gallery.add("Ada", axis(0), crop(0))
+    for k in range(4):
+        gallery.add("Bob", axis(1), crop(k))
+    (best,) = gallery.identify(axis(0)[None], top=2)
+    assert [match.threshold for match in best] == gallery.thresholds().tolist()
+    assert best[0].threshold != best[1].threshold
+
+
+def test_probes_may_be_a_list_or_a_single_vector(gallery: Gallery) -> None:
+    gallery.add("Ada", axis(0), crop(0))
+    for probes in (axis(0), [axis(0)], (axis(0),), axis(0)[None]):
+        assert [match.name for match in gallery.identify(probes)] == ["Ada"]
+    assert gallery.identify([]) == []
+    for wrong in (np.ones((2, DIMENSION + 1), np.float32), np.ones(3, np.float32), np.ones((1, 1, 8), np.float32)):
+        with pytest.raises(ValueError, match=r"embeddings must be \(N, 8\), got"):
+            gallery.identify(wrong)
+
+
+def test_vectors_of_another_making_are_refused(gallery: Gallery) -> None:
+    model = model_of(StubEmbedder())
+    plain = Embeddings(axis(0)[None], made_by="embed", model=model)
+    other = Embeddings(axis(0)[None], made_by="represent", model={**model, "fingerprint": "0" * 64})
+    for vectors, reason in ((plain, r"of Embedder\.embed; what is compared"), (other, "cannot be compared")):
+        with pytest.raises(ValueError, match=reason):
+            gallery.identify(vectors)
+        with pytest.raises(ValueError, match=reason):
+            gallery.add("Ada", vectors[0], crop(0))
+        with pytest.raises(ValueError, match=reason):
+            gallery.calibrate(vectors, ["Ada"], rate=0.01)
+    assert len(gallery) == 0
+    right = Embeddings(axis(0)[None], made_by="represent", model=model)
+    assert gallery.add("Ada", right[0], crop(0))
+    assert gallery.identify(right)[0].name == "Ada"
 
 
 # With the networks

@@ -19,7 +19,7 @@ import facespace
 from facespace.errors import ImageError
 from facespace.faces.face import Face
 from facespace.faces.input_spec import InputSpec
-from facespace.pipeline import photos as pipeline
+from facespace.pipeline import face_batches, photos as pipeline
 from facespace.pipeline.photos import Photo, find_images, process
 
 POINTS = ((1.0, 1.0), (3.0, 1.0), (2.0, 2.0), (1.0, 3.0), (3.0, 3.0))
@@ -176,7 +176,7 @@ def test_reading_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(100):
         photo = next(photos)
         assert photo.path == f"{k}.jpg"
-        ahead = pipeline._CHUNK_PHOTOS + pipeline._READ_AHEAD
+        ahead = face_batches.MAX_IMAGES + pipeline._READ_AHEAD
         assert reader.n_read <= k + 1 + ahead
     photos.close()  # type: ignore[attr-defined]
     assert next(taken) <= 100 + ahead + 1
@@ -188,7 +188,7 @@ def test_large_photos_come_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     use(monkeypatch, reader)
     for _ in itertools.islice(run(f"{k}.jpg" for k in itertools.count()), 20):
         pass
-    n_in_chunk = -(-pipeline._CHUNK_PIXELS // (3000 * 4100))
+    n_in_chunk = -(-face_batches._MAX_PIXELS // (3000 * 4100))
     assert n_in_chunk == 2
     assert reader.most_alive <= n_in_chunk * 2 + pipeline._READ_AHEAD + 1
 

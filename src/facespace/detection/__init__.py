@@ -1,6 +1,8 @@
 """Where the faces are in an image: box, score, five landmarks.
 
-Begin with `mtcnn.detector.MTCNN`. `nms` is non-maximum suppression, for every detector.
+Begin with `protocol.Detector` and `factory.create_detector`. To add a detector, write a module here with a class that
+satisfies `Detector` and name it in `factory.DETECTORS`: the test of the protocol tries it by itself. `nms` is non-maximum
+suppression, for every detector.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from typing import TYPE_CHECKING
 from facespace._lazy import attach
 
 if TYPE_CHECKING:
+    from facespace.detection.factory import create_detector as create_detector
     from facespace.detection.mtcnn.detector import MTCNN as MTCNN
     from facespace.detection.nms import non_maximum_suppression as non_maximum_suppression
+    from facespace.detection.protocol import Detector as Detector
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "factory": ["create_detector"],
         "mtcnn.detector": ["MTCNN"],
         "nms": ["non_maximum_suppression"],
+        "protocol": ["Detector"],
     },
 )

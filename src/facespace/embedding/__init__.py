@@ -1,7 +1,8 @@
 """From crops to points on the unit sphere, and from wanted error rates to similarities.
 
-Begin with `embedder.Embedder`. `calibration` gives the threshold for a rate; its measured tables are in `calibrations/`,
-one for each model, written by benchmarks/calibrate.py. `compatibility` refuses to compare vectors of different models.
+Begin with `embedder.Embedder`, whose vectors are `vectors.Embeddings`. `calibration` gives the threshold for a rate; its
+measured tables are in `calibrations/`, one for each model, written by benchmarks/calibrate.py. `compatibility` refuses to
+compare vectors of different making.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from facespace._lazy import attach
 if TYPE_CHECKING:
     from facespace.embedding.calibration import Calibration as Calibration
     from facespace.embedding.embedder import Embedder as Embedder
+    from facespace.embedding.vectors import Embeddings as Embeddings
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "calibration": ["Calibration"],
         "embedder": ["Embedder"],
+        "vectors": ["Embeddings"],
     },
 )

@@ -13,6 +13,7 @@ from facespace._lazy import attach
 if TYPE_CHECKING:
     from facespace.identification.classifier import Classifier as Classifier, Prediction as Prediction
     from facespace.identification.gallery import Gallery as Gallery, Match as Match, Person as Person
+    from facespace.identification.stores.protocol import Store as Store
     from facespace.identification.stores.sqlite import SQLiteStore as SQLiteStore
 
 __getattr__, __dir__, __all__ = attach(
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "classifier": ["Classifier", "Prediction"],
         "gallery": ["Gallery", "Match", "Person"],
+        "stores.protocol": ["Store"],
         "stores.sqlite": ["SQLiteStore"],
     },
 )

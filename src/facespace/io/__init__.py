@@ -13,7 +13,7 @@ from facespace._lazy import attach
 if TYPE_CHECKING:
     from facespace.io.checksums import sha256_of as sha256_of
     from facespace.io.files import atomic_path as atomic_path
-    from facespace.io.image import IMAGE_ENDINGS as IMAGE_ENDINGS, read as read
+    from facespace.io.image import IMAGE_ENDINGS as IMAGE_ENDINGS, as_rgb as as_rgb, read as read
     from facespace.io.png import encode_png as encode_png
 
 __getattr__, __dir__, __all__ = attach(
@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "checksums": ["sha256_of"],
         "files": ["atomic_path"],
-        "image": ["IMAGE_ENDINGS", "read"],
+        "image": ["IMAGE_ENDINGS", "as_rgb", "read"],
         "png": ["encode_png"],
     },
 )

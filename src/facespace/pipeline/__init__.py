@@ -1,7 +1,8 @@
-"""From photos to faces and embeddings, many at a time.
+"""From photos to faces and embeddings.
 
-Begin with `photos.process`. `people` reads folders of labelled people, `sample_crops` takes a few crops to measure a
-network on.
+Begin with `analyzer.FaceAnalyzer`. `photos.process` streams any number of photos, `face_batches` finds and embeds the faces
+of a few at once, for photos and videos. `people` reads folders of labelled people, `sample_crops` takes a few crops to
+measure a network on.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ from typing import TYPE_CHECKING
 from facespace._lazy import attach
 
 if TYPE_CHECKING:
+    from facespace.pipeline.analyzer import (
+        AnalyzedFace as AnalyzedFace,
+        FaceAnalyzer as FaceAnalyzer,
+        Verdict as Verdict,
+        verify as verify,
+    )
     from facespace.pipeline.people import read_people as read_people
     from facespace.pipeline.photos import Photo as Photo, find_images as find_images, process as process
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "analyzer": ["AnalyzedFace", "FaceAnalyzer", "Verdict", "verify"],
         "people": ["read_people"],
         "photos": ["Photo", "find_images", "process"],
     },

@@ -83,8 +83,13 @@ def process(
     photos = map_ahead(_read, images, threads=_READERS, ahead=_READ_AHEAD)
     for chunk in in_chunks(photos, lambda photo: photo.pixels.size // 3 if photo.pixels is not None else 0):
         readable = [photo for photo in chunk if photo.pixels is not None]
-        pixels = [photo.pixels for photo in readable if photo.pixels is not None]
-        found = find_faces(pixels, detector, embedder, largest=largest, keep_crops=keep_crops)
+        found = find_faces(
+            [photo.pixels for photo in readable if photo.pixels is not None],
+            detector,
+            embedder,
+            largest=largest,
+            keep_crops=keep_crops,
+        )
         for photo, of_photo in zip(readable, found, strict=True):
             photo.faces, photo.embeddings = of_photo.faces, of_photo.embeddings
             if keep_crops:

@@ -1,8 +1,8 @@
 """A compiled network on the fastest runtime of this machine.
 
-Begin with `onnx_network.OnnxNetwork` (ONNX Runtime, with OpenVINO where it is installed); `torch_network.TorchNetwork`
-computes a backbone by torch, on a GPU or without ONNX. `quantization` puts convolutions into 8-bit integers. To add a
-runtime, write a class with the attributes of these two.
+Begin with `protocol.Network`. `onnx_network.OnnxNetwork` is ONNX Runtime, with OpenVINO where it is installed;
+`torch_network.TorchNetwork` computes a backbone by torch, on a GPU or without ONNX. `quantization` puts convolutions into
+8-bit integers. To add a runtime, write a class that satisfies `Network`, and add it to tests/runtime/test_protocol.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from facespace._lazy import attach
 
 if TYPE_CHECKING:
     from facespace.runtime.onnx_network import OnnxNetwork as OnnxNetwork
+    from facespace.runtime.protocol import Device as Device, Network as Network, Precision as Precision
     from facespace.runtime.torch_network import TorchNetwork as TorchNetwork
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "onnx_network": ["OnnxNetwork"],
+        "protocol": ["Device", "Network", "Precision"],
         "torch_network": ["TorchNetwork"],
     },
 )

@@ -1,0 +1,24 @@
+"""Detectors by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from facespace import MTCNN
+from facespace.detection.factory import DETECTORS, create_detector
+
+
+def test_the_default_is_mtcnn_and_options_are_its_own() -> None:
+    detector = create_detector(min_size=33)
+    assert isinstance(detector, MTCNN) and detector.min_size == 33
+
+
+def test_an_unknown_name_is_told_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=f"^no detector is called 'yolo'; there are {', '.join(DETECTORS)}$"):
+        create_detector("yolo")
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_an_option_that_it_does_not_have(name: str) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        create_detector(name, colour="red")

@@ -1,0 +1,59 @@
+"""The JSON file beside a model: where it lies, and what it may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facespace.errors import ModelError
+from facespace.faces.input_spec import INPUT_SPECS, InputSpec
+from facespace.models.spec_file import path_beside, read_spec, spec_beside
+
+
+def test_it_lies_beside_under_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "2017.model").mkdir()
+    (tmp_path / "n.pb").write_bytes(b"")
+    assert path_beside(tmp_path / "n.pb") == tmp_path / "n.json"
+    assert path_beside(tmp_path / "2017.model") == tmp_path / "2017.model.json", "a folder's ending belongs to its name"
+    assert spec_beside(tmp_path / "n.pb") is None
+    (tmp_path / "n.json").write_text('{"input_spec": "arcface-112"}')
+    assert spec_beside(tmp_path / "n.pb") == INPUT_SPECS["arcface-112"]
+    assert spec_beside(tmp_path / "n.json") is None, "a file does not describe itself"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"input_spec": "facenet-2017"}', INPUT_SPECS["facenet-2017"]),
+        ('{"size": 96, "template": "box", "crop_margin": 8}', InputSpec(96, "box", 8)),
+        (
+            '{"input_spec": {"size": 96, "template": "arcface", "channel_order": "BGR"}}',
+            InputSpec(96, "arcface", 0, "BGR"),
+        ),
+        ('{"name": "my model", "input_spec": "facenet-2018"}', INPUT_SPECS["facenet-2018"]),
+    ],
+)
+def test_a_preset_or_the_fields(tmp_path: Path, text: str, wanted: InputSpec) -> None:
+    (tmp_path / "n.json").write_text(text)
+    assert read_spec(tmp_path / "n.json") == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "wants an object like"),
+        (b"\xff", "wants an object like"),
+        (b"[" * 10_000, "wants an object like"),
+        (b'{"input_spec": 7}', "wants an object like"),
+        (b'{"input_spec": "facenet-2016"}', "no preset 'facenet-2016'; there are facenet-2018"),
+        (b'{"size": 160}', "the field 'template' is missing"),
+        (b" " * (2**20 + 1), "an input spec has a few lines"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_does_not_fit_is_one_line_with_the_file(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "n.json").write_bytes(text)
+    with pytest.raises(ModelError, match=message) as caught:
+        read_spec(tmp_path / "n.json")
+    assert str(caught.value).startswith(str(tmp_path / "n.json")) and "\n" not in str(caught.value)

@@ -1,0 +1,153 @@
+"""Images in, analysed faces out; whole photos enrolled; two faces compared."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import facespace
+from facespace import FaceAnalyzer, Gallery, ImageError, ModelError
+from facespace.pipeline import analyzer as module
+from support.tiny_model import tiny_model
+
+
+@pytest.fixture(scope="module")
+def analyzer(embedder: facespace.Embedder, detector: facespace.MTCNN) -> FaceAnalyzer:
+    return FaceAnalyzer(embedder, detector)
+
+
+@pytest.fixture(scope="module")
+def pair(hopper: np.ndarray, collins_file: Path) -> np.ndarray:
+    """Hopper and Collins side by side."""
+    left, right = (Image.fromarray(pixels).resize((400, 400)) for pixels in (hopper, facespace.read(collins_file)))
+    return np.hstack([np.asarray(left), np.asarray(right)])
+
+
+def test_a_face_has_all_that_is_known_of_it(analyzer, hopper, hopper_file, embedder):
+    (face,) = analyzer(hopper_file)
+    (wanted,) = analyzer.detector.detect(hopper)
+    assert (face.box, face.score, face.landmarks) == (wanted.box, wanted.score, wanted.landmarks)
+    crop = facespace.align(hopper, wanted, embedder.spec)
+    np.testing.assert_array_equal(face.crop, crop)
+    np.testing.assert_allclose(face.embedding, embedder.represent(crop[None])[0], atol=1e-5)
+    assert face.embedding.made_by == "represent"
+    assert isinstance(face, facespace.Face) and face.width == wanted.width
+
+
+def test_one_image_gives_faces_and_a_list_gives_lists(analyzer, hopper, hopper_file, cat_file, pair):
+    with Image.open(hopper_file) as opened:
+        several = analyzer([str(hopper_file), opened, hopper, cat_file, pair])
+    assert [len(faces) for faces in several] == [1, 1, 1, 0, 2]
+    assert several[0][0].box == several[1][0].box == several[2][0].box
+    assert analyzer(cat_file) == [] and analyzer([]) == [] and analyzer((cat_file,)) == [[]]
+    assert len(analyzer(pair)) == 2
+    gray = np.asarray(Image.fromarray(hopper).convert("L"))
+    assert len(analyzer(gray)) == 1
+
+
+def test_what_is_no_image_is_one_line(analyzer, hopper, tmp_path):
+    with pytest.raises(ImageError, match=r"none\.jpg: no such file$"):
+        analyzer(tmp_path / "none.jpg")
+    with pytest.raises(ImageError, match=r"none\.jpg: no such file$"):
+        analyzer([hopper, tmp_path / "none.jpg"])
+    with pytest.raises(ImageError, match="no images in this folder"):
+        analyzer(str(tmp_path))
+    for nothing in (None, [None], 3):
+        with pytest.raises(TypeError, match="wanted a path"):
+            analyzer(nothing)
+
+
+def test_whole_photos_are_enrolled(analyzer, embedder, tmp_path, hopper_file, collins_file, cat_file, pair):
+    with Gallery(tmp_path / "g", embedder, create=True) as gallery:
+        assert analyzer.enroll(gallery, "Grace", hopper_file)
+        assert not analyzer.enroll(gallery, "Grace", hopper_file), "this very face is there"
+        (face,) = analyzer(collins_file)
+        assert gallery.enroll("Eileen", face, source="collins"), "an analysed face in the place of a crop"
+        names = [match.name for match in gallery.identify([face.embedding for face in analyzer(pair)])]
+        assert sorted(names) == ["Eileen", "Grace"]
+        with pytest.raises(ImageError, match=r"chelsea\.png: no face found"):
+            analyzer.enroll(gallery, "Cat", cat_file)
+        with pytest.raises(ImageError, match=r"<array>: 2 faces, one expected; largest=True takes the largest"):
+            analyzer.enroll(gallery, "Two", pair)
+        assert analyzer.enroll(gallery, "Two", pair, largest=True)
+        with pytest.raises(TypeError, match=r"enroll takes a crop \(S,S,3\) or an analysed face; got str"):
+            gallery.enroll("Grace", str(hopper_file))
+        assert [person.n_photos for person in gallery.people()] == [1, 1, 1]
+
+
+def test_two_faces_are_compared(analyzer, embedder, hopper, hopper_file, collins_file):
+    (grace,), (eileen,) = analyzer([hopper_file, collins_file])
+    wanted = float(np.asarray(grace.embedding) @ np.asarray(eileen.embedding))
+    for a, b in ((hopper_file, collins_file), (grace, collins_file), (hopper, eileen.embedding)):
+        verdict = analyzer.verify(a, b)
+        assert verdict.similarity == pytest.approx(wanted, abs=1e-4)
+        assert verdict.threshold == embedder.threshold(1e-3) and verdict.same is False
+    similarity, threshold, same = analyzer.verify(hopper_file, np.ascontiguousarray(hopper[:, ::-1]), rate=1e-4)
+    assert similarity > 0.9 and threshold == embedder.threshold(1e-4) and same is True
+    assert analyzer.verify(grace, np.asarray(grace.embedding)).same, "a bare vector is taken as represent's"
+
+
+def test_the_threshold_decides(analyzer, monkeypatch, hopper_file, collins_file):
+    (grace,), (eileen,) = analyzer([hopper_file, collins_file])
+    similarity = analyzer.verify(grace, eileen).similarity
+    monkeypatch.setattr(type(analyzer.embedder), "threshold", lambda self, rate: similarity)
+    assert analyzer.verify(grace, eileen).same, "the threshold itself is reached"
+    monkeypatch.setattr(type(analyzer.embedder), "threshold", lambda self, rate: np.nextafter(similarity, 2))
+    assert not analyzer.verify(grace, eileen).same
+
+
+def test_vectors_of_another_making_are_refused(analyzer, embedder, hopper_file):
+    (face,) = analyzer(hopper_file)
+    plain = embedder.embed(face.crop[None])[0]
+    with pytest.raises(ValueError, match=r"these vectors are of Embedder\.embed; what is compared are those of"):
+        analyzer.verify(plain, face)
+    with pytest.raises(ValueError, match=r"an embedding must be of 512 numbers, got \(3,\)"):
+        analyzer.verify(face, np.ones(3, np.float32))
+
+
+def test_a_model_without_thresholds_says_so(detector, tmp_path, hopper_file):
+    (tmp_path / "own.onnx").write_bytes(tiny_model())
+    (tmp_path / "own.json").write_text('{"size": 16, "template": "box"}')
+    own = FaceAnalyzer(tmp_path / "own.onnx", detector)
+    assert own(hopper_file)[0].embedding.shape == (4,)
+    with pytest.raises(ModelError, match="no thresholds have been measured"):
+        own.verify(hopper_file, hopper_file)
+
+
+def test_the_function_loads_its_model_once(monkeypatch, analyzer, hopper_file, cat_file):
+    loaded = []
+    monkeypatch.setattr(module, "FaceAnalyzer", lambda model: loaded.append(model) or analyzer)
+    module._analyzer.cache_clear()
+    for _ in range(2):
+        assert facespace.verify(hopper_file, hopper_file).same
+    with pytest.raises(ImageError, match="no face found"):
+        facespace.verify(hopper_file, cat_file)
+    assert loaded == ["casia-webface"]
+    module._analyzer.cache_clear()
+
+
+def test_names_make_an_analyzer(hopper_file):
+    made = FaceAnalyzer(detector="mtcnn")
+    assert (made.embedder.name, type(made.detector)) == ("casia-webface", facespace.MTCNN)
+    with pytest.raises(ValueError, match="no detector is called 'retina'"):
+        FaceAnalyzer(made.embedder, "retina")
+
+
+def _n_faces(analyzer: FaceAnalyzer, path: str) -> tuple[int, bytes]:
+    faces = analyzer(path)
+    return len(faces), np.asarray(faces[0].embedding).tobytes()
+
+
+def test_it_goes_to_a_spawned_process(analyzer, hopper_file):
+    """Pickled by what made it: each process loads the networks anew and gives the same."""
+    assert len(pickle.dumps(analyzer)) < 10_000
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        n, vector = pool.apply(_n_faces, (analyzer, str(hopper_file)))
+    assert n == 1
+    wanted = np.asarray(analyzer(hopper_file)[0].embedding)
+    np.testing.assert_allclose(np.frombuffer(vector, np.float32), wanted, atol=1e-5)
