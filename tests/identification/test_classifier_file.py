@@ -183,7 +183,8 @@ NAMES = [f"p{k:02}" for k in range(12)]
         {"closed_set": 1}, {"rate": "1"}, {"rate": 1}, {"seed": None}, {"seed": True}, {"method": "svm"},
         {"method": "magic"}, {"evidence": []}, {"model": "stub"}, {"probability": [1]}, {"probability": [1, 2, 3]},
         {"probability": [1, float("nan")]}, {"probability": [float("inf"), 1]}, {"probability": 1},
-        {"probability": ["steep", "deep"]},
+        {"probability": ["steep", "deep"]}, {"probability": [10**400, 1]}, {"rate": float("nan")}, {"rate": 7.0},
+        {"names": []},
     ],
 )  # fmt: skip
 def test_a_record_that_does_not_fit_is_refused(file, record):
@@ -244,3 +245,25 @@ def test_a_hostile_file_name_stays_on_one_line(tmp_path):
         load(tmp_path / "a\nb\x1b[31m")
     assert len(str(error.value).splitlines()) == 1
     assert "\x1b" not in str(error.value)
+
+
+def test_a_classifier_of_nobody_is_refused(file):
+    old, _ = read_tensor_file(file, "classifier", ClassifierError, remedy="")
+    change(file, {name: array[:0] for name, array in old.items()}, names=[])
+    assert "a damaged classifier" in refusal(file)
+
+
+@pytest.mark.parametrize("array", ["weights", "bias"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, array):
+    path = tmp_path / "c"
+    save(path, fitted("svm"), digests(72), EMBEDDER)
+    old, _ = read_tensor_file(path, "classifier", ClassifierError, remedy="")
+    change(path, {array: np.full_like(old[array], np.inf)})
+    assert "a damaged classifier" in refusal(path)
+
+
+def test_a_digest_that_is_too_long_is_not_cut(file):
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="at most 72 characters"):
+        save(file, fitted(), ("x" * 73, *digests(71)), EMBEDDER)
+    assert file.read_bytes() == before

@@ -232,7 +232,7 @@ def once(monkeypatch, detector) -> list[str]:
         return process(paths, *rest, **options)
 
     monkeypatch.setattr(module, "process", watched)
-    monkeypatch.setattr(module, "MTCNN", lambda: detector)
+    monkeypatch.setattr(module, "create_detector", lambda: detector)
     return seen
 
 

@@ -17,6 +17,7 @@ from facespace.embedding.compatibility import Vectors, model_of, other_model, re
 from facespace.embedding.embedder import Embedder
 from facespace.identification import classifier_methods, held_out, threshold_tuning
 from facespace.identification.classifier_file import (
+    DAMAGE,
     ClassifierRecord,
     damaged_classifier,
     read_classifier,
@@ -161,7 +162,7 @@ class Classifier:
         try:
             method: Any = saved.method
             return cls(method, rate=saved.rate, closed_set=saved.closed_set, seed=saved.seed)._restore(saved)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as wrong:
+        except DAMAGE as wrong:
             raise damaged_classifier(Path(path), wrong) from None
 
     def _restore(self, saved: ClassifierRecord) -> Classifier:

@@ -18,6 +18,8 @@ from facespace.io.text import clean_name, plain_text
 
 _KIND = "classifier"
 _REMEDY = "train one from the photos: facespace classify train DIR --output FILE"
+# What content that does not fit together may raise.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 _DIGEST = 72  # "photo:" and 64 digits, filled up with blanks
 
 
@@ -48,6 +50,8 @@ def write_classifier(path: Path, saved: ClassifierRecord) -> None:
     """Write a classifier, whole or not at all."""
     if len(saved.digests) != len(saved.owners):
         raise ValueError(f"{len(saved.owners)} photos want a digest each; got {len(saved.digests)}")
+    if any(len(digest) > _DIGEST for digest in saved.digests):
+        raise ValueError(f"a digest has at most {_DIGEST} characters")
     record = {
         "method": saved.method,
         "rate": saved.rate,
@@ -58,7 +62,7 @@ def write_classifier(path: Path, saved: ClassifierRecord) -> None:
         "evidence": saved.evidence,
         "model": saved.model,
     }
-    digests = "".join(digest.ljust(_DIGEST)[:_DIGEST] for digest in saved.digests)
+    digests = "".join(digest.ljust(_DIGEST) for digest in saved.digests)
     arrays: dict[str, npt.NDArray[Any]] = {
         "embeddings": np.asarray(saved.embeddings),
         "owners": saved.owners,
@@ -77,7 +81,7 @@ def read_classifier(path: Path, embedder: Embedder | None = None) -> ClassifierR
     arrays, record = read_tensor_file(path, _KIND, ClassifierError, remedy=_REMEDY)
     try:
         saved = _checked(record, arrays)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as wrong:
+    except DAMAGE as wrong:
         raise damaged_classifier(path, wrong) from None
     if embedder is not None and (reason := other_model(saved.model, embedder)):
         raise ClassifierError(f"{plain_text(str(path))}: {reason}, or train again")
@@ -96,9 +100,16 @@ def _checked(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Cla
     names = record["names"]
     if not isinstance(names, list) or names != sorted({clean_name(name) for name in names}):
         raise ValueError("its names are not in order")
+    if not names:
+        raise ValueError("it knows nobody")
     wanted = {"closed_set": bool, "rate": float, "seed": int, "evidence": dict, "model": dict}
     if wrong := [name for name, kind in wanted.items() if type(record[name]) is not kind]:
         raise ValueError(f"{wrong[0]} is a {type(record[wrong[0]]).__name__}")
+    if not 0 < record["rate"] < 1:
+        raise ValueError(f"its rate is {record['rate']}")
+    methods: dict[str, npt.NDArray[np.float32]] = {name: arrays[name] for name in ("weights", "bias") if name in arrays}
+    if not all(np.isfinite(array).all() for array in methods.values()):
+        raise ValueError("its weights are not finite")
     probability = record["probability"]
     if probability is not None:
         slope, intercept = (float(value) for value in probability)
@@ -117,7 +128,7 @@ def _checked(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Cla
         embeddings=embeddings,
         owners=owners,
         thresholds=thresholds,
-        arrays={name: arrays[name] for name in ("weights", "bias") if name in arrays},
+        arrays=methods,
         probability=probability,
         evidence=record["evidence"],
         digests=tuple(digests[k : k + _DIGEST].rstrip() for k in range(0, len(digests), _DIGEST)),

@@ -8,7 +8,9 @@ _MAX_NAME = 200
 
 
 def plain_text(text: str) -> str:
-    """Text that JSON, SQLite and a terminal take: bytes of a path that are no UTF-8, and controls, become escapes.
+    """Text of one line that JSON, SQLite and a terminal take.
+
+    Bytes of a path that are no UTF-8, controls and Unicode's line separators become escapes.
 
     >>> plain_text("caf\\udce9.jpg")
     'caf\\\\xe9.jpg'
@@ -19,7 +21,7 @@ def plain_text(text: str) -> str:
 def _plain(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a path that is no UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"
-    if unicodedata.category(letter) in ("Cc", "Cs"):
+    if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp"):
         return letter.encode("unicode_escape").decode("ascii")
     return letter
 

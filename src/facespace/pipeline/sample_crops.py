@@ -20,7 +20,7 @@ from facespace.pipeline.photos import find_images
 def sample_crops(folder: Path, spec: InputSpec, n: int) -> npt.NDArray[np.uint8]:
     """At most `n` crops (N,S,S,3) uint8, evenly spread over the images below a folder in the order of their names.
 
-    Crops of another size are brought to S by `dataset_images.fit`; images that cannot be read are passed over. Raises
+    Crops of another size are brought to S by `faces.crops.fit`; images that cannot be read are passed over. Raises
     `DatasetError` where no crop is left.
     """
     if not folder.is_dir():
