@@ -117,6 +117,18 @@ def test_groups_join_chains() -> None:
     assert group(6, copies).tolist() == [0, 1, 0, 1, 1, 5]
 
 
+def test_groups_are_all_images_that_copies_connect() -> None:
+    random = np.random.default_rng(0)
+    for n_copies in (3, 8, 15):
+        pairs = random.integers(0, 20, (n_copies, 2))
+        connected = np.eye(20, dtype=bool)
+        connected[pairs[:, 0], pairs[:, 1]] = connected[pairs[:, 1], pairs[:, 0]] = True
+        for _ in range(5):  # paths of up to 32 steps
+            connected = connected @ connected
+        found = group(20, [Copy(first, second, False, 0.97, 0.9) for first, second in pairs.tolist()])
+        assert found.tolist() == connected.argmax(axis=1).tolist()  # the first image of each group
+
+
 def changed_photos(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes]]:
     """Twelve images of four photos, changed in light, noise and place; embeddings, thumbnails, labels and digests."""
     random = np.random.default_rng(seed)

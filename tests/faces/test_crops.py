@@ -82,6 +82,13 @@ def test_crops_are_told_from_photos_by_their_record(tmp_path):
             holds_crops(tmp_path, spec)
 
 
+def test_crops_of_the_size_need_the_margin_of_the_model(tmp_path):
+    CropRecord(160, 44, "box").write(tmp_path)
+    assert holds_crops(tmp_path, InputSpec(160, "box", 44))
+    with pytest.raises(DatasetError):
+        holds_crops(tmp_path, InputSpec(160, "box", 32))
+
+
 def test_a_larger_crop_holds_the_crop_of_a_box_model_alone(tmp_path):
     """The centre of a larger crop is cut for models of box crops; a record of five-point crops must fit exactly."""
     CropRecord(182, 44, "box").write(tmp_path)

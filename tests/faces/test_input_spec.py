@@ -108,6 +108,15 @@ def test_per_image_standardization_is_prewhitening(order):
     assert not found[3].any()
 
 
+def test_the_std_of_a_nearly_constant_crop_is_bounded() -> None:
+    """One value of N = 1728 differs by 1: the std is √(N − 1)/N, a little below the bound 1/√N."""
+    crops = np.full((1, 24, 24, 3), 77, np.uint8)
+    crops[0, 5, 6, 1] = 78
+    found = InputSpec(24, "box", standardization="per-image").preprocess(crops)
+    assert found[0, 5, 6, 1] == pytest.approx((1 - 1 / 1728) * math.sqrt(1728), rel=1e-5)
+    assert found[0, 0, 0, 0] == pytest.approx(-1 / 1728 * math.sqrt(1728), rel=1e-5)
+
+
 @pytest.mark.parametrize("standardization", ["fixed", "per-image"])
 def test_no_crops_are_no_numbers(standardization):
     spec = InputSpec(24, "box", standardization=standardization)

@@ -271,3 +271,30 @@ def test_the_same_as_one_by_one(
             crops = np.stack([facespace.align(image, face, embedder.spec) for face in faces])
             assert np.array_equal(photo.crops, crops)
             assert (photo.embeddings * embedder.represent(crops)).sum(axis=1) == pytest.approx(1, abs=1e-4)
+
+
+# Images that are no files
+
+
+def test_arrays_and_pictures_are_processed_like_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", 3)
+    pixels = facespace.read(path)
+    with Image.open(path) as opened:
+        photos = list(run([path, Path(path), pixels, opened, Path(path).read_bytes()], embed=True))
+    assert [photo.path for photo in photos] == [path, path, "<array>", "<PIL image>", "<bytes>"]
+    assert [photo.error for photo in photos] == [None] * 5
+    for photo in photos:
+        np.testing.assert_array_equal(photo.embeddings, photos[0].embeddings)
+        assert photo.faces == photos[0].faces
+    assert not (tmp_path / "<array>").exists()
+
+
+def test_an_array_that_is_no_image_ends_the_run() -> None:
+    with pytest.raises(ValueError, match=r"an image must be \(H, W, 3\) uint8 RGB"):
+        list(run([np.zeros((2, 3, 4, 5), np.uint8)]))
+
+
+@pytest.mark.parametrize("one", ["a.jpg", Path("a.jpg"), b"a.jpg", np.zeros((4, 4, 3), np.uint8)])
+def test_one_image_is_not_several(one: object) -> None:
+    with pytest.raises(TypeError, match="process takes several images; got one"):
+        next(run(one))  # type: ignore[arg-type]

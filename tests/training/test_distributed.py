@@ -109,6 +109,17 @@ def test_one_process_takes_the_first_gpu(joined):
 
 # Two processes
 
+
+def test_rows_are_sent_in_the_order_of_their_memory(monkeypatch):
+    """NCCL refuses others, gloo does not: so the call is looked at."""
+    sent: list[Any] = []
+    monkeypatch.setattr(distributed, "n_ranks", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather", lambda parts, own: sent.append(own))
+    rows = torch.arange(6.0).reshape(3, 2).T
+    distributed.gathered(rows)
+    assert sent[0].is_contiguous() and torch.equal(sent[0], rows)
+
+
 CODE = """
 import time
 from facespace.training import distributed

@@ -138,3 +138,10 @@ def test_epochs_are_measured_from_one_to_the_next(watch, clock):
     clock.pass_by(2)
     assert watch.epoch() == 5
     assert watch.epoch() == 0
+
+
+def test_the_end_of_an_epoch_does_not_end_the_lap(watch, clock):
+    steps(watch, clock, 2, 1)
+    watch.epoch()
+    steps(watch, clock, 2, 1)
+    assert watch.lap() == {"images_per_second": 12, "waiting": 0, "seconds": 4}

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from facespace.curation.duplicates import Copy, copies_between, duplicates, group
 from facespace.curation.images import Images, Progress, read_crops, read_photos
+from facespace.detection.protocol import Detector
 from facespace.embedding import calibration
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError
@@ -113,6 +114,7 @@ def check(
     root: str | os.PathLike[str],
     embedder: Embedder,
     *,
+    detector: Detector | None = None,
     against: str | os.PathLike[str] | None = None,
     against_crops: bool = False,
     threshold: float | None = None,
@@ -122,7 +124,7 @@ def check(
     """Look through the class folders of `root`, and compare them with those of `against`, an evaluation set.
 
     The images of `root` are crops. Those of `against` are too where a record of crops lies there or `against_crops`
-    says so; else they are photos, whose central face counts. `threshold` replaces the model's calibration in telling
+    says so; else they are photos, whose central face counts, found by the default `detector`. `threshold` replaces the model's calibration in telling
     shared people. `progress(items, total, what)` passes items on. Raises `DatasetError`, or `ModelError` when there
     are no thresholds.
     """
@@ -139,7 +141,10 @@ def check(
     evaluation, shared, shared_copies = None, [], []
     if against is not None:
         is_crops = against_crops or read_record(Path(against)) is not None
-        evaluation = (read_crops if is_crops else read_photos)(against, embedder, progress=progress)
+        if is_crops:
+            evaluation = read_crops(against, embedder, progress=progress)
+        else:
+            evaluation = read_photos(against, embedder, detector=detector, progress=progress)
         theirs = wrong_labels(evaluation.embeddings, evaluation.labels, len(evaluation.names))
         thresholds = _thresholds(embedder.calibration, threshold, labels.counts, theirs.counts)
         shared = shared_people(labels.centres, theirs.centres, thresholds, names=(images.names, evaluation.names))

@@ -9,6 +9,7 @@ from pathlib import Path
 from facespace.backbones.backbone import Backbone
 from facespace.datasets.pairs.pair_sets import PairSet, binary_pairs, read_pair_set
 from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, RecipeError
 from facespace.evaluation.pairs import evaluate_pairs, usable_pairs
@@ -67,8 +68,8 @@ class Verifier:
         return measured
 
 
-def prepare(recipe: Recipe, spec: InputSpec) -> Verifier:
-    """Open the sets a recipe names; faces of whole photos are found and cut out once, here.
+def prepare(recipe: Recipe, spec: InputSpec, *, detector: Detector | None = None) -> Verifier:
+    """Open the sets a recipe names; faces of whole photos are found, by the default `detector`, and cut out once, here.
 
     A set is called by its file's name without ending, LFW's pairs `lfw`; a second one of a name has its place added.
     `RecipeError` where crops do not fit what the network wants to see: figures on them would mislead. `DatasetError`
@@ -89,7 +90,7 @@ def prepare(recipe: Recipe, spec: InputSpec) -> Verifier:
                         f"verification on {pairs.name}: {n_missing} of its {len(pairs.files)} photos are missing below "
                         f"{plain_text(str(root))}; give the folder that has them all"
                     )
-                target[lfw] = pairs if pairs.crops is not None else _cropped(pairs, spec)
+                target[lfw] = pairs if pairs.crops is not None else _cropped(pairs, spec, detector)
     for name, pairs in [*sets.items(), *threshold_from.items()]:
         misfit = pairs.crops.misfit(spec) if pairs.crops is not None else None
         if misfit:
@@ -103,10 +104,10 @@ def _name(wanted: str, taken: dict[str, PairSet]) -> str:
     return wanted if wanted not in taken else f"{wanted}-{len(taken) + 1}"
 
 
-def _cropped(pairs: PairSet, spec: InputSpec) -> PairSet:
+def _cropped(pairs: PairSet, spec: InputSpec, detector: Detector | None) -> PairSet:
     """Whole photos as crops in memory, kept as PNG; one without a face becomes no image, which counts as an error."""
     files: list[Path | bytes | None] = []
-    for photo in process(map(str, pairs.files), create_detector(), keep_pixels=True):
+    for photo in process(map(str, pairs.files), detector or create_detector(), keep_pixels=True):
         file = b""
         if photo.pixels is not None and photo.faces:
             height, width = photo.pixels.shape[:2]
