@@ -23,9 +23,9 @@ def analyzer(embedder: facespace.Embedder, detector: facespace.MTCNN) -> FaceAna
 
 @pytest.fixture(scope="module")
 def pair(hopper: np.ndarray, collins_file: Path) -> np.ndarray:
-    """Hopper and Collins side by side."""
-    left, right = (Image.fromarray(pixels).resize((400, 400)) for pixels in (hopper, facespace.read(collins_file)))
-    return np.hstack([np.asarray(left), np.asarray(right)])
+    """Hopper, small, and Collins, large, side by side."""
+    left, right = Image.fromarray(hopper).resize((256, 256)), Image.fromarray(facespace.read(collins_file))
+    return np.hstack([np.pad(np.asarray(left), ((0, 256), (0, 0), (0, 0))), np.asarray(right)])
 
 
 def test_a_face_has_all_that_is_known_of_it(analyzer, hopper, hopper_file, embedder):
@@ -75,12 +75,15 @@ def test_whole_photos_are_enrolled(analyzer, embedder, tmp_path, hopper_file, co
         with pytest.raises(ImageError, match=r"<array>: 2 faces, one expected; largest=True takes the largest"):
             analyzer.enroll(gallery, "Two", pair)
         assert analyzer.enroll(gallery, "Two", pair, largest=True)
+        (face,) = analyzer(collins_file)
+        (best,) = gallery.identify(face.embedding, top=2)
+        assert {match.name for match in best} == {"Two", "Eileen"}, "the largest face is Collins's"
         with pytest.raises(TypeError, match=r"enroll takes a crop \(S,S,3\) or an analysed face; got str"):
             gallery.enroll("Grace", str(hopper_file))
         assert [person.n_photos for person in gallery.people()] == [1, 1, 1]
 
 
-def test_two_faces_are_compared(analyzer, embedder, hopper, hopper_file, collins_file):
+def test_two_faces_are_compared(analyzer, embedder, hopper, hopper_file, collins_file, pair):
     (grace,), (eileen,) = analyzer([hopper_file, collins_file])
     wanted = float(np.asarray(grace.embedding) @ np.asarray(eileen.embedding))
     for a, b in ((hopper_file, collins_file), (grace, collins_file), (hopper, eileen.embedding)):
@@ -89,6 +92,7 @@ def test_two_faces_are_compared(analyzer, embedder, hopper, hopper_file, collins
         assert verdict.threshold == embedder.threshold(1e-3) and verdict.same is False
     similarity, threshold, same = analyzer.verify(hopper_file, np.ascontiguousarray(hopper[:, ::-1]), rate=1e-4)
     assert similarity > 0.9 and threshold == embedder.threshold(1e-4) and same is True
+    assert analyzer.verify(pair, collins_file).same and not analyzer.verify(pair, hopper_file).same, "the largest face"
     assert analyzer.verify(grace, np.asarray(grace.embedding)).same, "a bare vector is taken as represent's"
 
 

@@ -110,8 +110,8 @@ def test_one_process_takes_the_first_gpu(joined):
 # Two processes
 
 
-def test_rows_are_sent_in_the_order_of_their_memory(monkeypatch):
-    """NCCL refuses others, gloo does not: so the call is looked at."""
+def test_only_contiguous_tensors_are_sent(monkeypatch):
+    """NCCL refuses others. Gloo accepts them, so the test looks at the call."""
     sent: list[Any] = []
     monkeypatch.setattr(distributed, "n_ranks", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_gather", lambda parts, own: sent.append(own))
