@@ -21,7 +21,7 @@ _BLOCK_ROWS = 1024
 class TunedThresholds:
     """What to add to every person's threshold so that a share `rate` of strangers is named, and what it rests on.
 
-    `evidence` has the measured rates with intervals (see `classifier_evidence.rates`), the numbers of photos of known
+    `evidence` has the measured rates with intervals (see `held_out.rates`), the numbers of photos of known
     people and of strangers, and how many were left out as being enrolled themselves.
     """
 

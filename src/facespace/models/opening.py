@@ -45,15 +45,16 @@ def open_model(model: str | PathLike[str], spec: InputSpec | None = None) -> Ope
     """
     text = os.fspath(model)
     path = Path(os.path.expanduser(text))
-    card = MODELS.get(text) or (None if os.path.lexists(path) else find_card(text))
-    if card is not None:
-        remarks = () if card.name == text else (f"{text}: the model {card.name} is taken",)
-        return dataclasses.replace(_open_card(card, spec), remarks=remarks)
+    if text in MODELS:
+        return _open_card(MODELS[text], spec)
     if not path.exists() and path.suffix == ".pb" and path.with_suffix(".onnx").is_file():
         onnx = path.with_suffix(".onnx")
         remark = f"{path}: not there; {onnx.name} beside it is taken"
         opened = _open_file(onnx, spec)
         return dataclasses.replace(opened, remarks=(remark, *opened.remarks))
+    if not os.path.lexists(path) and (card := find_card(text)) is not None:
+        remark = f"{text}: the model {card.name} is taken"
+        return dataclasses.replace(_open_card(card, spec), remarks=(remark,))
     if path.is_dir():
         return _open_folder(path, spec)
     if path.is_file():
