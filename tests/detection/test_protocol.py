@@ -81,6 +81,9 @@ def test_what_is_no_image_is_one_line(finder: Detector, tmp_path: Path) -> None:
             finder.detect(image)
     with pytest.raises(TypeError, match="detect_many takes several images; got str"):
         finder.detect_many("party.jpg")
+    with pytest.raises(TypeError, match="detect_many takes several images; got ndarray"):
+        finder.detect_many(np.zeros((120, 160, 3), np.uint8))
+    assert finder.detect_many(np.zeros((2, 40, 40, 3), np.uint8)) == [[], []]
 
 
 def test_it_goes_to_other_processes(finder: Detector, hopper: np.ndarray) -> None:

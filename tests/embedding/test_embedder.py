@@ -156,7 +156,7 @@ def test_represent_with_a_calibration(tmp_path, monkeypatch):
     centre = np.array([0.3, -0.2, 0.1, 0.0], np.float32)
     asked = []
 
-    def find(fingerprint, *, runtime, precision):
+    def find(fingerprint, *, runtime, precision, spec):
         asked.append((fingerprint, runtime, precision))
         return calibration.Calibration(
             "tiny", fingerprint, runtime, precision, (0.1, 0.01), (0.2, 0.5), ((1, 0.0),), centre, 10, 5

@@ -38,6 +38,8 @@ BARE = {
     "a sum": lambda v: v + v,
     "scaled": lambda v: 2 * v,
     "a product": lambda v: v @ v.T,
+    "a dot product": lambda v: v.dot(v.T),
+    "joined side by side": lambda v: np.concatenate([v, v], axis=1),
     "another product": lambda v: np.ones((2, 3)) @ v,
     "a mean": lambda v: v.mean(axis=0),
     "lengths": lambda v: np.linalg.norm(v, axis=1),

@@ -165,7 +165,7 @@ def test_a_classifier_of_vectors_that_know_their_model_saves_itself(tmp_path):
     other = StubEmbedder(dimension=64, fingerprint="0" * 64)
     with pytest.raises(ClassifierError, match="cannot be compared"):
         Classifier.load(tmp_path / "mine.classifier", other)
-    with pytest.raises(ValueError, match="this classifier is not of that embedder"):
+    with pytest.raises(ValueError, match="this classifier is of the model 'stub', the embedder of another"):
         classifier.save(tmp_path / "other", other)
     assert not (tmp_path / "other").exists()
 
@@ -192,3 +192,34 @@ def test_vectors_of_another_making_are_refused():
         with pytest.raises(ValueError, match=r"Embedder\.embed|cannot be compared"):
             classifier.calibrate(wrong, names, calibration=None)
     assert classifier.predict(list(made(vectors))) == classifier.predict(vectors)
+
+
+def test_a_list_of_vectors_knows_its_model_too(tmp_path):
+    vectors, owners = people(12, 4)
+    other = made(vectors, embedder=StubEmbedder(dimension=64, fingerprint="0" * 64))
+    classifier = Classifier().fit(list(made(vectors)), names_of(owners))
+    classifier.save(tmp_path / "c")
+    with pytest.raises(ValueError, match="cannot be compared"):
+        classifier.predict(list(other))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        Classifier().fit([*made(vectors)[:20], *other[20:]], names_of(owners))
+
+
+def test_any_number_of_faces_is_named():
+    vectors, owners = people(12, 4)
+    classifier = Classifier().fit(vectors, names_of(owners))
+    assert classifier.predict([]) == classifier.predict(np.empty((0, 64), np.float32)) == []
+    assert classifier.predict(vectors[3]) == classifier.predict([vectors[3]]) == classifier.predict(vectors[3:4])
+    with pytest.raises(ValueError, match=r"vectors of one list must be of one shape, got \(3,\) and \(64,\)"):
+        classifier.predict([vectors[0], vectors[0][:3]])
+
+
+def test_what_is_not_fitted_says_so(tmp_path):
+    vectors, owners = people(3, 4)
+    for call in (
+        lambda: Classifier().predict(vectors),
+        lambda: Classifier().save(tmp_path / "c"),
+        lambda: Classifier().calibrate(vectors, names_of(owners), calibration=None),
+    ):
+        with pytest.raises(ValueError, match=r"this classifier is not fitted yet: call fit, or Classifier\.load"):
+            call()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,7 @@ def test_names_of_old_pages_find_the_model(monkeypatch: pytest.MonkeyPatch, tmp_
             ModelError, match=rf"^model {wanted}: not installed; get it with: facespace models download"
         ):
             open_model(name)
-    with pytest.raises(ModelError, match=r"facenet-20170512-110547 is had by: facespace models download facenet-2017"):
+    with pytest.raises(ModelError, match=r"get facenet-20170512-110547 with: facespace models download facenet-2017"):
         open_model("models/20170512-110547/20170512-110547.pb")
     own_model(tmp_path / "models" / "facenet-20170512-110547")
     opened = open_model("20170512-110547")
@@ -225,3 +226,52 @@ print(len(modules), *sorted(modules), sep="\\n")
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
     assert 5 < int(done.stdout.splitlines()[0]) <= 12, done.stdout
+
+
+def test_the_current_folder_is_a_folder_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "2017.model"
+    folder.mkdir()
+    write_checkpoint(folder)
+    monkeypatch.chdir(folder)
+    assert 'write {"input_spec": "facenet-2017"} into 2017.model.json beside it' in open_model(".").assumption
+    (tmp_path / "2017.model.json").write_text('{"input_spec": "facenet-2017"}')
+    assert open_model(".").spec == INPUT_SPECS["facenet-2017"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="nor a model folder"):
+        open_model(".")
+
+
+def test_a_zip_is_called_by_its_own_name(tmp_path: Path) -> None:
+    graph = Graph()
+    x = graph.node("Identity", graph.node("Placeholder", name="input"), name="x")
+    graph.node("Identity", graph.node("MatMul", graph.mean(x), graph.const(np.ones((3, 4)))), name="embeddings")
+    with zipfile.ZipFile(tmp_path / "published.zip", "w") as archive:
+        archive.writestr("inside/weights.pb", graph.bytes())
+    opened = open_model(tmp_path / "published.zip")
+    assert (opened.name, opened.source) == ("published.zip", str(tmp_path / "published.zip"))
+    assert "into published.json beside it" in opened.assumption and "/tmp/facespace-" not in opened.assumption
+    assert opened.read_onnx()[:1] == b"\x08", "the graph is read, though what was unpacked is gone"
+    with pytest.raises(ModelError) as error:
+        opened.backbone()
+    assert str(error.value).startswith(f"{tmp_path / 'published.zip'}, weights.pb: ")
+    (tmp_path / "published.json").write_text('{"input_spec": "facenet-2017"}')
+    told = open_model(tmp_path / "published.zip")
+    assert (told.spec, told.spec_reason, told.assumption) == (
+        INPUT_SPECS["facenet-2017"],
+        "as published.json beside it says",
+        "",
+    )
+
+
+def test_a_graph_whose_spec_is_told_is_not_translated_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path)
+    monkeypatch.setattr(opening, "to_onnx", lambda *_, **__: pytest.fail("the graph was translated"))
+    assert open_model(tmp_path, INPUT_SPECS["facenet-2018"]).spec == INPUT_SPECS["facenet-2018"]
+
+
+def test_a_calibration_is_for_crops_as_the_model_was_published_for(embedder: Embedder) -> None:
+    assert embedder.calibration is not None
+    other = Embedder.load("casia-webface", precision="float32", spec=INPUT_SPECS["facenet-2017"])
+    assert other.calibration is None and other.spec == INPUT_SPECS["facenet-2017"]
+    with pytest.raises(ModelError, match="casia-webface: takes crops of 160 px, the given input spec says 112"):
+        Embedder.load("casia-webface", precision="float32", spec=INPUT_SPECS["arcface-112"])

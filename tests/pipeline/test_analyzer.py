@@ -140,6 +140,12 @@ def test_names_make_an_analyzer(hopper_file):
     assert (made.embedder.name, type(made.detector)) == ("casia-webface", facespace.MTCNN)
     with pytest.raises(ValueError, match="no detector is called 'retina'"):
         FaceAnalyzer(made.embedder, "retina")
+    with pytest.raises(TypeError, match="model must be a name, a path or an Embedder, got NoneType"):
+        FaceAnalyzer(None, made.detector)
+    with pytest.raises(TypeError, match="detector must be a name or a Detector, got NoneType"):
+        FaceAnalyzer(made.embedder, None)
+    with pytest.raises(TypeError, match="a gallery takes the path of its file, or a store; got NoneType"):
+        Gallery(None, made.embedder)
 
 
 def _n_faces(analyzer: FaceAnalyzer, path: str) -> tuple[int, bytes]:

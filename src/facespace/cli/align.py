@@ -78,9 +78,10 @@ def align(
     if all_faces and most_confident:
         raise typer.BadParameter("--all-faces and --most-confident exclude each other")
     opened = open_model(model)
-    for remark in opened.remarks:
+    spec, remarks = opened.spec, opened.remarks
+    del opened  # with the weights, which aligning does not need
+    for remark in remarks:
         say(remark)
-    spec = opened.spec
     kind = template.value if template is not None else spec.template
     margin = spec.crop_margin if crop_margin is None and kind == spec.template else crop_margin or 0
     record = CropRecord(

@@ -10,7 +10,7 @@ import typer
 
 from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.options import Json
-from facespace.cli.shared.output import progress_bar, write_json, write_line
+from facespace.cli.shared.output import progress_bar, say, write_json, write_line
 
 if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
@@ -59,9 +59,11 @@ def export(
     from facespace.conversion.exporter import LEAST_COSINE, export as export_model
 
     exported = export_model(model, output, precision=precision.value, crops=crops)
+    for remark in exported.remarks:
+        say(remark)
     accuracy = None
     if verify is not None and images is not None:
-        before = load_embedder(model, precision="float32")
+        before = load_embedder(model, precision="float32", say_remarks=False)
         accuracy = [
             _accuracy(embedder, verify, images, threshold_from, aligned) for embedder in (before, exported.embedder)
         ]

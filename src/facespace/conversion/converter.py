@@ -63,10 +63,10 @@ def convert(
     sample = None if crops is None else sample_crops(crops, spec, N_CROPS)
     if sample is not None:
         probe = sample[:: -(-len(sample) // 8)]
-    backbone, training = _backbone(opened, remarks), {}
-    folded = opened.folded_batch_norms(backbone) if backbone is not None else []
+    backbone, folded = _backbone(opened, remarks)
+    training = {}
     advice: list[str] = []
-    if input_spec is None:
+    if input_spec is None and opened.card is None:
         advice.append(f"input spec: {describe_spec(spec)}, {opened.spec_reason}; --input-spec says otherwise")
     if backbone is not None and folded and sample is not None:
         from facespace.backbones.batch_norm_statistics import reestimate
@@ -95,17 +95,18 @@ def convert(
     return Conversion(write_model(out, record, files), [*remarks, *advice])
 
 
-def _backbone(opened: OpenedModel, remarks: list[str]) -> Backbone | None:
-    """The network for torch, or None and a remark where there is only ONNX."""
-    if opened.read_onnx is None:
-        return opened.backbone()
-    if opened.read_backbone is None:
-        return None
+def _backbone(opened: OpenedModel, remarks: list[str]) -> tuple[Backbone | None, list[str]]:
+    """The network for torch and its folded batch norms, or None and a remark where there is only ONNX."""
+    if opened.read_onnx is not None and opened.read_backbone is None:
+        return None, []
     try:
-        return opened.backbone()
+        backbone = opened.backbone()
+        return backbone, opened.folded_batch_norms(backbone)
     except (ModelError, RuntimeUnavailable) as error:
+        if opened.read_onnx is None:
+            raise
         remarks.append(f"recognises, cannot be trained: no {WEIGHTS} written ({error})")
-        return None
+        return None, []
 
 
 def _networks(

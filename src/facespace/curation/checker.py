@@ -124,9 +124,9 @@ def check(
     """Look through the class folders of `root`, and compare them with those of `against`, an evaluation set.
 
     The images of `root` are crops. Those of `against` are too where a record of crops lies there or `against_crops`
-    says so; else they are photos, whose central face counts, found by the default `detector`. `threshold` replaces the model's calibration in telling
-    shared people. `progress(items, total, what)` passes items on. Raises `DatasetError`, or `ModelError` when there
-    are no thresholds.
+    says so; else they are photos, whose central face counts, found by `detector` or the default one. `threshold` replaces
+    the model's calibration in telling shared people. `progress(items, total, what)` passes items on. Raises
+    `DatasetError`, or `ModelError` when there are no thresholds.
     """
     if against is not None and threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)

@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from facespace.defaults import DEFAULT_FMR
 from facespace.errors import ModelError
+from facespace.faces.input_spec import InputSpec
+from facespace.models.zoo import MODELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,14 @@ def _tables() -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in folder.iterdir() if file.name.endswith(".json")]
 
 
-def find(fingerprint: str, *, runtime: str, precision: str) -> Calibration | None:
+def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | None = None) -> Calibration | None:
     """The calibration of the weights with this SHA-256; None where nobody has measured one.
 
+    It holds for crops as the model was published for: with another `spec` there is none.
     Of several measurements the one of the same precision counts, and of the same runtime where there is one.
     """
     for table in _tables():
-        if table["fingerprint"] == fingerprint:
+        if table["fingerprint"] == fingerprint and (spec is None or spec == MODELS[table["model"]].spec):
             measured = max(
                 table["measured"],
                 key=lambda entry: (entry["precision"] == precision, entry["runtime"] == runtime),

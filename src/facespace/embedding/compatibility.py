@@ -47,22 +47,32 @@ def other_model(held: Any, embedder: _Model) -> str | None:
 def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
     """Vectors of `Embedder.represent` as a plain array, (N,D), or (D,) for one; bare arrays count as such.
 
-    `ValueError` for vectors of `Embedder.embed`, and for those of another model than `model`, which is `model_of`'s.
+    `ValueError` for vectors of `Embedder.embed`, for those of another model than `model`, which is `model_of`'s, and for a
+    list of vectors of several models or lengths.
     """
-    several = list(vectors) if isinstance(vectors, (list, tuple)) else [vectors]
-    for some in several:
-        if not isinstance(some, Embeddings):
+    model = model or making_of(vectors)
+    for some in vectors if isinstance(vectors, (list, tuple)) else [vectors]:
+        if not isinstance(some, Embeddings) or not some.made_by:
             continue
         if some.made_by != "represent":
             raise ValueError(
-                f"these vectors are of Embedder.{some.made_by or 'features'}; what is compared are those of "
-                "Embedder.represent"
+                f"these vectors are of Embedder.{some.made_by}; what is compared are those of Embedder.represent"
             )
         if model and (other := _other(some.model, model)):
             raise ValueError(f"these vectors {other}")
-    if isinstance(vectors, (list, tuple)):
-        return np.stack([np.asarray(some) for some in vectors]) if len(vectors) else np.empty((0, 0), np.float32)
-    return np.asarray(vectors)
+    if not isinstance(vectors, (list, tuple)):
+        return np.asarray(vectors)
+    several = [np.asarray(some) for some in vectors]
+    shapes = sorted({some.shape for some in several})
+    if len(shapes) > 1:
+        raise ValueError(f"vectors of one list must be of one shape, got {' and '.join(map(str, shapes))}")
+    return np.stack(several) if several else np.empty((0, 0), np.float32)
+
+
+def making_of(vectors: Vectors) -> dict[str, Any]:
+    """What vectors know of their model: `model_of` its embedder, or nothing."""
+    some = vectors if isinstance(vectors, (list, tuple)) else [vectors]
+    return next((dict(one.model) for one in some if isinstance(one, Embeddings)), {})
 
 
 def _other(held: Any, wanted: dict[str, Any]) -> str | None:

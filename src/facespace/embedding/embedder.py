@@ -56,7 +56,7 @@ class Embedder:
         self.fingerprint = fingerprint
         self.runtime = network.runtime
         self.precision = network.precision
-        self.calibration = calibration.find(fingerprint, runtime=self.runtime, precision=self.precision)
+        self.calibration = calibration.find(fingerprint, runtime=self.runtime, precision=self.precision, spec=spec)
         self._source = source
         self._network = network
         self._made_from: Callable[[], Embedder] | None = None  # loads it again in another process
@@ -98,7 +98,8 @@ class Embedder:
         )
         name = opened.name if opened.card is not None else os.path.abspath(opened.source)
         embedder._made_from = partial(_loaded_again, cls, opened.fingerprint, name, precision, device, opened.spec)
-        if opened.card is None:
+        published = opened.card is not None and opened.record is None and opened.spec == opened.card.spec
+        if not published:
             embedder._try(opened.source)
         if opened.format == "ONNX":  # some of these say any number of crops and compute one
             embedder.try_batch()

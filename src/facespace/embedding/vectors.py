@@ -14,8 +14,8 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
     """Vectors (N,D) or (D,) float32 that know their making: an array like any other.
 
     `made_by` is `embed` or `represent`, `model` what `compatibility.model_of` says of the model. Rows, slices, copies,
-    pickles and what `numpy.concatenate`, `stack` and `split` make of such vectors keep both; what is computed from them,
-    and what is saved as `.npy` or `.npz`, is a bare array.
+    pickles and what `numpy.concatenate`, `stack` and `split` make of such vectors keep both; what operators and NumPy's
+    functions compute from them, and what is saved as `.npy` or `.npz`, is a bare array.
 
     >>> vectors = Embeddings(np.eye(2, dtype=np.float32), made_by="embed", model={})
     >>> vectors[0].made_by, np.stack([vectors[0], vectors[1]]).made_by, type(vectors + vectors).__name__
@@ -42,9 +42,15 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
         given = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else arguments[:1]
         if function not in _KEEPING or not all(_same_making(self, value) for value in given):
             return result
+        if not isinstance(result, list) and result.shape[-1] != self.shape[-1]:  # joined side by side
+            return result
         if isinstance(result, list):
             return [Embeddings(part, made_by=self.made_by, model=self.model) for part in result]
         return Embeddings(result, made_by=self.made_by, model=self.model)
+
+    def dot(self, other: Any, out: Any = None) -> Any:
+        """The product, a bare array."""
+        return _bare(self).dot(_bare(other), out)
 
     def __reduce__(self) -> Any:
         return _restored, (np.asarray(self), self.made_by, self.model)

@@ -142,7 +142,7 @@ def read_meta_graph(path: str | os.PathLike[str]) -> Graph:
 
 
 def frozen(graph: Graph, bundle: TensorBundle, *, source: str, output: str = "embeddings") -> Graph:
-    """What inference needs of `graph`, with the variables of `bundle` as constants: `tensorflow1.to_onnx` takes it.
+    """What inference needs of `graph`, with the variables of `bundle` as constants: `tf_to_onnx.to_onnx` takes it.
 
     Floating-point variables become float32. Only those that inference needs are read. `ModelError` names `source`, or
     the checkpoint's file.

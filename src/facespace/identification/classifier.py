@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from facespace.defaults import CLASSIFY_RATE
 from facespace.embedding.calibration import Calibration
-from facespace.embedding.compatibility import Vectors, model_of, other_model, represented
+from facespace.embedding.compatibility import Vectors, making_of, model_of, other_model, represented
 from facespace.embedding.embedder import Embedder
 from facespace.identification import classifier_methods, held_out, threshold_tuning
 from facespace.identification.classifier_file import (
@@ -82,7 +82,7 @@ class Classifier:
         """
         if self.method not in classifier_methods.METHODS:
             raise ValueError(f"method wants {', '.join(classifier_methods.METHODS)}; got {self.method!r}")
-        self.model_ = dict(getattr(embeddings, "model", {}))
+        self.model_ = making_of(embeddings)
         vectors = checked_embeddings(represented(embeddings))
         self.digests_ = tuple(digests) or ("",) * len(vectors)
         if len(names) != len(vectors):
@@ -128,10 +128,11 @@ class Classifier:
         The file remembers the model, which vectors of `Embedder.represent` know; where it was fitted to bare arrays,
         `embedder` says it. `ValueError` where nobody does, and where the two differ.
         """
+        self._check_fitted()
         model = self.model_
         if embedder is not None:
-            if model and (reason := other_model(model, embedder)):
-                raise ValueError(f"this classifier is not of that embedder: {reason}")
+            if model and other_model(model, embedder):
+                raise ValueError(f"this classifier is of the model {model.get('model')!r}, the embedder of another")
             model = model_of(embedder)
         if not model:
             raise ValueError("fitted to bare arrays, it does not know its model: save(path, embedder)")
@@ -181,6 +182,10 @@ class Classifier:
         self._set_people(thresholds)
         return self
 
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "names_"):
+            raise ValueError("this classifier is not fitted yet: call fit, or Classifier.load")
+
     def _set_people(self, thresholds: Floats) -> None:
         self.templates_ = templates(self.owners_, self.embeddings_, len(self.names_))
         self.thresholds_ = thresholds
@@ -189,6 +194,7 @@ class Classifier:
         self, probes: Vectors, names: Sequence[str], *, calibration: Calibration | None, rate: float | None = None
     ) -> TunedThresholds:
         """Choose the thresholds anew on labelled photos; kept in `evidence_["calibrated"]`. See `threshold_tuning`."""
+        self._check_fitted()
         rate = self.rate if rate is None else rate
         probes = represented(probes, self.model_)
         wanted = thresholds_of_table(calibration, rate, np.bincount(self.owners_).tolist())
@@ -203,7 +209,12 @@ class Classifier:
 
     def predict(self, embeddings: Vectors) -> list[Prediction]:
         """Who each face (M,D) is, or unknown; any M, also 0. Embeddings are as `Embedder.represent` makes them."""
-        vectors = checked_embeddings(represented(embeddings, self.model_), self.embeddings_.shape[1])
+        self._check_fitted()
+        dimension = self.embeddings_.shape[1]
+        vectors = represented(embeddings, self.model_)
+        if vectors.ndim == 1 and len(vectors) == dimension:
+            vectors = vectors[None]
+        vectors = checked_embeddings(vectors if vectors.size else vectors.reshape(0, dimension), dimension)
         nearest = self.namer_.nearest(vectors)
         similarity = np.einsum("nd,nd->n", vectors, self.templates_[nearest]).astype(np.float64)
         thresholds = self.thresholds_[nearest]

@@ -26,7 +26,7 @@ class ClassifierEvaluation:
         return self.predictions[k].name == (self.names[k] if self.known[k] else None)
 
     def rates(self) -> dict[str, Any]:
-        """Shares with 95 % intervals over people (see `open_set.share`), by name.
+        """Shares with 95 % intervals over people (see `metrics.bootstrap.share`), by name.
 
         `closed_set_accuracy`, `known_named_right`, `known_named_wrong` and `known_rejected` are of the faces of people
         learned, `strangers_named` of all others.

@@ -87,9 +87,11 @@ class Gallery:
     def __init__(
         self, store: str | PathLike[str] | Store, embedder: Embedder | None = None, *, create: bool = False
     ) -> None:
-        self._store: Store = (
-            SQLiteStore(os.fspath(store), create=create) if isinstance(store, (str, PathLike)) else store
-        )
+        if isinstance(store, (str, PathLike)):
+            store = SQLiteStore(os.fspath(store), create=create)
+        elif not hasattr(store, "vectors"):
+            raise TypeError(f"a gallery takes the path of its file, or a store; got {type(store).__name__}")
+        self._store: Store = store
         self._embedder = embedder
         self._claimed = False
         self._snapshot: _Snapshot | None = None

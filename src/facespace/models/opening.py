@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec, describe_spec
@@ -21,6 +22,7 @@ from facespace.models.zoo import MODELS, ModelCard, find_card, locate
 if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
 
+T = TypeVar("T")
 # What Tiny-Face-Recognition shows its ResNet-50: crops of 112 px, blue first.
 TINY_SPEC = InputSpec(112, "arcface", channel_order="BGR", mean=127.5, std=128.0)
 _GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # how the two kinds of protobuf files begin
@@ -35,9 +37,9 @@ _NO_MODELS = {  # by how a file begins that is often taken for a model
 def open_model(model: str | PathLike[str], spec: InputSpec | None = None) -> OpenedModel:
     """Open the model of that name, or in that file or folder, whatever program made it.
 
-    Opened are named models (`facespace models`, also as old pages write them: `20170512-110547`), model folders, the
+    It opens named models (`facespace models`, also as old pages write them: `20170512-110547`), model folders, the
     folder of a training run, ONNX files, TensorFlow 1 frozen graphs (`.pb`), the folder of a checkpoint or one checkpoint
-    in it (`…/model-….ckpt-7`), zips of these, and weights of torch. Kinds are told by content, not by name.
+    in it (`…/model-….ckpt-7`), zips of these, and weights of torch. The content decides which kind it is, not the name.
 
     What the network was trained to see is `spec` where it is given; else a JSON file of the same name beside a file or
     checkpoint says it: `{"input_spec": "facenet-2018"}`, or the fields of `InputSpec`; else it is inferred from the content,
@@ -62,9 +64,7 @@ def open_model(model: str | PathLike[str], spec: InputSpec | None = None) -> Ope
     if path.with_name(f"{path.name}.index").is_file():
         return _open_prefix(path, spec)
     named = find_card(path.stem) or find_card(path.parent.name)
-    hint = (
-        f"; {named.name} is had by: facespace models download {named.name}" if named is not None and named.url else ""
-    )
+    hint = f"; get {named.name} with: facespace models download {named.name}" if named is not None and named.url else ""
     raise ModelError(
         f"{text}: neither a model's name ({', '.join(MODELS)}) nor a file or model folder; see: facespace models{hint}"
     )
@@ -86,6 +86,7 @@ def _told(path: Path, spec: InputSpec | None) -> _Told | None:
 def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
     """A named model: the graph in an installed package, which is read when it is asked for, or a model folder."""
     path = locate(card)
+    _check_size(card.name, card.spec, spec)
     if path.is_dir():
         return dataclasses.replace(_open_model_folder(path, spec), name=card.name, card=card)
 
@@ -107,6 +108,12 @@ def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
         read_backbone=lambda: _backbone_of(read(), str(path)),
         read_folded=lambda: _folded(read(), str(path)),
     )
+
+
+def _check_size(model: str, own: InputSpec, given: InputSpec | None) -> None:
+    """A model that says what it was trained to see may be given another scaling or crop, but not another size."""
+    if given is not None and given.size != own.size:
+        raise ModelError(f"{model}: takes crops of {own.size} px, the given input spec says {given.size}")
 
 
 def _open_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
@@ -138,6 +145,7 @@ def _open_model_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
     from facespace.models.folder import ONNX, WEIGHTS, read_backbone, read_record, read_weights_file
 
     record = read_record(path)
+    _check_size(str(path), record.input_spec, spec)
 
     def read_onnx() -> bytes:
         data = read_weights_file(path, record, ONNX)
@@ -160,7 +168,6 @@ def _open_model_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
 def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
     from facespace.formats.torch_files import is_safetensors, is_torch_file
     from facespace.formats.zip_files import holds_graph, is_archive
-    from facespace.models.spec_file import spec_beside
 
     if _CHECKPOINT_FILE.search(path.name):
         raise ModelError(
@@ -168,7 +175,7 @@ def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
             f"{path.parent} OUT"
         )
     if is_archive(path) and holds_graph(path):
-        return _open_zip(path, spec or spec_beside(path))
+        return _open_zip(path, _told(path, spec))
     told = _told(path, spec)
     data = _read_whole(path)
     if is_safetensors(data) or is_torch_file(data[:4]):
@@ -190,7 +197,7 @@ def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
     )
 
 
-def _open_zip(path: Path, spec: InputSpec | None) -> OpenedModel:
+def _open_zip(path: Path, told: _Told | None) -> OpenedModel:
     """The frozen graph, or else the checkpoint, of a zip: FaceNet's models are published so."""
     import tempfile
 
@@ -198,18 +205,32 @@ def _open_zip(path: Path, spec: InputSpec | None) -> OpenedModel:
 
     with tempfile.TemporaryDirectory(prefix="facespace-") as folder:
         unpacked = unpack_weights(path, Path(folder, "weights"))
-        try:
-            opened = open_model(unpacked, spec)
-        except ModelError as error:
-            raise ModelError(str(error).replace(str(unpacked), f"{path}, {unpacked.name}")) from None
-    inside = f"{path}, {unpacked.name}"
-    return dataclasses.replace(
-        opened,
-        name=path.name,
-        source=str(path),
-        assumption=opened.assumption.replace(str(unpacked), inside),
-        remarks=tuple(remark.replace(str(unpacked), inside) for remark in opened.remarks),
-    )
+
+        def renamed(text: str) -> str:
+            """The text, with the zip's name in the place of what was unpacked for a moment."""
+            return text.replace(str(unpacked), f"{path}, {unpacked.name}").replace(_beside(unpacked), _beside(path))
+
+        def reread(read: Callable[[], T]) -> Callable[[], T]:
+            def again() -> T:
+                try:
+                    return read()
+                except ModelError as error:
+                    raise ModelError(renamed(str(error))) from None
+
+            return again
+
+        opened = reread(lambda: open_model(unpacked, told[0] if told else None))()
+        return dataclasses.replace(
+            opened,
+            name=path.name,
+            source=str(path),
+            spec_reason=told[1] if told else opened.spec_reason,
+            assumption=renamed(opened.assumption),
+            remarks=tuple(map(renamed, opened.remarks)),
+            read_onnx=opened.read_onnx and reread(opened.read_onnx),
+            read_backbone=opened.read_backbone and reread(opened.read_backbone),
+            read_folded=opened.read_folded and reread(opened.read_folded),
+        )
 
 
 def _open_onnx(path: Path, data: bytes, told: _Told | None) -> OpenedModel:
@@ -259,51 +280,54 @@ def _open_torch(path: Path, fingerprint: str, told: _Told | None) -> OpenedModel
 
 
 def _open_graph(
-    graph: Graph,
-    kind: str,
-    path: Path,
-    fingerprint: str,
-    told: _Told | None,
-    folder: Path | None = None,
+    graph: Graph, kind: str, path: Path, fingerprint: str, told: _Told | None, folder: Path | None = None
 ) -> OpenedModel:
-    """A TensorFlow 1 graph with its weights; `folder` is that of the checkpoint it came from."""
+    """A TensorFlow 1 graph with its weights; `folder` is that of the checkpoint it came from.
+
+    It is translated when that is asked for, or when nothing but its beginning says what it was trained to see.
+    """
     from facespace.formats.onnx_inspection import graph_scaling, scales
     from facespace.formats.tf_graph import output_node
     from facespace.io.text import plain_text
 
     source = str(path)
-    onnx = to_onnx(graph, source=source)
-    scaling = graph_scaling(onnx, source=source)
+
+    @functools.cache
+    def onnx() -> bytes:
+        return to_onnx(graph, source=source)
+
+    def backbone() -> Backbone:
+        if scales(*graph_scaling(onnx(), source=source)):  # the networks of `backbones` leave that to their caller
+            raise ModelError(f"{source}: it scales its images itself")
+        return _backbone_of(graph, source)
+
     assumption, remarks = "", list[str]()
     if told is not None:
         spec, reason = told
     else:
-        spec, reason, assumption, remarks = _graph_spec(path, fingerprint, scaling, folder)
+        spec, reason, assumption, remarks = _graph_spec(path, fingerprint, onnx, folder)
     if (output := output_node(graph, "embeddings", source)) != "embeddings":
         remarks.append(f"no node is called embeddings; {plain_text(output)} is taken for them")
-    opened = OpenedModel(
+    return OpenedModel(
         name=path.name,
-        source=str(path),
+        source=source,
         format=kind,
         spec=spec,
         spec_reason=reason,
         assumption=assumption,
         fingerprint=fingerprint,
         remarks=_lines(*remarks, assumption),
-        read_onnx=lambda: onnx,
-        read_backbone=lambda: _backbone_of(graph, source),
+        read_onnx=onnx,
+        read_backbone=backbone,
         read_folded=lambda: _folded(graph, source),
     )
-    if scales(*scaling):  # the networks of `backbones` leave that to their caller
-        return dataclasses.replace(opened, read_backbone=_scales_itself(source), read_folded=None)
-    return opened
 
 
 def _graph_spec(
-    path: Path, fingerprint: str, scaling: tuple[Any, Any], folder: Path | None
+    path: Path, fingerprint: str, onnx: Callable[[], bytes], folder: Path | None
 ) -> tuple[InputSpec, str, str, list[str]]:
     """What a graph without a description was trained to see: the spec, the reason, the assumption, remarks."""
-    from facespace.formats.onnx_inspection import spec_of_graph
+    from facespace.formats.onnx_inspection import graph_scaling, spec_of_graph
 
     for card in MODELS.values():
         if fingerprint in (card.graph_sha256, card.sha256):
@@ -314,7 +338,7 @@ def _graph_spec(
         reason = "its graph prewhitens every image it trains on"
         return spec, reason, "", [f"{path}: {reason}: {describe_spec(spec)}"]
     try:
-        spec, reason = spec_of_graph(scaling, source=str(path))
+        spec, reason = spec_of_graph(graph_scaling(onnx(), source=str(path)), source=str(path))
     except ModelError as error:
         raise ModelError(f"{error}{_or_beside(path)}") from None
     return spec, reason, _assumed(path, spec), []
@@ -413,13 +437,6 @@ def _folded(graph: Graph, source: str) -> set[str]:
     from facespace.formats.tf_weights import folded
 
     return folded(graph, source)
-
-
-def _scales_itself(source: str) -> Any:
-    def refuse() -> Backbone:
-        raise ModelError(f"{source}: it scales its images itself")
-
-    return refuse
 
 
 def _read_whole(path: Path) -> bytes:

@@ -16,7 +16,10 @@ _MAX_BYTES = 2**20
 
 def path_beside(model: Path) -> Path:
     """Where the JSON file of a model would be: `name.json` beside `name.pb`, or beside the folder `name`."""
-    return model.with_name(f"{model.name}.json") if model.is_dir() and model.name else model.with_suffix(".json")
+    if not model.is_dir():
+        return model.with_suffix(".json")
+    folder = model if model.name not in ("", "..") else model.resolve()  # `.` has no name of its own
+    return folder.with_name(f"{folder.name}.json") if folder.name else folder
 
 
 def spec_beside(model: Path) -> InputSpec | None:
@@ -37,13 +40,15 @@ def read_spec(path: Path) -> InputSpec:
         if not (isinstance(entry, Mapping) and "size" in entry):
             entry = entry["input_spec"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ModelError(f"{path}: wants an object like {_EXAMPLE}") from None
+        raise ModelError(
+            f"{path}: wants an object like {_EXAMPLE}; where it belongs to something else, move it"
+        ) from None
     if isinstance(entry, str):
         if entry not in INPUT_SPECS:
             raise ModelError(f"{path}: no preset {entry!r}; there are {', '.join(INPUT_SPECS)}")
         return INPUT_SPECS[entry]
     if not isinstance(entry, dict):
-        raise ModelError(f"{path}: wants an object like {_EXAMPLE}")
+        raise ModelError(f"{path}: wants an object like {_EXAMPLE}; where it belongs to something else, move it")
     try:
         return InputSpec.from_dict(entry)
     except ModelError as error:

@@ -56,6 +56,10 @@ class FaceAnalyzer:
     ) -> None:
         self.embedder = Embedder.load(model) if isinstance(model, (str, PathLike)) else model
         self.detector = create_detector(detector) if isinstance(detector, str) else detector
+        if not hasattr(self.embedder, "represent"):
+            raise TypeError(f"model must be a name, a path or an Embedder, got {type(model).__name__}")
+        if not hasattr(self.detector, "detect_many"):
+            raise TypeError(f"detector must be a name or a Detector, got {type(detector).__name__}")
 
     @overload
     def __call__(self, images: Source) -> list[AnalyzedFace]: ...

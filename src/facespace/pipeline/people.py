@@ -63,8 +63,9 @@ def read_people(
 ) -> People:
     """Read class folders of crops, or of photos, of each of which the largest face counts.
 
-    `detector` finds the faces of photos, by default the default one. `known` gives embeddings (D,) by digest, of the same model. A file whose content came before under the same name is
-    left out. `DatasetError` for no folders, and for crops that do not fit the model.
+    `detector` finds the faces of photos; without it the default one is created. `known` gives embeddings (D,) by digest, of
+    the same model. A file whose content came before under the same name is left out. `DatasetError` for no folders, and
+    for crops that do not fit the model.
     """
     crops = holds_crops(root, embedder.spec, aligned=aligned)
     folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]

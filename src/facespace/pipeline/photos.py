@@ -78,7 +78,8 @@ def process(
     An image is a path, an array, a PIL image, or anything else that `facespace.read` takes. `largest` keeps only the face
     with the largest box. An image that cannot be read gives a `Photo` with `error`.
     """
-    if isinstance(images, (str, bytes, os.PathLike, np.ndarray)):
+    one = isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim != 4)
+    if one or not isinstance(images, Iterable):
         raise TypeError(f"process takes several images; got one {type(images).__name__}")
     photos = map_ahead(_read, images, threads=_READERS, ahead=_READ_AHEAD)
     for chunk in in_chunks(photos, lambda photo: photo.pixels.size // 3 if photo.pixels is not None else 0):

@@ -61,7 +61,7 @@ def named(
 
 
 def mean_over_ranks(parameters: Iterable[nn.Parameter]) -> None:
-    """Gradients of what every rank has the same of become their mean over ranks; the backbone's DDP has seen to."""
+    """Average the gradients of replicated loss parameters over ranks. DDP already does this for the backbone."""
     if distributed.n_ranks() > 1:
         for parameter in parameters:
             if parameter.grad is None:

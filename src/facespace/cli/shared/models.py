@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
 
 
-def load_embedder(model: str, device: str = "auto", **options: Any) -> Embedder:
+def load_embedder(model: str, device: str = "auto", *, say_remarks: bool = True, **options: Any) -> Embedder:
     """`Embedder.load`; its remarks are said on stderr, once."""
     from facespace.embedding.embedder import Embedder
     from facespace.models.opened_model import AssumptionWarning
@@ -19,6 +19,6 @@ def load_embedder(model: str, device: str = "auto", **options: Any) -> Embedder:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)  # the remarks say it
         embedder = Embedder.load(model, device=device, **options)  # type: ignore[arg-type]
-    for remark in embedder.remarks:
+    for remark in embedder.remarks if say_remarks else ():
         say(remark)
     return embedder

@@ -153,7 +153,8 @@ class MTCNN:
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
-        if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
+        one = isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim != 4)
+        if one or not isinstance(images, Iterable):
             raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
         with _BLAS.one_thread():
             return [faces for part in self._drivers.map(self._detect_chunk, _chunks(images)) for faces in part]

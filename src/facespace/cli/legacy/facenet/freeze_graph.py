@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
 
     from facespace.conversion.exporter import export
     from facespace.formats.onnx_model import parse_model
+    from facespace.models.opening import open_model
 
     if Path(arguments.output_file).suffix != ".onnx":
         say(
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> None:
             f"{out.with_suffix('.json').name}; every command takes it, under the name {arguments.output_file} too"
         )
     write_line(f"Model directory: {arguments.model_dir}")
+    open_model(arguments.model_dir)  # which says what is wrong with it before a folder is made
     out.parent.mkdir(parents=True, exist_ok=True)
     exported = export(arguments.model_dir, out)
     say_all(exported.remarks)
