@@ -10,6 +10,8 @@ import pytest
 import facespace
 
 PUBLIC = [
+    "AnalyzedFace",
+    "AssumptionWarning",
     "Calibration",
     "Classifier",
     "ClassifierError",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from facespace import Embedder, InputSpec, ModelError
-from facespace.embedding import calibration
+from facespace.embedding import calibration, embedder as module
 from facespace.embedding.compatibility import model_of
 from facespace.faces.input_spec import INPUT_SPECS
 from facespace.formats.onnx_model import GraphBuilder
@@ -444,6 +444,8 @@ def test_an_embedder_is_pickled_by_what_made_it(tmp_path, monkeypatch):
         made.name, made.fingerprint, made.spec, made.precision,
     )  # fmt: skip
     np.testing.assert_array_equal(again.embed(crops_of(3)), made.embed(crops_of(3)))
+    assert pickle.loads(data) is again, "a worker process loads it once, however many tasks bring it"
+    module._loaded_again.cache_clear()
     path.write_bytes(tiny_model(batch=4))
     with pytest.raises(ModelError, match=r"tiny\.onnx: was changed after this Embedder was pickled; load it again"):
         pickle.loads(data)

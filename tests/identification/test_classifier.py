@@ -214,6 +214,16 @@ def test_any_number_of_faces_is_named():
         classifier.predict([vectors[0], vectors[0][:3]])
 
 
+def test_labels_are_names():
+    vectors, owners = people(3, 4)
+    with pytest.raises(TypeError, match="a name must be text, got int"):
+        Classifier().fit(vectors, owners.tolist())
+    with pytest.raises(TypeError, match="calibration must be that of an embedder, got StubEmbedder"):
+        Classifier().fit(vectors, names_of(owners), calibration=StubEmbedder())
+    with pytest.raises(TypeError, match=r"vectors of Embedder\.represent are expected, got str"):
+        Classifier().fit(["a.jpg"] * 12, names_of(owners))
+
+
 def test_what_is_not_fitted_says_so(tmp_path):
     vectors, owners = people(3, 4)
     for call in (

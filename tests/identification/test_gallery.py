@@ -406,8 +406,40 @@ def test_probes_may_be_a_list_or_a_single_vector(gallery: Gallery) -> None:
         assert [match.name for match in gallery.identify(probes)] == ["Ada"]
     assert gallery.identify([]) == []
     for wrong in (np.ones((2, DIMENSION + 1), np.float32), np.ones(3, np.float32), np.ones((1, 1, 8), np.float32)):
-        with pytest.raises(ValueError, match=r"embeddings must be \(N, 8\), got"):
+        with pytest.raises(ValueError, match=r"embeddings want \(N,8\); got"):
             gallery.identify(wrong)
+
+
+def test_vectors_that_are_not_of_length_1_are_refused(gallery: Gallery) -> None:
+    """A stranger whose vector is made longer would be named."""
+    gallery.add("Ada", axis(0), crop(0))
+    for wrong in (5 * axis(0), 0 * axis(0), np.nan * axis(0)):
+        with pytest.raises(ValueError, match=r"embeddings want length 1; row 0 has"):
+            gallery.identify(wrong[None])
+
+
+@pytest.mark.parametrize("wrong", [None, "a.jpg", ["a.jpg"], [None], np.array(["a"])], ids=repr)
+def test_what_are_no_vectors_is_one_line(gallery: Gallery, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^vectors of Embedder\.represent are expected, got "):
+        gallery.identify(wrong)
+
+
+def test_names_are_text_and_models_embedders(gallery: Gallery, path: Path) -> None:
+    for name in (3, None):
+        with pytest.raises(TypeError, match=r"a name must be text, got (int|NoneType)"):
+            gallery.add(name, axis(0), crop(0))  # type: ignore[arg-type]
+    for model in ("casia-webface", facespace.Embedder, True):
+        with pytest.raises(TypeError, match="an Embedder is expected, got"):
+            Gallery(path, model)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        gallery.identify(axis(0), top="3")  # type: ignore[call-overload]
+
+
+def test_a_closed_gallery_is_not_called_damaged(path: Path) -> None:
+    closed = open_gallery(path, create=True)
+    closed.close()
+    with pytest.raises(GalleryError, match="the gallery was closed; open it again"):
+        closed.people()
 
 
 def test_vectors_of_another_making_are_refused(gallery: Gallery) -> None:

@@ -200,7 +200,9 @@ def test_what_is_given_goes_before_what_lies_beside(tmp_path: Path) -> None:
 def test_an_embedder_warns_of_an_assumption_and_keeps_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     (tmp_path / "w.safetensors").write_bytes(as_safetensors(create("iresnet18", dimension=8)))
-    with pytest.warns(AssumptionWarning, match=r"taken for arcface-112 .*; w\.json beside it says otherwise$"):
+    with pytest.warns(
+        AssumptionWarning, match=r"taken for arcface-112 .*; if it was another, write it into w\.json beside it$"
+    ):
         embedder = Embedder.load(tmp_path / "w.safetensors")
     assert embedder.remarks == (open_model(tmp_path / "w.safetensors").assumption,)
     assert (embedder.runtime, embedder.dimension) == ("torch-cpu", 8)

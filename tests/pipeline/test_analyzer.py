@@ -110,8 +110,30 @@ def test_vectors_of_another_making_are_refused(analyzer, embedder, hopper_file):
     plain = embedder.embed(face.crop[None])[0]
     with pytest.raises(ValueError, match=r"these vectors are of Embedder\.embed; what is compared are those of"):
         analyzer.verify(plain, face)
-    with pytest.raises(ValueError, match=r"an embedding must be of 512 numbers, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"embeddings want \(N,512\); got \(3,\)"):
         analyzer.verify(face, np.ones(3, np.float32))
+
+
+def test_plain_mistakes_are_one_line(analyzer, embedder, tmp_path, hopper_file):
+    (face,) = analyzer(hopper_file)
+    with pytest.raises(TypeError, match="one image is expected, got a list of 1"):
+        analyzer.verify([hopper_file], hopper_file)
+    with pytest.raises(TypeError, match="enroll takes a Gallery, a name and an image, got str for the Gallery"):
+        analyzer.enroll("people.gallery", "Ada", hopper_file)
+    with pytest.raises(ValueError, match="embeddings want length 1; row 0 has 5"):
+        analyzer.verify(5 * np.asarray(face.embedding), face)
+    with pytest.raises(TypeError, match="a false match rate must be a number, got str"):
+        analyzer.verify(face, face, rate="1e-3")
+    with pytest.raises(TypeError, match=r"one face is expected, got list; align each face that detect gives"):
+        facespace.align(hopper_file, [face], embedder.spec)
+    with pytest.raises(TypeError, match="an InputSpec is expected, such as an embedder's spec, got Embedder"):
+        facespace.align(hopper_file, face, embedder)
+    with pytest.raises(TypeError, match="a Detector is expected, got str"):
+        next(facespace.process([hopper_file], "mtcnn"))
+    with Gallery(tmp_path / "g", embedder, create=True) as gallery:
+        assert analyzer.enroll(gallery, "Ada", face), "an analysed face in the place of a photo"
+        assert gallery.identify([face])[0].name == gallery.identify(face)[0].name == "Ada", "faces as probes"
+    assert analyzer.verify(face, face.embedding[None]).same
 
 
 def test_a_model_without_thresholds_says_so(detector, tmp_path, hopper_file):
@@ -121,6 +143,7 @@ def test_a_model_without_thresholds_says_so(detector, tmp_path, hopper_file):
     assert own(hopper_file)[0].embedding.shape == (4,)
     with pytest.raises(ModelError, match="no thresholds have been measured"):
         own.verify(hopper_file, hopper_file)
+    assert own.verify(hopper_file, hopper_file, threshold=0.9).same, "a threshold of one's own"
 
 
 def test_the_function_loads_its_model_once(monkeypatch, analyzer, hopper_file, cat_file):

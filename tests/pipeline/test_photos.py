@@ -289,6 +289,14 @@ def test_arrays_and_pictures_are_processed_like_files(tmp_path: Path) -> None:
     assert not (tmp_path / "<array>").exists()
 
 
+def test_a_folder_is_told_from_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "a.png", 1)
+    photos = list(run([str(tmp_path), str(tmp_path / "empty")]))
+    assert [photo.error for photo in photos] == ["a folder; find_images lists its images", "no images in this folder"]
+    assert list(find_images(tmp_path)) == list(find_images(str(tmp_path))) == [str(tmp_path / "a.png")]
+
+
 def test_an_array_that_is_no_image_ends_the_run() -> None:
     with pytest.raises(ValueError, match=r"an image must be \(H, W, 3\) uint8 RGB"):
         list(run([np.zeros((2, 3, 4, 5), np.uint8)]))

@@ -12,6 +12,7 @@ import functools
 import importlib.resources
 import json
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,8 @@ class Calibration:
 
         Between the table's points, and beyond its rarest, straight in log(fmr). `ValueError` outside (0, 0.5].
         """
+        if not isinstance(fmr, numbers.Real):
+            raise TypeError(f"a false match rate must be a number, got {type(fmr).__name__}")
         if not 0 < fmr <= 0.5:
             raise ValueError(f"a false match rate wants a number above 0 and up to 0.5; got {fmr}")
         # From the rarest to the most frequent, as interpolation wants it.
@@ -65,6 +68,8 @@ class Calibration:
         A stranger meets all P people. Each may falsely match with probability f so that 1 − (1 − f)^P = `rate`; an
         average of several photos reaches a similarity more easily than one photo, so its threshold lies higher.
         """
+        if not isinstance(rate, numbers.Real):
+            raise TypeError(f"a rate of strangers named must be a number, got {type(rate).__name__}")
         if not 0 < rate < 1:
             raise ValueError(f"a rate of strangers named wants a number between 0 and 1; got {rate}")
         if not len(n_photos):
@@ -112,4 +117,6 @@ def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | No
 
 def missing(model: str) -> ModelError:
     """The error where a threshold is asked for that nobody has measured."""
-    return ModelError(f"model {model}: no thresholds have been measured for these weights; give one with --threshold")
+    return ModelError(
+        f"model {model}: no thresholds have been measured for these weights; give one with --threshold"
+    )

@@ -12,8 +12,8 @@ from facespace.embedding.vectors import Embeddings
 from facespace.faces.input_spec import InputSpec
 from facespace.io.text import plain_text
 
-# What is compared: an array (N,D) or (D,), or a list of (D,).
-Vectors = npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]]
+# What is compared: an array (N,D) or (D,), or a list of (D,) or of faces that have an `embedding`.
+Vectors = npt.NDArray[np.float32] | Sequence[Any]
 
 
 class _Model(Protocol):
@@ -28,6 +28,8 @@ class _Model(Protocol):
 
 def model_of(embedder: _Model) -> dict[str, Any]:
     """What makes embeddings comparable: weights, what they were trained to see, and whether a mean is taken off."""
+    if not hasattr(embedder, "fingerprint"):
+        raise TypeError(f"an Embedder is expected, got {type(embedder).__name__}")
     return {
         "model": embedder.name,
         "fingerprint": embedder.fingerprint,
@@ -47,11 +49,16 @@ def other_model(held: Any, embedder: _Model) -> str | None:
 def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
     """Vectors of `Embedder.represent` as a plain array, (N,D), or (D,) for one; bare arrays count as such.
 
-    `ValueError` for vectors of `Embedder.embed`, for those of another model than `model`, which is `model_of`'s, and for a
-    list of vectors of several models or lengths.
+    In the place of vectors may stand faces that have an `embedding`. `ValueError` for vectors of `Embedder.embed`, for those
+    of another model than `model`, which is `model_of`'s, and for a list of several models or lengths; `TypeError` for what
+    are no vectors.
     """
-    model = model or making_of(vectors)
-    for some in vectors if isinstance(vectors, (list, tuple)) else [vectors]:
+    is_list = isinstance(vectors, (list, tuple))
+    several = [getattr(some, "embedding", some) for some in (vectors if is_list else [vectors])]
+    model = model or making_of(several)
+    for some in several:
+        if not isinstance(some, np.ndarray) or some.dtype.kind not in "fiu":
+            raise TypeError(f"vectors of Embedder.represent are expected, got {_kind(some)}")
         if not isinstance(some, Embeddings) or not some.made_by:
             continue
         if some.made_by != "represent":
@@ -60,19 +67,46 @@ def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.ND
             )
         if model and (other := _other(some.model, model)):
             raise ValueError(f"these vectors {other}")
-    if not isinstance(vectors, (list, tuple)):
-        return np.asarray(vectors)
-    several = [np.asarray(some) for some in vectors]
-    shapes = sorted({some.shape for some in several})
+    bare = [np.asarray(some) for some in several]
+    if not is_list:
+        return bare[0]
+    shapes = sorted({some.shape for some in bare})
     if len(shapes) > 1:
         raise ValueError(f"vectors of one list must be of one shape, got {' and '.join(map(str, shapes))}")
-    return np.stack(several) if several else np.empty((0, 0), np.float32)
+    return np.stack(bare) if bare else np.empty((0, 0), np.float32)
+
+
+def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
+    """`represented` vectors as (N,D) float32 of length 1, also of one vector (D,) and of none; `ValueError` where not."""
+    array = represented(vectors, model)
+    if array.shape == (dimension,):
+        array = array[None]
+    return unit_vectors(array if array.size else array.reshape(0, dimension), dimension)
+
+
+def unit_vectors(vectors: npt.NDArray[Any], dimension: int | None = None) -> npt.NDArray[np.float32]:
+    """Vectors (N,D) as float32; `ValueError` for another shape or rows that are not of length 1."""
+    array = np.asarray(vectors, np.float32)
+    if array.ndim != 2 or (dimension is not None and array.shape[1] != dimension):
+        raise ValueError(f"embeddings want (N,{dimension or 'D'}); got {array.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers out of a damaged file
+        length = np.linalg.norm(array, axis=1)
+    good = np.abs(length - 1) < 1e-3  # so written, NaN fails it too
+    if not good.all():
+        worst = int(np.argmax(~good))
+        raise ValueError(f"embeddings want length 1; row {worst} has {length[worst]:.3g}")
+    return array
 
 
 def making_of(vectors: Vectors) -> dict[str, Any]:
     """What vectors know of their model: `model_of` its embedder, or nothing."""
     some = vectors if isinstance(vectors, (list, tuple)) else [vectors]
-    return next((dict(one.model) for one in some if isinstance(one, Embeddings)), {})
+    known = (getattr(one, "embedding", one) for one in some)
+    return next((dict(one.model) for one in known if isinstance(one, Embeddings)), {})
+
+
+def _kind(value: Any) -> str:
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _other(held: Any, wanted: dict[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from os import PathLike
 from typing import Any, get_args
 
@@ -71,7 +71,7 @@ class Embedder:
         *,
         precision: Precision = "fastest",
         device: Device = "auto",
-        spec: InputSpec | None = None,
+        spec: InputSpec | str | None = None,
     ) -> Embedder:
         """Load a model by its name, or from a file or folder of any kind that `models.opening.open_model` opens.
 
@@ -97,7 +97,8 @@ class Embedder:
             remarks=opened.remarks,
         )
         name = opened.name if opened.card is not None else os.path.abspath(opened.source)
-        embedder._made_from = partial(_loaded_again, cls, opened.fingerprint, name, precision, device, opened.spec)
+        kind: Any = cls
+        embedder._made_from = partial(_loaded_again, kind, opened.fingerprint, name, precision, device, opened.spec)
         published = opened.card is not None and opened.record is None and opened.spec == opened.card.spec
         if not published:
             embedder._try(opened.source)
@@ -239,6 +240,7 @@ class Embedder:
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self._channels_first else images
 
 
+@lru_cache(maxsize=1)  # a worker process unpickles the same embedder with every task
 def _loaded_again(
     kind: type[Embedder],
     fingerprint: str,

@@ -34,6 +34,10 @@ def align(image: Source, face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
     >>> align(image, face, INPUT_SPECS["arcface-112"]).shape
     (112, 112, 3)
     """
+    if not hasattr(face, "landmarks"):
+        raise TypeError(f"one face is expected, got {type(face).__name__}; align each face that detect gives")
+    if not isinstance(spec, InputSpec):
+        raise TypeError(f"an InputSpec is expected, such as an embedder's spec, got {type(spec).__name__}")
     pixels = as_rgb(image)
     if spec.template == "box":
         height, width = pixels.shape[:2]

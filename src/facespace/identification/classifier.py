@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from facespace.defaults import CLASSIFY_RATE
 from facespace.embedding.calibration import Calibration
-from facespace.embedding.compatibility import Vectors, making_of, model_of, other_model, represented
+from facespace.embedding.compatibility import (
+    Vectors,
+    making_of,
+    model_of,
+    other_model,
+    probes_of,
+    represented,
+    unit_vectors,
+)
 from facespace.embedding.embedder import Embedder
 from facespace.identification import classifier_methods, held_out, threshold_tuning
 from facespace.identification.classifier_file import (
@@ -24,7 +31,7 @@ from facespace.identification.classifier_file import (
     write_classifier,
 )
 from facespace.identification.classifier_methods import MethodName
-from facespace.identification.open_set import Embeddings, offset, templates, thresholds_of_table
+from facespace.identification.open_set import offset, templates, thresholds_of_table
 from facespace.identification.threshold_tuning import TunedThresholds
 from facespace.io.text import clean_name
 from facespace.metrics.distances import Floats
@@ -82,8 +89,10 @@ class Classifier:
         """
         if self.method not in classifier_methods.METHODS:
             raise ValueError(f"method wants {', '.join(classifier_methods.METHODS)}; got {self.method!r}")
+        if calibration is not None and not hasattr(calibration, "identification_thresholds"):
+            raise TypeError(f"calibration must be that of an embedder, got {type(calibration).__name__}")
         self.model_ = making_of(embeddings)
-        vectors = checked_embeddings(represented(embeddings))
+        vectors = unit_vectors(represented(embeddings))
         self.digests_ = tuple(digests) or ("",) * len(vectors)
         if len(names) != len(vectors):
             raise ValueError(f"each of {len(vectors)} embeddings wants a name; got {len(names)}")
@@ -170,7 +179,7 @@ class Classifier:
         """What `fit` had learned, put back without learning it again; `ValueError` where it does not fit together."""
         owners, names, thresholds = saved.owners, saved.names, saved.thresholds
         self.names_ = names
-        self.embeddings_, self.owners_ = checked_embeddings(saved.embeddings), owners
+        self.embeddings_, self.owners_ = unit_vectors(saved.embeddings), owners
         if owners.shape != (len(self.embeddings_),) or not np.array_equal(np.unique(owners), np.arange(len(names))):
             raise ValueError(f"{len(self.embeddings_)} photos do not belong to {len(names)} people")
         if thresholds.shape != (len(names),) or not np.isfinite(thresholds).all():
@@ -210,11 +219,7 @@ class Classifier:
     def predict(self, embeddings: Vectors) -> list[Prediction]:
         """Who each face (M,D) is, or unknown; any M, also 0. Embeddings are as `Embedder.represent` makes them."""
         self._check_fitted()
-        dimension = self.embeddings_.shape[1]
-        vectors = represented(embeddings, self.model_)
-        if vectors.ndim == 1 and len(vectors) == dimension:
-            vectors = vectors[None]
-        vectors = checked_embeddings(vectors if vectors.size else vectors.reshape(0, dimension), dimension)
+        vectors = probes_of(embeddings, self.embeddings_.shape[1], self.model_)
         nearest = self.namer_.nearest(vectors)
         similarity = np.einsum("nd,nd->n", vectors, self.templates_[nearest]).astype(np.float64)
         thresholds = self.thresholds_[nearest]
@@ -230,16 +235,3 @@ class Classifier:
             )
             for k, value, wanted, likely in zip(nearest, similarity, thresholds, probability, strict=True)
         ]  # fmt: skip
-
-
-def checked_embeddings(embeddings: npt.NDArray[Any], dimension: int | None = None) -> Embeddings:
-    """Embeddings (N,D) as float32; `ValueError` for another shape or rows that are not of length 1."""
-    vectors = np.asarray(embeddings, np.float32)
-    if vectors.ndim != 2 or (dimension is not None and vectors.shape[1] != dimension):
-        raise ValueError(f"embeddings want (N,{dimension or 'D'}); got {vectors.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):  # numbers out of a damaged file
-        length = np.linalg.norm(vectors, axis=1)
-    if not (np.abs(length - 1) < 1e-3).all():  # also for NaN
-        worst = int(np.argmax(~(np.abs(length - 1) < 1e-3)))
-        raise ValueError(f"embeddings want length 1; row {worst} has {length[worst]:.3g}")
-    return vectors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from facespace.defaults import DEFAULT_RATE
 from facespace.embedding import calibration
-from facespace.embedding.compatibility import Vectors, model_of, other_model, represented
+from facespace.embedding.compatibility import Vectors, model_of, other_model, probes_of, represented
 from facespace.embedding.embedder import Embedder
 from facespace.errors import GalleryError
 from facespace.identification import threshold_tuning
@@ -137,7 +138,10 @@ class Gallery:
         """
         if not isinstance(crop, np.ndarray):
             if not hasattr(crop, "embedding"):
-                raise TypeError(f"enroll takes a crop (S,S,3) or an analysed face; got {type(crop).__name__}")
+                raise TypeError(
+                    f"enroll takes a crop (S,S,3) or an analysed face; got {type(crop).__name__} (FaceAnalyzer.enroll takes "
+                    "a whole photo)"
+                )
             return self.add(name, crop.embedding, crop.crop, source=source)
         return self.add(name, self._model().represent(crop[None])[0], crop, source=source)
 
@@ -193,7 +197,7 @@ class Gallery:
         enrolled; by default what `calibrate` stored, or 0.01. `threshold` sets the similarity to reach instead.
         `ModelError` where the model has no calibration, `calibrate` has stored none, and no threshold is given.
         """
-        if top is not None and top < 1:
+        if top is not None and operator.index(top) < 1:
             raise ValueError(f"top must be at least 1, got {top}")
         probes = self._probes(embeddings)
         people = self._current()
@@ -215,14 +219,7 @@ class Gallery:
     def _probes(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
         """The probes as (N,D); `ValueError` for vectors that cannot be compared with the gallery's."""
         embedder = self._model()
-        probes = represented(embeddings, model_of(embedder))
-        if probes.ndim == 1 and len(probes) == embedder.dimension:
-            probes = probes[None]
-        if not probes.size:
-            probes = probes.reshape(0, embedder.dimension)
-        if probes.ndim != 2 or probes.shape[1] != embedder.dimension:
-            raise ValueError(f"embeddings must be (N, {embedder.dimension}), got {probes.shape}")
-        return probes
+        return probes_of(embeddings, embedder.dimension, model_of(embedder))
 
     def thresholds(self, rate: float | None = None) -> npt.NDArray[np.float64]:
         """The similarity to reach for each person, in the order they were added, to keep to `rate`."""

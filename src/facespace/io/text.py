@@ -32,6 +32,8 @@ def clean_name(name: str) -> str:
     >>> clean_name("  Zoe\\u0308 ")
     'Zoë'
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a name must be text, got {type(name).__name__} {name!r}"[:120])
     cleaned = unicodedata.normalize("NFC", plain_text(name.strip())).strip()
     if not cleaned or len(cleaned) > _MAX_NAME:
         raise ValueError(f"a name wants 1 to {_MAX_NAME} characters; got {cleaned[:40]!r}")

@@ -34,17 +34,21 @@ _NO_MODELS = {  # by how a file begins that is often taken for a model
 }
 
 
-def open_model(model: str | PathLike[str], spec: InputSpec | None = None) -> OpenedModel:
+def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) -> OpenedModel:
     """Open the model of that name, or in that file or folder, whatever program made it.
 
     It opens named models (`facespace models`, also as old pages write them: `20170512-110547`), model folders, the
     folder of a training run, ONNX files, TensorFlow 1 frozen graphs (`.pb`), the folder of a checkpoint or one checkpoint
     in it (`…/model-….ckpt-7`), zips of these, and weights of torch. The content decides which kind it is, not the name.
 
-    What the network was trained to see is `spec` where it is given; else a JSON file of the same name beside a file or
+    What the network was trained to see is `spec` where it is given, also by a preset's name; else a JSON file of the same name beside a file or
     checkpoint says it: `{"input_spec": "facenet-2018"}`, or the fields of `InputSpec`; else it is inferred from the content,
     or the default of the format is taken and `assumption` says so. Raises `ModelError`.
     """
+    if isinstance(spec, str):
+        if spec not in INPUT_SPECS:
+            raise ModelError(f"no preset {spec!r}; there are {', '.join(INPUT_SPECS)}")
+        spec = INPUT_SPECS[spec]
     text = os.fspath(model)
     path = Path(os.path.expanduser(text))
     if text in MODELS:
@@ -350,7 +354,7 @@ def _open_prefix(path: Path, spec: InputSpec | None) -> OpenedModel:
     from facespace.formats.torch_files import as_safetensors, require_torch
 
     source = str(path)
-    require_torch("the weights of one checkpoint")
+    require_torch(f"{path}: the weights of one checkpoint")
     from facespace.backbones.weight_loading import from_tensorflow
 
     backbone = from_tensorflow(_Variables(TensorBundle.open(source)), source=source)
@@ -467,7 +471,7 @@ def _assumed(path: Path, spec: InputSpec) -> str:
 
 
 def _otherwise(path: Path) -> str:
-    return f"; {_beside(path)} beside it says otherwise"
+    return f"; if it was another, write it into {_beside(path)} beside it"
 
 
 def _or_beside(path: Path) -> str:

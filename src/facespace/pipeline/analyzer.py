@@ -14,8 +14,9 @@ import numpy.typing as npt
 from facespace.defaults import DEFAULT_DETECTOR, DEFAULT_FMR, DEFAULT_MODEL
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
-from facespace.embedding.compatibility import model_of, represented
+from facespace.embedding.compatibility import model_of, probes_of
 from facespace.embedding.embedder import Embedder
+from facespace.embedding.vectors import Embeddings
 from facespace.errors import ImageError
 from facespace.faces.face import Face
 from facespace.io.image import Source
@@ -56,9 +57,9 @@ class FaceAnalyzer:
     ) -> None:
         self.embedder = Embedder.load(model) if isinstance(model, (str, PathLike)) else model
         self.detector = create_detector(detector) if isinstance(detector, str) else detector
-        if not hasattr(self.embedder, "represent"):
+        if isinstance(self.embedder, type) or not hasattr(self.embedder, "represent"):
             raise TypeError(f"model must be a name, a path or an Embedder, got {type(model).__name__}")
-        if not hasattr(self.detector, "detect_many"):
+        if isinstance(self.detector, type) or not hasattr(self.detector, "detect_many"):
             raise TypeError(f"detector must be a name or a Detector, got {type(detector).__name__}")
 
     @overload
@@ -78,35 +79,44 @@ class FaceAnalyzer:
         return self([images])[0]
 
     def enroll(self, gallery: Gallery, name: str, image: Source, *, largest: bool = False) -> bool:
-        """Enrol the one face of a whole photo under a name, or with `largest` its largest face.
+        """Enrol the one face of a whole photo under a name, or with `largest` its largest face; or an analysed face.
 
         Returns False when this very face was enrolled under the name before. Raises `ImageError` for a photo that cannot
         be read, has no face, or has several.
         """
+        if not hasattr(gallery, "enroll"):
+            raise TypeError(
+                f"enroll takes a Gallery, a name and an image, got {type(gallery).__name__} for the Gallery"
+            )
+        if isinstance(image, AnalyzedFace):
+            return gallery.enroll(name, image)
         return gallery.enroll(name, self._one_face(image, largest=largest), source=source_name(image))
 
-    def verify(self, a: Any, b: Any, *, rate: float = DEFAULT_FMR) -> Verdict:
+    def verify(self, a: Any, b: Any, *, rate: float = DEFAULT_FMR, threshold: float | None = None) -> Verdict:
         """Whether two faces are of one person, where a share `rate` of pairs of different people may be called so.
 
         Each of the two is an image, whose largest face counts, an analysed face, or an embedding (D,) that `represent`
-        made. Raises `ImageError` for an image without a face, `ModelError` where no thresholds were measured for the
+        made. `threshold` sets the similarity to reach in the place of `rate`. Raises `ImageError` for an image without a face, `ModelError` where no thresholds were measured for the
         model, and `ValueError` for an embedding of another kind.
         """
         first, second = (self._embedding(face) for face in (a, b))
-        similarity, threshold = float(first @ second), self.embedder.threshold(rate)
-        return Verdict(similarity, threshold, similarity >= threshold)
+        similarity = float(first @ second)
+        wanted = self.embedder.threshold(rate) if threshold is None else float(threshold)
+        return Verdict(similarity, wanted, similarity >= wanted)
 
     def _embedding(self, face: Any) -> npt.NDArray[np.float32]:
-        if isinstance(face, AnalyzedFace):
-            face = face.embedding
-        if not (isinstance(face, np.ndarray) and face.ndim == 1):
-            face = self._one_face(face, largest=True).embedding
-        vector = represented(face, model_of(self.embedder))
-        if vector.shape != (self.embedder.dimension,):
-            raise ValueError(f"an embedding must be of {self.embedder.dimension} numbers, got {vector.shape}")
+        is_vector = isinstance(face, np.ndarray) and (face.ndim == 1 or isinstance(face, Embeddings))
+        if not (is_vector or isinstance(face, AnalyzedFace)):
+            face = self._one_face(face, largest=True)
+        vectors = probes_of(face, self.embedder.dimension, model_of(self.embedder))
+        if len(vectors) != 1:
+            raise ValueError(f"one embedding is expected, got {len(vectors)}")
+        vector: npt.NDArray[np.float32] = vectors[0]
         return vector
 
     def _one_face(self, image: Source, *, largest: bool) -> AnalyzedFace:
+        if isinstance(image, (list, tuple)):
+            raise TypeError(f"one image is expected, got a {type(image).__name__} of {len(image)}")
         faces = self(image)
         if not faces:
             raise ImageError(source_name(image), "no face found")
@@ -115,13 +125,20 @@ class FaceAnalyzer:
         return max(faces, key=lambda face: face.width * face.height)
 
 
-def verify(a: Any, b: Any, *, rate: float = DEFAULT_FMR, model: str | PathLike[str] = DEFAULT_MODEL) -> Verdict:
+def verify(
+    a: Any,
+    b: Any,
+    *,
+    rate: float = DEFAULT_FMR,
+    threshold: float | None = None,
+    model: str | PathLike[str] = DEFAULT_MODEL,
+) -> Verdict:
     """Whether two faces are of one person: `FaceAnalyzer.verify` with a model that is loaded once.
 
     `rate` is the share of pairs of different people that may be called the same, measured on photographs as
     `Calibration` says.
     """
-    return _analyzer(os.fspath(model)).verify(a, b, rate=rate)
+    return _analyzer(os.fspath(model)).verify(a, b, rate=rate, threshold=threshold)
 
 
 @functools.lru_cache(maxsize=1)

@@ -43,12 +43,12 @@ class Photo:
     pixels: npt.NDArray[np.uint8] | None = None
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
+def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     """Files as given; of folders, every image below them by its ending, sorted, hidden ones left out.
 
     A folder without any is passed on as it is, for `process` to report.
     """
-    for path in paths:
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         path = os.fspath(path)
         if not os.path.isdir(path):
             yield path
@@ -81,6 +81,8 @@ def process(
     one = isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim != 4)
     if one or not isinstance(images, Iterable):
         raise TypeError(f"process takes several images; got one {type(images).__name__}")
+    if not hasattr(detector, "detect_many"):
+        raise TypeError(f"a Detector is expected, got {type(detector).__name__}")
     photos = map_ahead(_read, images, threads=_READERS, ahead=_READ_AHEAD)
     for chunk in in_chunks(photos, lambda photo: photo.pixels.size // 3 if photo.pixels is not None else 0):
         readable = [photo for photo in chunk if photo.pixels is not None]
@@ -116,7 +118,8 @@ def source_name(source: Source) -> str:
 def _read(source: Source) -> Photo:
     name = source_name(source)
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
-        return Photo(name, error="no images in this folder")
+        empty = next(find_images([name])) == name
+        return Photo(name, error="no images in this folder" if empty else "a folder; find_images lists its images")
     try:
         return Photo(name, pixels=image.as_rgb(source))
     except ImageError as error:

@@ -139,8 +139,13 @@ class MTCNN:
         return self._pnet.runtime
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options: dict[str, Any] = {"min_size": self.min_size, "thresholds": self.thresholds, "factor": self.factor}
-        return functools.partial(type(self), **options, device=self._device), ()
+        kind: Any = type(self)
+        options: dict[str, Any] = {
+            "min_size": self.min_size,
+            "thresholds": tuple(self.thresholds),
+            "factor": self.factor,
+        }
+        return functools.partial(_created_again, kind, **options, device=self._device), ()
 
     def detect(self, image: Source) -> list[Face]:
         """The faces of one image; an empty list where there is none.
@@ -306,6 +311,11 @@ def _part_size(n: int, most: int, step: int) -> int:
         return max(n, 1)
     n_parts = -(-n // most)
     return -(-n // (n_parts * step)) * step
+
+
+@functools.lru_cache(maxsize=1)  # a worker process unpickles the same detector with every task
+def _created_again(kind: Callable[..., MTCNN], **options: Any) -> MTCNN:
+    return kind(**options)
 
 
 def _chunks(images: Iterable[Source]) -> Iterator[list[npt.NDArray[np.uint8]]]:

@@ -115,6 +115,8 @@ class SQLiteStore:
         except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be good
             raise GalleryError(f"{self.path}: {error}") from None
         except sqlite3.Error as error:
+            if "closed database" in str(error):
+                raise GalleryError(f"{self.path}: the gallery was closed; open it again") from None
             raise GalleryError(f"{self.path}: damaged, or no gallery of facespace ({error})") from None
         except UnicodeDecodeError:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
