@@ -117,6 +117,4 @@ def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | No
 
 def missing(model: str) -> ModelError:
     """The error where a threshold is asked for that nobody has measured."""
-    return ModelError(
-        f"model {model}: no thresholds have been measured for these weights; give one with --threshold"
-    )
+    return ModelError(f"model {model}: no thresholds have been measured for these weights; give one with --threshold")

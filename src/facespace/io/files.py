@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facespace.errors import DatasetError
-from facespace.io.text import plain_text
+from facespace.io.text import one_line
 
 TEMPORARY = ".facespace-"  # how names of unfinished files begin
 
@@ -55,7 +55,7 @@ def take_folder_place(unfinished: Path, target: Path) -> None:
 
 def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """All bytes of a regular file; `DatasetError` where it cannot be read, is empty or longer than `max_bytes`."""
-    file = plain_text(os.fspath(path))
+    file = one_line(os.fspath(path))
     try:
         status = os.stat(path)  # before opening: opening a fifo waits for its writer
         if not stat.S_ISREG(status.st_mode):

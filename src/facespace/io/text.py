@@ -8,9 +8,7 @@ _MAX_NAME = 200
 
 
 def plain_text(text: str) -> str:
-    """Text of one line that JSON, SQLite and a terminal take.
-
-    Bytes of a path that are no UTF-8, controls and Unicode's line separators become escapes.
+    """Text that JSON, SQLite and a terminal take: bytes of a path that are no UTF-8, and controls, become escapes.
 
     >>> plain_text("caf\\udce9.jpg")
     'caf\\\\xe9.jpg'
@@ -21,9 +19,18 @@ def plain_text(text: str) -> str:
 def _plain(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a path that is no UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"
-    if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp"):
+    if unicodedata.category(letter) in ("Cc", "Cs"):
         return letter.encode("unicode_escape").decode("ascii")
     return letter
+
+
+def one_line(text: str) -> str:
+    """`plain_text` for a message: Unicode's line separators, which a name that is stored keeps, become escapes too.
+
+    >>> one_line("a\u2028b.jpg")
+    'a\\u2028b.jpg'
+    """
+    return plain_text(text).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def clean_name(name: str) -> str:
