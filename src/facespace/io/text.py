@@ -27,8 +27,8 @@ def _plain(letter: str) -> str:
 def one_line(text: str) -> str:
     """`plain_text` for a message: Unicode's line separators, which a name that is stored keeps, become escapes too.
 
-    >>> one_line("a\u2028b.jpg")
-    'a\\u2028b.jpg'
+    >>> print(one_line("a" + chr(0x2028) + "b.jpg"))
+    a\\u2028b.jpg
     """
     return plain_text(text).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
