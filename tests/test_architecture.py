@@ -46,6 +46,7 @@ MAX_LINES = 600
 # Modules (and packages, with all in them) that another test file covers, by the file that does.
 TESTED_ELSEWHERE = {
     "defaults": "test_startup.py",
+    "runtime.devices": "runtime/test_torch_network.py",
     "backbones": "backbones/test_contract.py",
     "training.losses": "training/losses/test_contract.py",
     "cli": "cli/test_main.py",

@@ -49,8 +49,7 @@ if TYPE_CHECKING:
     from facespace.identification.gallery import Gallery as Gallery, Match as Match
     from facespace.io.image import read as read
     from facespace.metrics.verification import evaluate as evaluate
-    from facespace.models.opened_model import AssumptionWarning as AssumptionWarning
-    from facespace.models.opening import open_model as open_model
+    from facespace.models.opening import AssumptionWarning as AssumptionWarning, open_model as open_model
     from facespace.pipeline.analyzer import AnalyzedFace as AnalyzedFace, FaceAnalyzer as FaceAnalyzer, verify as verify
     from facespace.pipeline.photos import Photo as Photo, find_images as find_images, process as process
 
@@ -86,8 +85,7 @@ __getattr__, __dir__, __all__ = attach(
         "identification.gallery": ["Gallery", "Match"],
         "io.image": ["read"],
         "metrics.verification": ["evaluate"],
-        "models.opened_model": ["AssumptionWarning"],
-        "models.opening": ["open_model"],
+        "models.opening": ["AssumptionWarning", "open_model"],
         "pipeline.analyzer": ["AnalyzedFace", "FaceAnalyzer", "verify"],
         "pipeline.photos": ["Photo", "find_images", "process"],
     },

@@ -15,8 +15,7 @@ from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.faces.input_spec import InputSpec, describe_spec
 from facespace.formats.onnx_normalization import with_batch_of_one
 from facespace.models.folder import ONNX, WEIGHTS, ModelRecord, write_model
-from facespace.models.opened_model import OpenedModel
-from facespace.models.opening import open_model
+from facespace.models.opening import OpenedModel, open_model
 from facespace.pipeline.sample_crops import sample_crops
 from facespace.runtime.onnx_network import OnnxNetwork
 from facespace.runtime.protocol import Network

@@ -7,22 +7,23 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from os import PathLike
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from facespace.defaults import DEFAULT_FMR, DEFAULT_MODEL
 from facespace.embedding import calibration
-from facespace.embedding.compatibility import model_of
-from facespace.embedding.vectors import Embeddings
 from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
-from facespace.models.opened_model import AssumptionWarning, OpenedModel
-from facespace.models.opening import open_model
+from facespace.models.opening import AssumptionWarning, OpenedModel, open_model
 from facespace.runtime import quantization
+from facespace.runtime.devices import Device, Precision
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
-from facespace.runtime.protocol import Device, Network, Precision
+
+if TYPE_CHECKING:
+    from facespace.embedding.vectors import Embeddings
+    from facespace.runtime.protocol import Network
 
 Crops = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 
@@ -157,7 +158,7 @@ class Embedder:
         Any N, also 0. Raises `ValueError` for another shape or type. Galleries and thresholds compare those of
         `represent`, and refuse these.
         """
-        return Embeddings(_unit(self.features(crops)), made_by="embed", model=model_of(self))
+        return self._made(_unit(self.features(crops)), "embed")
 
     def represent(self, crops: Crops) -> Embeddings:
         """What galleries and thresholds compare: unit vectors (N,D) of each crop and its mirror image together.
@@ -170,7 +171,14 @@ class Embedder:
         vectors = _unit(both[: len(crops)] + both[len(crops) :])
         if self.calibration is not None:
             vectors = _unit(vectors - self.calibration.center)
-        return Embeddings(vectors, made_by="represent", model=model_of(self))
+        return self._made(vectors, "represent")
+
+    def _made(self, vectors: npt.NDArray[np.float32], by: str) -> Embeddings:
+        # Imported here, as loading a model does not need them.
+        from facespace.embedding.compatibility import model_of
+        from facespace.embedding.vectors import Embeddings
+
+        return Embeddings(vectors, made_by=by, model=model_of(self))
 
     def threshold(self, rate: float = DEFAULT_FMR) -> float:
         """The similarity of two `represent`ed faces that a share `rate` of pairs of different people reaches.

@@ -1,8 +1,8 @@
 """Finding a recognition model by name, file or folder, and opening it.
 
-Begin with `opening.open_model`, the only place that decides what a file is; it returns an `opened_model.OpenedModel`. `zoo`
-lists the named models with their licences; `folder` is the project's own format of a model: `model.json`, `model.onnx`,
-`model.safetensors`; `spec_file` reads the JSON file beside other models. To add a named model, write a `ModelCard` in
+Begin with `opening.open_model`, the only place that decides what a file is. `spec_inference` and `spec_file` find out what
+a network was trained to see where its file does not say. `zoo` lists the named models with their licences; `folder` is
+the project's own format: `model.json`, `model.onnx`, `model.safetensors`. To add a named model, write a `ModelCard` in
 `zoo`; to add a format, a reader in `formats` and a function in `opening`.
 """
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
         read_record as read_record,
         write_model as write_model,
     )
-    from facespace.models.opened_model import AssumptionWarning as AssumptionWarning, OpenedModel as OpenedModel
-    from facespace.models.opening import open_model as open_model
+    from facespace.models.opening import (
+        AssumptionWarning as AssumptionWarning,
+        OpenedModel as OpenedModel,
+        open_model as open_model,
+    )
     from facespace.models.zoo import MODELS as MODELS, ModelCard as ModelCard
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "folder": ["ModelRecord", "read_record", "write_model"],
-        "opened_model": ["AssumptionWarning", "OpenedModel"],
-        "opening": ["open_model"],
+        "opening": ["AssumptionWarning", "OpenedModel", "open_model"],
         "zoo": ["MODELS", "ModelCard"],
     },
 )

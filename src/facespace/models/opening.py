@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,15 +17,14 @@ from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec, describe_spec
 from facespace.formats.tf_graph import Graph, parse_graph
 from facespace.formats.tf_to_onnx import to_onnx
-from facespace.models.opened_model import OpenedModel
 from facespace.models.zoo import MODELS, ModelCard, find_card, locate
 
 if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
+    from facespace.models.folder import ModelRecord
+    from facespace.models.spec_inference import Told
 
 T = TypeVar("T")
-# What Tiny-Face-Recognition shows its ResNet-50: crops of 112 px, blue first.
-TINY_SPEC = InputSpec(112, "arcface", channel_order="BGR", mean=127.5, std=128.0)
 _GRAPHDEF, _ONNX_VERSION = b"\x0a", b"\x08"  # how the two kinds of protobuf files begin
 _CHECKPOINT_FILE = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
 _NO_MODELS = {  # by how a file begins that is often taken for a model
@@ -32,6 +32,58 @@ _NO_MODELS = {  # by how a file begins that is often taken for a model
     b"version https://git-lfs": "a pointer of Git LFS, not the file (git lfs pull fetches it); ",
     b"\x89hdf": "Keras's HDF5; ",
 }
+
+
+class AssumptionWarning(UserWarning):
+    """A model's file does not say what the network was trained to see, and a default was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """What `open_model` found.
+
+    `source` is its file, folder or checkpoint prefix, `format` the kind of file in words. `spec` says what the network
+    was trained to see, `spec_reason` where that was read, and `assumption` is a line for the user where the file does not
+    say it and a default was taken, else empty. `fingerprint` is the SHA-256 that galleries know the weights by. `remarks`
+    are all lines for the user, the assumption among them. `record` is a model folder's, `card` a named model's.
+
+    `read_onnx` reads the network as an ONNX file of preprocessed images, `read_backbone` as a network of torch, and
+    `read_folded` the names of the variables that batch norms were folded into. Each is None where the format has no such
+    thing.
+    """
+
+    name: str
+    source: str
+    format: str
+    spec: InputSpec
+    fingerprint: str
+    spec_reason: str = ""
+    assumption: str = ""
+    remarks: tuple[str, ...] = ()
+    record: ModelRecord | None = None
+    card: ModelCard | None = None
+    read_onnx: Callable[[], bytes] | None = None
+    read_backbone: Callable[[], Backbone] | None = None
+    read_folded: Callable[[], set[str]] | None = field(default=None, repr=False)
+
+    def backbone(self) -> Backbone:
+        """The network for torch; `ModelError` where the format has none, or `backbones` does not have that network."""
+        if self.read_backbone is not None:
+            return self.read_backbone()
+        if self.record is not None:
+            raise ModelError(
+                f"{self.source}: holds no model.safetensors that torch could compute with; convert its source again "
+                "with the extra `train` installed"
+            )
+        raise ModelError(f"{self.source}: an ONNX model runs on the processor only, and is not trained further")
+
+    def folded_batch_norms(self, backbone: Backbone) -> list[str]:
+        """The batch norms of `backbone` whose statistics are lost, because they were folded into the weights."""
+        if self.read_folded is None:
+            return []
+        from facespace.backbones.weight_loading import norms_of_scopes
+
+        return norms_of_scopes(backbone, self.read_folded())
 
 
 def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) -> OpenedModel:
@@ -74,19 +126,6 @@ def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) 
     )
 
 
-_Told = tuple[InputSpec, str]  # a spec, and who says so, in words
-
-
-def _told(path: Path, spec: InputSpec | None) -> _Told | None:
-    """What the network was trained to see, where `spec` or a JSON file beside the model says it."""
-    from facespace.models.spec_file import spec_beside
-
-    if spec is not None:
-        return spec, "as given"
-    beside = spec_beside(path)
-    return None if beside is None else (beside, f"as {_beside(path)} beside it says")
-
-
 def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
     """A named model: the graph in an installed package, which is read when it is asked for, or a model folder."""
     path = locate(card)
@@ -122,6 +161,7 @@ def _check_size(model: str, own: InputSpec, given: InputSpec | None) -> None:
 
 def _open_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
     from facespace.formats.tf_checkpoint import checkpoint_digest, is_checkpoint_folder, read_checkpoint
+    from facespace.models import spec_inference
     from facespace.models.folder import BEST, MODEL, is_model_folder, is_run
 
     if is_model_folder(path):
@@ -137,7 +177,7 @@ def _open_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
             f"{path}: neither a model's name nor a model folder (it has no model.json), nor the folder of a training run "
             "or of a TensorFlow checkpoint (no .meta, which holds the graph)"
         )
-    told = _told(path, spec)
+    told = spec_inference.told_spec(path, spec)
     return _open_graph(
         read_checkpoint(path), "TensorFlow 1 checkpoint", path, checkpoint_digest(path), told, folder=path
     )
@@ -172,6 +212,7 @@ def _open_model_folder(path: Path, spec: InputSpec | None) -> OpenedModel:
 def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
     from facespace.formats.torch_files import is_safetensors, is_torch_file
     from facespace.formats.zip_files import holds_graph, is_archive
+    from facespace.models import spec_inference
 
     if _CHECKPOINT_FILE.search(path.name):
         raise ModelError(
@@ -179,8 +220,8 @@ def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
             f"{path.parent} OUT"
         )
     if is_archive(path) and holds_graph(path):
-        return _open_zip(path, _told(path, spec))
-    told = _told(path, spec)
+        return _open_zip(path, spec_inference.told_spec(path, spec))
+    told = spec_inference.told_spec(path, spec)
     data = _read_whole(path)
     if is_safetensors(data) or is_torch_file(data[:4]):
         return _open_torch(path, hashlib.sha256(data).hexdigest(), told)
@@ -201,18 +242,19 @@ def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
     )
 
 
-def _open_zip(path: Path, told: _Told | None) -> OpenedModel:
+def _open_zip(path: Path, told: Told | None) -> OpenedModel:
     """The frozen graph, or else the checkpoint, of a zip: FaceNet's models are published so."""
     import tempfile
 
     from facespace.formats.zip_files import unpack_weights
+    from facespace.models.spec_inference import beside
 
     with tempfile.TemporaryDirectory(prefix="facespace-") as folder:
         unpacked = unpack_weights(path, Path(folder, "weights"))
 
         def renamed(text: str) -> str:
             """The text, with the zip's name in the place of what was unpacked for a moment."""
-            return text.replace(str(unpacked), f"{path}, {unpacked.name}").replace(_beside(unpacked), _beside(path))
+            return text.replace(str(unpacked), f"{path}, {unpacked.name}").replace(beside(unpacked), beside(path))
 
         def reread(read: Callable[[], T]) -> Callable[[], T]:
             def again() -> T:
@@ -237,16 +279,17 @@ def _open_zip(path: Path, told: _Told | None) -> OpenedModel:
         )
 
 
-def _open_onnx(path: Path, data: bytes, told: _Told | None) -> OpenedModel:
+def _open_onnx(path: Path, data: bytes, told: Told | None) -> OpenedModel:
     from facespace.formats.onnx_inspection import spec_of_onnx
     from facespace.formats.onnx_normalization import open_onnx
+    from facespace.models import spec_inference
 
     file = open_onnx(path, data)
     try:
         spec, reason = told or spec_of_onnx(file.data, source=str(path))
     except ModelError as error:
-        raise ModelError(f"{error}{_or_beside(path)}") from None
-    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{_otherwise(path)}"
+        raise ModelError(f"{error}{spec_inference.or_beside(path)}") from None
+    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{spec_inference.otherwise(path)}"
     return OpenedModel(
         name=path.name,
         source=str(path),
@@ -260,8 +303,9 @@ def _open_onnx(path: Path, data: bytes, told: _Told | None) -> OpenedModel:
     )
 
 
-def _open_torch(path: Path, fingerprint: str, told: _Told | None) -> OpenedModel:
+def _open_torch(path: Path, fingerprint: str, told: Told | None) -> OpenedModel:
     from facespace.formats.torch_files import read_state_dict
+    from facespace.models import spec_inference
 
     state = read_state_dict(path)
     from facespace.backbones.weight_loading import from_state_dict
@@ -269,7 +313,7 @@ def _open_torch(path: Path, fingerprint: str, told: _Told | None) -> OpenedModel
     backbone = from_state_dict(state, source=str(path))
     preset = "arcface-112" if backbone.input_size == INPUT_SPECS["arcface-112"].size else "facenet-2018"
     spec, reason = told or (INPUT_SPECS[preset], f"the default for {backbone.name}")
-    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{_otherwise(path)}"
+    assumption = "" if told else f"{path}: taken for {describe_spec(spec)}, {reason}{spec_inference.otherwise(path)}"
     return OpenedModel(
         name=path.name,
         source=str(path),
@@ -284,7 +328,7 @@ def _open_torch(path: Path, fingerprint: str, told: _Told | None) -> OpenedModel
 
 
 def _open_graph(
-    graph: Graph, kind: str, path: Path, fingerprint: str, told: _Told | None, folder: Path | None = None
+    graph: Graph, kind: str, path: Path, fingerprint: str, told: Told | None, folder: Path | None = None
 ) -> OpenedModel:
     """A TensorFlow 1 graph with its weights; `folder` is that of the checkpoint it came from.
 
@@ -293,6 +337,7 @@ def _open_graph(
     from facespace.formats.onnx_inspection import graph_scaling, scales
     from facespace.formats.tf_graph import output_node
     from facespace.io.text import plain_text
+    from facespace.models import spec_inference
 
     source = str(path)
 
@@ -309,7 +354,7 @@ def _open_graph(
     if told is not None:
         spec, reason = told
     else:
-        spec, reason, assumption, remarks = _graph_spec(path, fingerprint, onnx, folder)
+        spec, reason, assumption, remarks = spec_inference.graph_spec(path, fingerprint, onnx, folder)
     if (output := output_node(graph, "embeddings", source)) != "embeddings":
         remarks.append(f"no node is called embeddings; {plain_text(output)} is taken for them")
     return OpenedModel(
@@ -327,49 +372,29 @@ def _open_graph(
     )
 
 
-def _graph_spec(
-    path: Path, fingerprint: str, onnx: Callable[[], bytes], folder: Path | None
-) -> tuple[InputSpec, str, str, list[str]]:
-    """What a graph without a description was trained to see: the spec, the reason, the assumption, remarks."""
-    from facespace.formats.onnx_inspection import graph_scaling, spec_of_graph
-
-    for card in MODELS.values():
-        if fingerprint in (card.graph_sha256, card.sha256):
-            remark = f"{path}: is {card.name}, {describe_spec(card.spec)}"
-            return card.spec, f"as {card.name} was published", "", [remark]
-    if folder is not None and _trainer_prewhitens(folder):
-        spec = INPUT_SPECS["facenet-2017"]
-        reason = "its graph prewhitens every image it trains on"
-        return spec, reason, "", [f"{path}: {reason}: {describe_spec(spec)}"]
-    try:
-        spec, reason = spec_of_graph(graph_scaling(onnx(), source=str(path)), source=str(path))
-    except ModelError as error:
-        raise ModelError(f"{error}{_or_beside(path)}") from None
-    return spec, reason, _assumed(path, spec), []
-
-
 def _open_prefix(path: Path, spec: InputSpec | None) -> OpenedModel:
     """The weights of one checkpoint, whose names tell the network: torch computes it."""
     from facespace.formats.tf_tensor_bundle import TensorBundle
     from facespace.formats.torch_files import as_safetensors, require_torch
+    from facespace.models import spec_inference
 
     source = str(path)
     require_torch(f"{path}: the weights of one checkpoint")
     from facespace.backbones.weight_loading import from_tensorflow
 
     backbone = from_tensorflow(_Variables(TensorBundle.open(source)), source=source)
-    told, assumption, remarks = _told(path, spec), "", list[str]()
+    told, assumption, remarks = spec_inference.told_spec(path, spec), "", list[str]()
     if told is not None:
         spec, reason = told
     elif backbone.name == "resnet50":
-        spec, reason = TINY_SPEC, "the default for resnet50"
+        spec, reason = spec_inference.TINY_SPEC, "the default for resnet50"
         remarks.append(f"{path}: Tiny-Face-Recognition's ResNet-50, {describe_spec(spec)}")
-    elif _trainer_prewhitens(path.parent):
+    elif spec_inference.trainer_prewhitens(path.parent):
         spec, reason = INPUT_SPECS["facenet-2017"], "its graph prewhitens every image it trains on"
         remarks.append(f"{path.parent}: {reason}: {describe_spec(spec)}")
     else:
         spec, reason = INPUT_SPECS["facenet-2018"], "the default for TensorFlow 1"
-        assumption = _assumed(path, spec)
+        assumption = spec_inference.assumed(path, spec)
     return OpenedModel(
         name=path.name,
         source=str(path),
@@ -404,29 +429,6 @@ class _Variables(Mapping[str, Any]):
         return len(self._bundle.names)
 
 
-def _trainer_prewhitens(folder: Path) -> bool:
-    """Whether the one `.meta` in a checkpoint's folder shows that images were prewhitened."""
-    from facespace.formats.tf_checkpoint import read_meta_graph
-
-    metas = [name for name in os.listdir(folder) if name.endswith(".meta")]
-    return len(metas) == 1 and prewhitens(read_meta_graph(folder / metas[0]))
-
-
-def prewhitens(graph: Graph) -> bool:
-    """Whether a trainer's graph standardises every image by its own mean and deviation.
-
-    That is max(deviation, 1/√N), a `Maximum` over a `Sqrt` and an `Rsqrt`. The trainer of April 2018 has it in one
-    branch of a condition that its command line decides; there the graph does not tell.
-    """
-    return any(
-        graph[taken.partition(":")[0]].op == "Rsqrt"
-        for name, node in graph.items()
-        if node.op == "Maximum" and "cond" not in name
-        for taken in node.input
-        if taken.partition(":")[0] in graph
-    )
-
-
 def _backbone_of(graph: Graph, source: str) -> Backbone:
     from facespace.formats.torch_files import require_torch
 
@@ -454,25 +456,3 @@ def _read_whole(path: Path) -> bytes:
 
 def _lines(*lines: str) -> tuple[str, ...]:
     return tuple(filter(None, lines))
-
-
-def _beside(path: Path) -> str:
-    from facespace.models.spec_file import path_beside
-
-    return path_beside(path).name
-
-
-def _assumed(path: Path, spec: InputSpec) -> str:
-    return (
-        f"{path}: does not say what it was trained to see; taken for {describe_spec(spec)}. If it was trained on "
-        f'prewhitened images (before 2018-04), write {{"input_spec": "facenet-2017"}} into {_beside(path)} beside it; '
-        "facespace convert makes a model folder of it, which remembers"
-    )
-
-
-def _otherwise(path: Path) -> str:
-    return f"; if it was another, write it into {_beside(path)} beside it"
-
-
-def _or_beside(path: Path) -> str:
-    return f', or write {_beside(path)} beside it, for instance {{"input_spec": "facenet-2018"}}'

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 from facespace._lazy import attach
 
 if TYPE_CHECKING:
+    from facespace.runtime.devices import Device as Device, Precision as Precision
     from facespace.runtime.onnx_network import OnnxNetwork as OnnxNetwork
-    from facespace.runtime.protocol import Device as Device, Network as Network, Precision as Precision
+    from facespace.runtime.protocol import Network as Network
     from facespace.runtime.torch_network import TorchNetwork as TorchNetwork
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "devices": ["Device", "Precision"],
         "onnx_network": ["OnnxNetwork"],
-        "protocol": ["Device", "Network", "Precision"],
+        "protocol": ["Network"],
         "torch_network": ["TorchNetwork"],
     },
 )

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.io.text import first_line
-from facespace.runtime.protocol import Device, Precision
+from facespace.runtime.devices import Device, Precision
 
 _CUDA = "CUDAExecutionProvider"
 _OPENVINO = "OpenVINOExecutionProvider"

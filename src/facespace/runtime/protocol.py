@@ -1,15 +1,12 @@
-"""What a compiled network is, whatever computes it, and the devices there are."""
+"""What a compiled network is, whatever computes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["fastest", "float32"]
 
 
 class Network(Protocol):

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import RuntimeUnavailable
+from facespace.runtime.devices import Precision
 from facespace.runtime.onnx_network import lowest_precision
-from facespace.runtime.protocol import Precision
 
 if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone

@@ -21,7 +21,7 @@ from facespace.cli.legacy.tiny import train as tiny_train  # noqa: E402
 from facespace.datasets.formats.recordio_writer import RecordWriter  # noqa: E402
 from facespace.datasets.opening import open_dataset  # noqa: E402
 from facespace.errors import RecipeError, RuntimeUnavailable  # noqa: E402
-from facespace.models.opening import TINY_SPEC  # noqa: E402
+from facespace.models.spec_inference import TINY_SPEC  # noqa: E402
 from facespace.training import recipe as recipes  # noqa: E402
 from support.commands import Outcome  # noqa: E402
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def load_embedder(model: str, device: str = "auto", *, say_remarks: bool = True, **options: Any) -> Embedder:
     """`Embedder.load`; its remarks are said on stderr, once."""
     from facespace.embedding.embedder import Embedder
-    from facespace.models.opened_model import AssumptionWarning
+    from facespace.models.opening import AssumptionWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)  # the remarks say it

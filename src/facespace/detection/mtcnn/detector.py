@@ -25,8 +25,8 @@ from facespace.detection.mtcnn.pyramid import CELL, Layout, layout
 from facespace.detection.nms import non_maximum_suppression, non_maximum_suppressions
 from facespace.faces.face import Face
 from facespace.io.image import Source, as_rgb
+from facespace.runtime.devices import Device
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
-from facespace.runtime.protocol import Device
 
 Array = npt.NDArray[np.float64]
 

