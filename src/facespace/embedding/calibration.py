@@ -91,7 +91,7 @@ def _tables() -> list[dict[str, Any]]:
 def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | None = None) -> Calibration | None:
     """The calibration of the weights with this SHA-256; None where nobody has measured one.
 
-    It holds for crops as the model was published for: with another `spec` there is none.
+    A calibration holds for the crops of the published model only; another `spec` gives None.
     Of several measurements the one of the same precision counts, and of the same runtime where there is one.
     """
     for table in _tables():

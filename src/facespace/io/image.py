@@ -13,7 +13,7 @@ import stat
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -105,6 +105,17 @@ def as_rgb(image: Source) -> RGB:
             f"an image must be (H, W, 3) uint8 RGB, or gray, with alpha, of floats in [0, 1]; got {image.dtype} of shape "
             f"{image.shape}"
         ) from None
+
+
+def are_several(images: object) -> bool:
+    """Whether these may be several images: something to iterate over that is not one path, one array or one file's bytes.
+
+    >>> are_several(["a.jpg"]), are_several("a.jpg"), are_several(np.zeros((4, 4, 3), np.uint8))
+    (True, False, False)
+    """
+    if isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        return False
+    return isinstance(images, Iterable)
 
 
 def _read_path(path: str, max_pixels: int) -> RGB:

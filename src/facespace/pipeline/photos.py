@@ -19,7 +19,7 @@ from facespace.embedding.embedder import Embedder
 from facespace.errors import ImageError
 from facespace.faces.face import Face
 from facespace.io import image
-from facespace.io.image import IMAGE_ENDINGS, Source
+from facespace.io.image import IMAGE_ENDINGS, Source, are_several
 from facespace.io.prefetch import map_ahead
 from facespace.pipeline.face_batches import find_faces, in_chunks
 
@@ -78,8 +78,7 @@ def process(
     An image is a path, an array, a PIL image, or anything else that `facespace.read` takes. `largest` keeps only the face
     with the largest box. An image that cannot be read gives a `Photo` with `error`.
     """
-    one = isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim != 4)
-    if one or not isinstance(images, Iterable):
+    if not are_several(images):
         raise TypeError(f"process takes several images; got one {type(images).__name__}")
     if not hasattr(detector, "detect_many"):
         raise TypeError(f"a Detector is expected, got {type(detector).__name__}")

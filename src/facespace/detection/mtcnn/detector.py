@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from facespace.detection.mtcnn.networks import output_network, proposal_network,
 from facespace.detection.mtcnn.pyramid import CELL, Layout, layout
 from facespace.detection.nms import non_maximum_suppression, non_maximum_suppressions
 from facespace.faces.face import Face
-from facespace.io.image import Source, as_rgb
+from facespace.io.image import Source, are_several, as_rgb
 from facespace.runtime.devices import Device
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
 
@@ -158,8 +157,7 @@ class MTCNN:
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
-        one = isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim != 4)
-        if one or not isinstance(images, Iterable):
+        if not are_several(images):
             raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
         with _BLAS.one_thread():
             return [faces for part in self._drivers.map(self._detect_chunk, _chunks(images)) for faces in part]
