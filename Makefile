@@ -13,13 +13,13 @@ help:
 	@echo "make pythons build a wheel and try it on every Python 3.10 to 3.13 found here"
 	@echo "make wheel   build the wheel into dist/"
 
-$(VENV)/demo: pyproject.toml constraints.txt
+$(VENV)/demo: pyproject.toml constraints.txt hatch_build.py
 	@echo "Setting up $(VENV) with what the demo needs (once; a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -e ".[demo]"
 	touch $@
 
-$(VENV)/dev: pyproject.toml constraints.txt
+$(VENV)/dev: pyproject.toml constraints.txt hatch_build.py
 	@echo "Setting up $(VENV) with what the tests need (once; a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -e ".[dev]"

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import facespace
+from facespace.defaults import DEFAULT_MODEL
 from facespace.models.zoo import MODELS
 from support.commands import Outcome, run_facespace
 
@@ -583,7 +584,8 @@ def test_gallery_names_are_printed_as_stored(cli: Cli, own_people: Path) -> None
 def test_models_text(cli: Cli) -> None:
     outcome = cli("models")
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.lines[0] == "casia-webface (default)"
+    assert outcome.lines[0].removesuffix(" (default)") == next(iter(MODELS))
+    assert f"{DEFAULT_MODEL} (default)" in outcome.lines
     assert "research" in outcome.lines[-1]
     for card in MODELS.values():
         for text in (card.licence, card.origin, card.sha256 or "no public source names it", card.training_data):
@@ -599,7 +601,7 @@ def test_a_model_that_does_not_exist(cli: Cli, people: Path, tmp_path: Path, hop
         outcome = cli(*command, hopper_file, "--model", "nonsense")
         assert (outcome.code, outcome.out) == (1, "")
         (line,) = outcome.errors
-        assert line.startswith("facespace: nonsense: neither a model's name (casia-webface, ")
+        assert line.startswith(f"facespace: nonsense: neither a model's name ({', '.join(MODELS)})")
         assert ") nor a file or model folder" in line
 
 

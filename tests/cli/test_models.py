@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from facespace.defaults import DEFAULT_MODEL
 from facespace.models.folder import ONNX, ModelRecord, write_model
 from facespace.models.zoo import MODELS, RESEARCH_NOTE
 from support.commands import Outcome, run_facespace
@@ -74,8 +75,8 @@ def test_plain_models_lists(cli: Cli) -> None:
     outcome = cli("models")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome == cli("models", "list")
-    assert outcome.lines[0] == "casia-webface (default)"
-    assert [line for line in outcome.lines if line in MODELS] == [name for name in MODELS if name != "casia-webface"]
+    names = [line for line in outcome.lines if line.removesuffix(" (default)") in MODELS]
+    assert names == [f"{name} (default)" if name == DEFAULT_MODEL else name for name in MODELS]
     assert outcome.lines[-1] == RESEARCH_NOTE
     for card in MODELS.values():
         for text in (

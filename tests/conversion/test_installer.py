@@ -167,6 +167,12 @@ def test_options_that_make_no_sense(brought: Path) -> None:
     for act in (download, remove):
         with pytest.raises(ModelError, match="comes with a package"):
             act(WHEEL)
+    packed = MODELS["sface"]
+    for act in (download, remove, lambda card: add(brought, card)):
+        with pytest.raises(
+            ModelError, match=r"^model sface: comes with facespace itself, there is nothing to install$"
+        ):
+            act(packed)
 
 
 def test_no_file(tmp_path: Path) -> None:

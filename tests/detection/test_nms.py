@@ -73,6 +73,32 @@ def test_both_end_pixels_count(overlap):
     assert non_maximum_suppression(point, np.array([0.1, 0.3, 0.2]), 0.5, overlap=overlap).tolist() == [1, 2]
 
 
+@settings(max_examples=100, deadline=None)
+@given(candidates(), st.floats(0.05, 0.95), st.sampled_from(["union", "min"]))
+def test_without_end_pixels_as_two_loops_do_it(found, threshold, overlap):
+    """Boxes of x2 − x1 are those of the loops with an end pixel less."""
+    boxes, scores = found
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.5)  # none is empty
+    ends = boxes - [0, 0, 1, 1]
+    values = [overlap_of(a, b, overlap) for a in ends for b in ends]
+    assume(not any(abs(value - threshold) < 1e-5 for value in values))
+    before = boxes.copy()
+    kept = non_maximum_suppression(boxes, scores, threshold, overlap=overlap, end_pixels=False)
+    assert kept.tolist() == slow(ends, scores, threshold, overlap)
+    assert (boxes == before).all()
+
+
+@pytest.mark.parametrize(("overlap", "shift", "at_most"), [("union", 1.0, 1 / 3), ("min", 1.0, 1 / 2)])
+def test_end_pixels_decide_over_small_boxes(overlap, shift, at_most):
+    """Two boxes of 2 x 2 share half of each; of 3 x 3, as with end pixels, more than that."""
+    boxes, scores = np.array([[0.0, 0, 2, 2], [shift, 0, 2 + shift, 2]]), np.array([0.9, 0.8])
+    for threshold, wanted in ((at_most + 0.01, [0, 1]), (at_most - 0.01, [0])):
+        kept = non_maximum_suppression(boxes, scores, threshold, overlap=overlap, end_pixels=False)
+        assert kept.tolist() == wanted
+    kept = non_maximum_suppression(boxes, scores, at_most + 0.01, overlap=overlap)
+    assert kept.tolist() == [0], "which is the default"
+
+
 @pytest.mark.parametrize("overlap", ["union", "min"])
 def test_best_first(overlap):
     boxes = np.array([[0.0, 0, 9, 9], [100, 0, 109, 9], [200, 0, 209, 9], [300, 0, 309, 9]])

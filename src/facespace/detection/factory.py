@@ -9,7 +9,7 @@ from facespace.defaults import DEFAULT_DETECTOR
 from facespace.detection.protocol import Detector
 
 # Name: the module in this room, and the class in it. Modules are imported when their detector is created.
-DETECTORS = {"mtcnn": ("mtcnn.detector", "MTCNN")}
+DETECTORS = {"mtcnn": ("mtcnn.detector", "MTCNN"), "yunet": ("yunet", "YuNet")}
 
 
 def create_detector(name: str = DEFAULT_DETECTOR, **options: Any) -> Detector:
@@ -20,7 +20,7 @@ def create_detector(name: str = DEFAULT_DETECTOR, **options: Any) -> Detector:
     >>> create_detector("haar")
     Traceback (most recent call last):
         ...
-    ValueError: no detector is called 'haar'; there are mtcnn
+    ValueError: no detector is called 'haar'; there are mtcnn, yunet
     """
     if name not in DETECTORS:
         raise ValueError(f"no detector is called {name!r}; there are {', '.join(DETECTORS)}")

@@ -20,10 +20,12 @@ def non_maximum_suppression(
     threshold: float,
     *,
     overlap: Literal["union", "min"] = "union",
+    end_pixels: bool = True,
 ) -> npt.NDArray[np.int64]:
     """Indices of the boxes kept, best score first: each kept box removes those it overlaps by more than `threshold`.
 
-    `boxes` (N,4) are x1, y1, x2, y2, sides counting both end pixels (x2 − x1 + 1). Overlap is intersection over
+    `boxes` (N,4) are x1, y1, x2, y2, sides counting both end pixels (x2 − x1 + 1), or not (x2 − x1) without `end_pixels`.
+    Overlap is intersection over
     union, or over the smaller box for `min`. Equal scores, which saturated float32 probabilities often are, come in
     the order NumPy's default sort leaves them, as in the 2018 detector; that order may differ between processors.
 
@@ -31,6 +33,8 @@ def non_maximum_suppression(
     >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), 0.5).tolist()
     [1, 2]
     """
+    if not end_pixels:
+        boxes = boxes - _END
     if overlap == "union":
         return non_maximum_suppressions([boxes], [scores], threshold)[0]
     order = np.argsort(scores)[::-1]

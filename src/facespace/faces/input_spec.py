@@ -95,6 +95,7 @@ INPUT_SPECS: dict[str, InputSpec] = {
     "facenet-2018": InputSpec(160, "box", crop_margin=32),
     "facenet-2017": InputSpec(160, "box", crop_margin=32, standardization="per-image"),
     "arcface-112": InputSpec(ARCFACE_SIZE, "arcface", mean=127.5, std=127.5),
+    "sface": InputSpec(ARCFACE_SIZE, "arcface", mean=0.0, std=1.0),  # the network scales its images itself
 }
 
 

@@ -36,7 +36,7 @@ def spec_of_onnx(data: bytes, *, source: str) -> tuple[InputSpec, str]:
     inputs = [value for value in graph.input if value.name not in constants]
     shape = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim] if inputs else []
     sides = set(shape[2:] if len(shape) == 4 and shape[1] == 3 else shape[1:3])
-    by_size = {spec.size: name for name, spec in INPUT_SPECS.items() if name != "facenet-2017"}
+    by_size = {spec.size: name for name, spec in INPUT_SPECS.items() if name not in ("facenet-2017", "sface")}
     preset = by_size.get(sides.pop()) if len(shape) == 4 and len(sides) == 1 else None
     if preset is None:
         raise ModelError(f"{source}: its input does not tell what it was trained to see; {_ASK}")

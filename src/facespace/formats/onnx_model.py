@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from facespace.errors import ModelError
 from facespace.io.protobuf import check_message_count, message_classes
+from facespace.io.text import plain_text
 
 OPSET = 13
 IR_VERSION = 8
@@ -205,9 +206,9 @@ def element_size(data_type: int) -> int | None:
 
 def read_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:
     """The array in a TensorProto; `ModelError` names `source` when it is damaged or of a type that is not read."""
-    dtype = _FROM_CODE.get(tensor.data_type)
+    dtype, name = _FROM_CODE.get(tensor.data_type), plain_text(tensor.name)
     if dtype is None:
-        raise ModelError(f"{source}: constant {tensor.name} has the unsupported type {tensor.data_type}")
+        raise ModelError(f"{source}: constant {name} has the unsupported type {tensor.data_type}")
     shape = tuple(tensor.dims)
     try:
         values: npt.NDArray[Any] = (
@@ -216,7 +217,7 @@ def read_tensor(tensor: Any, source: str) -> npt.NDArray[Any]:
             else np.asarray(tensor.float_data if dtype == np.float32 else tensor.int64_data, dtype=dtype)
         )
     except (ValueError, OverflowError) as error:
-        raise ModelError(f"{source}: constant {tensor.name} is damaged ({error})") from None
+        raise ModelError(f"{source}: constant {name} is damaged ({error})") from None
     if min(shape, default=0) < 0 or values.size != math.prod(shape):
-        raise ModelError(f"{source}: constant {tensor.name} has {values.size} values for shape {shape}")
+        raise ModelError(f"{source}: constant {name} has {values.size} values for shape {shape}")
     return values.reshape(shape).astype(dtype)

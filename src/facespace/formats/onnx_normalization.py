@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from facespace.errors import ModelError
+from facespace.formats.onnx_dequantization import dequantize_blocks, is_block_quantized
 from facespace.formats.onnx_model import DOUBLE, FLOAT, HALF, element_size, new_node, parse_model
 from facespace.io.protobuf import MAX_WEIGHTS
 from facespace.io.text import plain_text
@@ -35,7 +36,7 @@ def open_onnx(path: Path, data: bytes) -> OnnxFile:
     Weights that lie in files beside it are put into it. Constants are no inputs any more (as old files list them),
     images and features in float16 become float32 at the model's two ends, of several outputs the one that can be an
     embedding stays, and the number of crops is free where the file does not say it, or one where a crop's features
-    would depend on the others in its batch (DynamicQuantizeLinear). A file in which there is nothing to do stays as it
+    would depend on the others in its batch (DynamicQuantizeLinear). Weights quantised by blocks become float32. A file in which there is nothing to do stays as it
     is. The fingerprint of one file is its SHA-256; where there are more, that of the file followed by theirs, by name.
     Raises `ModelError`.
     """
@@ -48,6 +49,9 @@ def open_onnx(path: Path, data: bytes) -> OnnxFile:
             digest.update(hashlib.sha256(content).digest())
         remarks.append(f"its weights beside it ({', '.join(plain_text(name) for name in files)}) are put into it")
     changed = bool(files)
+    if is_block_quantized(graph):
+        dequantize_blocks(graph, source)
+        changed = True
     changed |= _drop_constant_inputs(model)
     if len(graph.output) > 1:
         n_outputs, first = len(graph.output), graph.output[0].name

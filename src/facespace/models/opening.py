@@ -127,11 +127,26 @@ def open_model(model: str | PathLike[str], spec: InputSpec | str | None = None) 
 
 
 def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
-    """A named model: the graph in an installed package, which is read when it is asked for, or a model folder."""
+    """A named model: packed weights or the graph in an installed package, which are read when asked for, or a model folder."""
     path = locate(card)
     _check_size(card.name, card.spec, spec)
     if path.is_dir():
         return dataclasses.replace(_open_model_folder(path, spec), name=card.name, card=card)
+
+    if not card.wheel:
+        from facespace.formats.onnx_normalization import open_onnx
+        from facespace.io.packed_weights import read_packed
+
+        return OpenedModel(
+            name=card.name,
+            source=str(path),
+            format="ONNX",
+            spec=spec or card.spec,
+            spec_reason=f"as {card.name} was published",
+            fingerprint=card.sha256,
+            card=card,
+            read_onnx=lambda: open_onnx(path, read_packed(card.file, card.sha256)).data,
+        )
 
     def read() -> Graph:
         data = _read_whole(path)

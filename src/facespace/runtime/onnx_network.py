@@ -19,7 +19,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,9 @@ class OnnxNetwork:
     say what is really used: `openvino` or `onnxruntime`; `float32`, `bfloat16` or `int8`, which is bfloat16 in what is
     not a convolution in integers. One call takes all cores, and calls of several threads wait for each other; with
     `side_by_side` each computes on one core and as many as there are cores run at once. `device="cuda"` computes on an
-    NVIDIA GPU, where the installed onnxruntime can; `auto` and `cpu` on the processor. Safe to share between threads.
+    NVIDIA GPU, where the installed onnxruntime can; `auto` and `cpu` on the processor. `runtime="onnxruntime"` never takes
+    OpenVINO: it compiles for every shape it meets, which costs more than it gains where each input has another. Safe to
+    share between threads.
     """
 
     def __init__(
@@ -52,11 +54,12 @@ class OnnxNetwork:
         side_by_side: bool = False,
         device: Device = "auto",
         int8: Callable[[], bytes] | None = None,
+        runtime: Literal["fastest", "onnxruntime"] = "fastest",
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device wants auto, cpu or cuda; got {device!r}")
         on_gpu = device == "cuda"
-        openvino = _wanted_openvino(on_gpu)
+        openvino = _wanted_openvino(on_gpu) if runtime == "fastest" or on_gpu else None
         lowest = lowest_precision(precision)
         self.runtime = "cuda" if on_gpu else "onnxruntime" if openvino is None else "openvino"
         self.precision = "float32"

@@ -1,0 +1,528 @@
+"""YuNet against golden faces of OpenCV, over all sizes of faces and photos, and its parts one by one."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import facespace
+from facespace import Face
+from facespace.detection import yunet as module
+from facespace.detection.yunet import YuNet, _batches, _Found, _merged, _padded, _Search, _share_inside, _suppressed
+from facespace.faces.face import overlaps
+from facespace.runtime.onnx_network import OnnxNetwork
+
+
+@pytest.fixture(scope="module")
+def yunet() -> YuNet:
+    return YuNet()
+
+
+def iou(one: object, other: object) -> float:
+    return float(overlaps(np.array([one]), np.array([other]))[0, 0])
+
+
+def resized(image: np.ndarray, factor: float) -> np.ndarray:
+    size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def boxes_of(faces: list[Face]) -> np.ndarray:
+    return np.array([face.box for face in faces]).reshape(-1, 4)
+
+
+def assert_same(found: list[Face], wanted: list[Face]) -> None:
+    """The same faces in the same order, but for the last bits of float32."""
+    assert len(found) == len(wanted)
+    np.testing.assert_allclose(boxes_of(found), boxes_of(wanted), atol=0.01)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.landmarks, other.landmarks, atol=0.01)
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def crowd(hopper: np.ndarray, collins_file: Path) -> np.ndarray:
+    """Three faces on gray: 170, 60 and 40 px wide."""
+    image = np.full((640, 960, 3), 127, np.uint8)
+    image[:600, :512] = hopper
+    for top, left, part in (
+        (20, 600, resized(facespace.read(collins_file), 0.65)),
+        (400, 600, resized(hopper, 40 / 170)),
+    ):
+        image[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return image
+
+
+# --- golden faces -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_it_finds_the_golden_faces_and_no_others(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of `cv2.FaceDetectorYN` with score 0.6 and more, which searches once, at full size, and uses no patches."""
+    yunet = YuNet(min_score=0.6)
+    golden = json.loads((shared / "golden" / "opencv" / "yunet.json").read_text())["images"]
+    photos = [shared / "data" / photo["image"] for photo in golden]
+    placed = yunet.detect_many(photos)
+    monkeypatch.setattr(module, "_PATCH_FACE", 0.0)
+    found = yunet.detect_many(photos)
+    n_golden = 0
+    for photo, faces in zip(golden, found, strict=True):
+        wanted = photo["faces"]
+        n_golden += len(wanted)
+        assert len(faces) == len(wanted), photo["image"]
+        common = overlaps(np.array([face["box"] for face in wanted]), boxes_of(faces))
+        assert common.max(axis=1).min() > 0.99, photo["image"]
+        nearest = common.argmax(axis=1)
+        assert len(set(nearest)) == len(faces)
+        for face, k in zip(wanted, nearest, strict=True):
+            np.testing.assert_allclose(faces[k].landmarks, face["landmarks"], atol=0.2)
+            assert faces[k].score == pytest.approx(face["score"], abs=1e-3)
+    assert n_golden == 139
+    # Patches move nothing but the landmarks of small faces, and those not far.
+    steps = []
+    for faces, moved in zip(found, placed, strict=True):
+        np.testing.assert_allclose(boxes_of(moved), boxes_of(faces), atol=0.01)
+        for face, other in zip(faces, moved, strict=True):
+            side = max(face.width, face.height)
+            steps.append(np.abs(np.subtract(other.landmarks, face.landmarks)).max() / side)
+            assert steps[-1] < (1e-3 if side > 64 else 0.25)
+    small = [step for step in steps if step > 1e-3]
+    assert len(small) > 20 and np.median(small) < 0.1
+
+
+# --- sizes of faces and photos ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [60, 150, 350, 400, 450, 700, 1400])
+def test_a_face_of_any_size_is_found_once(yunet: YuNet, hopper: np.ndarray, side: int) -> None:
+    (face,) = yunet.detect(hopper)
+    image = resized(hopper, side / face.width)
+    (found,) = yunet.detect(image)
+    scale = np.tile([image.shape[1] / hopper.shape[1], image.shape[0] / hopper.shape[0]], 2)
+    assert iou(found.box, np.array(face.box) * scale) > 0.7
+    points = np.array(face.landmarks) * scale[:2]
+    assert np.abs(found.landmarks - points).max() < 0.1 * side
+
+
+def test_large_faces_are_not_found_at_full_size_alone(hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why there is a second search: at full size a part of the face is taken for one, if any."""
+    (face,) = YuNet().detect(hopper)
+    monkeypatch.setattr(module, "_ROOM_FOR_LARGE", math.inf)
+    scale = 1000 / 170
+    assert all(iou(found.box, np.multiply(face.box, scale)) < 0.4 for found in YuNet().detect(resized(hopper, scale)))
+
+
+def test_a_photo_of_more_than_six_megapixels(yunet: YuNet, hopper: np.ndarray) -> None:
+    (face,) = yunet.detect(hopper)
+    image = np.full((2600, 3200, 3), 127, np.uint8)
+    image[1500:2100, 2000:2512] = hopper
+    full, reduced = yunet._searches(0, image)
+    assert 5_900_000 < full.pixels.shape[0] * full.pixels.shape[1] <= 6_001_000
+    assert min(reduced.pixels.shape[:2]) == 300
+    (found,) = yunet.detect(image)
+    assert iou(found.box, np.add(face.box, [2000, 1500, 2000, 1500])) > 0.85
+
+
+def test_a_smaller_min_size_finds_smaller_faces(hopper: np.ndarray) -> None:
+    small = resized(hopper, 8 / 170)
+    assert YuNet().detect(small) == []
+    for min_size in (2, 5):
+        (found,) = YuNet(min_size=min_size).detect(small)
+        assert 7 < found.width < 10
+
+
+def test_a_larger_min_size_finds_fewer_and_the_large_ones_all_the_same(crowd: np.ndarray, yunet: YuNet) -> None:
+    everybody = sorted(face.width for face in yunet.detect(crowd))
+    np.testing.assert_allclose(everybody, [41, 60, 170], atol=8)
+    (large,) = YuNet(min_size=160).detect(crowd)
+    assert large.width == pytest.approx(everybody[-1], rel=0.12)
+    assert YuNet(min_size=1000).detect(crowd) == []
+
+
+def test_faces_of_less_than_most_of_min_size_are_not_reported(
+    crowd: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network sees some of them all the same."""
+    detector = YuNet(min_size=90, min_score=0.3)
+    monkeypatch.setattr(module, "_REPORTED", 0.7)
+    reported = detector.detect(crowd)
+    monkeypatch.setattr(module, "_REPORTED", 0.0)
+    seen = detector.detect(crowd)
+    assert len(reported) < len(seen) == 3
+    sides = [max(face.width, face.height) for face in seen]
+    assert [max(face.width, face.height) for face in reported] == [side for side in sides if side >= 63]
+
+
+@pytest.mark.parametrize("side", [16, 25, 40])
+def test_landmarks_of_small_faces_are_better_on_patches(
+    yunet: YuNet, hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """Compared with those found in the photo before it was made smaller, over several positions of the face."""
+    (face,) = yunet.detect(hopper)
+    errors: dict[float, list[float]] = {64.0: [], 0.0: []}
+    for left, top in ((0, 0), (5, 3), (11, 20), (30, 9), (43, 31), (60, 50)):
+        image = resized(hopper[top:, left:], side / face.width)
+        for patch_face, of_size in errors.items():
+            monkeypatch.setattr(module, "_PATCH_FACE", patch_face)
+            (found,) = yunet.detect(image)
+            wanted = np.subtract(face.landmarks, [left, top]) * side / face.width
+            of_size.append(np.abs(found.landmarks - wanted).mean() / side)
+    assert np.mean(errors[64.0]) < 0.04
+    assert np.mean(errors[64.0]) < 0.9 * np.mean(errors[0.0])
+
+
+def test_more_small_faces_than_patches_go_in_one_batch(yunet: YuNet, hopper: np.ndarray) -> None:
+    """Equal faces, 32 pixels and more apart, have equal landmarks, whichever batch they are in."""
+    part = resized(hopper[64:448, 64:448], 1 / 6)  # 64 x 64, a face of 28 x 35
+    faces = yunet.detect(np.tile(part, (4, 5, 1)))
+    assert len(faces) == 20 > module._PATCHES
+    corners = np.array([face.box[:2] for face in faces]) // 64 * 64
+    assert len({tuple(corner) for corner in corners}) == 20
+    points = np.array([face.landmarks for face in faces]) - corners[:, None]
+    assert np.abs(points - points.mean(axis=0)).max() < 2
+
+
+@pytest.mark.parametrize(
+    ("size", "min_size", "wanted"),
+    [
+        ((100, 80), 20, [(100, 80)]),
+        ((100, 80), 40, [(50, 40)]),
+        ((100, 80), 10, [(200, 160)]),
+        ((5, 3), 200, [(1, 1)]),
+        ((1000, 800), 20, [(1000, 800), (375, 300)]),
+        ((1000, 800), 60, [(333, 267)]),  # no room for large faces, at that size
+        ((300, 60), 2, [(3000, 600), (1500, 300)]),
+        ((3000, 40), 20, [(3000, 40)]),
+    ],
+)
+def test_how_large_a_photo_is_searched(size: tuple[int, int], min_size: float, wanted: list[tuple[int, int]]) -> None:
+    pixels = np.zeros((*size, 3), np.uint8)
+    searches = YuNet(min_size=min_size)._searches(7, pixels)
+    assert [search.pixels.shape[:2] for search in searches] == wanted
+    for search in searches:
+        assert search.photo == 7
+        assert search.scale == (search.pixels.shape[1] / size[1], search.pixels.shape[0] / size[0])
+    # What a face has at least, in the photo's pixels: a share of min_size, and in the second search 400 px of the first.
+    wanted_sides = [module._REPORTED * min_size, 400 * min_size / 20]
+    assert [search.min_side for search in searches] == wanted_sides[: len(searches)]
+    assert 0 < module._REPORTED < 1
+
+
+@pytest.mark.parametrize("min_size", [1, 1.99, 0, -20, math.nan])
+def test_a_min_size_that_is_none(min_size: float) -> None:
+    with pytest.raises(ValueError, match=f"^min_size must be at least 2 pixels, got {min_size}$"):
+        YuNet(min_size=min_size)
+
+
+def test_min_score_is_the_least_a_face_has(hopper: np.ndarray) -> None:
+    """A face much smaller than what is looked for is found with a low score."""
+    image = resized(hopper, 100 / 170)
+    (unsure,) = YuNet(min_size=160, min_score=0.3).detect(image)
+    assert 0.4 < unsure.score < 0.9
+    below, above = unsure.score - 0.01, unsure.score + 0.01
+    assert len(YuNet(min_size=160, min_score=below).detect(image)) == 1
+    assert YuNet(min_size=160, min_score=above).detect(image) == []
+
+
+@pytest.mark.parametrize("min_score", [0, 1, -0.5, 70, math.nan])
+def test_a_min_score_that_is_none(min_score: float) -> None:
+    with pytest.raises(ValueError, match=f"^min_score must be between 0 and 1, got {min_score}$"):
+        YuNet(min_score=min_score)
+
+
+# --- one and many -----------------------------------------------------------------------------------------------------
+
+
+def test_many_of_all_sizes_are_found_as_one_is(yunet: YuNet, crowd: np.ndarray, hopper: np.ndarray) -> None:
+    """Photos of one padded size share a batch, whether their own sizes are the same or not; large ones take all cores."""
+    random = np.random.default_rng(0)
+    sizes = [(1, 1), (5, 7), (3000, 40), (40, 3000)]
+    images = [random.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
+    near = [resized(hopper, 0.4)[k % 5 :, k % 3 :] for k in range(12)]  # 240 x 205: all become 256 x 224
+    assert len({image.shape for image in near}) > 1 and len({_padded(image) for image in near}) == 1
+    images += [crowd, *near[:6], resized(hopper, 3), crowd[:, ::-1], *near[6:], hopper]
+    found = yunet.detect_many(iter(images))
+    assert [len(faces) for faces in found] == [0, 0, 0, 0, 3, *[1] * 6, 1, 3, *[1] * 6, 1]
+    for image, faces in zip(images, found, strict=True):
+        assert_same(faces, yunet.detect(image))
+
+
+def test_the_surest_face_comes_first(yunet: YuNet, crowd: np.ndarray) -> None:
+    for image in (crowd, crowd[:, ::-1], resized(crowd, 1.7)):
+        scores = [face.score for face in yunet.detect(image)]
+        assert len(scores) == 3
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_a_picture_that_moves_by_whole_cells_gives_the_same_faces(yunet: YuNet, hopper: np.ndarray) -> None:
+    """The network looks at cells of up to 32 pixels: by other steps a face's points move by a few percent of its size."""
+    (face,) = yunet.detect(hopper)
+    for down, right, atol in ((32, 64, 0.01), (30, 70, 0.05 * face.width), (8, 8, 0.05 * face.width)):
+        (moved,) = yunet.detect(np.pad(hopper, ((down, 0), (right, 0), (0, 0))))
+        np.testing.assert_allclose(np.array(moved.landmarks) - face.landmarks, [[right, down]] * 5, atol=atol)
+
+
+def test_threads_may_share_it(yunet: YuNet, crowd: np.ndarray) -> None:
+    wanted = yunet.detect(crowd)
+    with ThreadPoolExecutor(4) as pool:
+        for faces in pool.map(yunet.detect, [crowd] * 6):
+            assert_same(faces, wanted)
+        for faces, others in pool.map(yunet.detect_many, [[crowd, crowd[:400]]] * 4):
+            assert_same(faces, wanted)
+            assert len(others) == 2
+
+
+def test_a_pickle_holds_what_made_it(hopper: np.ndarray) -> None:
+    class Own(YuNet):
+        pass
+
+    data = pickle.dumps(YuNet(min_size=33, min_score=0.8, device="cpu"))
+    assert len(data) < 1000
+    again = pickle.loads(data)
+    assert (type(again), again.min_size, again.min_score, again._device) == (YuNet, 33, 0.8, "cpu")
+    create, options = Own(min_size=44).__reduce__()
+    assert type(create(*options)) is Own and create(*options).min_size == 44
+
+
+def test_plain_onnx_runtime_computes_whatever_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACESPACE_RUNTIME", "openvino")
+    assert YuNet().runtime == "onnxruntime"
+    with pytest.raises(ValueError, match="device wants auto, cpu or cuda; got 'tpu'"):
+        YuNet(device="tpu")
+
+
+# --- its parts --------------------------------------------------------------------------------------------------------
+
+
+def test_the_network_takes_any_number_of_photos_of_any_size() -> None:
+    network = OnnxNetwork(module._model(), source="yunet", precision="float32", runtime="onnxruntime")
+    assert network.takes_uint8
+    assert list(network.outputs) == ["scores", "boxes", "landmarks"]
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3)).astype(np.uint8)
+    together = network.run(images)
+    cells = 8 * 12 + 4 * 6 + 2 * 3
+    assert [part.shape for part in together] == [(3, cells), (3, cells, 4), (3, cells, 10)]
+    for k in range(3):
+        for part, alone in zip(together, network.run(images[k : k + 1]), strict=True):
+            np.testing.assert_allclose(part[k], alone[0], rtol=1e-3, atol=1e-4)
+
+
+class OneCell:
+    """In place of the network: sure of a few cells of images of 64 x 96 pixels, by their number."""
+
+    def __init__(self, *cells: tuple[int, float, list[float], list[float]]) -> None:
+        self.cells = cells
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        assert images.shape == (1, 64, 96, 3)
+        outputs = [np.zeros((1, 126, *rest), np.float32) for rest in ((), (4,), (10,))]
+        for cell, *values in self.cells:
+            for output, value in zip(outputs, values, strict=True):
+                output[0, cell] = value
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("first", "columns", "stride"), [(0, 12, 8), (96, 6, 16), (120, 3, 32)], ids=["8 px", "16 px", "32 px"]
+)
+def test_cells_are_decoded_as_the_paper_has_it(yunet: YuNet, first: int, columns: int, stride: int) -> None:
+    """The second row's third cell: centre, size and points in the pixels of a photo that was made smaller."""
+    points = [0.5, -0.25, 1, 0, 0, 1, -1, -1, 2, 3]
+    cell = (first + columns + 2, 0.9, [0.25, 0.5, math.log(2), math.log(3)], points)
+    search = _Search(0, np.zeros((60, 70, 3), np.uint8), (0.5, 0.25), 0.0)
+    (found,) = yunet._run(OneCell(cell, (5, yunet.min_score - 0.01, [0, 0, 0, 0], points)), [search])
+    centre = np.array([(2 + 0.25) * stride / 0.5, (1 + 0.5) * stride / 0.25])
+    half = np.array([2 * stride / 0.5, 3 * stride / 0.25]) / 2
+    np.testing.assert_allclose(found.boxes, [[*(centre - half), *(centre + half)]], atol=1e-4)
+    np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
+    wanted = [[(2 + x) * stride / 0.5, (1 + y) * stride / 0.25] for x, y in np.reshape(points, (5, 2))]
+    np.testing.assert_allclose(found.landmarks, [wanted], rtol=1e-6)
+
+
+def test_cells_that_are_no_face_are_left_out(yunet: YuNet) -> None:
+    """Boxes that are not finite or empty, those smaller than the search is for, and landmarks that are not finite."""
+    zeros = [0.0] * 10
+    cells = [
+        (0, 0.9, [0, 0, math.nan, 0], zeros),
+        (1, 0.9, [0, math.inf, 0, 0], zeros),
+        (2, 0.9, [0, 0, -800, 0], zeros),
+        (6, 0.9, [0, 0, 0, 0], [math.inf, *zeros[1:]]),
+        (3, 0.9, [0, 0, 0, 0], zeros),  # 8 x 8
+        (4, 0.9, [0, 0, 0, math.log(2)], zeros),  # 8 x 16
+    ]
+    for min_side, wanted in ((0, 2), (8, 2), (8.1, 1), (16.1, 0)):
+        search = _Search(0, np.zeros((64, 96, 3), np.uint8), (1.0, 1.0), min_side)
+        (found,) = yunet._run(OneCell(*cells), [search])
+        assert [len(part) for part in found] == [wanted] * 3
+
+
+class Patches:
+    """In place of the network: the same candidates on each patch, by cell (stride 16), score, size and points."""
+
+    def __init__(self, *candidates: tuple[int, float, tuple[float, float], list[float]]) -> None:
+        self.candidates, self.seen = candidates, []
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        self.seen.append(images)
+        assert images.shape[1:] == (160, 160, 3)
+        scores, boxes, landmarks = (np.zeros((len(images), 525, *rest), np.float32) for rest in ((), (4,), (10,)))
+        for cell, score, size, points in self.candidates:
+            scores[:, 400 + cell] = score
+            boxes[:, 400 + cell, 2:] = np.log(np.array(size) / 16)
+            landmarks[:, 400 + cell] = points
+        return [scores, boxes, landmarks]
+
+
+MIDDLE = 5 * 10 + 5  # the cell whose corner is the middle of a patch
+POINTS = [0.0, 0, 1, 0, 0.5, 1, 0, 2, 1, 2]
+FIRST = np.full((5, 2), 7.0)
+ON_PATCH = (np.reshape(POINTS, (5, 2)) + 5) * 16 / 1.6 + [
+    66,
+    20,
+]  # a patch that is enlarged 1.6 times, from (66, 20) on
+
+
+@pytest.mark.parametrize(
+    ("candidates", "wanted"),
+    [
+        pytest.param([], FIRST, id="nothing"),
+        pytest.param([(MIDDLE, 0.31, (51.2, 64), POINTS)], ON_PATCH, id="the face, however unsure"),
+        pytest.param([(MIDDLE, 0.29, (51.2, 64), POINTS)], FIRST, id="too unsure"),
+        pytest.param([(MIDDLE, 0.9, (25, 32), POINTS)], FIRST, id="too small to be it"),
+        pytest.param([(0, 0.9, (51.2, 64), POINTS)], FIRST, id="another face"),
+        pytest.param(
+            [
+                (0, 0.9, (51.2, 64), [0.0] * 10),
+                (MIDDLE, 0.8, (51.2, 64), POINTS),
+                (MIDDLE + 1, 0.7, (51, 64), [0.0] * 10),
+            ],
+            ON_PATCH,
+            id="the surest of those that are it",
+        ),
+    ],
+)
+def test_landmarks_on_a_patch_are_brought_back_to_the_photo(candidates: list, wanted: np.ndarray) -> None:
+    detector = YuNet(min_score=0.6)
+    detector._one_core = Patches(*candidates)
+    found = _Found(np.array([[100.0, 50, 132, 90]]), np.array([0.8]), FIRST[None].copy())
+    placed = detector._placed(np.zeros((200, 300, 3), np.uint8), found)
+    np.testing.assert_allclose(placed, [wanted], rtol=1e-6)
+    assert (found.landmarks == 7).all(), "what was found is not changed"
+
+
+def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo() -> None:
+    """Red tells the column, green the row of a photo; a face of 32 px is shown twice as large, one of 64 px is not."""
+    detector = YuNet()
+    detector._one_core = patches = Patches()
+    pixels = np.zeros((100, 120, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.arange(120), np.arange(100)[:, None]
+    boxes = np.array([[44.0, 34, 76, 66], [0, 0, 20, 32], [20, 20, 84, 84]])
+    detector._placed(pixels, _Found(boxes, np.ones(3), np.zeros((3, 5, 2))))
+    ((inside, corner),) = patches.seen
+    # The middle (60, 50) of the first box is that of the patch, which shows 80 x 80 pixels of the photo.
+    middle = (np.arange(160) + 0.5) / 2
+    np.testing.assert_allclose(inside[80, :, 0], 20 + middle - 0.5, atol=1)
+    np.testing.assert_allclose(inside[:, 80, 1], 10 + middle - 0.5, atol=1)
+    # That of the second is (10, 16): the patch begins 30 pixels left of the photo and 24 above it.
+    assert not corner[:48].any() and not corner[:, :60].any()
+    np.testing.assert_allclose(corner[80, 62:, 0], -30 + middle[62:] - 0.5, atol=1)
+
+
+def test_without_small_faces_there_are_no_patches() -> None:
+    detector = YuNet()
+    detector._one_core = None
+    for faces in ([], [(BOX, 0.9), (FAR, 0.8)]):
+        found = found_of(*faces)
+        np.testing.assert_array_equal(detector._placed(np.zeros((90, 90, 3), np.uint8), found), found.landmarks)
+
+
+def found_of(*faces: tuple[list[float], float]) -> _Found:
+    """Boxes with scores; the landmarks tell the faces apart."""
+    boxes = np.array([box for box, _ in faces], np.float64).reshape(-1, 4)
+    scores = np.array([score for _, score in faces], np.float64)
+    return _Found(boxes, scores, np.repeat(scores, 10).reshape(-1, 5, 2))
+
+
+BOX, NEAR, INSIDE, FAR = [0, 0, 100, 100], [5, 5, 105, 105], [10, 10, 40, 40], [300, 0, 400, 100]
+
+
+@pytest.mark.parametrize(
+    ("full", "large", "wanted"),
+    [
+        pytest.param([], [], [], id="nothing"),
+        pytest.param([(BOX, 0.8)], [], [0.8], id="the full search alone"),
+        pytest.param([], [(BOX, 0.8)], [0.8], id="the other alone"),
+        pytest.param([(BOX, 0.8)], [(FAR, 0.9)], [0.8, 0.9], id="two faces"),
+        pytest.param([(BOX, 0.8)], [(NEAR, 0.9)], [0.9], id="the surer"),
+        pytest.param([(BOX, 0.8)], [(NEAR, 0.75)], [0.8], id="the surer, the other way"),
+        pytest.param([(BOX, 0.89)], [(NEAR, 0.95)], [0.89], id="the one placed better"),
+        pytest.param([(INSIDE, 0.8)], [(BOX, 0.9)], [0.9], id="a part of a face"),
+        pytest.param([(INSIDE, 0.9)], [(BOX, 0.95)], [0.95], id="a part that is sure of itself"),
+        pytest.param([(INSIDE, 0.9)], [(BOX, 0.8)], [0.9, 0.8], id="a face before another"),
+        pytest.param([(NEAR, 0.95), (INSIDE, 0.8)], [(BOX, 0.9)], [0.95, 0.8], id="a part of one that is gone"),
+        pytest.param([([80, 80, 130, 130], 0.8)], [(BOX, 0.9)], [0.8, 0.9], id="a little overlap"),
+    ],
+)
+def test_faces_of_both_searches_are_merged(full: list, large: list, wanted: list[float]) -> None:
+    merged = _merged(found_of(*full), found_of(*large))
+    assert merged.scores.tolist() == wanted
+    assert merged.landmarks[:, 0, 0].tolist() == wanted
+    of_score = {score: box for box, score in [*full, *large]}
+    assert merged.boxes.tolist() == [of_score[score] for score in wanted]
+
+
+def test_merged_faces_are_in_the_order_of_their_scores(yunet: YuNet) -> None:
+    parts = [found_of((BOX, 0.8), ([0, 300, 100, 400], 0.7)), found_of((FAR, 0.9), ([300, 300, 400, 400], 0.75))]
+    faces = yunet._faces(np.zeros((400, 400, 3), np.uint8), parts)
+    assert [face.score for face in faces] == [0.9, 0.8, 0.75, 0.7]
+    assert [face.box for face in faces[:2]] == [tuple(FAR), tuple(BOX)]
+    assert [face.landmarks[4][1] for face in faces] == [face.score for face in faces]
+
+
+def test_the_share_of_a_box_inside_another_is_that_of_its_pixels() -> None:
+    random = np.random.default_rng(0)
+    corners = random.integers(0, 20, (12, 2))
+    boxes = np.hstack([corners, corners + random.integers(1, 15, (12, 2))]).astype(np.float64)
+    boxes, others = boxes[:5], boxes[5:]
+
+    def pixels(box: np.ndarray) -> set[tuple[int, int]]:
+        x1, y1, x2, y2 = box.astype(int)
+        return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
+
+    wanted = [[len(pixels(a) & pixels(b)) / len(pixels(a)) for b in others] for a in boxes]
+    np.testing.assert_allclose(_share_inside(boxes, others), wanted)
+    assert 0 < np.mean(wanted) < 1
+
+
+def test_suppression_counts_no_end_pixels() -> None:
+    """Two boxes of 2 px with IoU 0.29; with both ends counted it would be 0.46."""
+    near = found_of(([0, 0, 2, 2], 0.8), ([1.1, 0, 3.1, 2], 0.9))
+    assert _suppressed(near).scores.tolist() == [0.9, 0.8]
+    nearer = found_of(([0, 0, 2, 2], 0.8), ([1.0, 0, 3.0, 2], 0.9))
+    assert _suppressed(nearer).landmarks[:, 0, 0].tolist() == [0.9]
+    assert len(_suppressed(found_of()).scores) == 0
+
+
+def test_photos_are_padded_to_whole_cells() -> None:
+    for size, wanted in (((1, 1), (32, 32)), ((32, 33), (32, 64)), ((65, 64), (96, 64)), ((250, 31), (256, 32))):
+        assert _padded(np.zeros((*size, 3), np.uint8)) == wanted
+
+
+def test_batches_hold_searches_of_one_padded_size() -> None:
+    small, odd, large = (np.zeros((*size, 3), np.uint8) for size in ((250, 250), (225, 256), (1000, 1000)))
+    order = [small, large, odd, *[small] * 9, large]
+    batches = list(_batches(_Search(k, pixels, (1.0, 1.0), 0.0) for k, pixels in enumerate(order)))
+    assert [[search.photo for search in batch] for batch in batches] == [
+        [0, 2, 3, 4, 5, 6, 7, 8, 9],  # nine of 256 x 256 pixels are as many as 600,000 hold
+        [10, 11],
+        [1],
+        [12],
+    ]
+    assert list(_batches([])) == []
