@@ -21,7 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     album = parser.parse_args().shared / "data/album"
-    detector, embedder = facespace.MTCNN(), facespace.Embedder.load()
+    embedder = facespace.Embedder.load()
+    detector = facespace.create_detector(embedder.detector)
     known = {person.name: sorted(map(str, person.iterdir())) for person in sorted((album / "known").iterdir())}
     strangers = sorted(str(path) for path in (album / "unknown").rglob("*") if path.is_file())
     probes = [(path, name) for name, paths in known.items() for path in paths[ENROLLED:]] + [

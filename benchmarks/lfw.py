@@ -16,11 +16,12 @@ class View1(NamedTuple):
     people: np.ndarray  # (N,) "Name"
     plain: np.ndarray  # (N,D) embed()
     mirror: np.ndarray  # (N,D) photo and mirror image added, nothing subtracted
+    quality: np.ndarray  # (N,) of the faces
 
 
-def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.MTCNN) -> View1:
+def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.Detector) -> View1:
     paths = sorted((shared / "data/lfw_view1/images").rglob("*.jpg"))
-    names, plain, mirror = [], [], []
+    names, plain, mirror, quality = [], [], [], []
     crops: list[np.ndarray] = []
 
     def flush() -> None:
@@ -36,18 +37,16 @@ def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.MTCNN)
     for k, photo in enumerate(photos):
         if photo.faces:
             height, width = photo.pixels.shape[:2]
-            crops.append(
-                facespace.align(
-                    photo.pixels, facespace.faces.face.central_face(photo.faces, width, height), embedder.spec
-                )
-            )
+            face = facespace.faces.face.central_face(photo.faces, width, height)
+            crops.append(facespace.align(photo.pixels, face, embedder.spec))
+            quality.append(face.quality)
             names.append(Path(photo.path).stem)
         else:
             print(f"no face: {photo.path}", file=sys.stderr)
         if len(crops) == 256 or k == len(paths) - 1:
             flush()
     people = np.array([name.rsplit("_", 1)[0] for name in names])
-    return View1(np.array(names), people, np.concatenate(plain), np.concatenate(mirror))
+    return View1(np.array(names), people, np.concatenate(plain), np.concatenate(mirror), np.array(quality))
 
 
 def pairs(path: Path) -> list[tuple[str, str, bool]]:

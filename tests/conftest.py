@@ -90,7 +90,7 @@ def detector() -> facespace.MTCNN:
 @pytest.fixture(scope="session")
 def embedder() -> facespace.Embedder:
     """The default model in float32: what tests compare with numbers."""
-    return facespace.Embedder.load(precision="float32")
+    return facespace.Embedder.load("casia-webface", precision="float32")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from support.commands import Outcome, run_facespace
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, detector: facespace.MTCNN, embedder: facespace.Embedder) -> None:
-    monkeypatch.setattr(demo, "create_detector", lambda: detector)
+    monkeypatch.setattr(demo, "create_detector", lambda name: detector)
     monkeypatch.setattr(demo.Embedder, "load", lambda: embedder)
 
 

@@ -19,16 +19,19 @@ from support.commands import Outcome, run_facespace
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, embedder: facespace.Embedder) -> None:
-    monkeypatch.setattr(module.Embedder, "load", lambda: embedder)
+    load = module.Embedder.load
+    monkeypatch.setattr(
+        module.Embedder, "load", lambda *name: embedder if name else load("sface", precision="float32")
+    )
 
 
 def test_it_holds_here(loaded: None, embedder: facespace.Embedder) -> None:
     result = selftest()
-    assert [good for _, good, _ in result.checks] == [True, True]
-    assert (result.model, result.runtime, result.precision) == ("casia-webface", embedder.runtime, "float32")
+    assert [good for _, good, _ in result.checks] == [True] * 4
+    assert (result.model, result.runtime, result.precision) == ("sface", embedder.runtime, "float32")
     assert result.thresholds.startswith("measured on ")
-    cosine = float(result.checks[0][2].split()[1])
-    assert cosine > 0.9999, "in float32 the reference is met closely"
+    cosines = [float(figure.split()[1]) for _, _, figure in result.checks[:2]]
+    assert min(cosines) > 0.9999, "in float32 the reference is met closely"
 
 
 def test_the_pattern_is_the_same_everywhere() -> None:
@@ -49,10 +52,10 @@ def test_an_embedder_that_computes_something_else_is_noticed(
     stub = SimpleNamespace(
         embed=swapped, spec=embedder.spec, runtime="onnxruntime", precision="float32", calibration=None
     )
-    monkeypatch.setattr(module.Embedder, "load", lambda: stub)
+    load = module.Embedder.load
+    monkeypatch.setattr(module.Embedder, "load", lambda *name: stub if name else load("sface", precision="float32"))
     result = selftest()
-    assert [good for _, good, _ in result.checks] == [False, True]
-    assert result.thresholds == "none"
+    assert [good for _, good, _ in result.checks] == [True, False, True, True]
 
 
 def test_a_detector_that_computes_something_else_is_noticed(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +65,13 @@ def test_a_detector_that_computes_something_else_is_noticed(loaded: None, monkey
         return [output + np.float32(0.002) for output in real.run(*inputs)]
 
     monkeypatch.setattr(module, "output_network", lambda: SimpleNamespace(run=run, runtime="onnxruntime"))
-    assert [good for _, good, _ in selftest().checks] == [True, False]
+    assert [good for _, good, _ in selftest().checks] == [True, True, True, False]
+
+
+def test_yunet_that_computes_something_else_is_noticed(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = module.YuNet.boxes
+    monkeypatch.setattr(module.YuNet, "boxes", lambda self, image: boxes(self, image) + np.float32(0.002))
+    assert [good for _, good, _ in selftest().checks] == [True, True, False, True]
 
 
 def test_damaged_weights_raise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +83,7 @@ def test_damaged_weights_raise(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_doctor() -> None:
     outcome = run_facespace("doctor")
     assert (outcome.code, outcome.err) == (0, "")
-    assert sum(line.startswith("ok ") for line in outcome.lines) == 2
+    assert sum(line.startswith("ok ") for line in outcome.lines) == 4
     assert "FAILED" not in outcome.out
     for word in ("python ", "numpy", "onnxruntime", "pillow", "cores", "openvino ", "thresholds   measured on"):
         assert word in outcome.out

@@ -1,8 +1,10 @@
-"""The default model, detector and error rates, in a module without imports so that `--help` stays fast."""
+"""The default models, detector and error rates, in a module without imports so that `--help` stays fast."""
 
-DEFAULT_MODEL = "casia-webface"
-DEFAULT_DETECTOR = "mtcnn"
+DEFAULT_MODEL = "sface"  # of everything that names people
+TUTORIAL_MODEL = "casia-webface"  # FaceNet 20180408-102900, of making training crops and of the old programs
+DEFAULT_DETECTOR = "yunet"
 
 DEFAULT_RATE = 0.01  # the share of strangers that `identify` may name
-DEFAULT_FMR = 1e-3  # the share of pairs of different people that `compare` may call the same
+DEFAULT_FMR = 0.01  # the share of pairs of different people that `compare` may call the same, if they share a photo
+DEFAULT_RANDOM_FMR = 1e-3  # the same where only random pairs were measured
 CLASSIFY_RATE = 0.015  # below the 2 % target, because estimates from few photos vary

@@ -54,7 +54,8 @@ def run(folder: Path) -> DemoResult:
     with atomic_path(group_file) as path:
         _compose([tile for tile, _ in tiles]).save(path, "JPEG", quality=92)
 
-    detector, embedder = create_detector(), Embedder.load()
+    embedder = Embedder.load()
+    detector = create_detector(embedder.detector)
     with Gallery(gallery_file, embedder, create=True) as gallery:
         portraits = process(map(str, files.values()), detector, embedder, largest=True, keep_crops=True)
         for name, portrait in zip(files, portraits, strict=True):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from facespace.defaults import DEFAULT_MODEL
 from facespace.detection.mtcnn.networks import output_network
+from facespace.detection.yunet import YuNet
 from facespace.embedding.embedder import Embedder
 
 
@@ -36,22 +37,27 @@ def pattern(size: int) -> npt.NDArray[np.uint8]:
 
 def selftest() -> SelfTest:
     """Run the checks; every network is loaded, so a missing or altered weight file raises `ModelError`."""
-    embedder, onet = Embedder.load(), output_network()
+    embedder, onet, yunet = Embedder.load(), output_network(), YuNet()
     known = embedder.calibration
     result = SelfTest(
         model=DEFAULT_MODEL,
         runtime=embedder.runtime,
         precision=embedder.precision,
-        detector_runtime=onet.runtime,
-        thresholds=f"measured on {known.n_people} people, {known.runtime} {known.precision}" if known else "none",
+        detector_runtime=yunet.runtime,
+        thresholds=f"measured on {known.conditions}, {known.runtime} {known.precision}" if known else "none",
     )
     wanted = json.loads(importlib.resources.files("facespace").joinpath("selftest.json").read_text(encoding="utf-8"))
-    head = np.array(wanted["embedding_head"])
-    cosine = _cosine(embedder.embed(pattern(embedder.spec.size)[None])[0][: len(head)], head)
-    result.checks.append(("embedding of a fixed pattern", cosine >= 0.995, f"cosine {cosine:.6f} to the reference"))
+    for name, head in wanted["embedding_heads"].items():
+        model = embedder if name == DEFAULT_MODEL else Embedder.load(name)
+        cosine = _cosine(model.embed(pattern(model.spec.size)[None])[0][: len(head)], np.array(head))
+        what = f"embedding of a fixed pattern by {name}"
+        result.checks.append((what, cosine >= 0.995, f"cosine {cosine:.6f} to the reference"))
+    boxes = yunet.boxes(pattern(96)).reshape(-1)[: len(wanted["yunet_boxes"])]
     heads = onet.run(pattern(48).astype(np.float32).transpose(2, 0, 1)[None])[0][0]
-    difference = float(np.abs(heads - np.array(wanted["onet_heads"])).max())
-    result.checks.append(("detector on a fixed pattern", difference <= 1e-3, f"largest difference {difference:.1e}"))
+    for name, found, reference in (("yunet", boxes, "yunet_boxes"), ("mtcnn", heads, "onet_heads")):
+        difference = float(np.abs(found - np.array(wanted[reference])).max())
+        what = f"detector {name} on a fixed pattern"
+        result.checks.append((what, difference <= 1e-3, f"largest difference {difference:.1e}"))
     return result
 
 

@@ -27,7 +27,7 @@ from facespace.faces.alignment import align
 from facespace.faces.crops import CropRecord
 from facespace.faces.face import central_face
 
-RECORD = CropRecord(160, 32, "box")
+RECORD = CropRecord(160, 32, "box", model="casia-webface")  # as the command makes it
 
 
 def contents(folder: Path) -> dict[str, str]:

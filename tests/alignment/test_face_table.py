@@ -36,6 +36,7 @@ def test_csv_reads_back_as_it_was_written(tmp_path):
     comment, *lines = (tmp_path / "faces.csv").read_bytes().decode().split("\n")
     assert json.loads(comment.removeprefix("# facespace align ")) == {
         "image_size": 160, "crop_margin": 32, "template": "box", "faces": "central", "format": "png", "min_size": 20.0,
+        "detector": "mtcnn", "model": "",
     }  # fmt: skip
     first = next(csv.DictReader(lines))
     assert first["x1"] == "10.123" and first["score"] == "0.987654" and first["right_mouth_x"] == "55.556"

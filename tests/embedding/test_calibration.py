@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facespace.defaults import DEFAULT_FMR, DEFAULT_MODEL, DEFAULT_RATE
+from facespace.defaults import DEFAULT_FMR, DEFAULT_RANDOM_FMR, DEFAULT_RATE
 from facespace.embedding import calibration
-from facespace.embedding.calibration import Calibration
+from facespace.embedding.calibration import Calibration, LookAlikes
 from facespace.errors import ModelError
 from facespace.models.zoo import MODELS
 
@@ -44,7 +45,7 @@ def per_person_rate(rate: float, n_people: int) -> float:
 
 @pytest.fixture(scope="module")
 def shipped() -> Calibration:
-    found = calibration.find(MODELS[DEFAULT_MODEL].sha256, runtime="openvino", precision="float32")
+    found = calibration.find(MODELS["casia-webface"].sha256, runtime="openvino", precision="float32")
     assert found is not None
     return found
 
@@ -74,9 +75,8 @@ def test_match_threshold_is_monotone(shipped: Calibration) -> None:
     assert thresholds[0] < 0.1 < thresholds[-1] <= 1
 
 
-def test_the_default_rate_is_taken(shipped: Calibration) -> None:
-    assert shipped.match_threshold() == shipped.match_threshold(DEFAULT_FMR) == shipped.match_threshold(1e-3)
-    assert DEFAULT_RATE == 0.01
+def test_the_default_rates() -> None:
+    assert (DEFAULT_RATE, DEFAULT_FMR, DEFAULT_RANDOM_FMR) == (0.01, 0.01, 1e-3)
 
 
 @pytest.mark.parametrize("fmr", [0, -1e-3, 0.51, 1, math.nan, math.inf])
@@ -167,7 +167,13 @@ def test_every_shipped_table_is_whole() -> None:
         assert table["fingerprint"] == card.sha256
         assert len(table["center"]) == card.dimension
         assert 0 < np.linalg.norm(table["center"]) < 1
-        assert {"float32", "bfloat16", "int8"} == {entry["precision"] for entry in table["measured"]}
+        # Models that are computed in float32 everywhere have no other table.
+        wanted = {"float32"} if table["model"] == "sface" else {"float32", "bfloat16", "int8"}
+        assert wanted == {entry["precision"] for entry in table["measured"]}
+        assert table.get("detector", "mtcnn") == card.detector
+        for name in ("pairs", "people") if "look_alikes" in table else ():
+            rates, similarities = zip(*table["look_alikes"][name], strict=True)
+            assert (np.diff(rates) < 0).all() and (np.diff(similarities) > 0).all()
         for entry in table["measured"]:
             assert len(entry["fmr"]) == len(entry["similarity"]) >= 10
             assert (np.diff(entry["fmr"]) < 0).all()
@@ -183,7 +189,7 @@ def test_every_shipped_table_is_whole() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_find_prefers_the_precision(runtime: str, precision: str) -> None:
-    found = calibration.find(MODELS[DEFAULT_MODEL].sha256, runtime=runtime, precision=precision)
+    found = calibration.find(MODELS["casia-webface"].sha256, runtime=runtime, precision=precision)
     assert found is not None
     assert found.precision == precision
     assert found.center.shape == (512,)
@@ -224,3 +230,85 @@ def test_weights_nobody_measured() -> None:
     assert isinstance(error, ModelError)
     assert "mine.onnx" in str(error)
     assert "--threshold" in str(error)
+
+
+# People who resemble each other, and poor faces
+
+ALIKE = LookAlikes(
+    pairs=((0.1, 0.30), (0.01, 0.40), (0.001, 0.50)),
+    people=((0.1, 0.28), (0.01, 0.38), (0.001, 0.48)),
+    slope=0.25,
+    n_photos=19,
+    n_faces=500,
+)
+
+
+def look_alike_world() -> Calibration:
+    return dataclasses.replace(known_world(), look_alikes=ALIKE)
+
+
+@pytest.mark.parametrize(
+    ("fmr", "base"), [(0.1, 0.30), (0.01, 0.40), (0.001, 0.50), (math.sqrt(1e-5), 0.45), (1e-4, 0.60)]
+)
+def test_pairs_within_a_photo_set_the_threshold(fmr: float, base: float) -> None:
+    """At the table's points, between them, and beyond the rarest."""
+    assert look_alike_world().match_threshold(fmr, 1.0) == pytest.approx(base)
+    assert look_alike_world().match_threshold(fmr, 0.4) == pytest.approx(base + 0.15)
+
+
+def test_a_face_of_unknown_quality_counts_as_a_middling_one() -> None:
+    world = look_alike_world()
+    assert world.match_threshold(0.01) == world.match_threshold(0.01, calibration.UNKNOWN_QUALITY)
+    unknown = world.identification_thresholds(0.01, [1, 1])
+    known = world.identification_thresholds(0.01, [1, 1], qualities=[0.75, 0.75], probe_qualities=[0.75])[0]
+    np.testing.assert_allclose(unknown, known)
+
+
+@pytest.mark.parametrize("n_people", [1, 2, 35, 1000])
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.05])
+def test_one_look_alike_and_the_others_random_give_the_rate(rate: float, n_people: int) -> None:
+    threshold = look_alike_world().identification_thresholds(
+        rate, [1] * n_people, qualities=[1.0] * n_people, probe_qualities=[1.0]
+    )[0, 0]
+    # The look-alikes' table is a straight line in the logarithm: 0.1 of similarity a factor of ten.
+    alike = 10 ** (-1 - (threshold - 0.28) / 0.1)
+    among = alike + 1 - (1 - survival(threshold)) ** (n_people - 1)
+    if survival(threshold) <= 0.5 and alike <= 0.1:
+        assert among == pytest.approx(rate, rel=1e-3)
+    else:
+        assert among <= rate
+
+
+def test_several_photos_reach_more_as_random_people_do() -> None:
+    one, four = look_alike_world().identification_thresholds(0.01, [1, 4])
+    assert one < four < one + 0.05
+
+
+def test_thresholds_follow_the_quality_of_both_faces() -> None:
+    wanted = look_alike_world().identification_thresholds(
+        0.01, [1, 1], qualities=[1.0, 0.6], probe_qualities=[1.0, 0.2]
+    )
+    assert wanted.shape == (2, 2)
+    np.testing.assert_allclose(wanted - wanted[0, 0], [[0, 0.05], [0.1, 0.15]], atol=1e-9)
+    nobody = look_alike_world().identification_thresholds(0.01, [], probe_qualities=[1.0, 0.2])
+    assert nobody.shape == (2, 0)
+
+
+def test_without_look_alikes_quality_changes_nothing() -> None:
+    plain = known_world()
+    assert plain.match_threshold(0.01, 0.1) == plain.match_threshold(0.01)
+    wanted = plain.identification_thresholds(0.01, [1, 2], probe_qualities=[0.1, 1.0])
+    assert wanted.shape == (2, 2) and (wanted[0] == wanted[1]).all()
+    np.testing.assert_array_equal(wanted[0], plain.identification_thresholds(0.01, [1, 2]))
+
+
+def test_the_default_rate_and_the_conditions_say_what_was_measured() -> None:
+    assert (
+        known_world().default_rate == DEFAULT_RANDOM_FMR and "not measured on small faces" in known_world().conditions
+    )
+    assert look_alike_world().default_rate == DEFAULT_FMR and "19 group photos" in look_alike_world().conditions
+
+
+def test_random_pairs_are_told_apart_from_pairs_of_a_photo() -> None:
+    assert look_alike_world().random_threshold(0.01, 1.0) == pytest.approx(known_world().match_threshold(0.01))
+    assert look_alike_world().random_threshold(0.01, 0.6) == pytest.approx(known_world().match_threshold(0.01) + 0.1)

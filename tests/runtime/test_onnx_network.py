@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facespace import ModelError, RuntimeUnavailable
+from facespace.embedding.embedder import Embedder
 from facespace.formats.onnx_model import GraphBuilder
+from facespace.models.zoo import MODELS
 from facespace.runtime import onnx_network as network
 from facespace.runtime.onnx_network import (
     OnnxNetwork,
@@ -241,3 +244,42 @@ def test_parts_are_what_single_calls_compute():
         for part, result in zip(parts, found, strict=True):
             np.testing.assert_allclose(result, part @ weights, rtol=1e-5, atol=1e-6)
     assert network.run_parts([]) == []
+
+
+# Measured precisions
+
+
+@pytest.mark.parametrize("processor", ["amx", "bfloat16"])
+def test_sface_is_computed_in_float32_wherever_bfloat16_could_be(processor: str) -> None:
+    assert network.measured_precision(MODELS["sface"].sha256, processor) == "float32"
+
+
+@pytest.mark.parametrize("processor", ["amx", "bfloat16", "other"])
+def test_the_runtime_chooses_for_models_nobody_measured(processor: str) -> None:
+    assert network.measured_precision(MODELS["casia-webface"].sha256, processor) == "fastest"
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [("fpu avx512_bf16 amx_bf16", "amx"), ("fpu avx512_bf16", "bfloat16"), ("fpu avx2", "other"), (None, "other")],
+)
+def test_the_processor_is_told_by_its_flags(monkeypatch: pytest.MonkeyPatch, flags: str | None, kind: str) -> None:
+    def read(self: Path, **options: str) -> str:
+        if flags is None:
+            raise FileNotFoundError
+        return f"processor : 0\nflags\t\t: {flags}\n"
+
+    monkeypatch.setattr(Path, "read_text", read)
+    network.processor_kind.cache_clear()
+    try:
+        assert network.processor_kind() == kind
+    finally:
+        network.processor_kind.cache_clear()
+
+
+def test_the_embedder_asks_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("facespace.embedding.embedder.measured_precision", lambda sha: asked.append(sha) or "float32")
+    assert Embedder.load("sface").precision == "float32"
+    assert Embedder.load("sface", precision="float32").precision == "float32"
+    assert asked == [MODELS["sface"].sha256]

@@ -27,6 +27,7 @@ class StubEmbedder:
     dimension: int = DIMENSION
     calibration: Calibration | None = CALIBRATION
     runtime: str = "onnxruntime"
+    detector: str = "yunet"
     precision: str = "float32"
 
     def represent(self, crops: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ class StubEmbedder:
     def represent(self, crops: np.ndarray) -> np.ndarray:
         assert len(crops) <= 64
         grays = [int(crop.max()) for crop in crops]
-        return np.array([embedding(gray) for gray in grays], np.float32)
+        return np.array([embedding(gray) for gray in grays], np.float32).reshape(-1, DIMENSION)
 
 
 def embedding(gray: int) -> np.ndarray:

@@ -163,6 +163,8 @@ def _check_apart(raw: Path, out: Path) -> None:
 def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], Journal | None]:
     """The finished rows and the plan for the rest, found or new; None when nothing is left to do."""
     made = read_record(out)
+    if made is not None and not made.model:
+        record = dataclasses.replace(record, model="")  # a record of before names no model
     if made is not None and made != record:
         differ = [
             f"{field.name} {getattr(made, field.name)} (asked for: {getattr(record, field.name)})"

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.shared.options import DEFAULT_MIN_SIZE, MinSize, Model
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, DetectorName, MinSize, Model
 from facespace.cli.shared.output import progress_bar, say, write_line
+from facespace.defaults import TUTORIAL_MODEL
 
 
 class Template(str, Enum):
@@ -62,7 +63,8 @@ def align(
     bounding_boxes: Annotated[
         bool, typer.Option("--bounding-boxes", help="Write bounding_boxes.txt as the 2018 aligner did.")
     ] = False,
-    model: Model = "casia-webface",
+    detector: DetectorName = None,
+    model: Model = TUTORIAL_MODEL,
 ) -> None:
     """Find and cut out one face a photo, by default the one the 2018 aligner keeps: large and central.
 
@@ -71,14 +73,15 @@ def align(
     """
     from facespace.alignment import face_table
     from facespace.alignment.aligner import align_dataset
-    from facespace.detection.factory import create_detector
+    from facespace.detection.factory import check_detector, create_detector
     from facespace.faces.crops import CropRecord
     from facespace.models.opening import open_model
 
     if all_faces and most_confident:
         raise typer.BadParameter("--all-faces and --most-confident exclude each other")
     opened = open_model(model)
-    spec, remarks = opened.spec, opened.remarks
+    spec, remarks, name = opened.spec, opened.remarks, opened.name
+    finder = check_detector(detector or opened.detector)
     del opened  # with the weights, which aligning does not need
     for remark in remarks:
         say(remark)
@@ -91,6 +94,8 @@ def align(
         faces="all" if all_faces else "most-confident" if most_confident else "central",
         format=format.value,
         min_size=min_size,
+        detector=finder,
+        model=name,
     )
     if bounding_boxes and record.template != "box":
         raise typer.BadParameter(f"crops of the template {record.template} are no boxes", param_hint="--bounding-boxes")
@@ -102,7 +107,7 @@ def align(
                 raw,
                 out,
                 record,
-                detector=lambda: create_detector(min_size=min_size, device=device.value),
+                detector=lambda: create_detector(finder, min_size=min_size, device=device.value),
                 progress=show,
             )
     except (KeyboardInterrupt, OSError) as error:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import Aligned, Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.models import load_embedder, model_of_classifier, model_of_gallery
+from facespace.cli.shared.options import Aligned, Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import Report, progress, write_json, write_line
 from facespace.defaults import CLASSIFY_RATE
 from facespace.io.text import plain_text
@@ -30,15 +30,16 @@ def calibrate(
     aligned: Aligned = False,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Choose how similar a face must be, on labelled photos that were not enrolled, and store it with its evidence."""
     if not 0 < rate < 1:
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
     from facespace.pipeline.people import read_people
 
-    embedder = load_embedder(model, device.value)
     gallery = _is_gallery(file)
+    made_with = (model_of_gallery if gallery else model_of_classifier)(file)
+    embedder = load_embedder(model, device.value, made_with=made_with)
     if not gallery:
         from facespace.identification.classifier import Classifier
 

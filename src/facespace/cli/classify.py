@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.shared.models import load_embedder, model_of_classifier, model_of_crops
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Aligned,
@@ -19,7 +19,8 @@ from facespace.cli.shared.options import (
     Every,
     Json,
     MinSize,
-    Model,
+    OptionalModel,
+    Repeats,
     Sights,
     Subtitles,
 )
@@ -92,7 +93,7 @@ def train(
     report: ReportFolder = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Learn the people of DIR. Known photos are not computed again when FILE is there already.
 
@@ -113,7 +114,7 @@ def train(
 
     if report is not None:
         check_plots()
-    embedder = load_embedder(model, device.value)
+    embedder = load_embedder(model, device.value, made_with=model_of_crops(folder))
     failures = Report()
     people = _read(folder, embedder, aligned, _known(output, embedder), failures)
     least = min_images or (split or 0) + 1
@@ -163,7 +164,7 @@ def test(
     report: ReportFolder = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Name the faces of DIR and compare with the names of its folders; whoever was not learned is a stranger."""
     from facespace.identification import classifier_report
@@ -173,7 +174,7 @@ def test(
 
     if report is not None:
         check_plots()
-    embedder = load_embedder(model, device.value)
+    embedder = load_embedder(model, device.value, made_with=model_of_classifier(file))
     classifier = Classifier.load(file, embedder)
     failures = Report()
     people = _read(folder, embedder, aligned, _learned(classifier), failures)
@@ -209,9 +210,10 @@ def predict(
     draw: Draw = None,
     every: Every = None,
     subtitles: Subtitles = None,
+    repeats: Repeats = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Name every face of whole photos and videos, or call it unknown."""
     from facespace.cli.shared.name_files import check_sights, name_files
@@ -219,12 +221,12 @@ def predict(
     sights = check_sights(images, camera, draw, subtitles)
     from facespace.identification.classifier import Classifier
 
-    embedder = load_embedder(model, device.value)
+    embedder = load_embedder(model, device.value, made_with=model_of_classifier(file))
     classifier = Classifier.load(file, embedder)
     report = Report()
     name_files(
         sights, classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
-        min_size=min_size, report=report,
+        min_size=min_size, report=report, repeats=repeats,
     )  # fmt: skip
     report.finish()
 

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Json, MinSize, Model
+from facespace.cli.shared.models import load_embedder, name_in
+from facespace.cli.shared.options import (
+    DEFAULT_MIN_SIZE,
+    Device,
+    EmbeddingDevice,
+    Images,
+    Json,
+    MinSize,
+    OptionalModel,
+    Repeats,
+)
 from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
 from facespace.io.text import plain_text
 
@@ -53,10 +62,11 @@ def cluster(
     photos: Annotated[
         PhotosOption, typer.Option("--photos", help="Put whole photos too into each person's folder.")
     ] = PhotosOption.none,
+    repeats: Repeats = False,
     json: Json = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Find the faces of photos and put them into folders, one a person, the largest first.
 
@@ -64,13 +74,14 @@ def cluster(
     be given another name meanwhile.
     """
     from facespace.clustering.algorithms import threshold_for
-    from facespace.clustering.folders import keep_picture, write_folders, write_sheet, write_table
-    from facespace.clustering.groups import STATE, FaceGroups, load_groups, read_faces
+    from facespace.clustering.folders import ALONE, POOR, keep_picture, write_folders, write_sheet, write_table
+    from facespace.clustering.groups import STATE, FaceGroups, group_record, load_groups, read_faces
     from facespace.detection.factory import create_detector
     from facespace.embedding import calibration
     from facespace.pipeline.photos import find_images
 
-    embedder = load_embedder(model, device.value)
+    made_with = name_in(group_record(output / STATE).get("model")) if (output / STATE).exists() else ""
+    embedder = load_embedder(model, device.value, made_with=made_with)
     if threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
     output.mkdir(parents=True, exist_ok=True)
@@ -81,7 +92,7 @@ def cluster(
     report = Report()
     try:
         for path, reason in read_faces(
-            paths, groups, embedder, create_detector(min_size=min_size),
+            paths, groups, embedder, create_detector(embedder.detector, min_size=min_size),
             keep=lambda photo, _: keep_picture(output, photo, groups.photos[-1][1]),
             checkpoint=lambda: groups.save(state, embedder), progress=progress,
         ):  # fmt: skip
@@ -94,13 +105,15 @@ def cluster(
         assert embedder.calibration is not None
         threshold = threshold_for(embedder.calibration, len(groups.photo), method.value)
     with progress_bar("grouping") as show:
-        n_joined = groups.regroup(method=method.value, threshold=threshold, progress=show)
+        n_joined = groups.regroup(
+            method=method.value, threshold=threshold, calibration=embedder.calibration, repeats=repeats, progress=show
+        )
     names = _names(groups, gallery, embedder) if gallery else {}
     places = write_folders(output, groups, names, photos=photos.value)
     groups.save(state, embedder)
     write_table(output, groups, places)
     sheet = write_sheet(output, groups, places)
-    people = sorted({place.name for place in places.values()} - {"alone"})
+    people = sorted({place.name for place in places.values()} - {ALONE, POOR})
     if json:
         sizes = dict.fromkeys(people, 0)
         for group in groups.group.tolist():
@@ -110,7 +123,8 @@ def cluster(
     else:
         write_line(
             f"{len(groups.photo)} faces in {len(groups.photos)} photos ({n_before} known before): {len(people)} people, "
-            f"{sum(places[group].name == 'alone' for group in groups.group.tolist())} faces like no other"
+            f"{sum(places[group].name == ALONE for group in groups.group.tolist())} faces like no other, "
+            f"{sum(places[group].name == POOR for group in groups.group.tolist())} too poor to be grouped"
         )
         if n_before:
             write_line(f"{n_joined} new faces joined old groups")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import Report, progress, write_json, write_line
 from facespace.defaults import DEFAULT_FMR
 from facespace.io.text import plain_text
@@ -17,19 +17,24 @@ from facespace.io.text import plain_text
 def compare(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE IMAGE", help="Two photos or more, or folders of them.")],
     rate: Annotated[
-        float,
-        typer.Option("--rate", metavar="R", help="Share of pairs of different people that may be called the same."),
-    ] = DEFAULT_FMR,
+        float | None,
+        typer.Option(
+            "--rate",
+            metavar="R",
+            help=f"Share of pairs of different people that may be called the same; by default {DEFAULT_FMR}.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option("--threshold", metavar="T", min=-1, max=1, help="Similarity to reach, instead of a rate."),
     ] = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Compare the largest face of every photo with that of every other."""
-    if not 0 < rate <= 0.5:
+    if rate is not None and not 0 < rate <= 0.5:
         raise typer.BadParameter(f"wants a share above 0 and up to 0.5; got {rate}", param_hint="--rate")
 
     from facespace.detection.factory import create_detector
@@ -40,28 +45,39 @@ def compare(
     if len(paths) < 2:
         raise typer.BadParameter(f"wants two photos or more; got {len(paths)}", param_hint="IMAGE")
     embedder = load_embedder(model, device.value)
-    meaning = ""
     if threshold is None:
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)
-        threshold = embedder.calibration.match_threshold(rate)
-        meaning = f", reached by {rate:g} of pairs of different people"
+        rate = embedder.calibration.default_rate if rate is None else rate
     report = Report()
     found = []
-    for photo in progress(process(paths, create_detector(), embedder, largest=True), len(paths), "comparing"):
+    detector = create_detector(embedder.detector)
+    for photo in progress(process(paths, detector, embedder, largest=True), len(paths), "comparing"):
         path = plain_text(photo.path)
         reason = photo.error or ("no face found" if not photo.faces else None)
         if reason:
             report.fail(photo.path, reason, json=json)
         else:
-            found.append((path, photo.embeddings[0]))
-    for (a, vector_a), (b, vector_b) in itertools.combinations(found, 2):
-        similarity = float(vector_a @ vector_b)
-        same = similarity >= threshold
+            found.append((path, photo.embeddings[0], photo.faces[0].quality or 0.0))
+    wanted = []
+    for (a, vector_a, quality_a), (b, vector_b, quality_b) in itertools.combinations(found, 2):
+        similarity, quality = float(vector_a @ vector_b), (quality_a + quality_b) / 2
+        reached = embedder.threshold(rate, quality) if threshold is None else threshold
+        wanted.append(reached)
+        same = similarity >= reached
         if json:
-            write_json({"a": a, "b": b, "similarity": round(similarity, 4), "same": same})
+            entry = {"a": a, "b": b, "similarity": round(similarity, 4), "same": same, "threshold": round(reached, 4)}
+            write_json({**entry, "rate": rate if threshold is None else None, "quality": round(quality, 3)})
         else:
-            write_line(f"{similarity:7.4f}  {'same person' if same else 'different people'}  {a}  {b}")
-    if not json and found:
-        write_line(f"same from similarity {threshold:.4f}{meaning}")
+            verdict = "same person" if same else "different people"
+            write_line(f"{similarity:7.4f}  {verdict} (same from {reached:.4f})  {a}  {b}")
+    if not json and wanted:
+        low, high = min(wanted), max(wanted)
+        span = f"{low:.4f}" if high - low < 5e-5 else f"{low:.4f} to {high:.4f}, by the quality of the faces"
+        meaning = ""
+        if threshold is None and embedder.calibration is not None:
+            meaning = (
+                f": {rate:g} of pairs of different people reach that; measured on {embedder.calibration.conditions}"
+            )
+        write_line(f"same from similarity {span}{meaning}")
     report.finish()

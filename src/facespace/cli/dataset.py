@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.models import load_embedder, model_of_crops
+from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
 from facespace.io.text import plain_text
 
@@ -56,7 +56,7 @@ def check(
         int, typer.Option("--min-images", metavar="N", min=1, help="Identities with fewer images are dropped.")
     ] = 2,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
     apply: Annotated[
         Path | None,
         typer.Option("--apply", metavar="LIST.csv", help="Check nothing: move what this list marks `drop` out of DIR."),
@@ -89,7 +89,7 @@ def check(
     if inside(str(output), str(folder)):
         raise typer.BadParameter("must not lie inside DIR, where it would be a class", param_hint="--output")
     findings = check_dataset(
-        folder, load_embedder(model, device.value), against=against, against_crops=against_crops, threshold=threshold,
+        folder, load_embedder(model, device.value, made_with=model_of_crops(folder)), against=against, against_crops=against_crops, threshold=threshold,
         min_images=min_images, progress=progress,
     )  # fmt: skip
     proposals = write_report(findings, output)

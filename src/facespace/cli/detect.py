@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Draw, Images, Json, MinSize
+from typing import TYPE_CHECKING
+
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, DetectorName, Draw, Images, Json, MinSize
 from facespace.cli.shared.output import Drawings, Report, progress, where, write_json, write_line
+from facespace.defaults import DEFAULT_DETECTOR
 from facespace.io.text import plain_text
 
+if TYPE_CHECKING:
+    from facespace.faces.face import Face
 
-def detect(images: Images, json: Json = False, draw: Draw = None, min_size: MinSize = DEFAULT_MIN_SIZE) -> None:
-    """Find the faces in photos: box, score and five landmarks of each."""
+
+def detect(
+    images: Images,
+    json: Json = False,
+    draw: Draw = None,
+    min_size: MinSize = DEFAULT_MIN_SIZE,
+    detector: DetectorName = None,
+) -> None:
+    """Find the faces in photos: box, score, five landmarks and quality of each."""
     from facespace.detection.factory import create_detector
     from facespace.faces.drawing import FOUND
     from facespace.pipeline.photos import find_images, process
@@ -16,19 +28,26 @@ def detect(images: Images, json: Json = False, draw: Draw = None, min_size: MinS
     paths = list(find_images(images))
     drawings = Drawings(draw, paths) if draw else None
     report = Report()
-    photos = process(paths, create_detector(min_size=min_size), keep_pixels=drawings is not None)
+    photos = process(
+        paths, create_detector(detector or DEFAULT_DETECTOR, min_size=min_size), keep_pixels=drawings is not None
+    )
     for photo in progress(photos, len(paths), "detecting"):
         path = plain_text(photo.path)
         if photo.error is not None:
             report.fail(photo.path, photo.error, json=json)
             continue
         if drawings:
-            drawings.write(photo, [f"{face.score:.2f}" for face in photo.faces], [FOUND] * len(photo.faces))
+            labels = [f"{face.score:.2f}{_low_quality(face)}" for face in photo.faces]
+            drawings.write(photo, labels, [FOUND] * len(photo.faces))
         if json:
             write_json({"image": path, "faces": [face.as_dict() for face in photo.faces]})
             continue
         n = len(photo.faces)
         write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}")
         for face in photo.faces:
-            write_line(f"  score {face.score:.3f} {where(face)}")
+            write_line(f"  score {face.score:.3f} quality {face.quality or 0:.2f} {where(face)}")
     report.finish()
+
+
+def _low_quality(face: Face) -> str:
+    return f", quality {face.quality:.2f}" if face.quality is not None and face.quality < 0.5 else ""

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, Images, Largest, MinSize, Model
+from facespace.cli.shared.options import (
+    DEFAULT_MIN_SIZE,
+    Device,
+    EmbeddingDevice,
+    Images,
+    Largest,
+    MinSize,
+    OptionalModel,
+)
 from facespace.cli.shared.output import Report, progress, write_line
 from facespace.io.text import plain_text
 
@@ -19,7 +27,7 @@ def embed(
     largest: Largest = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Write one row a face: arrays `path`, `box` (N,4), `score` (N,) and `embedding` (N,D) of unit length.
 
@@ -39,7 +47,7 @@ def embed(
     names: list[str] = []
     boxes, scores = [], []
     embeddings = [np.empty((0, embedder.dimension), np.float32)]
-    photos = process(paths, create_detector(min_size=min_size), embedder, largest=largest)
+    photos = process(paths, create_detector(embedder.detector, min_size=min_size), embedder, largest=largest)
     for photo in progress(photos, len(paths), "embedding"):
         if photo.error is not None:
             report.fail(photo.path, photo.error)

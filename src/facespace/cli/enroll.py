@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import DEFAULT_MIN_SIZE, Device, EmbeddingDevice, GalleryFile, Largest, MinSize, Model
-from facespace.cli.shared.output import Report, progress, write_line
+from facespace.cli.shared.models import load_embedder, model_of_gallery
+from facespace.cli.shared.options import (
+    DEFAULT_MIN_SIZE,
+    Device,
+    EmbeddingDevice,
+    GalleryFile,
+    Largest,
+    MinSize,
+    OptionalModel,
+)
+from facespace.cli.shared.output import Report, progress, say, write_line
 from facespace.io.text import clean_name, plain_text
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from facespace.embedding.embedder import Embedder
+    from facespace.identification.gallery import Gallery
+
+_GOOD = 0.5  # quality below which a face is enrolled with a warning
 
 
 def enroll(
@@ -25,13 +39,17 @@ def enroll(
         Path | None, typer.Option("--folder", metavar="DIR", help="Enrol one person a sub-folder, named like it.")
     ] = None,
     largest: Largest = False,
+    any_quality: Annotated[
+        bool, typer.Option("--any-quality", help="Enrol faces too that are too small or too blurred to be recognised.")
+    ] = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Add people to a gallery: `enroll --gallery G NAME IMAGE...` or `enroll --gallery G --folder DIR`.
 
-    A photo without a face, or with several, is reported and left out. Enrolling a photo twice changes nothing.
+    A photo without a face, with several, or with a face too poor to be recognised is reported and left out; far smaller
+    faces in the background do not count. Enrolling a photo twice changes nothing.
     """
     from facespace.pipeline.photos import find_images
 
@@ -50,30 +68,59 @@ def enroll(
             raise typer.BadParameter(f"no photos of {name} given", param_hint="IMAGE")
         work = [(clean_name(name), path) for path in find_images(images)]
 
-    _enroll(work, gallery, load_embedder(model, device.value), largest, min_size)
+    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery))
+    _enroll(work, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size)
 
 
-def _enroll(work: list[tuple[str, str]], path: Path, embedder: Embedder, largest: bool, min_size: float) -> None:
+def _enroll(
+    work: list[tuple[str, str]],
+    path: Path,
+    embedder: Embedder,
+    *,
+    largest: bool,
+    any_quality: bool,
+    min_size: float,
+) -> None:
     from facespace.detection.factory import create_detector
+    from facespace.faces.face import clear_face
+    from facespace.faces.quality import weakness
     from facespace.identification.gallery import Gallery
     from facespace.pipeline.photos import process
 
     report = Report()
     n_added = 0
     with Gallery(path, embedder, create=True) as gallery:
-        photos = process(
-            (p for _, p in work), create_detector(min_size=min_size), embedder, largest=largest, keep_crops=True
-        )
+        detector = create_detector(embedder.detector, min_size=min_size)
+        photos = process((p for _, p in work), detector, embedder, largest=largest, keep_crops=True)
         for (person, _), photo in zip(work, progress(photos, len(work), "enrolling"), strict=True):
             if photo.error is not None:
                 report.fail(photo.path, photo.error)
-            elif len(photo.faces) != 1:
+                continue
+            face = clear_face(photo.faces)
+            if face is None:
                 n = len(photo.faces)
-                hint = f"{n} faces, one wanted (--largest takes the largest)" if n else "no face found"
+                hint = f"{n} faces, one expected (--largest takes the largest)" if n else "no face found"
                 report.fail(photo.path, f"{hint}; left out")
-            else:
-                new = gallery.add(person, photo.embeddings[0], photo.crops[0], source=photo.path)
-                n_added += new
-                write_line(f"{plain_text(person)}: {plain_text(photo.path)} {'enrolled' if new else 'known already'}")
+                continue
+            if (reason := weakness(face)) and not any_quality:
+                report.fail(photo.path, f"{reason} (quality {face.quality:.2f}); left out (--any-quality takes it)")
+                continue
+            row = photo.faces.index(face)
+            vector = photo.embeddings[row]
+            if face.quality is not None and face.quality < _GOOD:
+                say(f"{photo.path}: of poor quality ({face.quality:.2f}); {person} may not be recognised by it")
+            if other := _resembles(gallery, embedder, person, vector):
+                say(f"{photo.path}: resembles {other}, who is enrolled; is {person} the same person?")
+            new = gallery.add(person, vector, photo.crops[row], source=photo.path, quality=face.quality)
+            n_added += new
+            write_line(f"{plain_text(person)}: {plain_text(photo.path)} {'enrolled' if new else 'known already'}")
         write_line(f"{n_added} photos added; {len(gallery)} people in {path}")
     report.finish()
+
+
+def _resembles(gallery: Gallery, embedder: Embedder, person: str, vector: npt.NDArray[np.float32]) -> str:
+    """Another enrolled person by whose name this face would be called, or nothing."""
+    if embedder.calibration is None or not len(gallery):
+        return ""
+    matches = gallery.identify(vector, top=2)[0]
+    return next((match.name for match in matches if match.name is not None and match.name != person), "")

@@ -98,6 +98,10 @@ def _accuracy(embedder: Embedder, pairs: Path, images: Path, threshold_from: Pat
     chosen_on = None if threshold_from is None else read_pair_set(threshold_from, images, aligned, embedder.spec)
     with progress_bar("embedding") as show:
         evaluation = evaluate_pairs(
-            source, embedder, detector=None if aligned else create_detector(), threshold_from=chosen_on, progress=show
+            source,
+            embedder,
+            detector=None if aligned else create_detector(embedder.detector),
+            threshold_from=chosen_on,
+            progress=show,
         )
     return evaluation.verification.accuracy

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.shared.models import load_embedder, model_of_gallery
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Camera,
@@ -18,7 +18,8 @@ from facespace.cli.shared.options import (
     GalleryFile,
     Json,
     MinSize,
-    Model,
+    OptionalModel,
+    Repeats,
     Sights,
     Subtitles,
 )
@@ -46,11 +47,15 @@ def identify(
     draw: Draw = None,
     every: Every = None,
     subtitles: Subtitles = None,
+    repeats: Repeats = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
-    """Name the people in photos and videos who are enrolled; everybody else is unknown."""
+    """Name the people in photos and videos who are enrolled; everybody else is unknown.
+
+    In one picture a person is named at most once, unless --repeats says that it may show somebody several times.
+    """
     if rate is not None and not 0 < rate < 1:
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
 
@@ -60,12 +65,12 @@ def identify(
     from facespace.identification.gallery import Gallery
 
     report = Report()
-    embedder = load_embedder(model, device.value)
+    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery))
     with Gallery(gallery, embedder) as people:
         if threshold is None:
             people.thresholds(rate)  # a model without any is told before the work, not after it
         name_files(
             sights, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
-            json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report,
+            json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report, repeats=repeats,
         )  # fmt: skip
     report.finish()

@@ -55,6 +55,8 @@ def list_(json: Json = False) -> None:
                     "training_data": card.training_data,
                     "sha256": card.sha256,
                     "file": place,
+                    "detector": card.detector,
+                    "thresholds": _conditions(card) or None,
                     "note": RESEARCH_NOTE,
                     "url": card.url or None,
                 }
@@ -65,8 +67,10 @@ def list_(json: Json = False) -> None:
         for label, text in (
             ("network", f"{card.network}, {card.dimension} numbers a face"),
             ("input", f"{spec.size} px, {spec.template} crop, margin {spec.crop_margin} px, {spec.standardization}"),
+            ("detector", card.detector),
             ("trained on", card.training_data),
             ("accuracy", card.accuracy),
+            ("thresholds", _conditions(card)),
             ("licence", card.licence),
             ("origin", card.origin),
             ("sha256", card.sha256),
@@ -77,6 +81,14 @@ def list_(json: Json = False) -> None:
                 write_line(f"  {label:<11}{plain_text(text)}")
     if not json:
         write_line(f"\n{RESEARCH_NOTE}")
+
+
+def _conditions(card: ModelCard) -> str:
+    """What the error rates of a model's thresholds were measured on; empty where they were not."""
+    from facespace.embedding import calibration
+
+    found = calibration.find(card.sha256, runtime="onnxruntime", precision="float32", spec=card.spec)
+    return "" if found is None else f"measured on {found.conditions}"
 
 
 def _place(card: ModelCard) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import Device, EmbeddingDevice, Json, Model
+from facespace.cli.shared.models import load_embedder, model_of_crops
+from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import progress_bar, write_json, write_line
 from facespace.io.text import plain_text
 
@@ -94,7 +94,7 @@ def lfw(
     output: Output = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Pairs as Labeled Faces in the Wild lists them; whole photos, or crops with --aligned.
 
@@ -113,6 +113,7 @@ def lfw(
         json,
         device,
         model,
+        images,
     )
 
 
@@ -128,7 +129,7 @@ def bin_(
     output: Output = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """A `.bin` file: 112 px crops by five points, ten contiguous folds. Its pickle is read without running any of it."""
     from facespace.datasets.pairs.pair_sets import binary_pairs, read_pair_set
@@ -142,6 +143,7 @@ def bin_(
         json,
         device,
         model,
+        None,
     )
 
 
@@ -159,7 +161,7 @@ def pairs_(
     output: Output = None,
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
-    model: Model = "casia-webface",
+    model: OptionalModel = None,
 ) -> None:
     """Your own pairs. With a column `fold` by folds; with `person_a`, `person_b` with intervals over people."""
     from facespace.datasets.pairs.lists import read_csv_pairs
@@ -174,6 +176,7 @@ def pairs_(
         json,
         device,
         model,
+        root,
     )
 
 
@@ -197,7 +200,8 @@ def _measure(
     output: Path | None,
     json: bool,
     device: Device,
-    model: str,
+    model: str | None,
+    images: Path | None,
 ) -> None:
     from facespace.detection.factory import create_detector
     from facespace.evaluation import report
@@ -207,7 +211,7 @@ def _measure(
     if output is not None:
         check_plots()
         output.mkdir(parents=True, exist_ok=True)
-    embedder = load_embedder(model, device.value)
+    embedder = load_embedder(model, device.value, made_with=model_of_crops(images) if images else "")
     pairs = source(embedder.spec)
     chosen_on = None if threshold_from is None else other(threshold_from, embedder.spec)
     whole = any(one is not None and one.crops is None for one in (pairs, chosen_on))
@@ -215,7 +219,7 @@ def _measure(
         evaluation = evaluate_pairs(
             pairs,
             embedder,
-            detector=create_detector() if whole else None,
+            detector=create_detector(embedder.detector) if whole else None,
             threshold_from=chosen_on,
             keep_thumbnails=output is not None,
             progress=show,

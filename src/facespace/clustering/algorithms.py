@@ -26,6 +26,8 @@ def cluster(
     *,
     method: Method = "whispers",
     threshold: float,
+    photos: npt.ArrayLike | None = None,
+    handicaps: npt.ArrayLike | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Labels:
@@ -35,6 +37,7 @@ def cluster(
     first (Sokal and Michener 1958, UPGMA). `whispers`: every face takes over, again and again, the group that weighs most
     among the faces it is alike to (Biemann 2006, at most 20 rounds, an order drawn from `seed`). `dbscan`: whoever is
     alike to one of a group is in it (Ester et al. 1996 with one point a core, as the 2018 program had it); it chains.
+    Faces of one of the `photos` (N,) never share a group. `handicaps` (N,), see `handicaps_of`, are taken off cosines.
     `ValueError` for what is not of length 1, an unknown method, or a threshold outside (0, 1].
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.9, 0.435889894]], np.float32)
@@ -46,14 +49,30 @@ def cluster(
     vectors = np.ascontiguousarray(embeddings, np.float32)
     if vectors.ndim != 2 or not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3).all():
         raise ValueError(f"embeddings want (N,D) rows of length 1; got {vectors.shape}")
-    graph = similar_pairs(vectors, threshold, progress=progress)
+    n = len(vectors)
+    photo = np.arange(n) if photos is None else np.asarray(photos, np.int64)
+    less = np.zeros(n, np.float32) if handicaps is None else np.asarray(handicaps, np.float32)
+    if photo.shape != (n,) or less.shape != (n,):
+        raise ValueError(f"photos and handicaps must be of shape ({n},), got {photo.shape} and {less.shape}")
+    graph = similar_pairs(vectors, threshold, handicaps=less, photos=photo, progress=progress)
     if method == "average":
-        labels = _average(vectors, graph, threshold)
+        labels = _average(vectors, graph, threshold, photo, less)
     elif method == "whispers":
-        labels = _whispers(graph, seed)
+        labels = _whispers(graph, seed, photo)
     else:
-        labels = _connected(graph)
+        labels = _connected(graph, photo)
     return largest_first(labels)
+
+
+def handicaps_of(calibration: Calibration | None, qualities: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """What to take off the cosines of faces of these qualities (N,), as poor faces are alike by being poor.
+
+    Of two faces together it is what `LookAlikes.shift` says of them; zeros where that was not measured.
+    """
+    q = np.asarray(qualities, np.float64)
+    if calibration is None or calibration.look_alikes is None:
+        return np.zeros(len(q), np.float32)
+    return (calibration.look_alikes.shift(q) / 2).astype(np.float32)
 
 
 def threshold_for(calibration: Calibration, n: int, method: Method = "whispers") -> float:
@@ -61,12 +80,22 @@ def threshold_for(calibration: Calibration, n: int, method: Method = "whispers")
 
     It is the similarity at the false match rate f where n · f = 0.5 for `average`, 0.1 for `whispers` and 0.02 for
     `dbscan`: numbers that did well on development people of two datasets, one with few photos a person, one with many.
+    It is that of faces of quality 1; `handicaps_of` holds poorer ones back.
     """
-    return calibration.match_threshold(min(_FALSE_PAIRS[method] / max(n, 1), 0.5))
+    return calibration.random_threshold(min(_FALSE_PAIRS[method] / max(n, 1), 0.5), quality=1.0)
 
 
-def join_groups(embeddings: Embeddings, groups: Labels, threshold: float) -> Labels:
+def join_groups(
+    embeddings: Embeddings,
+    groups: Labels,
+    threshold: float,
+    *,
+    photos: npt.ArrayLike | None = None,
+    handicaps: npt.ArrayLike | None = None,
+) -> Labels:
     """Faces without a group (N,), −1, join the one to whose faces their mean cosine is largest, if `threshold` or more.
+
+    `photos` and `handicaps` (N,) are those of `cluster`: nobody joins a group that has a face of the same photo.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [-1, 0]], np.float32)
     >>> join_groups(vectors, np.array([5, 2, -1, -1]), 0.5).tolist()
@@ -76,16 +105,30 @@ def join_groups(embeddings: Embeddings, groups: Labels, threshold: float) -> Lab
     ids, places = np.unique(groups[groups >= 0], return_inverse=True)
     if not len(ids):
         return joined
+    n = len(embeddings)
+    photo = np.arange(n) if photos is None else np.asarray(photos, np.int64)
+    less = np.zeros(n, np.float32) if handicaps is None else np.asarray(handicaps, np.float32)
     sums = np.zeros((len(ids), embeddings.shape[1]), np.float32)
     np.add.at(sums, places, embeddings[groups >= 0])
-    sums /= np.bincount(places)[:, None].astype(np.float32)
+    counts = np.bincount(places)
+    sums /= counts[:, None].astype(np.float32)
+    of_groups = (np.bincount(places, weights=less[groups >= 0]) / counts).astype(np.float32)
+    held: list[set[int]] = [set() for _ in ids]
+    for place, one in zip(places.tolist(), photo[groups >= 0].tolist(), strict=True):
+        held[place].add(one)
     new = np.flatnonzero(groups < 0)
     for start in range(0, len(new), _JOIN_ROWS):
         rows = new[start : start + _JOIN_ROWS]
-        means = embeddings[rows] @ sums.T
-        best = means.argmax(axis=1)
-        near = means[np.arange(len(rows)), best] >= threshold
-        joined[rows[near]] = ids[best[near]]
+        means = embeddings[rows] @ sums.T - less[rows, None] - of_groups
+        # The most similar first, so that of two faces of one photo the right one joins.
+        for k in np.argsort(-means.max(axis=1), kind="stable"):
+            for place in np.argsort(-means[k], kind="stable"):
+                if means[k, place] < threshold:
+                    break
+                if int(photo[rows[k]]) not in held[place]:
+                    joined[rows[k]] = ids[place]
+                    held[place].add(int(photo[rows[k]]))
+                    break
     return joined
 
 
@@ -102,17 +145,33 @@ def largest_first(labels: npt.NDArray[Any]) -> Labels:
     return numbered
 
 
-def _connected(graph: SimilarityGraph) -> Labels:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def _connected(graph: SimilarityGraph, photo: Labels) -> Labels:
+    """Groups of whoever is connected, by single linkage from the most similar pair on, no photo twice in a group."""
+    root = np.arange(graph.n)
+    held = [{int(one)} for one in photo]
 
-    matrix = coo_array((np.ones(len(graph.first), np.int8), (graph.first, graph.second)), shape=(graph.n, graph.n))
-    return np.asarray(connected_components(matrix, directed=False)[1], np.int64)
+    def find(k: int) -> int:
+        while root[k] != k:
+            root[k] = root[root[k]]
+            k = int(root[k])
+        return k
+
+    for pair in np.argsort(-graph.similarity, kind="stable"):
+        one, other = find(int(graph.first[pair])), find(int(graph.second[pair]))
+        if one == other or not held[one].isdisjoint(held[other]):
+            continue
+        if len(held[one]) < len(held[other]):
+            one, other = other, one
+        root[other] = one
+        held[one] |= held[other]
+        held[other] = set()
+    return np.array([find(k) for k in range(graph.n)], np.int64)
 
 
-def _whispers(graph: SimilarityGraph, seed: int) -> Labels:
+def _whispers(graph: SimilarityGraph, seed: int, photo: Labels) -> Labels:
     starts, others, weights = graph.neighbours()
     labels = np.arange(graph.n)
+    held = [{int(one)} for one in photo]  # the photos of each group
     rng = np.random.default_rng(seed)
     alike = np.flatnonzero(np.diff(starts) > 0)
     for _ in range(_ITERATIONS):
@@ -120,19 +179,30 @@ def _whispers(graph: SimilarityGraph, seed: int) -> Labels:
         for node in rng.permutation(alike):
             span = slice(starts[node], starts[node + 1])
             groups, places = np.unique(labels[others[span]], return_inverse=True)
-            chosen = groups[np.argmax(np.bincount(places, weights=weights[span]))]
-            if chosen != labels[node]:
-                labels[node] = chosen
-                changed = True
+            weight = np.bincount(places, weights=weights[span])
+            mine, here = int(labels[node]), int(photo[node])
+            for k in np.argsort(-weight, kind="stable"):
+                group = int(groups[k])
+                if group == mine:
+                    break
+                if here not in held[group]:
+                    held[mine].discard(here)
+                    held[group].add(here)
+                    labels[node] = group
+                    changed = True
+                    break
         if not changed:
             break
     return labels
 
 
-def _average(vectors: Embeddings, graph: SimilarityGraph, threshold: float) -> Labels:
+def _average(
+    vectors: Embeddings, graph: SimilarityGraph, threshold: float, photo: Labels, handicaps: npt.NDArray[np.float32]
+) -> Labels:
     """Average linkage without the N × N matrix, by chains of nearest neighbours (Murtagh 1983).
 
-    The mean cosine between two groups of unit vectors is the product of their sums over the product of their sizes.
+    The mean cosine between two groups of unit vectors is the product of their sums over the product of their sizes, less
+    the mean handicaps of both. Groups that share a photo are never joined.
     Two groups whose mean reaches the threshold have at least one pair of faces, and after any joining one pair of
     their parts, that reaches it. So a group need know only those it reaches the threshold with.
     """
@@ -140,6 +210,8 @@ def _average(vectors: Embeddings, graph: SimilarityGraph, threshold: float) -> L
     n = graph.n
     sums = vectors.astype(np.float32).copy()  # a group's sum stands in the row of its root
     sizes = np.ones(n, np.float64)
+    less = handicaps.astype(np.float64)  # a group's mean
+    held = [{int(one)} for one in photo]
     root = np.arange(n)
     near: list[npt.NDArray[np.int64] | None] = [None] * n
 
@@ -159,8 +231,9 @@ def _average(vectors: Embeddings, graph: SimilarityGraph, threshold: float) -> L
         if not len(rows):
             near[group] = rows
             return -1, -1.0
-        means = (sums[rows] @ sums[group]) / (sizes[rows] * sizes[group])
+        means = (sums[rows] @ sums[group]) / (sizes[rows] * sizes[group]) - less[rows] - less[group]
         kept = means >= threshold
+        kept &= np.array([held[group].isdisjoint(held[row]) for row in rows])
         near[group] = rows = rows[kept]
         if not len(rows):
             return -1, -1.0
@@ -173,14 +246,18 @@ def _average(vectors: Embeddings, graph: SimilarityGraph, threshold: float) -> L
             group = chain[-1]
             other, mean = nearest(group)
             # The group before had this one as its nearest. It is as near to this one, but for the last digit.
-            if len(chain) > 1 and (other < 0 or other == chain[-2] or _as_near(sums, sizes, group, chain[-2], mean)):
+            if len(chain) > 1 and (
+                other < 0 or other == chain[-2] or _as_near(sums, sizes, less, group, chain[-2], mean)
+            ):
                 other = chain[-2]
                 del chain[-2:]
                 near[other] = np.union1d(near[other], near[group])  # type: ignore[arg-type]
                 near[group] = None
                 root[group] = other
                 sums[other] += sums[group]
+                less[other] = (less[other] * sizes[other] + less[group] * sizes[group]) / (sizes[other] + sizes[group])
                 sizes[other] += sizes[group]
+                held[other] |= held[group]
                 if not chain:
                     chain.append(other)
             elif other < 0:
@@ -190,6 +267,14 @@ def _average(vectors: Embeddings, graph: SimilarityGraph, threshold: float) -> L
     return roots(np.arange(n))
 
 
-def _as_near(sums: Embeddings, sizes: npt.NDArray[np.float64], group: int, before: int, mean: float) -> bool:
+def _as_near(
+    sums: Embeddings,
+    sizes: npt.NDArray[np.float64],
+    less: npt.NDArray[np.float64],
+    group: int,
+    before: int,
+    mean: float,
+) -> bool:
     """Whether the group before is no farther than the nearest one found: among equals a chain must not go in circles."""
-    return float(sums[before] @ sums[group]) >= mean * (1 - 1e-6) * float(sizes[before] * sizes[group])
+    there = float(sums[before] @ sums[group]) / float(sizes[before] * sizes[group]) - float(less[before] + less[group])
+    return there >= mean - 1e-6 * abs(mean)

@@ -25,6 +25,7 @@ Photos = Literal["none", "copy", "link"]
 
 FACES = "faces"  # the picture of every face, by its photo's content
 ALONE = "alone"  # faces nobody else is like
+POOR = "too-poor"  # faces too small or too blurred to be grouped
 _MARK = ".group.json"
 _MAX_MARK = 4096
 _SIDE = 160
@@ -54,12 +55,12 @@ def write_folders(
 ) -> dict[int, Path]:
     """Put the picture of every face into the folder of its group, and its photo as `photos` says; returns the folders.
 
-    A group of one face is in `alone`. Folders are `person-0001` and so on, the largest first, or what `names` calls
+    A group of one face is in `alone`, or in `too-poor` where the face is too poor to be grouped. Folders are `person-0001` and so on, the largest first, or what `names` calls
     the group; one that is there already keeps its name, whatever somebody has called it since. Nothing in them is
     overwritten, and nothing removed but a face from `alone` that is so no more.
     """
     sizes = Counter(groups.group.tolist())
-    places = _places(folder, sizes, names)
+    places = _places(folder, sizes, names, _poor_groups(groups))
     number = _numbers(groups)
     for row, group in enumerate(groups.group.tolist()):
         path, digest, _ = groups.photos[groups.photo[row]]
@@ -106,13 +107,15 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
     for row, group in enumerate(groups.group.tolist()):
         members.setdefault(places[group].name, []).append(row)
     number = _numbers(groups)
-    people = sorted((name for name in members if name != ALONE), key=lambda name: (-len(members[name]), name))
+    people = sorted(
+        (name for name in members if name not in (ALONE, POOR)), key=lambda name: (-len(members[name]), name)
+    )
     text = [
         begin("Faces"),
         f"<h1>{len(people)} people</h1><p class=dim>{len(groups.photo)} faces in {len(groups.photos)} photos; "
-        f"{len(members.get(ALONE, []))} faces are like no other.</p>",
+        f"{len(members.get(ALONE, []))} faces are like no other, {len(members.get(POOR, []))} are too poor to be grouped.</p>",
     ]
-    for name in [*people, *([ALONE] if ALONE in members else [])]:
+    for name in [*people, *(name for name in (ALONE, POOR) if name in members)]:
         rows = sorted(members[name], key=lambda row: -groups.score[row])
         link = urllib.parse.quote(os.fsencode(name))
         count = f"{len(rows)} face{'s' if len(rows) > 1 else ''}"
@@ -127,7 +130,11 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
     return target
 
 
-def _places(folder: Path, sizes: Counter[int], names: dict[int, str]) -> dict[int, Path]:
+def _poor_groups(groups: FaceGroups) -> set[int]:
+    return {int(groups.group[row]) for row in np.flatnonzero(groups.too_poor())}
+
+
+def _places(folder: Path, sizes: Counter[int], names: dict[int, str], poor: set[int]) -> dict[int, Path]:
     """A folder for every group: the one that is marked as its own, one of its name, or the next number."""
     there = _marked(folder)
     taken = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
@@ -140,13 +147,13 @@ def _places(folder: Path, sizes: Counter[int], names: dict[int, str]) -> dict[in
         if group in names:
             places[group] = folder / _file_name(names[group])
         elif size == 1:
-            places[group] = folder / ALONE
+            places[group] = folder / (POOR if group in poor else ALONE)
         else:
             number += 1
             while f"person-{number:04}" in taken:
                 number += 1
             places[group] = folder / f"person-{number:04}"
-        if places[group].name != ALONE:
+        if places[group].name not in (ALONE, POOR):
             _mark(places[group], group)
     return places
 
@@ -207,4 +214,4 @@ def _file_name(name: str) -> str:
     cleaned = "".join("_" if letter in _UNNAMED or ord(letter) < 32 else letter for letter in name).strip(". ") or "_"
     while len(os.fsencode(cleaned)) > 200:
         cleaned = cleaned[:-1]
-    return f"{cleaned}_" if cleaned.casefold() in (FACES, ALONE) else cleaned
+    return f"{cleaned}_" if cleaned.casefold() in (FACES, ALONE, POOR) else cleaned

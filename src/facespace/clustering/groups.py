@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from facespace.clustering.algorithms import Labels, Method, cluster, join_groups
+from facespace.clustering.algorithms import Labels, Method, cluster, handicaps_of, join_groups
 from facespace.detection.protocol import Detector
+from facespace.embedding.calibration import UNKNOWN_QUALITY, Calibration
 from facespace.embedding.compatibility import model_of, other_model
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError
+from facespace.faces.quality import LOW_QUALITY
 from facespace.io.checksums import sha256_or_error
 from facespace.io.prefetch import map_ahead
 from facespace.io.tensor_file import damaged, read_tensor_file, write_tensor_file
@@ -35,8 +37,8 @@ _THREADS, _READ_AHEAD = 2, 8
 class FaceGroups:
     """F faces of P photos. `photos` are (path, SHA-256, error or "") of each; the rest is by face, photo by photo.
 
-    `photo` (F,) is a row of `photos`, `box` (F,4) in pixels, `score` (F,), `embedding` (F,D) as `Embedder.represent`
-    makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
+    `photo` (F,) is a row of `photos`, `box` (F,4) in pixels, `score` and `quality` (F,), `embedding` (F,D) as
+    `Embedder.represent` makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
     """
 
     dimension: int
@@ -44,6 +46,7 @@ class FaceGroups:
     photo: list[int] = field(default_factory=list)
     box: list[tuple[float, float, float, float]] = field(default_factory=list)
     score: list[float] = field(default_factory=list)
+    quality: list[float] = field(default_factory=list)
     embedding: list[npt.NDArray[np.float32]] = field(default_factory=list)
     group: Labels = field(default_factory=lambda: np.empty(0, np.int64))
 
@@ -59,18 +62,49 @@ class FaceGroups:
             self.photo.append(len(self.photos) - 1)
             self.box.append(face.box)
             self.score.append(face.score)
+            self.quality.append(UNKNOWN_QUALITY if face.quality is None else face.quality)
             self.embedding.append(vector)
         return range(begin, len(self.photo))
 
-    def regroup(self, *, method: Method, threshold: float, progress: Callable[[int, int], None] | None = None) -> int:
-        """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined."""
+    def too_poor(self) -> npt.NDArray[np.bool_]:
+        """Which faces (F,) are too poor to be grouped."""
+        return np.array(self.quality, np.float64) < LOW_QUALITY
+
+    def regroup(
+        self,
+        *,
+        method: Method,
+        threshold: float,
+        calibration: Calibration | None = None,
+        repeats: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined.
+
+        Faces of one photo never share a group unless `repeats`. Faces that are too poor stay in groups of one.
+        """
         vectors = self.embeddings()
+        photos = np.arange(len(self.photo)) if repeats else np.array(self.photo, np.int64)
+        handicaps = handicaps_of(calibration, self.quality)
         self.group = self._groups()
         before = self.group >= 0
-        self.group = join_groups(vectors, self.group, threshold)
-        n_joined = int((self.group >= 0).sum() - before.sum())
+        poor = self.too_poor() & ~before
+        number = int(self.group.max(initial=-1)) + 1
+        self.group[poor] = np.arange(number, number + poor.sum())
+        good = ~self.too_poor()
+        self.group[good] = join_groups(
+            vectors[good], self.group[good], threshold, photos=photos[good], handicaps=handicaps[good]
+        )
+        n_joined = int((self.group >= 0).sum() - before.sum() - poor.sum())
         new = np.flatnonzero(self.group < 0)
-        labels = cluster(vectors[new], method=method, threshold=threshold, progress=progress)
+        labels = cluster(
+            vectors[new],
+            method=method,
+            threshold=threshold,
+            photos=photos[new],
+            handicaps=handicaps[new],
+            progress=progress,
+        )
         self.group[new] = labels + self.group.max(initial=-1) + 1
         return n_joined
 
@@ -84,11 +118,17 @@ class FaceGroups:
             "photo": np.array(self.photo, np.int64),
             "box": np.array(self.box, np.float32).reshape(-1, 4),
             "score": np.array(self.score, np.float32),
+            "quality": np.array(self.quality, np.float32),
             "embedding": self.embeddings(),
             "group": self._groups(),
         }
         record = {"photos": self.photos, "model": model_of(embedder)}
         write_tensor_file(path, _KIND, arrays, record)
+
+
+def group_record(path: Path) -> dict[str, Any]:
+    """What `save` wrote beside the numbers: the photos, and the model; `DatasetError` for a damaged file."""
+    return dict(read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)[1])
 
 
 def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
@@ -99,8 +139,10 @@ def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
     try:
         photos = [(str(name), str(digest), str(error)) for name, digest, error in record["photos"]]
         n, dimension = arrays["embedding"].shape
-        shapes = {"photo": (n,), "box": (n, 4), "score": (n,), "embedding": (n, embedder.dimension), "group": (n,)}
-        kinds = {"photo": "i", "box": "f", "score": "f", "embedding": "f", "group": "i"}
+        arrays.setdefault("quality", np.full(n, UNKNOWN_QUALITY, np.float32))  # files of before have none
+        shapes = {"photo": (n,), "box": (n, 4), "score": (n,), "quality": (n,), "group": (n,)}
+        shapes["embedding"] = (n, embedder.dimension)
+        kinds = {"photo": "i", "box": "f", "score": "f", "quality": "f", "embedding": "f", "group": "i"}
         for name, shape in shapes.items():
             if arrays[name].shape != shape or arrays[name].dtype.kind != kinds[name]:
                 raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {shape}")  # noqa: TRY301
@@ -116,6 +158,7 @@ def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
         arrays["photo"].tolist(),
         [tuple(box) for box in arrays["box"].tolist()],
         arrays["score"].tolist(),
+        arrays["quality"].tolist(),
         list(arrays["embedding"].astype(np.float32)),
         arrays["group"].astype(np.int64),
     )

@@ -38,9 +38,16 @@ class SimilarityGraph:
 
 
 def similar_pairs(
-    embeddings: Embeddings, threshold: float, *, progress: Callable[[int, int], None] | None = None
+    embeddings: Embeddings,
+    threshold: float,
+    *,
+    handicaps: npt.NDArray[np.float32] | None = None,
+    photos: npt.NDArray[np.int64] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SimilarityGraph:
     """The pairs of rows (N,D) of length 1 whose cosine is `threshold` or more, which must be above 0.
+
+    The `handicaps` (N,) of both are taken off their cosine first. Rows of one of the `photos` (N,) are no pair.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)
     >>> graph = similar_pairs(vectors, 0.7)
@@ -55,6 +62,10 @@ def similar_pairs(
     tiles = [(row, column) for row in range(0, n, _ROWS) for column in range(row // _COLUMNS * _COLUMNS, n, _COLUMNS)]
     for done, (row, column) in enumerate(tiles):
         tile = embeddings[row : row + _ROWS] @ embeddings[column : column + _COLUMNS].T
+        if handicaps is not None:
+            tile -= handicaps[row : row + _ROWS, None] + handicaps[None, column : column + _COLUMNS]
+        if photos is not None:
+            tile[photos[row : row + _ROWS, None] == photos[None, column : column + _COLUMNS]] = -1
         if column <= row + len(tile) - 1:  # the diagonal crosses this tile: what lies on it or below came before
             tile[np.arange(column, column + tile.shape[1])[None] <= np.arange(row, row + len(tile))[:, None]] = -1
         alike = tile >= threshold

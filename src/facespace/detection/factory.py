@@ -12,6 +12,13 @@ from facespace.detection.protocol import Detector
 DETECTORS = {"mtcnn": ("mtcnn.detector", "MTCNN"), "yunet": ("yunet", "YuNet")}
 
 
+def check_detector(name: str) -> str:
+    """The name of a detector as it came; `ValueError` for an unknown one."""
+    if name not in DETECTORS:
+        raise ValueError(f"no detector is called {name!r}; there are {', '.join(DETECTORS)}")
+    return name
+
+
 def create_detector(name: str = DEFAULT_DETECTOR, **options: Any) -> Detector:
     """The detector of that name; options are those of its class. `ValueError` for an unknown name.
 
@@ -22,7 +29,5 @@ def create_detector(name: str = DEFAULT_DETECTOR, **options: Any) -> Detector:
         ...
     ValueError: no detector is called 'haar'; there are mtcnn, yunet
     """
-    if name not in DETECTORS:
-        raise ValueError(f"no detector is called {name!r}; there are {', '.join(DETECTORS)}")
-    module, detector = DETECTORS[name]
+    module, detector = DETECTORS[check_detector(name)]
     return cast(Detector, getattr(importlib.import_module(f"facespace.detection.{module}"), detector)(**options))

@@ -130,6 +130,11 @@ class YuNet:
                 parts[search.photo].append(of_search)
         return list(self._pool.map(self._faces, photos, parts))
 
+    def boxes(self, image: Pixels) -> npt.NDArray[np.float32]:
+        """The network's raw boxes (M,4) for an image whose sides are multiples of 32: is it computed right here?"""
+        boxes: npt.NDArray[np.float32] = self._all_cores.run(image[None])[1][0]
+        return boxes
+
     def _searches(self, photo: int, pixels: Pixels) -> list[_Search]:
         """The full search of a photo, and one for large faces where the photo has room for them."""
         height, width = pixels.shape[:2]
@@ -249,8 +254,10 @@ def _merged(full: _Found, large: _Found) -> _Found:
     common = overlaps(large.boxes, full.boxes)
     surer = large.scores[:, None] > full.scores[None]
     inside = _share_inside(full.boxes, large.boxes).T > _INSIDE
-    large_kept: npt.NDArray[np.bool_] = ~((common > _IOU) & ~(surer & (full.scores < _WELL_PLACED))).any(axis=1)
-    full_kept: npt.NDArray[np.bool_] = ~(((common > _IOU) | inside) & surer & large_kept[:, None]).any(axis=0)
+    beaten = (common > _IOU) & ~(surer & (full.scores < _WELL_PLACED))
+    large_kept: npt.NDArray[np.bool_] = np.logical_not(beaten.any(axis=1), dtype=np.bool_)
+    worse = ((common > _IOU) | inside) & surer & large_kept[:, None]
+    full_kept: npt.NDArray[np.bool_] = np.logical_not(worse.any(axis=0), dtype=np.bool_)
     full, large = _chosen(full, full_kept), _chosen(large, large_kept)
     return _Found(*(np.concatenate(parts) for parts in zip(full, large, strict=True)))
 

@@ -3,7 +3,8 @@
 A calibration is a small table shipped with facespace, made by `benchmarks/calibrate.py` from all pairs of photos of
 different people in View 1 of Labeled Faces in the Wild. It gives the false match rate (FMR) of every similarity for
 exactly what is compared: embeddings of photo and mirror image added, with `center`, their mean over many people,
-subtracted.
+subtracted. People within one photo resemble each other more than random ones do, and poor faces resemble each other more
+than good ones do: where these were measured too, on group photos, the thresholds hold for them.
 """
 
 from __future__ import annotations
@@ -20,18 +21,44 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from facespace.defaults import DEFAULT_FMR
+from facespace.defaults import DEFAULT_FMR, DEFAULT_RANDOM_FMR
 from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
 from facespace.models.zoo import MODELS
+
+UNKNOWN_QUALITY = 0.75  # taken for a face whose quality nobody has told: that of a sharp face of 45 px
+
+
+@dataclass(frozen=True, slots=True)
+class LookAlikes:
+    """What pairs of different people within one photo reach, who may share age, sex, ethnicity, family, light and camera.
+
+    Similarities are told for faces of quality 1; `shift` adds what two faces of mean quality q reach more. `pairs` lists
+    (false match rate, similarity) for two faces, `people` the same for a stranger and the one enrolled person who
+    resembles them. Both are upper bounds of a bootstrap over the `n_photos` photos, each of which counts alike; that of
+    `pairs` is the wider one.
+    """
+
+    pairs: tuple[tuple[float, float], ...]
+    people: tuple[tuple[float, float], ...]
+    slope: float
+    n_photos: int
+    n_faces: int
+
+    def shift(self, quality: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """How much higher two faces of that mean quality q reach: slope · (1 − q)."""
+        shift: npt.NDArray[np.float64] = self.slope * (1 - np.asarray(quality, np.float64))
+        return shift
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """The table for one set of weights on one runtime and precision.
 
-    `similarity[i]` is what a share `fmr[i]` of pairs of different people, one photo each, reaches or exceeds.
+    `similarity[i]` is what a share `fmr[i]` of pairs of random different people, one photo each, reaches or exceeds.
     `template_shift` lists (number of photos averaged, how much higher the same rate then lies). `center` is (D,).
+    With `look_alikes`, rates hold for people who resemble each other too, and for faces of any quality; similarities of
+    the table are then those of faces of quality 1.
     """
 
     model: str
@@ -44,42 +71,119 @@ class Calibration:
     center: npt.NDArray[np.float32]
     n_photos: int
     n_people: int
+    look_alikes: LookAlikes | None = None
 
-    def match_threshold(self, fmr: float = DEFAULT_FMR) -> float:
+    @property
+    def default_rate(self) -> float:
+        """The false match rate of two photos unless another is asked for."""
+        return DEFAULT_RANDOM_FMR if self.look_alikes is None else DEFAULT_FMR
+
+    @property
+    def conditions(self) -> str:
+        """What the rates were measured on, in words."""
+        random = f"{self.n_photos} portraits of {self.n_people} people (LFW view 1)"
+        if self.look_alikes is None:
+            return f"random pairs of different people among {random}; not measured on small faces or group photos"
+        return (
+            f"pairs of different people within {self.look_alikes.n_photos} group photos ({self.look_alikes.n_faces} faces, "
+            f"most of 12 to 120 px), and {random}"
+        )
+
+    def match_threshold(self, fmr: float, quality: float | None = None) -> float:
         """The similarity which a share `fmr` of pairs of different people reaches.
 
-        Between the table's points, and beyond its rarest, straight in log(fmr). `ValueError` outside (0, 0.5].
+        With `look_alikes` these are pairs within one photo, and `quality` is the mean of that of both faces
+        (`UNKNOWN_QUALITY` where it is None); without, they are random pairs of portraits. Between the table's points, and
+        beyond its rarest, straight in log(fmr). `ValueError` outside (0, 0.5].
         """
         if not isinstance(fmr, numbers.Real):
             raise TypeError(f"a false match rate must be a number, got {type(fmr).__name__}")
         if not 0 < fmr <= 0.5:
             raise ValueError(f"a false match rate wants a number above 0 and up to 0.5; got {fmr}")
-        # From the rarest to the most frequent, as interpolation wants it.
-        x, y = [math.log(value) for value in self.fmr[::-1]], self.similarity[::-1]
-        at = math.log(fmr)
-        if at < x[0]:
-            slope = (y[1] - y[0]) / (x[1] - x[0])
-            return min(1.0, y[0] + slope * (at - x[0]))
-        return float(np.interp(at, x, y))
+        if self.look_alikes is None:
+            return min(1.0, _at(float(fmr), self.fmr, self.similarity))
+        base = _at(float(fmr), *zip(*self.look_alikes.pairs, strict=True))
+        shift = self.look_alikes.shift(UNKNOWN_QUALITY if quality is None else quality)
+        return min(1.0, base + float(shift))
 
-    def identification_thresholds(self, rate: float, n_photos: Sequence[int]) -> npt.NDArray[np.float64]:
+    def random_threshold(self, fmr: float, quality: float | None = None) -> float:
+        """The similarity which a share `fmr` of pairs of random different people reaches, who share no photo."""
+        base = _at(float(fmr), self.fmr, self.similarity)
+        if self.look_alikes is not None:
+            base += float(self.look_alikes.shift(UNKNOWN_QUALITY if quality is None else quality))
+        return min(1.0, base)
+
+    def identification_thresholds(
+        self,
+        rate: float,
+        n_photos: Sequence[int],
+        *,
+        qualities: npt.ArrayLike | None = None,
+        probe_qualities: npt.ArrayLike | None = None,
+    ) -> npt.NDArray[np.float64]:
         """For each person of a gallery, with that many photos enrolled, the similarity a probe must reach.
 
         A stranger meets all P people. Each may falsely match with probability f so that 1 − (1 − f)^P = `rate`; an
-        average of several photos reaches a similarity more easily than one photo, so its threshold lies higher.
+        average of several photos reaches a similarity more easily than one photo, so its threshold lies higher. With
+        `look_alikes`, one of the P resembles the stranger as people within one photo do, and the thresholds depend on
+        the `qualities` (P,) of the enrolled photos. The result is (P,), or (N,P) for `probe_qualities` (N,).
         """
         if not isinstance(rate, numbers.Real):
             raise TypeError(f"a rate of strangers named must be a number, got {type(rate).__name__}")
         if not 0 < rate < 1:
             raise ValueError(f"a rate of strangers named wants a number between 0 and 1; got {rate}")
+        probes = None if probe_qualities is None else np.asarray(probe_qualities, np.float64)
         if not len(n_photos):
-            return np.empty(0)
-        per_person = -math.expm1(math.log1p(-rate) / len(n_photos))
-        base = self.match_threshold(min(per_person, 0.5))
+            return np.empty((0,) if probes is None else (len(probes), 0))
         counts, shifts = zip(*self.template_shift, strict=True)
         shift = np.interp(np.log(np.maximum(n_photos, 1)), np.log(counts), shifts)
-        thresholds: npt.NDArray[np.float64] = np.minimum(base + shift, 1.0)
-        return thresholds
+        if self.look_alikes is None:
+            per_person = -math.expm1(math.log1p(-float(rate)) / len(n_photos))
+            thresholds: npt.NDArray[np.float64] = _at(min(per_person, 0.5), self.fmr, self.similarity) + shift
+            if probes is not None:
+                thresholds = np.broadcast_to(thresholds, (len(probes), len(thresholds)))
+            return np.minimum(thresholds, 1.0)
+        shifts, rows = np.unique(shift, return_inverse=True)
+        thresholds = np.array([self._among_look_alikes(float(rate), len(n_photos), one) for one in shifts])[rows]
+        people = UNKNOWN_QUALITY if qualities is None else np.asarray(qualities, np.float64)
+        seen = UNKNOWN_QUALITY if probes is None else probes[:, None]
+        return np.minimum(thresholds + self.look_alikes.shift((people + seen) / 2), 1.0)
+
+    def _among_look_alikes(self, rate: float, n_people: int, shift: float) -> float:
+        """The similarity, at quality 1, that a share `rate` of strangers reaches to one of P people.
+
+        One of them resembles the stranger, the others are random people, of each of whom several photos were averaged:
+        `shift` says how much more these reach. It was measured for random people alone.
+        """
+        assert self.look_alikes is not None
+        alike = tuple(zip(*self.look_alikes.people, strict=True))
+        low, high = -1.0, 2.0
+        for _ in range(40):  # bisection: the share falls with the similarity
+            middle = (low + high) / 2
+            random = min(_rate_at(middle - shift, self.fmr, self.similarity), 0.999)
+            share = _rate_at(middle, *alike) - math.expm1((n_people - 1) * math.log1p(-random))
+            low, high = (middle, high) if share > rate else (low, middle)
+        return high
+
+
+def _at(fmr: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
+    """The similarity of a false match rate: straight in its logarithm between the points and beyond the rarest."""
+    # From the rarest to the most frequent, as interpolation wants it.
+    x, y = [math.log(value) for value in rates[::-1]], similarities[::-1]
+    at = math.log(fmr)
+    if at < x[0]:
+        slope = (y[1] - y[0]) / (x[1] - x[0])
+        return y[0] + slope * (at - x[0])
+    return float(np.interp(at, x, y))
+
+
+def _rate_at(similarity: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
+    """The inverse of `_at`."""
+    x, y = similarities, [math.log(value) for value in rates]
+    if similarity > x[-1]:
+        slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
+        return math.exp(y[-1] + slope * (similarity - x[-1]))
+    return math.exp(float(np.interp(similarity, x, y)))
 
 
 @functools.cache
@@ -111,8 +215,16 @@ def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | No
                 center=np.array(table["center"], np.float32),
                 n_photos=table["n_photos"],
                 n_people=table["n_people"],
+                look_alikes=_look_alikes(table.get("look_alikes")),
             )
     return None
+
+
+def _look_alikes(table: dict[str, Any] | None) -> LookAlikes | None:
+    if table is None:
+        return None
+    lists = {key: tuple((float(rate), float(at)) for rate, at in table[key]) for key in ("pairs", "people")}
+    return LookAlikes(**{**table, **lists})
 
 
 def missing(model: str) -> ModelError:

@@ -84,6 +84,21 @@ def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = N
     return unit_vectors(array if array.size else array.reshape(0, dimension), dimension)
 
 
+def qualities_of(vectors: Vectors) -> npt.NDArray[np.float32] | None:
+    """The quality (N,) of each face, where its `Embeddings` or its face tell it; None where one of them does not."""
+    if isinstance(vectors, Embeddings):
+        return None if vectors.quality is None else np.atleast_1d(vectors.quality)
+    if not isinstance(vectors, (list, tuple)) or not vectors:
+        return None
+    found = []
+    for some in vectors:
+        quality = getattr(some, "quality", None)
+        if quality is None or np.ndim(quality):
+            return None
+        found.append(float(quality))
+    return np.array(found, np.float32)
+
+
 def unit_vectors(vectors: npt.NDArray[Any], dimension: int | None = None) -> npt.NDArray[np.float32]:
     """Vectors (N,D) as float32; `ValueError` for another shape or rows that are not of length 1."""
     array = np.asarray(vectors, np.float32)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from facespace.defaults import DEFAULT_FMR, DEFAULT_MODEL
+from facespace.defaults import DEFAULT_DETECTOR, DEFAULT_MODEL
 from facespace.embedding import calibration
 from facespace.errors import ModelError
-from facespace.faces.input_spec import InputSpec
+from facespace.faces.input_spec import ARCFACE_SIZE, InputSpec
 from facespace.models.opening import AssumptionWarning, OpenedModel, open_model
 from facespace.runtime import quantization
 from facespace.runtime.devices import Device, Precision
-from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
+from facespace.runtime.onnx_network import OnnxNetwork, measured_precision, usable_cores
 
 if TYPE_CHECKING:
     from facespace.embedding.vectors import Embeddings
@@ -36,7 +36,7 @@ class Embedder:
     """A network with what it wants to see.
 
     Attributes: `name`, `spec` (how crops are made and scaled), `dimension` (D), `fingerprint` (SHA-256 of the
-    weights file), `runtime` and `precision` (what computes, and in what), `calibration` (its measured thresholds, or
+    weights file), `detector` (the name of the detector its crops come from), `runtime` and `precision` (what computes, and in what), `calibration` (its measured thresholds, or
     None), `remarks` (lines for the user: what was assumed or taken in place of what was asked for).
     """
 
@@ -49,11 +49,13 @@ class Embedder:
         fingerprint: str,
         source: str | None = None,
         remarks: Sequence[str] = (),
+        detector: str = DEFAULT_DETECTOR,
     ) -> None:
         source = source or name
         self.remarks = tuple(remarks)
         self.name = name
         self.spec = spec
+        self.detector = detector
         self.fingerprint = fingerprint
         self.runtime = network.runtime
         self.precision = network.precision
@@ -96,6 +98,7 @@ class Embedder:
             fingerprint=opened.fingerprint,
             source=opened.source,
             remarks=opened.remarks,
+            detector=opened.detector,
         )
         name = opened.name if opened.card is not None else os.path.abspath(opened.source)
         kind: Any = cls
@@ -171,24 +174,32 @@ class Embedder:
         vectors = _unit(both[: len(crops)] + both[len(crops) :])
         if self.calibration is not None:
             vectors = _unit(vectors - self.calibration.center)
-        return self._made(vectors, "represent")
+        quality = None
+        if self.spec.template == "arcface" and self.spec.size == ARCFACE_SIZE:
+            from facespace.faces.quality import crop_quality
 
-    def _made(self, vectors: npt.NDArray[np.float32], by: str) -> Embeddings:
+            quality = np.array([crop_quality(crop) for crop in crops], np.float32)
+        return self._made(vectors, "represent", quality)
+
+    def _made(
+        self, vectors: npt.NDArray[np.float32], by: str, quality: npt.NDArray[np.float32] | None = None
+    ) -> Embeddings:
         # Imported here, as loading a model does not need them.
         from facespace.embedding.compatibility import model_of
         from facespace.embedding.vectors import Embeddings
 
-        return Embeddings(vectors, made_by=by, model=model_of(self))
+        return Embeddings(vectors, made_by=by, model=model_of(self), quality=quality)
 
-    def threshold(self, rate: float = DEFAULT_FMR) -> float:
+    def threshold(self, rate: float | None = None, quality: float | None = None) -> float:
         """The similarity of two `represent`ed faces that a share `rate` of pairs of different people reaches.
 
-        The rate holds for photographs like those it was measured on: see `Calibration`. `ValueError` for a rate outside
-        (0, 0.5], `ModelError` where no thresholds were measured for the model.
+        By default it is `calibration.default_rate`. `quality` is the mean of that of both faces; see `Calibration.match_threshold`, also for the conditions under which
+        the rate holds. `ValueError` for a rate outside (0, 0.5], `ModelError` where no thresholds were measured for the
+        model.
         """
         if self.calibration is None:
             raise calibration.missing(self.name)
-        return self.calibration.match_threshold(rate)
+        return self.calibration.match_threshold(self.calibration.default_rate if rate is None else rate, quality)
 
     def features(self, crops: Crops) -> npt.NDArray[np.float32]:
         """What the network computes (N,D) before it is brought to unit length; arguments and errors as `embed`."""
@@ -273,6 +284,8 @@ def _network(opened: OpenedModel, device: Device, precision: Precision) -> Netwo
         check_device(device if gpu else "cpu")
         return TorchNetwork(opened.backbone(), device=device if gpu else "cpu", precision=precision)
     onnx = opened.read_onnx()
+    if precision == "fastest":
+        precision = measured_precision(opened.fingerprint)
     ranges = quantization.find(opened.fingerprint, opened.spec)
     return OnnxNetwork(
         onnx,

@@ -1,4 +1,7 @@
-"""Embeddings that know how they were made, so that those of `embed` are never compared with those of `represent`."""
+"""Embeddings that know how they were made and of how good a face.
+
+Those of `embed` are never compared with those of `represent`, and thresholds can depend on the quality of the faces.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ _KEEPING = (np.concatenate, np.stack, np.vstack, np.split, np.array_split, np.at
 class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
     """Vectors (N,D) or (D,) float32 that know their making: an array like any other.
 
-    `made_by` is `embed` or `represent`, `model` what `compatibility.model_of` says of the model. Rows, slices, copies,
-    pickles and what `numpy.concatenate`, `stack` and `split` make of such vectors keep both; what operators and NumPy's
-    functions compute from them, and what is saved as `.npy` or `.npz`, is a bare array.
+    `made_by` is `embed` or `represent`, `model` what `compatibility.model_of` says of the model, `quality` (N,), or () of
+    one vector, that of each face as `faces.quality` computes it, or None. Rows, slices, copies, pickles and what
+    `numpy.concatenate`, `stack` and `split` make of such vectors keep them; what operators and NumPy's functions compute
+    from them, and what is saved as `.npy` or `.npz`, is a bare array.
 
     >>> vectors = Embeddings(np.eye(2, dtype=np.float32), made_by="embed", model={})
     >>> vectors[0].made_by, np.stack([vectors[0], vectors[1]]).made_by, type(vectors + vectors).__name__
@@ -24,15 +28,40 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
 
     made_by: str
     model: dict[str, Any]
+    quality: npt.NDArray[np.float32] | None
 
-    def __new__(cls, vectors: npt.NDArray[np.float32], *, made_by: str, model: dict[str, Any]) -> Embeddings:
-        """The vectors, without a copy, with their making."""
+    def __new__(
+        cls,
+        vectors: npt.NDArray[np.float32],
+        *,
+        made_by: str,
+        model: dict[str, Any],
+        quality: npt.ArrayLike | None = None,
+    ) -> Embeddings:
+        """The vectors, without a copy, with their making; `ValueError` where there is not one quality a vector."""
         result = np.asarray(vectors).view(cls)
         result.made_by, result.model = made_by, model
+        result.quality = None if quality is None else np.asarray(quality, np.float32)
+        if result.quality is not None and result.quality.shape != result.shape[:-1]:
+            raise ValueError(f"quality must be of shape {result.shape[:-1]}, got {result.quality.shape}")
         return result
 
     def __array_finalize__(self, source: Any) -> None:
         self.made_by, self.model = getattr(source, "made_by", ""), getattr(source, "model", {})
+        quality = getattr(source, "quality", None)
+        self.quality = quality if quality is not None and quality.shape == self.shape[:-1] else None
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(found, Embeddings) and self.quality is not None:
+            rows = index[0] if isinstance(index, tuple) and index else index
+            found.quality = None
+            if self.ndim == 1:
+                found.quality = self.quality if found.shape == self.shape else None
+            elif rows is not None and rows is not Ellipsis and found.shape[-1] == self.shape[-1]:
+                quality = np.asarray(self.quality[_bare(rows)])
+                found.quality = quality if quality.shape == found.shape[:-1] else None
+        return found
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         return getattr(ufunc, method)(*_bare(inputs), **_bare(options))
@@ -44,20 +73,40 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
             return result
         if not isinstance(result, list) and result.shape[-1] != self.shape[-1]:  # joined side by side
             return result
+        quality = _joined_quality(function, given, arguments, options)
         if isinstance(result, list):
-            return [Embeddings(part, made_by=self.made_by, model=self.model) for part in result]
-        return Embeddings(result, made_by=self.made_by, model=self.model)
+            qualities = quality if isinstance(quality, list) else [None] * len(result)
+            return [self._like(part, one) for part, one in zip(result, qualities, strict=True)]
+        return self._like(result, quality)
+
+    def _like(self, vectors: npt.NDArray[np.float32], quality: Any) -> Embeddings:
+        fits = quality is not None and np.shape(quality) == vectors.shape[:-1]
+        return Embeddings(vectors, made_by=self.made_by, model=self.model, quality=quality if fits else None)
 
     def dot(self, other: Any, out: Any = None) -> Any:
         """The product, a bare array."""
         return _bare(self).dot(_bare(other), out)
 
     def __reduce__(self) -> Any:
-        return _restored, (np.asarray(self), self.made_by, self.model)
+        return _restored, (np.asarray(self), self.made_by, self.model, self.quality)
 
 
-def _restored(vectors: npt.NDArray[np.float32], made_by: str, model: dict[str, Any]) -> Embeddings:
-    return Embeddings(vectors, made_by=made_by, model=model)
+def _restored(vectors: npt.NDArray[np.float32], made_by: str, model: dict[str, Any], quality: Any) -> Embeddings:
+    return Embeddings(vectors, made_by=made_by, model=model, quality=quality)
+
+
+def _joined_quality(function: Any, given: Any, arguments: Any, options: Any) -> Any:
+    """What a joining or parting function of NumPy makes of the qualities: an array, a list of them, or None."""
+    qualities = [value.quality for value in given]
+    if any(quality is None for quality in qualities) or options or len(arguments) > 2:
+        return None
+    if function in (np.split, np.array_split):
+        return function(qualities[0], *arguments[1:])
+    if len(arguments) > 1:
+        return None
+    if function is np.stack:
+        return np.stack(qualities)
+    return np.concatenate([np.atleast_1d(quality) for quality in qualities])
 
 
 def _same_making(own: Embeddings, other: Any) -> bool:

@@ -30,7 +30,8 @@ class CropRecord:
 
     `image_size` in pixels, `crop_margin` in source pixels and `template` are those of `InputSpec`; `faces` says which
     faces of a photo were kept: the one the 2018 rule chooses (`central`), the one the detector is surest of
-    (`most-confident`), or `all`. `format`: png, jpeg or webp. `min_size`: the detector's smallest face in pixels.
+    (`most-confident`), or `all`. `format`: png, jpeg or webp. `min_size`: the detector's smallest face in pixels, `detector` its
+    name. `model`: the name of the model they were made for; records of before have none.
     """
 
     image_size: int
@@ -39,12 +40,16 @@ class CropRecord:
     faces: Literal["central", "most-confident", "all"] = "central"
     format: Literal["png", "jpeg", "webp"] = "png"
     min_size: float = 20.0
+    detector: str = "mtcnn"
+    model: str = ""
 
     def __post_init__(self) -> None:
         self.input_spec()  # checks the first three
         for name, allowed in (("faces", ("central", "most-confident", "all")), ("format", ("png", "jpeg", "webp"))):
             if getattr(self, name) not in allowed:
                 raise DatasetError(f"{name} wants one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if not isinstance(self.detector, str) or not isinstance(self.model, str):
+            raise DatasetError(f"detector and model must be names, got {self.detector!r} and {self.model!r}")
         if not isinstance(self.min_size, (int, float)) or not 2 <= self.min_size <= 1e6:
             raise DatasetError(f"min_size wants at least 2 pixels; got {self.min_size!r}")
 

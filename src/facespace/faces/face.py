@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+
+_FAR_LARGER = 2.5  # sides
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -22,8 +24,8 @@ class Face:
     """One face of an image, in pixels of that image.
 
     `box` is (x1, y1, x2, y2) and may reach beyond the border; `landmarks` are left eye, right eye, nose, left
-    mouth corner, right mouth corner as seen in the image; `score` is the detector's probability. Raises
-    `ValueError` when the box is empty, a number is not finite, or the landmarks are not five.
+    mouth corner, right mouth corner as seen in the image; `score` is the detector's probability; `quality`, from 0 to 1,
+    is that of `faces.quality.face_quality`, or None if nobody has computed it. Raises `ValueError` when the box is empty, a number is not finite, or the landmarks are not five.
 
     >>> face = Face((10, 20, 50, 70), 0.99, ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60)))
     >>> face.width, face.height
@@ -33,6 +35,7 @@ class Face:
     box: Box
     score: float
     landmarks: tuple[Point, ...]
+    quality: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if len(self.box) != 4 or len(self.landmarks) != 5 or any(len(point) != 2 for point in self.landmarks):
@@ -57,11 +60,31 @@ class Face:
 
     def as_dict(self) -> dict[str, Any]:
         """The face as JSON writes it, coordinates to a thousandth of a pixel."""
-        return {
+        entry: dict[str, Any] = {
             "box": [round(float(value), 3) for value in self.box],
             "score": round(float(self.score), 6),
             "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in self.landmarks],
         }
+        if self.quality is not None:
+            entry["quality"] = round(self.quality, 3)
+        return entry
+
+
+def clear_face(faces: Sequence[Face]) -> Face | None:
+    """The one face a portrait is of: the only one, or one far larger than every other; None where there is no such.
+
+    What else a detector finds in a portrait is far smaller: people in the background, a picture on the wall, a collar.
+
+    >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
+    >>> portrait, collar = Face((0, 0, 100, 120), 0.9, points), Face((40, 150, 60, 170), 0.94, points)
+    >>> clear_face([collar, portrait]) is portrait, clear_face([portrait, portrait])
+    (True, None)
+    """
+    if not faces:
+        return None
+    largest, *others = sorted(faces, key=lambda face: -face.width * face.height)
+    side = max(largest.width, largest.height)
+    return largest if all(max(face.width, face.height) * _FAR_LARGER <= side for face in others) else None
 
 
 def central_face(faces: Sequence[Face], width: int, height: int) -> Face:

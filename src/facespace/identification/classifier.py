@@ -23,6 +23,7 @@ from facespace.embedding.compatibility import (
 )
 from facespace.embedding.embedder import Embedder
 from facespace.identification import classifier_methods, held_out, threshold_tuning
+from facespace.identification.assignment import keep_each_name_once
 from facespace.identification.classifier_file import (
     DAMAGE,
     ClassifierRecord,
@@ -216,8 +217,11 @@ class Classifier:
         self.evidence_ = {**self.evidence_, "calibrated": result.evidence}
         return result
 
-    def predict(self, embeddings: Vectors) -> list[Prediction]:
-        """Who each face (M,D) is, or unknown; any M, also 0. Embeddings are as `Embedder.represent` makes them."""
+    def predict(self, embeddings: Vectors, *, one_photo: bool = False) -> list[Prediction]:
+        """Who each face (M,D) is, or unknown; any M, also 0. Embeddings are as `Embedder.represent` makes them.
+
+        With `one_photo` they are the faces of one photo: of several with one name the most similar keeps it.
+        """
         self._check_fitted()
         vectors = probes_of(embeddings, self.embeddings_.shape[1], self.model_)
         nearest = self.namer_.nearest(vectors)
@@ -228,10 +232,11 @@ class Classifier:
             if self.probability_ is None
             else held_out.probability(similarity - thresholds, self.probability_).tolist()
         )
-        return [
+        predictions = [
             Prediction(
                 self.names_[k] if self.closed_set or value >= wanted else None,
                 float(value), float(wanted), self.names_[k], likely,
             )
             for k, value, wanted, likely in zip(nearest, similarity, thresholds, probability, strict=True)
         ]  # fmt: skip
+        return keep_each_name_once(predictions) if one_photo else predictions

@@ -18,10 +18,18 @@ import numpy.typing as npt
 
 from facespace.defaults import DEFAULT_RATE
 from facespace.embedding import calibration
-from facespace.embedding.compatibility import Vectors, model_of, other_model, probes_of, represented
+from facespace.embedding.compatibility import (
+    Vectors,
+    model_of,
+    other_model,
+    probes_of,
+    qualities_of,
+    represented,
+)
 from facespace.embedding.embedder import Embedder
 from facespace.errors import GalleryError
 from facespace.identification import threshold_tuning
+from facespace.identification.assignment import one_face_each
 from facespace.identification.open_set import templates, thresholds_of_table
 from facespace.identification.stores.protocol import Entry, Store
 from facespace.identification.stores.sqlite import SQLiteStore
@@ -60,6 +68,7 @@ class _Snapshot:
     names: list[str]
     n_photos: list[int]
     templates: npt.NDArray[np.float32]
+    qualities: npt.NDArray[np.float64]
 
 
 class FaceWithEmbedding(Protocol):
@@ -127,6 +136,13 @@ class Gallery:
     def __len__(self) -> int:
         return len(self._store.people())
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model that made the vectors; empty in a gallery that has none yet."""
+        held = self._store.setting("embedder")
+        name = held.get("model") if isinstance(held, dict) else None
+        return name if isinstance(name, str) else ""
+
     def people(self) -> list[Person]:
         """Everyone enrolled, by name."""
         return [Person(*row) for row in self._store.people()]
@@ -142,14 +158,27 @@ class Gallery:
                     f"enroll takes a crop (S,S,3) or an analysed face; got {type(crop).__name__} (FaceAnalyzer.enroll takes "
                     "a whole photo)"
                 )
-            return self.add(name, crop.embedding, crop.crop, source=source)
+            return self.add(name, crop.embedding, crop.crop, source=source, quality=getattr(crop, "quality", None))
         return self.add(name, self._model().represent(crop[None])[0], crop, source=source)
 
     def add(
-        self, name: str, embedding: npt.NDArray[np.float32], crop: npt.NDArray[np.uint8], *, source: str = ""
+        self,
+        name: str,
+        embedding: npt.NDArray[np.float32],
+        crop: npt.NDArray[np.uint8],
+        *,
+        source: str = "",
+        quality: float | None = None,
     ) -> bool:
-        """`enroll` for a crop that `represent` has made an embedding of already."""
+        """`enroll` for a crop that `represent` has made an embedding of already.
+
+        `quality` is that of the face, from 0 to 1; without it, what the embedding knows of its face.
+        """
         embedder = self._model()
+        if quality is None and (known := qualities_of([embedding])) is not None:
+            quality = float(known[0])
+        if quality is not None and not 0 <= quality <= 1:
+            raise ValueError(f"quality must be between 0 and 1, got {quality}")
         embedding = represented(embedding, model_of(embedder))
         length = float(np.linalg.norm(embedding))
         if embedding.shape != (embedder.dimension,) or not abs(length - 1) < 1e-3:
@@ -160,7 +189,7 @@ class Gallery:
             self._check_model(embedder, create=True)
         digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
         made_by = f"{embedder.runtime} {embedder.precision}"
-        return self._store.add(name, Entry(embedding, digest, plain_text(source), made_by))
+        return self._store.add(name, Entry(embedding, digest, plain_text(source), made_by, quality))
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name; `UnknownPerson` if there is nobody, `GalleryError` if the name is taken."""
@@ -172,7 +201,13 @@ class Gallery:
 
     @overload
     def identify(
-        self, embeddings: Vectors, *, rate: float | None = None, threshold: float | None = None, top: None = None
+        self,
+        embeddings: Vectors,
+        *,
+        rate: float | None = None,
+        threshold: float | None = None,
+        top: None = None,
+        one_photo: bool = False,
     ) -> list[Match]: ...
 
     @overload
@@ -187,6 +222,7 @@ class Gallery:
         rate: float | None = None,
         threshold: float | None = None,
         top: int | None = None,
+        one_photo: bool = False,
     ) -> list[Match] | list[list[Match]]:
         """The best match of each probe (N,D), or unknown; embeddings as `Embedder.represent` makes them.
 
@@ -195,26 +231,41 @@ class Gallery:
 
         `rate` is the share of strangers that may be given a name, each face counted alone, however many people are
         enrolled; by default what `calibrate` stored, or 0.01. `threshold` sets the similarity to reach instead.
-        `ModelError` where the model has no calibration, `calibrate` has stored none, and no threshold is given.
+        `ModelError` where the model has no calibration, `calibrate` has stored none, and no threshold is given. Poor faces
+        must reach more: the quality of each is what the embeddings know of it.
+
+        With `one_photo` the probes are the faces of one photo, in which each person is named at most once: names are given
+        so that their similarities are largest in all.
         """
         if top is not None and operator.index(top) < 1:
             raise ValueError(f"top must be at least 1, got {top}")
+        if top is not None and one_photo:
+            raise ValueError("top and one_photo exclude each other")
         probes = self._probes(embeddings)
         people = self._current()
-        thresholds = self._thresholds(people, rate) if threshold is None else np.full(len(people.names), threshold)
+        if threshold is None:
+            thresholds = self._thresholds(people, rate, qualities_of(embeddings))
+        else:
+            thresholds = np.full(len(people.names), threshold)
+        thresholds = np.broadcast_to(thresholds, (len(probes), len(people.names)))
         if not people.names:
             nobody = Match(None, None, 1.0 if threshold is None else threshold)
             return [nobody if top is None else [nobody] for _ in probes]  # type: ignore[return-value]
 
-        def match(row: npt.NDArray[np.float32], k: int) -> Match:
-            value, wanted, person = float(row[k]), float(thresholds[k]), people.names[k]
-            return Match(person if value >= wanted else None, value, wanted, person)
-
         similarity = probes @ people.templates.T
+
+        def match(n: int, k: int, named: bool = True) -> Match:
+            value, wanted, person = float(similarity[n, k]), float(thresholds[n, k]), people.names[k]
+            return Match(person if named and value >= wanted else None, value, wanted, person)
+
+        nearest = similarity.argmax(axis=1)
+        if one_photo:
+            given = one_face_each(similarity, thresholds)
+            return [match(n, k if k >= 0 else nearest[n], k >= 0) for n, k in enumerate(given)]
         if top is None:
-            return [match(row, k) for k, row in zip(similarity.argmax(axis=1), similarity, strict=True)]
+            return [match(n, k) for n, k in enumerate(nearest)]
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
-        return [[match(row, k) for k in best] for best, row in zip(order, similarity, strict=True)]
+        return [[match(n, k) for k in best] for n, best in enumerate(order)]
 
     def _probes(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
         """The probes as (N,D); `ValueError` for vectors that cannot be compared with the gallery's."""
@@ -222,10 +273,13 @@ class Gallery:
         return probes_of(embeddings, embedder.dimension, model_of(embedder))
 
     def thresholds(self, rate: float | None = None) -> npt.NDArray[np.float64]:
-        """The similarity to reach for each person, in the order they were added, to keep to `rate`."""
+        """The similarity a face of unknown quality must reach for each person, in the order they were added."""
         return self._thresholds(self._current(), rate)
 
-    def _thresholds(self, people: _Snapshot, rate: float | None) -> npt.NDArray[np.float64]:
+    def _thresholds(
+        self, people: _Snapshot, rate: float | None, probe_qualities: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """(P,), or (N,P) where the qualities of N probes are known."""
         embedder = self._model()
         offset = 0.0
         if rate is None:
@@ -235,15 +289,19 @@ class Gallery:
                 return np.full(len(people.names), min(offset, 1.0))
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)
-        return np.minimum(embedder.calibration.identification_thresholds(rate, people.n_photos) + offset, 1.0)
+        wanted = embedder.calibration.identification_thresholds(
+            rate, people.n_photos, qualities=people.qualities, probe_qualities=probe_qualities
+        )
+        return np.minimum(wanted + offset, 1.0)
 
     def calibrate(self, probes: Vectors, names: Sequence[str], *, rate: float) -> TunedThresholds:
         """Choose and store the thresholds on labelled photos: see `threshold_tuning.calibrate`."""
         probes = self._probes(probes)
         people, table = self._current(), self._model().calibration
-        _, _, enrolled = self._store.vectors(self._model().dimension)
+        enrolled = self._store.vectors(self._model().dimension).embeddings
         result = threshold_tuning.calibrate(
-            probes, names, people.templates, people.names, thresholds_of_table(table, rate, people.n_photos),
+            probes, names, people.templates, people.names,
+            thresholds_of_table(table, rate, people.n_photos, qualities=people.qualities),
             enrolled=enrolled, rate=rate, table=table is not None,
         )  # fmt: skip
         self._store.set("calibration", dataclasses.asdict(result))
@@ -271,8 +329,10 @@ class Gallery:
         """The people as the file holds them; made anew if any process has changed it since."""
         snapshot, version = self._snapshot, self._store.version()
         if snapshot is None or snapshot.version != version:
-            names, owners, vectors = self._store.vectors(self._model().dimension)
-            n_photos = np.bincount(owners, minlength=len(names)).tolist()
-            snapshot = _Snapshot(version, names, n_photos, templates(owners, vectors, len(names)))
+            names, owners, vectors, qualities = self._store.vectors(self._model().dimension)
+            n_photos = np.bincount(owners, minlength=len(names))
+            known = np.where(np.isnan(qualities), calibration.UNKNOWN_QUALITY, qualities)
+            mean = np.bincount(owners, weights=known, minlength=len(names)) / np.maximum(n_photos, 1)
+            snapshot = _Snapshot(version, names, n_photos.tolist(), templates(owners, vectors, len(names)), mean)
             self._snapshot = snapshot
         return snapshot

@@ -41,11 +41,13 @@ def templates(owners: Integers, vectors: Embeddings, n_people: int) -> Embedding
     return result
 
 
-def thresholds_of_table(calibration: Calibration | None, rate: float, n_photos: Sequence[int]) -> Floats:
-    """What the model's own table wants of each person's similarity; zeros where nobody has measured the model."""
+def thresholds_of_table(
+    calibration: Calibration | None, rate: float, n_photos: Sequence[int], *, qualities: Floats | None = None
+) -> Floats:
+    """The similarity (P,) the model's table asks of a face of unknown quality; zeros for a model without a table."""
     if calibration is None:
         return np.zeros(len(n_photos))
-    return calibration.identification_thresholds(rate, n_photos)
+    return calibration.identification_thresholds(rate, n_photos, qualities=qualities)
 
 
 def held_out_margins(embeddings: Embeddings, owners: Integers, people: Embeddings, wanted: Floats) -> Floats:

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from facespace.defaults import DEFAULT_DETECTOR
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec, describe_spec
 from facespace.formats.tf_graph import Graph, parse_graph
@@ -65,6 +66,16 @@ class OpenedModel:
     read_onnx: Callable[[], bytes] | None = None
     read_backbone: Callable[[], Backbone] | None = None
     read_folded: Callable[[], set[str]] | None = field(default=None, repr=False)
+
+    @property
+    def detector(self) -> str:
+        """The name of the detector whose faces the network's crops are cut from.
+
+        Box crops follow MTCNN's boxes; crops by five points do not depend on a box.
+        """
+        if self.card is not None:
+            return self.card.detector
+        return "mtcnn" if self.spec.template == "box" else DEFAULT_DETECTOR
 
     def backbone(self) -> Backbone:
         """The network for torch; `ModelError` where the format has none, or `backbones` does not have that network."""

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from facespace.defaults import DEFAULT_DETECTOR, DEFAULT_FMR, DEFAULT_MODEL
+from facespace.defaults import DEFAULT_DETECTOR, DEFAULT_MODEL
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
-from facespace.embedding.compatibility import model_of, probes_of
+from facespace.embedding.compatibility import model_of, probes_of, qualities_of
 from facespace.embedding.embedder import Embedder
 from facespace.embedding.vectors import Embeddings
 from facespace.errors import ImageError
-from facespace.faces.face import Face
+from facespace.faces.face import Face, clear_face
+from facespace.faces.quality import weakness
 from facespace.io.image import Source
 from facespace.pipeline.photos import Photo, process, source_name
 
@@ -45,7 +46,8 @@ class Verdict(NamedTuple):
 class FaceAnalyzer:
     """Finds the faces of images and embeds them: a detector and an embedder together.
 
-    `model` is anything `Embedder.load` takes, or an `Embedder`; `detector` a name for `create_detector`, or a `Detector`.
+    `model` is anything `Embedder.load` takes, or an `Embedder`; `detector` a name for `create_detector`, or a `Detector`, by
+    default the one the model's crops come from.
 
         analyzer = FaceAnalyzer()
         for face in analyzer("party.jpg"):
@@ -53,12 +55,13 @@ class FaceAnalyzer:
     """
 
     def __init__(
-        self, model: str | PathLike[str] | Embedder = DEFAULT_MODEL, detector: str | Detector = DEFAULT_DETECTOR
+        self, model: str | PathLike[str] | Embedder = DEFAULT_MODEL, detector: str | Detector | None = None
     ) -> None:
         self.embedder = Embedder.load(model) if isinstance(model, (str, PathLike)) else model
-        self.detector = create_detector(detector) if isinstance(detector, str) else detector
         if isinstance(self.embedder, type) or not hasattr(self.embedder, "represent"):
             raise TypeError(f"model must be a name, a path or an Embedder, got {type(model).__name__}")
+        wanted = getattr(self.embedder, "detector", DEFAULT_DETECTOR) if detector is None else detector
+        self.detector = create_detector(wanted) if isinstance(wanted, str) else wanted
         if isinstance(self.detector, type) or not hasattr(self.detector, "detect_many"):
             raise TypeError(f"detector must be a name or a Detector, got {type(detector).__name__}")
 
@@ -78,11 +81,14 @@ class FaceAnalyzer:
             return [_faces(photo) for photo in process(images, self.detector, self.embedder, keep_crops=True)]
         return self([images])[0]
 
-    def enroll(self, gallery: Gallery, name: str, image: Source, *, largest: bool = False) -> bool:
+    def enroll(
+        self, gallery: Gallery, name: str, image: Source, *, largest: bool = False, any_quality: bool = False
+    ) -> bool:
         """Enrol the one face of a whole photo under a name, or with `largest` its largest face; or an analysed face.
 
-        Returns False when this very face was enrolled under the name before. Raises `ImageError` for a photo that cannot
-        be read, has no face, or has several.
+        Faces far smaller than another do not count. Returns False when this very face was enrolled under the name before.
+        Raises `ImageError` for a photo that cannot be read, has no face, or has several, and for a face too small or too
+        blurred to be recognised, unless `any_quality`.
         """
         if not hasattr(gallery, "enroll"):
             raise TypeError(
@@ -90,29 +96,36 @@ class FaceAnalyzer:
             )
         if isinstance(image, AnalyzedFace):
             return gallery.enroll(name, image)
-        return gallery.enroll(name, self._one_face(image, largest=largest), source=source_name(image))
+        face = self._one_face(image, largest=largest)
+        if (reason := weakness(face)) and not any_quality:
+            raise ImageError(source_name(image), f"{reason} (quality {face.quality:.2f}); any_quality=True takes it")
+        return gallery.enroll(name, face, source=source_name(image))
 
-    def verify(self, a: Any, b: Any, *, rate: float = DEFAULT_FMR, threshold: float | None = None) -> Verdict:
+    def verify(self, a: Any, b: Any, *, rate: float | None = None, threshold: float | None = None) -> Verdict:
         """Whether two faces are of one person, where a share `rate` of pairs of different people may be called so.
 
+        By default it is the calibration's `default_rate`; `Calibration.match_threshold` says of which pairs.
+
         Each of the two is an image, whose largest face counts, an analysed face, or an embedding (D,) that `represent`
-        made. `threshold` sets the similarity to reach in the place of `rate`. Raises `ImageError` for an image without a face, `ModelError` where no thresholds were measured for the
-        model, and `ValueError` for an embedding of another kind.
+        made. `threshold` sets the similarity to reach in the place of `rate`. Raises `ImageError` for an image without a
+        face, `ModelError` where no thresholds were measured for the model, and `ValueError` for an embedding of another kind.
         """
-        first, second = (self._embedding(face) for face in (a, b))
+        (first, one), (second, other) = (self._embedding(face) for face in (a, b))
         similarity = float(first @ second)
-        wanted = self.embedder.threshold(rate) if threshold is None else float(threshold)
+        quality = None if one is None or other is None else (one + other) / 2
+        wanted = self.embedder.threshold(rate, quality) if threshold is None else float(threshold)
         return Verdict(similarity, wanted, similarity >= wanted)
 
-    def _embedding(self, face: Any) -> npt.NDArray[np.float32]:
+    def _embedding(self, face: Any) -> tuple[npt.NDArray[np.float32], float | None]:
+        """The vector (D,) of an image, a face or a vector, and the quality of the face, where it is known."""
         is_vector = isinstance(face, np.ndarray) and (face.ndim == 1 or isinstance(face, Embeddings))
         if not (is_vector or isinstance(face, AnalyzedFace)):
             face = self._one_face(face, largest=True)
         vectors = probes_of(face, self.embedder.dimension, model_of(self.embedder))
         if len(vectors) != 1:
             raise ValueError(f"one embedding is expected, got {len(vectors)}")
-        vector: npt.NDArray[np.float32] = vectors[0]
-        return vector
+        quality = qualities_of(face if isinstance(face, Embeddings) else [face])
+        return vectors[0], None if quality is None else float(quality[0])
 
     def _one_face(self, image: Source, *, largest: bool) -> AnalyzedFace:
         if isinstance(image, (list, tuple)):
@@ -120,16 +133,18 @@ class FaceAnalyzer:
         faces = self(image)
         if not faces:
             raise ImageError(source_name(image), "no face found")
-        if len(faces) > 1 and not largest:
+        clear = clear_face(faces)
+        if clear is None and not largest:
             raise ImageError(source_name(image), f"{len(faces)} faces, one expected; largest=True takes the largest")
-        return max(faces, key=lambda face: face.width * face.height)
+        largest_face: AnalyzedFace = max(faces, key=lambda face: face.width * face.height)
+        return largest_face
 
 
 def verify(
     a: Any,
     b: Any,
     *,
-    rate: float = DEFAULT_FMR,
+    rate: float | None = None,
     threshold: float | None = None,
     model: str | PathLike[str] = DEFAULT_MODEL,
 ) -> Verdict:
@@ -150,6 +165,6 @@ def _faces(photo: Photo) -> list[AnalyzedFace]:
     if photo.error is not None:
         raise ImageError(photo.path, photo.error)
     return [
-        AnalyzedFace(face.box, face.score, face.landmarks, crop, embedding)
+        AnalyzedFace(face.box, face.score, face.landmarks, crop, embedding, quality=face.quality)
         for face, crop, embedding in zip(photo.faces, photo.crops, photo.embeddings, strict=True)
     ]

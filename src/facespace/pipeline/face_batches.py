@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,8 +13,11 @@ import numpy.typing as npt
 
 from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
+from facespace.embedding.vectors import Embeddings
 from facespace.faces.alignment import align
 from facespace.faces.face import Face
+from facespace.faces.input_spec import ARCFACE_SIZE
+from facespace.faces.quality import face_quality
 
 MAX_IMAGES = 16
 _MAX_PIXELS = 24_000_000
@@ -38,7 +43,7 @@ def find_faces(
     largest: bool = False,
     keep_crops: bool = False,
 ) -> list[FoundFaces]:
-    """The faces of each image (H,W,3), embedded by `represent` if there is an `embedder`.
+    """The faces of each image (H,W,3) with their quality, embedded by `represent` if there is an `embedder`.
 
     `largest` keeps only the face with the largest box. Crops are empty unless `keep_crops`.
     """
@@ -49,23 +54,49 @@ def find_faces(
         found = [_largest(faces) for faces in found]
     if embedder is None:
         none, vectors = np.empty((0, 0, 0, 3), np.uint8), np.empty((0, 0), np.float32)
-        return [FoundFaces(faces, none, vectors) for faces in found]
+        return [
+            FoundFaces([_rated(image, face) for face in faces], none, vectors)
+            for image, faces in zip(images, found, strict=True)
+        ]
     pending = [(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
-    size = embedder.spec.size
-    kept = [np.empty((0, size, size, 3), np.uint8)]
+    spec = embedder.spec
+    kept = [np.empty((0, spec.size, spec.size, 3), np.uint8)]
     embeddings: list[npt.NDArray[np.float32]] = []
+    rated: list[Face] = []
     for start in range(0, len(pending), _MAX_FACES):
         part = pending[start : start + _MAX_FACES]
-        crops = np.stack([align(image, face, embedder.spec) for image, face in part])
+        crops = np.stack([align(image, face, spec) for image, face in part])
+        by_points = spec.template == "arcface" and spec.size == ARCFACE_SIZE  # the crop that quality is told from
+        rated += [_rated(*one, crop if by_points else None) for one, crop in zip(part, crops, strict=True)]
         embeddings.append(embedder.represent(crops))
         if keep_crops:
             kept.append(crops)
-    ends = np.cumsum([len(faces) for faces in found])[:-1]
-    all_vectors = np.split(
-        np.concatenate(embeddings) if embeddings else np.empty((0, embedder.dimension), np.float32), ends
+    bounds = np.cumsum([0, *(len(faces) for faces in found)])
+    all_vectors = np.concatenate(embeddings) if embeddings else embedder.represent(kept[0])
+    all_crops = np.concatenate(kept)
+    return [
+        FoundFaces(
+            rated[begin:end],
+            all_crops[begin:end] if keep_crops else kept[0],
+            _with_quality(all_vectors[begin:end], rated[begin:end]),
+        )
+        for begin, end in itertools.pairwise(bounds.tolist())
+    ]
+
+
+def _rated(image: npt.NDArray[np.uint8], face: Face, crop: npt.NDArray[np.uint8] | None = None) -> Face:
+    return dataclasses.replace(face, quality=face_quality(image, face, crop))
+
+
+def _with_quality(vectors: npt.NDArray[np.float32], faces: Sequence[Face]) -> npt.NDArray[np.float32]:
+    if not isinstance(vectors, Embeddings):
+        return vectors
+    return Embeddings(
+        vectors.view(np.ndarray),
+        made_by=vectors.made_by,
+        model=vectors.model,
+        quality=np.array([face.quality for face in faces], np.float32),
     )
-    all_crops = np.split(np.concatenate(kept), ends) if keep_crops else [kept[0]] * len(found)
-    return [FoundFaces(*parts) for parts in zip(found, all_crops, all_vectors, strict=True)]
 
 
 def in_chunks(items: Iterable[T], n_pixels: Callable[[T], int], max_images: int = MAX_IMAGES) -> Iterator[list[T]]:

@@ -63,7 +63,7 @@ def read_people(
 ) -> People:
     """Read class folders of crops, or of photos, of each of which the largest face counts.
 
-    `detector` finds the faces of photos; without it the default one is created. `known` gives embeddings (D,) by digest, of
+    `detector` finds the faces of photos; without it the one the model's crops come from is created. `known` gives embeddings (D,) by digest, of
     the same model. A file whose content came before under the same name is left out. `DatasetError` for no folders, and
     for crops that do not fit the model.
     """
@@ -94,7 +94,7 @@ def read_people(
     if crops:
         read = _read_crops(todo, embedder, prepared)
     else:
-        read = _read_photos(todo, embedder, detector or create_detector())
+        read = _read_photos(todo, embedder, detector or create_detector(embedder.detector))
     for k, vector in zip(new, progress(read, len(new), "embedding"), strict=True):
         if isinstance(vector, str):
             failed.append((paths[k], vector))

@@ -19,6 +19,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,6 +28,14 @@ import numpy.typing as npt
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.io.text import first_line
 from facespace.runtime.devices import Device, Precision
+
+Processor = Literal["amx", "bfloat16", "other"]
+
+_SFACE = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+# Which precision is the fastest by SHA-256 of the weights and kind of processor, as it was measured: a table, and not a
+# measurement when a model is loaded, so that names do not depend on what else a machine does then. SFace's depthwise convolutions take 1.48 times as long in bfloat16 as in float32 where the
+# processor has it without AMX. With AMX nobody has measured it; its thresholds were measured in float32.
+_MEASURED: dict[str, dict[Processor, Precision]] = {_SFACE: {"amx": "float32", "bfloat16": "float32"}}
 
 _CUDA = "CUDAExecutionProvider"
 _OPENVINO = "OpenVINOExecutionProvider"
@@ -203,6 +212,29 @@ def lowest_precision(precision: Precision) -> str:
         raise ValueError(f"precision wants {' or '.join(get_args(Precision))}; got {precision!r}")
     pinned = _choice("FACESPACE_PRECISION", ("fastest", "bfloat16", "float32"))
     return "float32" if precision == "float32" else pinned or precision
+
+
+def measured_precision(fingerprint: str, processor: Processor | None = None) -> Precision:
+    """The precision to compute these weights in where `fastest` is asked for.
+
+    `fastest` leaves it to the runtime: bfloat16, or 8-bit integers where ranges were measured, on processors that have
+    them.
+
+    >>> measured_precision("0" * 64)
+    'fastest'
+    """
+    return _MEASURED.get(fingerprint, {}).get(processor or processor_kind(), "fastest")
+
+
+@functools.cache
+def processor_kind() -> Processor:
+    """What decides how fast bfloat16 is here, by the flags that Linux lists; `other` where it lists none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "other"
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "amx" if "amx_bf16" in flags else "bfloat16" if "avx512_bf16" in flags else "other"
 
 
 def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:

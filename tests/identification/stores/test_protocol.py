@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,8 +41,8 @@ def entry(k: int, digest: str = "") -> Entry:
 
 def test_an_empty_store(store: Store) -> None:
     assert store.people() == []
-    names, owners, vectors = store.vectors(D)
-    assert (names, owners.tolist(), vectors.shape) == ([], [], (0, D))
+    names, owners, vectors, qualities = store.vectors(D)
+    assert (names, owners.tolist(), vectors.shape, qualities.shape) == ([], [], (0, D), (0,))
     assert store.setting("embedder") is None
     assert store.name
 
@@ -49,11 +50,23 @@ def test_an_empty_store(store: Store) -> None:
 def test_what_is_added_is_there(store: Store) -> None:
     assert store.add("Ada", entry(0)) and store.add("王小明", entry(1)) and store.add("Ada", entry(2))
     assert [(name, n) for name, n, _ in store.people()] == [("Ada", 2), ("王小明", 1)]
-    names, owners, vectors = store.vectors(D)
+    names, owners, vectors, _ = store.vectors(D)
     assert names == ["Ada", "王小明"], "in the order they were added"
     assert sorted(zip(owners.tolist(), vectors.argmax(axis=1).tolist(), strict=True)) == [(0, 0), (0, 2), (1, 1)]
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors.max(axis=1), 1, atol=1e-3)
+
+
+def test_the_quality_of_a_face_is_kept_or_unknown(store: Store, opener: Callable[[], Store]) -> None:
+    store.add("Ada", dataclasses.replace(entry(0), quality=0.25))
+    store.add("Bob", entry(1))
+    store.add("Bob", dataclasses.replace(entry(2), quality=1.0))
+    for opened in (store, opener()):
+        found = opened.vectors(D)
+        by_axis = dict(zip(found.embeddings.argmax(axis=1).tolist(), found.qualities.tolist(), strict=True))
+        assert by_axis[0] == 0.25 and np.isnan(by_axis[1]) and by_axis[2] == 1.0
+        if opened is not store:
+            opened.close()
 
 
 def test_a_photo_counts_once_for_a_person(store: Store) -> None:

@@ -69,7 +69,7 @@ def test_what_is_added_is_found_again(path: Path) -> None:
     assert first.add("Anna", entry(3))
     first.close()
     again = SQLiteStore(path)
-    names, owners, vectors = again.vectors(DIMENSION)
+    names, owners, vectors, _ = again.vectors(DIMENSION)
     assert names == ["Anna", "Ben"]
     assert sorted(zip(owners.tolist(), vectors[:, 0].tolist(), strict=True)) == sorted(
         (owner, float(entry(seed).embedding[0])) for owner, seed in ((0, 1), (1, 2), (0, 3))
@@ -96,7 +96,7 @@ def test_people_by_name(opened: SQLiteStore) -> None:
 
 
 def test_nobody(opened: SQLiteStore) -> None:
-    names, owners, vectors = opened.vectors(DIMENSION)
+    names, owners, vectors, _ = opened.vectors(DIMENSION)
     assert (names, owners.shape, vectors.shape) == ([], (0,), (0, DIMENSION))
     assert opened.people() == []
 
@@ -112,7 +112,7 @@ def test_rename(opened: SQLiteStore) -> None:
     with pytest.raises(UnknownPerson, match="nobody is called 'Carl'"):
         opened.rename("Carl", "Dora")
     assert [row[0] for row in opened.people()] == ["Anne", "Ben"]
-    names, owners, vectors = opened.vectors(DIMENSION)
+    names, owners, vectors, _ = opened.vectors(DIMENSION)
     assert names == ["Anne", "Ben"]
     assert np.array_equal(vectors[owners == 0][0], entry(1).embedding)
 
@@ -482,9 +482,33 @@ def test_the_database_of_another_program(path: Path, statements: list[str], crea
 @pytest.mark.parametrize("create", [False, True])
 def test_a_newer_format(path: Path, full_file: bytes, create: bool) -> None:
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    refused(path, r"newer facespace \(format 2, this one reads up to 1\); upgrade", create=create)
+    refused(path, r"newer facespace \(format 3, this one reads up to 2\); upgrade", create=create)
+
+
+def test_a_file_of_before_opens_without_qualities(path: Path, full_file: bytes) -> None:
+    before = SQLiteStore(path).vectors(DIMENSION)
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE face DROP COLUMN quality")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    for _ in range(2):  # migrated by the first
+        opened = SQLiteStore(path)
+        found = opened.vectors(DIMENSION)
+        np.testing.assert_array_equal(found.embeddings, before.embeddings)
+        assert np.isnan(found.qualities).all()
+        opened.close()
+
+
+def test_a_quality_out_of_range_is_damage(path: Path, full_file: bytes) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE face SET quality = 1.5")
+    connection.commit()
+    connection.close()
+    with pytest.raises(GalleryError, match="damaged .the quality of a face is not between 0 and 1"):
+        SQLiteStore(path).vectors(DIMENSION)
 
 
 def test_no_file_and_no_folder(tmp_path: Path) -> None:

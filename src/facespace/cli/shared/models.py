@@ -1,24 +1,75 @@
-"""The model of `--model`, loaded, with a line for what had to be assumed of it."""
+"""The model of `--model`, or the one a file was made with, loaded, with a line for what had to be assumed of it."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facespace.cli.shared.output import say
+from facespace.defaults import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
 
 
-def load_embedder(model: str, device: str = "auto", *, say_remarks: bool = True, **options: Any) -> Embedder:
-    """`Embedder.load`; its remarks are said on stderr, once."""
-    from facespace.embedding.embedder import Embedder
-    from facespace.models.opening import AssumptionWarning
+def load_embedder(
+    model: str | None, device: str = "auto", *, made_with: str = "", say_remarks: bool = True, **options: Any
+) -> Embedder:
+    """`Embedder.load`; its remarks are said on stderr, once.
 
+    Without a `model` it is `made_with`, the name that a gallery, classifier or folder of crops has for its model, or the
+    default one. `ModelError` where that name cannot be opened.
+    """
+    from facespace.embedding.embedder import Embedder
+    from facespace.errors import ModelError
+    from facespace.models.opening import AssumptionWarning
+    from facespace.models.zoo import find_card
+
+    if model is None and made_with and find_card(made_with) is None:
+        raise ModelError(f"what is read was made with the model {made_with!r}; say where that model is with --model")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AssumptionWarning)  # the remarks say it
-        embedder = Embedder.load(model, device=device, **options)  # type: ignore[arg-type]
+        embedder = Embedder.load(model or made_with or DEFAULT_MODEL, device=device, **options)  # type: ignore[arg-type]
     for remark in embedder.remarks if say_remarks else ():
         say(remark)
     return embedder
+
+
+def model_of_gallery(path: Path) -> str:
+    """The name of the model whose vectors a gallery has; empty where it has none yet."""
+    from facespace.identification.gallery import Gallery
+
+    if not path.exists():
+        return ""
+    with Gallery(path) as gallery:
+        return gallery.model_name
+
+
+def model_of_classifier(path: Path) -> str:
+    """The name of the model a classifier was fitted with; empty where it does not say."""
+    from facespace.identification.classifier import Classifier
+
+    return name_in(Classifier.load(path).model_) if path.exists() else ""
+
+
+def model_of_crops(folder: Path) -> str:
+    """The name of the model that a folder's crops were made for; empty for photos.
+
+    Records of before name no model: the first named model that takes such crops is meant.
+    """
+    from facespace.faces.crops import read_record
+    from facespace.models.zoo import MODELS, find_card
+
+    record = read_record(folder) if folder.is_dir() else None
+    if record is None:
+        return ""
+    if record.model and find_card(record.model) is not None:
+        return record.model
+    return next((card.name for card in MODELS.values() if record.misfit(card.spec) is None), "")
+
+
+def name_in(held: Any) -> str:
+    """The name in what `embedding.compatibility.model_of` told a file of its model; empty where there is none."""
+    name = held.get("model") if isinstance(held, dict) else None
+    return name if isinstance(name, str) else ""

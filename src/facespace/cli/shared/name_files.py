@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from facespace.cli.shared.name_photos import name_photos
+from facespace.cli.shared.name_photos import PhotoNamer, name_photos
 from facespace.cli.shared.name_videos import name_camera, name_video, subtitle_files
 from facespace.cli.shared.output import Drawings, Report
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
     from facespace.embedding.embedder import Embedder
-    from facespace.identification.classifier import Prediction
-    from facespace.identification.gallery import Match
 
 
 def check_sights(
@@ -35,7 +31,7 @@ def check_sights(
 
 def name_files(
     images: Sequence[str],
-    namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
+    namer: PhotoNamer,
     embedder: Embedder,
     *,
     camera: int | None,
@@ -45,30 +41,41 @@ def name_files(
     subtitles: Path | None,
     min_size: float,
     report: Report,
+    repeats: bool = False,
 ) -> None:
     """Name and print the people of each file in order, or those before a camera; failures are counted in `report`.
 
     `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
-    annotated copies and for the .srt files of videos; `every` is that of `name_video`.
+    annotated copies and for the .srt files of videos; `every` is that of `name_video`. With `repeats` a person may
+    stand in a picture more than once.
     """
     from facespace.detection.factory import create_detector
     from facespace.pipeline.photos import find_images
     from facespace.video.reader import is_video
 
     if camera is not None:
-        name_camera(camera, detector=create_detector(min_size=min_size), embedder=embedder, namer=namer, json=json)
+        name_camera(
+            camera,
+            detector=create_detector(embedder.detector, min_size=min_size),
+            embedder=embedder,
+            namer=namer,
+            json=json,
+            repeats=repeats,
+        )
         return
     paths = list(find_images(images))
     videos = {path for path in paths if is_video(path)}
     drawings = Drawings(draw, paths) if draw else None
     subtitle_of = subtitle_files(subtitles, sorted(videos)) if subtitles else {}
-    detector = create_detector(min_size=min_size)
+    detector = create_detector(embedder.detector, min_size=min_size)
     for are_videos, group in itertools.groupby(paths, videos.__contains__):
         if not are_videos:
-            name_photos(list(group), namer, detector, embedder, json=json, drawings=drawings, report=report)
+            name_photos(
+                list(group), namer, detector, embedder, json=json, drawings=drawings, report=report, repeats=repeats
+            )
             continue
         for path in group:
             name_video(
-                path, detector=detector, embedder=embedder, namer=namer, report=report, every=every, json=json,
+                path, detector=detector, embedder=embedder, namer=namer, report=report, every=every, json=json, repeats=repeats,
                 subtitles=subtitle_of.get(path), draw=drawings.video(path) if drawings else None,
             )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from facespace.cli.shared.output import Drawings, Report, progress, where, write_json, write_line
+from facespace.faces.quality import weakness
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
@@ -19,17 +20,28 @@ if TYPE_CHECKING:
     from facespace.identification.gallery import Match
 
 
+class PhotoNamer(Protocol):
+    """What names faces: `Gallery.identify` or `Classifier.predict`."""
+
+    def __call__(self, embeddings: npt.NDArray[np.float32], *, one_photo: bool = False) -> Sequence[Match | Prediction]:
+        """The match of each face."""
+
+
 def name_photos(
     paths: Sequence[str],
-    namer: Callable[[npt.NDArray[np.float32]], Sequence[Match | Prediction]],
+    namer: PhotoNamer,
     detector: Detector,
     embedder: Embedder,
     *,
     json: bool,
     drawings: Drawings | None,
     report: Report,
+    repeats: bool = False,
 ) -> None:
-    """Detect, name and print every face of each photo; what cannot be read is told and counted in `report`."""
+    """Detect, name and print every face of each photo; what cannot be read is told and counted in `report`.
+
+    With `repeats` a person may stand in a photo more than once, as in collages.
+    """
     from facespace.faces.drawing import KNOWN, UNKNOWN
     from facespace.pipeline.photos import process
 
@@ -39,9 +51,9 @@ def name_photos(
         if photo.error is not None:
             report.fail(photo.path, photo.error, json=json)
             continue
-        matches = namer(photo.embeddings)
+        matches = namer(photo.embeddings, one_photo=not repeats)
         if drawings:
-            labels = [match.name or "unknown" for match in matches]
+            labels = [match.name or unknown(face) for face, match in zip(photo.faces, matches, strict=True)]
             drawings.write(photo, labels, [KNOWN if match.name else UNKNOWN for match in matches])
         if json:
             faces = [named_face(face, match) for face, match in zip(photo.faces, matches, strict=True)]
@@ -50,12 +62,21 @@ def name_photos(
         n = len(photo.faces)
         write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}")
         for face, match in zip(photo.faces, matches, strict=True):
-            write_line(f"  {in_words(match)} {where(face)}")
+            write_line(f"  {in_words(match, face)} {where(face)}")
 
 
 def named_face(face: Face, match: Match | Prediction) -> dict[str, Any]:
-    """One named face as JSON."""
-    return {**face.as_dict(), **as_json(match)}
+    """One named face as JSON; `reason` says why a face of poor quality is unknown."""
+    entry = {**face.as_dict(), **as_json(match)}
+    if match.name is None and (reason := weakness(face)):
+        entry["reason"] = reason
+    return entry
+
+
+def unknown(face: Face | None) -> str:
+    """What a face without a name is called."""
+    reason = weakness(face) if face is not None else ""
+    return f"unknown ({reason})" if reason else "unknown"
 
 
 def as_json(match: Match | Prediction) -> dict[str, Any]:
@@ -69,10 +90,10 @@ def as_json(match: Match | Prediction) -> dict[str, Any]:
     return entry
 
 
-def in_words(match: Match | Prediction) -> str:
+def in_words(match: Match | Prediction, face: Face | None = None) -> str:
     """The same for people."""
     if match.similarity is None:
-        return "unknown"
+        return unknown(face)
     likely = getattr(match, "probability", None)
     told = "" if likely is None else f"  probability {likely:.3f}"
-    return f"{match.name or 'unknown'}{told}  similarity {match.similarity:.3f} (wanted {match.threshold:.3f})"
+    return f"{match.name or unknown(face)}{told}  similarity {match.similarity:.3f} (wanted {match.threshold:.3f})"

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from facespace.defaults import DEFAULT_MODEL
+
 
 class Device(str, Enum):
     """What computes embeddings."""
@@ -46,12 +48,36 @@ MinSize = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        "--model", metavar="NAME|PATH", help="A model of `facespace models`, a model folder, or a file (ONNX, TF1 .pb)."
+        "--model",
+        metavar="NAME|PATH",
+        help="A model of `facespace models`, a model folder, or a file (ONNX, TF1 .pb).",
+    ),
+]
+OptionalModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|PATH",
+        help="A model of `facespace models`, a model folder, or a file; by default the one that what is read was made "
+        f"with, or {DEFAULT_MODEL}.",
+        show_default=False,
+    ),
+]
+DetectorName = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="NAME",
+        help="yunet or mtcnn; by default the one the model's crops come from.",
+        show_default=False,
     ),
 ]
 EmbeddingDevice = Annotated[
     Device,
     typer.Option("--device", help="Where embeddings are computed; cuda and mps by torch, auto is the processor."),
+]
+Repeats = Annotated[
+    bool, typer.Option("--repeats", help="A person may be in a picture more than once: collages, photo books, mirrors.")
 ]
 GalleryFile = Annotated[Path, typer.Option("--gallery", metavar="FILE", help="The gallery, one file.")]
 Largest = Annotated[bool, typer.Option("--largest", help="Of several faces in a photo take the largest.")]

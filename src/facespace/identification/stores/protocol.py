@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,27 @@ import numpy.typing as npt
 class Entry:
     """One embedding to store: `embedding` (D,) of unit length, `digest` of the crop it was made from.
 
-    `source` says where the photo came from, `made_by` the runtime and precision that computed the embedding.
+    `source` says where the photo came from, `made_by` the runtime and precision that computed the embedding, `quality`
+    how good the face is, from 0 to 1, or None.
     """
 
     embedding: npt.NDArray[np.float32]
     digest: str
     source: str
     made_by: str
+    quality: float | None = None
+
+
+class StoredVectors(NamedTuple):
+    """The P people of a store and their N embeddings.
+
+    `names` (P), `owners` (N,) indices into them, `embeddings` (N,D), `qualities` (N,), NaN where unknown.
+    """
+
+    names: list[str]
+    owners: npt.NDArray[np.int64]
+    embeddings: npt.NDArray[np.float32]
+    qualities: npt.NDArray[np.float32]
 
 
 class Store(Protocol):
@@ -59,5 +73,5 @@ class Store(Protocol):
     def remove(self, name: str) -> int:
         """Erase a person and every embedding; returns how many embeddings there were. `UnknownPerson` if nobody."""
 
-    def vectors(self, dimension: int) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Names of the people (P), the person of each embedding (N) as an index into them, and embeddings (N,D)."""
+    def vectors(self, dimension: int) -> StoredVectors:
+        """Everything that is compared, embeddings of another dimension being damage."""

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from facespace.errors import GalleryError, UnknownPerson
-from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.protocol import Entry, StoredVectors
 
 APPLICATION_ID = 0x66616365  # "face"
-VERSION = 1
+VERSION = 2  # 1 had no quality
 _BUSY_SECONDS = 60.0
 
 _SCHEMA = (
@@ -39,6 +38,7 @@ _SCHEMA = (
     " made_by TEXT NOT NULL,"  # runtime and precision
     " embedding BLOB NOT NULL,"
     " added TEXT NOT NULL,"
+    " quality REAL,"  # of the face, from 0 to 1; NULL where it is unknown
     " UNIQUE (person, digest))",
 )
 
@@ -94,6 +94,12 @@ class SQLiteStore:
             raise GalleryError(
                 f"{self.path}: written by a newer facespace (format {version}, this one reads up to {VERSION}); upgrade"
             )
+        if version < VERSION:
+            with self._transaction():
+                (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+                if version < VERSION:  # another process may have been first
+                    self._connection.execute("ALTER TABLE face ADD COLUMN quality REAL")
+                    self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def _use_log(self) -> None:
         """Processes that make the file together may each hold what the other waits for: SQLite then says so at once."""
@@ -176,9 +182,9 @@ class SQLiteStore:
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO person (name, added) VALUES (?, ?)", (name, now))
             cursor = connection.execute(
-                "INSERT OR IGNORE INTO face (person, digest, source, made_by, embedding, added)"
-                " SELECT id, ?, ?, ?, ?, ? FROM person WHERE name = ?",
-                (entry.digest, entry.source, entry.made_by, blob, now, name),
+                "INSERT OR IGNORE INTO face (person, digest, source, made_by, embedding, added, quality)"
+                " SELECT id, ?, ?, ?, ?, ?, ? FROM person WHERE name = ?",
+                (entry.digest, entry.source, entry.made_by, blob, now, entry.quality, name),
             )
             return cursor.rowcount == 1
 
@@ -215,19 +221,22 @@ class SQLiteStore:
             )
         return int(n_faces)
 
-    def vectors(self, dimension: int) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Names of the people (P), the person of each embedding (N) as an index into them, and embeddings (N,D)."""
+    def vectors(self, dimension: int) -> StoredVectors:
+        """Everything that is compared; `GalleryError` where it is damaged."""
         with self._lock, self._errors():
             rows = self._connection.execute(
-                "SELECT person.name, face.embedding FROM face JOIN person ON person.id = face.person"
+                "SELECT person.name, face.embedding, face.quality FROM face JOIN person ON person.id = face.person"
                 " ORDER BY person.id, face.id"
             ).fetchall()
-        if any(len(blob) != 4 * dimension for _, blob in rows):
+        if any(len(blob) != 4 * dimension for _, blob, _ in rows):
             raise GalleryError(f"{self.path}: damaged (an embedding is not of {dimension} numbers)")
-        names = list(dict.fromkeys(name for name, _ in rows))
+        names = list(dict.fromkeys(name for name, _, _ in rows))
         index = {name: k for k, name in enumerate(names)}
-        owners = np.array([index[name] for name, _ in rows], np.int64)
-        matrix = np.frombuffer(b"".join(blob for _, blob in rows), "<f4").reshape(len(rows), dimension)
+        owners = np.array([index[name] for name, _, _ in rows], np.int64)
+        matrix = np.frombuffer(b"".join(blob for _, blob, _ in rows), "<f4").reshape(len(rows), dimension)
         if not (np.abs(np.linalg.norm(matrix, axis=1) - 1) < 1e-3).all():  # so written, NaN fails it too
             raise GalleryError(f"{self.path}: damaged (an embedding is not of length 1)")
-        return names, owners, matrix.astype(np.float32)
+        qualities = np.array([quality if isinstance(quality, float) else np.nan for *_, quality in rows], np.float32)
+        if ((qualities < 0) | (qualities > 1)).any():
+            raise GalleryError(f"{self.path}: damaged (the quality of a face is not between 0 and 1)")
+        return StoredVectors(names, owners, matrix.astype(np.float32), qualities)

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     embedder, report = load_embedder(arguments.model), Report()
     paths, crops = [], []
     files = list(find_images([root]))
-    for photo in progress(process(files, create_detector(), keep_pixels=True), len(files), "reading"):
+    for photo in progress(process(files, create_detector(embedder.detector), keep_pixels=True), len(files), "reading"):
         if photo.error is not None or photo.pixels is None:
             report.fail(photo.path, photo.error or "cannot be read")
             continue

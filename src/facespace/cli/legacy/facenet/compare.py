@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
     embedder = load_embedder(arguments.model)
     report, kept, crops = Report(), [], []
-    for photo in process(files, create_detector(), keep_pixels=True):
+    for photo in process(files, create_detector(embedder.detector), keep_pixels=True):
         if photo.error is not None or photo.pixels is None:
             report.fail(photo.path, photo.error or "cannot be read")
         elif not photo.faces:

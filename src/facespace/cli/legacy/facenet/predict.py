@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     embedder = load_embedder(arguments.model)
     classifier = loaded(Path(arguments.classifier_filename).expanduser(), embedder)
     report = Report()
-    for photo in process(files, create_detector(), embedder):
+    for photo in process(files, create_detector(embedder.detector), embedder):
         if photo.error is not None:
             report.fail(photo.path, photo.error)
             continue

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         evaluation = evaluate_pairs(
             found,
             embedder,
-            detector=create_detector() if found.crops is None else None,
+            detector=create_detector(embedder.detector) if found.crops is None else None,
             distance=distance,  # type: ignore[arg-type]
             flip="concat" if arguments.use_flipped_images else "none",
             subtract_mean=arguments.subtract_mean,

@@ -1,0 +1,78 @@
+"""How well a face can be recognised, told from its size, sharpness, contrast and the detector's score."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from facespace.faces.alignment import align
+from facespace.faces.face import Face
+from facespace.faces.input_spec import ARCFACE_SIZE, INPUT_SPECS
+
+# Fitted by benchmarks/quality.py: the odds that a face and a good photo of the same person reach SFace's similarity for
+# one false match in a thousand, over photos of View 1 of LFW made smaller, blurred, darker and recompressed.
+_SIZE, _SHARPNESS, _CONTRAST, _SCORE, _BIAS = 0.93, 4.70, -0.88, 5.11, -10.97
+_SIZES = (8.0, 100.0)  # pixels; outside, size tells nothing more
+_TOP_SCORE = 0.93  # detectors differ above it
+_SPREAD = 3.0  # divides the log-odds, so that portraits differ from each other too
+
+LOW_QUALITY = 0.35  # below it a face is called too small, too blurred or too dark to tell who it is
+_SMALL = 32.0  # pixels
+
+
+def face_quality(image: npt.NDArray[np.uint8], face: Face, crop: npt.NDArray[np.uint8] | None = None) -> float:
+    """The quality of a face in an image (H,W,3), from 0 to 1; at 0.5 it is recognised half of the time.
+
+    q = σ(z/3), z = 0.93·ln(size) + 4.70·ln(1 + sharpness) − 0.88·ln(1 + contrast) + 5.11·score − 10.97. Size is the
+    longer side of the box in pixels, from 8 to 100; sharpness and contrast are the standard deviations of Laplacian and
+    grey over the middle of the five-point crop of 112 px. `crop` is that crop, where the caller has it.
+
+    >>> from facespace.faces.face import Face
+    >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
+    >>> blank = np.full((100, 100, 3), 128, np.uint8)
+    >>> face_quality(blank, Face((10, 20, 50, 70), 0.9, points)) < 0.3
+    True
+    """
+    if len(set(face.landmarks)) < 2:
+        return 0.0  # no crop can be cut by them
+    if crop is None:
+        crop = align(image, face, INPUT_SPECS["sface"])
+    return _quality(crop, max(face.width, face.height), face.score)
+
+
+def crop_quality(crop: npt.NDArray[np.uint8]) -> float:
+    """The quality of a five-point crop (112,112,3) of which nothing else is known: a large face, surely found.
+
+    A small face that was enlarged is not sharp, so most of its quality can be told from the crop.
+    """
+    return _quality(crop, _SIZES[1], _TOP_SCORE)
+
+
+def weakness(face: Face) -> str:
+    """Why a face cannot be recognised, in words; empty for a face of sufficient or unknown quality.
+
+    >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
+    >>> weakness(Face((0, 0, 14, 18), 0.7, points, quality=0.2)), weakness(Face((0, 0, 80, 99), 0.9, points, quality=0.2))
+    ('too small', 'too blurred or dark')
+    """
+    if face.quality is None or face.quality >= LOW_QUALITY:
+        return ""
+    return "too small" if max(face.width, face.height) < _SMALL else "too blurred or dark"
+
+
+def _quality(crop: npt.NDArray[np.uint8], size: float, score: float) -> float:
+    if crop.shape != (ARCFACE_SIZE, ARCFACE_SIZE, 3):
+        raise ValueError(f"a five-point crop must be ({ARCFACE_SIZE}, {ARCFACE_SIZE}, 3), got {crop.shape}")
+    grey = np.asarray(Image.fromarray(np.ascontiguousarray(crop)).convert("L"), np.float32)[16:112, 16:96]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    z = (
+        _SIZE * math.log(min(max(size, _SIZES[0]), _SIZES[1]))
+        + _SHARPNESS * math.log1p(float(laplacian.std()))
+        + _CONTRAST * math.log1p(float(grey.std()))
+        + _SCORE * min(score, _TOP_SCORE)
+        + _BIAS
+    )
+    return 1 / (1 + math.exp(-z / _SPREAD))

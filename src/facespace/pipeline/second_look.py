@@ -1,0 +1,84 @@
+"""Looks again at photos in which no face was found: a face that reaches beyond the borders is found with a border around it.
+
+Detectors look for a whole head with something around it. The figures below were measured on 80 crops of the album, cut 5 to
+20 % inside the face's box. YuNet finds nearly all of them without a border and all with it. MTCNN finds 90 % at 5 % and 10 %
+at 20 %; with a border of grey it finds 77 of the 80. Black, the mean colour and repeated border pixels are worse, and so
+are narrower borders. The search on a photo made smaller is as good and costs 3 ms with YuNet and 20 ms with MTCNN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from facespace.detection.protocol import Detector
+from facespace.faces.face import Face
+
+Pixels = npt.NDArray[np.uint8]
+
+_BORDER = 0.5  # of the photo's shorter side, on every side
+_GREY = 127  # what both detectors were trained to take for nothing
+_SIDE = 160.0  # pixels; photos are made so small, since the face sought fills them
+_SIDE_IN_FACES = 4.0  # the least side, in faces of the smallest size that the detector looks for
+# Faces that count. Of 3,729 pictures without a face, 5 gave one to YuNet, of score 0.67 at most; the faces of the crops
+# above score 0.77 and more, and their longer side is 1.27 of the photo's shorter side and more.
+_LEAST_SCORE = 0.7
+_LEAST_SIDE = 0.75
+
+
+def find_with_second_look(images: Sequence[Pixels], detector: Detector) -> list[list[Face]]:
+    """`detect_many`, and once more, with a border around them, for the images (H,W,3) in which it finds nothing.
+
+    Of the second search only faces count that fill the image. Coordinates are those of the image; boxes and landmarks
+    may lie beyond its border.
+    """
+    found = detector.detect_many(images)
+    empty = [k for k, faces in enumerate(found) if not faces]
+    for k, faces in zip(empty, look_again([images[k] for k in empty], detector), strict=True):
+        found[k] = faces
+    return found
+
+
+def look_again(images: Sequence[Pixels], detector: Detector) -> list[list[Face]]:
+    """The faces that fill each image (H,W,3), found with a border around it; one `detect_many` for all images."""
+    if not images:
+        return []
+    side = max(_SIDE, _SIDE_IN_FACES * getattr(detector, "min_size", 0.0))
+    bordered = [_with_border(image, side) for image in images]
+    found = detector.detect_many([pixels for pixels, _, _ in bordered])
+    return [
+        [face for face in (_moved(face, border, scale) for face in faces) if _fills(face, image)]
+        for image, faces, (_, border, scale) in zip(images, found, bordered, strict=True)
+    ]
+
+
+def _with_border(image: Pixels, side: float) -> tuple[Pixels, int, tuple[float, float]]:
+    """The image with its shorter side at most `side` and a border, the border's width, and the scale in x and in y."""
+    height, width = image.shape[:2]
+    factor = min(1.0, side / min(height, width))
+    if factor < 1:
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        small = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        image = np.asarray(small)
+    border = max(1, round(_BORDER * min(image.shape[:2])))
+    pixels = np.full((image.shape[0] + 2 * border, image.shape[1] + 2 * border, 3), _GREY, np.uint8)
+    pixels[border:-border, border:-border] = image
+    return pixels, border, (image.shape[1] / width, image.shape[0] / height)
+
+
+def _moved(face: Face, border: int, scale: tuple[float, float]) -> Face:
+    """The face in the coordinates of the image without the border."""
+    x1, y1, x2, y2 = face.box
+    sx, sy = scale
+    box = ((x1 - border) / sx, (y1 - border) / sy, (x2 - border) / sx, (y2 - border) / sy)
+    points = tuple(((x - border) / sx, (y - border) / sy) for x, y in face.landmarks)
+    return dataclasses.replace(face, box=box, landmarks=points)
+
+
+def _fills(face: Face, image: Pixels) -> bool:
+    height, width = image.shape[:2]
+    return face.score >= _LEAST_SCORE and max(face.width, face.height) >= _LEAST_SIDE * min(height, width)
