@@ -1,18 +1,24 @@
 """Speed beside facenet-pytorch on the same cores: ours, theirs, ours, theirs; ratios of medians.
 
-`--peer` is the python of an environment that ../shared/tools/peers/make_venv.sh made. Photos are decoded beforehand on
-both sides; their better way of detecting (one by one, or batches of equal sizes) counts. Embedding has rounds of its
-own, shorter and more: how fast the matrix unit is depends on what other programs compute on the processor, and changes
-within seconds.
+`--peer` is the python of an environment that ../shared/tools/peers/make_venv.sh made. Of detection photos are decoded
+beforehand on both sides; their better way of detecting (one by one, or batches of equal sizes) counts. Embedding has
+rounds of its own, shorter and more: how fast the matrix unit is depends on what other programs compute on the processor,
+and changes within seconds. The album goes the whole way, from files to names: decoded, all faces found, aligned,
+embedded, and identified among 35 people, of each of whom one photo is enrolled; see peer_album.py for theirs.
+
+Which runtime and precision there are depends on the processor: with AMX or AVX512-BF16 and OpenVINO, casia-webface computes
+in integers and bfloat16, elsewhere in float32 (see the last lines).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +26,9 @@ from pathlib import Path
 import numpy as np
 
 import facespace
+
+PEOPLE = 35
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
 
 def rate(work: Callable[[], object], n: int, repeat: int = 3) -> float:
@@ -32,17 +41,31 @@ def rate(work: Callable[[], object], n: int, repeat: int = 3) -> float:
     return n / statistics.median(times)
 
 
-def theirs(peer: Path, shared: Path, paths: list[Path]) -> dict[str, object]:
-    command = [peer, shared / "tools/peers/time_facenet_pytorch.py", "--rounds", "2", *paths]
+def answer(*command: object) -> dict[str, object]:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def theirs(peer: Path, shared: Path, paths: list[Path]) -> dict[str, object]:
+    return answer(peer, shared / "tools/peers/time_facenet_pytorch.py", "--rounds", "2", *paths)
+
+
 def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
+    """Its name, and which of the features that matter it has."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    told = dict(line.replace("\t", "").split(":", 1) for line in reversed(lines) if ":" in line)
+    has = [name for name in FEATURES if name in told.get("flags", "").split()]
+    return f"{told.get('model name', platform.processor()).strip()} ({', '.join(has) or 'features unknown'})"
+
+
+def enrolled(folder: str, known: list[Path], embedder: facespace.Embedder, detector: facespace.Detector) -> Path:
+    """A gallery with the first photo of each person."""
+    path = Path(folder, "people.gallery")
+    analyzer = facespace.FaceAnalyzer(embedder, detector)
+    with facespace.Gallery(path, embedder, create=True) as gallery:
+        for person in known:
+            analyzer.enroll(gallery, person.name, sorted(person.iterdir())[0], largest=True, any_quality=True)
+    return path
 
 
 def main() -> None:
@@ -55,10 +78,22 @@ def main() -> None:
         "photos": sorted((args.shared / "data/photos").glob("*.jpg")),
         "LFW view 1": sorted((args.shared / "data/lfw_view1/images").rglob("*.jpg"))[::83][:60],
     }
+    known = sorted((args.shared / "data/album/known").iterdir())[:PEOPLE]
+    probes = [path for person in known for path in sorted(person.iterdir())[6:]]
+    probes += sorted(path for path in (args.shared / "data/album/unknown").rglob("*") if path.is_file())
+    probes = probes[::4]
     images = {name: [facespace.read(path) for path in paths] for name, paths in sets.items()}
-    detector = facespace.MTCNN()
-    crops = np.random.default_rng(0).integers(0, 256, (32, 160, 160, 3), np.uint8)
-    embedders = {p: facespace.Embedder.load(precision=p) for p in ("float32", "fastest")}
+    detectors = {name: facespace.create_detector(name) for name in ("yunet", "mtcnn")}
+    embedders = {f"sface {p}": facespace.Embedder.load("sface", precision=p) for p in ("fastest",)}
+    embedders |= {
+        f"casia-webface {p}": facespace.Embedder.load("casia-webface", precision=p) for p in ("fastest", "float32")
+    }
+    if embedders["casia-webface fastest"].precision == "float32":
+        del embedders["casia-webface fastest"]  # the same
+    crops = {
+        name: np.random.default_rng(0).integers(0, 256, (32, one.spec.size, one.spec.size, 3), np.uint8)
+        for name, one in embedders.items()
+    }
 
     ours: dict[str, list[float]] = {}
     peers: dict[str, list[float]] = {}
@@ -70,33 +105,57 @@ def main() -> None:
         ratios = ", ".join(f"{value / other:.2f}x" for value in measured.values())
         print(f"round {turn + 1} {what}: {ratios}", flush=True)
 
-    for name in sets:
-        detector.detect_many(images[name])  # compile for these shapes
-    for embedder in embedders.values():
-        embedder.embed(crops)
+    print(
+        f"load of the machine before: {os.getloadavg()[0]:.1f} of {facespace.runtime.onnx_network.usable_cores()} cores"
+    )
+    for detector in detectors.values():
+        for name in sets:
+            detector.detect_many(images[name])  # compile for these shapes
+    for name, embedder in embedders.items():
+        embedder.embed(crops[name])
     for turn in range(args.rounds):
         for name, paths in sets.items():
-            measured = {f"detect {name}": rate(lambda name=name: detector.detect_many(images[name]), len(paths))}
-            measured[f"detect {name}, one a call"] = rate(
-                lambda name=name: [detector.detect(image) for image in images[name]], len(paths), 1
-            )
-            answer = theirs(args.peer, args.shared, paths)
-            compare(turn, name, measured, max(answer["detect_photos_per_s"], answer["detect_batches_of_16"] or 0))
-    for turn in range(4 * args.rounds):
-        measured = {f"embed {p}": rate(lambda e=e: e.embed(crops), len(crops), 9) for p, e in embedders.items()}
-        answer = theirs(args.peer, args.shared, sets["LFW view 1"][:1])
-        compare(turn, "embedding, batch 32", measured, answer["embed_faces_per_s"]["32"])
+            measured = {}
+            for which, detector in detectors.items():
+                measured[f"{which}, {name}"] = rate(lambda d=detector, n=name: d.detect_many(images[n]), len(paths))
+                measured[f"{which}, {name}, one a call"] = rate(
+                    lambda d=detector, n=name: [d.detect(image) for image in images[n]], len(paths), 1
+                )
+            other = theirs(args.peer, args.shared, paths)
+            compare(turn, name, measured, max(other["detect_photos_per_s"], other["detect_batches_of_16"] or 0))
+    sface, yunet = embedders["sface fastest"], detectors["yunet"]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        facespace.Gallery(enrolled(folder, known, sface, yunet), sface) as gallery,
+    ):
 
-    what = {p: f"{e.runtime} {e.precision}" for p, e in embedders.items()}
+        def named() -> int:
+            photos = facespace.process(probes, yunet, sface)
+            return sum(len(gallery.identify(photo.embeddings, one_photo=True)) for photo in photos)
+
+        n_faces = named()
+        for turn in range(args.rounds):
+            measured = {"album, files to names": rate(named, len(probes), 1)}
+            other = answer(args.peer, Path(__file__).with_name("peer_album.py"), PEOPLE, *probes)
+            compare(turn, "album", measured, other["photos_per_s"])
+    print(f"album: {len(probes)} photos, {n_faces} faces found by us, {other['faces']} by them")
+    for turn in range(4 * args.rounds):
+        measured = {
+            f"embed 32, {name}": rate(lambda e=one, n=name: e.embed(crops[n]), 32, 5) for name, one in embedders.items()
+        }
+        other = theirs(args.peer, args.shared, sets["LFW view 1"][:1])
+        compare(turn, "embedding, batch 32", measured, other["embed_faces_per_s"]["32"])
+
     print(
-        f"\n{processor()}, {facespace.runtime.onnx_network.usable_cores()} cores; detector {detector.runtime} float32; "
-        f"embed float32 = {what['float32']}, fastest = {what['fastest']}; medians of {args.rounds} "
-        f"rounds, of {4 * args.rounds} for embedding"
+        f"\n{processor()}, {facespace.runtime.onnx_network.usable_cores()} cores, load now {os.getloadavg()[0]:.1f}; "
+        f"medians of {args.rounds} rounds, of {4 * args.rounds} for embedding"
     )
-    print(f"{'':<34}{'ours/s':>9}{'theirs/s':>10}{'ratio':>8}")
+    print("detectors in float32: " + ", ".join(f"{name} {one.runtime}" for name, one in detectors.items()))
+    print("embedders: " + ", ".join(f"{name} = {one.runtime} {one.precision}" for name, one in embedders.items()))
+    print(f"{'':<40}{'ours/s':>9}{'theirs/s':>10}{'ratio':>8}")
     for key in ours:
         a, b = statistics.median(ours[key]), statistics.median(peers[key])
-        print(f"{key:<34}{a:>9.1f}{b:>10.1f}{a / b:>8.2f}")
+        print(f"{key:<40}{a:>9.1f}{b:>10.1f}{a / b:>8.2f}")
 
 
 if __name__ == "__main__":

@@ -393,6 +393,10 @@ def test_a_gallery_of_another_model(cli: Cli, folder: Path, people: Path, hopper
         outcome = cli(*command, hopper_file)
         assert (outcome.code, outcome.out) == (1, "")
         (line,) = outcome.errors
+        assert line == (
+            "facespace: what is read was made with the model 'mine.onnx'; say where that model is with --model"
+        )
+        (line,) = cli(*command, hopper_file, "--model", "sface").errors
         assert line.startswith("facespace: g: its vectors were made by the model 'mine.onnx' and cannot be compared")
         assert "--model mine.onnx" in line
     assert (folder / "g").read_bytes() == before

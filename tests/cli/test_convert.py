@@ -61,7 +61,7 @@ def test_a_spec_from_a_file(weights, cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input-spec", "facenet-2016"], "neither a preset (facenet-2018, facenet-2017, arcface-112) nor a file"),
+        (["--input-spec", "facenet-2016"], "neither a preset (facenet-2018, facenet-2017, arcface-112, sface) nor a file"),
         (["--crops", "nowhere"], "nowhere: not a folder"),
     ],
 )
@@ -84,6 +84,9 @@ def test_a_gpu_that_is_not_there(cli, tmp_path, hopper_file):
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     done = cli("embed", hopper_file, "--output", tmp_path / "e.npz", "--device", "cuda")
+    assert done.code == 1
+    assert done.err.startswith("facespace: device cuda: the installed onnxruntime ")
+    done = cli("embed", hopper_file, "--output", tmp_path / "e.npz", "--device", "cuda", "--model", "casia-webface")
     assert done.code == 1
     assert done.err.startswith("facespace: device cuda: torch ")
     assert len(done.err.splitlines()) == 1

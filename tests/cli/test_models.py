@@ -95,7 +95,7 @@ def test_json(cli: Cli) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome == cli("models", "list", "--json")
     assert [card["name"] for card in outcome.json] == list(MODELS)
-    assert [card["name"] for card in outcome.json if card["default"]] == ["casia-webface"]
+    assert [card["name"] for card in outcome.json if card["default"]] == ["sface"]
     by_name = {card["name"]: card for card in outcome.json}
     assert by_name[PORT]["sha256"] == MODELS[PORT].sha256
     assert by_name[NAME]["url"] == MODELS[NAME].url

@@ -91,7 +91,7 @@ def test_bin_fits_only_models_of_its_crops(cli, album, tmp_path):
     images = [(album / "Grace" / "Grace_0001.jpg").read_bytes(), (album / "Eileen" / "Eileen_0001.png").read_bytes()]
     path = tmp_path / "a.bin"
     path.write_bytes(pickle.dumps((images * 2, [True, False]), protocol=2))
-    done = cli("verify", "bin", path)
+    done = cli("verify", "bin", path, "--model", "casia-webface")
     assert done.code == 1 and "the model wants 160 px box" in done.err
 
 
@@ -120,9 +120,10 @@ def test_wrong_input_is_one_line(cli, album, pairs, arguments, complaint):
 @pytest.mark.shared
 def test_bin_of_view_1(cli, shared, tmp_path):
     file = shared / "data" / "lfw_dev_40_protocol2.bin"
-    assert "the crops are 112 px arcface" in cli("verify", "bin", file).err
-    assert "uneven folds, 0 to 4 pairs" in cli("verify", "bin", file, "--resize-crops").err
-    done = cli("verify", "bin", file, "--resize-crops", "--allow-missing", "--output", tmp_path)
+    facenet = ("--model", "casia-webface")
+    assert "the crops are 112 px arcface" in cli("verify", "bin", file, *facenet).err
+    assert "uneven folds, 0 to 4 pairs" in cli("verify", "bin", file, "--resize-crops", *facenet).err
+    done = cli("verify", "bin", file, "--resize-crops", "--allow-missing", "--output", tmp_path, *facenet)
     assert done.code == 0 and done.lines[0].startswith("CROPS AND MODEL DO NOT FIT")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["pairs"]["used"] == 40 and report["settings"]["folds"] is None

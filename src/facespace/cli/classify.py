@@ -23,6 +23,7 @@ from facespace.cli.shared.options import (
     Repeats,
     Sights,
     Subtitles,
+    TryRotations,
 )
 from facespace.cli.shared.output import Report, progress, say, write_json, write_line
 from facespace.defaults import CLASSIFY_RATE
@@ -114,7 +115,7 @@ def train(
 
     if report is not None:
         check_plots()
-    embedder = load_embedder(model, device.value, made_with=model_of_crops(folder))
+    embedder = load_embedder(model, device.value, made_with=model_of_crops(folder, aligned=aligned))
     failures = Report()
     people = _read(folder, embedder, aligned, _known(output, embedder), failures)
     least = min_images or (split or 0) + 1
@@ -211,6 +212,7 @@ def predict(
     every: Every = None,
     subtitles: Subtitles = None,
     repeats: Repeats = False,
+    try_rotations: TryRotations = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
@@ -226,7 +228,7 @@ def predict(
     report = Report()
     name_files(
         sights, classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,
-        min_size=min_size, report=report, repeats=repeats,
+        min_size=min_size, report=report, repeats=repeats, try_rotations=try_rotations,
     )  # fmt: skip
     report.finish()
 

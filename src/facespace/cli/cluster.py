@@ -18,13 +18,15 @@ from facespace.cli.shared.options import (
     MinSize,
     OptionalModel,
     Repeats,
+    TryRotations,
 )
-from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
+from facespace.cli.shared.output import Report, progress, progress_bar, say, turned, write_json, write_line
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
     from facespace.clustering.groups import FaceGroups
     from facespace.embedding.embedder import Embedder
+    from facespace.pipeline.photos import Photo
 
 
 class Method(str, Enum):
@@ -64,6 +66,7 @@ def cluster(
     ] = PhotosOption.none,
     repeats: Repeats = False,
     json: Json = False,
+    try_rotations: TryRotations = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
@@ -90,10 +93,16 @@ def cluster(
     n_before = len(groups.photos)
     paths = [path for path in find_images(images) if not _inside(path, output)]
     report = Report()
+
+    def keep(photo: Photo, _: range) -> None:
+        if photo.turned:
+            say(f"{photo.path}{turned(photo)}")
+        keep_picture(output, photo, groups.photos[-1][1])
+
     try:
         for path, reason in read_faces(
             paths, groups, embedder, create_detector(embedder.detector, min_size=min_size),
-            keep=lambda photo, _: keep_picture(output, photo, groups.photos[-1][1]),
+            keep=keep, try_rotations=try_rotations,
             checkpoint=lambda: groups.save(state, embedder), progress=progress,
         ):  # fmt: skip
             report.fail(path, reason, json=json)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
-from facespace.cli.shared.output import Report, progress, write_json, write_line
+from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel, TryRotations
+from facespace.cli.shared.output import Report, progress, turned, write_json, write_line
 from facespace.defaults import DEFAULT_FMR
 from facespace.io.text import plain_text
 
@@ -30,6 +30,7 @@ def compare(
         typer.Option("--threshold", metavar="T", min=-1, max=1, help="Similarity to reach, instead of a rate."),
     ] = None,
     json: Json = False,
+    try_rotations: TryRotations = False,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
@@ -52,25 +53,28 @@ def compare(
     report = Report()
     found = []
     detector = create_detector(embedder.detector)
-    for photo in progress(process(paths, detector, embedder, largest=True), len(paths), "comparing"):
+    photos = process(paths, detector, embedder, largest=True, try_rotations=try_rotations)
+    for photo in progress(photos, len(paths), "comparing"):
         path = plain_text(photo.path)
         reason = photo.error or ("no face found" if not photo.faces else None)
         if reason:
             report.fail(photo.path, reason, json=json)
         else:
-            found.append((path, photo.embeddings[0], photo.faces[0].quality or 0.0))
+            found.append((path, photo, photo.embeddings[0], photo.faces[0].quality or 0.0))
     wanted = []
-    for (a, vector_a, quality_a), (b, vector_b, quality_b) in itertools.combinations(found, 2):
+    for (a, photo_a, vector_a, quality_a), (b, photo_b, vector_b, quality_b) in itertools.combinations(found, 2):
         similarity, quality = float(vector_a @ vector_b), (quality_a + quality_b) / 2
         reached = embedder.threshold(rate, quality) if threshold is None else threshold
         wanted.append(reached)
         same = similarity >= reached
         if json:
             entry = {"a": a, "b": b, "similarity": round(similarity, 4), "same": same, "threshold": round(reached, 4)}
+            for key, photo in (("turned_a", photo_a), ("turned_b", photo_b)):
+                entry |= {key: photo.turned} if photo.turned else {}
             write_json({**entry, "rate": rate if threshold is None else None, "quality": round(quality, 3)})
         else:
             verdict = "same person" if same else "different people"
-            write_line(f"{similarity:7.4f}  {verdict} (same from {reached:.4f})  {a}  {b}")
+            write_line(f"{similarity:7.4f}  {verdict} (same from {reached:.4f})  {a}{turned(photo_a)}  {b}{turned(photo_b)}")
     if not json and wanted:
         low, high = min(wanted), max(wanted)
         span = f"{low:.4f}" if high - low < 5e-5 else f"{low:.4f} to {high:.4f}, by the quality of the faces"

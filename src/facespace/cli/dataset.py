@@ -13,6 +13,7 @@ import typer
 from facespace.cli.shared.models import load_embedder, model_of_crops
 from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
+from facespace.defaults import TUTORIAL_MODEL
 from facespace.io.text import plain_text
 
 app = typer.Typer(help="Check a dataset of faces, clean it, convert it.", no_args_is_help=True, rich_markup_mode=None)
@@ -89,7 +90,7 @@ def check(
     if inside(str(output), str(folder)):
         raise typer.BadParameter("must not lie inside DIR, where it would be a class", param_hint="--output")
     findings = check_dataset(
-        folder, load_embedder(model, device.value, made_with=model_of_crops(folder)), against=against, against_crops=against_crops, threshold=threshold,
+        folder, load_embedder(model, device.value, made_with=model_of_crops(folder) or TUTORIAL_MODEL), against=against, against_crops=against_crops, threshold=threshold,
         min_images=min_images, progress=progress,
     )  # fmt: skip
     proposals = write_report(findings, output)

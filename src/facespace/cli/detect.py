@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from facespace.cli.shared.options import DEFAULT_MIN_SIZE, DetectorName, Draw, Images, Json, MinSize
-from facespace.cli.shared.output import Drawings, Report, progress, where, write_json, write_line
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, DetectorName, Draw, Images, Json, MinSize, TryRotations
+from facespace.cli.shared.output import Drawings, Report, progress, turned, turned_json, where, write_json, write_line
 from facespace.defaults import DEFAULT_DETECTOR
 from facespace.io.text import plain_text
 
@@ -19,6 +19,7 @@ def detect(
     draw: Draw = None,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     detector: DetectorName = None,
+    try_rotations: TryRotations = False,
 ) -> None:
     """Find the faces in photos: box, score, five landmarks and quality of each."""
     from facespace.detection.factory import create_detector
@@ -29,7 +30,8 @@ def detect(
     drawings = Drawings(draw, paths) if draw else None
     report = Report()
     photos = process(
-        paths, create_detector(detector or DEFAULT_DETECTOR, min_size=min_size), keep_pixels=drawings is not None
+        paths, create_detector(detector or DEFAULT_DETECTOR, min_size=min_size), keep_pixels=drawings is not None,
+        try_rotations=try_rotations,
     )
     for photo in progress(photos, len(paths), "detecting"):
         path = plain_text(photo.path)
@@ -40,10 +42,10 @@ def detect(
             labels = [f"{face.score:.2f}{_low_quality(face)}" for face in photo.faces]
             drawings.write(photo, labels, [FOUND] * len(photo.faces))
         if json:
-            write_json({"image": path, "faces": [face.as_dict() for face in photo.faces]})
+            write_json({"image": path, **turned_json(photo), "faces": [face.as_dict() for face in photo.faces]})
             continue
         n = len(photo.faces)
-        write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}")
+        write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}{turned(photo)}")
         for face in photo.faces:
             write_line(f"  score {face.score:.3f} quality {face.quality or 0:.2f} {where(face)}")
     report.finish()

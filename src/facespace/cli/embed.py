@@ -16,6 +16,7 @@ from facespace.cli.shared.options import (
     Largest,
     MinSize,
     OptionalModel,
+    TryRotations,
 )
 from facespace.cli.shared.output import Report, progress, write_line
 from facespace.io.text import plain_text
@@ -25,12 +26,14 @@ def embed(
     images: Images,
     output: Annotated[Path, typer.Option("--output", metavar="FILE.npz", help="The NumPy archive to write.")],
     largest: Largest = False,
+    try_rotations: TryRotations = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
 ) -> None:
-    """Write one row a face: arrays `path`, `box` (N,4), `score` (N,) and `embedding` (N,D) of unit length.
+    """Write one row a face: arrays `path`, `box` (N,4), `score` (N,), `turned` (N,) and `embedding` (N,D) of unit length.
 
+    Boxes are those of the photo after it was turned clockwise by `turned` degrees, which is 0 without --try-rotations.
     Embeddings are what galleries compare: photo and mirror image together. The array `model` names the network.
     """
     import numpy as np
@@ -45,15 +48,19 @@ def embed(
     embedder = load_embedder(model, device.value)
     report = Report()
     names: list[str] = []
-    boxes, scores = [], []
+    boxes, scores, turned = [], [], []
     embeddings = [np.empty((0, embedder.dimension), np.float32)]
-    photos = process(paths, create_detector(embedder.detector, min_size=min_size), embedder, largest=largest)
+    photos = process(
+        paths, create_detector(embedder.detector, min_size=min_size), embedder,
+        largest=largest, try_rotations=try_rotations,
+    )  # fmt: skip
     for photo in progress(photos, len(paths), "embedding"):
         if photo.error is not None:
             report.fail(photo.path, photo.error)
             continue
         names += [plain_text(photo.path)] * len(photo.faces)
         boxes += [face.box for face in photo.faces]
+        turned += [photo.turned] * len(photo.faces)
         scores += [face.score for face in photo.faces]
         embeddings.append(photo.embeddings)
     with atomic_path(output) as path, path.open("wb") as file:
@@ -62,6 +69,7 @@ def embed(
             path=np.array(names, dtype=np.str_),
             box=np.array(boxes, np.float32).reshape(-1, 4),
             score=np.array(scores, np.float32),
+            turned=np.array(turned, np.int64),
             embedding=np.concatenate(embeddings),
             model=np.array(f"{embedder.name} {embedder.fingerprint}"),
         )

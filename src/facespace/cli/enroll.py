@@ -17,8 +17,9 @@ from facespace.cli.shared.options import (
     Largest,
     MinSize,
     OptionalModel,
+    TryRotations,
 )
-from facespace.cli.shared.output import Report, progress, say, write_line
+from facespace.cli.shared.output import Report, progress, say, turned, write_line
 from facespace.io.text import clean_name, plain_text
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def enroll(
     any_quality: Annotated[
         bool, typer.Option("--any-quality", help="Enrol faces too that are too small or too blurred to be recognised.")
     ] = False,
+    try_rotations: TryRotations = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
@@ -69,7 +71,10 @@ def enroll(
         work = [(clean_name(name), path) for path in find_images(images)]
 
     embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery))
-    _enroll(work, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size)
+    _enroll(
+        work, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size,
+        try_rotations=try_rotations,
+    )  # fmt: skip
 
 
 def _enroll(
@@ -80,6 +85,7 @@ def _enroll(
     largest: bool,
     any_quality: bool,
     min_size: float,
+    try_rotations: bool,
 ) -> None:
     from facespace.detection.factory import create_detector
     from facespace.faces.face import clear_face
@@ -91,7 +97,9 @@ def _enroll(
     n_added = 0
     with Gallery(path, embedder, create=True) as gallery:
         detector = create_detector(embedder.detector, min_size=min_size)
-        photos = process((p for _, p in work), detector, embedder, largest=largest, keep_crops=True)
+        photos = process(
+            (p for _, p in work), detector, embedder, largest=largest, keep_crops=True, try_rotations=try_rotations
+        )
         for (person, _), photo in zip(work, progress(photos, len(work), "enrolling"), strict=True):
             if photo.error is not None:
                 report.fail(photo.path, photo.error)
@@ -113,7 +121,8 @@ def _enroll(
                 say(f"{photo.path}: resembles {other}, who is enrolled; is {person} the same person?")
             new = gallery.add(person, vector, photo.crops[row], source=photo.path, quality=face.quality)
             n_added += new
-            write_line(f"{plain_text(person)}: {plain_text(photo.path)} {'enrolled' if new else 'known already'}")
+            done = f"{'enrolled' if new else 'known already'}{turned(photo)}"
+            write_line(f"{plain_text(person)}: {plain_text(photo.path)} {done}")
         write_line(f"{n_added} photos added; {len(gallery)} people in {path}")
     report.finish()
 

@@ -22,6 +22,7 @@ from facespace.cli.shared.options import (
     Repeats,
     Sights,
     Subtitles,
+    TryRotations,
 )
 from facespace.cli.shared.output import Report
 from facespace.defaults import DEFAULT_RATE
@@ -48,6 +49,7 @@ def identify(
     every: Every = None,
     subtitles: Subtitles = None,
     repeats: Repeats = False,
+    try_rotations: TryRotations = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
@@ -72,5 +74,6 @@ def identify(
         name_files(
             sights, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
             json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report, repeats=repeats,
+            try_rotations=try_rotations,
         )  # fmt: skip
     report.finish()

@@ -114,6 +114,7 @@ def lfw(
         device,
         model,
         images,
+        aligned,
     )
 
 
@@ -177,6 +178,7 @@ def pairs_(
         device,
         model,
         root,
+        aligned,
     )
 
 
@@ -202,6 +204,7 @@ def _measure(
     device: Device,
     model: str | None,
     images: Path | None,
+    aligned: bool = False,
 ) -> None:
     from facespace.detection.factory import create_detector
     from facespace.evaluation import report
@@ -211,7 +214,7 @@ def _measure(
     if output is not None:
         check_plots()
         output.mkdir(parents=True, exist_ok=True)
-    embedder = load_embedder(model, device.value, made_with=model_of_crops(images) if images else "")
+    embedder = load_embedder(model, device.value, made_with=model_of_crops(images, aligned=aligned) if images else "")
     pairs = source(embedder.spec)
     chosen_on = None if threshold_from is None else other(threshold_from, embedder.spec)
     whole = any(one is not None and one.crops is None for one in (pairs, chosen_on))

@@ -37,7 +37,7 @@ _THREADS, _READ_AHEAD = 2, 8
 class FaceGroups:
     """F faces of P photos. `photos` are (path, SHA-256, error or "") of each; the rest is by face, photo by photo.
 
-    `photo` (F,) is a row of `photos`, `box` (F,4) in pixels, `score` and `quality` (F,), `embedding` (F,D) as
+    `photo` (F,) is a row of `photos`, `box` (F,4) in pixels of the upright photo, `score` and `quality` (F,), `embedding` (F,D) as
     `Embedder.represent` makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
     """
 
@@ -173,10 +173,12 @@ def read_faces(
     keep: Callable[[Photo, range], None],
     checkpoint: Callable[[], None],
     progress: Progress,
+    try_rotations: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Detect and embed the faces of photos whose content is not in `groups` yet; yields (path, reason) of failures.
 
-    `keep` sees every new photo with its pixels and the rows of its faces, `checkpoint` is called now and then.
+    `keep` sees every new photo with its pixels and the rows of its faces, `checkpoint` is called now and
+    then. `try_rotations` is that of `process`.
     """
     known = {digest for _, digest, _ in groups.photos}
     digests: dict[str, str] = {}
@@ -186,7 +188,7 @@ def read_faces(
         elif digest not in known:  # a copy of a photo is the photo
             known.add(digest)
             digests[path] = digest
-    photos = process(digests, detector, embedder, keep_pixels=True)
+    photos = process(digests, detector, embedder, keep_pixels=True, try_rotations=try_rotations)
     for done, photo in enumerate(progress(photos, len(digests), "finding faces"), 1):
         rows = groups.add(photo, digests[photo.path])
         if photo.error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnalyzedFace(Face):
-    """A face with its `crop` (S,S,3) and `embedding` (D,), as `Embedder.represent` makes it."""
+    """A face with its `crop` (S,S,3) and `embedding` (D,), as `Embedder.represent` makes it.
+
+    Coordinates are those of the image after it was `turned` by so many degrees clockwise; `rotations.turn` turns it.
+    """
 
     crop: npt.NDArray[np.uint8]
     embedding: npt.NDArray[np.float32]
+    turned: int = field(default=0, kw_only=True)
 
 
 class Verdict(NamedTuple):
@@ -47,7 +51,8 @@ class FaceAnalyzer:
     """Finds the faces of images and embeds them: a detector and an embedder together.
 
     `model` is anything `Embedder.load` takes, or an `Embedder`; `detector` a name for `create_detector`, or a `Detector`, by
-    default the one the model's crops come from.
+    default the one the model's crops come from. `try_rotations` looks at every image in four turns, for photos that were
+    turned without a note of it in the file; `AnalyzedFace.turned` says how the image was turned.
 
         analyzer = FaceAnalyzer()
         for face in analyzer("party.jpg"):
@@ -55,7 +60,11 @@ class FaceAnalyzer:
     """
 
     def __init__(
-        self, model: str | PathLike[str] | Embedder = DEFAULT_MODEL, detector: str | Detector | None = None
+        self,
+        model: str | PathLike[str] | Embedder = DEFAULT_MODEL,
+        detector: str | Detector | None = None,
+        *,
+        try_rotations: bool = False,
     ) -> None:
         self.embedder = Embedder.load(model) if isinstance(model, (str, PathLike)) else model
         if isinstance(self.embedder, type) or not hasattr(self.embedder, "represent"):
@@ -64,6 +73,7 @@ class FaceAnalyzer:
         self.detector = create_detector(wanted) if isinstance(wanted, str) else wanted
         if isinstance(self.detector, type) or not hasattr(self.detector, "detect_many"):
             raise TypeError(f"detector must be a name or a Detector, got {type(detector).__name__}")
+        self.try_rotations = try_rotations
 
     @overload
     def __call__(self, images: Source) -> list[AnalyzedFace]: ...
@@ -78,7 +88,10 @@ class FaceAnalyzer:
         `ImageError` for the first image that cannot be read; `process` goes on after it.
         """
         if isinstance(images, (list, tuple)):
-            return [_faces(photo) for photo in process(images, self.detector, self.embedder, keep_crops=True)]
+            photos = process(
+                images, self.detector, self.embedder, keep_crops=True, try_rotations=self.try_rotations
+            )
+            return [_faces(photo) for photo in photos]
         return self([images])[0]
 
     def enroll(
@@ -165,6 +178,8 @@ def _faces(photo: Photo) -> list[AnalyzedFace]:
     if photo.error is not None:
         raise ImageError(photo.path, photo.error)
     return [
-        AnalyzedFace(face.box, face.score, face.landmarks, crop, embedding, quality=face.quality)
+        AnalyzedFace(
+            face.box, face.score, face.landmarks, crop, embedding, quality=face.quality, turned=photo.turned
+        )
         for face, crop, embedding in zip(photo.faces, photo.crops, photo.embeddings, strict=True)
     ]

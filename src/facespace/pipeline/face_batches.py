@@ -18,6 +18,7 @@ from facespace.faces.alignment import align
 from facespace.faces.face import Face
 from facespace.faces.input_spec import ARCFACE_SIZE
 from facespace.faces.quality import face_quality
+from facespace.pipeline.rotations import find_as_they_are, find_upright
 
 MAX_IMAGES = 16
 _MAX_PIXELS = 24_000_000
@@ -28,11 +29,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class FoundFaces:
-    """The faces of one image; `crops` (F,S,S,3) and `embeddings` (F,D) are empty without an embedder."""
+    """The faces of one image; `crops` (F,S,S,3) and `embeddings` (F,D) are empty without an embedder.
+
+    Coordinates are those of the image after it was `turned` by so many degrees clockwise.
+    """
 
     faces: list[Face]
     crops: npt.NDArray[np.uint8]
     embeddings: npt.NDArray[np.float32]
+    turned: int = 0
 
 
 def find_faces(
@@ -42,21 +47,25 @@ def find_faces(
     *,
     largest: bool = False,
     keep_crops: bool = False,
+    try_rotations: bool = False,
 ) -> list[FoundFaces]:
     """The faces of each image (H,W,3) with their quality, embedded by `represent` if there is an `embedder`.
 
-    `largest` keeps only the face with the largest box. Crops are empty unless `keep_crops`.
+    `largest` keeps only the face with the largest box. Crops are empty unless `keep_crops`. An image without a face is
+    looked at again for one that fills it, see `second_look`; with `try_rotations` every image is looked at in four turns,
+    see `rotations`.
     """
     if not images:
         return []
-    found = detector.detect_many(images)
+    turned = (find_upright if try_rotations else find_as_they_are)(images, detector)
+    images, found = [one.pixels for one in turned], [one.faces for one in turned]
     if largest:
         found = [_largest(faces) for faces in found]
     if embedder is None:
         none, vectors = np.empty((0, 0, 0, 3), np.uint8), np.empty((0, 0), np.float32)
         return [
-            FoundFaces([_rated(image, face) for face in faces], none, vectors)
-            for image, faces in zip(images, found, strict=True)
+            FoundFaces([_rated(image, face) for face in faces], none, vectors, one.degrees)
+            for image, faces, one in zip(images, found, turned, strict=True)
         ]
     pending = [(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
     spec = embedder.spec
@@ -79,8 +88,9 @@ def find_faces(
             rated[begin:end],
             all_crops[begin:end] if keep_crops else kept[0],
             _with_quality(all_vectors[begin:end], rated[begin:end]),
+            one.degrees,
         )
-        for begin, end in itertools.pairwise(bounds.tolist())
+        for (begin, end), one in zip(itertools.pairwise(bounds.tolist()), turned, strict=True)
     ]
 
 

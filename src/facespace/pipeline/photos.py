@@ -22,6 +22,7 @@ from facespace.io import image
 from facespace.io.image import IMAGE_ENDINGS, Source, are_several
 from facespace.io.prefetch import map_ahead
 from facespace.pipeline.face_batches import find_faces, in_chunks
+from facespace.pipeline.rotations import turn
 
 _READERS = 2
 _READ_AHEAD = 4
@@ -32,7 +33,9 @@ class Photo:
     """What was found in one photo; `path` is its path, or `<array>` and the like.
 
     `error` is a reason when it could not be read, else None. `embeddings` (F,D), as `Embedder.represent` makes them,
-    are empty without an embedder; `crops` (F,S,S,3) and `pixels`, the photo itself, are there when asked for.
+    are empty without an embedder; `crops` (F,S,S,3) and `pixels`, the photo itself, are there when asked for. `turned`
+    says by how many degrees the photo was turned clockwise to make it upright. `pixels` and all coordinates are then those
+    of the upright photo.
     """
 
     path: str
@@ -41,6 +44,7 @@ class Photo:
     crops: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 0, 3), np.uint8))
     embeddings: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     pixels: npt.NDArray[np.uint8] | None = None
+    turned: int = 0
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[str]:
@@ -72,11 +76,15 @@ def process(
     largest: bool = False,
     keep_pixels: bool = False,
     keep_crops: bool = False,
+    try_rotations: bool = False,
 ) -> Iterator[Photo]:
     """Find the faces of each image, and embed them if there is an `embedder`; one `Photo` an image, in order.
 
     An image is a path, an array, a PIL image, or anything else that `facespace.read` takes. `largest` keeps only the face
     with the largest box. An image that cannot be read gives a `Photo` with `error`.
+
+    `try_rotations` is for photos that were turned without a note of it in the file: each is looked at in four turns, which
+    takes four times as long, and the one with the surest faces is taken. `Photo.turned` says which.
     """
     if not are_several(images):
         raise TypeError(f"process takes several images; got one {type(images).__name__}")
@@ -91,14 +99,17 @@ def process(
             embedder,
             largest=largest,
             keep_crops=keep_crops,
+            try_rotations=try_rotations,
         )
         for photo, of_photo in zip(readable, found, strict=True):
-            photo.faces, photo.embeddings = of_photo.faces, of_photo.embeddings
+            photo.faces, photo.embeddings, photo.turned = of_photo.faces, of_photo.embeddings, of_photo.turned
             if keep_crops:
                 photo.crops = of_photo.crops
         for photo in chunk:
             if not keep_pixels:
                 photo.pixels = None
+            elif photo.pixels is not None:
+                photo.pixels = turn(photo.pixels, photo.turned)
         yield from chunk
 
 

@@ -53,17 +53,24 @@ def model_of_classifier(path: Path) -> str:
     return name_in(Classifier.load(path).model_) if path.exists() else ""
 
 
-def model_of_crops(folder: Path) -> str:
+def model_of_crops(folder: Path, *, aligned: bool = False) -> str:
     """The name of the model that a folder's crops were made for; empty for photos.
 
-    Records of before name no model: the first named model that takes such crops is meant.
+    Records of before name no model: the first named model that takes such crops is meant. Without a record, of crops
+    that are said to be `aligned`, it is the first named model that takes crops of their size.
     """
-    from facespace.faces.crops import read_record
+    from facespace.faces.crops import may_be_cut, read_record, size_of_first
     from facespace.models.zoo import MODELS, find_card
+    from facespace.pipeline.photos import find_images
 
     record = read_record(folder) if folder.is_dir() else None
     if record is None:
-        return ""
+        size = size_of_first(find_images([folder])) if aligned and folder.is_dir() else None
+        if size is None:
+            return ""
+        exact = (card.name for card in MODELS.values() if size == (card.spec.size, card.spec.size))
+        cut = (card.name for card in MODELS.values() if may_be_cut(*size, card.spec.size))
+        return next(exact, next(cut, ""))
     if record.model and find_card(record.model) is not None:
         return record.model
     return next((card.name for card in MODELS.values() if record.misfit(card.spec) is None), "")

@@ -42,12 +42,13 @@ def name_files(
     min_size: float,
     report: Report,
     repeats: bool = False,
+    try_rotations: bool = False,
 ) -> None:
     """Name and print the people of each file in order, or those before a camera; failures are counted in `report`.
 
     `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
     annotated copies and for the .srt files of videos; `every` is that of `name_video`. With `repeats` a person may
-    stand in a picture more than once.
+    stand in a picture more than once. `try_rotations` is that of `process`, for photos alone.
     """
     from facespace.detection.factory import create_detector
     from facespace.pipeline.photos import find_images
@@ -71,8 +72,9 @@ def name_files(
     for are_videos, group in itertools.groupby(paths, videos.__contains__):
         if not are_videos:
             name_photos(
-                list(group), namer, detector, embedder, json=json, drawings=drawings, report=report, repeats=repeats
-            )
+                list(group), namer, detector, embedder, json=json, drawings=drawings, report=report, repeats=repeats,
+                try_rotations=try_rotations,
+            )  # fmt: skip
             continue
         for path in group:
             name_video(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from facespace.cli.shared.output import Drawings, Report, progress, where, write_json, write_line
+from facespace.cli.shared.output import Drawings, Report, progress, turned, turned_json, where, write_json, write_line
 from facespace.faces.quality import weakness
 from facespace.io.text import plain_text
 
@@ -37,15 +37,16 @@ def name_photos(
     drawings: Drawings | None,
     report: Report,
     repeats: bool = False,
+    try_rotations: bool = False,
 ) -> None:
     """Detect, name and print every face of each photo; what cannot be read is told and counted in `report`.
 
-    With `repeats` a person may stand in a photo more than once, as in collages.
+    With `repeats` a person may stand in a photo more than once, as in collages. `try_rotations` is that of `process`.
     """
     from facespace.faces.drawing import KNOWN, UNKNOWN
     from facespace.pipeline.photos import process
 
-    photos = process(paths, detector, embedder, keep_pixels=drawings is not None)
+    photos = process(paths, detector, embedder, keep_pixels=drawings is not None, try_rotations=try_rotations)
     for photo in progress(photos, len(paths), "naming"):
         path = plain_text(photo.path)
         if photo.error is not None:
@@ -57,10 +58,10 @@ def name_photos(
             drawings.write(photo, labels, [KNOWN if match.name else UNKNOWN for match in matches])
         if json:
             faces = [named_face(face, match) for face, match in zip(photo.faces, matches, strict=True)]
-            write_json({"image": path, "faces": faces})
+            write_json({"image": path, **turned_json(photo), "faces": faces})
             continue
         n = len(photo.faces)
-        write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}")
+        write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}{turned(photo)}")
         for face, match in zip(photo.faces, matches, strict=True):
             write_line(f"  {in_words(match, face)} {where(face)}")
 

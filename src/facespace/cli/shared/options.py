@@ -79,6 +79,13 @@ EmbeddingDevice = Annotated[
 Repeats = Annotated[
     bool, typer.Option("--repeats", help="A person may be in a picture more than once: collages, photo books, mirrors.")
 ]
+TryRotations = Annotated[
+    bool,
+    typer.Option(
+        "--try-rotations",
+        help="For photos turned without EXIF: look in four turns, slower. Boxes are those of the upright photo.",
+    ),
+]
 GalleryFile = Annotated[Path, typer.Option("--gallery", metavar="FILE", help="The gallery, one file.")]
 Largest = Annotated[bool, typer.Option("--largest", help="Of several faces in a photo take the largest.")]
 

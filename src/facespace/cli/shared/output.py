@@ -92,6 +92,16 @@ def write_json(value: dict[str, Any]) -> None:
     write_line(json_format.dumps(value, ensure_ascii=encoding != "utf8"))
 
 
+def turned(photo: Photo) -> str:
+    """How a photo was turned to find its faces, behind its name or figures; empty for an upright one."""
+    return f" (turned by {photo.turned} degrees clockwise)" if photo.turned else ""
+
+
+def turned_json(photo: Photo) -> dict[str, Any]:
+    """The same as a field of JSON, which an upright photo lacks."""
+    return {"turned": photo.turned} if photo.turned else {}
+
+
 def where(face: Face) -> str:
     """Place and size of a face, for people."""
     x1, y1, _, _ = face.box

@@ -1,0 +1,186 @@
+"""Photos as people have them: poor, crowded, doubled, without a face; what enroll, identify, cluster and detect say."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+import facespace
+from facespace.faces.quality import LOW_QUALITY
+from support.commands import Outcome
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def gallery(cli: Cli, tmp_path: Path, hopper_file: Path, collins_file: Path) -> Path:
+    path = tmp_path / "people.gallery"
+    for name, file in (("Grace", hopper_file), ("Eileen", collins_file)):
+        assert cli("enroll", "--gallery", path, name, file).code == 0
+    return path
+
+
+def saved(path: Path, pixels: np.ndarray | Image.Image) -> Path:
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    picture.save(path)
+    return path
+
+
+def scaled(pixels: np.ndarray, factor: float) -> np.ndarray:
+    whole = Image.fromarray(pixels)
+    size = (round(whole.width * factor), round(whole.height * factor))
+    return np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
+
+
+def far(pixels: np.ndarray) -> Image.Image:
+    """A face of 20 px, out of focus."""
+    return Image.fromarray(scaled(pixels, 0.09)).filter(ImageFilter.GaussianBlur(1.5))
+
+
+def names(outcome: Outcome) -> list[Any]:
+    return [face["name"] for face in outcome.json[0]["faces"]]
+
+
+def test_a_photo_is_enrolled_until_it_is_blurred_too_much(cli: Cli, tmp_path: Path, hopper: np.ndarray) -> None:
+    said = []
+    for radius in (0, 3, 8, 19):
+        photo = saved(tmp_path / f"{radius}.png", Image.fromarray(hopper).filter(ImageFilter.GaussianBlur(radius)))
+        outcome = cli("enroll", "--gallery", tmp_path / f"g{radius}", "Grace", photo)
+        said.append(outcome.code)
+        if outcome.code:
+            assert "left out" in outcome.err
+    assert said[0] == 0 and said[-1] == 1
+    assert said == sorted(said), "once refused, a photo that is blurred more is refused too"
+
+
+def test_a_face_too_small_is_refused_and_can_be_forced(cli: Cli, tmp_path: Path, hopper: np.ndarray) -> None:
+    photo = saved(tmp_path / "small.png", far(hopper))
+    (face,) = cli("detect", "--json", photo).json[0]["faces"]
+    assert face["quality"] < LOW_QUALITY and face["box"][3] - face["box"][1] < 32
+    outcome = cli("enroll", "--gallery", tmp_path / "g", "Grace", photo)
+    assert outcome.code == 1
+    assert outcome.errors[-1].endswith(
+        f"small.png: too small (quality {face['quality']:.2f}); left out (--any-quality takes it)"
+    )
+    assert cli("enroll", "--gallery", tmp_path / "g", "Grace", photo, "--any-quality").code == 0
+
+
+def test_a_face_too_small_is_unknown_with_the_reason(
+    cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray
+) -> None:
+    assert cli("gallery", "remove", "--gallery", gallery, "Grace").code == 0
+    photo = saved(tmp_path / "far.png", far(hopper))
+    outcome = cli("identify", "--gallery", gallery, photo)
+    assert "unknown (too small)" in outcome.out
+    (face,) = cli("identify", "--gallery", gallery, "--json", photo).json[0]["faces"]
+    assert (face["name"], face["reason"]) == (None, "too small")
+    drawn = cli("identify", "--gallery", gallery, photo, "--draw", tmp_path / "drawn")
+    assert drawn.code == 0 and (tmp_path / "drawn" / "far.png.jpg").is_file()
+
+
+def test_of_a_portrait_with_a_far_smaller_face_the_portrait_is_enrolled(
+    cli: Cli, tmp_path: Path, hopper: np.ndarray, collins_file: Path, gallery: Path
+) -> None:
+    small = scaled(facespace.read(collins_file), 0.25)
+    canvas = np.zeros((hopper.shape[0], hopper.shape[1] + small.shape[1], 3), np.uint8)
+    canvas[:, : hopper.shape[1]] = hopper
+    canvas[: small.shape[0], hopper.shape[1] :] = small
+    photo = saved(tmp_path / "portrait.png", canvas)
+    assert len(cli("detect", "--json", photo).json[0]["faces"]) == 2
+    assert cli("enroll", "--gallery", tmp_path / "g", "Somebody", photo).code == 0
+    outcome = cli("identify", "--gallery", tmp_path / "g", "--json", photo)
+    assert [name for name in names(outcome) if name] == ["Somebody"]
+
+
+def test_a_person_is_named_once_in_a_picture_unless_it_repeats_people(
+    cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray
+) -> None:
+    twice = saved(tmp_path / "twice.png", np.hstack([hopper, hopper[:, ::-1]]))
+    assert sorted(names(cli("identify", "--gallery", gallery, "--json", twice)), key=str) == ["Grace", None]
+    assert names(cli("identify", "--gallery", gallery, "--json", "--repeats", twice)) == ["Grace", "Grace"]
+
+
+@pytest.mark.shared
+def test_the_collage_of_one_person(cli: Cli, tmp_path: Path, shared: Path) -> None:
+    collage = shared / "data" / "faults" / "twice.jpg"
+    faces = cli("detect", "--json", collage).json[0]["faces"]
+    assert len(faces) == 2
+    assert cli("enroll", "--gallery", tmp_path / "g", "Twice", "--largest", collage).code == 0
+    once = names(cli("identify", "--gallery", tmp_path / "g", "--json", collage))
+    both = names(cli("identify", "--gallery", tmp_path / "g", "--json", "--repeats", collage))
+    assert (once.count("Twice"), both.count("Twice")) == (1, 2)
+
+
+def test_one_person_under_two_names_is_told(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray) -> None:
+    mirrored = saved(tmp_path / "again.png", hopper[:, ::-1])
+    outcome = cli("enroll", "--gallery", gallery, "Rear Admiral", mirrored)
+    assert outcome.code == 0
+    assert outcome.errors == [
+        f"facespace: {mirrored}: resembles Grace, who is enrolled; is Rear Admiral the same person?"
+    ]
+    assert cli("enroll", "--gallery", gallery, "Grace", mirrored).errors == [
+        f"facespace: {mirrored}: resembles Rear Admiral, who is enrolled; is Grace the same person?"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["black", "white", "noise", "waves"])
+def test_pictures_of_nobody(cli: Cli, tmp_path: Path, gallery: Path, kind: str) -> None:
+    y, x = np.mgrid[0:240, 0:320]
+    pixels = {
+        "black": np.zeros((240, 320, 3)),
+        "white": np.full((240, 320, 3), 255),
+        "noise": np.random.default_rng(0).integers(0, 256, (240, 320, 3)),
+        "waves": np.repeat((127 + 120 * np.sin(x / 9) * np.cos(y / 7))[..., None], 3, axis=2),
+    }[kind].astype(np.uint8)
+    photo = saved(tmp_path / f"{kind}.png", pixels)
+    outcome = cli("identify", "--gallery", gallery, "--json", photo)
+    assert (outcome.code, outcome.json) == (0, [{"image": str(photo), "faces": []}])
+    assert cli("enroll", "--gallery", gallery, "Nobody", photo).code == 1
+
+
+@pytest.mark.parametrize("kind", ["gray", "infrared"])
+def test_pictures_without_colour(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray, kind: str) -> None:
+    """Infrared: skin bright, everything in one channel, as night cameras give it."""
+    gray = Image.fromarray(hopper).convert("L")
+    picture = gray if kind == "gray" else gray.point(lambda value: min(255, 90 + value))
+    photo = saved(tmp_path / f"{kind}.png", picture)
+    assert names(cli("identify", "--gallery", gallery, "--json", photo)) == ["Grace"]
+
+
+def test_faces_of_eight_pixels_are_nobody(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray) -> None:
+    photo = saved(tmp_path / "tiny.png", np.pad(scaled(hopper, 0.035), ((60, 60), (60, 60), (0, 0)), mode="edge"))
+    assert not any(names(cli("identify", "--gallery", gallery, "--json", photo)))
+
+
+@pytest.mark.shared
+def test_a_photo_of_over_a_hundred_faces(cli: Cli, gallery: Path, shared: Path) -> None:
+    outcome = cli("identify", "--gallery", gallery, "--json", shared / "data" / "groups" / "g2.jpg")
+    assert len(outcome.json[0]["faces"]) >= 110
+    assert not any(names(outcome)), "nobody of them is enrolled"
+
+
+def test_two_faces_of_one_photo_are_two_people(
+    cli: Cli, tmp_path: Path, hopper: np.ndarray, hopper_file: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    saved(tmp_path / "photos" / "twice.png", np.hstack([hopper, hopper[:, ::-1]]))
+    saved(tmp_path / "photos" / "once.png", hopper)
+    saved(tmp_path / "photos" / "far.png", far(hopper))
+
+    def groups(*options: str) -> dict[str, list[str]]:
+        out = tmp_path / f"out{len(options)}"
+        assert cli("cluster", tmp_path / "photos", "--output", out, *options).code == 0
+        found: dict[str, list[str]] = {}
+        with (out / "groups.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["group"], []).append(Path(row["photo"]).stem)
+        return {name: sorted(photos) for name, photos in found.items()}
+
+    assert groups() == {"person-0001": ["once", "twice"], "alone": ["twice"], "too-poor": ["far"]}
+    assert groups("--repeats") == {"person-0001": ["once", "twice", "twice"], "too-poor": ["far"]}
