@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import facespace
+from facespace.defaults import DEFAULT_MODEL
 
 ENROLLED = 6
 
@@ -20,8 +21,10 @@ ENROLLED = 6
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    album = parser.parse_args().shared / "data/album"
-    embedder = facespace.Embedder.load()
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    args = parser.parse_args()
+    album = args.shared / "data/album"
+    embedder = facespace.Embedder.load(args.model)
     detector = facespace.create_detector(embedder.detector)
     known = {person.name: sorted(map(str, person.iterdir())) for person in sorted((album / "known").iterdir())}
     strangers = sorted(str(path) for path in (album / "unknown").rglob("*") if path.is_file())
@@ -41,8 +44,7 @@ def main() -> None:
             else:
                 left_out += 1
         found = list(facespace.process((path for path, _ in probes), detector, embedder, largest=True))
-        empty = np.zeros((1, embedder.dimension), np.float32)
-        vectors = np.concatenate([photo.embeddings if photo.faces else empty for photo in found])
+        vectors = np.concatenate([photo.embeddings for photo in found if photo.faces])
         has_face = np.array([bool(photo.faces) for photo in found])
         truth = np.array([name or "" for _, name in probes])
         is_known = truth != ""
@@ -54,7 +56,8 @@ def main() -> None:
 
         def row(label: str, **how: float) -> None:
             matches = gallery.identify(vectors, **how)
-            names = np.array([(m.name or "") if face else "" for m, face in zip(matches, has_face, strict=True)])
+            names = np.full(len(found), "", dtype=object)
+            names[has_face] = [match.name or "" for match in matches]
             right = (names == truth)[is_known].mean()
             wrong = ((names != truth) & (names != ""))[is_known].mean()
             named = (names != "")[~is_known].mean()

@@ -88,7 +88,7 @@ def main() -> None:
     everybody = read_class_folders((parser.parse_args().shared / "data/train_182").resolve())
     people, absent = everybody[1::2], everybody[0::2]
     chance = random.Random(SEED)
-    embedder = Embedder.load()
+    embedder = Embedder.load("casia-webface")
     print(f"{embedder.name}, {embedder.runtime} {embedder.precision}; seed {SEED}")
     with tempfile.TemporaryDirectory() as folder:
         clean, dirty, evaluation = Path(folder, "clean"), Path(folder, "dirty"), Path(folder, "evaluation")

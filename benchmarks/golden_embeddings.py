@@ -25,7 +25,7 @@ def main() -> None:
         for precision in ("float32", "bfloat16", "fastest"):
             os.environ["FACESPACE_PRECISION"] = precision
             try:
-                embedder = facespace.Embedder.load(device=device)
+                embedder = facespace.Embedder.load("casia-webface", device=device)
             except facespace.RuntimeUnavailable as error:
                 print(error)
                 break

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from PIL import Image
 
 import facespace
 import look_alikes
+from facespace.defaults import DEFAULT_MODEL, DEFAULT_RATE
 from facespace.embedding.calibration import Calibration
 from facespace.faces.quality import LOW_QUALITY
 
 SHARED_BY = {
-    "g15.jpg": "young East Asian people in one light",
-    "g8.jpg": "young East Asian people in school uniforms",
-    "g5.jpg": "a choir or class, faces of 13 px",
+    "g15.jpg": "a painting: all faces are by one painter",
+    "g8.jpg": "a dance team: young women, made up alike, in one light",
+    "g5.jpg": "a marching band: teenagers, faces of 13 px",
 }
 SIZES = (0, 20, 40, 60, 100, 10_000)
 
@@ -81,7 +83,7 @@ def enrolled_rows(
 
     def thresholds(name: str, quality: np.ndarray) -> np.ndarray:
         return tables[name].identification_thresholds(
-            facespace.defaults.DEFAULT_RATE,
+            DEFAULT_RATE,
             [1] * len(enrolled),
             qualities=faces.quality[enrolled],
             probe_qualities=quality,
@@ -114,7 +116,7 @@ def enrolled_rows(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--model", default=facespace.defaults.DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     args = parser.parse_args()
     embedder = facespace.Embedder.load(args.model)
     detector = facespace.create_detector(embedder.detector)
@@ -126,7 +128,7 @@ def main() -> None:
     vectors, copied = (look_alikes.unit(some.vectors - table.center) for some in (faces, copies))
     print(f"{embedder.name}, {embedder.detector}, {embedder.runtime} {embedder.precision}; default rates")
     print(f"{len(faces.photo)} faces of {len(np.unique(faces.photo))} photos, median {np.median(faces.side):.0f} px")
-    for low, high in zip(SIZES[:-1], SIZES[1:], strict=True):
+    for low, high in itertools.pairwise(SIZES):
         here = (faces.side >= low) & (faces.side < high)
         poor = (faces.quality < LOW_QUALITY)[here]
         print(f"  {low}-{high} px: {here.sum()} faces, refused or called too small {poor.mean():.4f}")

@@ -1,4 +1,4 @@
-"""Accuracy on LFW view 1, end to end: own detector, 2018 crop, threshold from pairsDevTrain, accuracy on pairsDevTest.
+"""Accuracy on LFW view 1, end to end: the model's detector and crop, threshold from pairsDevTrain, accuracy on pairsDevTest.
 
 Also the error rates, on pairsDevTest, of the thresholds that `compare` uses.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 import facespace
 import lfw
+from facespace.defaults import DEFAULT_MODEL
 
 
 def best_threshold(similarity: np.ndarray, same: np.ndarray) -> float:
@@ -25,10 +26,11 @@ def best_threshold(similarity: np.ndarray, same: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--precision", choices=["fastest", "float32"], default="fastest")
     args = parser.parse_args()
-    embedder = facespace.Embedder.load(precision=args.precision)
-    view = lfw.embed(args.shared, embedder, facespace.MTCNN())
+    embedder = facespace.Embedder.load(args.model, precision=args.precision)
+    view = lfw.embed(args.shared, embedder, facespace.create_detector(embedder.detector))
     centered = view.mirror - embedder.calibration.center
     centered /= np.linalg.norm(centered, axis=1, keepdims=True)
     train = lfw.pairs(args.shared / "data/lfw_view1/pairsDevTrain.txt")
@@ -53,7 +55,7 @@ def main() -> None:
     print(f"{'wanted FMR':>12}{'threshold':>11}{'FMR measured':>14}{'FNMR measured':>15}")
     different, genuine = tested[good & ~same_test], tested[good & same_test]
     for rate in (1e-1, 1e-2, 1e-3, 1e-4):
-        t = embedder.calibration.match_threshold(rate)
+        t = embedder.calibration.match_threshold(rate, float(np.median(view.quality)))
         print(f"{rate:>12g}{t:>11.4f}{(different >= t).mean():>14.4f}{(genuine < t).mean():>15.4f}")
 
 

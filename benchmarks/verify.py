@@ -30,8 +30,9 @@ def main() -> None:
     view, pairs = data / "lfw_view1/images", data / "lfw_view1/pairsDevTest.txt"
     train = data / "lfw_view1/pairsDevTrain.txt"
     recipe = ["--threshold-from", train, "--flip", "--subtract-mean", "--distance", "angle"]
-    run("verify", "lfw", view, "--pairs", pairs, *recipe)
-    run("verify", "lfw", view, "--pairs", pairs, "--threshold-from", train)
+    for model in ("sface", "casia-webface"):
+        run("verify", "lfw", view, "--pairs", pairs, *recipe, "--model", model)
+    run("verify", "lfw", view, "--pairs", pairs, "--threshold-from", train, "--model", "casia-webface")
 
     for name in ("lfw_dev.bin", "lfw_dev_40_protocol2.bin"):
         read = read_bin(data / name)
@@ -46,7 +47,19 @@ def main() -> None:
         )
     print()
     run("verify", "bin", data / "lfw_dev.bin")
-    run("verify", "bin", data / "lfw_dev.bin", "--resize-crops", "--flip", "--subtract-mean", "--distance", "angle")
+    facenet = ("--model", "casia-webface")
+    run("verify", "bin", data / "lfw_dev.bin", *facenet)
+    run(
+        "verify",
+        "bin",
+        data / "lfw_dev.bin",
+        *facenet,
+        "--resize-crops",
+        "--flip",
+        "--subtract-mean",
+        "--distance",
+        "angle",
+    )
 
 
 if __name__ == "__main__":

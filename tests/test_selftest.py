@@ -20,9 +20,7 @@ from support.commands import Outcome, run_facespace
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, embedder: facespace.Embedder) -> None:
     load = module.Embedder.load
-    monkeypatch.setattr(
-        module.Embedder, "load", lambda *name: embedder if name else load("sface", precision="float32")
-    )
+    monkeypatch.setattr(module.Embedder, "load", lambda *name: embedder if name else load("sface", precision="float32"))
 
 
 def test_it_holds_here(loaded: None, embedder: facespace.Embedder) -> None:

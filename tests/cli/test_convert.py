@@ -61,7 +61,10 @@ def test_a_spec_from_a_file(weights, cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input-spec", "facenet-2016"], "neither a preset (facenet-2018, facenet-2017, arcface-112, sface) nor a file"),
+        (
+            ["--input-spec", "facenet-2016"],
+            "neither a preset (facenet-2018, facenet-2017, arcface-112, sface) nor a file",
+        ),
         (["--crops", "nowhere"], "nowhere: not a folder"),
     ],
 )

@@ -367,7 +367,9 @@ def test_compare_rate_and_threshold(
     assert calibration is not None
     facenet = ("--model", "casia-webface")
     last = cli("compare", hopper_file, collins_file, *facenet).lines[-1]
-    wanted = f"same from similarity {calibration.match_threshold(1e-3):.4f}: 0.001 of pairs of different people reach that"
+    wanted = (
+        f"same from similarity {calibration.match_threshold(1e-3):.4f}: 0.001 of pairs of different people reach that"
+    )
     assert last == f"{wanted}; measured on {calibration.conditions}"
     last = cli("compare", hopper_file, collins_file, "--rate", "0.1", *facenet).lines[-1]
     assert f"{calibration.match_threshold(0.1):.4f}" in last

@@ -165,9 +165,7 @@ def test_a_photo_of_over_a_hundred_faces(cli: Cli, gallery: Path, shared: Path) 
     assert not any(names(outcome)), "nobody of them is enrolled"
 
 
-def test_two_faces_of_one_photo_are_two_people(
-    cli: Cli, tmp_path: Path, hopper: np.ndarray, hopper_file: Path
-) -> None:
+def test_two_faces_of_one_photo_are_two_people(cli: Cli, tmp_path: Path, hopper: np.ndarray, hopper_file: Path) -> None:
     (tmp_path / "photos").mkdir()
     saved(tmp_path / "photos" / "twice.png", np.hstack([hopper, hopper[:, ::-1]]))
     saved(tmp_path / "photos" / "once.png", hopper)

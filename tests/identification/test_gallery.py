@@ -74,15 +74,15 @@ def test_the_quality_of_enrolled_and_probing_faces_moves_the_threshold(path: Pat
         making = {"made_by": "represent", "model": model_of(embedder)}  # type: ignore[arg-type]
         good, poor, to_ben = gallery.identify(Embeddings(probes, quality=[1.0, 0.2, 1.0], **making))
         assert poor.threshold - good.threshold == pytest.approx(0.25 * 0.4)
-        assert to_ben.threshold - good.threshold == pytest.approx(
-            0.25 * 0.25 + np.interp(np.log(2), *zip(*((np.log(n), s) for n, s in CALIBRATION.template_shift))), abs=0.02
-        )
+        # Two photos of Ben, of quality 0.5 in the mean; their average reaches 0.05 more with random people, which among
+        # two people counts for part of it.
+        assert 0.25 * 0.25 < to_ben.threshold - good.threshold < 0.25 * 0.25 + 0.05
         (unknown,) = gallery.identify(axis(0))
         assert unknown.threshold - good.threshold == pytest.approx(0.25 * 0.125)
 
 
 def test_a_quality_must_be_a_share(gallery: Gallery) -> None:
-    with pytest.raises(ValueError, match="quality must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"quality must be between 0 and 1, got 1\.5"):
         gallery.add("Anna", axis(0), crop(0), quality=1.5)
     assert gallery.people() == []
 

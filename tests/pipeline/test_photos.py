@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 import facespace
-from facespace.faces.quality import face_quality
 from facespace.errors import ImageError
 from facespace.faces.face import Face
 from facespace.faces.input_spec import InputSpec
+from facespace.faces.quality import face_quality
 from facespace.pipeline import face_batches, photos as pipeline
 from facespace.pipeline.photos import Photo, find_images, process
 

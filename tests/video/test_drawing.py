@@ -12,8 +12,8 @@ from facespace.errors import VideoError
 from facespace.faces.drawing import KNOWN
 from facespace.faces.face import Face
 from facespace.video import drawing as video_drawing
-from facespace.video.drawing import STRANGER, draw_frame, draw_video
-from facespace.video.naming import Appearance, NamedFace, NamedFrame
+from facespace.video.appearances import Appearance, NamedFace, NamedFrame
+from facespace.video.drawing import STRANGER, Labels, draw_frame, draw_video
 from facespace.video.reader import read_frames
 from support.video_files import write_video
 
@@ -46,6 +46,11 @@ def left_edge(pixels: np.ndarray, color: tuple[int, int, int]) -> int | None:
     return int(near.argmax()) if near.any() else None
 
 
+def shown(labels: Labels, second: float) -> list[tuple[float, str | None]]:
+    """Where faces are at a second and their names, from left to right."""
+    return sorted((round(face.box[0], 6), name) for face, name in labels.at(second))
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov", ".webm"])
 def test_boxes_move_evenly_and_names_hold_from_the_first_frame(black: Path, ending: str) -> None:
     target = black.with_name(f"drawn{ending}")
@@ -67,6 +72,38 @@ def test_faces_that_come_and_go_change_in_the_middle(black: Path) -> None:
     drawn = [frame.pixels for frame in read_frames(target, every=1)]
     assert [left_edge(pixels, KNOWN) is not None for pixels in drawn] == [True] * 5 + [False] * 15
     assert [left_edge(pixels, STRANGER) is not None for pixels in drawn] == [False] * 5 + [True] * 15
+
+
+def test_names_are_those_of_the_appearance_of_that_time() -> None:
+    """A track that goes on with somebody else's face; what a camera said meanwhile does not count."""
+    frames = [NamedFrame(k, k / 5, [NamedFace(face_at(10), 1, "at first", 0.9, 0.4)]) for k in range(6)]
+    seen = [Appearance(1, "Ben", 0.5, 0.4, 0.6, 1.0, 3), Appearance(1, "Anna", 0.5, 0.4, 0.0, 0.4, 3)]
+    names = [name for second in np.arange(0, 1.2, 0.04) for _, name in Labels(frames, seen).at(second)]
+    assert names == ["Anna"] * 13 + ["Ben"] * 17, "the middle between 0.4 and 0.6 is at 0.5"
+    assert shown(Labels(frames, []), 0.3) == [(10, None)]
+
+
+def test_at_a_cut_faces_change_and_do_not_move() -> None:
+    frames = [named(0, (1, 10), (2, 100)), NamedFrame(5, 0.2, named(5, (1, 50), (3, 200)).faces, cuts=(0.06, 0.14))]
+    labels = Labels(frames, [appearance(1, "Anna"), appearance(2, "Ben"), appearance(3, "Carl")])
+    assert shown(labels, 0.04) == [(10, "Anna"), (100, "Ben")]
+    assert shown(labels, 0.06) == shown(labels, 0.12) == [], "a shot of which no frame was looked at"
+    assert shown(labels, 0.14) == shown(labels, 0.5) == [(50, "Anna"), (200, "Carl")]
+
+
+def test_faces_come_and_go_when_the_picture_shows_it() -> None:
+    frames = [named(0, (1, 10)), named(5, (2, 10)), named(10)]
+    seen = [Appearance(1, "Anna", 0.5, 0.4, 0, 0, 1, end=0.16), Appearance(2, "Ben", 0.5, 0.4, 0.2, 0.2, 1, 0.16, 0.36)]
+    names = [[name for _, name in Labels(frames, seen).at(k / 25)] for k in range(12)]
+    assert names == [["Anna"]] * 4 + [["Ben"]] * 5 + [[]] * 3
+    seen = [Appearance(1, "Anna", 0.5, 0.4, 0, 0.4, 2, end=0.6), appearance(2, "Ben")]
+    names = [[name for _, name in Labels(frames, seen).at(k / 25)] for k in range(12)]
+    assert names == [["Anna"]] * 3 + [["Ben"]] * 5 + [[]] * 4, "the end of a later look says nothing here"
+
+
+def test_nobody_before_the_first_frame_and_without_frames() -> None:
+    assert Labels([named(5, (1, 10))], []).at(0.1) == []
+    assert Labels([], []).at(0.1) == []
 
 
 def test_uneven_times_and_odd_sizes(tmp_path: Path) -> None:
@@ -101,7 +138,7 @@ def test_a_damaged_video_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_drawn_leaves_nothing(black: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"wants the ending \.mp4"):
+    with pytest.raises(ValueError, match=r"must end in \.mp4"):
         draw_video(str(black), black.with_name("a.avi"), [], [])
     with pytest.raises(VideoError, match="no frame of it can be decoded"):
         draw_video("missing.mp4", black.with_name("a.mp4"), [], [])

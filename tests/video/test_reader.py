@@ -113,6 +113,52 @@ def test_one_frame(tmp_path: Path) -> None:
     assert (frame.index, frame.seconds, number_of(frame.pixels)) == (0, 0.0, 0)
 
 
+# Cuts
+
+
+def rooms(*lengths: int) -> list[np.ndarray]:
+    """Shots of so many frames, each of another picture."""
+    shots = [np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8) for seed in range(len(lengths))]
+    return [shot.repeat(8, axis=0).repeat(8, axis=1) for shot, n in zip(shots, lengths, strict=True) for _ in range(n)]
+
+
+@pytest.mark.parametrize("rate", [5, 25])
+def test_cuts_come_with_the_frame_after_them(tmp_path: Path, rate: int) -> None:
+    path = write_video(tmp_path / "a.mp4", rooms(7, 13, 4), rate=rate, codec="libx264", options={})
+    frames = list(read_frames(path))
+    assert [second for frame in frames for second in frame.cuts] == pytest.approx([7 / rate, 20 / rate])
+    for frame, before in itertools.pairwise(reversed(frames)):
+        assert all(before.seconds < second <= frame.seconds for second in frame.cuts)
+    assert [frame.cuts for frame in read_frames(path, every=1)].count(()) == 22
+
+
+def test_cuts_between_frames_far_apart_are_all_told(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", rooms(10, 10, 10, 10))
+    first, second = read_frames(path, every=35)
+    assert first.cuts == ()
+    assert second.cuts == pytest.approx([0.4, 0.8, 1.2])
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
+def test_changes_are_told_for_the_upright_picture(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    pictures = [np.full((96, 128, 3), 60, np.uint8) for _ in range(10)]
+    for picture in pictures[3:]:
+        picture[:32, :32] = 220  # at the upper left as it is stored
+    path = write_video(tmp_path / "a.mp4", pictures, matrix=matrix)
+    frame = list(read_frames(path))[1]
+    height, width = frame.pixels.shape[:2]
+    assert frame.cuts == ()
+    assert frame.changes is not None
+    bright = np.argwhere(frame.pixels[..., 0] > 150)
+    (top, left), (bottom, right) = bright.min(axis=0), bright.max(axis=0)
+    at = frame.changes.at((left, top, right, bottom), width, height)
+    assert at == pytest.approx(3 / 25, abs=1e-3)
+    for x in (0, width - 32):
+        for y in (0, height - 32):
+            if abs(x - left) > 16 or abs(y - top) > 16:
+                assert frame.changes.at((x, y, x + 32, y + 32), width, height) is None
+
+
 def test_frames_come_one_by_one_and_the_file_is_closed(counted: Path) -> None:
     frames = read_frames(counted, every=1)
     assert next(frames).index == 0

@@ -8,12 +8,14 @@ import re
 
 import pytest
 
-from facespace.video.naming import Appearance
+from facespace.video.appearances import Appearance
 from facespace.video.subrip import subtitles
 
 
-def seen(name: str | None, first: float, last: float, track: int = 1) -> Appearance:
-    return Appearance(track, name, 0.5, 0.4, first, last, 3)
+def seen(
+    name: str | None, first: float, last: float, track: int = 1, begin: float | None = None, end: float | None = None
+) -> Appearance:
+    return Appearance(track, name, 0.5, 0.4, first, last, 3, begin, end)
 
 
 def read_srt(text: str) -> list[tuple[float, float, list[str]]]:
@@ -56,6 +58,21 @@ def test_a_name_stands_once_and_strangers_are_counted() -> None:
 def test_a_track_that_goes_on_as_another_makes_no_new_cue() -> None:
     assert read_srt(subtitles([seen("Anna", 0, 2, 1), seen("Anna", 2, 4, 2)])) == [(0, 4, ["Anna"])]
     assert read_srt(subtitles([seen("Anna", 0, 2, 1), seen("Anna", 1, 4, 2)])) == [(0, 4, ["Anna"])]
+
+
+def test_names_change_where_the_picture_does() -> None:
+    """At the cut between two frames that were looked at; and in the order people come, whoever was looked at first."""
+    people = [seen("Anna", 0, 1.0, 1, end=1.12), seen("Ben", 1.2, 2.0, 2, begin=1.12, end=2.2)]
+    assert read_srt(subtitles(people, interval=0.2)) == [(0, 1.12, ["Anna"]), (1.12, 2.2, ["Ben"])]
+    people = [seen("Anna", 1.0, 2.0, 1), seen("Ben", 1.2, 1.8, 2, begin=0.9, end=2.0)]
+    assert read_srt(subtitles(people)) == [(0.9, 1, ["Ben"]), (1, 2, ["Ben", "Anna"])]
+    assert read_srt(subtitles([seen("Anna", 1.0, 1.0, begin=0.98, end=1.04)])) == [(0.98, 1.04, ["Anna"])], (
+        "however short"
+    )
+
+
+def test_an_end_before_the_beginning_is_not_believed() -> None:
+    assert read_srt(subtitles([seen("Anna", 5, 6, end=3)], interval=0.5)) == [(5, 6.5, ["Anna"])]
 
 
 def test_a_single_frame_can_be_read() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from facespace.faces.face import overlaps
-from facespace.video.tracker import Track, Tracker
+from facespace.video.tracker import Sighting, Track, Tracker
 
 DIMENSION = 16
 Seen = tuple[tuple[float, float], np.ndarray]  # centre of a face, its embedding
@@ -24,12 +24,36 @@ def like(who: np.ndarray, similarity: float, other: int = DIMENSION - 1) -> np.n
     return similarity * who + math.sqrt(1 - similarity**2) * person(other)
 
 
-def step(tracker: Tracker, seconds: float, faces: Sequence[Seen], scores: Sequence[float] | None = None) -> list[int]:
-    """The numbers of the tracks of one frame's faces."""
+def look(
+    tracker: Tracker,
+    seconds: float,
+    faces: Sequence[Seen],
+    scores: Sequence[float] | None = None,
+    *,
+    cut: bool = False,
+) -> list[Sighting]:
+    """The sightings of one frame's faces."""
     boxes = np.array([(x - 20, y - 20, x + 20, y + 20) for (x, y), _ in faces], np.float64).reshape(-1, 4)
     embeddings = np.array([embedding for _, embedding in faces]).reshape(-1, DIMENSION)
-    found = tracker.update(seconds, boxes, np.array(scores or [1.0] * len(faces)), embeddings)
-    return [track.number for track in found]
+    return tracker.update(seconds, boxes, np.array(scores or [1.0] * len(faces)), embeddings, cut=cut)
+
+
+def step(tracker: Tracker, seconds: float, faces: Sequence[Seen], *, cut: bool = False) -> list[int]:
+    """The numbers of the tracks of one frame's faces, as they are until the next frame."""
+    return [sighting.track.number for sighting in look(tracker, seconds, faces, cut=cut)]
+
+
+def in_place(tracker: Tracker, people: Sequence[np.ndarray], cuts: Sequence[int] = ()) -> list[Sighting]:
+    """One face after the other in one place, five a second, as they are in the end; before those of `cuts` is a cut."""
+    return [look(tracker, k / 5, [((100, 100), who)], cut=k in cuts)[0] for k, who in enumerate(people)]
+
+
+def numbers(sightings: Sequence[Sighting]) -> list[int]:
+    return [sighting.track.number for sighting in sightings]
+
+
+def mean(track: Track) -> np.ndarray:
+    return track.total / np.linalg.norm(track.total)
 
 
 ANNA, BEN, CARL = person(0), person(1), person(2)
@@ -63,16 +87,21 @@ def test_a_face_that_jumps_is_known_by_its_looks() -> None:
 
 
 def test_crossing_faces_keep_their_tracks() -> None:
-    tracker = Tracker()
+    tracker, tracks = Tracker(), {}
     for k in range(21):  # they meet in the middle at k = 10, one upon the other
         anna, ben = ((100 + 10 * k, 100), like(ANNA, 0.8, 5)), ((300 - 10 * k, 102), like(BEN, 0.8, 6))
-        if k % 2:  # the order of a frame's faces says nothing
-            assert step(tracker, k / 5, [ben, anna]) == [2, 1]
-        else:
-            assert step(tracker, k / 5, [anna, ben]) == [1, 2]
-    tracks = sorted(tracker.finish(), key=lambda track: track.number)
-    assert [track.n_frames for track in tracks] == [21, 21]
-    assert abs(float(tracks[0].mean @ tracks[1].mean)) < 0.1, "neither has taken up the other's face"
+        # The order of a frame's faces says nothing.
+        found = look(tracker, k / 5, [ben, anna] if k % 2 else [anna, ben])
+        assert numbers(found) == ([2, 1] if k % 2 else [1, 2])
+        assert not any(sighting.doubtful for sighting in found)
+        tracks = {sighting.track.number: sighting.track for sighting in found}
+    assert abs(float(mean(tracks[1]) @ mean(tracks[2]))) < 0.1, "neither has taken up the other's face"
+
+
+def test_faces_that_change_places_are_known_by_their_looks() -> None:
+    tracker = Tracker()
+    assert step(tracker, 0.0, [((100, 100), ANNA), ((200, 100), BEN)]) == [1, 2]
+    assert step(tracker, 0.2, [((100, 100), BEN), ((200, 100), ANNA)]) == [2, 1]
 
 
 def test_alike_faces_side_by_side_go_by_place() -> None:
@@ -85,20 +114,19 @@ def test_alike_faces_side_by_side_go_by_place() -> None:
 
 def test_two_faces_of_one_frame_are_never_one_track() -> None:
     dice = np.random.default_rng(5)
-    tracker = Tracker(min_similarity=0.1, doubtful=0.0)
-    n_faces, numbers = 0, set()
+    tracker, seen = Tracker(min_similarity=0.1), []
     for k in range(300):
         faces = [
             ((float(x), float(y)), like(person(int(who)), float(dice.uniform(0, 1))))
             for x, y, who in zip(dice.uniform(0, 90, 9), dice.uniform(0, 90, 9), dice.integers(0, 3, 9), strict=True)
         ][: dice.integers(0, 10)]
-        found = step(tracker, k / 5, faces)
-        assert len(set(found)) == len(faces)
-        n_faces += len(faces)
-        numbers |= set(found)
-    tracks = tracker.ended() + tracker.finish()
-    assert numbers <= {track.number for track in tracks} == set(range(1, len(tracks) + 1)), "numbers have no gaps"
-    assert sum(track.n_frames for track in tracks) == n_faces, "every face counts once"
+        found = look(tracker, k / 5, faces, cut=k % 50 == 49)
+        assert len(set(numbers(found))) == len(faces)
+        seen.append(found)
+    for found in seen:
+        assert len(set(numbers(found))) == len(found), "nor when doubts are settled"
+    all_numbers = {number for found in seen for number in numbers(found)}
+    assert all_numbers == set(range(1, len(all_numbers) + 1)), "numbers have no gaps"
 
 
 # When
@@ -113,9 +141,6 @@ def test_vanished_and_back() -> None:
     assert step(tracker, 2.0, [((200, 100), ANNA)]) == [1], "back within two seconds"
     for k in range(11, 30):
         step(tracker, k / 5, [])
-    (ended,) = tracker.ended()
-    assert (ended.number, ended.first, ended.last, ended.n_frames) == (1, 0.0, 2.0, 6)
-    assert tracker.ended() == [], "told once"
     assert step(tracker, 6.0, [((200, 100), ANNA)]) == [2], "back too late"
 
 
@@ -126,45 +151,36 @@ def test_frames_far_apart_are_followed_all_the_same() -> None:
     assert step(tracker, 60.0, [((100, 100), ANNA)]) == [2]
 
 
-def test_ended_and_finished_tracks_are_all_there_are() -> None:
-    tracker = Tracker(lost_after=0.5)
-    for k in range(20):
-        step(tracker, float(k), [((100, 100), person(k % 10))] if k % 2 else [])
-    tracks: list[Track] = tracker.ended() + tracker.finish()
-    assert [track.number for track in tracks] == list(range(1, 11))
-    assert tracker.finish() == []
-
-
 # Who
 
 
-def test_the_mean_is_weighted_by_score_and_of_length_one() -> None:
+def test_the_mean_is_weighted_by_score() -> None:
     tracker = Tracker()
-    step(tracker, 0.0, [((100, 100), ANNA)], [0.9])
-    step(tracker, 0.2, [((100, 100), like(ANNA, 0.6, 3))], [0.3])
-    (track,) = tracker.finish()
-    wanted = 0.9 * ANNA + 0.3 * like(ANNA, 0.6, 3)
-    assert track.mean == pytest.approx(wanted / np.linalg.norm(wanted))
-    assert track.mean.dtype == np.float32
+    look(tracker, 0.0, [((100, 100), ANNA)], [0.9])
+    (sighting,) = look(tracker, 0.2, [((100, 100), like(ANNA, 0.6, 3))], [0.3])
+    assert sighting.track.total == pytest.approx(0.9 * ANNA + 0.3 * like(ANNA, 0.6, 3))
+    assert sighting.total == pytest.approx(0.3 * like(ANNA, 0.6, 3))
+
+
+def test_a_head_that_turns_is_followed_by_its_latest_look() -> None:
+    tracker = Tracker()
+    angles = [0.4 * k for k in range(9)]  # cosine 0.92 from look to look, −1 from first to last
+    seen = in_place(tracker, [math.cos(angle) * ANNA + math.sin(angle) * person(3) for angle in angles])
+    assert numbers(seen) == [1] * 9
+    assert not any(sighting.doubtful for sighting in seen)
 
 
 def test_one_bad_frame_neither_ends_a_track_nor_spoils_it() -> None:
-    tracker = Tracker()
-    for k in range(10):
-        assert step(tracker, k / 5, [((100, 100), CARL if k == 4 else ANNA)]) == [1]
-    (track,) = tracker.finish()
-    assert (track.n_frames, track.first, track.last) == (10, 0.0, 1.8)
-    assert track.mean == pytest.approx(ANNA)
+    seen = in_place(Tracker(), [CARL if k == 4 else ANNA for k in range(10)])
+    assert numbers(seen) == [1] * 10
+    assert [sighting.doubtful for sighting in seen] == [k == 4 for k in range(10)]
+    assert mean(seen[0].track) == pytest.approx(ANNA)
 
 
 def test_bad_frames_unlike_each_other_are_no_person() -> None:
-    tracker = Tracker()
-    for k in range(10):
-        bad = like(person(k), 0.9)  # all of them a little alike
-        assert step(tracker, k / 5, [((100, 100), bad if 3 < k < 8 else ANNA)]) == [1]
-    (track,) = tracker.finish()
-    assert track.n_frames == 10
-    assert track.mean == pytest.approx(ANNA)
+    seen = in_place(Tracker(), [like(person(k), 0.9) if 3 < k < 8 else ANNA for k in range(10)])  # a little alike
+    assert numbers(seen) == [1] * 10
+    assert mean(seen[0].track) == pytest.approx(ANNA)
 
 
 def test_a_bad_frame_far_from_the_next_ends_no_track() -> None:
@@ -176,18 +192,57 @@ def test_a_bad_frame_in_motion_leads_to_where_the_face_goes() -> None:
     tracker = Tracker()
     step(tracker, 0.0, [((100, 100), ANNA)])
     assert step(tracker, 0.2, [((115, 100), BEN)]) == [1]
-    assert step(tracker, 0.4, [((130, 100), like(ANNA, 0.4, 5))]) == [1], "too far from the first frame alone"
+    assert step(tracker, 0.4, [((130, 100), like(ANNA, 0.7, 5))]) == [1], "too far from the first frame alone"
 
 
-def test_a_cut_to_another_face_in_the_same_place() -> None:
+def test_another_face_in_the_same_place() -> None:
     tracker = Tracker()
-    numbers = [step(tracker, k / 5, [((100, 100), ANNA if k < 5 else BEN)])[0] for k in range(10)]
-    assert numbers == [1] * 6 + [2] * 4, "the first of them waits for the next"
-    anna, ben = sorted(tracker.finish(), key=lambda track: track.number)
-    assert (anna.first, anna.last, anna.n_frames) == (0.0, 0.8, 5)
-    assert (ben.first, ben.last, ben.n_frames) == (1.0, 1.8, 5), "and counts for the newcomer in the end"
-    assert anna.mean == pytest.approx(ANNA)
-    assert ben.mean == pytest.approx(BEN)
+    assert [step(tracker, k / 5, [((100, 100), ANNA if k < 5 else BEN)])[0] for k in range(10)] == [1] * 6 + [2] * 4
+    seen = in_place(Tracker(), [ANNA] * 5 + [BEN] * 5)
+    assert numbers(seen) == [1] * 5 + [2] * 5, "the first of them waits for the next, and is Ben's in the end"
+    assert not any(sighting.doubtful for sighting in seen)
+    assert mean(seen[0].track) == pytest.approx(ANNA)
+    assert mean(seen[9].track) == pytest.approx(BEN)
+
+
+def test_whose_place_was_taken_begins_again() -> None:
+    """Also within two seconds: the track has ended."""
+    seen = in_place(Tracker(lost_after=9.0), [ANNA] * 4 + [BEN] * 4 + [ANNA] * 4)
+    assert numbers(seen) == [1] * 4 + [2] * 4 + [3] * 4
+
+
+@pytest.mark.parametrize("similarity", [0.1, 0.39])
+def test_a_little_alike_is_somebody_else(similarity: float) -> None:
+    assert numbers(in_place(Tracker(), [ANNA] * 4 + [like(ANNA, similarity, 4)] * 4)) == [1] * 4 + [2] * 4
+    seen = in_place(Tracker(min_similarity=similarity - 0.01), [ANNA] * 4 + [like(ANNA, similarity, 4)] * 4)
+    assert numbers(seen) == [1] * 8
+
+
+def test_after_a_cut_places_say_nothing() -> None:
+    seen = in_place(Tracker(), [ANNA] * 4 + [BEN] * 4, cuts=[4])
+    assert numbers(seen) == [1] * 4 + [2] * 4
+    assert [sighting.shot for sighting in seen] == [0] * 4 + [1] * 4
+    tracker = Tracker()
+    step(tracker, 0.0, [((100, 100), ANNA)])
+    assert step(tracker, 0.2, [((100, 100), BEN)], cut=True) == [2], "at once, without waiting for a second look"
+    assert step(tracker, 0.4, [((100, 100), ANNA)]) == [2], "a blur of Ben, who is there now"
+
+
+def test_the_same_person_after_a_cut_goes_on() -> None:
+    tracker = Tracker()
+    step(tracker, 0.0, [((100, 100), ANNA), ((300, 100), BEN)])
+    assert step(tracker, 0.2, [((220, 100), like(ANNA, 0.5)), ((100, 100), CARL)], cut=True) == [1, 3]
+    assert step(tracker, 0.4, [((300, 100), BEN)]) == [4], "who is not in the new shot comes back as another"
+
+
+def test_a_cut_after_somebody_elses_first_look() -> None:
+    """Ben is seen once before the cut, in Anna's place, and goes on after it in another."""
+    tracker = Tracker()
+    (anna,) = look(tracker, 0.0, [((100, 100), ANNA)])
+    (ben,) = look(tracker, 0.2, [((100, 100), BEN)])
+    (after,) = look(tracker, 0.4, [((300, 100), BEN)], cut=True)
+    assert numbers([anna, ben, after]) == [1, 2, 2]
+    assert step(tracker, 0.6, [((300, 100), BEN), ((100, 100), ANNA)]) == [2, 3]
 
 
 def test_who_was_covered_comes_back_beside_whom_covered_them() -> None:
@@ -197,28 +252,18 @@ def test_who_was_covered_comes_back_beside_whom_covered_them() -> None:
     assert step(tracker, 0.4, [((100, 100), BEN), ((150, 100), ANNA)]) == [2, 1]
 
 
-def test_a_bad_last_frame_counts_as_seen() -> None:
-    tracker = Tracker()
-    step(tracker, 0.0, [((100, 100), ANNA)])
-    step(tracker, 0.2, [((100, 100), BEN)])
-    (track,) = tracker.finish()
-    assert (track.n_frames, track.last) == (2, 0.2)
-    assert track.mean == pytest.approx(ANNA)
-
-
 def test_nobody() -> None:
     tracker = Tracker()
     assert tracker.update(0.0, np.empty((0, 4)), np.empty(0), np.empty((0, DIMENSION))) == []
-    assert tracker.finish() == []
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"min_overlap": 0}, {"min_overlap": 1.1}, {"doubtful": 0.6}, {"min_similarity": 1.5}, {"lost_after": -1}],
+    [{"min_overlap": 0}, {"min_overlap": 1.1}, {"min_similarity": -1.1}, {"min_similarity": 1.5}, {"lost_after": -1}],
     ids=str,
 )
 def test_options_out_of_range(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="want"):
+    with pytest.raises(ValueError, match="must be"):
         Tracker(**options)
 
 

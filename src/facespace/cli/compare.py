@@ -74,7 +74,9 @@ def compare(
             write_json({**entry, "rate": rate if threshold is None else None, "quality": round(quality, 3)})
         else:
             verdict = "same person" if same else "different people"
-            write_line(f"{similarity:7.4f}  {verdict} (same from {reached:.4f})  {a}{turned(photo_a)}  {b}{turned(photo_b)}")
+            write_line(
+                f"{similarity:7.4f}  {verdict} (same from {reached:.4f})  {a}{turned(photo_a)}  {b}{turned(photo_b)}"
+            )
     if not json and wanted:
         low, high = min(wanted), max(wanted)
         span = f"{low:.4f}" if high - low < 5e-5 else f"{low:.4f} to {high:.4f}, by the quality of the faces"

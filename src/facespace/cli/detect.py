@@ -30,7 +30,9 @@ def detect(
     drawings = Drawings(draw, paths) if draw else None
     report = Report()
     photos = process(
-        paths, create_detector(detector or DEFAULT_DETECTOR, min_size=min_size), keep_pixels=drawings is not None,
+        paths,
+        create_detector(detector or DEFAULT_DETECTOR, min_size=min_size),
+        keep_pixels=drawings is not None,
         try_rotations=try_rotations,
     )
     for photo in progress(photos, len(paths), "detecting"):

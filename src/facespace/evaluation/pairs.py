@@ -162,7 +162,9 @@ def evaluate_pairs(
             "input_spec": embedder.spec.as_dict(),
             "runtime": embedder.runtime,
             "precision": embedder.precision,
-            "faces": "aligned crops" if source.crops is not None else "own detection (MTCNN), the 2018 rule's face",
+            "faces": "aligned crops"
+            if source.crops is not None
+            else f"own detection ({type(detector).__name__}), the 2018 rule's face",
             "crops_resized": misfit is not None,
             "distance": {"euclidean": "squared Euclidean", "angle": "angle / pi"}[distance],
             "flip": flip,

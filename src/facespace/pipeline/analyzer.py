@@ -88,9 +88,7 @@ class FaceAnalyzer:
         `ImageError` for the first image that cannot be read; `process` goes on after it.
         """
         if isinstance(images, (list, tuple)):
-            photos = process(
-                images, self.detector, self.embedder, keep_crops=True, try_rotations=self.try_rotations
-            )
+            photos = process(images, self.detector, self.embedder, keep_crops=True, try_rotations=self.try_rotations)
             return [_faces(photo) for photo in photos]
         return self([images])[0]
 
@@ -178,8 +176,6 @@ def _faces(photo: Photo) -> list[AnalyzedFace]:
     if photo.error is not None:
         raise ImageError(photo.path, photo.error)
     return [
-        AnalyzedFace(
-            face.box, face.score, face.landmarks, crop, embedding, quality=face.quality, turned=photo.turned
-        )
+        AnalyzedFace(face.box, face.score, face.landmarks, crop, embedding, quality=face.quality, turned=photo.turned)
         for face, crop, embedding in zip(photo.faces, photo.crops, photo.embeddings, strict=True)
     ]

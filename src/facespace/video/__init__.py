@@ -1,7 +1,7 @@
 """Videos and cameras: frames read, faces followed and named over all their frames.
 
-Begin with `naming.VideoNamer`. `reader` reads video files, `camera` the newest picture of a camera, `tracker` follows
-faces; `drawing` and `subrip` write the result as a video or as subtitles.
+Begin with `naming.VideoNamer`. `reader` reads video files and finds their `cuts`, `camera` gives the newest picture of a
+camera, `tracker` follows faces, `appearances` are the result; `drawing` and `subrip` write it as a video or as subtitles.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from facespace._lazy import attach
 
 if TYPE_CHECKING:
+    from facespace.video.appearances import Appearance as Appearance
     from facespace.video.camera import read_camera as read_camera
     from facespace.video.drawing import draw_video as draw_video
-    from facespace.video.naming import Appearance as Appearance, VideoNamer as VideoNamer
+    from facespace.video.naming import VideoNamer as VideoNamer
     from facespace.video.reader import Frame as Frame, read_frames as read_frames
     from facespace.video.subrip import subtitles as subtitles
     from facespace.video.tracker import Tracker as Tracker
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "appearances": ["Appearance"],
         "camera": ["read_camera"],
         "drawing": ["draw_video"],
-        "naming": ["Appearance", "VideoNamer"],
+        "naming": ["VideoNamer"],
         "reader": ["Frame", "read_frames"],
         "subrip": ["subtitles"],
         "tracker": ["Tracker"],

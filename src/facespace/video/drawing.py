@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,7 @@ from facespace.faces.drawing import KNOWN, annotate
 from facespace.faces.face import Face
 from facespace.io.files import atomic_path
 from facespace.io.text import first_line
-from facespace.video.naming import Appearance, NamedFrame
+from facespace.video.appearances import Appearance, NamedFrame
 from facespace.video.reader import Frame, pyav, read_frames
 
 STRANGER = (128, 128, 128)
@@ -32,18 +33,16 @@ def draw_video(path: str, target: Path, frames: Sequence[NamedFrame], appearance
     """A copy of the video `path` with the people of `frames` framed and named, without its sound.
 
     Every frame of the video is in it at its own time, also those that were not looked at: boxes move evenly between
-    `frames`. Names are those of `appearances`, so they hold from a person's first frame on. Of a damaged video what
-    can be read is drawn. `target` is there whole or not at all; its ending, .mp4, .mov, .mkv or .webm, says the
-    format. `ValueError` for another ending, `VideoError` when there is nothing to draw or it cannot be written.
+    `frames` of one shot. Names are those of `appearances`. Of a damaged video what can be read is drawn. `target` is
+    there whole or not at all; its ending, .mp4, .mov, .mkv or .webm, says the format. `ValueError` for another ending,
+    `VideoError` when there is nothing to draw or it cannot be written.
     """
     if target.suffix.lower() not in _ENDINGS:
-        raise ValueError(f"{target}: a drawn video wants the ending {', '.join(_ENDINGS)}")
-    names = {appearance.track: appearance.name for appearance in appearances}
-    frames = sorted(frames, key=lambda frame: frame.seconds)  # a damaged file's times may go back
-    times = [frame.seconds for frame in frames]
+        raise ValueError(f"{target}: a drawn video must end in {', '.join(_ENDINGS)}")
+    labels = Labels(frames, appearances)
     with atomic_path(target) as unfinished, _Writer(unfinished, str(target)) as writer:
         for frame in _readable(path):
-            writer.write(_drawn(frame.pixels, _faces_at(frame.seconds, frames, times), names), frame.seconds)
+            writer.write(_drawn(frame.pixels, labels.at(frame.seconds)), frame.seconds)
         if not writer.n_frames:
             raise VideoError(path, "no frame of it can be decoded")
 
@@ -51,9 +50,61 @@ def draw_video(path: str, target: Path, frames: Sequence[NamedFrame], appearance
 def draw_frame(frame: NamedFrame) -> Image.Image:
     """A copy of a frame that has its pixels, with its faces framed and named as they are so far."""
     assert frame.pixels is not None
-    return _drawn(frame.pixels, [(named.track, named.face) for named in frame.faces], {
-        named.track: named.name for named in frame.faces
-    })  # fmt: skip
+    return _drawn(frame.pixels, [(named.face, named.name) for named in frame.faces])
+
+
+class Labels:
+    """Where the faces of a video are at any second and what they are called: what is drawn."""
+
+    def __init__(self, frames: Sequence[NamedFrame], appearances: Sequence[Appearance]) -> None:
+        self._frames = sorted(frames, key=lambda frame: frame.seconds)  # a damaged file's times may go back
+        self._times = [frame.seconds for frame in self._frames]
+        self._appearances: dict[int, list[Appearance]] = {}  # by track
+        for seen in sorted(appearances, key=lambda seen: seen.first):
+            self._appearances.setdefault(seen.track, []).append(seen)
+
+    def at(self, seconds: float) -> list[tuple[Face, str | None]]:
+        """The faces at a second and their names, None for unknown.
+
+        Between two frames that were looked at, those of both move evenly from one to the other. The others come and go
+        when the picture shows it, or else in the middle. After the last frame people stay where they were.
+        """
+        after = bisect.bisect_right(self._times, seconds)
+        if not after:
+            return []
+        before = {named.track: named.face for named in self._frames[after - 1].faces}
+        then = self._times[after - 1]
+        if after == len(self._frames):
+            return [(face, _name(self._appearance(track, then))) for track, face in before.items()]
+        following = {named.track: named.face for named in self._frames[after].faces}
+        later, cuts = self._times[after], self._frames[after].cuts
+        middle = (then + later) / 2
+        shown = []
+        for track, face in before.items():
+            seen = self._appearance(track, then)
+            end = seen.end if seen and seen.last == then and track not in following else None
+            if seconds < min(cuts, default=middle if end is None else end):
+                if track in following and not cuts:
+                    face = _between(face, following[track], (seconds - then) / (later - then))
+                shown.append((face, _name(seen)))
+        for track, face in following.items():
+            seen = self._appearance(track, later)
+            begin = seen.begin if seen and seen.first == later and track not in before else None
+            if seconds >= max(cuts, default=middle if begin is None else begin):
+                if track in before and not cuts:
+                    face = _between(before[track], face, (seconds - then) / (later - then))
+                shown.append((face, _name(seen)))
+        return shown
+
+    def _appearance(self, track: int, seconds: float) -> Appearance | None:
+        """The appearance that a frame which was looked at at that second belongs to."""
+        of_track = self._appearances.get(track, [])
+        k = bisect.bisect_right(of_track, seconds, key=lambda seen: seen.first)
+        return of_track[max(k - 1, 0)] if of_track else None
+
+
+def _name(seen: Appearance | None) -> str | None:
+    return None if seen is None else seen.name
 
 
 def _readable(path: str) -> Iterator[Frame]:
@@ -62,33 +113,13 @@ def _readable(path: str) -> Iterator[Frame]:
         yield from read_frames(path, every=1)
 
 
-def _drawn(
-    pixels: npt.NDArray[np.uint8], faces: Sequence[tuple[int, Face]], names: dict[int, str | None]
-) -> Image.Image:
-    labels = [names.get(track) for track, _ in faces]
+def _drawn(pixels: npt.NDArray[np.uint8], faces: Sequence[tuple[Face, str | None]]) -> Image.Image:
     return annotate(
         pixels,
-        [face for _, face in faces],
-        [label or "unknown" for label in labels],
-        [KNOWN if label else STRANGER for label in labels],
+        [face for face, _ in faces],
+        [name or "unknown" for _, name in faces],
+        [KNOWN if name else STRANGER for _, name in faces],
     )
-
-
-def _faces_at(seconds: float, frames: Sequence[NamedFrame], times: Sequence[float]) -> list[tuple[int, Face]]:
-    """(track, face) at a time: those of the nearer frame, on their way between both frames that have them."""
-    after = bisect.bisect_right(times, seconds)
-    if not 0 < after < len(frames):
-        # After the last frame looked at, people stay where they were.
-        return [(named.track, named.face) for named in frames[after - 1].faces] if after else []
-    before = after - 1
-    share = (seconds - times[before]) / (times[after] - times[before])
-    there = {named.track: named.face for named in frames[before].faces}
-    then = {named.track: named.face for named in frames[after].faces}
-    nearer = there if share < 0.5 else then
-    return [
-        (track, _between(there[track], then[track], share) if track in there and track in then else face)
-        for track, face in nearer.items()
-    ]
 
 
 def _between(first: Face, second: Face, share: float) -> Face:
@@ -97,7 +128,9 @@ def _between(first: Face, second: Face, share: float) -> Face:
 
     x1, y1, x2, y2 = mean(first.box, second.box).tolist()
     points = tuple((x, y) for x, y in mean(first.landmarks, second.landmarks).tolist())
-    return Face((x1, y1, x2, y2), float(mean(first.score, second.score)), points)
+    return dataclasses.replace(
+        first, box=(x1, y1, x2, y2), score=float(mean(first.score, second.score)), landmarks=points
+    )
 
 
 class _Writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,15 +12,14 @@ import numpy.typing as npt
 
 from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
+from facespace.embedding.vectors import Embeddings
 from facespace.errors import VideoError
 from facespace.faces.face import Face
 from facespace.pipeline.face_batches import MAX_IMAGES, find_faces, in_chunks
+from facespace.video.appearances import Appearance, AppearanceLog, NamedFace, NamedFrame
+from facespace.video.cuts import Changes
 from facespace.video.reader import Frame
-from facespace.video.tracker import Track, Tracker
-
-# Shares of strangers that look so much alike: to be one person again after a jump, and not to be in doubt in one place.
-_SAME_FMR = 0.001
-_DOUBTFUL_FMR = 0.1
+from facespace.video.tracker import Sighting, Tracker
 
 
 class Named(Protocol):
@@ -41,52 +41,36 @@ class Named(Protocol):
 Namer = Callable[[npt.NDArray[np.float32]], Sequence[Named]]
 
 
-@dataclass(frozen=True, slots=True)
-class NamedFace:
-    """One face of a frame, in its pixels: the number of its track and the name of that track up to this frame.
+@dataclass(slots=True, eq=False)
+class _Look:
+    """One frame that was looked at, its faces and which tracks they belong to; `pixels` only when asked for.
 
-    `similarity` and `threshold` are the namer's for the track's mean embedding; `name` is None for unknown.
+    `making` are no vectors, but know whose the embeddings are, where these know it.
     """
-
-    face: Face
-    track: int
-    name: str | None
-    similarity: float | None
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True)
-class NamedFrame:
-    """One frame that was looked at, its number and second in the video; `pixels` (H,W,3) when asked for."""
 
     index: int
     seconds: float
-    faces: list[NamedFace]
-    pixels: npt.NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Appearance:
-    """One track from end to end: who was on screen from second `first` to `last`, seen in `n_frames` frames.
-
-    The name is that of the mean embedding of all these frames, and so are `similarity` and `threshold`.
-    """
-
-    track: int
-    name: str | None
-    similarity: float | None
-    threshold: float
-    first: float
-    last: float
-    n_frames: int
+    cuts: tuple[float, ...]
+    changes: Changes | None
+    size: tuple[int, int]
+    pixels: npt.NDArray[np.uint8] | None
+    faces: list[Face]
+    sightings: list[Sighting]
+    making: Embeddings | None
 
 
 class VideoNamer:
     """Names the faces of one video or camera, frame after frame.
 
     `namer` takes embeddings (N,D), as `Embedder.represent` makes them, and answers each with name, similarity and
-    threshold: `Gallery.identify` is one. It is asked for the mean embedding of a track, so that one bad frame changes
-    no name. A track ends when a face was not seen for `lost_after` seconds.
+    threshold: `Gallery.identify` is one. For each face it is given the mean of its track's embeddings in the `window`
+    seconds around the frame, in the same shot, weighted by the detector's score and by how near in time they are. So
+    one bad frame changes no name, and where a track goes on with somebody else's face the name soon changes. Frames of
+    a video are therefore given half a window late.
+
+    A name stands at most once in a frame, at the face most similar to that person; the others are unknown. With
+    `repeats` it may stand several times. A track ends at a cut to somebody else, or when its face was not seen for
+    `lost_after` seconds.
     """
 
     def __init__(
@@ -95,15 +79,23 @@ class VideoNamer:
         embedder: Embedder,
         namer: Namer,
         *,
+        window: float = 2.0,
         lost_after: float = 2.0,
+        repeats: bool = False,
         keep_pixels: bool = False,
     ) -> None:
+        if not window >= 0:
+            raise ValueError(f"window must be at least 0 seconds, got {window}")
         self._detector = detector
         self._embedder = embedder
         self._namer = namer
+        self._window = window
+        self._repeats = repeats
         self._keep_pixels = keep_pixels
         self._tracker = _tracker(embedder, lost_after)
-        self._appearances: list[Appearance] = []
+        self._looks: deque[_Look] = deque()  # those not named yet, and those in a window with them
+        self._n_named = 0  # how many of `_looks`, from the left, are named
+        self._log = AppearanceLog()
         self._times: tuple[float, float] | None = None
         self._n_frames = 0
 
@@ -119,55 +111,114 @@ class VideoNamer:
         return self._n_frames
 
     def name(self, frames: Iterable[Frame], *, chunk_frames: int = MAX_IMAGES) -> Iterator[NamedFrame]:
-        """The frames with their faces named, in order; at most `chunk_frames` are in memory at once.
+        """The frames with their faces named, in order; the pixels of at most `chunk_frames` are in memory at once.
 
-        `chunk_frames` is 1 for a camera, whose pictures are wanted at once. A `VideoError` of `frames` is raised
-        after those before it have been named.
+        A `chunk_frames` of 1 is for cameras: each frame is given at once, named by the window before it. A
+        `VideoError` of `frames` is raised after those before it have been named.
         """
+        live = chunk_frames == 1
         for chunk, error in _chunks(frames, chunk_frames):
             if error is not None:
+                yield from self._name_until(None, live=live)
                 raise error
             found = find_faces([frame.pixels for frame in chunk], self._detector, self._embedder)
             for frame, of_frame in zip(chunk, found, strict=True):
-                yield self._follow(frame, of_frame.faces, of_frame.embeddings)
+                self._look(frame, of_frame.faces, of_frame.embeddings)
+                yield from self._name_until(None if live else frame.seconds - self._window / 2, live=live)
+        yield from self._name_until(None, live=live)
 
     def finish(self) -> list[Appearance]:
         """Everybody who was seen, by the second they were seen first."""
-        self._close(self._tracker.finish())
-        return sorted(self._appearances, key=lambda appearance: (appearance.first, appearance.track))
+        for _ in self._name_until(None, live=False):  # the caller may have stopped before the last frames
+            pass
+        return self._log.appearances()
 
-    def _follow(self, frame: Frame, faces: list[Face], embeddings: npt.NDArray[np.float32]) -> NamedFrame:
+    def _look(self, frame: Frame, faces: list[Face], embeddings: npt.NDArray[np.float32]) -> None:
         boxes = np.array([face.box for face in faces], np.float64).reshape(-1, 4)
         scores = np.array([face.score for face in faces], np.float64)
-        tracks = self._tracker.update(frame.seconds, boxes, scores, embeddings)
-        self._close(self._tracker.ended())
+        sightings = self._tracker.update(frame.seconds, boxes, scores, embeddings, cut=bool(frame.cuts))
         self._n_frames += 1
         self._times = (frame.seconds if self._times is None else self._times[0], frame.seconds)
-        named = [
-            NamedFace(face, track.number, said.name, said.similarity, said.threshold)
-            for face, track, said in zip(faces, tracks, self._say(tracks), strict=True)
-        ]
-        return NamedFrame(frame.index, frame.seconds, named, frame.pixels if self._keep_pixels else None)
-
-    def _close(self, tracks: Sequence[Track]) -> None:
-        """Of tracks that are over no embedding is kept, so that a camera may run for days."""
-        self._appearances += [
-            Appearance(
-                track.number, said.name, said.similarity, said.threshold, track.first, track.last, track.n_frames
+        pixels = frame.pixels if self._keep_pixels else None
+        making = embeddings[:0] if isinstance(embeddings, Embeddings) else None
+        height, width = frame.pixels.shape[:2]
+        self._looks.append(
+            _Look(
+                frame.index, frame.seconds, frame.cuts, frame.changes, (width, height), pixels, faces, sightings, making
             )
-            for track, said in zip(tracks, self._say(tracks), strict=True)
-        ]
+        )
 
-    def _say(self, tracks: Sequence[Track]) -> Sequence[Named]:
-        return self._namer(np.stack([track.mean for track in tracks])) if tracks else []
+    def _name_until(self, seconds: float | None, *, live: bool) -> Iterator[NamedFrame]:
+        """Name the frames up to that second, or all of them, that are not named yet."""
+        while self._n_named < len(self._looks):
+            look = self._looks[self._n_named]
+            if seconds is not None and look.seconds > seconds:
+                break
+            self._n_named += 1
+            yield self._named(look, live=live)
+            while self._looks[0].seconds < look.seconds - self._window and self._looks[0] is not look:
+                self._looks.popleft()
+                self._n_named -= 1
+
+    def _named(self, look: _Look, *, live: bool) -> NamedFrame:
+        said = self._namer(self._means(look, live=live)) if look.faces else []
+        names = [answer.name for answer in said] if self._repeats else _each_once(said)
+        faces = [
+            NamedFace(face, sighting.track.number, name, answer.similarity, answer.threshold)
+            for face, sighting, name, answer in zip(look.faces, look.sightings, names, said, strict=True)
+        ]
+        named = NamedFrame(look.index, look.seconds, faces, look.pixels, look.cuts)
+        self._log.add(named, look.size, look.changes)
+        return named
+
+    def _means(self, look: _Look, *, live: bool) -> npt.NDArray[np.float32]:
+        """For each face of a frame the mean embedding of its track around the frame, (F,D), with its quality.
+
+        A live frame is the newest one, so that the whole window lies before it.
+        """
+        half = self._window if live else self._window / 2
+        around = [
+            (1 - abs(other.seconds - look.seconds) / half, face, sighting)
+            for other in self._looks
+            if abs(other.seconds - look.seconds) < half
+            for face, sighting in zip(other.faces, other.sightings, strict=True)
+            if not sighting.doubtful
+        ]
+        means, qualities = np.empty((len(look.faces), self._embedder.dimension), np.float32), []
+        for k, (face, sighting) in enumerate(zip(look.faces, look.sightings, strict=True)):
+            own = [entry for entry in around if entry[2].track is sighting.track and entry[2].shot == sighting.shot]
+            own = own or [(1.0, face, sighting)]
+            total = np.sum([weight * other.total for weight, _, other in own], axis=0)
+            means[k] = total / max(float(np.linalg.norm(total)), 1e-12)
+            known = [(weight, seen.quality) for weight, seen, _ in own if seen.quality is not None]
+            if known:
+                qualities.append(
+                    sum(weight * quality for weight, quality in known) / sum(weight for weight, _ in known)
+                )
+        if look.making is None or len(qualities) < len(means):
+            return means
+        return Embeddings(means, made_by=look.making.made_by, model=look.making.model, quality=qualities)
+
+
+def _each_once(said: Sequence[Named]) -> list[str | None]:
+    """The names of one frame's faces, each only at the face that is most similar to that person."""
+    best: dict[str, int] = {}
+    for k, answer in enumerate(said):
+        if answer.name is not None:
+            before = best.get(answer.name)
+            if before is None or (answer.similarity or 0.0) > (said[before].similarity or 0.0):
+                best[answer.name] = k
+    return [
+        answer.name if answer.name is not None and best[answer.name] == k else None for k, answer in enumerate(said)
+    ]
 
 
 def _tracker(embedder: Embedder, lost_after: float) -> Tracker:
-    calibration = embedder.calibration
-    if calibration is None:
+    # Two looks at one person a fifth of a second apart are far more similar than the threshold of two photos, also
+    # where they are blurred or small: `benchmarks/film.py --limits`.
+    if embedder.calibration is None:
         return Tracker(lost_after=lost_after)
-    same, doubtful = (calibration.match_threshold(fmr) for fmr in (_SAME_FMR, _DOUBTFUL_FMR))
-    return Tracker(min_similarity=same, doubtful=doubtful, lost_after=lost_after)
+    return Tracker(min_similarity=embedder.threshold(), lost_after=lost_after)
 
 
 def _chunks(frames: Iterable[Frame], chunk_frames: int) -> Iterator[tuple[list[Frame], VideoError | None]]:

@@ -12,7 +12,7 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from facespace.errors import RuntimeUnavailable, VideoError
 from facespace.io.image import image_ending
 from facespace.io.text import first_line
+from facespace.video.cuts import SIZE as THUMBNAIL_SIZE, Changes, CutFinder
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -45,11 +46,17 @@ _MAX_ASPECT = 4  # pixels wider or higher than that are a slip in the file, not 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: its number among all of the file, from 0; its second; its pixels (H,W,3) uint8 RGB, upright."""
+    """One frame: its number among all of the file, from 0; its second; its pixels (H,W,3) uint8 RGB, upright.
+
+    `cuts` are the seconds at which new shots began since the frame given before; `changes` say when parts of the
+    picture were replaced since then, None where nobody has looked.
+    """
 
     index: int
     seconds: float
     pixels: RGB
+    cuts: tuple[float, ...] = ()
+    changes: Changes | None = None
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
@@ -90,7 +97,8 @@ def read_frames(
     """Every `every`-th frame of a video, or about `per_second` of them a second whatever its frame rate; streamed.
 
     The first frame is always among them. Rotation and mirroring that the file asks for are applied and pixels that
-    are not square made so. Seconds count from the file's start, as a player shows them.
+    are not square made so. Seconds count from the file's start, as a player shows them. Cuts are looked for in all
+    frames, including those that are not given.
 
     Raises `VideoError` when the file cannot be read or its frames have more than `max_pixels` (asked before they are
     decoded). Of a damaged file what can be decoded is given first and the error comes at the end.
@@ -237,11 +245,14 @@ def _frames(path: str, every: int | None, interval: float, max_pixels: int) -> I
         rate = float(stream.average_rate or 25)
         damage: list[str] = []
         index, taken = -1, -math.inf
+        finder, thumbnail = CutFinder(), _thumbnails()
         for index, frame in enumerate(_decoded(container, stream, damage)):
             # Frames without a time of their own, as raw streams have them, follow each other at the stream's rate.
             seconds = index / rate
             if frame.pts is not None and stream.time_base is not None:
                 seconds = max(float(frame.pts * stream.time_base) - origin, 0.0)
+            if (small := thumbnail(frame)) is not None:
+                finder.add(small, seconds)
             # A damaged time may lie far ahead; those after it are not waited out.
             if index % every if every is not None else abs(seconds - taken) < interval * (1 - 1e-6):
                 continue
@@ -254,7 +265,7 @@ def _frames(path: str, every: int | None, interval: float, max_pixels: int) -> I
                 damage.append(_said(error))
                 continue
             taken = seconds
-            yield Frame(index, seconds, pixels)
+            yield Frame(index, seconds, pixels, *finder.take())
         if file.error is not None:
             damage.insert(0, file.error)
     n = index + 1
@@ -262,6 +273,25 @@ def _frames(path: str, every: int | None, interval: float, max_pixels: int) -> I
         raise VideoError(path, "no frame of it can be decoded" + (f" ({damage[0]})" if damage else ""))
     if damage:
         raise VideoError(path, f"damaged ({damage[0]}); {n} frame{'' if n == 1 else 's'} of it could be read")
+
+
+def _thumbnails() -> Callable[[VideoFrame], RGB | None]:
+    """A function that makes frames of a film small, upright; None of a frame that is damaged."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()  # for the whole film: a new one for each frame takes several times as long
+    width, height = THUMBNAIL_SIZE
+
+    def thumbnail(frame: VideoFrame) -> RGB | None:
+        try:
+            pixels: Any = reformatter.reformat(
+                frame, width=width, height=height, format="rgb24", interpolation="AREA"
+            ).to_ndarray()
+        except Exception:  # a damaged frame raises anything; it is reported when its pixels are read
+            return None
+        return turned(pixels, _display_matrix(frame))
+
+    return thumbnail
 
 
 def _decoded(container: InputContainer, stream: VideoStream, damage: list[str]) -> Iterator[VideoFrame]:

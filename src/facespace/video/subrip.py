@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from facespace.io.text import plain_text
-from facespace.video.naming import Appearance
+from facespace.video.appearances import Appearance
 
 _SHORTEST = 0.2  # seconds on screen of somebody seen in a single frame
 
@@ -15,18 +15,16 @@ def subtitles(appearances: Sequence[Appearance], *, interval: float = 0.0) -> st
     """One cue for each stretch of time in which the same people are on screen, their names below each other.
 
     A name stands once however many faces bear it, in the order people came; those without one are `unknown`, with
-    their number when there are several. `interval`: seconds between two frames that were looked at; an appearance
-    lasts until the one after its last, as the frames between show it too.
+    their number when there are several. An appearance is shown from its `begin` to its `end`. Where it has none, it is
+    shown from its first frame until `interval` seconds after its last: the seconds between two frames looked at.
 
     >>> print(subtitles([Appearance(1, "Grace Hopper", 0.8, 0.4, 0.0, 3661.0, 9)], interval=0.5), end="")
     1
     00:00:00,000 --> 01:01:01,500
     Grace Hopper
     """
-    spans = [
-        (_milliseconds(seen.first), _milliseconds(max(seen.last + interval, seen.first + _SHORTEST)), seen)
-        for seen in sorted(appearances, key=lambda appearance: (appearance.first, appearance.track))
-    ]
+    spans = [_span(seen, interval) for seen in sorted(appearances, key=lambda seen: (seen.first, seen.track))]
+    spans.sort(key=lambda span: span[0])
     cues: list[tuple[int, int, str]] = []
     edges = sorted({edge for begin, end, _ in spans for edge in (begin, end)})
     coming = iter(spans)
@@ -45,6 +43,15 @@ def subtitles(appearances: Sequence[Appearance], *, interval: float = 0.0) -> st
     return "\n".join(
         f"{number}\n{_clock(begin)} --> {_clock(end)}\n{text}\n" for number, (begin, end, text) in enumerate(cues, 1)
     )
+
+
+def _span(seen: Appearance, interval: float) -> tuple[int, int, Appearance]:
+    """From when to when an appearance is shown, in milliseconds, and the appearance."""
+    begin = seen.first if seen.begin is None else seen.begin
+    end = max(seen.last + interval, begin + _SHORTEST)
+    if seen.end is not None and seen.end > begin:  # the times of a damaged video may go back
+        end = seen.end
+    return _milliseconds(begin), _milliseconds(end), seen
 
 
 def _names(seen: Sequence[Appearance]) -> str:

@@ -10,27 +10,40 @@ import numpy.typing as npt
 
 from facespace.faces.face import Array, overlaps
 
+_UNLIKE_LAST = 3.0  # more than sums of overlap and similarity differ by, so that unlike faces are assigned last
+
 
 @dataclass(slots=True, eq=False)
 class Track:
     """One person on screen.
 
-    `number` counts tracks from 1. `first` and `last` are the seconds it was seen first and last, in `n_frames`
-    frames; `box` (x1, y1, x2, y2) is its last. `total` (D,) is the sum of its embeddings, each times its score.
+    `number` counts tracks from 1. `last` is the second it was seen last, in `box` (x1, y1, x2, y2). `total` (D,) is the
+    sum of its embeddings, each times its score, and `latest` (D,) the last of them; doubtful ones are left out of both.
     """
 
     number: int
-    first: float
     last: float
-    n_frames: int
     box: Array
     total: Array
+    latest: Array
     n_missed: int = 0
 
-    @property
-    def mean(self) -> npt.NDArray[np.float32]:
-        """The embedding of all its frames: their mean weighted by score, scaled to length 1, (D,) float32."""
-        return np.asarray(_unit(self.total[None])[0], np.float32)
+
+@dataclass(slots=True, eq=False)
+class Sighting:
+    """One face in one frame and the track it belongs to.
+
+    `shot` counts cuts; `total` (D,) is the embedding times its score. A `doubtful` face is in its track's place but is
+    not like the track. The next frame settles it: either it stays doubtful, as a blurred look that says nothing of who
+    the track is, or `track` becomes a new one that begins with it.
+    """
+
+    seconds: float
+    shot: int
+    box: Array
+    total: Array
+    track: Track
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,63 +55,49 @@ class _Seen:
     total: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Doubt:
-    """A face in a track's place that is not like the track: a blur of the same person, or somebody else."""
-
-    track: Track
-    face: _Seen
-
-    @property
-    def box(self) -> Array:
-        return self.face.box
-
-    @property
-    def total(self) -> Array:
-        return self.face.total
-
-
 class Tracker:
     """Follows faces by where they are and whom they look like.
 
-    A face continues the track whose overlap and similarity with it are together the greatest, if the boxes overlap
-    (IoU) by `min_overlap` or the embeddings' cosine reaches `min_similarity`; each track takes at most one face of a
-    frame, each face one track. A face in a track's place with a similarity below `doubtful` waits for the next frame.
-    Alone it was a blur: it counts as seen, but not for the track's mean. When the next frame has a face like it,
-    somebody has taken the place, as in a cut, and a track of its own begins with the first of both.
+    A face looks like a track if its cosine to the track's mean embedding or to its latest one, whichever is greater,
+    reaches `min_similarity`. It continues the track if it looks like it or if their boxes overlap (IoU) by
+    `min_overlap`; of several faces and tracks, those with the greatest sum of both go together, and faces that are
+    only in the place come last. Each track takes at most one face of a frame, each face one track.
 
-    A track ends when it was not seen for more than `lost_after` seconds, but never before the next frame.
+    A face that is only in the place waits for the next frame. Alone it was a blur: it counts for the track's place, but
+    not for its mean. If the next frame has a face like it, somebody else has taken the place: a new track begins with
+    the first of both, and the old one ends unless it is seen elsewhere in that frame.
+
+    After a cut, places say nothing: a track continues with a face that looks like it, or ends. Without a cut it ends
+    when it was not seen for more than `lost_after` seconds, but never before the next frame.
 
     >>> tracker, box, score = Tracker(), np.array([[10, 10, 50, 50]]), np.ones(1)
     >>> anna, ben = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
-    >>> [tracker.update(k / 5, box, score, who)[0].number for k, who in enumerate([anna, anna, ben, anna, ben, ben])]
-    [1, 1, 1, 1, 1, 2]
-    >>> [(track.first, track.last, track.n_frames) for track in tracker.finish()]
-    [(0.0, 0.6, 4), (0.8, 1.0, 2)]
+    >>> people = [anna, anna, ben, anna, ben, ben]
+    >>> sightings = [tracker.update(k / 5, box, score, who)[0] for k, who in enumerate(people)]
+    >>> [(sighting.track.number, sighting.doubtful) for sighting in sightings]
+    [(1, False), (1, False), (1, True), (1, False), (2, False), (2, False)]
     """
 
     def __init__(
         self,
         *,
         min_overlap: float = 0.3,
-        min_similarity: float = 0.5,
-        doubtful: float = 0.2,
+        min_similarity: float = 0.4,
         lost_after: float = 2.0,
     ) -> None:
         if not 0 < min_overlap <= 1:
-            raise ValueError(f"min_overlap wants a share above 0 and up to 1; got {min_overlap}")
-        if not -1 <= doubtful <= min_similarity <= 1:
-            raise ValueError(f"-1 <= doubtful <= min_similarity <= 1 is wanted; got {doubtful} and {min_similarity}")
+            raise ValueError(f"min_overlap must be above 0 and at most 1, got {min_overlap}")
+        if not -1 <= min_similarity <= 1:
+            raise ValueError(f"min_similarity must be between -1 and 1, got {min_similarity}")
         if not lost_after >= 0:
-            raise ValueError(f"lost_after wants seconds from 0 on; got {lost_after}")
+            raise ValueError(f"lost_after must be at least 0 seconds, got {lost_after}")
         self._min_overlap = min_overlap
         self._min_similarity = min_similarity
-        self._doubtful = doubtful
         self._lost_after = lost_after
         self._tracks: list[Track] = []
-        self._doubts: list[_Doubt] = []
-        self._ended: list[Track] = []
+        self._doubts: list[Sighting] = []
         self._n_tracks = 0
+        self._shot = 0
 
     def update(
         self,
@@ -106,73 +105,65 @@ class Tracker:
         boxes: npt.NDArray[np.floating],
         scores: npt.NDArray[np.floating],
         embeddings: npt.NDArray[np.floating],
-    ) -> list[Track]:
-        """The tracks of the faces of one frame, in their order, after the faces have been added to them.
+        *,
+        cut: bool = False,
+    ) -> list[Sighting]:
+        """The faces of one frame with their tracks, in their order, after the faces have been added to them.
 
-        `boxes` (F,4) in pixels, `scores` (F,) above 0, `embeddings` (F,D) of length 1. `ValueError` for other shapes.
+        `boxes` (F,4) in pixels, `scores` (F,) above 0, `embeddings` (F,D) of length 1. `cut`: a new shot began since
+        the frame before. `ValueError` for other shapes.
         """
         n = len(boxes)
         if boxes.shape != (n, 4) or scores.shape != (n,) or embeddings.ndim != 2 or len(embeddings) != n:
             shapes = f"{boxes.shape}, {scores.shape} and {embeddings.shape}"
-            raise ValueError(f"boxes (F,4), scores (F,) and embeddings (F,D) are wanted; got {shapes}")
-        self._end(seconds)
+            raise ValueError(f"boxes (F,4), scores (F,) and embeddings (F,D) are needed, got {shapes}")
+        self._shot += cut
+        self._end([track for track in self._tracks if seconds - track.last > self._lost_after and track.n_missed])
         faces = [
             _Seen(seconds, np.asarray(box, np.float64), np.asarray(embedding, np.float64) * float(score))
             for box, score, embedding in zip(boxes, scores, embeddings, strict=True)
         ]
-        matches = self._matches(faces)
+        matches = self._matches(faces, cut=cut)
+        owners = [owner for owner, _ in matches]
         for track in self._tracks:
             track.n_missed += 1
-        newcomers = {id(owner): self._settle(owner, owner in [match for match, _ in matches]) for owner in self._doubts}
-        self._doubts = []
-        found = []
-        for face, (owner, similarity) in zip(faces, matches, strict=True):
-            if owner is None:
-                track = self._begin(face)
-            elif isinstance(owner, _Doubt):
-                track = newcomers[id(owner)]
-                _add(track, face)
-            else:
-                track = self._continue(owner, face, similarity)
-            found.append(track)
-        return found
-
-    def ended(self) -> list[Track]:
-        """Tracks that have ended since this was asked last."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    def finish(self) -> list[Track]:
-        """End every track; returns those that `ended` has not."""
         for doubt in self._doubts:
-            self._settle(doubt, False)
-        self._ended += self._tracks
-        self._tracks, self._doubts = [], []
-        return self.ended()
+            self._settle(doubt, seen_again=doubt in owners, seen_elsewhere=doubt.track in owners)
+        self._doubts = []
+        # Settled doubts are tracks of their own by now.
+        continued = [
+            (owner.track if isinstance(owner, Sighting) else owner, similarity) for owner, similarity in matches
+        ]
+        if cut:
+            here = [track for track, _ in continued]
+            self._end([track for track in self._tracks if track not in here])
+        return [self._sighting(face, *match) for face, match in zip(faces, continued, strict=True)]
 
-    def _end(self, seconds: float) -> None:
-        # The frame after a track's last is always compared with it, however far apart frames are.
-        over = [track for track in self._tracks if seconds - track.last > self._lost_after and track.n_missed]
-        self._ended += over
+    def _end(self, over: Sequence[Track]) -> None:
         self._tracks = [track for track in self._tracks if track not in over]
 
-    def _matches(self, faces: Sequence[_Seen]) -> list[tuple[Track | _Doubt | None, float]]:
+    def _matches(self, faces: Sequence[_Seen], *, cut: bool) -> list[tuple[Track | Sighting | None, float]]:
         """What each face continues and how similar it is to it: a track, a doubt of the frame before, or nothing."""
-        matches: list[tuple[Track | _Doubt | None, float]] = [(None, 0.0)] * len(faces)
-        owners: list[Track | _Doubt] = [*self._tracks, *self._doubts]
+        matches: list[tuple[Track | Sighting | None, float]] = [(None, 0.0)] * len(faces)
+        owners: list[Track | Sighting] = [*self._tracks, *self._doubts]
         if not owners or not faces:
             return matches
+        n_tracks, seen = len(self._tracks), _unit(np.stack([face.total for face in faces])).T
         overlap = overlaps(np.stack([owner.box for owner in owners]), np.stack([face.box for face in faces]))
+        if cut:
+            overlap[:] = 0
         # In the frame after a doubt the track may be where it was or where the doubtful face was.
-        for doubt, row in zip(self._doubts, overlap[len(self._tracks) :], strict=True):
+        for doubt, row in zip(self._doubts, overlap[n_tracks:], strict=True):
             track_row = overlap[self._tracks.index(doubt.track)]
             np.maximum(track_row, row, out=track_row)
-        similarity = (
-            _unit(np.stack([owner.total for owner in owners])) @ _unit(np.stack([face.total for face in faces])).T
-        )
+        similarity = _unit(np.stack([owner.total for owner in owners])) @ seen
+        if n_tracks:  # a head that turns is like its latest look for longer than like the mean
+            latest = _unit(np.stack([track.latest for track in self._tracks])) @ seen
+            similarity[:n_tracks] = np.maximum(similarity[:n_tracks], latest)
         in_place = overlap >= self._min_overlap
-        in_place[len(self._tracks) :] = False  # only likeness makes a doubt a person
-        value = np.where(in_place | (similarity >= self._min_similarity), overlap + similarity, -np.inf)
+        in_place[n_tracks:] = False  # only likeness makes a doubt a person
+        alike = similarity >= self._min_similarity
+        value = np.where(in_place | alike, overlap + similarity - np.where(alike, 0, _UNLIKE_LAST), -np.inf)
         for _ in range(min(value.shape)):
             row, column = divmod(int(value.argmax()), value.shape[1])
             if value[row, column] == -np.inf:
@@ -181,33 +172,39 @@ class Tracker:
             value[row], value[:, column] = -np.inf, -np.inf
         return matches
 
-    def _begin(self, face: _Seen) -> Track:
+    def _sighting(self, face: _Seen, track: Track | None, similarity: float) -> Sighting:
+        """The face as one of the track, or of a new one."""
+        if track is None:
+            track = self._begin(face)
+        elif similarity < self._min_similarity:
+            sighting = Sighting(face.seconds, self._shot, face.box, face.total, track, doubtful=True)
+            self._doubts.append(sighting)
+            track.n_missed = 0  # settled in the next frame, which the track is to see
+            return sighting
+        else:
+            _add(track, face)
+        return Sighting(face.seconds, self._shot, face.box, face.total, track)
+
+    def _begin(self, face: _Seen | Sighting) -> Track:
         self._n_tracks += 1
-        track = Track(self._n_tracks, face.seconds, face.seconds, 1, face.box, face.total)
+        track = Track(self._n_tracks, face.seconds, face.box, face.total, face.total)
         self._tracks.append(track)
         return track
 
-    def _continue(self, track: Track, face: _Seen, similarity: float) -> Track:
-        if similarity < self._doubtful:
-            self._doubts.append(_Doubt(track, face))
-            track.n_missed = 0  # settled in the next frame, which the track is to see
-        else:
-            _add(track, face)
-        return track
-
-    def _settle(self, doubt: _Doubt, seen_again: bool) -> Track:
-        """The track a doubtful face belongs to: a new one when somebody like it was seen again."""
-        if seen_again:
-            return self._begin(doubt.face)
+    def _settle(self, doubt: Sighting, *, seen_again: bool, seen_elsewhere: bool) -> None:
+        """Give a doubtful face to its track, or to a new one if somebody like it was seen again."""
         track = doubt.track
-        track.n_frames, track.last, track.box = track.n_frames + 1, doubt.face.seconds, doubt.face.box
-        return track
+        if not seen_again:
+            track.last, track.box = doubt.seconds, doubt.box
+            return
+        doubt.track, doubt.doubtful = self._begin(doubt), False
+        if not seen_elsewhere:
+            self._end([track])
 
 
 def _add(track: Track, face: _Seen) -> None:
     track.last, track.box, track.n_missed = face.seconds, face.box, 0
-    track.n_frames += 1
-    track.total = track.total + face.total
+    track.total, track.latest = track.total + face.total, face.total
 
 
 def _unit(vectors: Array) -> Array:

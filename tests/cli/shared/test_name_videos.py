@@ -62,7 +62,7 @@ def test_json(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (str(video), k, k / 5) for k in range(10)
     ]
     assert [[face["name"] for face in entry["faces"]] for entry in frames] == [["Anna"]] * 5 + [["Anna", None]] * 5
-    assert list(frames[0]["faces"][0]) == ["box", "score", "landmarks", "track", "name", "similarity"]
+    assert list(frames[0]["faces"][0]) == ["box", "score", "landmarks", "quality", "track", "name", "similarity"]
     assert summary == {"video": str(video), "frames": 10, "appearances": [
         {"track": 1, "name": "Anna", "similarity": pytest.approx(0.998, abs=2e-3), "first": 0.0, "last": 1.8, "frames": 10},
         {"track": 2, "name": None, "similarity": pytest.approx(0, abs=1e-3), "first": 1.0, "last": 1.8, "frames": 5},
@@ -105,6 +105,50 @@ def test_subtitles_and_drawing(video: Path, tmp_path: Path) -> None:
     green = [np.ptp(drawing.pixels[5:35, 5:35], axis=2).max() > 60 for drawing in drawn]
     assert green == [True] * 10
     assert sorted(os.listdir(tmp_path)) == ["a.mkv", "a.srt", "drawn.mp4"]
+
+
+def test_somebody_else_in_the_same_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON, appearances, subtitles and drawing say the same: a stranger, Anna, a stranger, one upon the other."""
+    path = gray_video(tmp_path / "cut.mkv", *[(50,)] * 8, *[(10,)] * 8, *[(50,)] * 8)
+    assert run(path, json=True, subtitles=tmp_path / "cut.srt", draw=tmp_path / "drawn.mp4") == 0
+    (*frames, summary), _ = printed(capsys)
+    assert [[face["name"] for face in entry["faces"]] for entry in frames] == [[None]] * 8 + [["Anna"]] * 8 + [
+        [None]
+    ] * 8
+    assert [(seen["name"], seen["first"], seen["last"], seen["frames"]) for seen in summary["appearances"]] == [
+        (None, 0.0, 1.4, 8), ("Anna", 1.6, 3.0, 8), (None, 3.2, 4.6, 8),
+    ]  # fmt: skip
+    assert (tmp_path / "cut.srt").read_text() == (
+        "1\n00:00:00,000 --> 00:00:01,600\nunknown\n\n2\n00:00:01,600 --> 00:00:03,200\nAnna\n\n"
+        "3\n00:00:03,200 --> 00:00:04,800\nunknown\n"
+    )
+    drawn = [frame.pixels[5:35, 5:35] for frame in read_frames(tmp_path / "drawn.mp4", every=1)]
+    green = [bool(np.ptp(pixels, axis=2).max() > 60) for pixels in drawn]
+    assert green == [False] * 8 + [True] * 8 + [False] * 8
+
+
+def test_a_name_stands_once_in_a_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = gray_video(tmp_path / "twins.mkv", *[(11, 10)] * 5)  # both are like Anna
+    for options, wanted in (({}, [None, "Anna"]), ({"repeats": True}, ["Anna", "Anna"])):
+        assert run(path, json=True, **options) == 0
+        (*frames, summary), _ = printed(capsys)
+        assert [[face["name"] for face in entry["faces"]] for entry in frames] == [wanted] * 5
+        assert sorted(map(str, (seen["name"] for seen in summary["appearances"]))) == sorted(map(str, wanted))
+
+
+def test_a_film_of_one_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = gray_video(tmp_path / "one.mkv", (10, 50))
+    assert run(path, json=True, subtitles=tmp_path / "one.srt", draw=tmp_path / "one.mp4") == 0
+    (frame_entry, summary), err = printed(capsys)
+    assert err == ""
+    assert [face["name"] for face in frame_entry["faces"]] == ["Anna", None]
+    assert [(seen["name"], seen["first"], seen["last"], seen["frames"]) for seen in summary["appearances"]] == [
+        ("Anna", 0.0, 0.0, 1), (None, 0.0, 0.0, 1),
+    ]  # fmt: skip
+    assert (tmp_path / "one.srt").read_text() == "1\n00:00:00,000 --> 00:00:00,200\nAnna\nunknown\n"
+    assert len(list(read_frames(tmp_path / "one.mp4", every=1))) == 1
+    assert run(path) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{path}: 2 appearances in 1 frame looked at"
 
 
 def test_a_damaged_video_is_told_up_to_where_it_breaks(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
@@ -220,6 +264,13 @@ def test_a_camera_as_json_opens_no_window(capsys: pytest.CaptureFixture[str]) ->
     assert (summary["camera"], summary["frames"]) == (0, 3)
 
 
+def test_a_camera_names_everybody_once_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    for options, wanted in (({}, [None, "Anna"]), ({"repeats": True}, ["Anna", "Anna"])):
+        film([frame(k, 11, 10) for k in range(3)], json=True, **options)
+        (*frames, _), _ = printed(capsys)
+        assert [[face["name"] for face in entry["faces"]] for entry in frames] == [wanted] * 3
+
+
 def test_a_camera_ended_by_the_user_or_its_plug(capsys: pytest.CaptureFixture[str]) -> None:
     def frames(error: BaseException) -> Iterator[Frame]:
         yield from (frame(k, 10) for k in range(3))
@@ -332,8 +383,8 @@ def test_identify_photos_and_videos(
     assert (
         (tmp_path / "out" / "film.srt")
         .read_text()
-        .startswith("1\n00:00:00,000 --> 00:00:01,000\nGrace Hopper\nunknown\n")
-    )
+        .startswith("1\n00:00:00,000 --> 00:00:00,900\nGrace Hopper\nunknown\n")
+    ), "until the picture shows her going"
     assert len(list(read_frames("out/film.mp4", every=1))) == 15
     every = cli("identify", "--gallery", "g", "film.mp4", "--every", "7", "--threshold", "1")
     assert (every.code, every.err) == (0, "")

@@ -507,7 +507,7 @@ def test_a_quality_out_of_range_is_damage(path: Path, full_file: bytes) -> None:
     connection.execute("UPDATE face SET quality = 1.5")
     connection.commit()
     connection.close()
-    with pytest.raises(GalleryError, match="damaged .the quality of a face is not between 0 and 1"):
+    with pytest.raises(GalleryError, match=r"damaged \(the quality of a face is not between 0 and 1"):
         SQLiteStore(path).vectors(DIMENSION)
 
 

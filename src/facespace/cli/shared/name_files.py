@@ -14,7 +14,6 @@ from facespace.cli.shared.name_videos import name_camera, name_video, subtitle_f
 from facespace.cli.shared.output import Drawings, Report
 
 if TYPE_CHECKING:
-
     from facespace.embedding.embedder import Embedder
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from facespace.detection.protocol import Detector
     from facespace.embedding.embedder import Embedder
-    from facespace.video.naming import Appearance, NamedFrame, Namer
+    from facespace.video.appearances import Appearance, NamedFrame
+    from facespace.video.naming import Namer
     from facespace.video.reader import Frame
 
 
@@ -63,18 +64,19 @@ def name_video(
     json: bool = False,
     subtitles: Path | None = None,
     draw: Path | None = None,
+    repeats: bool = False,
 ) -> None:
     """Print who is in one video and when, and write what is asked for.
 
     As JSON one object a frame that was looked at, then one with the appearances; as text the appearances alone.
     `every`: look at every so many frames instead of five a second. `subtitles` and `draw` are files to write: names
-    as .srt, and the video with everybody framed. What cannot be read goes to `report`; of a damaged video everything
-    is told up to where it breaks, and then that.
+    as .srt, and the video with everybody framed. `repeats` is that of `VideoNamer`. What cannot be read goes to
+    `report`; of a damaged video everything is printed up to where it breaks, and then the reason.
     """
     from facespace.video.naming import VideoNamer
     from facespace.video.reader import read_frames, video_seconds
 
-    people = VideoNamer(detector, embedder, namer)
+    people = VideoNamer(detector, embedder, namer, repeats=repeats)
     seen: list[NamedFrame] = []
     error = None
     try:
@@ -109,13 +111,15 @@ def name_camera(
     embedder: Embedder,
     namer: Namer,
     json: bool = False,
+    repeats: bool = False,
     frames: Iterable[Frame] | None = None,
     open_window: Callable[[str], Screen] = Window,
 ) -> None:
     """Show who is in front of a camera, in a window until it is closed; print it where there is no screen.
 
     As JSON one object a picture is printed instead, as text a line whenever other people are on screen. Both end, by
-    Ctrl+C as well, with everybody's appearances. `frames` and `open_window` stand in for the camera and the window.
+    Ctrl+C as well, with everybody's appearances. `repeats` is that of `VideoNamer`. `frames` and `open_window` stand in
+    for the camera and the window.
     Raises `VideoError` where there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
     """
     from facespace.video.camera import read_camera
@@ -127,7 +131,7 @@ def name_camera(
     # The camera is asked before a window opens, which would be gone again at once.
     pictures = itertools.chain(list(itertools.islice(camera, 1)), camera)
     screen = None if json else _open(open_window, source)
-    people = VideoNamer(detector, embedder, namer, keep_pixels=screen is not None)
+    people = VideoNamer(detector, embedder, namer, repeats=repeats, keep_pixels=screen is not None)
     rate = _Rate()
     before: list[str] | None = None
     error = None

@@ -1,0 +1,124 @@
+"""Where and when the picture of a film changes at once: hard cuts, and parts of the picture that are replaced.
+
+Both are found in small thumbnails of all frames, without any face. What fades slowly is not found here: the tracker
+notices such changes by the faces.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.faces.face import Box
+
+SIZE = (32, 18)  # width and height of a thumbnail
+Picture = npt.NDArray[np.int16]
+
+_DARK = 24  # of 255; cells darker than that in both pictures are night, and are not counted
+_FLAT = 6  # of 255; how much the colours of a bar may differ
+_LEAST_COUNTED = 0.2  # share of the frame; a few bright letters on black are too little to tell
+_DIFFERENT = 20  # of 255; what a cell's change must exceed
+# Share of the cells. `benchmarks/film.py --limits`: at least 0.82 changed at each of 59 cuts, at most 0.04 between.
+_CHANGED = 0.6
+_ABOVE_MOTION = 2.0  # a cut changes that many times as many cells as half of the frames just before it did
+# A picture that is like any of the last few frames is no new one, so a flash does not end with a cut.
+_MEMORY, _MEMORY_SECONDS = 4, 0.2
+_AT_ONCE = 0.5  # share of a box's cells that must change in one frame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """For each cell of the thumbnail (H,W) how much it changed in one frame at most, and the second of that frame."""
+
+    strength: npt.NDArray[np.int16]
+    when: npt.NDArray[np.float64]
+
+    def at(self, box: Box, width: int, height: int) -> float | None:
+        """The second at which most of a box was replaced, in a frame of that size in pixels; None if it was not."""
+        rows, columns = self.strength.shape
+        left, right = _cells(box[0], box[2], columns / width, columns)
+        top, bottom = _cells(box[1], box[3], rows / height, rows)
+        strong = self.strength[top:bottom, left:right] > _DIFFERENT
+        times, counts = np.unique(self.when[top:bottom, left:right][strong], return_counts=True)
+        if not len(times) or counts.max() < _AT_ONCE * strong.size:
+            return None
+        return float(times[counts.argmax()])
+
+
+class CutFinder:
+    """Finds the changes in the frames of one film, given one after the other.
+
+    >>> finder, rng = CutFinder(), np.random.default_rng(0)
+    >>> first, second = rng.integers(0, 256, (2, 18, 32, 3), np.uint8)
+    >>> for k, picture in enumerate([first, first, second, second]):
+    ...     finder.add(picture, k / 25)
+    >>> cuts, changes = finder.take()
+    >>> cuts, changes.at((100, 50, 200, 150), 640, 360)
+    ((0.08,), 0.08)
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, Picture]] = deque(maxlen=_MEMORY)
+        self._motion: deque[float] = deque(maxlen=_MEMORY)
+        self._cuts: list[float] = []
+        self._changes: Changes | None = None
+
+    def add(self, thumbnail: npt.NDArray[np.uint8], seconds: float) -> None:
+        """Take in the next frame: `thumbnail` (H,W,3) RGB is the whole of it made small, `seconds` its time."""
+        picture = thumbnail.astype(np.int16)
+        while len(self._recent) > 1 and seconds - self._recent[0][0] > _MEMORY_SECONDS:
+            self._recent.popleft()
+        change = min((_changed(picture, earlier) for _, earlier in self._recent), default=0.0)
+        motion = sorted(self._motion)[(len(self._motion) - 1) // 2] if self._motion else 0.0
+        if change >= max(_CHANGED, _ABOVE_MOTION * motion):
+            self._cuts.append(seconds)
+        self._motion.append(change)
+        if self._changes is None:
+            shape = picture.shape[:2]
+            self._changes = Changes(np.zeros(shape, np.int16), np.zeros(shape))
+        if self._recent:
+            difference = _difference(picture, self._recent[-1][1])
+            stronger = difference > self._changes.strength
+            self._changes.strength[stronger] = difference[stronger]
+            self._changes.when[stronger] = seconds
+        self._recent.append((seconds, picture))
+
+    def take(self) -> tuple[tuple[float, ...], Changes | None]:
+        """The seconds of the cuts and the changes of all cells since this was asked last; None without a frame."""
+        cuts, changes = tuple(self._cuts), self._changes
+        self._cuts, self._changes = [], None
+        return cuts, changes
+
+
+def _cells(low: float, high: float, scale: float, n: int) -> tuple[int, int]:
+    """From which cell to before which one a side of a box reaches; at least one cell."""
+    first = min(max(int(low * scale), 0), n - 1)
+    return first, min(max(round(high * scale), first + 1), n)
+
+
+def _difference(picture: Picture, earlier: Picture) -> Picture:
+    result: Picture = np.abs(picture - earlier).max(axis=2)
+    return result
+
+
+def _changed(picture: Picture, earlier: Picture) -> float:
+    """The share of cells that changed, without bars and cells that are dark in both pictures."""
+    difference = _difference(picture, earlier)
+    inside = tuple(_inside_bars(picture, difference, axis) for axis in (0, 1))
+    lit: Any = np.maximum(picture, earlier).max(axis=2) >= _DARK
+    counted = lit[inside]
+    if counted.sum() < _LEAST_COUNTED * lit.size:
+        return 0.0
+    return float((difference[inside][counted] > _DIFFERENT).mean())
+
+
+def _inside_bars(picture: Picture, difference: Picture, axis: int) -> slice:
+    """The rows (axis 0) or columns (axis 1) between bars: outer ones of one colour that did not change."""
+    across = 1 - axis
+    bar = (np.ptp(picture, axis=across).max(axis=1) <= _FLAT) & (difference.max(axis=across) <= _FLAT)
+    inside = np.flatnonzero(~bar)
+    return slice(inside[0], inside[-1] + 1) if len(inside) else slice(0)
