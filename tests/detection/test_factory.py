@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from facespace import MTCNN
+from facespace.detection import YuNet
 from facespace.detection.factory import DETECTORS, create_detector
 
 
-def test_the_default_is_mtcnn_and_options_are_its_own() -> None:
-    detector = create_detector(min_size=33)
+def test_the_default_is_yunet_and_options_are_its_own() -> None:
+    detector = create_detector(min_size=33, min_score=0.8)
+    assert isinstance(detector, YuNet) and (detector.min_size, detector.min_score) == (33, 0.8)
+    detector = create_detector("mtcnn", min_size=33)
     assert isinstance(detector, MTCNN) and detector.min_size == 33
 
 

@@ -130,7 +130,8 @@ def test_a_photo_of_more_than_six_megapixels(yunet: YuNet, hopper: np.ndarray) -
     assert iou(found.box, np.add(face.box, [2000, 1500, 2000, 1500])) > 0.85
 
 
-def test_a_smaller_min_size_finds_smaller_faces(hopper: np.ndarray) -> None:
+def test_a_smaller_min_size_finds_smaller_faces(hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TINY_PHOTO", 0.0)  # as in a large photo
     small = resized(hopper, 8 / 170)
     assert YuNet().detect(small) == []
     for min_size in (2, 5):
@@ -165,6 +166,7 @@ def test_landmarks_of_small_faces_are_better_on_patches(
     yunet: YuNet, hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch, side: int
 ) -> None:
     """Compared with those found in the photo before it was made smaller, over several positions of the face."""
+    monkeypatch.setattr(module, "_TINY_PHOTO", 0.0)  # as in a large photo
     (face,) = yunet.detect(hopper)
     errors: dict[float, list[float]] = {64.0: [], 0.0: []}
     for left, top in ((0, 0), (5, 3), (11, 20), (30, 9), (43, 31), (60, 50)):
@@ -192,10 +194,12 @@ def test_more_small_faces_than_patches_go_in_one_batch(yunet: YuNet, hopper: np.
 @pytest.mark.parametrize(
     ("size", "min_size", "wanted"),
     [
-        ((100, 80), 20, [(100, 80)]),
-        ((100, 80), 40, [(50, 40)]),
-        ((100, 80), 10, [(200, 160)]),
-        ((5, 3), 200, [(1, 1)]),
+        ((200, 160), 20, [(200, 160)]),
+        ((200, 160), 40, [(100, 80)]),
+        ((200, 160), 10, [(400, 320)]),
+        ((100, 80), 20, [(160, 128)]),  # a thumbnail is enlarged
+        ((40, 30), 20, [(120, 90)]),  # at most three times
+        ((5, 3), 200, [(2, 1)]),
         ((1000, 800), 20, [(1000, 800), (375, 300)]),
         ((1000, 800), 60, [(333, 267)]),  # no room for large faces, at that size
         ((300, 60), 2, [(3000, 600), (1500, 300)]),
@@ -526,3 +530,13 @@ def test_batches_hold_searches_of_one_padded_size() -> None:
         [12],
     ]
     assert list(_batches([])) == []
+
+
+def test_a_thumbnail_is_searched_enlarged(hopper: np.ndarray, yunet: YuNet) -> None:
+    """Faces of a tiny photo are found as well as those of a larger one."""
+    tiny = np.asarray(Image.fromarray(hopper).resize((51, 60), Image.Resampling.LANCZOS))
+    (face,) = yunet.detect(tiny)
+    assert face.score > 0.8
+    searches = yunet._searches(0, tiny)
+    assert [search.pixels.shape[:2] for search in searches] == [(160, 136)]
+    assert yunet._searches(0, hopper)[0].pixels.shape == hopper.shape

@@ -48,6 +48,7 @@ _PATCH = 160
 _PATCHES = 16
 _PATCH_SCORE = 0.3
 _PATCH_IOU = 0.4
+_TINY_PHOTO = 160.0  # longer side below which a photo is searched enlarged
 _MAX_PIXELS = 6_000_000  # of one search; its memory is about 50 bytes a pixel
 _BATCH_PIXELS = 600_000  # small photos of one size are searched together
 _PARALLEL_PIXELS = 2_000_000  # larger searches take all cores, one after the other
@@ -88,18 +89,29 @@ class YuNet:
         self.min_size = float(min_size)
         self.min_score = float(min_score)
         self._device: Device = device
-        model = _model()
-        self._all_cores = OnnxNetwork(model, source=FILE, precision="float32", device=device, runtime="onnxruntime")
-        self._one_core = OnnxNetwork(
-            model, source=FILE, precision="float32", device=device, runtime="onnxruntime", side_by_side=True
-        )
+        self._one_core = self._network(side_by_side=True)
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-yunet")
         self._large = threading.Lock()
 
     @property
     def runtime(self) -> str:
         """What computes: `onnxruntime` or `cuda`."""
-        return self._all_cores.runtime
+        return self._one_core.runtime
+
+    @functools.cached_property
+    def _all_cores(self) -> OnnxNetwork:
+        """For single and large photos; compiled when the first of them comes."""
+        return self._network(side_by_side=False)
+
+    def _network(self, *, side_by_side: bool) -> OnnxNetwork:
+        return OnnxNetwork(
+            _model(),
+            source=FILE,
+            precision="float32",
+            device=self._device,
+            runtime="onnxruntime",
+            side_by_side=side_by_side,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind: Any = type(self)
@@ -138,7 +150,8 @@ class YuNet:
     def _searches(self, photo: int, pixels: Pixels) -> list[_Search]:
         """The full search of a photo, and one for large faces where the photo has room for them."""
         height, width = pixels.shape[:2]
-        scale = min(_SMALLEST / self.min_size, math.sqrt(_MAX_PIXELS / (height * width)))
+        enlarged = max(1.0, min(_TINY_PHOTO / max(height, width), 3.0))  # what is in a thumbnail is small
+        scale = min(enlarged * _SMALLEST / self.min_size, math.sqrt(_MAX_PIXELS / (height * width)))
         searches = [_search(photo, pixels, scale, _REPORTED * self.min_size)]
         reduced = _REDUCED_SIDE / min(height, width)
         if min(height, width) * scale > _ROOM_FOR_LARGE:

@@ -15,6 +15,7 @@ from PIL import Image
 from facespace.datasets.pairs.lists import PairList
 from facespace.datasets.pairs.pair_sets import PairSet
 from facespace.detection.protocol import Detector
+from facespace.embedding.collapse import collapse_remark
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ImageError
 from facespace.faces.alignment import align
@@ -58,6 +59,7 @@ class Evaluation:
     """What was measured on `used` pairs, indices into the list's pairs, and what the figures depend on.
 
     `missing` are photos without a file, `failed` photo → reason, `misfit` why crops and model do not fit (or None).
+    `collapsed` says it where the embeddings of different people are all alike, else it is empty.
     """
 
     source: PairSet
@@ -70,6 +72,7 @@ class Evaluation:
     misfit: str | None
     settings: dict[str, Any]
     thumbnails: dict[int, bytes] = field(default_factory=dict)
+    collapsed: str = ""
 
     @property
     def n_missing(self) -> int:
@@ -173,6 +176,7 @@ def evaluate_pairs(
             "threshold_from": threshold_from.name if threshold_from is not None else verification.threshold_source,
         },
         thumbnails=seen[0].thumbnails,
+        collapsed=_collapsed(source.pairs, used[0], seen[0]),
     )
 
 
@@ -180,6 +184,14 @@ def _columns(
     pairs: PairList, used: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     return pairs.first[used], pairs.second[used], pairs.same[used]
+
+
+def _collapsed(pairs: PairList, used: npt.NDArray[np.int64], seen: Represented) -> str:
+    """Whether the photos in pairs of different people have embeddings that are all alike, in words."""
+    first, second, same = _columns(pairs, used)
+    photos = np.unique(np.concatenate([first[~same], second[~same]]))
+    photos = photos[_detected(seen)[photos]]
+    return collapse_remark(seen.embeddings[photos], "photos of different people")
 
 
 def _detected(seen: Represented) -> npt.NDArray[np.bool_]:
