@@ -40,9 +40,9 @@ import lfw
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.video.appearances import Appearance, NamedFrame
-from facespace.video.cuts import SIZE as CUT_SIZE, _changed
+from facespace.video.cuts import SIZE as THUMBNAIL_SIZE, changed_share
 from facespace.video.drawing import Labels
-from facespace.video.naming import VideoNamer, _tracker
+from facespace.video.naming import VideoNamer, tracker_for
 from facespace.video.reader import read_frames
 from facespace.video.subrip import subtitles
 
@@ -79,38 +79,34 @@ def view(rng: np.random.Generator, shown: Shown, detector: Detector | None) -> I
     """A moving part of the photo for each of its frames, and where it is put; around the face with a `detector`."""
     pixels = facespace.read(shown.path)
     left, top, right, bottom = shown.place
+    height, width = pixels.shape[:2]
     if detector is None:  # the whole photo, letterboxed
-        height, width = pixels.shape[:2]
-        scale = min((right - left) / width, (bottom - top) / height) * 0.999
-        center, side = (width / 2, height / 2), (width / 1.1, height / 1.1)
+        scale = min((right - left) / width, (bottom - top) / height)
+        size = int(width * scale), int(height * scale)
+        center, part = np.array([width, height]) / 2, np.array([width, height]) / 1.1
     else:  # the face in the middle, half as high as the place
         face = max(detector.detect(pixels), key=lambda face: face.height)
         scale = 0.5 * (bottom - top) / face.height
-        side = ((right - left) / scale, (bottom - top) / scale)
-        margin = int(max(side)) + 1
+        size = right - left, bottom - top
+        part = np.array(size) / scale
+        margin = int(part.max()) + 1
         pixels = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "edge")
-        center = ((face.box[0] + face.box[2]) / 2 + margin, (face.box[1] + face.box[3]) / 2 + margin)
+        center = np.array([face.box[0] + face.box[2], face.box[1] + face.box[3]]) / 2 + margin
     photo = Image.fromarray(pixels)
-    if scale < 0.5:  # so that each frame need not go through all pixels
-        photo = photo.resize((round(photo.width * 2 * scale), round(photo.height * 2 * scale)), Image.Resampling.BOX)
-        center, side = (2 * scale * center[0], 2 * scale * center[1]), (2 * scale * side[0], 2 * scale * side[1])
-    size = (
-        (right - left, bottom - top)
-        if detector is not None
-        else (round(photo.width * scale / min(1, 2 * scale)), round(photo.height * scale / min(1, 2 * scale)))
-    )
-    corner = ((left + right - size[0]) // 2, (top + bottom - size[1]) // 2)
+    shrink = min(1.0, 2 * scale)  # so that not every frame has to go through all pixels
+    photo = photo.resize((round(photo.width * shrink), round(photo.height * shrink)), Image.Resampling.BOX)
+    center, part = center * shrink, part * shrink
     zoom, pan = rng.uniform(0.95, 1.05, 2), rng.uniform(-0.025, 0.025, (2, 2))
     shake = np.zeros(2)
     n = shown.end - shown.first
     for k in range(n):
         share = k / n
         shake = 0.8 * shake + rng.normal(0, 0.0012, 2)
-        half = np.array(side) * (zoom[0] + share * (zoom[1] - zoom[0])) / 2
-        middle = np.array(center) + np.array(side) * (pan[0] + share * (pan[1] - pan[0]) + shake)
-        low = np.clip(middle - half, 0, None)
-        high = np.clip(middle + half, None, photo.size)
-        yield photo.resize(size, Image.Resampling.BILINEAR, box=(*low, *high)), *corner
+        half = part * (zoom[0] + share * (zoom[1] - zoom[0])) / 2
+        middle = center + part * (pan[0] + share * (pan[1] - pan[0]) + shake)
+        box = (*np.clip(middle - half, 0, None), *np.clip(middle + half, None, photo.size))
+        moved = photo.resize(size, Image.Resampling.BILINEAR, box=box)
+        yield moved, (left + right - size[0]) // 2, (top + bottom - size[1]) // 2
 
 
 def write_film(
@@ -122,7 +118,7 @@ def write_film(
     detector: Detector | None,
 ) -> None:
     """The film that shows all `tracks` at once."""
-    noise = rng.normal(0, 3, (8, *background.shape))
+    noise = rng.normal(0, 3, (8, *background.shape)).astype(np.float32)
     views = [
         (part for shown in track for part in view(np.random.default_rng(rng.integers(1 << 60)), shown, detector))
         for track in tracks
@@ -232,7 +228,6 @@ def limits(shared: Path, detector: Detector, embedder: facespace.Embedder, rng: 
     starts = [shown.first for shown in track]
     looks: dict[str, list[np.ndarray]] = {"as filmed": [], "blurred or small": []}
     shots, found = [], []
-    changes: list[tuple[bool, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "film.mp4")
         write_film(path, [track], rng, background=np.zeros((*SIZE[::-1], 3), np.uint8), detector=None)
@@ -247,11 +242,11 @@ def limits(shared: Path, detector: Detector, embedder: facespace.Embedder, rng: 
                 kept.append(vector)
             shots.append(bisect.bisect_right(starts, frame.index))
         thumbnails = [
-            np.asarray(Image.fromarray(frame.pixels).resize(CUT_SIZE, Image.Resampling.BOX), np.int16)
+            np.asarray(Image.fromarray(frame.pixels).resize(THUMBNAIL_SIZE, Image.Resampling.BOX), np.int16)
             for frame in read_frames(path, every=1)
         ]
-    changes = [(k in starts, _changed(after, before)) for k, (before, after) in enumerate(pairwise(thumbnails), 1)]
-    limit = _tracker(embedder, 2.0)._min_similarity
+    changes = [(k in starts, changed_share(after, before)) for k, (before, after) in enumerate(pairwise(thumbnails), 1)]
+    limit = tracker_for(embedder).min_similarity
     print(f"limit of the tracker: similarity {limit:.3f}")
     same = np.diff(shots) == 0
     for what, vectors in looks.items():

@@ -318,6 +318,13 @@ def test_a_camera_is_answered_at_once_and_keeps_its_pixels() -> None:
     assert next(source).index == 5, "the second was not taken yet"
 
 
+def test_pixels_go_with_the_frame_they_belong_to() -> None:
+    naming = people(keep_pixels=True)
+    frames = list(naming.name(frame(k, 10, 50) if k % 2 else frame(k, 10) for k in range(12)))
+    assert [bool((seen.pixels == 50).any()) for seen in frames] == [k % 2 == 1 for k in range(12)]
+    assert all(look.pixels is None for look in naming._looks), "the window of a camera holds no pictures"
+
+
 def test_a_damaged_video_is_named_up_to_its_end() -> None:
     def frames() -> Iterator[Frame]:
         for k in range(20):

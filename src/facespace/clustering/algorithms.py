@@ -18,7 +18,7 @@ Labels = npt.NDArray[np.int64]
 _ITERATIONS = 20
 _JOIN_ROWS = 4096
 # How many faces of others, among all, may be alike to a face by chance. What joins by single pairs bears the fewest.
-_FALSE_PAIRS: dict[Method, float] = {"average": 0.5, "whispers": 0.1, "dbscan": 0.02}
+_FALSE_PAIRS: dict[Method, float] = {"average": 0.5, "whispers": 0.03, "dbscan": 0.02}
 
 
 def cluster(
@@ -78,7 +78,7 @@ def handicaps_of(calibration: Calibration | None, qualities: npt.ArrayLike) -> n
 def threshold_for(calibration: Calibration, n: int, method: Method = "whispers") -> float:
     """The cosine to reach among `n` faces: the more there are, the more are alike by chance, and the higher it lies.
 
-    It is the similarity at the false match rate f where n · f = 0.5 for `average`, 0.1 for `whispers` and 0.02 for
+    It is the similarity at the false match rate f where n · f = 0.5 for `average`, 0.03 for `whispers` and 0.02 for
     `dbscan`: numbers that did well on development people of two datasets, one with few photos a person, one with many.
     It is that of faces of quality 1; `handicaps_of` holds poorer ones back.
     """

@@ -24,7 +24,7 @@ _LEAST_COUNTED = 0.2  # share of the frame; a few bright letters on black are to
 _DIFFERENT = 20  # of 255; what a cell's change must exceed
 # Share of the cells. `benchmarks/film.py --limits`: at least 0.82 changed at each of 59 cuts, at most 0.04 between.
 _CHANGED = 0.6
-_ABOVE_MOTION = 2.0  # a cut changes that many times as many cells as half of the frames just before it did
+_ABOVE_MOTION = 2.0  # a cut changes that many times as many cells as the median of the few frames before it
 # A picture that is like any of the last few frames is no new one, so a flash does not end with a cut.
 _MEMORY, _MEMORY_SECONDS = 4, 0.2
 _AT_ONCE = 0.5  # share of a box's cells that must change in one frame
@@ -72,7 +72,7 @@ class CutFinder:
         picture = thumbnail.astype(np.int16)
         while len(self._recent) > 1 and seconds - self._recent[0][0] > _MEMORY_SECONDS:
             self._recent.popleft()
-        change = min((_changed(picture, earlier) for _, earlier in self._recent), default=0.0)
+        change = min((changed_share(picture, earlier) for _, earlier in self._recent), default=0.0)
         motion = sorted(self._motion)[(len(self._motion) - 1) // 2] if self._motion else 0.0
         if change >= max(_CHANGED, _ABOVE_MOTION * motion):
             self._cuts.append(seconds)
@@ -105,7 +105,7 @@ def _difference(picture: Picture, earlier: Picture) -> Picture:
     return result
 
 
-def _changed(picture: Picture, earlier: Picture) -> float:
+def changed_share(picture: Picture, earlier: Picture) -> float:
     """The share of cells that changed, without bars and cells that are dark in both pictures."""
     difference = _difference(picture, earlier)
     inside = tuple(_inside_bars(picture, difference, axis) for axis in (0, 1))

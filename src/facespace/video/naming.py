@@ -31,11 +31,11 @@ class Named(Protocol):
 
     @property
     def similarity(self) -> float | None:
-        """How like that person it is, or the likest where it is unknown; None where there is nobody to compare."""
+        """The similarity to that person, or to the most similar one if it is unknown; None without anybody."""
 
     @property
     def threshold(self) -> float:
-        """What `similarity` had to reach for the name."""
+        """The similarity that a name needs."""
 
 
 Namer = Callable[[npt.NDArray[np.float32]], Sequence[Named]]
@@ -43,9 +43,9 @@ Namer = Callable[[npt.NDArray[np.float32]], Sequence[Named]]
 
 @dataclass(slots=True, eq=False)
 class _Look:
-    """One frame that was looked at, its faces and which tracks they belong to; `pixels` only when asked for.
+    """One frame that was looked at, with its faces, their embeddings (F,D) and the tracks they belong to.
 
-    `making` are no vectors, but know whose the embeddings are, where these know it.
+    `pixels` are kept only until the frame is named, and only when asked for.
     """
 
     index: int
@@ -55,8 +55,8 @@ class _Look:
     size: tuple[int, int]
     pixels: npt.NDArray[np.uint8] | None
     faces: list[Face]
+    embeddings: npt.NDArray[np.float32]
     sightings: list[Sighting]
-    making: Embeddings | None
 
 
 class VideoNamer:
@@ -92,7 +92,7 @@ class VideoNamer:
         self._window = window
         self._repeats = repeats
         self._keep_pixels = keep_pixels
-        self._tracker = _tracker(embedder, lost_after)
+        self._tracker = tracker_for(embedder, lost_after=lost_after)
         self._looks: deque[_Look] = deque()  # those not named yet, and those in a window with them
         self._n_named = 0  # how many of `_looks`, from the left, are named
         self._log = AppearanceLog()
@@ -111,10 +111,10 @@ class VideoNamer:
         return self._n_frames
 
     def name(self, frames: Iterable[Frame], *, chunk_frames: int = MAX_IMAGES) -> Iterator[NamedFrame]:
-        """The frames with their faces named, in order; the pixels of at most `chunk_frames` are in memory at once.
+        """The frames with their faces named, in order.
 
-        A `chunk_frames` of 1 is for cameras: each frame is given at once, named by the window before it. A
-        `VideoError` of `frames` is raised after those before it have been named.
+        `chunk_frames` go through the networks together. 1 is for cameras: each frame is given at once, named by the
+        window before it. A `VideoError` of `frames` is raised after those before it have been named.
         """
         live = chunk_frames == 1
         for chunk, error in _chunks(frames, chunk_frames):
@@ -139,14 +139,19 @@ class VideoNamer:
         sightings = self._tracker.update(frame.seconds, boxes, scores, embeddings, cut=bool(frame.cuts))
         self._n_frames += 1
         self._times = (frame.seconds if self._times is None else self._times[0], frame.seconds)
-        pixels = frame.pixels if self._keep_pixels else None
-        making = embeddings[:0] if isinstance(embeddings, Embeddings) else None
         height, width = frame.pixels.shape[:2]
-        self._looks.append(
-            _Look(
-                frame.index, frame.seconds, frame.cuts, frame.changes, (width, height), pixels, faces, sightings, making
-            )
+        look = _Look(
+            index=frame.index,
+            seconds=frame.seconds,
+            cuts=frame.cuts,
+            changes=frame.changes,
+            size=(width, height),
+            pixels=frame.pixels if self._keep_pixels else None,
+            faces=faces,
+            embeddings=embeddings,
+            sightings=sightings,
         )
+        self._looks.append(look)
 
     def _name_until(self, seconds: float | None, *, live: bool) -> Iterator[NamedFrame]:
         """Name the frames up to that second, or all of them, that are not named yet."""
@@ -169,6 +174,7 @@ class VideoNamer:
         ]
         named = NamedFrame(look.index, look.seconds, faces, look.pixels, look.cuts)
         self._log.add(named, look.size, look.changes)
+        look.pixels = None
         return named
 
     def _means(self, look: _Look, *, live: bool) -> npt.NDArray[np.float32]:
@@ -195,9 +201,10 @@ class VideoNamer:
                 qualities.append(
                     sum(weight * quality for weight, quality in known) / sum(weight for weight, _ in known)
                 )
-        if look.making is None or len(qualities) < len(means):
+        of = look.embeddings
+        if not isinstance(of, Embeddings) or len(qualities) < len(means):
             return means
-        return Embeddings(means, made_by=look.making.made_by, model=look.making.model, quality=qualities)
+        return Embeddings(means, made_by=of.made_by, model=of.model, quality=qualities)
 
 
 def _each_once(said: Sequence[Named]) -> list[str | None]:
@@ -213,9 +220,12 @@ def _each_once(said: Sequence[Named]) -> list[str | None]:
     ]
 
 
-def _tracker(embedder: Embedder, lost_after: float) -> Tracker:
-    # Two looks at one person a fifth of a second apart are far more similar than the threshold of two photos, also
-    # where they are blurred or small: `benchmarks/film.py --limits`.
+def tracker_for(embedder: Embedder, *, lost_after: float = 2.0) -> Tracker:
+    """A tracker with the model's own threshold for two photos; where nobody has measured one, with its usual limit.
+
+    Looks at one person a fifth of a second apart are far more similar than photos, also where they are blurred or
+    small: `benchmarks/film.py --limits`.
+    """
     if embedder.calibration is None:
         return Tracker(lost_after=lost_after)
     return Tracker(min_similarity=embedder.threshold(), lost_after=lost_after)

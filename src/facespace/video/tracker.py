@@ -92,7 +92,7 @@ class Tracker:
         if not lost_after >= 0:
             raise ValueError(f"lost_after must be at least 0 seconds, got {lost_after}")
         self._min_overlap = min_overlap
-        self._min_similarity = min_similarity
+        self.min_similarity = min_similarity
         self._lost_after = lost_after
         self._tracks: list[Track] = []
         self._doubts: list[Sighting] = []
@@ -162,7 +162,7 @@ class Tracker:
             similarity[:n_tracks] = np.maximum(similarity[:n_tracks], latest)
         in_place = overlap >= self._min_overlap
         in_place[n_tracks:] = False  # only likeness makes a doubt a person
-        alike = similarity >= self._min_similarity
+        alike = similarity >= self.min_similarity
         value = np.where(in_place | alike, overlap + similarity - np.where(alike, 0, _UNLIKE_LAST), -np.inf)
         for _ in range(min(value.shape)):
             row, column = divmod(int(value.argmax()), value.shape[1])
@@ -176,7 +176,7 @@ class Tracker:
         """The face as one of the track, or of a new one."""
         if track is None:
             track = self._begin(face)
-        elif similarity < self._min_similarity:
+        elif similarity < self.min_similarity:
             sighting = Sighting(face.seconds, self._shot, face.box, face.total, track, doubtful=True)
             self._doubts.append(sighting)
             track.n_missed = 0  # settled in the next frame, which the track is to see
