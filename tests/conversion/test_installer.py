@@ -414,6 +414,6 @@ def test_with_the_real_conversion(shared: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(MODELS, card.name, card)
     installed = add(file, card)
     assert installed.verified == "published"
-    assert len(installed.remarks) == 1
+    assert len(installed.remarks) == 2 and "all alike" in installed.remarks[1], "nobody ever trained it"
     embedder = facespace.Embedder.load(card.name)
     assert (embedder.name, embedder.spec, embedder.dimension) == (card.name, card.spec, 128)

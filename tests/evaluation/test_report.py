@@ -51,6 +51,21 @@ def evaluation():
     return evaluate_pairs(PairSet("<set> & co", pairs, there, FITS), Colours(), keep_thumbnails=True)
 
 
+def test_a_model_whose_embeddings_are_all_alike(tmp_path, evaluation):
+    class Constant(Colours):
+        def embed(self, crops):
+            return np.ones((len(crops), 6), np.float32) / np.float32(np.sqrt(6)) + 1e-4 * super().embed(crops)
+
+    collapsed = evaluate_pairs(PairSet("set", listed(), files(), FITS), Constant(), flip="concat")
+    (line,) = [line for line in warnings(collapsed) if "alike" in line]
+    assert line.startswith("The model cannot be judged: its embeddings are all alike: of photos of different people")
+    write_report(tmp_path, collapsed)
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["collapsed"] == collapsed.collapsed
+    assert "The model cannot be judged" in "".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
+    assert evaluation.collapsed == "" and as_json(evaluation)["collapsed"] is None
+    assert not any("alike" in line for line in warnings(evaluation))
+
+
 def test_json_has_what_was_promised(evaluation, tmp_path):
     write_report(tmp_path / "new" / "folder", evaluation)
     report = json.loads((tmp_path / "new" / "folder" / "report.json").read_text(encoding="utf-8"))

@@ -119,6 +119,17 @@ def test_a_model_folder(tiny):
     assert all(parameter.requires_grad for parameter in begin.backbone.parameters())
 
 
+def test_a_model_whose_embeddings_are_all_alike(tmp_path):
+    torch.manual_seed(7)
+    backbone = create("tiny", dimension=8)
+    with torch.no_grad():
+        backbone.norm.bias.fill_(100.0)
+    folder = folder_of(tmp_path / "model", backbone)
+    begin = start(parse("backbone = 'squeezenet'", [f"init={folder}"]), no_crops)
+    assert begin.remarks[-1].startswith("model: its embeddings are all alike: of pictures that have nothing in common")
+    assert equal(begin.backbone, backbone), "it is taken all the same"
+
+
 def test_a_model_in_the_users_folder(tiny, monkeypatch):
     monkeypatch.setenv("HOME", str(tiny.parent))
     assert begun("init=~/model").dimension == 8

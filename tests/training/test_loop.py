@@ -16,8 +16,12 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from facespace.backbones.registry import create  # noqa: E402
 from facespace.embedding.embedder import Embedder  # noqa: E402
 from facespace.errors import RecipeError, RuntimeUnavailable, TrainingError  # noqa: E402
+from facespace.faces.input_spec import InputSpec  # noqa: E402
+from facespace.formats.torch_files import as_safetensors  # noqa: E402
+from facespace.models.folder import WEIGHTS, ModelRecord, write_model  # noqa: E402
 from facespace.training import (  # noqa: E402
     recipe as recipes,
     run_folder,
@@ -481,6 +485,27 @@ def test_every_shipped_recipe_trains(shared, tmp_path, monkeypatch, name, option
 
 
 # ---- Beginning with a model --------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_cannot_tell_people_apart(people, undisturbed, tmp_path):
+    """It says so when training begins from it and when it is written; one that learned says nothing."""
+    backbone = create("tiny", dimension=16)
+    with torch.no_grad():
+        backbone.norm.bias.fill_(1000.0)
+    spec = InputSpec(112, "box", crop_margin=32)
+    record = ModelRecord(
+        name="alike", fingerprint="0" * 64, dimension=16, input_spec=spec, backbone="tiny", options=backbone.options
+    )
+    write_model(tmp_path / "alike", record, {WEIGHTS: as_safetensors(backbone)})
+    said: list[str] = []
+    quickly = ("n_epochs=1", "epoch_size=1", "learning_rate=1e-6")
+    for init, name in ((tmp_path / "alike", "a"), (undisturbed / "model", "b")):
+        begun = recipe(people, f"init={init}", *quickly)
+        train(begun, tmp_path / name, show=lambda line, passing: said.append(line))
+    alike = [line for line in said if "its embeddings are all alike" in line]
+    assert len(alike) == 2
+    assert alike[0].startswith("alike: ") and "of pictures that have nothing in common" in alike[0]
+    assert alike[1].startswith("model: ") and f"training crops of {N_PEOPLE} people" in alike[1]
 
 
 def test_fine_tuning_with_frozen_stages(people, undisturbed, tmp_path):

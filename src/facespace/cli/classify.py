@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facespace.cli.shared.models import load_embedder, model_of_classifier, model_of_crops
+from facespace.cli.shared.models import load_embedder, model_of_classifier, model_of_crops, say_if_people_are_alike
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Aligned,
@@ -133,6 +133,7 @@ def train(
         digests=[people.digests[k] for k in kept],
     )
     classifier.save(output, embedder)
+    say_if_people_are_alike(embedder, classifier.templates_)
     tried, tested = None, None
     if split is not None:
         tested = [people.paths[k] for k in rest]
@@ -177,6 +178,7 @@ def test(
         check_plots()
     embedder = load_embedder(model, device.value, made_with=model_of_classifier(file))
     classifier = Classifier.load(file, embedder)
+    say_if_people_are_alike(embedder, classifier.templates_)
     failures = Report()
     people = _read(folder, embedder, aligned, _learned(classifier), failures)
     if not len(people.names):
@@ -225,6 +227,7 @@ def predict(
 
     embedder = load_embedder(model, device.value, made_with=model_of_classifier(file))
     classifier = Classifier.load(file, embedder)
+    say_if_people_are_alike(embedder, classifier.templates_)
     report = Report()
     name_files(
         sights, classifier.predict, embedder, camera=camera, json=json, draw=draw, every=every, subtitles=subtitles,

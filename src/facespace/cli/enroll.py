@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder, model_of_gallery
+from facespace.cli.shared.models import load_embedder, model_of_gallery, say_if_people_are_alike
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Device,
@@ -123,6 +123,7 @@ def _enroll(
             n_added += new
             done = f"{'enrolled' if new else 'known already'}{turned(photo)}"
             write_line(f"{plain_text(person)}: {plain_text(photo.path)} {done}")
+        say_if_people_are_alike(embedder, gallery.templates())
         write_line(f"{n_added} photos added; {len(gallery)} people in {path}")
     report.finish()
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder, model_of_gallery
+from facespace.cli.shared.models import load_embedder, model_of_gallery, say_if_people_are_alike
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Camera,
@@ -71,6 +71,7 @@ def identify(
     with Gallery(gallery, embedder) as people:
         if threshold is None:
             people.thresholds(rate)  # a model without any is told before the work, not after it
+        say_if_people_are_alike(embedder, people.templates())
         name_files(
             sights, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
             json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report, repeats=repeats,

@@ -77,7 +77,8 @@ def convert(
         training = {"batch_norms": "folded: their statistics are lost; convert with --crops before training"}
         advice.append("its batch norms were folded into the weights; to train it further convert it with --crops DIR")
 
-    files, embeddings = _networks(opened, backbone, probe, remarks)
+    files, embeddings, collapsed = _networks(opened, backbone, probe, remarks)
+    advice += [collapsed] if collapsed else []
     about = {}
     if (card := opened.card) is not None:
         about = {"origin": card.origin, "licence": card.licence, "training_data": card.training_data}
@@ -110,8 +111,11 @@ def _backbone(opened: OpenedModel, remarks: list[str]) -> tuple[Backbone | None,
 
 def _networks(
     opened: OpenedModel, backbone: Backbone | None, probe: npt.NDArray[np.uint8], remarks: list[str]
-) -> tuple[dict[str, bytes], npt.NDArray[np.float32]]:
-    """The folder's files, checked to compute the same by the very class that will run them, and what they compute."""
+) -> tuple[dict[str, bytes], npt.NDArray[np.float32], str]:
+    """The folder's files, checked to compute the same by the very class that will run them, and what they compute.
+
+    The last is a line for the user if the network looks untrained.
+    """
     source, spec = opened.source, opened.spec
     files: dict[str, bytes] = {}
     embeddings: dict[str, npt.NDArray[np.float32]] = {}
@@ -124,7 +128,8 @@ def _networks(
         from facespace.formats.torch_files import as_safetensors
 
         try:
-            embeddings[WEIGHTS] = embedder(TorchNetwork(backbone, precision="float32")).embed(probe)
+            computes = embedder(TorchNetwork(backbone, precision="float32"))
+            embeddings[WEIGHTS] = computes.embed(probe)
         except ValueError as error:
             raise ModelError(f"{source}: it does not run on {spec.size} px crops ({error})") from None
         files[WEIGHTS] = as_safetensors(backbone)
@@ -157,4 +162,4 @@ def _networks(
             raise ModelError(
                 f"{source}: {file} and {next(iter(embeddings))} made of it differ by {worst:.1e}; not kept"
             )
-    return files, first
+    return files, first, computes.collapse_remark()

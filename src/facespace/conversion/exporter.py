@@ -133,7 +133,8 @@ def export(
     with atomic_path(out) as path:
         path.write_bytes(whole)
     embedder = Embedder.load(out, precision="float32")
-    return Exported(out, len(whole), cosine, len(probe), embedder, made.batch, source.remarks)
+    collapsed = [remark for remark in [original.collapse_remark()] if remark]
+    return Exported(out, len(whole), cosine, len(probe), embedder, made.batch, (*source.remarks, *collapsed))
 
 
 def _embedder(data: bytes, spec: InputSpec, name: str) -> Embedder:

@@ -2,7 +2,7 @@
 
 Begin with `embedder.Embedder`, whose vectors are `vectors.Embeddings`. `calibration` gives the threshold for a rate; its
 measured tables are in `calibrations/`, one for each model, written by benchmarks/calibrate.py. `compatibility` refuses to
-compare vectors of different making.
+compare vectors of different making, `collapse` recognises networks whose vectors are all alike.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class Embedder:
 
     Attributes: `name`, `spec` (how crops are made and scaled), `dimension` (D), `fingerprint` (SHA-256 of the
     weights file), `detector` (the name of the detector its crops come from), `runtime` and `precision` (what computes, and in what), `calibration` (its measured thresholds, or
-    None), `remarks` (lines for the user: what was assumed or taken in place of what was asked for).
+    None), `remarks` (lines for the user: what was assumed or taken in place of what was asked for, and whether the
+    network looks untrained).
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class Embedder:
             embedder._try(opened.source)
         if opened.format == "ONNX":  # some of these say any number of crops and compute one
             embedder.try_batch()
+        if not published and (remark := embedder.collapse_remark()):
+            embedder.remarks = (*embedder.remarks, remark)
         return embedder
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,6 +157,16 @@ class Embedder:
         if together is not None and ((together * alone).sum(axis=1) >= _SAME * (alone * alone).sum(axis=1)).all():
             self._batches = several
         return len(self._batches) > 1
+
+    def collapse_remark(self) -> str:
+        """A line for the user if the network gives very different pictures nearly the same embedding, else nothing.
+
+        See `collapse.looks_collapsed`. `load` puts it into `remarks`, except for published weights.
+        """
+        from facespace.embedding.collapse import collapse_remark, different_pictures
+
+        # One at a time, as runtimes compile for each batch size.
+        return collapse_remark(np.concatenate([self.features(one[None]) for one in different_pictures(self.spec.size)]))
 
     def embed(self, crops: Crops) -> Embeddings:
         """Unit vectors (N,D) float32 of crops (N,S,S,3) uint8 RGB, or a list of crops, as `align` makes them for `spec`.

@@ -176,7 +176,7 @@ def evaluate_pairs(
             "threshold_from": threshold_from.name if threshold_from is not None else verification.threshold_source,
         },
         thumbnails=seen[0].thumbnails,
-        collapsed=_collapsed(source.pairs, used[0], seen[0]),
+        collapsed=collapse_remark(seen[0].embeddings[_detected(seen[0])], "photos of different people"),
     )
 
 
@@ -184,14 +184,6 @@ def _columns(
     pairs: PairList, used: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     return pairs.first[used], pairs.second[used], pairs.same[used]
-
-
-def _collapsed(pairs: PairList, used: npt.NDArray[np.int64], seen: Represented) -> str:
-    """Whether the photos in pairs of different people have embeddings that are all alike, in words."""
-    first, second, same = _columns(pairs, used)
-    photos = np.unique(np.concatenate([first[~same], second[~same]]))
-    photos = photos[_detected(seen)[photos]]
-    return collapse_remark(seen.embeddings[photos], "photos of different people")
 
 
 def _detected(seen: Represented) -> npt.NDArray[np.bool_]:

@@ -23,7 +23,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """The report as JSON. Top level: `accuracy`, `val_at_far`, `auc`, `eer`, `settings`, `pairs`, then the details.
 
     `accuracy` has mean, std, interval (both null without folds) and threshold, in the unit of `settings.distance`.
-    A figure that the pairs do not support is null; `val_at_far_details` says why.
+    A figure that the pairs do not support is null; `val_at_far_details` says why. `collapsed` is a line if the embeddings
+    of different people are all alike, else null.
     """
     result, intervals = evaluation.verification, evaluation.intervals
     folds = bool(result.fold_accuracies)
@@ -50,6 +51,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "auc": result.auc,
         "eer": result.eer,
         "settings": evaluation.settings,
+        "collapsed": evaluation.collapsed or None,
         "pairs": {
             "used": len(used),
             "missing": evaluation.n_missing,
@@ -183,6 +185,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
     """What a reader must know before believing the figures."""
     result = evaluation.verification
     lines = []
+    if evaluation.collapsed:
+        lines.append(f"The model cannot be judged: {evaluation.collapsed}.")
     if result.threshold_source == "same pairs":
         lines.append("The threshold was chosen on the pairs it is judged on: the accuracy is optimistic.")
     if evaluation.source.pairs.fold is not None and evaluation.settings["threshold_from"] == "same pairs":

@@ -147,6 +147,10 @@ class Gallery:
         """Everyone enrolled, by name."""
         return [Person(*row) for row in self._store.people()]
 
+    def templates(self) -> npt.NDArray[np.float32]:
+        """The mean embedding (P,D) of each person, of length 1, in the order they were added."""
+        return self._current().templates
+
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
         """Add one crop (S,S,3) of a person, as `align` makes it, or an analysed face; on disk when this returns.
 

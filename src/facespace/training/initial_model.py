@@ -15,9 +15,11 @@ from torch import nn
 from facespace.backbones.backbone import Backbone
 from facespace.backbones.batch_norm_statistics import reestimate
 from facespace.backbones.registry import create
+from facespace.embedding.embedder import Embedder
 from facespace.errors import ModelError, RecipeError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
 from facespace.models.opening import open_model
+from facespace.runtime.torch_network import TorchNetwork
 from facespace.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def start(recipe: Recipe, crops: Crops) -> Start:
     """The network of a recipe. One that is new draws its weights from torch's generator.
 
     With `init` it is that model, with its own preprocessing and dimension. Batch norms that were folded into weights
-    get the statistics of `crops(spec)`, (N,S,S,3) uint8 of the training data, every output staying as it was. Raises
+    get the statistics of `crops(spec)`, (N,S,S,3) uint8 of the training data, every output staying as it was. A
+    model whose embeddings are all alike is taken, and a remark says so. Raises
     `ModelError`, and `RecipeError` where the recipe does not fit the network.
     """
     if not recipe.init:
@@ -68,6 +71,9 @@ def start(recipe: Recipe, crops: Crops) -> Start:
     remarks.append(
         f"begins with {source.name}: {backbone.name}, {backbone.dimension} numbers a face, its own preprocessing"
     )
+    begun = Embedder(TorchNetwork(backbone, precision="float32"), name=source.name, spec=source.spec, fingerprint="")
+    if remark := begun.collapse_remark():
+        remarks.append(f"{source.name}: {remark}")
     return Start(backbone, source.spec, remarks)
 
 

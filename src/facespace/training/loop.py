@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from facespace.datasets.opening import open_dataset
+from facespace.embedding.collapse import collapse_remark
 from facespace.errors import RecipeError, TrainingError
 from facespace.models.folder import BEST, CHECKPOINTS, MODEL, is_model_folder, read_record
 from facespace.training import checkpoint, distributed, initial_model, optimizers, run_folder, setup, step as arithmetic
@@ -375,6 +376,10 @@ class _Run:
             embeddings = setup.embeddings(self.trained, crops, self.spec, self.device)
             self.log.embeddings(self.progress.step, embeddings, people, crops)
             self._write_model(MODEL, onnx=True)
+            n_people = len(set(people))
+            remark = collapse_remark(embeddings.numpy(), f"{len(crops)} training crops of {n_people} people")
+            if remark and n_people > 1:
+                self.show(f"{MODEL}: {remark}", False)
         distributed.wait()
 
     def _write_model(self, folder: str, *, onnx: bool) -> None:

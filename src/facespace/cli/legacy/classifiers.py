@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facespace.cli.shared.output import say, write_line
+from facespace.cli.shared.output import say, similarity_and_wanted, write_line
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
@@ -36,3 +36,16 @@ def shown_name(folder: str) -> str:
 def figure(prediction: Prediction) -> float:
     """The probability of the nearest person, or the similarity where none could be measured."""
     return prediction.similarity if prediction.probability is None else prediction.probability
+
+
+def in_words(prediction: Prediction) -> str:
+    """A name, or `unknown`, and the number behind it, as the old programs wrote them.
+
+    The number says how much the face is like the nearest person. Beside `unknown` a 1.000 would read as certainty, so
+    there it is explained.
+    """
+    number = f"{figure(prediction):.3f}"
+    if prediction.name is None and number == "1.000":
+        likeness = similarity_and_wanted(prediction.similarity, prediction.threshold)
+        return f"unknown: too little like {plain_text(prediction.nearest)}, {likeness}"
+    return f"{plain_text(prediction.name or 'unknown')}: {number}"

@@ -10,6 +10,9 @@ from facespace.cli.shared.output import say
 from facespace.defaults import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from facespace.embedding.embedder import Embedder
 
 
@@ -34,6 +37,14 @@ def load_embedder(
     for remark in embedder.remarks if say_remarks else ():
         say(remark)
     return embedder
+
+
+def say_if_people_are_alike(embedder: Embedder, people: npt.NDArray[np.float32]) -> None:
+    """A line on stderr if the templates (P,D) of different people are all alike, unless `load_embedder` said so."""
+    from facespace.embedding.collapse import collapse_remark, looks_collapsed
+
+    if looks_collapsed(people) and not embedder.collapse_remark():
+        say(f"{embedder.name}: {collapse_remark(people, f'{len(people)} known people')}")
 
 
 def model_of_gallery(path: Path) -> str:

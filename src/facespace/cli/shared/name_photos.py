@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from facespace.cli.shared.output import Drawings, Report, progress, turned, turned_json, where, write_json, write_line
+from facespace.cli.shared.output import (
+    Drawings,
+    Report,
+    progress,
+    similarity_and_wanted,
+    turned,
+    turned_json,
+    where,
+    write_json,
+    write_line,
+)
 from facespace.faces.quality import weakness
 from facespace.io.text import plain_text
 
@@ -97,4 +107,4 @@ def in_words(match: Match | Prediction, face: Face | None = None) -> str:
         return unknown(face)
     likely = getattr(match, "probability", None)
     told = "" if likely is None else f"  probability {likely:.3f}"
-    return f"{match.name or unknown(face)}{told}  similarity {match.similarity:.3f} (wanted {match.threshold:.3f})"
+    return f"{match.name or unknown(face)}{told}  {similarity_and_wanted(match.similarity, match.threshold)}"

@@ -92,6 +92,18 @@ def write_json(value: dict[str, Any]) -> None:
     write_line(json_format.dumps(value, ensure_ascii=encoding != "utf8"))
 
 
+def similarity_and_wanted(similarity: float, wanted: float) -> str:
+    """Both to three decimals, or to as many as show which is the larger.
+
+    >>> similarity_and_wanted(0.5123, 0.4), similarity_and_wanted(0.99998, 0.99999)
+    ('similarity 0.512 (wanted 0.400)', 'similarity 0.99998 (wanted 0.99999)')
+    """
+    digits = 3
+    while digits < 7 and round(similarity, digits) == round(wanted, digits) and similarity < wanted:
+        digits += 1
+    return f"similarity {similarity:.{digits}f} (wanted {wanted:.{digits}f})"
+
+
 def turned(photo: Photo) -> str:
     """How a photo was turned to find its faces, behind its name or figures; empty for an upright one."""
     return f" (turned by {photo.turned} degrees clockwise)" if photo.turned else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facespace.cli.legacy.arguments import Program, today
-from facespace.cli.legacy.classifiers import figure, loaded, shown_name
+from facespace.cli.legacy.classifiers import in_words, loaded, shown_name
 from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, progress, say, write_line
 from facespace.errors import ClassifierError, DatasetError
@@ -161,7 +161,7 @@ def _try(people: People, rows: list[int], classifier: Any, learned: tuple[str, .
     write_line("Testing classifier")
     tried = evaluate_classifier(classifier, people.embeddings[rows], [shown_name(people.names[k]) for k in rows])
     for k, prediction in enumerate(tried.predictions):
-        write_line(f"{k:4d}  {plain_text(prediction.name or 'unknown')}: {figure(prediction):.3f}")
+        write_line(f"{k:4d}  {in_words(prediction)}")
     right = sum(tried.right(k) for k in range(len(rows)))
     write_line(f"Accuracy: {right / len(rows):.3f}")
     unknown = sum(prediction.name is None for prediction in tried.predictions)

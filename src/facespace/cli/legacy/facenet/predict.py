@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from facespace.cli.legacy.arguments import Program, today
-from facespace.cli.legacy.classifiers import figure, loaded
+from facespace.cli.legacy.classifiers import in_words, loaded
 from facespace.cli.shared.models import load_embedder
 from facespace.cli.shared.output import Report, write_line
 from facespace.io.text import plain_text
@@ -38,5 +38,5 @@ def main(argv: list[str]) -> None:
             continue
         write_line(f"\npeople in image {plain_text(photo.path)} :")
         for prediction in classifier.predict(photo.embeddings):
-            write_line(f"{plain_text(prediction.name or 'unknown')}: {figure(prediction):.3f}")
+            write_line(in_words(prediction))
     report.finish()
