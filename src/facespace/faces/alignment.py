@@ -89,9 +89,16 @@ def similarity_transform(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> 
 def _warp(image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.uint8]:
     """Bilinear samples of `image` where `matrix` (image → crop) puts each pixel of the crop; black outside."""
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+    # Only the part of the image that the crop shows is handed to Pillow, which copies what it gets.
+    corners = inverse @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+    bounds = np.array([image.shape[1], image.shape[0]])
+    low = np.clip(np.floor(corners.min(axis=1)) - 2, 0, bounds - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=1)) + 3, low + 1, bounds).astype(int)
+    part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
+    inverse[:, 2] -= low
     # Pillow samples at pixel centres (x + ½); the landmarks count them from 0.
     inverse[:, 2] += 0.5 - 0.5 * (inverse[:, 0] + inverse[:, 1])
-    crop = Image.fromarray(np.ascontiguousarray(image)).transform(
+    crop = Image.fromarray(part).transform(
         (size, size), Image.Transform.AFFINE, tuple(inverse.ravel()), Image.Resampling.BILINEAR
     )
     return np.asarray(crop)

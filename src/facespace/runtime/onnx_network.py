@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError, RuntimeUnavailable
+from facespace.formats.onnx_prelu import with_split_prelu
 from facespace.io.text import first_line
 from facespace.runtime.devices import Device, Precision
 
@@ -76,6 +77,8 @@ class OnnxNetwork:
             self.precision = "bfloat16"
             if int8 is not None and lowest == "fastest":
                 self.precision, model = "int8", int8()
+        if self.runtime == "onnxruntime":
+            model = with_split_prelu(model, source)
         # All that was chosen is in here: sessions made later are the same.
         self._compile = functools.partial(_session, model, openvino, self.precision, on_gpu)
         try:

@@ -1,0 +1,55 @@
+"""PRelu written so that ONNX Runtime's own kernels compute it fast.
+
+ONNX Runtime stores the values of convolutions in blocks of channels, but its PRelu does not read blocks, so that it
+rearranges all values before and after each one. What a PRelu is made of here stays in blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from facespace.formats.onnx_model import FLOAT, add_tensor, new_node, parse_model, read_tensor
+
+_BROADCASTING_OPSET = 7
+
+
+def with_split_prelu(model: bytes, source: str) -> bytes:
+    """The same ONNX network with each PRelu of one slope a channel as multiplications, Relu and an addition.
+
+    PRelu(x) = a·x + relu((1 − a)·x) for a slope a ≤ 1, and a·x − relu((a − 1)·x) for a > 1. Only slopes in float32 are
+    split, and only where operators broadcast (opset 7 and later); a model without them is returned as it is. Raises
+    `ModelError` naming `source` for what is not an ONNX model.
+    """
+    if b"PRelu" not in model:
+        return model
+    parsed = parse_model(model, source)
+    graph = parsed.graph
+    if max((opset.version for opset in parsed.opset_import if not opset.domain), default=0) < _BROADCASTING_OPSET:
+        return model
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
+    nodes = []
+    for number, node in enumerate(graph.node):
+        slope = constants.get(node.input[1]) if node.op_type == "PRelu" and len(node.input) == 2 else None
+        if slope is None:
+            nodes.append(node)
+            continue
+        a = read_tensor(slope, source)
+        stem = f"facespace_prelu_{number}"
+        above = a > 1
+        add_tensor(graph, f"{stem}_slope", a)
+        add_tensor(graph, f"{stem}_rest", np.abs(1 - a))
+        nodes.append(new_node("Mul", f"{stem}_scaled", [node.input[0], f"{stem}_rest"], {}))
+        nodes.append(new_node("Relu", f"{stem}_positive", [f"{stem}_scaled"], {}))
+        positive = f"{stem}_positive"
+        if above.any():
+            add_tensor(graph, f"{stem}_sign", np.where(above, -1, 1).astype(np.float32))
+            nodes.append(new_node("Mul", f"{stem}_signed", [positive, f"{stem}_sign"], {}))
+            positive = f"{stem}_signed"
+        nodes.append(new_node("Mul", f"{stem}_line", [node.input[0], f"{stem}_slope"], {}))
+        nodes.append(new_node("Add", node.output[0], [f"{stem}_line", positive], {}))
+    copies = [type(node)() for node in nodes]
+    for copy, node in zip(copies, nodes, strict=True):
+        copy.CopyFrom(node)
+    del graph.node[:]
+    graph.node.extend(copies)
+    return bytes(parsed.SerializeToString())
