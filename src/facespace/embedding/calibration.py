@@ -144,26 +144,37 @@ class Calibration:
                 thresholds = np.broadcast_to(thresholds, (len(probes), len(thresholds)))
             return np.minimum(thresholds, 1.0)
         shifts, rows = np.unique(shift, return_inverse=True)
-        thresholds = np.array([self._among_look_alikes(float(rate), len(n_photos), one) for one in shifts])[rows]
+        table = (self.fmr, self.similarity, self.look_alikes.people)
+        thresholds = np.array([_among_look_alikes(float(rate), len(n_photos), float(one), *table) for one in shifts])[
+            rows
+        ]
         people = UNKNOWN_QUALITY if qualities is None else np.asarray(qualities, np.float64)
         seen = UNKNOWN_QUALITY if probes is None else probes[:, None]
         return np.minimum(thresholds + self.look_alikes.shift((people + seen) / 2), 1.0)
 
-    def _among_look_alikes(self, rate: float, n_people: int, shift: float) -> float:
-        """The similarity, at quality 1, that a share `rate` of strangers reaches to one of P people.
 
-        One of them resembles the stranger, the others are random people, of each of whom several photos were averaged:
-        `shift` says how much more these reach. It was measured for random people alone.
-        """
-        assert self.look_alikes is not None
-        alike = tuple(zip(*self.look_alikes.people, strict=True))
-        low, high = -1.0, 2.0
-        for _ in range(40):  # bisection: the share falls with the similarity
-            middle = (low + high) / 2
-            random = min(_rate_at(middle - shift, self.fmr, self.similarity), 0.999)
-            share = _rate_at(middle, *alike) - math.expm1((n_people - 1) * math.log1p(-random))
-            low, high = (middle, high) if share > rate else (low, middle)
-        return high
+@functools.lru_cache(maxsize=256)  # a gallery asks again for each photo
+def _among_look_alikes(
+    rate: float,
+    n_people: int,
+    shift: float,
+    rates: tuple[float, ...],
+    similarities: tuple[float, ...],
+    people: tuple[tuple[float, float], ...],
+) -> float:
+    """The similarity, at quality 1, that a share `rate` of strangers reaches to one of P people.
+
+    One of them resembles the stranger, as `people` says; the others are random people, of each of whom several photos were
+    averaged: `shift` says how much more these reach. It was measured for random people alone.
+    """
+    alike = tuple(zip(*people, strict=True))
+    low, high = -1.0, 2.0
+    for _ in range(40):  # bisection: the share falls with the similarity
+        middle = (low + high) / 2
+        random = min(_rate_at(middle - shift, rates, similarities), 0.999)
+        share = _rate_at(middle, *alike) - math.expm1((n_people - 1) * math.log1p(-random))
+        low, high = (middle, high) if share > rate else (low, middle)
+    return high
 
 
 def _at(fmr: float, rates: Sequence[float], similarities: Sequence[float]) -> float:

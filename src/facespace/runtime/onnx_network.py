@@ -88,10 +88,12 @@ class OnnxNetwork:
         # OpenVINO computes the calls on one session one after the other; the plain runtime computes a call in the
         # thread that makes it.
         self._session: Any = session
-        if side_by_side and openvino is not None:
-            self._session = _SideBySide(functools.partial(self._compile, True), session)
+        if openvino is not None:
+            self._session = _Renewed(functools.partial(self._compile, side_by_side), session)
+            if side_by_side:
+                self._session = _SideBySide(self._alone, self._session)
         self._lock = threading.Lock()
-        self._aside: _SideBySide | None = None
+        self._aside: Any = None
         self._source = source
         self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
         self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
@@ -117,22 +119,42 @@ class OnnxNetwork:
     @property
     def wants_parts(self) -> bool:
         """Whether `run_parts` computes its parts side by side."""
-        return self.runtime == "openvino" and usable_cores() > 1
+        return self.runtime != "cuda" and usable_cores() > 1
 
     def run_parts(self, parts: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """The first output for each of several batches of the one input.
 
-        OpenVINO computes them side by side, each on a core of its own: its threads within a call wait for the slowest
-        of them at every layer, which costs most where other programs use the cores too.
+        They are computed side by side, each on a core of its own: threads within a call wait for the slowest of them at
+        every layer, which costs most where other programs use the cores too.
         """
         if len(parts) < 2 or not self.wants_parts:
             return [self.run(part)[0] for part in parts]
         with self._lock:
             if self._aside is None:
-                self._aside = _SideBySide(functools.partial(self._compile, True))
+                self._aside = _SideBySide(self._alone) if self.runtime == "openvino" else self._compile(True)
                 self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-network")
         aside, (name,) = self._aside, self.inputs
         return list(self._pool.map(lambda part: self._run_on(aside, {name: part})[0], parts))
+
+    def _alone(self) -> _Renewed:
+        """A session of OpenVINO on one core."""
+        return _Renewed(functools.partial(self._compile, True))
+
+
+class _Renewed:
+    """A session of OpenVINO that is made again after it failed: it computes nothing any more, whatever it is given."""
+
+    def __init__(self, make: Callable[[], Any], first: Any = None) -> None:
+        self._make = make
+        self._session = make() if first is None else first
+
+    def run(self, outputs: None, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        try:
+            found: list[npt.NDArray[np.float32]] = self._session.run(outputs, feed)
+        except Exception:  # as when compiling
+            self._session = self._make()
+            raise
+        return found
 
 
 class _SideBySide:
