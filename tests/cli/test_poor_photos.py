@@ -153,6 +153,59 @@ def test_pictures_without_colour(cli: Cli, tmp_path: Path, gallery: Path, hopper
     assert names(cli("identify", "--gallery", gallery, "--json", photo)) == ["Grace"]
 
 
+def of_stone(pixels: np.ndarray) -> np.ndarray:
+    """A bust: one hard light, no colours of skin and eyes, the grain of marble."""
+    gray = np.asarray(Image.fromarray(pixels).convert("L").filter(ImageFilter.GaussianBlur(2)), np.float32)
+    y, x = np.gradient(gray)
+    light = 150 + 0.25 * (gray - gray.mean()) + 6 * (x + y)
+    grain = np.random.default_rng(0).normal(0, 4, gray.shape)
+    return np.clip((light + grain)[..., None] * (1.0, 0.98, 0.93), 0, 255).astype(np.uint8)
+
+
+def in_pencil(pixels: np.ndarray) -> np.ndarray:
+    """Lines on paper, hatched where it is dark."""
+    gray = Image.fromarray(pixels).convert("L")
+    lines = 255 - 3 * np.asarray(gray.filter(ImageFilter.GaussianBlur(1)).filter(ImageFilter.FIND_EDGES), np.float32)
+    dark = np.asarray(gray) < 90
+    y, x = np.mgrid[: dark.shape[0], : dark.shape[1]]
+    lines[dark & ((x + y) % 7 < 2)] = 90
+    return np.repeat(np.clip(lines, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("made", [of_stone, in_pencil], ids=["statue", "drawing"])
+def test_a_statue_and_a_drawing_of_somebody_else_are_nobody(
+    cli: Cli, tmp_path: Path, collins_file: Path, hopper_file: Path, made: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """They may be found as faces; a name they do not get."""
+    gallery = tmp_path / "people.gallery"
+    assert cli("enroll", "--gallery", gallery, "Grace", hopper_file).code == 0
+    picture = saved(tmp_path / "made.png", made(facespace.read(collins_file)))
+    outcome = cli("identify", "--gallery", gallery, "--json", picture)
+    assert outcome.code == 0 and len(outcome.json[0]["faces"]) <= 1
+    assert not any(names(outcome))
+
+
+def test_a_printed_photo_in_the_picture_is_named_as_its_person(
+    cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray, collins_file: Path
+) -> None:
+    """A washed-out print, held askew. Beside the person it shows it is the same person again, who is named once."""
+    page = np.pad(hopper, ((30, 30), (30, 30), (0, 0)), constant_values=245)
+    washed = Image.fromarray((70 + 0.6 * page).astype(np.uint8)).convert("RGBA")
+    corners = (-20, -10, -60, page.shape[0] + 40, page.shape[1] + 30, page.shape[0] + 10, page.shape[1] + 80, -60)
+    held = washed.transform((260, 300), Image.Transform.QUAD, corners, Image.Resampling.BICUBIC)
+
+    def beside(pixels: np.ndarray) -> Path:
+        whole = Image.new("RGB", (pixels.shape[1] + 300, max(pixels.shape[0], 320)), (96, 104, 90))
+        whole.paste(Image.fromarray(pixels), (0, 0))
+        whole.paste(held, (pixels.shape[1] + 20, 10), held)
+        return saved(tmp_path / "print.png", whole)
+
+    other = names(cli("identify", "--gallery", gallery, "--json", beside(facespace.read(collins_file))))
+    assert sorted(other) == ["Eileen", "Grace"]
+    own = names(cli("identify", "--gallery", gallery, "--json", beside(hopper)))
+    assert sorted(own, key=str) == ["Grace", None]
+
+
 def test_faces_of_eight_pixels_are_nobody(cli: Cli, tmp_path: Path, gallery: Path, hopper: np.ndarray) -> None:
     photo = saved(tmp_path / "tiny.png", np.pad(scaled(hopper, 0.035), ((60, 60), (60, 60), (0, 0)), mode="edge"))
     assert not any(names(cli("identify", "--gallery", gallery, "--json", photo)))
