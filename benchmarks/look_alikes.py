@@ -19,10 +19,12 @@ FMR = [0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005]
 LEAST_PAIRS = 10  # of a photo that counts
 # Poor faces resemble each other: how much more two of quality q reach. Chosen on these photos; what is judged photo by
 # photo, with the photo left out, are the rates.
-SLOPE = 0.25
-# Upper bounds over which photos there are. That of pairs is wider, as a rate claimed for pairs has to hold for photos
-# whose people are more alike than these; a gallery's has a margin already, as not every stranger resembles somebody.
-BOUND_PAIRS, BOUND_PEOPLE = 0.995, 0.85
+SLOPE = 0.3
+# Upper bounds over which photos there are. That of pairs is wide, as a rate claimed for pairs has to hold for photos
+# whose people are more alike than these. A gallery's has a margin already, as not every stranger resembles somebody: it is
+# the lowest of 0.5, 0.7, 0.85 at which no more than the claimed 1 % of these photos' people are named, each photo judged
+# without itself.
+BOUND_PAIRS, BOUND_PEOPLE = 0.995, 0.7
 DRAWS = 2000
 _GRID = np.linspace(-0.3, 1.3, 1601)
 
@@ -100,10 +102,10 @@ class Curves:
         curve = self.bound(level, without)
         found: list[list[float]] = []
         for rate in FMR:
-            at = float(_GRID[int(np.argmax(curve <= rate))])
+            at = round(float(_GRID[int(np.argmax(curve <= rate))]), 4)
             if found and at <= found[-1][1]:
-                at = found[-1][1] + 1e-3
-            found.append([rate, round(at, 4)])
+                at = round(found[-1][1] + 1e-3, 4)
+            found.append([rate, at])
         return found
 
 

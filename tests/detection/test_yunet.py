@@ -125,7 +125,7 @@ def test_a_photo_of_more_than_six_megapixels(yunet: YuNet, hopper: np.ndarray) -
     image[1500:2100, 2000:2512] = hopper
     full, reduced = yunet._searches(0, image)
     assert 5_900_000 < full.size[0] * full.size[1] <= 6_001_000
-    assert min(reduced.size) == 224
+    assert min(reduced.size) == 180
     (found,) = yunet.detect(image)
     assert iou(found.box, np.add(face.box, [2000, 1500, 2000, 1500])) > 0.85
 
@@ -200,11 +200,11 @@ def test_more_small_faces_than_patches_go_in_one_batch(yunet: YuNet, hopper: np.
         ((100, 80), 20, [(160, 128)]),  # a thumbnail is enlarged
         ((40, 30), 20, [(120, 90)]),  # at most three times
         ((5, 3), 200, [(2, 1)]),
-        ((1000, 800), 20, [(1000, 800), (280, 224)]),
+        ((1000, 800), 20, [(1000, 800), (225, 180)]),
         ((480, 900), 20, [(480, 900)]),
-        ((481, 900), 20, [(481, 900), (224, 419)]),
+        ((481, 900), 20, [(481, 900), (180, 337)]),
         ((1000, 800), 60, [(333, 267)]),  # no room for large faces, at that size
-        ((300, 60), 2, [(3000, 600), (1120, 224)]),
+        ((300, 60), 2, [(3000, 600), (900, 180)]),
         ((3000, 40), 20, [(3000, 40)]),
     ],
 )
@@ -367,7 +367,7 @@ def test_cells_that_are_no_face_are_left_out(yunet: YuNet) -> None:
     for min_side, wanted in ((0, 2), (8, 2), (8.1, 1), (16.1, 0)):
         search = _Search(0, np.zeros((64, 96, 3), np.uint8), (64, 96), min_side)
         (found,) = yunet._run(OneCell(*cells), [search])
-        assert [len(part) for part in found] == [wanted] * 3
+        assert [len(part) for part in found] == [wanted] * 4
 
 
 class Patches:
@@ -418,9 +418,10 @@ OTHERS = [0.0] * 10
 def test_landmarks_on_a_patch_are_brought_back_to_the_photo(candidates: list, wanted: np.ndarray) -> None:
     detector = YuNet(min_score=0.6)
     detector._one_core = Patches(*candidates)
-    found = _Found(np.array([[100.0, 50, 124, 80]]), np.array([0.8]), FIRST[None].copy())
+    found = _Found(np.array([[100.0, 50, 124, 80]]), np.array([0.8]), FIRST[None].copy(), FIRST[None].copy())
     (placed,) = detector._placed([np.zeros((200, 300, 3), np.uint8)], [found])
     np.testing.assert_allclose(placed.landmarks, [wanted], rtol=1e-6)
+    np.testing.assert_allclose(placed.crop_points, [wanted], rtol=1e-6)
     assert (found.landmarks == 7).all(), "what was found is not changed"
 
 
@@ -431,7 +432,7 @@ def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo() -> None:
     pixels = np.zeros((100, 120, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(120), np.arange(100)[:, None]
     boxes = np.array([[44.0, 34, 76, 66], [0, 0, 20, 32], [20, 20, 56, 56]])
-    detector._placed([pixels], [_Found(boxes, np.ones(3), np.zeros((3, 5, 2)))])
+    detector._placed([pixels], [_Found(boxes, np.ones(3), *np.zeros((2, 3, 5, 2)))])
     ((inside, corner),) = patches.seen
     # The middle (60, 50) of the first box is that of the patch, which shows 57 x 57 pixels of the photo.
     middle = (np.arange(128) - 63.5) / 2.25
@@ -448,7 +449,7 @@ def test_landmarks_are_the_mean_of_the_cells_that_see_the_face() -> None:
     seen = _Found(
         np.array([box, box + 1, [0, 0, 9, 9], [12, 12, 40, 50]]),
         np.array([0.9, 0.6, 0.95, 0.8]),
-        np.array([np.full((5, 2), value) for value in (20.0, 26, 99, 99)]),
+        *[np.array([np.full((5, 2), value) for value in (20.0, 26, 99, 99)])] * 2,
     )
     np.testing.assert_allclose(_voted(seen, box + 2), np.full((5, 2), (0.9 * 20 + 0.6 * 26) / 1.5))
     assert _voted(seen, box + 200) is None
@@ -457,7 +458,7 @@ def test_landmarks_are_the_mean_of_the_cells_that_see_the_face() -> None:
 def test_a_face_of_a_photo_searched_smaller_is_small_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_PIXELS", 100 * 100)
     detector = YuNet()
-    found = _Found(np.array([[100.0, 100, 150, 160]]), np.ones(1), np.zeros((1, 5, 2)))
+    found = _Found(np.array([[100.0, 100, 150, 160]]), np.ones(1), *np.zeros((2, 1, 5, 2)))
     for side, n_patches in ((200, 1), (150, 0)):  # 60 px there are 30 and 40
         detector._one_core = patches = Patches()
         detector._placed([np.zeros((side, side, 3), np.uint8)], [found])
@@ -477,7 +478,7 @@ def found_of(*faces: tuple[list[float], float]) -> _Found:
     """Boxes with scores; the landmarks tell the faces apart."""
     boxes = np.array([box for box, _ in faces], np.float64).reshape(-1, 4)
     scores = np.array([score for _, score in faces], np.float64)
-    return _Found(boxes, scores, np.repeat(scores, 10).reshape(-1, 5, 2))
+    return _Found(boxes, scores, *[np.repeat(scores, 10).reshape(-1, 5, 2)] * 2)
 
 
 BOX, NEAR, INSIDE, FAR = [0, 0, 100, 100], [5, 5, 105, 105], [10, 10, 40, 40], [300, 0, 400, 100]
@@ -537,6 +538,9 @@ def test_suppression_counts_no_end_pixels() -> None:
     assert _suppressed(near).scores.tolist() == [0.9, 0.8]
     nearer = found_of(([0, 0, 2, 2], 0.8), ([1.0, 0, 3.0, 2], 0.9))
     assert _suppressed(nearer).landmarks[:, 0, 0].tolist() == [0.9]
+    alike = _suppressed(found_of(([0, 0, 10, 10], 0.8), ([0, 0, 10, 9], 0.6)))
+    assert alike.landmarks[:, 0, 0].tolist() == [0.8], "as OpenCV has them"
+    np.testing.assert_allclose(alike.crop_points, (0.8**2 + 0.6**2) / 1.4)
     assert len(_suppressed(found_of()).scores) == 0
 
 
@@ -579,7 +583,7 @@ def test_a_core_computes_a_batch_of_its_own_unless_it_is_large(
     monkeypatch.setattr(module, "_BATCH_PIXELS", 1)
     detector = YuNet()
     computed: list[str] = []
-    nothing = _Found(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)))
+    nothing = _Found(np.empty((0, 4)), np.empty(0), *np.empty((2, 0, 5, 2)))
     monkeypatch.setattr(detector, "_one_core", "one core")
     monkeypatch.setattr(YuNet, "_all_cores", "all cores")
     monkeypatch.setattr(detector, "_run", lambda cores, batch: computed.append(cores) or [nothing] * len(batch))

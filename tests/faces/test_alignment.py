@@ -149,6 +149,32 @@ def test_a_face_on_the_template_is_copied():
     assert np.abs(crop.astype(int) - image).max() <= 1
 
 
+def test_a_crop_is_cut_by_the_points_for_it_where_there_are_some() -> None:
+    """A detector may tell them more steadily than its landmarks."""
+    image = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    here, there = (tuple((x + shift, y + shift) for x, y in ARCFACE_TEMPLATE) for shift in (0, 40))
+    spec = INPUT_SPECS["arcface-112"]
+    crop = align(image, Face((0, 0, 112, 112), 1.0, here, crop_points=there), spec)
+    np.testing.assert_array_equal(crop, align(image, Face((0, 0, 112, 112), 1.0, there), spec))
+    np.testing.assert_allclose(crop.astype(int), image[40:152, 40:152], atol=1)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.7, math.pi])
+@pytest.mark.parametrize("side", [12, 90, 700])
+def test_a_crop_depends_on_nothing_beyond_it(angle: float, side: int) -> None:
+    """Only the part of the image that it shows is read."""
+    image = np.random.default_rng(1).integers(0, 256, (900, 1000, 3)).astype(np.uint8)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    points = (np.asarray(ARCFACE_TEMPLATE) / 112 - 0.5) @ turn.T * side + (500.3, 450.7)
+    face = Face((400, 400, 600, 600), 1.0, tuple(map(tuple, points.tolist())))
+    crop = align(image, face, INPUT_SPECS["arcface-112"])
+    reach = int(side * 0.8) + 3  # more than half of a square's diagonal
+    top, left = max(450 - reach, 0), max(500 - reach, 0)
+    part = image[top : 451 + reach, left : 501 + reach]
+    moved = Face(face.box, 1.0, tuple((x - left, y - top) for x, y in face.landmarks))
+    np.testing.assert_allclose(crop.astype(int), align(part, moved, INPUT_SPECS["arcface-112"]), atol=1)
+
+
 def test_a_shifted_face_is_shifted_back_and_black_outside():
     image = np.random.default_rng(0).integers(1, 256, (112, 112, 3)).astype(np.uint8)
     moved = tuple((x - 20, y + 7) for x, y in ARCFACE_TEMPLATE)

@@ -36,6 +36,12 @@ def test_what_is_no_face(box, score, landmarks, message):
         Face(box, score, landmarks)
 
 
+@pytest.mark.parametrize("points", [LANDMARKS[:4], (), (*LANDMARKS[:4], (math.nan, 1.0)), ((1.0,) * 3,) * 5])
+def test_points_for_crops_are_checked_as_landmarks_are(points: tuple) -> None:
+    with pytest.raises(ValueError, match="a face wants"):
+        Face((0, 0, 10, 10), 1.0, LANDMARKS, crop_points=points)
+
+
 def test_a_face_may_reach_beyond_the_border():
     face = Face((-10.5, -3, 50, 70), 0.5, LANDMARKS)
     assert (face.width, face.height) == (60.5, 73)

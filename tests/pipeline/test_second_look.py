@@ -14,7 +14,7 @@ from facespace.detection.factory import create_detector
 from facespace.faces.face import Face
 from facespace.io.image import IMAGE_ENDINGS
 from facespace.pipeline.photos import process
-from facespace.pipeline.second_look import find_with_second_look, look_again
+from facespace.pipeline.second_look import _moved, find_with_second_look, look_again
 
 POINTS = ((50.0, 60.0), (90.0, 60.0), (70.0, 80.0), (55.0, 100.0), (85.0, 100.0))
 
@@ -177,3 +177,13 @@ def test_process_looks_again(hopper, detector):
         found.faces[0].quality is not None
         and dataclasses.replace(found.faces[0], quality=None) == (find_with_second_look([photo], detector)[0][0])
     )
+
+
+def test_a_face_is_moved_with_all_its_points() -> None:
+    points = tuple((float(k), k + 0.5) for k in range(5))
+    face = Face((10, 20, 30, 60), 0.9, points, crop_points=tuple((x + 1, y) for x, y in points))
+    moved = _moved(face, 10, (0.5, 2.0))
+    assert moved.box == (0, 5, 40, 25)
+    assert moved.landmarks == tuple(((x - 10) / 0.5, (y - 10) / 2) for x, y in points)
+    assert moved.crop_points == tuple(((x - 9) / 0.5, (y - 10) / 2) for x, y in points)
+    assert _moved(dataclasses.replace(face, crop_points=None), 10, (0.5, 2.0)).crop_points is None

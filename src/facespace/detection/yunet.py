@@ -19,7 +19,7 @@ from PIL import Image
 
 from facespace.detection.nms import non_maximum_suppression
 from facespace.detection.yunet_network import FILE, STRIDES, yunet_network
-from facespace.faces.face import Face, overlaps
+from facespace.faces.face import Face, Point, overlaps
 from facespace.io.image import Source, are_several, as_rgb
 from facespace.runtime.devices import Device
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
@@ -29,7 +29,7 @@ _SMALLEST = 20.0  # pixels of a face that the network finds reliably
 _REPORTED = 0.55  # share of the wanted size from which a face is reported
 # Faces of 500 px and more are found badly, those of 800 px never: photos with room for them are searched a second time,
 # with the shorter side this long, and faces of the second search count from this size on in the first.
-_REDUCED_SIDE = 224.0
+_REDUCED_SIDE = 180.0
 _LARGE_FACE = 400.0
 _ROOM_FOR_LARGE = 480.0  # shorter side of a photo from which it is searched a second time
 _WELL_PLACED = 0.88  # score from which a face of the full search has its box where it belongs
@@ -77,11 +77,12 @@ class _Search(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Candidates of one photo: boxes (n,4), scores (n,), landmarks (n,5,2)."""
+    """Candidates of one photo: boxes (n,4), scores (n,), landmarks (n,5,2), and those for crops, of the same shape."""
 
     boxes: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
     landmarks: npt.NDArray[np.float64]
+    crop_points: npt.NDArray[np.float64]
 
 
 class YuNet:
@@ -202,7 +203,7 @@ class YuNet:
             for k, (pixels, one) in enumerate(zip(photos, found, strict=True))
             for row in np.flatnonzero(_sides(one) * min(self._scale(pixels), 1.0) < _SMALL_FACE).tolist()
         ]
-        placed = [one._replace(landmarks=one.landmarks.copy()) for one in found]
+        placed = [one._replace(landmarks=one.landmarks.copy(), crop_points=one.crop_points.copy()) for one in found]
         running = []
         for start in range(0, len(small), _PATCHES):
             part = small[start : start + _PATCHES]
@@ -216,15 +217,15 @@ class YuNet:
             for (k, row), box, corner, scale, seen in zip(part, boxes, corners, scales, run.result(), strict=True):
                 points = _voted(_moved(seen, np.full(2, 1 / scale), corner), box)
                 if points is not None:
-                    placed[k].landmarks[row] = points
+                    placed[k].landmarks[row] = placed[k].crop_points[row] = points
         return placed
 
     def _faces(self, photos: Sequence[Pixels], parts: Sequence[Sequence[_Found]]) -> list[list[Face]]:
         """The faces of each photo out of its searches: the full one and, perhaps, the one for large faces."""
         return [
             [
-                Face(tuple(box.tolist()), float(score), tuple((x, y) for x, y in points.tolist()))
-                for box, score, points in zip(*one, strict=True)
+                Face(tuple(box.tolist()), float(score), _points(landmarks), crop_points=_points(crop_points))
+                for box, score, landmarks, crop_points in zip(*one, strict=True)
             ]
             for one in self._placed(photos, [_joined(part) for part in parts])
         ]
@@ -248,13 +249,14 @@ def _candidates(network: OnnxNetwork, images: Pixels, min_score: float) -> list[
         points = (corner[:, None] + landmarks.reshape(-1, 5, 2)) * stride[:, None, None]
         here = np.concatenate([centre - half, centre + half], axis=1)
         good = np.isfinite(here).all(axis=1) & (half > 0).all(axis=1) & np.isfinite(points).all(axis=(1, 2))
-        found.append(_Found(here[good], scores[k, cells].astype(np.float64)[good], points[good]))
+        found.append(_Found(here[good], scores[k, cells].astype(np.float64)[good], points[good], points[good]))
     return found
 
 
 def _moved(found: _Found, scale: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]) -> _Found:
     """Coordinates p as p · scale + shift, both (2,)."""
-    return _Found(found.boxes * np.tile(scale, 2) + np.tile(shift, 2), found.scores, found.landmarks * scale + shift)
+    points = found.landmarks * scale + shift, found.crop_points * scale + shift
+    return _Found(found.boxes * np.tile(scale, 2) + np.tile(shift, 2), found.scores, *points)
 
 
 def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pixels:
@@ -270,15 +272,28 @@ def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pix
 
 
 def _voted(seen: _Found, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-    """The landmarks (5,2) of the face in `box`, as the mean of what some nine cells say of it; None if it is not seen."""
+    """The landmarks (5,2) of the face in `box`, as all cells say that see it; None if none does."""
     same = np.flatnonzero(overlaps(box[None], seen.boxes)[0] > _PATCH_IOU)
     if not len(same):
         return None
-    surest = seen.boxes[same[seen.scores[same].argmax()]]
-    near = np.flatnonzero(overlaps(surest[None], seen.boxes)[0] > _VOTE_IOU)
-    weights = seen.scores[near] / seen.scores[near].sum()
-    mean: npt.NDArray[np.float64] = np.tensordot(weights, seen.landmarks[near], 1)
-    return mean
+    surest = same[seen.scores[same].argmax()]
+    points: npt.NDArray[np.float64] = _means(seen, np.array([surest]))[0]
+    return points
+
+
+def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The landmarks (n,5,2) of the faces in these rows, as the weighted mean of all cells that see the same face.
+
+    Each cell's landmarks have an error of their own, so that faces of a person are more alike when cut by their means.
+    """
+    near = (overlaps(seen.boxes[rows], seen.boxes) > _VOTE_IOU) * seen.scores
+    near[np.arange(len(rows)), rows] = seen.scores[rows]  # of a box without area too
+    means: npt.NDArray[np.float64] = np.tensordot(near / near.sum(axis=1, keepdims=True), seen.landmarks, 1)
+    return means
+
+
+def _points(points: npt.NDArray[np.float64]) -> tuple[Point, ...]:
+    return tuple((x, y) for x, y in points.tolist())
 
 
 def _sides(found: _Found) -> npt.NDArray[np.float64]:
@@ -296,11 +311,13 @@ def _joined(parts: Sequence[_Found]) -> _Found:
 
 
 def _suppressed(found: _Found) -> _Found:
-    return _chosen(found, non_maximum_suppression(found.boxes, found.scores, _IOU, end_pixels=False))
+    """Each face once, with the points to cut it by."""
+    rows = non_maximum_suppression(found.boxes, found.scores, _IOU, end_pixels=False)
+    return _chosen(found, rows)._replace(crop_points=_means(found, rows))
 
 
 def _chosen(found: _Found, rows: npt.NDArray[Any]) -> _Found:
-    return _Found(found.boxes[rows], found.scores[rows], found.landmarks[rows])
+    return _Found(*(part[rows] for part in found))
 
 
 def _merged(full: _Found, large: _Found) -> _Found:

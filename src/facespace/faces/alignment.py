@@ -45,7 +45,7 @@ def align(image: Source, face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
         crop = Image.fromarray(np.ascontiguousarray(pixels[y1:y2, x1:x2]))
         return np.asarray(crop.resize((spec.size, spec.size), Image.Resampling.BILINEAR))
     template = np.asarray(ARCFACE_TEMPLATE) * (spec.size / ARCFACE_SIZE)
-    return _warp(pixels, similarity_transform(np.asarray(face.landmarks), template), spec.size)
+    return _warp(pixels, similarity_transform(np.asarray(face.crop_points or face.landmarks), template), spec.size)
 
 
 def crop_box(box: Box, width: int, height: int, crop_margin: int) -> tuple[int, int, int, int]:

@@ -25,7 +25,9 @@ class Face:
 
     `box` is (x1, y1, x2, y2) and may reach beyond the border; `landmarks` are left eye, right eye, nose, left
     mouth corner, right mouth corner as seen in the image; `score` is the detector's probability; `quality`, from 0 to 1,
-    is that of `faces.quality.face_quality`, or None if nobody has computed it. Raises `ValueError` when the box is empty, a number is not finite, or the landmarks are not five.
+    is that of `faces.quality.face_quality`, or None if nobody has computed it. `crop_points` are the same five points where
+    the detector can tell them more steadily than its landmarks; crops are cut by them. Raises `ValueError` when the box is
+    empty, a number is not finite, or the points are not five.
 
     >>> face = Face((10, 20, 50, 70), 0.99, ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60)))
     >>> face.width, face.height
@@ -36,13 +38,16 @@ class Face:
     score: float
     landmarks: tuple[Point, ...]
     quality: float | None = field(default=None, kw_only=True)
+    crop_points: tuple[Point, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if len(self.box) != 4 or len(self.landmarks) != 5 or any(len(point) != 2 for point in self.landmarks):
+        points = (*self.landmarks, *(self.crop_points or ()))
+        n_points = 5 if self.crop_points is None else 10
+        if len(self.box) != 4 or len(points) != n_points or any(len(point) != 2 for point in points):
             raise ValueError(
                 f"a face wants a box of 4 numbers and 5 landmarks of 2; got {len(self.box)} and {len(self.landmarks)}"
             )
-        numbers = [*self.box, self.score, *(value for point in self.landmarks for value in point)]
+        numbers = [*self.box, self.score, *(value for point in points for value in point)]
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"a face wants finite numbers; got {numbers}")
         if self.box[2] <= self.box[0] or self.box[3] <= self.box[1]:

@@ -36,7 +36,7 @@ def face_quality(image: npt.NDArray[np.uint8], face: Face, crop: npt.NDArray[np.
     >>> face_quality(blank, Face((10, 20, 50, 70), 0.9, points)) < 0.3
     True
     """
-    if len(set(face.landmarks)) < 2:
+    if len(set(face.crop_points or face.landmarks)) < 2:
         return 0.0  # no crop can be cut by them
     if crop is None:
         crop = align(image, face, INPUT_SPECS["sface"])

@@ -176,6 +176,15 @@ def _faces(photo: Photo) -> list[AnalyzedFace]:
     if photo.error is not None:
         raise ImageError(photo.path, photo.error)
     return [
-        AnalyzedFace(face.box, face.score, face.landmarks, crop, embedding, quality=face.quality, turned=photo.turned)
+        AnalyzedFace(
+            face.box,
+            face.score,
+            face.landmarks,
+            crop,
+            embedding,
+            quality=face.quality,
+            crop_points=face.crop_points,
+            turned=photo.turned,
+        )
         for face, crop, embedding in zip(photo.faces, photo.crops, photo.embeddings, strict=True)
     ]

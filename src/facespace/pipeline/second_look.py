@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from facespace.detection.protocol import Detector
-from facespace.faces.face import Face
+from facespace.faces.face import Face, Point
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -75,8 +75,12 @@ def _moved(face: Face, border: int, scale: tuple[float, float]) -> Face:
     x1, y1, x2, y2 = face.box
     sx, sy = scale
     box = ((x1 - border) / sx, (y1 - border) / sy, (x2 - border) / sx, (y2 - border) / sy)
-    points = tuple(((x - border) / sx, (y - border) / sy) for x, y in face.landmarks)
-    return dataclasses.replace(face, box=box, landmarks=points)
+
+    def moved(points: tuple[Point, ...]) -> tuple[Point, ...]:
+        return tuple(((x - border) / sx, (y - border) / sy) for x, y in points)
+
+    crop_points = None if face.crop_points is None else moved(face.crop_points)
+    return dataclasses.replace(face, box=box, landmarks=moved(face.landmarks), crop_points=crop_points)
 
 
 def _fills(face: Face, image: Pixels) -> bool:

@@ -129,7 +129,7 @@ def _between(first: Face, second: Face, share: float) -> Face:
     x1, y1, x2, y2 = mean(first.box, second.box).tolist()
     points = tuple((x, y) for x, y in mean(first.landmarks, second.landmarks).tolist())
     return dataclasses.replace(
-        first, box=(x1, y1, x2, y2), score=float(mean(first.score, second.score)), landmarks=points
+        first, box=(x1, y1, x2, y2), score=float(mean(first.score, second.score)), landmarks=points, crop_points=None
     )
 
 
