@@ -448,10 +448,12 @@ def test_landmarks_are_the_mean_of_the_cells_that_see_the_face() -> None:
     box = np.array([10.0, 10, 50, 60])
     seen = _Found(
         np.array([box, box + 1, [0, 0, 9, 9], [12, 12, 40, 50]]),
-        np.array([0.9, 0.6, 0.95, 0.8]),
+        np.array([0.9, 0.88, 0.95, 0.8]),
         *[np.array([np.full((5, 2), value) for value in (20.0, 26, 99, 99)])] * 2,
     )
-    np.testing.assert_allclose(_voted(seen, box + 2), np.full((5, 2), (0.9 * 20 + 0.6 * 26) / 1.5))
+    weight = (0.88 / 0.9) ** module._VOTE_POWER
+    assert 0.1 < weight < 0.5
+    np.testing.assert_allclose(_voted(seen, box + 2), np.full((5, 2), (20 + 26 * weight) / (1 + weight)))
     assert _voted(seen, box + 200) is None
 
 
@@ -538,9 +540,10 @@ def test_suppression_counts_no_end_pixels() -> None:
     assert _suppressed(near).scores.tolist() == [0.9, 0.8]
     nearer = found_of(([0, 0, 2, 2], 0.8), ([1.0, 0, 3.0, 2], 0.9))
     assert _suppressed(nearer).landmarks[:, 0, 0].tolist() == [0.9]
-    alike = _suppressed(found_of(([0, 0, 10, 10], 0.8), ([0, 0, 10, 9], 0.6)))
+    alike = _suppressed(found_of(([0, 0, 10, 10], 0.8), ([0, 0, 10, 9], 0.79)))
     assert alike.landmarks[:, 0, 0].tolist() == [0.8], "as OpenCV has them"
-    np.testing.assert_allclose(alike.crop_points, (0.8**2 + 0.6**2) / 1.4)
+    weight = (0.79 / 0.8) ** module._VOTE_POWER
+    np.testing.assert_allclose(alike.crop_points, (0.8 + 0.79 * weight) / (1 + weight))
     assert len(_suppressed(found_of()).scores) == 0
 
 

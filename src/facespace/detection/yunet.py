@@ -41,6 +41,7 @@ _PATCH = 128
 _PATCHES = 8
 _PATCH_SCORE = 0.3
 _PATCH_IOU = 0.4
+_VOTE_POWER = 64  # of a cell's score over the surest one's: how much its landmarks weigh
 _VOTE_IOU = 0.7  # with the surest box, of those whose landmarks are averaged
 _TINY_PHOTO = 160.0  # longer side below which a photo is searched enlarged
 _MAX_PIXELS = 6_000_000  # of one search; its memory is about 50 bytes a pixel
@@ -286,8 +287,10 @@ def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]
 
     Each cell's landmarks have an error of their own, so that faces of a person are more alike when cut by their means.
     """
-    near = (overlaps(seen.boxes[rows], seen.boxes) > _VOTE_IOU) * seen.scores
-    near[np.arange(len(rows)), rows] = seen.scores[rows]  # of a box without area too
+    near = (overlaps(seen.boxes[rows], seen.boxes) > _VOTE_IOU) * (
+        seen.scores / seen.scores[rows][:, None]
+    ) ** _VOTE_POWER
+    near[np.arange(len(rows)), rows] = 1.0  # of a box without area too
     means: npt.NDArray[np.float64] = np.tensordot(near / near.sum(axis=1, keepdims=True), seen.landmarks, 1)
     return means
 
