@@ -89,11 +89,16 @@ def largest_faces(groups: FaceGroups, root: Path) -> tuple[np.ndarray, np.ndarra
 
 def grouped(groups: FaceGroups, embedder: Embedder, method: Method, threshold: float, seed: int) -> np.ndarray:
     from facespace.clustering import groups as room
-    from facespace.clustering.algorithms import cluster
+    from facespace.clustering.algorithms import cluster, pair_threshold_for
 
     fresh = dataclasses.replace(groups, group=np.empty(0, np.int64))
     with mock.patch.object(room, "cluster", functools.partial(cluster, seed=seed)):
-        fresh.regroup(method=method, threshold=threshold, calibration=embedder.calibration)
+        fresh.regroup(
+            method=method,
+            threshold=threshold,
+            pair_threshold=max(threshold, pair_threshold_for(embedder.calibration, len(groups.photo))),
+            calibration=embedder.calibration,
+        )
     return fresh.group
 
 

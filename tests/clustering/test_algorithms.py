@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from facespace.clustering.algorithms import METHODS, cluster, join_groups, largest_first, threshold_for
+from facespace.clustering.algorithms import (
+    METHODS,
+    cluster,
+    join_groups,
+    largest_first,
+    pair_threshold_for,
+    threshold_for,
+)
 from support.calibrations import CALIBRATION
 from support.sphere import people, unit
 
@@ -117,3 +124,39 @@ def test_new_faces_join_old_groups_and_old_ones_stay():
     assert (joined[owners < 3] == owners[owners < 3] * 10).all()
     assert (joined[owners == 3] == -1).all()
     assert (join_groups(vectors, np.full(24, -1), 0.5) == -1).all()
+
+
+def on_circle(*degrees: float) -> np.ndarray:
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_faces_alone_must_be_more_alike_than_three(method: str) -> None:
+    """Pairs 25 degrees apart (cosine 0.906): one alone, and one whose third face lies between."""
+    vectors = on_circle(0, 25, 100, 112.5, 125, 200, 210)
+    loose = cluster(vectors, method=method, threshold=0.9).tolist()
+    assert loose == [1, 1, 0, 0, 0, 2, 2]
+    strict = cluster(vectors, method=method, threshold=0.9, pair_threshold=0.95).tolist()
+    assert strict == [2, 3, 0, 0, 0, 1, 1], "10 degrees are near enough"
+
+
+def test_handicaps_count_for_two_faces_alone() -> None:
+    vectors = on_circle(0, 10)
+    for handicap, wanted in ((0.0, [0, 0]), (0.02, [0, 1])):  # cosine 0.985
+        found = cluster(vectors, threshold=0.9, pair_threshold=0.95, handicaps=[handicap] * 2)
+        assert found.tolist() == wanted
+
+
+def test_a_face_joins_a_single_one_only_as_a_pair() -> None:
+    vectors = on_circle(0, 25, 100, 112, 125, 24)
+    groups = np.array([7, -1, 5, 5, -1, -1])
+    assert join_groups(vectors, groups, 0.9).tolist() == [7, 7, 5, 5, 5, 7]
+    assert join_groups(vectors, groups, 0.9, pair_threshold=0.95).tolist() == [7, -1, 5, 5, 5, -1]
+    near = on_circle(0, 25, 100, 112, 125, 10)  # once there are two, the third needs less
+    assert join_groups(near, groups, 0.9, pair_threshold=0.95).tolist() == [7, 7, 5, 5, 5, 7]
+
+
+def test_the_threshold_of_two_faces_alone_is_the_higher_one() -> None:
+    for n in (2, 500, 100_000):
+        assert pair_threshold_for(CALIBRATION, n) > threshold_for(CALIBRATION, n)

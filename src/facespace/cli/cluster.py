@@ -76,7 +76,7 @@ def cluster(
     Run again with more photos, what is known is not computed again, and new faces join the old groups. A folder may
     be given another name meanwhile.
     """
-    from facespace.clustering.algorithms import threshold_for
+    from facespace.clustering.algorithms import pair_threshold_for, threshold_for
     from facespace.clustering.folders import ALONE, POOR, keep_picture, write_folders, write_sheet, write_table
     from facespace.clustering.groups import STATE, FaceGroups, group_record, load_groups, read_faces
     from facespace.detection.factory import create_detector
@@ -110,12 +110,19 @@ def cluster(
         groups.save(state, embedder)  # stopped, it goes on here
     if not groups.photo:
         raise ValueError(f"no faces in {len(groups.photos)} photos; there is nothing to group")
+    pair_threshold = threshold
     if threshold is None:
         assert embedder.calibration is not None
         threshold = threshold_for(embedder.calibration, len(groups.photo), method.value)
+        pair_threshold = max(threshold, pair_threshold_for(embedder.calibration, len(groups.photo)))
     with progress_bar("grouping") as show:
         n_joined = groups.regroup(
-            method=method.value, threshold=threshold, calibration=embedder.calibration, repeats=repeats, progress=show
+            method=method.value,
+            threshold=threshold,
+            pair_threshold=pair_threshold,
+            calibration=embedder.calibration,
+            repeats=repeats,
+            progress=show,
         )
     names = _names(groups, gallery, embedder) if gallery else {}
     places = write_folders(output, groups, names, photos=photos.value)
@@ -128,7 +135,15 @@ def cluster(
         for group in groups.group.tolist():
             if places[group].name in sizes:
                 sizes[places[group].name] += 1
-        write_json({"photos": len(groups.photos), "faces": len(groups.photo), "threshold": threshold, "people": sizes})
+        write_json(
+            {
+                "photos": len(groups.photos),
+                "faces": len(groups.photo),
+                "threshold": threshold,
+                "pair_threshold": pair_threshold,
+                "people": sizes,
+            }
+        )
     else:
         write_line(
             f"{len(groups.photo)} faces in {len(groups.photos)} photos ({n_before} known before): {len(people)} people, "
@@ -137,7 +152,9 @@ def cluster(
         )
         if n_before:
             write_line(f"{n_joined} new faces joined old groups")
-        write_line(f"method {method.value}, similarity to reach {threshold:.4f}")
+        write_line(
+            f"method {method.value}, similarity to reach {threshold:.4f}, of two faces alone {pair_threshold:.4f}"
+        )
         write_line(f"-> {plain_text(str(sheet))}")
     report.finish()
 

@@ -19,6 +19,7 @@ _ITERATIONS = 20
 _JOIN_ROWS = 4096
 # How many faces of others, among all, may be alike to a face by chance. What joins by single pairs bears the fewest.
 _FALSE_PAIRS: dict[Method, float] = {"average": 0.5, "whispers": 0.03, "dbscan": 0.02}
+_FALSE_PAIRS_OF_TWO = 0.01  # where no third face speaks for it
 
 
 def cluster(
@@ -26,6 +27,7 @@ def cluster(
     *,
     method: Method = "whispers",
     threshold: float,
+    pair_threshold: float | None = None,
     photos: npt.ArrayLike | None = None,
     handicaps: npt.ArrayLike | None = None,
     seed: int = 0,
@@ -37,7 +39,8 @@ def cluster(
     first (Sokal and Michener 1958, UPGMA). `whispers`: every face takes over, again and again, the group that weighs most
     among the faces it is alike to (Biemann 2006, at most 20 rounds, an order drawn from `seed`). `dbscan`: whoever is
     alike to one of a group is in it (Ester et al. 1996 with one point a core, as the 2018 program had it); it chains.
-    Faces of one of the `photos` (N,) never share a group. `handicaps` (N,), see `handicaps_of`, are taken off cosines.
+    Two faces that would be a group of their own must reach `pair_threshold`, if there is one, or stay apart. Faces of one
+    of the `photos` (N,) never share a group. `handicaps` (N,), see `handicaps_of`, are taken off cosines.
     `ValueError` for what is not of length 1, an unknown method, or a threshold outside (0, 1].
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.9, 0.435889894]], np.float32)
@@ -61,6 +64,8 @@ def cluster(
         labels = _whispers(graph, seed, photo)
     else:
         labels = _connected(graph, photo)
+    if pair_threshold is not None:
+        labels = _apart(labels, vectors, less, pair_threshold)
     return largest_first(labels)
 
 
@@ -85,17 +90,28 @@ def threshold_for(calibration: Calibration, n: int, method: Method = "whispers")
     return calibration.random_threshold(min(_FALSE_PAIRS[method] / max(n, 1), 0.5), quality=1.0)
 
 
+def pair_threshold_for(calibration: Calibration, n: int) -> float:
+    """The cosine that two faces among `n` must reach to be a group, where no third face speaks for it.
+
+    It is the similarity at the false match rate f where n · f = 0.01. Of 543 faces of 17 group photos `threshold_for` put
+    eight pairs of different people together, all of them groups of two, and this one none.
+    """
+    return calibration.random_threshold(min(_FALSE_PAIRS_OF_TWO / max(n, 1), 0.5), quality=1.0)
+
+
 def join_groups(
     embeddings: Embeddings,
     groups: Labels,
     threshold: float,
     *,
+    pair_threshold: float | None = None,
     photos: npt.ArrayLike | None = None,
     handicaps: npt.ArrayLike | None = None,
 ) -> Labels:
     """Faces without a group (N,), −1, join the one to whose faces their mean cosine is largest, if `threshold` or more.
 
-    `photos` and `handicaps` (N,) are those of `cluster`: nobody joins a group that has a face of the same photo.
+    A group of one face wants `pair_threshold`, if there is one. `photos` and `handicaps` (N,) are those of `cluster`:
+    nobody joins a group that has a face of the same photo.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [-1, 0]], np.float32)
     >>> join_groups(vectors, np.array([5, 2, -1, -1]), 0.5).tolist()
@@ -116,6 +132,7 @@ def join_groups(
     held: list[set[int]] = [set() for _ in ids]
     for place, one in zip(places.tolist(), photo[groups >= 0].tolist(), strict=True):
         held[place].add(one)
+    wanted = np.where(counts == 1, threshold if pair_threshold is None else pair_threshold, threshold)
     new = np.flatnonzero(groups < 0)
     for start in range(0, len(new), _JOIN_ROWS):
         rows = new[start : start + _JOIN_ROWS]
@@ -125,9 +142,10 @@ def join_groups(
             for place in np.argsort(-means[k], kind="stable"):
                 if means[k, place] < threshold:
                     break
-                if int(photo[rows[k]]) not in held[place]:
+                if means[k, place] >= wanted[place] and int(photo[rows[k]]) not in held[place]:
                     joined[rows[k]] = ids[place]
                     held[place].add(int(photo[rows[k]]))
+                    wanted[place] = threshold
                     break
     return joined
 
@@ -143,6 +161,20 @@ def largest_first(labels: npt.NDArray[Any]) -> Labels:
     rank[np.lexsort((first, -counts))] = np.arange(len(counts))
     numbered: Labels = rank[inverse.reshape(-1)]
     return numbered
+
+
+def _apart(
+    labels: npt.NDArray[Any], vectors: Embeddings, handicaps: npt.NDArray[np.float32], threshold: float
+) -> npt.NDArray[Any]:
+    """The groups, those of two faces that are less alike than `threshold` separated."""
+    _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    places = places.reshape(-1)
+    of_two = np.flatnonzero(counts[places] == 2)
+    first, second = of_two[np.argsort(places[of_two], kind="stable")].reshape(-1, 2).T
+    alike = (vectors[first] * vectors[second]).sum(axis=1) - handicaps[first] - handicaps[second]
+    weak = second[alike < threshold]
+    places[weak] = len(counts) + np.arange(len(weak))
+    return places
 
 
 def _connected(graph: SimilarityGraph, photo: Labels) -> Labels:

@@ -75,13 +75,15 @@ class FaceGroups:
         *,
         method: Method,
         threshold: float,
+        pair_threshold: float | None = None,
         calibration: Calibration | None = None,
         repeats: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined.
 
-        Faces of one photo never share a group unless `repeats`. Faces that are too poor stay in groups of one.
+        `method` and thresholds are those of `cluster`. Faces of one photo never share a group unless `repeats`. Faces that
+        are too poor stay in groups of one.
         """
         vectors = self.embeddings()
         photos = np.arange(len(self.photo)) if repeats else np.array(self.photo, np.int64)
@@ -93,7 +95,12 @@ class FaceGroups:
         self.group[poor] = np.arange(number, number + poor.sum())
         good = ~self.too_poor()
         self.group[good] = join_groups(
-            vectors[good], self.group[good], threshold, photos=photos[good], handicaps=handicaps[good]
+            vectors[good],
+            self.group[good],
+            threshold,
+            pair_threshold=pair_threshold,
+            photos=photos[good],
+            handicaps=handicaps[good],
         )
         n_joined = int((self.group >= 0).sum() - before.sum() - poor.sum())
         new = np.flatnonzero(self.group < 0)
@@ -101,6 +108,7 @@ class FaceGroups:
             vectors[new],
             method=method,
             threshold=threshold,
+            pair_threshold=pair_threshold,
             photos=photos[new],
             handicaps=handicaps[new],
             progress=progress,
