@@ -17,7 +17,7 @@ import pytest
 
 import facespace
 from facespace import ModelError
-from facespace.detection import yunet
+from facespace.detection import yunet_network as yunet
 from facespace.io import packed_weights
 from facespace.io.packed_weights import FOLDER, packed_path, read_packed
 from facespace.models.zoo import MODELS
@@ -83,7 +83,7 @@ def test_a_changed_file_is_one_line(empty: Path, data: bytes) -> None:
 def test_sface_and_yunet_say_what_to_do_and_the_others_still_load(
     empty: Path, hopper: np.ndarray, content: bytes | None
 ) -> None:
-    yunet._model.cache_clear()
+    yunet.yunet_network.cache_clear()
     message = "the weights are missing" if content is None else "the file was changed or cut short"
     for name in PACKED if content is not None else ():
         (empty / name).write_bytes(content)
