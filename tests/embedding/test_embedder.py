@@ -463,3 +463,16 @@ def test_an_embedder_of_a_bare_network_is_not_pickled():
         TypeError, match="n: an Embedder made of a network is not pickled; load the model from its file"
     ):
         pickle.dumps(Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64))
+
+
+def test_few_crops_are_computed_by_the_runtime_that_is_ready_at_once(monkeypatch):
+    monkeypatch.delenv("FACESPACE_RUNTIME", raising=False)
+    few = Embedder.load("sface", few=True)
+    assert (few.runtime, few.precision) == ("onnxruntime", "float32")
+    assert few.calibration is not None
+    crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3)).astype(np.uint8)
+    many = Embedder.load("sface", precision="float32")
+    assert (np.asarray(few.represent(crops)) * np.asarray(many.represent(crops))).sum(axis=1).min() > 0.99999
+    if many.runtime == "openvino":
+        monkeypatch.setenv("FACESPACE_RUNTIME", "openvino")
+        assert Embedder.load("sface", few=True).runtime == "openvino", "what is pinned has the last word"

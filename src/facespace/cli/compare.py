@@ -13,6 +13,8 @@ from facespace.cli.shared.output import Report, progress, turned, write_json, wr
 from facespace.defaults import DEFAULT_FMR
 from facespace.io.text import plain_text
 
+_FEW = 100  # photos that plain ONNX Runtime has compared before OpenVINO would be ready
+
 
 def compare(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE IMAGE", help="Two photos or more, or folders of them.")],
@@ -45,7 +47,7 @@ def compare(
     paths = list(find_images(images))
     if len(paths) < 2:
         raise typer.BadParameter(f"wants two photos or more; got {len(paths)}", param_hint="IMAGE")
-    embedder = load_embedder(model, device.value)
+    embedder = load_embedder(model, device.value, few=len(paths) <= _FEW)
     if threshold is None:
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)

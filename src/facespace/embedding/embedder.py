@@ -76,6 +76,7 @@ class Embedder:
         precision: Precision = "fastest",
         device: Device = "auto",
         spec: InputSpec | str | None = None,
+        few: bool = False,
     ) -> Embedder:
         """Load a model by its name, or from a file or folder of any kind that `models.opening.open_model` opens.
 
@@ -84,7 +85,8 @@ class Embedder:
         `AssumptionWarning` names it.
 
         `device`: `auto` and `cpu` compute on the processor, `cuda` and `mps` on a GPU by torch; where there is
-        nothing but ONNX, `cuda` by an onnxruntime built for it. Raises `ModelError` for an unknown name and for files
+        nothing but ONNX, `cuda` by an onnxruntime built for it. `few`: not many crops will come, so that plain ONNX Runtime
+        computes them, which is ready a second before OpenVINO is. Raises `ModelError` for an unknown name and for files
         that are damaged or do not fit together, `RuntimeUnavailable` where the device is not there.
         """
         if device not in get_args(Device):
@@ -93,7 +95,7 @@ class Embedder:
         if opened.assumption:
             warnings.warn(opened.assumption, AssumptionWarning, stacklevel=2)
         embedder = cls(
-            _network(opened, device, precision),
+            _network(opened, device, precision, few),
             name=opened.name,
             spec=opened.spec,
             fingerprint=opened.fingerprint,
@@ -288,7 +290,7 @@ def _loaded_again(
     return embedder
 
 
-def _network(opened: OpenedModel, device: Device, precision: Precision) -> Network:
+def _network(opened: OpenedModel, device: Device, precision: Precision, few: bool) -> Network:
     """The opened model on a device: by torch on a GPU and where there is no ONNX, else by ONNX Runtime."""
     gpu = device in ("cuda", "mps")
     if opened.read_onnx is None or (gpu and opened.read_backbone is not None) or device == "mps":
@@ -306,6 +308,7 @@ def _network(opened: OpenedModel, device: Device, precision: Precision) -> Netwo
         precision=precision,
         device="cuda" if device == "cuda" else "cpu",
         int8=partial(quantization.quantize, onnx, ranges, source=opened.source) if ranges else None,
+        runtime="onnxruntime" if few and not os.environ.get("FACESPACE_RUNTIME") else "fastest",
     )
 
 
