@@ -110,7 +110,7 @@ def join_groups(
 ) -> Labels:
     """Faces without a group (N,), −1, join the one to whose faces their mean cosine is largest, if `threshold` or more.
 
-    A group of one face wants `pair_threshold`, if there is one. `photos` and `handicaps` (N,) are those of `cluster`:
+    To join a group of one face, the cosine must reach `pair_threshold`, if it is given. `photos` and `handicaps` (N,) are those of `cluster`:
     nobody joins a group that has a face of the same photo.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [-1, 0]], np.float32)
@@ -132,7 +132,9 @@ def join_groups(
     held: list[set[int]] = [set() for _ in ids]
     for place, one in zip(places.tolist(), photo[groups >= 0].tolist(), strict=True):
         held[place].add(one)
-    wanted = np.where(counts == 1, threshold if pair_threshold is None else pair_threshold, threshold)
+    to_reach = np.full(len(ids), threshold)  # by each group
+    if pair_threshold is not None:
+        to_reach[counts == 1] = pair_threshold
     new = np.flatnonzero(groups < 0)
     for start in range(0, len(new), _JOIN_ROWS):
         rows = new[start : start + _JOIN_ROWS]
@@ -142,10 +144,10 @@ def join_groups(
             for place in np.argsort(-means[k], kind="stable"):
                 if means[k, place] < threshold:
                     break
-                if means[k, place] >= wanted[place] and int(photo[rows[k]]) not in held[place]:
+                if means[k, place] >= to_reach[place] and int(photo[rows[k]]) not in held[place]:
                     joined[rows[k]] = ids[place]
                     held[place].add(int(photo[rows[k]]))
-                    wanted[place] = threshold
+                    to_reach[place] = threshold  # there are two faces now
                     break
     return joined
 

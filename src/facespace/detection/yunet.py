@@ -66,7 +66,7 @@ class _Search(NamedTuple):
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Height and width as multiples of the largest stride; the network wants no others."""
+        """Height and width as multiples of the largest stride, the only sizes that the network can compute."""
         return -(-self.size[0] // STRIDES[-1]) * STRIDES[-1], -(-self.size[1] // STRIDES[-1]) * STRIDES[-1]
 
     def resized(self) -> Pixels:

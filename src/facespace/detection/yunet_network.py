@@ -13,7 +13,7 @@ import numpy as np
 
 from facespace.errors import ModelError
 from facespace.formats.onnx_dequantization import dequantize_blocks
-from facespace.formats.onnx_model import add_tensor, describe, new_node, parse_model, read_tensor
+from facespace.formats.onnx_model import add_tensor, copied, describe, new_node, parse_model, read_tensor
 from facespace.io.packed_weights import read_packed
 
 FILE = "face_detection_yunet_2023mar_int8bq.onnx"
@@ -68,7 +68,7 @@ def yunet_network() -> bytes:
         new_node("Sqrt", "root", ["product"], {}),
         new_node("Squeeze", "scores", ["root", "channel"], {}),
     ]
-    nodes = [_copied(node) for node in nodes]
+    nodes = [copied(node) for node in nodes]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
     _keep_what_is_read(graph)
@@ -117,12 +117,6 @@ def _head(graph: Any, heads: list[Any], weights: dict[str, Any], level: int) -> 
 def _keep_what_is_read(graph: Any) -> None:
     """Remove constants that no node reads; ONNX Runtime would warn of each."""
     read = {name for node in graph.node for name in node.input}
-    kept = [_copied(tensor) for tensor in graph.initializer if tensor.name in read]
+    kept = [copied(tensor) for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-def _copied(message: Any) -> Any:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy

@@ -180,6 +180,13 @@ def describe(info: Any, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> Non
             tensor.shape.dim.add(dim_value=size)
 
 
+def copied(message: Any) -> Any:
+    """A copy of a protobuf message, which outlives the list that the message is removed from."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
 def parse_model(data: bytes, source: str) -> Any:
     """The parsed ModelProto of an ONNX file; `ModelError` names `source` when it is not one."""
     model = _Model()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from facespace.formats.onnx_model import FLOAT, add_tensor, new_node, parse_model, read_tensor
+from facespace.formats.onnx_model import FLOAT, add_tensor, copied, new_node, parse_model, read_tensor
 
 _BROADCASTING_OPSET = 7
 
@@ -47,9 +47,7 @@ def with_split_prelu(model: bytes, source: str) -> bytes:
             positive = f"{stem}_signed"
         nodes.append(new_node("Mul", f"{stem}_line", [node.input[0], f"{stem}_slope"], {}))
         nodes.append(new_node("Add", node.output[0], [f"{stem}_line", positive], {}))
-    copies = [type(node)() for node in nodes]
-    for copy, node in zip(copies, nodes, strict=True):
-        copy.CopyFrom(node)
+    copies = [copied(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
     return bytes(parsed.SerializeToString())
