@@ -46,6 +46,7 @@ class Face:
         if len(self.box) != 4 or len(points) != n_points or any(len(point) != 2 for point in points):
             raise ValueError(
                 f"a face wants a box of 4 numbers and 5 landmarks of 2; got {len(self.box)} and {len(self.landmarks)}"
+                + ("" if self.crop_points is None else f", and {len(self.crop_points)} crop_points")
             )
         numbers = [*self.box, self.score, *(value for point in points for value in point)]
         if not all(math.isfinite(number) for number in numbers):

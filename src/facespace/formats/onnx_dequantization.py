@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError
-from facespace.formats.onnx_model import add_tensor, read_tensor
+from facespace.formats.onnx_model import add_tensor, copied, read_tensor
 from facespace.io.protobuf import MAX_WEIGHTS
 from facespace.io.text import plain_text
 
@@ -59,17 +59,17 @@ def dequantize_blocks(graph: Any, source: str) -> None:
     if lost := outputs & (computed.keys() | renamed.keys()):
         raise ModelError(f"{source}: its output {plain_text(min(lost))} is not computed by a layer of the network")
     # The graph's nodes are views of it: what is removed is copied first.
-    nodes = [_copy(node) for node in kept]
+    nodes = [copied(node) for node in kept]
     needed = {name for node in nodes for name in node.input} | outputs
     _replace(graph.node, nodes)
-    _replace(graph.initializer, [_copy(tensor) for tensor in graph.initializer if tensor.name in needed])
+    _replace(graph.initializer, [copied(tensor) for tensor in graph.initializer if tensor.name in needed])
     written = sorted(computed.keys() & needed)
     if sum(computed[name].nbytes for name in written) > MAX_WEIGHTS:  # one weight may be reshaped many times
         raise ModelError(f"{source}: more than {MAX_WEIGHTS} bytes of weights once they are float32")
     for name in written:
         add_tensor(graph, name, computed[name])
     constant = {tensor.name for tensor in graph.initializer}
-    _replace(graph.input, [_copy(value) for value in graph.input if value.name in needed - constant])
+    _replace(graph.input, [copied(value) for value in graph.input if value.name in needed - constant])
     del graph.value_info[:]
     for value in [*graph.input, *graph.output]:
         dims = value.type.tensor_type.shape.dim
@@ -80,12 +80,6 @@ def dequantize_blocks(graph: Any, source: str) -> None:
 def _replace(repeated: Any, values: list[Any]) -> None:
     del repeated[:]
     repeated.extend(values)
-
-
-def _copy(message: Any) -> Any:
-    copied = type(message)()
-    copied.CopyFrom(message)
-    return copied
 
 
 def _attribute(node: Any, name: str, default: int = 0) -> int:
