@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -138,6 +139,30 @@ def test_leftovers_of_a_killed_process_go(raw, tmp_path, detector):
     (out / ".facespace-0123.csv").write_text("half a ta")
     run(raw, out, detector)
     assert contents(out) == before and not (out / ".align").exists()
+
+
+def test_a_table_being_written_is_no_leftover_to_another_process(raw, tmp_path, detector, monkeypatch):
+    """While one process writes its bounding boxes, another finishes and tidies up."""
+    out = tmp_path / "out"
+    run(raw, out, detector)
+    written = aligner.write_bounding_boxes
+    others = []
+
+    def write(path, folder, record, rows):
+        def rows_and_another_run():
+            yield from rows
+            others.append(threading.Thread(target=run, args=(raw, out, detector)))
+            others[0].start()
+            others[0].join(1.0)  # waits for this one; if it does not, it has tidied up by now
+
+        written(path, folder, record, rows_and_another_run())
+
+    monkeypatch.setattr(aligner, "write_bounding_boxes", write)
+    rows = aligner.write_more_tables(out, RECORD, bounding_boxes=True)
+    others[0].join()
+    n_lines = len((out / "bounding_boxes.txt").read_text(encoding="utf-8").splitlines())
+    assert n_lines == sum(row.status != "unreadable" for row in rows)
+    assert not list(out.glob(".facespace-*"))
 
 
 def test_settings_of_another_run_are_refused(raw, tmp_path, detector):

@@ -23,7 +23,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from facespace.alignment.face_table import CSV_NAME, Row, read_csv, write_csv
+from facespace.alignment.face_table import (
+    BOUNDING_BOXES_NAME,
+    CSV_NAME,
+    PARQUET_NAME,
+    Row,
+    read_csv,
+    write_bounding_boxes,
+    write_csv,
+    write_parquet,
+)
 from facespace.alignment.journal import Batch, Journal, directory_lock
 from facespace.datasets.formats.class_folders import visible_names
 from facespace.detection.protocol import Detector
@@ -148,6 +157,22 @@ def align_dataset(
         n_here=n_here,
         seconds=time.perf_counter() - start,
     )
+
+
+def write_more_tables(
+    out: Path, record: CropRecord, *, parquet: bool = False, bounding_boxes: bool = False
+) -> list[Row]:
+    """The rows of the finished table of `out`, also written in the other formats that are asked for.
+
+    Under the lock of `out`: another process that finishes there removes whatever unfinished file it finds.
+    """
+    with directory_lock(out):
+        rows = read_csv(out / CSV_NAME)
+        if parquet:
+            write_parquet(out / PARQUET_NAME, record, rows)
+        if bounding_boxes:
+            write_bounding_boxes(out / BOUNDING_BOXES_NAME, out, record, rows)
+    return rows
 
 
 def _quiet(done: int, total: int) -> None:

@@ -31,6 +31,7 @@ from facespace.io.text import plain_text
 
 CSV_NAME = "faces.csv"
 PARQUET_NAME = "faces.parquet"
+BOUNDING_BOXES_NAME = "bounding_boxes.txt"
 STATUSES = ("aligned", "no face", "unreadable")
 _POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 _NUMBERS = ("x1", "y1", "x2", "y2", *(f"{point}_{axis}" for point in _POINTS for axis in "xy"), "score")

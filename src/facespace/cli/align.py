@@ -72,7 +72,7 @@ def align(
     What became of every photo is written to OUT/faces.csv, how crops were made to OUT/align.json.
     """
     from facespace.alignment import face_table
-    from facespace.alignment.aligner import align_dataset
+    from facespace.alignment.aligner import align_dataset, write_more_tables
     from facespace.detection.factory import check_detector, create_detector
     from facespace.faces.crops import CropRecord
     from facespace.models.opening import open_model
@@ -115,11 +115,7 @@ def align(
         print(f"facespace: {why}; what is done is kept, the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     if parquet or bounding_boxes:
-        rows = face_table.read_csv(out / face_table.CSV_NAME)
-        if parquet:
-            face_table.write_parquet(out / face_table.PARQUET_NAME, record, rows)
-        if bounding_boxes:
-            face_table.write_bounding_boxes(out / "bounding_boxes.txt", out, record, rows)
+        write_more_tables(out, record, parquet=parquet, bounding_boxes=bounding_boxes)
     rate = f"; {summary.n_here} now, {summary.n_here / summary.seconds:.1f} images/s" if summary.n_here else ""
     write_line(
         f"{summary.n_photos} photos: {summary.n_faces} faces, {summary.n_no_face} without a face, "

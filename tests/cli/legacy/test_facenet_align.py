@@ -104,7 +104,7 @@ def test_the_loop_of_four(raw: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", loop], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
     )
-    assert sorted(done.stdout.splitlines()) == sorted(TOTALS * 4)
+    assert sorted(done.stdout.splitlines()) == sorted(TOTALS * 4), done.stderr
     assert sizes(tmp_path / "out") == {(182, 182)}
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 4
 

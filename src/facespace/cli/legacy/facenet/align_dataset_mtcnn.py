@@ -35,8 +35,7 @@ def main(argv: list[str]) -> None:
     size, margin = arguments.image_size, arguments.margin
     today("facespace", "align", raw, out, "--image-size", size, "--crop-margin", margin, *several, "--bounding-boxes")
 
-    from facespace.alignment import face_table
-    from facespace.alignment.aligner import align_dataset
+    from facespace.alignment.aligner import align_dataset, write_more_tables
     from facespace.detection.factory import create_detector
     from facespace.faces.crops import CropRecord
 
@@ -48,9 +47,7 @@ def main(argv: list[str]) -> None:
         why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{out}: {error.strerror or error}"
         say(f"{why}; what is done is kept, the same command goes on from there")
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
-    rows = face_table.read_csv(out / face_table.CSV_NAME)
-    face_table.write_bounding_boxes(out / "bounding_boxes.txt", out, record, rows)
-    for row in rows:
+    for row in write_more_tables(out, record, bounding_boxes=True):
         if row.status == "no face":
             write_line(f'Unable to align "{row.input}"')
         elif row.status == "unreadable":
