@@ -15,7 +15,7 @@ from PIL import Image
 import facespace
 from facespace import Face
 from facespace.detection import yunet as module
-from facespace.detection.yunet import YuNet, _batches, _Found, _merged, _Search, _share_inside, _suppressed, _voted
+from facespace.detection.yunet import YuNet, _batches, _Found, _means, _merged, _Search, _share_inside, _suppressed
 from facespace.faces.face import overlaps
 from facespace.runtime.onnx_network import OnnxNetwork
 
@@ -65,13 +65,16 @@ def crowd(hopper: np.ndarray, collins_file: Path) -> np.ndarray:
 
 @pytest.mark.shared
 def test_it_finds_the_golden_faces_and_no_others(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of `cv2.FaceDetectorYN` with score 0.6 and more, which searches once, at full size, and uses no patches."""
+    """Those of `cv2.FaceDetectorYN` with score 0.6 and more, which searches once, at full size, and looks at none again."""
     yunet = YuNet(min_score=0.6)
     golden = json.loads((shared / "golden" / "opencv" / "yunet.json").read_text())["images"]
     photos = [shared / "data" / photo["image"] for photo in golden]
+    monkeypatch.setattr(module, "_SURE", 0.0)
     placed = yunet.detect_many(photos)
     monkeypatch.setattr(module, "_SMALL_FACE", 0.0)
     found = yunet.detect_many(photos)
+    monkeypatch.undo()
+    kept = yunet.detect_many(photos)
     n_golden = 0
     for photo, faces in zip(golden, found, strict=True):
         wanted = photo["faces"]
@@ -95,6 +98,14 @@ def test_it_finds_the_golden_faces_and_no_others(shared: Path, monkeypatch: pyte
             assert steps[-1] < (1e-3 if side > 36 else 0.25)
     small = [step for step in steps if step > 1e-3]
     assert len(small) == 4 and np.median(small) < 0.1
+    # Of those of 0.7 and more, all are seen again.
+    left_out = [
+        face.score
+        for faces, others in zip(placed, kept, strict=True)
+        for face in faces
+        if not (overlaps(np.array([face.box]), boxes_of(others)) > 0.99).any()
+    ]
+    assert max(left_out, default=0) < 0.7 and len(left_out) <= 3, left_out
 
 
 # --- sizes of faces and photos ----------------------------------------------------------------------------------------
@@ -419,7 +430,7 @@ def test_landmarks_on_a_patch_are_brought_back_to_the_photo(candidates: list, wa
     detector = YuNet(min_score=0.6)
     detector._one_core = Patches(*candidates)
     found = _Found(np.array([[100.0, 50, 124, 80]]), np.array([0.8]), FIRST[None].copy(), FIRST[None].copy())
-    (placed,) = detector._placed([np.zeros((200, 300, 3), np.uint8)], [found])
+    (placed,) = detector._looked_at_again([np.zeros((200, 300, 3), np.uint8)], [found])
     np.testing.assert_allclose(placed.landmarks, [wanted], rtol=1e-6)
     np.testing.assert_allclose(placed.crop_points, [wanted], rtol=1e-6)
     assert (found.landmarks == 7).all(), "what was found is not changed"
@@ -432,7 +443,7 @@ def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo() -> None:
     pixels = np.zeros((100, 120, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(120), np.arange(100)[:, None]
     boxes = np.array([[44.0, 34, 76, 66], [0, 0, 20, 32], [20, 20, 56, 56]])
-    detector._placed([pixels], [_Found(boxes, np.ones(3), *np.zeros((2, 3, 5, 2)))])
+    detector._looked_at_again([pixels], [_Found(boxes, np.ones(3), *np.zeros((2, 3, 5, 2)))])
     ((inside, corner),) = patches.seen
     # The middle (60, 50) of the first box is that of the patch, which shows 57 x 57 pixels of the photo.
     middle = (np.arange(128) - 63.5) / 2.25
@@ -441,6 +452,32 @@ def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo() -> None:
     # That of the second is (10, 16): the patch begins 18 pixels left of the photo and 12 above it.
     assert not corner[:26].any() and not corner[:, :40].any()
     np.testing.assert_allclose(corner[64, 44:, 0], 10 + middle[44:] - 0.5, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("score", "seen", "size", "min_score", "kept"),
+    [
+        pytest.param(0.79, 0.41, (57.6, 72), 0.6, True, id="seen again"),
+        pytest.param(0.79, 0.39, (57.6, 72), 0.6, False, id="not sure enough"),
+        pytest.param(0.79, 0.9, (28, 36), 0.6, False, id="a part of it is seen"),
+        pytest.param(0.80, 0.0, (57.6, 72), 0.6, True, id="sure at once"),
+        pytest.param(0.40, 0.36, (57.6, 72), 0.35, True, id="unsure faces are asked for"),
+        pytest.param(0.40, 0.34, (57.6, 72), 0.35, False, id="too unsure for that"),
+    ],
+)
+@pytest.mark.parametrize("side", [30, 90, 600])
+def test_an_unsure_face_must_be_seen_on_a_patch(
+    score: float, seen: float, size: tuple[float, float], min_score: float, kept: bool, side: int
+) -> None:
+    """However large it is; the landmarks of large ones stay those of the search."""
+    detector = YuNet(min_score=min_score)
+    detector._one_core = Patches((MIDDLE, seen, size, POINTS))
+    boxes = np.array([[100.0, 50, 100 + 0.8 * side, 50 + side], [150, 60, 190, 100]])
+    found = _Found(boxes, np.array([score, 0.9]), *np.array([FIRST, FIRST])[None].repeat(2, axis=0))
+    (placed,) = detector._looked_at_again([np.zeros((900, 900, 3), np.uint8)], [found])
+    assert placed.scores.tolist() == ([score, 0.9] if kept else [0.9])
+    if side > 36:
+        assert (placed.landmarks == 7).all() and (placed.crop_points == 7).all()
 
 
 def test_landmarks_are_the_mean_of_the_cells_that_see_the_face() -> None:
@@ -453,8 +490,7 @@ def test_landmarks_are_the_mean_of_the_cells_that_see_the_face() -> None:
     )
     weight = (0.88 / 0.9) ** module._VOTE_POWER
     assert 0.1 < weight < 0.5
-    np.testing.assert_allclose(_voted(seen, box + 2), np.full((5, 2), (20 + 26 * weight) / (1 + weight)))
-    assert _voted(seen, box + 200) is None
+    np.testing.assert_allclose(_means(seen, np.array([0])), np.full((1, 5, 2), (20 + 26 * weight) / (1 + weight)))
 
 
 def test_a_face_of_a_photo_searched_smaller_is_small_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +499,7 @@ def test_a_face_of_a_photo_searched_smaller_is_small_there(monkeypatch: pytest.M
     found = _Found(np.array([[100.0, 100, 150, 160]]), np.ones(1), *np.zeros((2, 1, 5, 2)))
     for side, n_patches in ((200, 1), (150, 0)):  # 60 px there are 30 and 40
         detector._one_core = patches = Patches()
-        detector._placed([np.zeros((side, side, 3), np.uint8)], [found])
+        detector._looked_at_again([np.zeros((side, side, 3), np.uint8)], [found])
         assert len(patches.seen) == n_patches
 
 
@@ -472,7 +508,7 @@ def test_without_small_faces_there_are_no_patches() -> None:
     detector._one_core = None
     for faces in ([], [(BOX, 0.9), (FAR, 0.8)]):
         found = found_of(*faces)
-        (placed,) = detector._placed([np.zeros((90, 90, 3), np.uint8)], [found])
+        (placed,) = detector._looked_at_again([np.zeros((90, 90, 3), np.uint8)], [found])
         np.testing.assert_array_equal(placed.landmarks, found.landmarks)
 
 
@@ -512,9 +548,9 @@ def test_faces_of_both_searches_are_merged(full: list, large: list, wanted: list
 
 
 def test_merged_faces_are_in_the_order_of_their_scores(yunet: YuNet) -> None:
-    parts = [found_of((BOX, 0.8), ([0, 300, 100, 400], 0.7)), found_of((FAR, 0.9), ([300, 300, 400, 400], 0.75))]
+    parts = [found_of((BOX, 0.9), ([0, 300, 100, 400], 0.8)), found_of((FAR, 0.95), ([300, 300, 400, 400], 0.85))]
     (faces,) = yunet._faces([np.zeros((400, 400, 3), np.uint8)], [parts])
-    assert [face.score for face in faces] == [0.9, 0.8, 0.75, 0.7]
+    assert [face.score for face in faces] == [0.95, 0.9, 0.85, 0.8]
     assert [face.box for face in faces[:2]] == [tuple(FAR), tuple(BOX)]
     assert [face.landmarks[4][1] for face in faces] == [face.score for face in faces]
 

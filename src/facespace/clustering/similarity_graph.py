@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Embeddings = npt.NDArray[np.float32]
+Neighbours = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 _ROWS, _COLUMNS = 2048, 8192  # a tile of similarities takes 64 MiB
 _DENSE = 64  # pairs a row in one tile, from which on only the most similar are kept
@@ -28,7 +29,7 @@ class SimilarityGraph:
     similarity: npt.NDArray[np.float32]
     whole: bool
 
-    def neighbours(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    def neighbours(self) -> Neighbours:
         """Both directions row by row: of face k those from `starts[k]` to `starts[k + 1]`, and their similarities."""
         from scipy.sparse import coo_array
 

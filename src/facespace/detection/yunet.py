@@ -34,8 +34,11 @@ _LARGE_FACE = 400.0
 _ROOM_FOR_LARGE = 480.0  # shorter side of a photo from which it is searched a second time
 _WELL_PLACED = 0.88  # score from which a face of the full search has its box where it belongs
 _INSIDE = 0.8  # share of a box inside another from which it is a part of that face
-# Landmarks of smaller faces are placed again on square patches, on which the face is larger.
+# Some faces are looked at again on square patches, on which their longer side has `_PATCH_FACE` pixels: small ones, to
+# place their landmarks again, and unsure ones, to see whether they are faces.
 _SMALL_FACE = 36.0
+_SURE = 0.8
+_SEEN_AGAIN = 0.4  # score on the patch that an unsure face must reach, or `min_score` where that is less
 _PATCH_FACE = 72.0
 _PATCH = 128
 _PATCHES = 8
@@ -193,21 +196,23 @@ class YuNet:
             found.append(_moved(_chosen(candidates, sides >= search.min_side), 1 / search.scale, np.zeros(2)))
         return found
 
-    def _placed(self, photos: Sequence[Pixels], found: Sequence[_Found]) -> list[_Found]:
-        """The same faces, with the landmarks of small ones found again on enlarged patches of their photos.
+    def _looked_at_again(self, photos: Sequence[Pixels], found: Sequence[_Found]) -> list[_Found]:
+        """The faces of each photo after a second look at the small and the unsure ones, on patches of their photos.
 
-        At 15 px a landmark that is wrong by one pixel turns the crop by ten degrees: placed on patches, the same small face
-        in two copies of a photo becomes a third more alike.
+        Landmarks of small faces are those of the patch. At 15 px a landmark that is wrong by one pixel turns the crop by ten
+        degrees: placed on patches, the same small face in two copies of a photo becomes a third more alike. Unsure faces
+        that are not seen again are left out: most are hands, hair, the backs of heads, the leather of a sofa.
         """
-        small = [
+        again = [
             (k, row)
             for k, (pixels, one) in enumerate(zip(photos, found, strict=True))
-            for row in np.flatnonzero(_sides(one) * min(self._scale(pixels), 1.0) < _SMALL_FACE).tolist()
+            for row in np.flatnonzero(self._small(pixels, one) | (one.scores < _SURE)).tolist()
         ]
-        placed = [one._replace(landmarks=one.landmarks.copy(), crop_points=one.crop_points.copy()) for one in found]
+        found = [one._replace(landmarks=one.landmarks.copy(), crop_points=one.crop_points.copy()) for one in found]
+        kept = [np.ones(len(one.scores), bool) for one in found]
         running = []
-        for start in range(0, len(small), _PATCHES):
-            part = small[start : start + _PATCHES]
+        for start in range(0, len(again), _PATCHES):
+            part = again[start : start + _PATCHES]
             boxes = np.stack([found[k].boxes[row] for k, row in part])
             scales = _PATCH_FACE / (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
             corners = boxes.reshape(-1, 2, 2).mean(axis=1) - _PATCH / 2 / scales[:, None]
@@ -215,11 +220,22 @@ class YuNet:
             run = self._pool.submit(_candidates, self._one_core, np.stack(patches), _PATCH_SCORE)
             running.append((part, boxes, corners, scales, run))
         for part, boxes, corners, scales, run in running:
-            for (k, row), box, corner, scale, seen in zip(part, boxes, corners, scales, run.result(), strict=True):
-                points = _voted(_moved(seen, np.full(2, 1 / scale), corner), box)
-                if points is not None:
-                    placed[k].landmarks[row] = placed[k].crop_points[row] = points
-        return placed
+            for (k, row), box, corner, scale, candidates in zip(
+                part, boxes, corners, scales, run.result(), strict=True
+            ):
+                seen = _moved(candidates, np.full(2, 1 / scale), corner)
+                same = np.flatnonzero(overlaps(box[None], seen.boxes)[0] > _PATCH_IOU)
+                score = seen.scores[same].max(initial=0)
+                if len(same) and self._small(photos[k], found[k])[row]:
+                    points = _means(seen, same[[seen.scores[same].argmax()]])[0]
+                    found[k].landmarks[row] = found[k].crop_points[row] = points
+                kept[k][row] = found[k].scores[row] >= _SURE or score >= min(_SEEN_AGAIN, self.min_score)
+        return [_chosen(one, rows) for one, rows in zip(found, kept, strict=True)]
+
+    def _small(self, pixels: Pixels, found: _Found) -> npt.NDArray[np.bool_]:
+        """Which faces (n,) are small in the search of their photo."""
+        small: npt.NDArray[np.bool_] = _sides(found) * min(self._scale(pixels), 1.0) < _SMALL_FACE
+        return small
 
     def _faces(self, photos: Sequence[Pixels], parts: Sequence[Sequence[_Found]]) -> list[list[Face]]:
         """The faces of each photo out of its searches: the full one and, perhaps, the one for large faces."""
@@ -228,7 +244,7 @@ class YuNet:
                 Face(tuple(box.tolist()), float(score), _points(landmarks), crop_points=_points(crop_points))
                 for box, score, landmarks, crop_points in zip(*one, strict=True)
             ]
-            for one in self._placed(photos, [_joined(part) for part in parts])
+            for one in self._looked_at_again(photos, [_joined(part) for part in parts])
         ]
 
 
@@ -270,16 +286,6 @@ def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pix
     x, y = corner - low
     square = (x, y, x + side, y + side)
     return np.asarray(Image.fromarray(part).resize((_PATCH, _PATCH), Image.Resampling.BILINEAR, box=square))
-
-
-def _voted(seen: _Found, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-    """The landmarks (5,2) of the face in `box`, as all cells say that see it; None if none does."""
-    same = np.flatnonzero(overlaps(box[None], seen.boxes)[0] > _PATCH_IOU)
-    if not len(same):
-        return None
-    surest = same[seen.scores[same].argmax()]
-    points: npt.NDArray[np.float64] = _means(seen, np.array([surest]))[0]
-    return points
 
 
 def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
