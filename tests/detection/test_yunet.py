@@ -436,8 +436,9 @@ def test_landmarks_on_a_patch_are_brought_back_to_the_photo(candidates: list, wa
     assert (found.landmarks == 7).all(), "what was found is not changed"
 
 
-def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo() -> None:
+def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Red tells the column, green the row of a photo; a face of 32 px is shown 2.25 times as large, one of 36 px is not."""
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
     detector = YuNet()
     detector._one_core = patches = Patches()
     pixels = np.zeros((100, 120, 3), np.uint8)
@@ -491,6 +492,32 @@ def test_landmarks_are_the_mean_of_the_cells_that_see_the_face() -> None:
     weight = (0.88 / 0.9) ** module._VOTE_POWER
     assert 0.1 < weight < 0.5
     np.testing.assert_allclose(_means(seen, np.array([0])), np.full((1, 5, 2), (20 + 26 * weight) / (1 + weight)))
+
+
+@pytest.mark.parametrize(("n_faces", "n_cores", "sizes"), [(5, 2, [2, 3]), (1, 4, [1]), (20, 2, [4, 8, 8])])
+def test_each_core_gets_its_share_of_the_patches(
+    monkeypatch: pytest.MonkeyPatch, n_faces: int, n_cores: int, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(module, "usable_cores", lambda: n_cores)
+    detector = YuNet()
+    detector._one_core = patches = Patches()
+    found = _Found(np.tile([100.0, 50, 124, 80], (n_faces, 1)), np.ones(n_faces), *np.zeros((2, n_faces, 5, 2)))
+    detector._looked_at_again([np.zeros((200, 300, 3), np.uint8)], [found])
+    assert sorted(len(images) for images in patches.seen) == sizes
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 560), (1000, 900), (640, 640)])
+def test_a_photo_made_much_smaller_shows_the_same(height: int, width: int) -> None:
+    """Rows are left out first; a slope of grey stays where it is."""
+    slope = np.empty((height, width, 3), np.uint8)
+    slope[..., 0], slope[..., 1] = np.linspace(0, 255, width), np.linspace(0, 255, height)[:, None]
+    slope[..., 2] = 77
+    small = module._resized(slope, (0, 0, width, height), (100, 120)).astype(float)
+    np.testing.assert_allclose(small[..., 0], np.broadcast_to((np.arange(120) + 0.5) * 255 / 120, (100, 120)), atol=1.6)
+    np.testing.assert_allclose(
+        small[..., 1], np.broadcast_to((np.arange(100)[:, None] + 0.5) * 2.55, (100, 120)), atol=2
+    )
+    assert (small[..., 2] == 77).all()
 
 
 def test_a_face_of_a_photo_searched_smaller_is_small_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,14 +600,14 @@ def test_the_share_of_a_box_inside_another_is_that_of_its_pixels() -> None:
 def test_suppression_counts_no_end_pixels() -> None:
     """Two boxes of 2 px with IoU 0.29; with both ends counted it would be 0.46."""
     near = found_of(([0, 0, 2, 2], 0.8), ([1.1, 0, 3.1, 2], 0.9))
-    assert _suppressed(near).scores.tolist() == [0.9, 0.8]
+    assert _suppressed([near])[0].scores.tolist() == [0.9, 0.8]
     nearer = found_of(([0, 0, 2, 2], 0.8), ([1.0, 0, 3.0, 2], 0.9))
-    assert _suppressed(nearer).landmarks[:, 0, 0].tolist() == [0.9]
-    alike = _suppressed(found_of(([0, 0, 10, 10], 0.8), ([0, 0, 10, 9], 0.79)))
+    assert _suppressed([nearer])[0].landmarks[:, 0, 0].tolist() == [0.9]
+    (alike,) = _suppressed([found_of(([0, 0, 10, 10], 0.8), ([0, 0, 10, 9], 0.79))])
     assert alike.landmarks[:, 0, 0].tolist() == [0.8], "as OpenCV has them"
     weight = (0.79 / 0.8) ** module._VOTE_POWER
     np.testing.assert_allclose(alike.crop_points, (0.8 + 0.79 * weight) / (1 + weight))
-    assert len(_suppressed(found_of()).scores) == 0
+    assert len(_suppressed([found_of()])[0].scores) == 0
 
 
 def searched_as(pixels: np.ndarray, photo: int = 0) -> _Search:

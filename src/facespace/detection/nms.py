@@ -33,16 +33,18 @@ def non_maximum_suppression(
     >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), 0.5).tolist()
     [1, 2]
     """
-    if not end_pixels:
-        boxes = boxes - _END
     if overlap == "union":
-        return non_maximum_suppressions([boxes], [scores], threshold)[0]
+        return non_maximum_suppressions([boxes], [scores], threshold, end_pixels=end_pixels)[0]
     order = np.argsort(scores)[::-1]
-    return order[_by_smaller(boxes[order] + _END, threshold)]
+    return order[_by_smaller(boxes[order] + _END if end_pixels else boxes[order], threshold)]
 
 
 def non_maximum_suppressions(
-    boxes: Sequence[npt.NDArray[np.float64]], scores: Sequence[npt.NDArray[np.float64]], threshold: float
+    boxes: Sequence[npt.NDArray[np.float64]],
+    scores: Sequence[npt.NDArray[np.float64]],
+    threshold: float,
+    *,
+    end_pixels: bool = True,
 ) -> list[npt.NDArray[np.int64]]:
     """`non_maximum_suppression` by union of several sets of boxes, each for itself, in one call of the operator."""
     orders = [np.argsort(part)[::-1] for part in scores]
@@ -52,7 +54,7 @@ def non_maximum_suppressions(
     ordered = np.zeros((len(orders), most, 4), np.float32)
     ranks = np.zeros((len(orders), 1, most), np.float32)  # 0, which is too little, where a set has ended
     for k, order in enumerate(orders):
-        ordered[k, : len(order)] = boxes[k][order] + _END
+        ordered[k, : len(order)] = boxes[k][order] + _END if end_pixels else boxes[k][order]
         ranks[k, 0, : len(order)] = np.arange(len(order), 0, -1)
     feed = {
         "boxes": ordered,

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from facespace.detection.nms import non_maximum_suppression
+from facespace.detection.nms import non_maximum_suppressions
 from facespace.detection.yunet_network import FILE, STRIDES, yunet_network
-from facespace.faces.face import Face, Point, overlaps
+from facespace.faces.face import Box, Face, Point, overlaps
 from facespace.io.image import Source, are_several, as_rgb
 from facespace.runtime.devices import Device
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
@@ -75,9 +75,8 @@ class _Search(NamedTuple):
     def resized(self) -> Pixels:
         if self.size == self.pixels.shape[:2]:
             return self.pixels
-        image = Image.fromarray(np.ascontiguousarray(self.pixels))
-        gap = 1.0 if max(self.scale) < 0.5 else None
-        return np.asarray(image.resize(self.size[::-1], Image.Resampling.BILINEAR, reducing_gap=gap))
+        height, width = self.pixels.shape[:2]
+        return _resized(self.pixels, (0, 0, width, height), self.size)
 
 
 class _Found(NamedTuple):
@@ -186,15 +185,19 @@ class YuNet:
         return float(min(enlarged * _SMALLEST / self.min_size, most))
 
     def _run(self, network: OnnxNetwork, batch: Sequence[_Search]) -> list[_Found]:
-        """Compute the network once for searches of one padded size, and decode what it found."""
-        images = np.zeros((len(batch), *batch[0].padded, 3), np.uint8)
-        for k, search in enumerate(batch):
-            images[k, : search.size[0], : search.size[1]] = search.resized()
+        """Compute the network once for searches of one padded size; the faces of each, every one once."""
+        images = np.empty((len(batch), *batch[0].padded, 3), np.uint8)
+        for image, search in zip(images, batch, strict=True):
+            height, width = search.size
+            image[:height, :width] = search.resized()
+            image[height:] = image[:height, width:] = 0
         found = []
         for search, candidates in zip(batch, _candidates(network, images, self.min_score), strict=True):
-            sides = _sides(candidates) / max(search.scale)
-            found.append(_moved(_chosen(candidates, sides >= search.min_side), 1 / search.scale, np.zeros(2)))
-        return found
+            large = _chosen(candidates, _sides(candidates) / max(search.scale) >= search.min_side)
+            found.append(
+                large if search.size == search.pixels.shape[:2] else _moved(large, 1 / search.scale, np.zeros(2))
+            )
+        return _suppressed(found)
 
     def _looked_at_again(self, photos: Sequence[Pixels], found: Sequence[_Found]) -> list[_Found]:
         """The faces of each photo after a second look at the small and the unsure ones, on patches of their photos.
@@ -211,8 +214,9 @@ class YuNet:
         found = [one._replace(landmarks=one.landmarks.copy(), crop_points=one.crop_points.copy()) for one in found]
         kept = [np.ones(len(one.scores), bool) for one in found]
         running = []
-        for start in range(0, len(again), _PATCHES):
-            part = again[start : start + _PATCHES]
+        n_together = max(1, min(_PATCHES, -(-len(again) // usable_cores())))
+        for start in range(0, len(again), n_together):
+            part = again[start : start + n_together]
             boxes = np.stack([found[k].boxes[row] for k, row in part])
             scales = _PATCH_FACE / (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
             corners = boxes.reshape(-1, 2, 2).mean(axis=1) - _PATCH / 2 / scales[:, None]
@@ -273,7 +277,7 @@ def _candidates(network: OnnxNetwork, images: Pixels, min_score: float) -> list[
 def _moved(found: _Found, scale: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]) -> _Found:
     """Coordinates p as p · scale + shift, both (2,)."""
     points = found.landmarks * scale + shift, found.crop_points * scale + shift
-    return _Found(found.boxes * np.tile(scale, 2) + np.tile(shift, 2), found.scores, *points)
+    return _Found((found.boxes.reshape(-1, 2, 2) * scale + shift).reshape(-1, 4), found.scores, *points)
 
 
 def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pixels:
@@ -284,8 +288,16 @@ def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pix
     (x1, y1), (x2, y2) = np.clip([low, high], 0, [pixels.shape[1], pixels.shape[0]])
     part[y1 - low[1] : y2 - low[1], x1 - low[0] : x2 - low[0]] = pixels[y1:y2, x1:x2]
     x, y = corner - low
-    square = (x, y, x + side, y + side)
-    return np.asarray(Image.fromarray(part).resize((_PATCH, _PATCH), Image.Resampling.BILINEAR, box=square))
+    return _resized(part, (x, y, x + side, y + side), (_PATCH, _PATCH))
+
+
+def _resized(pixels: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
+    """The `box` of an image as one of `size` (height, width)."""
+    # Of an image that gets much smaller, rows left out are not missed, as two and more make one. They cost the most.
+    step = max(1, math.floor((box[3] - box[1]) / size[0] / 2))
+    rows = Image.fromarray(np.ascontiguousarray(pixels[(step - 1) // 2 :: step]))
+    part = (box[0], box[1] / step, box[2], min(box[3] / step, rows.height))
+    return np.asarray(rows.resize(size[::-1], Image.Resampling.BILINEAR, box=part, reducing_gap=1.0))
 
 
 def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -297,8 +309,8 @@ def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]
         seen.scores / seen.scores[rows][:, None]
     ) ** _VOTE_POWER
     near[np.arange(len(rows)), rows] = 1.0  # of a box without area too
-    means: npt.NDArray[np.float64] = np.tensordot(near / near.sum(axis=1, keepdims=True), seen.landmarks, 1)
-    return means
+    means: npt.NDArray[np.float64] = near / near.sum(axis=1, keepdims=True) @ seen.landmarks.reshape(-1, 10)
+    return means.reshape(len(rows), 5, 2)
 
 
 def _points(points: npt.NDArray[np.float64]) -> tuple[Point, ...]:
@@ -313,16 +325,19 @@ def _sides(found: _Found) -> npt.NDArray[np.float64]:
 
 def _joined(parts: Sequence[_Found]) -> _Found:
     """The faces of a photo's searches, each face once, the highest score first."""
-    full, *reduced = [_suppressed(part) for part in parts]
+    full, *reduced = parts
     for large in reduced:
         full = _merged(full, large)
     return _chosen(full, np.argsort(-full.scores, kind="stable"))
 
 
-def _suppressed(found: _Found) -> _Found:
-    """Each face once, with the points to cut it by."""
-    rows = non_maximum_suppression(found.boxes, found.scores, _IOU, end_pixels=False)
-    return _chosen(found, rows)._replace(crop_points=_means(found, rows))
+def _suppressed(found: Sequence[_Found]) -> list[_Found]:
+    """Of each image, each face once, with the points to cut it by."""
+    rows = non_maximum_suppressions([one.boxes for one in found], [one.scores for one in found], _IOU, end_pixels=False)
+    return [
+        _chosen(one, kept)._replace(crop_points=_means(one, kept)) if len(kept) else _chosen(one, kept)
+        for one, kept in zip(found, rows, strict=True)
+    ]
 
 
 def _chosen(found: _Found, rows: npt.NDArray[Any]) -> _Found:

@@ -198,6 +198,8 @@ def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, one_core
         options.add_provider_for_devices([openvino], {"load_config": json.dumps({"CPU": config})})
         return onnxruntime.InferenceSession(model, options)
     options.intra_op_num_threads = 1 if one_core else usable_cores()
+    # Threads that wait busily for the next run would take the cores from what is computed meanwhile by other sessions.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     providers: list[Any] = ["CPUExecutionProvider"]
     if on_gpu:
         # TF32 would round what is called float32 to ten bits.
