@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,7 +247,44 @@ def test_fewer_features_than_crops_are_never_handed_out():
     network = OnnxNetwork(of_batches("first row alone"), source="n")
     embedder = Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64, source="n.onnx")
     with pytest.raises(ModelError, match=r"^n\.onnx: wants features \(4, 3\) of 4 crops, the network gives \(1, 3\)"):
-        embedder.embed(crops_of(3))
+        embedder.embed(crops_of(4))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "side_by_side", "n", "sizes"),
+    [
+        ("onnxruntime", True, 34, [17, 17]),
+        ("onnxruntime", True, 70, [18, 18, 17, 17]),
+        ("onnxruntime", True, 15, [15]),
+        ("onnxruntime", False, 70, [24, 23, 23]),
+        ("onnxruntime", True, 0, []),
+        ("openvino", True, 34, [16, 16, 2]),
+        ("openvino", True, 15, [16]),
+        ("openvino", False, 35, [32, 4]),
+        ("openvino", True, 0, []),
+    ],
+)
+def test_batches_suit_the_runtime(
+    tiny: Embedder, monkeypatch: pytest.MonkeyPatch, runtime: str, side_by_side: bool, n: int, sizes: list[int]
+) -> None:
+    """Equal shares of the cores where any size is computed as it comes, a few sizes where each is compiled for."""
+    seen: list[int] = []
+
+    def run_parts(parts: list[np.ndarray]) -> list[np.ndarray]:
+        seen.extend(len(part) for part in parts)
+        return [part.reshape(len(part), 3 * SIZE * SIZE)[:, :3] for part in parts]
+
+    network = SimpleNamespace(
+        inputs={"a": ["n", 3, SIZE, SIZE]}, outputs={"b": ["n", 3]}, takes_uint8=False, precision="float32",
+        runtime=runtime, wants_parts=side_by_side, run_parts=run_parts,
+    )  # fmt: skip
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    embedder = Embedder(network, name="n", spec=tiny.spec, fingerprint="0" * 64, source="n.onnx")
+    crops = crops_of(n)
+    features = embedder.features(crops)
+    assert seen == sizes
+    images = tiny.spec.preprocess(crops).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(features, images.reshape(n, 3 * SIZE * SIZE)[:, :3])
 
 
 # --- model files --------------------------------------------------------------------------------------------------------

@@ -219,14 +219,7 @@ class Embedder:
     def features(self, crops: Crops) -> npt.NDArray[np.float32]:
         """What the network computes (N,D) before it is brought to unit length; arguments and errors as `embed`."""
         crops = self._checked_crops(crops)
-        parts = []
-        largest = self._largest_part(len(crops))
-        for start in range(0, len(crops), largest):
-            part: npt.NDArray[Any] = crops[start : start + largest]
-            size = min(batch for batch in self._batches if batch >= len(part))
-            if size > len(part):  # a runtime compiles for each batch size it meets, so few are used
-                part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
-            parts.append(part)
+        parts = self._parts(crops)
         # A few dozen at a time, so that a million crops do not become floats all at once.
         group = 4 * usable_cores()
         features = [np.empty((0, self.dimension), np.float32)]
@@ -262,12 +255,25 @@ class Embedder:
             )
         return features
 
-    def _largest_part(self, n: int) -> int:
-        """The batch size to cut `n` crops into: with the parts side by side, at least one for every core."""
-        largest = self._batches[-1]
-        if not self._network.wants_parts or n < _SIDE_BY_SIDE or len(self._batches) == 1:
-            return largest
-        return max(batch for batch in self._batches if batch <= max(n // usable_cores(), 1))
+    def _parts(self, crops: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+        """The crops in batches of the sizes that are computed, the last filled up with black where there are too few."""
+        n, largest = len(crops), self._batches[-1]
+        n_side_by_side = usable_cores() if self._network.wants_parts and n >= _SIDE_BY_SIDE else 1
+        if len(self._batches) > 1 and self._network.runtime == "onnxruntime":
+            # It computes all sizes as they come: each core gets its share.
+            n_parts = -(-n // (largest * n_side_by_side)) * n_side_by_side
+            return np.array_split(crops, n_parts) if n_parts else []
+        # Other runtimes compile for each size they meet, so few are used.
+        if n_side_by_side > 1:
+            largest = max(batch for batch in self._batches if batch <= max(n // n_side_by_side, self._batches[0]))
+        parts = []
+        for start in range(0, n, largest):
+            part: npt.NDArray[np.uint8] = crops[start : start + largest]
+            size = min(batch for batch in self._batches if batch >= len(part))
+            if size > len(part):
+                part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
+            parts.append(part)
+        return parts
 
     def _as_input(self, part: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         images: npt.NDArray[Any] = part if self._preprocesses else self.spec.preprocess(part)
