@@ -7,7 +7,6 @@ scikit-image's data). A photographer nobody enrolled and a cat (both CC0, scikit
 from __future__ import annotations
 
 import importlib.metadata
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,7 @@ from facespace.embedding.embedder import Embedder
 from facespace.errors import FacespaceError
 from facespace.faces.drawing import KNOWN, UNKNOWN, annotate
 from facespace.identification.gallery import Gallery, Match
-from facespace.io import image
-from facespace.io.files import atomic_path
+from facespace.io import image, pictures
 from facespace.pipeline.photos import Photo, process
 
 PORTRAITS = {
@@ -51,8 +49,7 @@ def run(folder: Path) -> DemoResult:
     for old in folder.glob(f"{gallery_file.name}*"):
         old.unlink()
     tiles = _tiles(files)
-    with atomic_path(group_file) as path:
-        _compose([tile for tile, _ in tiles]).save(path, "JPEG", quality=92)
+    pictures.save(_compose([tile for tile, _ in tiles]), group_file, "JPEG", quality=92)
 
     embedder = Embedder.load()
     detector = create_detector(embedder.detector)
@@ -65,8 +62,7 @@ def run(folder: Path) -> DemoResult:
     assert photo.pixels is not None
     labels = [match.name or "unknown" for match in matches]
     colors = [KNOWN if match.name else UNKNOWN for match in matches]
-    with atomic_path(picture) as path:
-        annotate(photo.pixels, photo.faces, labels, colors).save(path, "JPEG", quality=92)
+    pictures.save(annotate(photo.pixels, photo.faces, labels, colors), picture, "JPEG", quality=92)
     expected = [tiles[_tile_of(face.box)][1] for face in photo.faces]
     return DemoResult(photo, matches, expected, picture, gallery_file)
 
@@ -100,9 +96,7 @@ def _tiles(files: dict[str, Path]) -> list[tuple[Image.Image, str | None]]:
 
 
 def _recompressed(picture: Image.Image) -> Image.Image:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=25)
-    return Image.fromarray(image.read(buffer.getvalue()))
+    return Image.fromarray(image.read(pictures.encode(picture, "JPEG", quality=25)))
 
 
 def _compose(tiles: list[Image.Image]) -> Image.Image:

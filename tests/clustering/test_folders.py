@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facespace.clustering.folders import keep_picture, write_folders, write_sheet, write_table
+from facespace.clustering.folders import keep_picture, tidy, write_folders, write_sheet, write_table
 from facespace.clustering.groups import FaceGroups
 from facespace.errors import DatasetError
 from facespace.pipeline.photos import Photo
@@ -28,7 +28,7 @@ def faces(folder: Path, *groups: int, name: str = "photo.jpg") -> FaceGroups:
         found.add(photo, digest)
         folder.mkdir(exist_ok=True)
         keep_picture(folder, photo, digest)
-    found.group = np.array(groups)
+    found.group, found.id = np.array(groups), "one"
     return found
 
 
@@ -46,7 +46,23 @@ def test_the_largest_come_first_and_the_lonely_last(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "CON:", "alone", "faces", ".hidden", "x" * 300, "王小明", "a\nb"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b",
+        "..",
+        "CON:",
+        "alone",
+        "faces",
+        ".hidden",
+        "x" * 300,
+        "王小明",
+        "a\nb",
+        "index.html",
+        "groups.csv",
+        "Faces.safetensors",
+    ],
+)
 def test_any_name_becomes_one_folder(tmp_path, name):
     places = write_folders(tmp_path, faces(tmp_path, 1, 1), {1: name})
     (place,) = set(places.values())
@@ -55,6 +71,75 @@ def test_any_name_becomes_one_folder(tmp_path, name):
     assert place.name not in ("alone", "faces")
     assert not place.name.startswith(".")
     assert held(tmp_path) == {place.name: 2}
+
+
+def test_folders_of_another_grouping_hold_other_people(tmp_path):
+    """Its state was removed, its folders stayed: the new group 1 is somebody else."""
+    old = faces(tmp_path, 1, 1, 1)
+    write_folders(tmp_path, old, {})
+    new = faces(tmp_path, 1, 1, name="new.jpg")
+    new.id = "two"
+    write_folders(tmp_path, new, {})
+    assert held(tmp_path) == {"person-0001": 3, "person-0002": 2}
+    write_folders(tmp_path, new, {})
+    assert held(tmp_path) == {"person-0001": 3, "person-0002": 2}
+
+
+def test_stopped_at_any_step_it_is_completed_by_the_next_call(tmp_path, monkeypatch):
+    """Nobody's picture in another folder, no number skipped, nothing unfinished left."""
+    wanted = {"alone": 1, "person-0001": 3, "person-0002": 2}
+    stopped = 0
+    for step in range(100):
+        folder = tmp_path / str(step)
+        groups = faces(folder, 4, 7, 7, 7, 9, 9)
+        left = step
+
+        def dies(function):
+            def counted(*arguments, **options):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+                return function(*arguments, **options)
+
+            return counted
+
+        child = os.fork()
+        if not child:
+            for owner, name in (
+                (Path, "rename"),
+                (Path, "mkdir"),
+                (os, "link"),
+                (os, "replace"),
+                (Path, "write_bytes"),
+            ):
+                setattr(owner, name, dies(getattr(owner, name)))
+            write_folders(folder, groups, {})
+            os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        tidy(folder)
+        places = write_folders(folder, groups, {})
+        write_table(folder, groups, places)
+        assert held(folder) == wanted, step
+        assert not list(folder.rglob(".facespace-*"))
+        if not killed:
+            break
+        stopped += 1
+    assert 10 < stopped < 99
+
+
+def test_a_folder_whose_name_is_no_text_is_written_about(tmp_path):
+    groups = faces(tmp_path, 1, 1)
+    (place,) = set(write_folders(tmp_path, groups, {}).values())
+    try:
+        os.rename(place, os.fsencode(tmp_path) + b"/caf\xe9")
+    except OSError:
+        pytest.skip("file names are text here")
+    places = write_folders(tmp_path, groups, {})
+    write_table(tmp_path, groups, places)
+    page = write_sheet(tmp_path, groups, places).read_text(encoding="utf-8")
+    assert "caf\\xe9" in page and "caf%E9/" in page
+    assert "caf\\xe9" in (tmp_path / "groups.csv").read_text(encoding="utf-8")
 
 
 def test_two_groups_of_one_name_share_its_folder(tmp_path):

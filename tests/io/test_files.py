@@ -1,13 +1,22 @@
+"""Files and folders that are there whole or not at all: links, modes, devices, full disks, kills at every step."""
+
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from facespace.io.files import atomic_path
+from facespace.io import files
+from facespace.io.files import atomic_path, restore_folder, take_folder_place, write_bytes
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="no links, modes and devices as POSIX has them")
 
 
 def test_the_target_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -45,7 +54,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         pytest.fail("the block must not run")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no permission bits")
+@posix
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_a_result_is_as_readable_as_any_other_file(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
@@ -56,3 +65,201 @@ def test_a_result_is_as_readable_as_any_other_file(tmp_path: Path, umask: int) -
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~umask
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400])
+def test_a_file_that_is_replaced_hands_its_mode_on(tmp_path: Path, mode: int, umask: int) -> None:
+    target = tmp_path / "private"
+    target.write_text("old")
+    target.chmod(mode)
+    before = os.umask(umask)
+    try:
+        with atomic_path(target) as path:
+            path.write_text("new")
+            assert stat.S_IMODE(path.stat().st_mode) & ~(mode | 0o200) == 0, "nobody else may read it meanwhile"
+    finally:
+        os.umask(before)
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+@posix
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    real, first, second = tmp_path / "disk" / "real.txt", tmp_path / "first", tmp_path / "second"
+    if there:
+        real.write_text("old")
+    first.symlink_to("disk/real.txt")
+    second.symlink_to(first)
+    write_bytes(second, b"new")
+    assert second.is_symlink() and first.is_symlink()
+    assert real.read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["disk", "first", "second"]
+    assert os.listdir(tmp_path / "disk") == ["real.txt"]
+
+
+@posix
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_bytes(pipe, b"x" * 200_000)  # more than a pipe holds
+    reader.join(30)
+    assert got == [b"x" * 200_000]
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+@posix
+def test_a_device_is_written_to(tmp_path: Path) -> None:
+    write_bytes(Path(os.devnull), b"gone")
+    assert Path(os.devnull).is_char_device()
+    link = tmp_path / "null"
+    link.symlink_to(os.devnull)
+    write_bytes(link, b"gone")
+    assert link.is_symlink() and Path(os.devnull).is_char_device()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_device_is_an_error() -> None:
+    with pytest.raises(OSError) as raised:
+        write_bytes(Path("/dev/full"), b"x")
+    assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+@pytest.mark.parametrize("into", ["file", "pipe"])
+def test_standard_output_is_written_to_in_order(tmp_path: Path, name: str, into: str) -> None:
+    if name.startswith("/proc") and not Path(name).exists():
+        pytest.skip("no /proc")
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    code = (
+        "from pathlib import Path; from facespace.io.files import write_bytes\n"
+        f"print('before'); write_bytes(Path({name!r}), b'data\\n'); print('after')"
+    )
+    command = [sys.executable, "-c", code]
+    if into == "pipe":
+        out = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
+    else:
+        with (tmp_path / "out").open("wb") as file:
+            subprocess.run(command, cwd=tmp_path, stdout=file, check=True)
+        out = (tmp_path / "out").read_bytes()
+    assert out == b"before\ndata\nafter\n"
+
+
+def test_what_was_written_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("replace"), replace(*paths))[1])
+    write_bytes(tmp_path / "a", b"a")
+    assert steps == ["file", "replace", *(["folder"] if hasattr(os, "O_DIRECTORY") else [])]
+
+
+def test_a_disk_that_fails_late_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems find room only when a file is synced."""
+    target = tmp_path / "a"
+    target.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(target, b"new")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(path: Path, text: str) -> Path:
+    (path / "within").mkdir(parents=True)
+    (path / "a").write_text(text)
+    (path / "within" / "b").write_text(text)
+    return path
+
+
+def texts(path: Path) -> list[str]:
+    return [(path / "a").read_text(), (path / "within" / "b").read_text()]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_takes_its_place(tmp_path: Path, there: bool) -> None:
+    if there:
+        folder_of(tmp_path / "model", "old")
+    take_folder_place(folder_of(tmp_path / "new", "new"), tmp_path / "model")
+    assert texts(tmp_path / "model") == ["new", "new"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of(tmp_path / "model", "old")
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(errno.EIO, "broken")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="broken"):
+        take_folder_place(folder_of(tmp_path / "new", "new"), tmp_path / "model")
+    assert texts(tmp_path / "model") == ["old", "old"]
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from facespace.io import files
+left = int(sys.argv[1])
+def dies(function):
+    def step(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return function(*arguments, **options)
+    return step
+for owner, name in ((Path, "rename"), (os, "fsync"), (os, "unlink"), (os, "rmdir"), (os, "rename")):
+    setattr(owner, name, dies(getattr(owner, name)))
+files.take_folder_place(Path("new"), Path("model"))
+"""
+
+
+@posix
+def test_a_kill_at_any_step_loses_no_folder(tmp_path: Path) -> None:
+    """Killed, then started again: the old folder or the new one is there, whole, and nothing else stays."""
+    for step in range(100):
+        here = tmp_path / str(step)
+        here.mkdir()
+        folder_of(here / "model", "old")
+        folder_of(here / "new", "new")
+        done = subprocess.run([sys.executable, "-c", KILLED, str(step)], cwd=here, check=False)
+        restore_folder(here / "model")
+        assert texts(here / "model") in (["old", "old"], ["new", "new"])
+        took_place = texts(here / "model") == ["new", "new"]
+        assert (here / "new").exists() != took_place
+        shutil.rmtree(here / "new", ignore_errors=True)
+        take_folder_place(folder_of(here / "newer", "newer"), here / "model")
+        assert texts(here / "model") == ["newer", "newer"]
+        assert [name for name in os.listdir(here) if name.startswith(f"{files.TEMPORARY}old")] == []
+        if done.returncode == 0:
+            break
+        assert done.returncode == 9
+    assert 8 < step < 99

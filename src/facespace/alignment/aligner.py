@@ -40,8 +40,8 @@ from facespace.errors import DatasetError, ImageError
 from facespace.faces.alignment import align
 from facespace.faces.crops import FILE_NAME, CropRecord, read_record
 from facespace.faces.face import Face, central_face
-from facespace.io import image
-from facespace.io.files import TEMPORARY, atomic_path
+from facespace.io import image, pictures
+from facespace.io.files import TEMPORARY, write_bytes
 from facespace.io.png import encode_png
 from facespace.io.text import plain_text
 from facespace.runtime.onnx_network import usable_cores
@@ -367,8 +367,7 @@ class _Worker:
 
     def _write(self, pixels: npt.NDArray[np.uint8], face: Face, target: Path) -> None:
         crop, kind = align(pixels, face, self._spec), self._record.format
-        with atomic_path(target) as path:
-            if kind == "png":
-                path.write_bytes(encode_png(crop))
-            else:
-                Image.fromarray(crop).save(path, kind.upper(), **_SAVE[kind])
+        if kind == "png":
+            write_bytes(target, encode_png(crop))
+        else:
+            pictures.save(Image.fromarray(crop), target, kind.upper(), **_SAVE[kind])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +23,7 @@ from facespace.cli.shared.options import (
     TryRotations,
 )
 from facespace.cli.shared.output import Report, progress, progress_bar, say, turned, write_json, write_line
+from facespace.errors import DatasetError
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class PhotosOption(str, Enum):
 
 
 def cluster(
+    context: typer.Context,
     images: Images,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where a folder a person is made.")],
     method: Annotated[
@@ -77,7 +81,7 @@ def cluster(
     be given another name meanwhile.
     """
     from facespace.clustering.algorithms import pair_threshold_for, threshold_for
-    from facespace.clustering.folders import ALONE, POOR, keep_picture, write_folders, write_sheet, write_table
+    from facespace.clustering.folders import ALONE, POOR, keep_picture, tidy, write_folders, write_sheet, write_table
     from facespace.clustering.groups import STATE, FaceGroups, group_record, load_groups, read_faces
     from facespace.detection.factory import create_detector
     from facespace.embedding import calibration
@@ -88,6 +92,8 @@ def cluster(
     if threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
     output.mkdir(parents=True, exist_ok=True)
+    context.with_resource(_alone(output))
+    tidy(output)
     state = output / STATE
     groups = load_groups(state, embedder) if state.exists() else FaceGroups(embedder.dimension)
     n_before = len(groups.photos)
@@ -125,16 +131,16 @@ def cluster(
             progress=show,
         )
     names = _names(groups, gallery, embedder) if gallery else {}
+    groups.save(state, embedder)  # before what follows from it: stopped from here on, the next run completes it
     places = write_folders(output, groups, names, photos=photos.value)
-    groups.save(state, embedder)
     write_table(output, groups, places)
     sheet = write_sheet(output, groups, places)
-    people = sorted({place.name for place in places.values()} - {ALONE, POOR})
+    people = sorted({plain_text(place.name) for place in places.values()} - {ALONE, POOR})
     if json:
         sizes = dict.fromkeys(people, 0)
         for group in groups.group.tolist():
-            if places[group].name in sizes:
-                sizes[places[group].name] += 1
+            if places[group].name not in (ALONE, POOR):
+                sizes[plain_text(places[group].name)] += 1
         write_json(
             {
                 "photos": len(groups.photos),
@@ -157,6 +163,20 @@ def cluster(
         )
         write_line(f"-> {plain_text(str(sheet))}")
     report.finish()
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """While this runs, another `cluster` on the same folder is told to wait."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(output / ".cluster.lock", timeout=0):
+            yield
+    except Timeout:
+        raise DatasetError(
+            f"{plain_text(str(output))}: another cluster is at work in this folder; wait until it has ended"
+        ) from None
 
 
 def _inside(path: str, folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,17 +52,23 @@ def enroll(
     A photo without a face, with several, or with a face too poor to be recognised is reported and left out; far smaller
     faces in the background do not count. Enrolling a photo twice changes nothing.
     """
+    from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.photos import find_images
 
+    report = Report()
     if (folder is None) == (name is None):
         raise typer.BadParameter("wants either NAME IMAGE... or --folder DIR")
     if folder is not None:
         if not folder.is_dir():
             raise typer.BadParameter(f"{folder} is not a folder", param_hint="--folder")
-        people = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-        if not people:
-            raise typer.BadParameter(f"{folder} has no sub-folders, one a person", param_hint="--folder")
-        work = [(clean_name(person), path) for person in people for path in find_images([folder / person])]
+        people = read_class_folders(folder)
+        if not any(paths for _, paths in people):
+            reason = f"{folder}: no photos in its folders; wanted one folder a person, like NAME/photo.jpg"
+            raise typer.BadParameter(reason, param_hint="--folder")
+        work = [(clean_name(person), path) for person, paths in people for path in paths]
+        for person, paths in people:
+            if not paths:
+                report.fail(str(folder / person), "no photos in this folder; folders within it are not searched")
     else:
         assert name is not None
         if not images:
@@ -72,13 +77,14 @@ def enroll(
 
     embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery))
     _enroll(
-        work, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size,
+        work, report, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size,
         try_rotations=try_rotations,
     )  # fmt: skip
 
 
 def _enroll(
     work: list[tuple[str, str]],
+    report: Report,
     path: Path,
     embedder: Embedder,
     *,
@@ -93,7 +99,6 @@ def _enroll(
     from facespace.identification.gallery import Gallery
     from facespace.pipeline.photos import process
 
-    report = Report()
     n_added = 0
     with Gallery(path, embedder, create=True) as gallery:
         detector = create_detector(embedder.detector, min_size=min_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import warnings
 from typing import Annotated
@@ -32,6 +34,10 @@ from facespace.cli import (
 )
 from facespace.cli.legacy import facenet, tiny
 from facespace.errors import FacespaceError
+from facespace.io.files import FULL
+from facespace.io.text import plain_text
+
+_HOME = re.compile(r"((?:-*[\w.-]+=)?)(~(?:/.*)?)", re.DOTALL)
 
 app = typer.Typer(
     name="facespace",
@@ -93,11 +99,26 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _note  # type: ignore[assignment]
-            app(prog_name="facespace")
+            app(prog_name="facespace", args=[expand_home(argument) for argument in sys.argv[1:]])
     except (FacespaceError, ValueError) as error:
         print(f"facespace: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"facespace: {where}{error.strerror or error}", file=sys.stderr)
+        where = f"{plain_text(os.fsdecode(error.filename))}: " if error.filename else ""
+        todo = "; make room and start the same command again" if error.errno in FULL else ""
+        print(f"facespace: {where}{error.strerror or error}{todo}", file=sys.stderr)
         sys.exit(1)
+    except MemoryError:
+        print("facespace: out of memory; end other programs, or give fewer or smaller photos at once", file=sys.stderr)
+        sys.exit(1)
+
+
+def expand_home(argument: str) -> str:
+    """`~` at the beginning of a path as the home folder: a shell expands it in `--draw ~/x`, not in `--draw=~/x`.
+
+    >>> os.environ["HOME"] = "/home/ada"
+    >>> expand_home("--draw=~/x"), expand_home("data=~/crops"), expand_home("~ada"), expand_home("a~/b")
+    ('--draw=/home/ada/x', 'data=/home/ada/crops', '~ada', 'a~/b')
+    """
+    option, path = _HOME.fullmatch(argument).groups() if _HOME.fullmatch(argument) else ("", "")
+    return option + os.path.expanduser(path) if path else argument

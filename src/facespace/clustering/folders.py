@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import secrets
 import shutil
 import urllib.parse
 from collections import Counter
@@ -14,9 +15,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from facespace.clustering.groups import FaceGroups
+from facespace.clustering.groups import STATE, FaceGroups
 from facespace.errors import DatasetError
-from facespace.io.files import atomic_path
+from facespace.io import pictures
+from facespace.io.files import TEMPORARY, atomic_path, take_folder_place, write_bytes
 from facespace.io.text import plain_text
 from facespace.pipeline.photos import Photo
 from facespace.reports.page import begin, safe
@@ -26,6 +28,8 @@ Photos = Literal["none", "copy", "link"]
 FACES = "faces"  # the picture of every face, by its photo's content
 ALONE = "alone"  # faces nobody else is like
 POOR = "too-poor"  # faces too small or too blurred to be grouped
+TABLE, PAGE = "groups.csv", "index.html"
+_OURS = (FACES, ALONE, POOR, TABLE, PAGE, STATE)  # names no group's folder may have
 _MARK = ".group.json"
 _MAX_MARK = 4096
 _SIDE = 160
@@ -46,8 +50,7 @@ def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
         x1, y1 = min(x1, width - 1), min(y1, height - 1)
         picture = Image.fromarray(np.ascontiguousarray(photo.pixels[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]))
         picture.thumbnail((_SIDE, _SIDE))
-        with atomic_path(_picture(folder, digest, k)) as path:
-            picture.save(path, "JPEG", quality=88)
+        pictures.save(picture, _picture(folder, digest, k), "JPEG", quality=88)
 
 
 def write_folders(
@@ -57,10 +60,11 @@ def write_folders(
 
     A group of one face is in `alone`, or in `too-poor` where the face is too poor to be grouped. Folders are `person-0001` and so on, the largest first, or what `names` calls
     the group; one that is there already keeps its name, whatever somebody has called it since. Nothing in them is
-    overwritten, and nothing removed but a face from `alone` that is so no more.
+    overwritten, and nothing removed but a face from `alone` that is so no more. `groups` must be saved before: folders follow
+    from it, and are completed by the next call where this one is stopped.
     """
     sizes = Counter(groups.group.tolist())
-    places = _places(folder, sizes, names, _poor_groups(groups))
+    places = _places(folder, groups, sizes, names)
     number = _numbers(groups)
     for row, group in enumerate(groups.group.tolist()):
         path, digest, _ = groups.photos[groups.photo[row]]
@@ -90,13 +94,15 @@ def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> No
     faces: dict[int, list[int]] = {}
     for row, photo in enumerate(groups.photo):
         faces.setdefault(photo, []).append(row)
-    with atomic_path(folder / "groups.csv") as table, table.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(folder / TABLE) as table, table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["photo", "x1", "y1", "x2", "y2", "score", "group", "reason"])
         for k, (name, _, error) in enumerate(groups.photos):
             for row in faces.get(k, []):
                 box = (f"{value:.1f}" for value in groups.box[row])
-                writer.writerow([name, *box, f"{groups.score[row]:.4f}", places[int(groups.group[row])].name, ""])
+                writer.writerow(
+                    [name, *box, f"{groups.score[row]:.4f}", plain_text(places[int(groups.group[row])].name), ""]
+                )
             if k not in faces:
                 writer.writerow([name, "", "", "", "", "", "", error or "no face found"])
 
@@ -124,7 +130,7 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
             path, digest, _ = groups.photos[groups.photo[row]]
             text.append(f"<img loading=lazy alt='' title='{safe(path)}' src='{FACES}/{digest}-{number[row]}.jpg'>")
         text.append("</div>")
-    target = folder / "index.html"
+    target = folder / PAGE
     with atomic_path(target) as page:
         page.write_text("".join(text) + "</html>\n", encoding="utf-8")
     return target
@@ -134,9 +140,9 @@ def _poor_groups(groups: FaceGroups) -> set[int]:
     return {int(groups.group[row]) for row in np.flatnonzero(groups.too_poor())}
 
 
-def _places(folder: Path, sizes: Counter[int], names: dict[int, str], poor: set[int]) -> dict[int, Path]:
+def _places(folder: Path, groups: FaceGroups, sizes: Counter[int], names: dict[int, str]) -> dict[int, Path]:
     """A folder for every group: the one that is marked as its own, one of its name, or the next number."""
-    there = _marked(folder)
+    there, poor = _marked(folder, groups.id), _poor_groups(groups)
     taken = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
     places: dict[int, Path] = {}
     number = 0
@@ -154,33 +160,52 @@ def _places(folder: Path, sizes: Counter[int], names: dict[int, str], poor: set[
                 number += 1
             places[group] = folder / f"person-{number:04}"
         if places[group].name not in (ALONE, POOR):
-            _mark(places[group], group)
+            _mark(places[group], group, groups.id)
     return places
 
 
-def _marked(folder: Path) -> dict[int, Path]:
-    found: dict[int, Path] = {}
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        mark = entry / _MARK
-        if mark.is_file() and mark.stat().st_size <= _MAX_MARK:
-            try:
-                numbers = json.loads(mark.read_text(encoding="utf-8"))["groups"]
-                found.update({int(number): entry for number in numbers})
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise DatasetError(
-                    f"{plain_text(str(mark))}: damaged; remove it, and the folder counts as new"
-                ) from None
-    return found
+def _marked(folder: Path, grouping: str) -> dict[int, Path]:
+    """The folders of this grouping's groups; those of another one, whose state was removed, are no longer anybody's."""
+    return {group: entry for entry in sorted(folder.iterdir()) for group in _groups_of(entry, grouping)}
 
 
-def _mark(place: Path, group: int) -> None:
-    """Note that a folder is the group's, also after it was given another name; several groups may share one."""
-    place.mkdir(parents=True, exist_ok=True)
+def _groups_of(place: Path, grouping: str) -> list[int]:
+    """The groups a folder is marked with."""
     mark = place / _MARK
-    held = json.loads(mark.read_text(encoding="utf-8"))["groups"] if mark.is_file() else []
-    if group not in held:
-        with atomic_path(mark) as path:
-            path.write_text(json.dumps({"groups": [*held, group]}) + "\n", encoding="utf-8")
+    if not mark.is_file() or mark.stat().st_size > _MAX_MARK:
+        return []
+    try:
+        held = json.loads(mark.read_text(encoding="utf-8"))
+        groups = [int(number) for number in held["groups"]]
+        return groups if held.get("grouping", "") == grouping else []
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DatasetError(f"{plain_text(str(mark))}: damaged; remove it, and the folder counts as new") from None
+
+
+def _mark(place: Path, group: int, grouping: str) -> None:
+    """Note that a folder is the group's, also after it was given another name; several groups may share one."""
+    held = _groups_of(place, grouping)
+    if group in held:
+        return
+    data = (json.dumps({"groups": [*held, group], "grouping": grouping}) + "\n").encode()
+    if place.exists():
+        write_bytes(place / _MARK, data)
+        return
+    # A folder without its mark, left by a killed process, would be nobody's, and its number skipped.
+    fresh = place.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    fresh.mkdir()
+    (fresh / _MARK).write_bytes(data)
+    take_folder_place(fresh, place)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed processes left of files and folders; nobody else may work in the folder meanwhile."""
+    for place in [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]:
+        for leftover in (*place.glob(f"{TEMPORARY}*"), *place.glob(f"photos/{TEMPORARY}*")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
 
 
 def _numbers(groups: FaceGroups) -> list[int]:
@@ -214,4 +239,4 @@ def _file_name(name: str) -> str:
     cleaned = "".join("_" if letter in _UNNAMED or ord(letter) < 32 else letter for letter in name).strip(". ") or "_"
     while len(os.fsencode(cleaned)) > 200:
         cleaned = cleaned[:-1]
-    return f"{cleaned}_" if cleaned.casefold() in (FACES, ALONE, POOR) else cleaned
+    return f"{cleaned}_" if cleaned.casefold() in _OURS else cleaned

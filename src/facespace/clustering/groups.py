@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from facespace.io.checksums import sha256_or_error
 from facespace.io.prefetch import map_ahead
 from facespace.io.tensor_file import damaged, read_tensor_file, write_tensor_file
 from facespace.io.text import plain_text
-from facespace.pipeline.photos import Photo, process
+from facespace.pipeline.photos import Photo, folder_problem, process
 
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 
@@ -39,6 +40,7 @@ class FaceGroups:
 
     `photo` (F,) is a row of `photos`, `box` (F,4) in pixels of the upright photo, `score` and `quality` (F,), `embedding` (F,D) as
     `Embedder.represent` makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
+    `id` tells this grouping from any other: a folder that is marked with group 3 of another grouping holds other people.
     """
 
     dimension: int
@@ -49,6 +51,7 @@ class FaceGroups:
     quality: list[float] = field(default_factory=list)
     embedding: list[npt.NDArray[np.float32]] = field(default_factory=list)
     group: Labels = field(default_factory=lambda: np.empty(0, np.int64))
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def embeddings(self) -> npt.NDArray[np.float32]:
         """(F,D) of all faces."""
@@ -130,7 +133,7 @@ class FaceGroups:
             "embedding": self.embeddings(),
             "group": self._groups(),
         }
-        record = {"photos": self.photos, "model": model_of(embedder)}
+        record = {"photos": self.photos, "model": model_of(embedder), "id": self.id}
         write_tensor_file(path, _KIND, arrays, record)
 
 
@@ -169,6 +172,7 @@ def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
         arrays["quality"].tolist(),
         list(arrays["embedding"].astype(np.float32)),
         arrays["group"].astype(np.int64),
+        str(record.get("id", "")),  # files of before have none, nor have their folders
     )
 
 
@@ -192,7 +196,7 @@ def read_faces(
     digests: dict[str, str] = {}
     for path, digest in zip(paths, map_ahead(sha256_or_error, paths, threads=_THREADS, ahead=_READ_AHEAD), strict=True):
         if isinstance(digest, OSError):
-            yield path, "no images in this folder" if os.path.isdir(path) else digest.strerror or str(digest)
+            yield path, folder_problem(path) if os.path.isdir(path) else digest.strerror or str(digest)
         elif digest not in known:  # a copy of a photo is the photo
             known.add(digest)
             digests[path] = digest

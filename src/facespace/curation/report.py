@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from facespace.curation.duplicates import Copy
 from facespace.curation.keep_drop import Proposal, propose, relative, write_list
 from facespace.errors import ImageError
 from facespace.faces.crops import fit
-from facespace.io import image
+from facespace.io import image, pictures
 from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
 from facespace.reports.page import begin
@@ -304,9 +303,8 @@ def _picture(path: str) -> str:
         square, _ = fit(image.read(path), _THUMBNAIL)
     except ImageError:  # gone since it was checked
         return "data:,"
-    stream = io.BytesIO()
-    Image.fromarray(square).save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    data = pictures.encode(Image.fromarray(square), "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 def _kind(copy: Copy) -> str:

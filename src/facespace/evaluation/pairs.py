@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,7 +20,7 @@ from facespace.errors import DatasetError, ImageError
 from facespace.faces.alignment import align
 from facespace.faces.crops import resize
 from facespace.faces.face import central_face
-from facespace.io import image
+from facespace.io import image, pictures
 from facespace.io.text import plain_text
 from facespace.metrics.bootstrap import bootstrap
 from facespace.metrics.distances import Distance
@@ -298,9 +297,7 @@ def _embed(embedder: Embedder, crops: npt.NDArray[np.uint8], flip: Flip) -> npt.
 
 
 def _thumbnail(crop: npt.NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(crop).resize((_THUMBNAIL, _THUMBNAIL)).save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return pictures.encode(Image.fromarray(crop).resize((_THUMBNAIL, _THUMBNAIL)), "JPEG", quality=80)
 
 
 def _intervals(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from PIL import Image
 from facespace.errors import ImageError
 from facespace.identification.classifier import Classifier, Prediction
 from facespace.identification.classifier_evaluation import ClassifierEvaluation
-from facespace.io import image
+from facespace.io import image, pictures
 from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
 from facespace.reports.page import as_png, begin, check_plots, data_uri, new_plot, safe, table
@@ -164,9 +163,7 @@ def _picture(path: str) -> str:
     except ImageError:  # gone since it was embedded
         return ""
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return data_uri("jpeg", buffer.getvalue())
+    return data_uri("jpeg", pictures.encode(picture, "JPEG", quality=85))
 
 
 def _plots(classifier: Classifier, tried: ClassifierEvaluation | None) -> list[tuple[str, str]]:

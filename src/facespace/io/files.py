@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +17,16 @@ from facespace.errors import DatasetError
 from facespace.io.text import one_line
 
 TEMPORARY = ".facespace-"  # how names of unfinished files begin
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`: there is no room for a file
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that takes its place when the block ends well, and is removed when it does not.
+
+    What was written is on the disk before it takes its place: after a crash the old file is there or the new one. A link
+    stays, and the file it leads to is replaced; a file that is replaced hands its mode on. What is no file (a device, a
+    pipe, `/dev/stdout`) is not replaced: everything is written to it when the block ends.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,21 +35,51 @@ def atomic_path(target: Path) -> Iterator[Path]:
     ...     sorted(file.name for file in Path(folder).iterdir())
     ['a.txt']
     """
+    descriptor = _descriptor(target)
+    if descriptor is not None or _is_special(target):
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
+            path = Path(folder, f"written{target.suffix}")
+            path.touch()
+            yield path
+            _write_through(path, target, descriptor)
+        return
+    target = Path(os.path.realpath(target))
+    mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else None
     path = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}"
     # Not by `tempfile`, whose files are private: a result is as readable as any other file of its user.
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode | 0o200))
     try:
         yield path
+        sync_file(path)
+        if mode is not None:
+            path.chmod(mode)
         os.replace(path, target)
-    except BaseException:
+        sync_folder(target.parent)
+    except BaseException as error:
         path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (error.filename == str(path) or (error.errno and not error.filename)):
+            error.filename = str(target)
         raise
 
 
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write a whole file as `atomic_path` does."""
+    with atomic_path(target) as path:
+        path.write_bytes(data)
+
+
 def take_folder_place(unfinished: Path, target: Path) -> None:
-    """Rename a whole folder to `target`; one that has the name stays until then, and where that does not succeed."""
-    old = target.with_name(f"{TEMPORARY}old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
+    """Rename a whole folder to `target`; one that has the name stays until then, and where that does not succeed.
+
+    What is in it is on the disk before. The old folder is moved aside for a moment: a process that is killed right then
+    leaves no `target`, and `restore_folder`, also at the next call of this, brings the old one back.
+    """
+    restore_folder(target)
+    for folder, _, names in os.walk(unfinished):
+        for name in names:
+            sync_file(Path(folder, name))
+        sync_folder(Path(folder))
+    old = _moved_aside(target)
     if target.exists():
         target.rename(old)
     try:
@@ -50,7 +88,78 @@ def take_folder_place(unfinished: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(target.parent)
+    _remove_at_once(old)
+
+
+def restore_folder(target: Path) -> None:
+    """Bring back the folder that a killed `take_folder_place` moved aside, if it is the only one; else remove it."""
+    old = _moved_aside(target)
+    if target.exists():
+        _remove_at_once(old)
+    elif old.exists():
+        old.rename(target)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb+" if os.name == "nt" else "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can tell."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    except OSError as error:  # some network file systems cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(folder)
+
+
+def _moved_aside(target: Path) -> Path:
+    return target.with_name(f"{TEMPORARY}old-{target.name}")
+
+
+def _remove_at_once(folder: Path) -> None:
+    """Remove a folder that nobody may find half removed."""
+    gone = folder.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _is_special(target: Path) -> bool:
+    """Whether there is something other than a file: a device, a pipe."""
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _descriptor(target: Path) -> int | None:
+    """The open file of this process that a path like `/dev/stdout` or `/dev/fd/3` means, by its number; else None."""
+    path = os.path.abspath(target)
+    for _ in range(40):  # links in a row
+        folder, name = os.path.split(path)
+        if name.isdecimal() and os.path.realpath(folder) in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
+            return int(name)
+        if not os.path.islink(path):
+            break
+        path = os.path.join(folder, os.readlink(path))
+    return None
+
+
+def _write_through(path: Path, target: Path, descriptor: int | None) -> None:
+    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+        stream.flush()
+    with path.open("rb") as source, open(target if descriptor is None else os.dup(descriptor), "wb") as out:
+        shutil.copyfileobj(source, out)
 
 
 def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:

@@ -50,7 +50,7 @@ class Photo:
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     """Files as given; of folders, every image below them by its ending, sorted, hidden ones left out.
 
-    A folder without any is passed on as it is, for `process` to report.
+    A folder without any is passed on as it is, for `process` to report, and so is each folder that cannot be entered.
     """
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         path = os.fspath(path)
@@ -58,14 +58,33 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             yield path
             continue
         found = False
-        for folder, subfolders, files in os.walk(path):
+        closed: list[OSError] = []
+        for folder, subfolders, files in os.walk(path, onerror=closed.append):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             for name in sorted(files):
                 if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS:
                     found = True
                     yield os.path.join(folder, name)
-        if not found:
+        yield from (error.filename for error in closed)
+        if not found and not closed:
             yield path
+
+
+def folder_problem(folder: str) -> str:
+    """Why `find_images` passed on a folder instead of images.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     folder_problem(folder)
+    'no images in this folder'
+    """
+    try:
+        with os.scandir(folder):
+            pass
+    except OSError as error:
+        return f"this folder cannot be entered ({error.strerror})"
+    empty = next(find_images([folder])) == folder
+    return "no images in this folder" if empty else "a folder; find_images lists its images"
 
 
 def process(
@@ -128,8 +147,7 @@ def source_name(source: Source) -> str:
 def _read(source: Source) -> Photo:
     name = source_name(source)
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
-        empty = next(find_images([name])) == name
-        return Photo(name, error="no images in this folder" if empty else "a folder; find_images lists its images")
+        return Photo(name, error=folder_problem(name))
     try:
         return Photo(name, pixels=image.as_rgb(source))
     except ImageError as error:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from facespace.errors import RuntimeUnavailable
-from facespace.io.files import atomic_path
+from facespace.io import pictures
 from facespace.io.text import plain_text
 from facespace.models.folder import METRICS
 from facespace.training.run_folder import rewind_metrics
@@ -89,8 +89,7 @@ class RunLog:
             return
         sheet = _sheet(images[:_SAMPLES])
         self._writer.add_image("crops", sheet, step, dataformats="HWC")
-        with atomic_path(self._run / _PREVIEW) as unfinished:
-            Image.fromarray(sheet).save(unfinished)
+        pictures.save(Image.fromarray(sheet), self._run / _PREVIEW, "PNG")
 
     def histograms(self, step: int, modules: Mapping[str, nn.Module]) -> None:
         """Log the distribution of every weight."""

@@ -164,10 +164,9 @@ class Drawings:
     def write(self, photo: Photo, labels: list[str], colors: list[tuple[int, int, int]]) -> Path:
         """Draw one photo, which keeps its name unless another one of that name was drawn before."""
         from facespace.faces.drawing import annotate
-        from facespace.io.files import atomic_path
+        from facespace.io import pictures
 
         assert photo.pixels is not None
         target = self._targets.path(photo.path, ".jpg", instead_of=(".jpg", ".jpeg"))
-        with atomic_path(target) as path:
-            annotate(photo.pixels, photo.faces, labels, colors).save(path, "JPEG", quality=92)
+        pictures.save(annotate(photo.pixels, photo.faces, labels, colors), target, "JPEG", quality=92)
         return target

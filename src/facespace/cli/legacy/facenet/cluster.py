@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     from facespace.clustering.algorithms import cluster
     from facespace.detection.factory import create_detector
     from facespace.faces.alignment import align
-    from facespace.io.files import atomic_path
+    from facespace.io.files import write_bytes
     from facespace.io.png import encode_png
     from facespace.pipeline.photos import find_images, process
 
@@ -85,6 +85,5 @@ def main(argv: list[str]) -> None:
         folder = out if arguments.largest_cluster_only else out / str(k)
         folder.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(group, 1):
-            with atomic_path(folder / f"{number}.png") as unfinished:
-                unfinished.write_bytes(encode_png(crops[row]))
+            write_bytes(folder / f"{number}.png", encode_png(crops[row]))
     report.finish()
