@@ -281,6 +281,76 @@ def test_folders_are_searched(cli: Cli, tmp_path: Path, hopper_file: Path, cat_f
     assert [entry["image"] for entry in outcome.json] == [str(tmp_path / "a.jpg"), str(tmp_path / "sub" / "b.png")]
 
 
+@pytest.mark.parametrize("words", [["detect"], ["identify", "--gallery", "g"], ["cluster", "--output", "out"]])
+def test_a_folder_that_cannot_be_entered_is_told(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hopper_file: Path, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("enroll", "--gallery", "g", "Grace", hopper_file).code == 0
+    (tmp_path / "photos" / "closed").mkdir(parents=True)
+    (tmp_path / "photos" / "a.jpg").write_bytes(hopper_file.read_bytes())
+    scandir = os.scandir
+
+    def refuses(folder: object = ".") -> object:
+        if os.fspath(folder).endswith("closed"):  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    done = cli(words[0], "photos", *words[1:])
+    assert done.code == 1
+    where = os.path.join("photos", "closed")
+    assert f"facespace: {where}: this folder cannot be entered (Permission denied)" in done.errors
+    assert "a.jpg" in done.out or "1 faces in" in done.out
+
+
+def test_the_home_folder_is_found_in_every_path(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hopper_file: Path
+) -> None:
+    """A shell expands `--draw ~/x`, not `--draw=~/x`; a program that starts the command expands neither."""
+    monkeypatch.setenv("HOME" if os.name == "posix" else "USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(hopper_file.read_bytes())
+    assert cli("detect", "~/a.jpg", "--draw=~/x").code == 0
+    assert cli("embed", "~/a.jpg", "--output", "~/e.npz").code == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.jpg", "e.npz", "x"]
+
+
+def test_too_little_memory_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, hopper_file: Path) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("facespace.pipeline.photos.process", fails)
+    done = cli("detect", hopper_file)
+    assert done.code == 1
+    assert done.errors == ["facespace: out of memory; end other programs, or give fewer or smaller photos at once"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+@pytest.mark.parametrize(
+    "words",
+    [["embed", "--output", "e.npz"], ["cluster", "--output", "out"], ["detect", "--draw", "drawn"]],
+)
+def test_a_full_disk_is_one_line_with_the_file_and_what_to_do(
+    tmp_path: Path, hopper_file: Path, words: list[str]
+) -> None:
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+        "from facespace.cli.main import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, words[0], hopper_file, *words[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "too large" in line]
+    assert line.startswith(f"facespace: {words[2]}")
+    assert line.endswith(": File too large; make room and start the same command again")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob(".facespace-*"))
+
+
 def test_lines_come_as_they_are_true_and_no_bar_in_a_pipe(hopper_file: Path) -> None:
     done = run_facespace(
         "detect", "--json", *[hopper_file] * 3, env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm"}
@@ -431,7 +501,8 @@ def test_embed_that_fails_leaves_the_old_file(
     (tmp_path / "a.npz").write_text("old")
     monkeypatch.setattr(np, "savez", full)
     outcome = cli("embed", hopper_file, "--output", tmp_path / "a.npz")
-    assert (outcome.code, outcome.errors) == (1, ["facespace: No space left on device"])
+    error = f"facespace: {tmp_path / 'a.npz'}: No space left on device; make room and start the same command again"
+    assert (outcome.code, outcome.errors) == (1, [error])
     assert (tmp_path / "a.npz").read_text() == "old"
     assert os.listdir(tmp_path) == ["a.npz"]
 
@@ -478,12 +549,25 @@ def test_enroll_a_folder_of_people(cli: Cli, tmp_path: Path, hopper_file: Path, 
     outcome = cli("enroll", "--gallery", tmp_path / "g", "--folder", tmp_path / "staff")
     assert outcome.code == 1
     assert outcome.errors == [
-        f"facespace: {tmp_path / 'staff' / 'nobody'}: no images in this folder",
-        f"facespace: {tmp_path / 'staff' / '王' / 'c.png'}: resembles Zoë, who is enrolled; is 王 the same person?",
+        f"facespace: {tmp_path / 'staff' / 'nobody'}: no photos in this folder; folders within it are not searched",
     ]
-    assert outcome.lines[-1] == f"3 photos added; 2 people in {tmp_path / 'g'}"
+    assert outcome.lines[-1] == f"2 photos added; 2 people in {tmp_path / 'g'}"
     listed = cli("gallery", "list", "--gallery", tmp_path / "g")
-    assert listed.lines == ["    2  Zoë", "    1  王", "2 people"]
+    assert listed.lines == ["    1  Zoë", "    1  王", "2 people"]
+
+
+def test_folders_of_folders_are_nobody(cli: Cli, tmp_path: Path, hopper_file: Path) -> None:
+    """`train/Ada/1.jpg` is no photo of someone called train."""
+    for part in ("train", "val"):
+        (tmp_path / "data" / part / "Ada").mkdir(parents=True)
+        (tmp_path / "data" / part / "Ada" / "1.jpg").write_bytes(hopper_file.read_bytes())
+    outcome = cli("enroll", "--gallery", tmp_path / "g", "--folder", tmp_path / "data")
+    assert outcome.code == 2
+    assert outcome.errors[-1].endswith(
+        "data: no photos in its folders; wanted one folder a person, like NAME/photo.jpg"
+    )
+    assert not (tmp_path / "g").exists()
+    assert cli("enroll", "--gallery", tmp_path / "g", "--folder", tmp_path / "data" / "train").code == 0
 
 
 def test_enroll_a_folder_whose_name_is_no_name(cli: Cli, tmp_path: Path, hopper_file: Path) -> None:

@@ -19,6 +19,7 @@ from facespace.cli.shared.options import (
     TryRotations,
 )
 from facespace.cli.shared.output import Report, progress, say, turned, write_line
+from facespace.errors import DatasetError
 from facespace.io.text import clean_name, plain_text
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def enroll(
     if folder is not None:
         if not folder.is_dir():
             raise typer.BadParameter(f"{folder} is not a folder", param_hint="--folder")
-        people = read_class_folders(folder)
+        try:
+            people = read_class_folders(folder)
+        except DatasetError as error:
+            raise typer.BadParameter(str(error), param_hint="--folder") from None
         if not any(paths for _, paths in people):
             reason = f"{folder}: no photos in its folders; wanted one folder a person, like NAME/photo.jpg"
             raise typer.BadParameter(reason, param_hint="--folder")

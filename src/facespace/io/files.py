@@ -17,6 +17,7 @@ from facespace.errors import DatasetError
 from facespace.io.text import one_line
 
 TEMPORARY = ".facespace-"  # how names of unfinished files begin
+_OLD = f"{TEMPORARY}old-"  # and those of folders that are moved aside
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`: there is no room for a file
 
 
@@ -43,7 +44,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
             yield path
             _write_through(path, target, descriptor)
         return
-    target = Path(os.path.realpath(target))
+    given, target = target, Path(os.path.realpath(target))
     mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else None
     path = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}"
     # Not by `tempfile`, whose files are private: a result is as readable as any other file of its user.
@@ -58,7 +59,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError) and (error.filename == str(path) or (error.errno and not error.filename)):
-            error.filename = str(target)
+            error.filename = str(given)
         raise
 
 
@@ -101,6 +102,12 @@ def restore_folder(target: Path) -> None:
         old.rename(target)
 
 
+def restore_folders(parent: Path) -> None:
+    """`restore_folder` for every folder in `parent` that was moved aside."""
+    for old in parent.glob(f"{_OLD}*"):
+        restore_folder(parent / old.name.removeprefix(_OLD))
+
+
 def sync_file(path: Path) -> None:
     """Wait until a file is on the disk."""
     with path.open("rb+" if os.name == "nt" else "rb") as file:
@@ -122,7 +129,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _moved_aside(target: Path) -> Path:
-    return target.with_name(f"{TEMPORARY}old-{target.name}")
+    return target.with_name(f"{_OLD}{target.name}")
 
 
 def _remove_at_once(folder: Path) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 from facespace._version import __version__
 from facespace.errors import RecipeError, TrainingError
-from facespace.io.files import TEMPORARY, atomic_path
-from facespace.models.folder import BEST, METRICS, MODEL, RECIPE, RUN, is_run
+from facespace.io.files import TEMPORARY, atomic_path, restore_folders
+from facespace.models.folder import BEST, CHECKPOINTS, METRICS, MODEL, RECIPE, RUN, is_run
 from facespace.training.recipe import Recipe, as_toml, load
 
 _MAX_JSON = 10_000_000
@@ -50,6 +50,8 @@ def begin(run: Path, recipe: Recipe, facts: dict[str, Any]) -> list[str]:
         _write(run / RUN, json.dumps({**environment(), **facts}, indent=1) + "\n")
         _write(run / RECIPE, as_toml(recipe))
         return []
+    for folder in (run, run / CHECKPOINTS):
+        restore_folders(folder)
     before = read_recipe(run)
     changed = before.differences(recipe)
     if fatal := [line for line in changed if line.split(" ", 1)[0] not in _MAY_CHANGE]:
