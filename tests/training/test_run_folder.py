@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from facespace._version import __version__
 from facespace.errors import RecipeError, TrainingError
 from facespace.io.files import TEMPORARY
-from facespace.models.folder import BEST, METRICS, MODEL, RECIPE, RUN, is_run
+from facespace.models.folder import BEST, CHECKPOINTS, METRICS, MODEL, RECIPE, RUN, is_run
 from facespace.training import run_folder as module
 from facespace.training.recipe import parse
 from facespace.training.run_folder import (
@@ -75,6 +75,17 @@ def test_a_new_run(tmp_path):
         torch.get_num_threads(),
     )
     assert {"python", "numpy", "platform", "cpus", "gpus", "command"} <= set(facts) and facts["git"] == "0123abc"
+
+
+def test_a_folder_that_a_killed_process_moved_aside_comes_back(run: Path) -> None:
+    """The model and the last checkpoint are written in the place of older ones; the kill came between two renames."""
+    for folder, name in ((run, MODEL), (run / CHECKPOINTS, "step-00000010")):
+        (folder / f"{TEMPORARY}old-{name}").mkdir(parents=True)
+        (folder / f"{TEMPORARY}old-{name}" / "weights").write_text("the only copy")
+    begin(run, USUAL, FACTS)
+    assert (run / MODEL / "weights").read_text() == "the only copy"
+    assert (run / CHECKPOINTS / "step-00000010" / "weights").read_text() == "the only copy"
+    assert not list(run.rglob(f"{TEMPORARY}*"))
 
 
 def test_an_empty_folder_will_do(tmp_path):
