@@ -13,6 +13,7 @@ from facespace.clustering.folders import keep_picture, tidy, write_folders, writ
 from facespace.clustering.groups import FaceGroups
 from facespace.errors import DatasetError
 from facespace.pipeline.photos import Photo
+from support.forks import in_child
 
 
 def faces(folder: Path, *groups: int, name: str = "photo.jpg") -> FaceGroups:
@@ -104,8 +105,7 @@ def test_stopped_at_any_step_it_is_completed_by_the_next_call(tmp_path, monkeypa
 
             return counted
 
-        child = os.fork()
-        if not child:
+        def dying(folder=folder, groups=groups):
             for owner, name in (
                 (Path, "rename"),
                 (Path, "mkdir"),
@@ -115,8 +115,8 @@ def test_stopped_at_any_step_it_is_completed_by_the_next_call(tmp_path, monkeypa
             ):
                 setattr(owner, name, dies(getattr(owner, name)))
             write_folders(folder, groups, {})
-            os._exit(0)
-        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        killed = in_child(dying)
         tidy(folder)
         places = write_folders(folder, groups, {})
         write_table(folder, groups, places)

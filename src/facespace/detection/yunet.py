@@ -22,6 +22,7 @@ from facespace.detection.yunet_network import FILE, STRIDES, yunet_network
 from facespace.faces.face import Box, Face, Point, overlaps
 from facespace.io.image import Source, are_several, as_rgb
 from facespace.runtime.devices import Device
+from facespace.runtime.forks import tell_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
 
 _IOU = 0.3  # of two boxes that overlap by more, the better stays
@@ -106,6 +107,11 @@ class YuNet:
         self.min_score = float(min_score)
         self._device: Device = device
         self._one_core = self._network(side_by_side=True)
+        self.after_fork()
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the threads, at first and again in a child process."""
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-yunet")
 
     @property

@@ -29,6 +29,7 @@ from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.formats.onnx_prelu import with_split_prelu
 from facespace.io.text import first_line
 from facespace.runtime.devices import Device, Precision
+from facespace.runtime.forks import never_destroy, tell_after_fork
 
 Processor = Literal["amx", "bfloat16", "other"]
 
@@ -52,7 +53,8 @@ class OnnxNetwork:
     `side_by_side` each computes on one core and as many as there are cores run at once. `device="cuda"` computes on an
     NVIDIA GPU, where the installed onnxruntime can; `auto` and `cpu` on the processor. `runtime="onnxruntime"` never takes
     OpenVINO: it compiles for every shape it meets, which costs more than it gains where each input has another. Safe to
-    share between threads.
+    share between threads. In a child process after `fork` ONNX Runtime compiles the model again at the first call; OpenVINO
+    and CUDA do not survive a fork, and a call raises `RuntimeUnavailable`.
     """
 
     def __init__(
@@ -95,9 +97,17 @@ class OnnxNetwork:
         self._lock = threading.Lock()
         self._aside: Any = None
         self._source = source
+        self._side_by_side = side_by_side
+        tell_after_fork(self)
         self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
         self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
         self.takes_uint8 = any(value.type == "tensor(uint8)" for value in session.get_inputs())
+
+    def after_fork(self) -> None:
+        """Give up the sessions of the parent, whose threads are not there."""
+        never_destroy((self._session, self._aside))
+        self._lock, self._aside = threading.Lock(), None
+        self._session = _AfterFork(functools.partial(self._compile, self._side_by_side), self.runtime)
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         """The network's outputs for inputs given in the order of `self.inputs`.
@@ -109,6 +119,8 @@ class OnnxNetwork:
     def _run_on(self, session: Any, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         try:
             outputs: list[npt.NDArray[np.float32]] = session.run(None, feed)
+        except RuntimeUnavailable:
+            raise
         except Exception as error:  # as when compiling
             shapes = ", ".join(f"{value.dtype} {value.shape}" for value in feed.values())
             raise ModelError(
@@ -127,7 +139,7 @@ class OnnxNetwork:
         They are computed side by side, each on a core of its own: threads within a call wait for the slowest of them at
         every layer, which costs most where other programs use the cores too.
         """
-        if len(parts) < 2 or not self.wants_parts:
+        if len(parts) < 2 or not self.wants_parts or isinstance(self._session, _AfterFork):
             return [self.run(part)[0] for part in parts]
         with self._lock:
             if self._aside is None:
@@ -139,6 +151,27 @@ class OnnxNetwork:
     def _alone(self) -> _Renewed:
         """A session of OpenVINO on one core."""
         return _Renewed(functools.partial(self._compile, True))
+
+
+class _AfterFork:
+    """A session in a child process, made when it is wanted, where its runtime can."""
+
+    def __init__(self, make: Callable[[], Any], runtime: str) -> None:
+        self._make = make
+        self._runtime = runtime
+        self._lock = threading.Lock()
+        self._session: Any = None
+
+    def run(self, outputs: None, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        if self._runtime != "onnxruntime":
+            raise RuntimeUnavailable(
+                f"{self._runtime} cannot compute in a child process after a fork: start processes by spawn "
+                "(multiprocessing.get_context('spawn')), load the model in the child, or set FACESPACE_RUNTIME=onnxruntime"
+            )
+        with self._lock:
+            self._session = self._session or self._make()
+        found: list[npt.NDArray[np.float32]] = self._session.run(outputs, feed)
+        return found
 
 
 class _Renewed:

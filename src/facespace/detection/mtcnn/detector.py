@@ -25,6 +25,7 @@ from facespace.detection.nms import non_maximum_suppression, non_maximum_suppres
 from facespace.faces.face import Face
 from facespace.io.image import Source, are_several, as_rgb
 from facespace.runtime.devices import Device
+from facespace.runtime.forks import tell_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
 
 Array = npt.NDArray[np.float64]
@@ -39,9 +40,14 @@ class _Blas:
     """
 
     def __init__(self) -> None:
+        self._controller: ThreadpoolController | None = None
+        self.after_fork()
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Nobody detects yet, neither at first nor in a child process."""
         self._lock = threading.Lock()
         self._users = 0
-        self._controller: ThreadpoolController | None = None
         self._limit: Any = None
 
     @contextlib.contextmanager
@@ -121,6 +127,11 @@ class MTCNN:
         self._pnet = proposal_network(device)
         self._rnet = refinement_network(device)
         self._onet = output_network(device)
+        self.after_fork()
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make threads and locks, at first and again in a child process."""
         # Drivers take whole photos or several small ones; a large one hands its pieces to the pool. They are apart, as a
         # thread that waits for its own pool may wait forever.
         self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")

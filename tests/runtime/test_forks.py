@@ -1,0 +1,112 @@
+"""Detectors and models that were used before a fork: in the child they compute the same, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import facespace
+from facespace.detection.yunet import YuNet
+from facespace.errors import RuntimeUnavailable
+from facespace.runtime.forks import tell_after_fork
+from facespace.runtime.onnx_network import OnnxNetwork
+from support.forks import in_child
+from support.tiny_model import SIZE, tiny_model
+
+
+def test_a_detector_used_before_a_fork_finds_the_same_in_the_child(hopper: np.ndarray) -> None:
+    yunet = YuNet()
+    wanted = [yunet.detect(hopper), *yunet.detect_many([hopper, hopper[:, ::-1], hopper[:400]])]
+
+    def again() -> None:
+        for _ in range(2):
+            assert [yunet.detect(hopper), *yunet.detect_many([hopper, hopper[:, ::-1], hopper[:400]])] == wanted
+
+    assert in_child(again) == 0
+    again()  # the parent goes on
+
+
+def test_the_detector_of_2018_too(hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
+    mtcnn = facespace.MTCNN()
+    wanted = [mtcnn.detect(hopper), *mtcnn.detect_many([hopper] * 3)]
+
+    def again() -> None:
+        found = [mtcnn.detect(hopper), *mtcnn.detect_many([hopper] * 3)]
+        assert [len(faces) for faces in found] == [len(faces) for faces in wanted]
+        np.testing.assert_allclose(found[0][0].box, wanted[0][0].box, atol=1e-3)
+
+    assert in_child(again) == 0
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_a_model_used_before_a_fork_embeds_the_same_in_the_child(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
+    embedder = facespace.Embedder.load("sface")
+    crops = np.random.default_rng(0).integers(0, 256, (n, 112, 112, 3), dtype=np.uint8)
+    wanted = embedder.represent(crops)
+
+    def again() -> None:
+        np.testing.assert_allclose(embedder.represent(crops), wanted, atol=1e-5)
+
+    assert in_child(again) == 0
+
+    def grandchild() -> None:
+        again()
+        assert in_child(again) == 0
+
+    assert in_child(grandchild) == 0
+
+
+def test_a_fork_while_other_threads_compute(hopper: np.ndarray) -> None:
+    """Their locks are held when the child begins, and nobody there lets go of them."""
+    yunet = YuNet()
+    yunet.detect(hopper)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            yunet.detect_many([hopper, hopper])
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(3):
+            assert in_child(lambda: yunet.detect_many([hopper, hopper])) == 0
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "cuda"])
+def test_a_runtime_that_does_not_survive_a_fork_says_spawn(runtime: str) -> None:
+    network = OnnxNetwork(tiny_model(), source="tiny.onnx", runtime="onnxruntime")
+    network.runtime = runtime
+    images = np.zeros((1, SIZE, SIZE, 3), np.float32)
+
+    def refused() -> None:
+        for compute in (lambda: network.run(images), lambda: network.run_parts([images, images])):
+            with pytest.raises(RuntimeUnavailable, match=f"^{runtime} cannot compute in a child .* spawn"):
+                compute()
+
+    assert in_child(refused) == 0
+    network.run(images)
+
+
+def test_what_is_gone_is_not_told(tmp_path: Path) -> None:
+    class Thing:
+        def after_fork(self) -> None:
+            (tmp_path / self.name).touch()
+
+    kept, gone = Thing(), Thing()
+    kept.name, gone.name = "kept", "gone"
+    tell_after_fork(kept)
+    tell_after_fork(gone)
+    del gone
+    assert in_child(lambda: None) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
