@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-from facespace.errors import ImageError
+from facespace.errors import DamagedImageWarning, ImageError
 
 MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
 
@@ -48,14 +48,17 @@ Source = Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.ND
 
 # Pillow's names; its other decoders (EPS, PDF, FITS, …) are never asked.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+_STRAY = 16  # bytes in front of a JPEG that are skipped at most
 _HEVC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
 
 
 def read(source: Source, *, max_pixels: int = 100_000_000) -> RGB:
     """A photo as a new upright (H,W,3) uint8 RGB array, C-contiguous, from a path, bytes, file, PIL image or array.
 
-    EXIF orientation is applied and transparency laid over white. Of 16 bits the high byte is kept; floats are in
-    [0, 1] or, when any is above 1, in [0, 255]. Of several frames the first counts, of a file object all of it.
+    EXIF orientation is applied and transparency laid over white. Of 16 bits the high byte is kept; where all values of gray
+    have 8, 10, 12 or 14 bits, as those of scientific cameras, the highest 8 of these. Floats are in [0, 1] or, when any is
+    above 1, in [0, 255]. Of several frames the first counts, of a file object all of it. A JPEG that lacks its end mark
+    alone, or has a few stray bytes in front, is read with a `DamagedImageWarning`.
     An array is (H,W), (H,W,1), (H,W,2) gray and alpha, (H,W,3) or (H,W,4), of uint8, uint16, bool or float.
 
     Raises `ImageError` when it is no readable image or has more than `max_pixels` (asked before it is decoded),
@@ -150,13 +153,51 @@ def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
     start = stream.read(64)
     if not start:
         raise ImageError(name, "the file is empty")
+    stray = start.find(b"\xff\xd8\xff", 1, _STRAY + 3)
+    if stray > 0 and not _format_of(start):
+        stream.seek(stray)
+        stream = io.BytesIO(stream.read(MAX_RECORD))
+        start = stream.read(64)
+        _warn(name, f"skipped {stray} stray byte{'s' if stray > 1 else ''} before the JPEG")
     image_format = _recognise(start, name)
     stream.seek(0)
     with _decoding(name, max_pixels, f"{image_format} file"):
         if image_format == "HEIC":
             return _read_heic(stream)
-        with _openers()[image_format][0](stream, "") as image:
-            return _read_pil(image)
+        whole = True
+        try:
+            with _openers()[image_format][0](stream, "") as image:
+                pixels = _read_pil(image)
+        except OSError as error:
+            if image_format != "JPEG" or "truncated" not in str(error):
+                raise
+            mended, whole = _without_end_mark(stream), False
+            if mended is None:
+                raise
+            pixels = mended
+    if not whole:
+        _warn(name, "the JPEG lacks its end mark; nothing else is missing")
+    return pixels
+
+
+def _without_end_mark(stream: BinaryIO) -> RGB | None:
+    """The pixels of a JPEG whose end mark is all that is missing, else None.
+
+    A decoder that meets the end mark too early makes up the rest, and does not say so. So the file is also read with other
+    bytes before the mark: of a whole picture they are superfluous, of one cut short they would be its next pixels.
+    """
+    stream.seek(0)
+    data = stream.read(MAX_RECORD)
+    data = data.removesuffix(b"\xff")  # the first half of the mark
+    read = []
+    for more in (b"", b"\x5a\xa5\x3c\xc3" * 16):
+        with _openers()["JPEG"][0](io.BytesIO(data + more + b"\xff\xd9"), "") as image:
+            read.append(_read_pil(image))
+    return read[0] if np.array_equal(read[0], read[1]) else None
+
+
+def _warn(name: str, what: str) -> None:
+    warnings.warn(f"{name}: {what}", DamagedImageWarning, stacklevel=2)
 
 
 def _read_heic(stream: BinaryIO) -> RGB:
@@ -223,13 +264,20 @@ def _eight_bits(values: npt.NDArray[Any]) -> RGB:
         return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
     if low < 0 or high > 65535:
         raise _UnusableError(f"integers must lie in 0..65535; they run from {low} to {high}")
-    if values.dtype.kind == "u" or high > 255:
-        values = values >> 8
-    return np.asarray(values, np.uint8)
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits)
+    return np.asarray(values >> (bits - 8), np.uint8)
 
 
 def _recognise(start: bytes, name: str) -> str:
     """The format of a file by its first 64 bytes."""
+    image_format = _format_of(start)
+    if not image_format:
+        raise ImageError(name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC)")
+    return image_format
+
+
+def _format_of(start: bytes) -> str:
+    """The format of a file by its first bytes, or nothing."""
     if start[4:8] == b"ftyp":
         brand, box = start[8:12], start[: int.from_bytes(start[:4], "big")]
         compatible = {box[at : at + 4] for at in range(16, len(box), 4)}
@@ -238,7 +286,7 @@ def _recognise(start: bytes, name: str) -> str:
     for image_format, (_, accept) in _openers().items():
         if accept and accept(start[:16]):
             return image_format
-    raise ImageError(name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC)")
+    return ""
 
 
 class _UnusableError(Exception):
