@@ -68,6 +68,9 @@ def enroll(
             raise typer.BadParameter(str(error), param_hint="--folder") from None
         if not any(paths for _, paths in people):
             reason = f"{folder}: no photos in its folders; wanted one folder a person, like NAME/photo.jpg"
+            deeper = [str(folder / name) for name, _ in people if _has_class_folders(folder / name)]
+            if deeper:
+                reason += f"; such folders are in {', '.join(deeper[:3])}{' and others' if len(deeper) > 3 else ''}"
             raise typer.BadParameter(reason, param_hint="--folder")
         work = [(clean_name(person), path) for person, paths in people for path in paths]
         for person, paths in people:
@@ -84,6 +87,15 @@ def enroll(
         work, report, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size,
         try_rotations=try_rotations,
     )  # fmt: skip
+
+
+def _has_class_folders(folder: Path) -> bool:
+    from facespace.datasets.formats.class_folders import read_class_folders
+
+    try:
+        return any(paths for _, paths in read_class_folders(folder))
+    except (DatasetError, OSError):
+        return False
 
 
 def _enroll(
