@@ -22,10 +22,6 @@ class FacespaceError(Exception):
     """Base of every error of this package; its text is one line a user can act on."""
 
 
-class DamagedImageWarning(UserWarning):
-    """A photo was read although something in its file is not as it should be."""
-
-
 class ImageError(FacespaceError):
     """A photo cannot be read.
 

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin
 
-from facespace.errors import DamagedImageWarning, ImageError
-from facespace.io.image import read
+from facespace.errors import ImageError
+from facespace.io.image import DamagedImageWarning, read
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 NOT_AN_IMAGE = "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC)"

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-from facespace.errors import DamagedImageWarning, ImageError
+from facespace.errors import ImageError
 
 MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
 
@@ -50,6 +50,10 @@ Source = Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.ND
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _STRAY = 16  # bytes in front of a JPEG that are skipped at most
 _HEVC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
+
+
+class DamagedImageWarning(UserWarning):
+    """A photo was read although something in its file is not as it should be."""
 
 
 def read(source: Source, *, max_pixels: int = 100_000_000) -> RGB:

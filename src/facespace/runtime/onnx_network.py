@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError, RuntimeUnavailable
-from facespace.formats.onnx_prelu import with_split_prelu
 from facespace.io.text import first_line
 from facespace.runtime.devices import Device, Precision
 from facespace.runtime.forks import never_destroy, tell_after_fork
@@ -79,7 +78,9 @@ class OnnxNetwork:
             self.precision = "bfloat16"
             if int8 is not None and lowest == "fastest":
                 self.precision, model = "int8", int8()
-        if self.runtime == "onnxruntime":
+        if self.runtime == "onnxruntime" and b"PRelu" in model:
+            from facespace.formats.onnx_prelu import with_split_prelu  # which few models need
+
             model = with_split_prelu(model, source)
         # All that was chosen is in here: sessions made later are the same.
         self._compile = functools.partial(_session, model, openvino, self.precision, on_gpu)
