@@ -564,7 +564,7 @@ def test_folders_of_folders_are_nobody(cli: Cli, tmp_path: Path, hopper_file: Pa
         (tmp_path / "data" / part / "Ada" / "1.jpg").write_bytes(hopper_file.read_bytes())
     outcome = cli("enroll", "--gallery", tmp_path / "g", "--folder", tmp_path / "data")
     assert outcome.code == 2
-    assert "data: no photos in its folders; wanted one folder a person, like NAME/photo.jpg" in outcome.err
+    assert "data: no photos in its folders; it must hold one folder per person, like NAME/photo.jpg" in outcome.err
     there = [str(tmp_path / "data" / part) for part in ("train", "val")]
     assert outcome.errors[-1].endswith(f"; such folders are in {', '.join(there)}")
     assert not (tmp_path / "g").exists()

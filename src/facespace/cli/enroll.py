@@ -67,7 +67,7 @@ def enroll(
         except DatasetError as error:
             raise typer.BadParameter(str(error), param_hint="--folder") from None
         if not any(paths for _, paths in people):
-            reason = f"{folder}: no photos in its folders; wanted one folder a person, like NAME/photo.jpg"
+            reason = f"{folder}: no photos in its folders; it must hold one folder per person, like NAME/photo.jpg"
             deeper = [str(folder / name) for name, _ in people if _has_class_folders(folder / name)]
             if deeper:
                 reason += f"; such folders are in {', '.join(deeper[:3])}{' and others' if len(deeper) > 3 else ''}"

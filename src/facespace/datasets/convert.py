@@ -28,7 +28,7 @@ from facespace.datasets.protocol import LabelledImages
 from facespace.datasets.writing import FORMATS, SHARDED, Writer, names_in, open_writer, open_written
 from facespace.errors import DatasetError, FacespaceError
 from facespace.faces.crops import read_record
-from facespace.io.files import TEMPORARY, atomic_path
+from facespace.io.files import TEMPORARY, atomic_path, sync_folder
 from facespace.io.image import image_ending
 from facespace.io.text import plain_text
 
@@ -209,8 +209,6 @@ class _Run:
         safe = {"n_images": n_images, "chain": chain.hex(), "mark": mark, "n_unrecognised": n_unrecognised}
         with atomic_path(self._folder / _JOURNAL) as path, path.open("w", encoding="utf-8") as file:
             json.dump({"settings": self._plan.settings(), "safe": safe}, file)
-            file.flush()
-            os.fsync(file.fileno())
 
     def finish(self) -> Conversion:
         """Copy what is missing, read everything back, and tell what was made."""
@@ -338,9 +336,4 @@ def _put_in_place(partial: Path, out: Path) -> None:
     if out.is_dir():
         out.rmdir()  # empty, as was looked at; on Windows nothing may be in the way
     os.rename(partial, out)
-    if hasattr(os, "O_DIRECTORY"):
-        parent = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+    sync_folder(out.parent)

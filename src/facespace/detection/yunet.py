@@ -212,10 +212,9 @@ class YuNet:
         degrees: placed on patches, the same small face in two copies of a photo becomes a third more alike. Unsure faces
         that are not seen again are left out: most are hands, hair, the backs of heads, the leather of a sofa.
         """
+        small = [self._small(pixels, one) for pixels, one in zip(photos, found, strict=True)]
         again = [
-            (k, row)
-            for k, (pixels, one) in enumerate(zip(photos, found, strict=True))
-            for row in np.flatnonzero(self._small(pixels, one) | (one.scores < _SURE)).tolist()
+            (k, row) for k, one in enumerate(found) for row in np.flatnonzero(small[k] | (one.scores < _SURE)).tolist()
         ]
         found = [one._replace(landmarks=one.landmarks.copy(), crop_points=one.crop_points.copy()) for one in found]
         kept = [np.ones(len(one.scores), bool) for one in found]
@@ -236,7 +235,7 @@ class YuNet:
                 seen = _moved(candidates, np.full(2, 1 / scale), corner)
                 same = np.flatnonzero(overlaps(box[None], seen.boxes)[0] > _PATCH_IOU)
                 score = seen.scores[same].max(initial=0)
-                if len(same) and self._small(photos[k], found[k])[row]:
+                if len(same) and small[k][row]:
                     points = _means(seen, same[[seen.scores[same].argmax()]])[0]
                     found[k].landmarks[row] = found[k].crop_points[row] = points
                 kept[k][row] = found[k].scores[row] >= _SURE or score >= min(_SEEN_AGAIN, self.min_score)

@@ -155,7 +155,7 @@ class OnnxNetwork:
 
 
 class _AfterFork:
-    """A session in a child process, made when it is wanted, where its runtime can."""
+    """The session of a child process after a fork. ONNX Runtime makes it at the first call; other runtimes cannot."""
 
     def __init__(self, make: Callable[[], Any], runtime: str) -> None:
         self._make = make
