@@ -223,6 +223,22 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     assert texts(tmp_path / "model") == ["old", "old"]
 
 
+def test_the_call_after_a_kill_keeps_the_only_old_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between its two renames; the next call fails too, and the old folder is back."""
+    folder_of(tmp_path / ".facespace-old-model", "old")
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(errno.EIO, "broken")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="broken"):
+        take_folder_place(folder_of(tmp_path / "new", "new"), tmp_path / "model")
+    assert texts(tmp_path / "model") == ["old", "old"]
+
+
 KILLED = """
 import os, shutil, sys
 from pathlib import Path
