@@ -50,6 +50,7 @@ _VOTE_IOU = 0.7  # with the surest box, of those whose landmarks are averaged
 _TINY_PHOTO = 160.0  # longer side below which a photo is searched enlarged
 _MAX_PIXELS = 6_000_000  # of one search; its memory is about 50 bytes a pixel
 _BATCH_PIXELS = 600_000  # small photos of one size are searched together
+_UNEVEN = 1.15  # of an equal share of the work: how much one core may have before all cores compute together
 _ONE_CORE_PIXELS = 4_000_000  # larger searches take all cores, one after the other, so that memory stays bounded
 
 Pixels = npt.NDArray[np.uint8]
@@ -157,9 +158,9 @@ class YuNet:
         photos = [as_rgb(image) for image in images]
         searches = [search for k, pixels in enumerate(photos) for search in self._searches(k, pixels)]
         batches = sorted(_batches(searches), key=_n_pixels, reverse=True)
-        # A core computes a batch of its own, the largest first; one that would keep it longer than the others is computed
-        # by all.
-        most = min(_ONE_CORE_PIXELS, sum(map(_n_pixels, batches)) / usable_cores())
+        # A core computes a batch of its own, the largest first; one that would keep it much longer than the others is
+        # computed by all, which wait for each other at every layer.
+        most = min(_ONE_CORE_PIXELS, _UNEVEN * sum(map(_n_pixels, batches)) / usable_cores())
         large = [batch for batch in batches if _n_pixels(batch) > most]
         small = batches[len(large) :]
         found = [self._run(self._all_cores, batch) for batch in large]
