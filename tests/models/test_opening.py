@@ -19,6 +19,7 @@ from facespace.backbones.weight_loading import tensorflow_name  # noqa: E402
 from facespace.embedding.embedder import Embedder  # noqa: E402
 from facespace.errors import ModelError  # noqa: E402
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec  # noqa: E402
+from facespace.formats import tf_to_onnx  # noqa: E402
 from facespace.formats.onnx_model import read_weights  # noqa: E402
 from facespace.formats.torch_files import as_safetensors  # noqa: E402
 from facespace.io.packed_weights import packed_path, read_packed  # noqa: E402
@@ -264,7 +265,7 @@ def test_a_zip_is_called_by_its_own_name(tmp_path: Path) -> None:
 
 def test_a_graph_whose_spec_is_told_is_not_translated_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path)
-    monkeypatch.setattr(opening, "to_onnx", lambda *_, **__: pytest.fail("the graph was translated"))
+    monkeypatch.setattr(tf_to_onnx, "to_onnx", lambda *_, **__: pytest.fail("the graph was translated"))
     assert open_model(tmp_path, INPUT_SPECS["facenet-2018"]).spec == INPUT_SPECS["facenet-2018"]
 
 

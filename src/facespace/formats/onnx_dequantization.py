@@ -116,13 +116,24 @@ def _dequantized(node: Any, inputs: list[Array], source: str) -> Array:
                 f"{source}: {name} has shape {values.shape} and blocks of {block} along axis {axis}, "
                 f"but scales of shape {parts[0].shape}"
             )
+        if values.shape[axis] % block == 0:
+            # Blocks get an axis of their own, so that nothing is repeated in memory.
+            split = (*values.shape[:axis], -1, block, *values.shape[axis + 1 :])
+            return _scaled(values.reshape(split), [np.expand_dims(part, axis + 1) for part in parts]).reshape(
+                values.shape
+            )
         # Repeated by index: a block may be far longer than the axis.
         places = np.arange(values.shape[axis]) // block
         parts = [part.take(places, axis=axis) for part in parts]
+    return _scaled(values, parts)
+
+
+def _scaled(values: Array, parts: list[Array]) -> Array:
+    """(values − zero point) · scale in place; `parts` are scale and, perhaps, zero point."""
     if len(parts) == 2:
         values -= parts[1]
-    result: Array = values * parts[0]
-    return result
+    values *= parts[0]
+    return values
 
 
 def _reshaped(node: Any, computed: dict[str, Array], constants: dict[str, Any], source: str) -> Array:

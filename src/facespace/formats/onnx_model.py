@@ -166,7 +166,7 @@ def add_tensor(graph: Any, name: str, array: npt.NDArray[Any]) -> None:
     tensor = graph.initializer.add(name=name)
     tensor.dims.extend(array.shape)
     tensor.data_type = _DTYPES[array.dtype]
-    tensor.raw_data = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+    tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def describe(info: Any, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> None:

