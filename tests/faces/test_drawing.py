@@ -26,6 +26,18 @@ def face(x1: float, y1: float, x2: float, y2: float) -> Face:
     return Face((x1, y1, x2, y2), 0.9, tuple((x1 + a * w, y1 + b * h) for a, b in points))
 
 
+def frame_width(height: float, size: tuple[int, int]) -> int:
+    picture = np.full((*size[::-1], 3), GRAY, np.uint8)
+    drawn = np.asarray(annotate(picture, [face(100, 100, 100 + height, 100 + height)], [""], [KNOWN]))
+    return int(changed(drawn)[:, 100 + round(height / 2)][:110].sum())
+
+
+def test_frames_are_seen_on_large_pictures_and_do_not_hide_small_faces() -> None:
+    assert frame_width(400, (1500, 1200)) == 8
+    assert frame_width(40, (1500, 1200)) == 2
+    assert frame_width(40, (300, 200)) == 2
+
+
 @pytest.fixture
 def image() -> np.ndarray:
     return np.full((HEIGHT, WIDTH, 3), GRAY, np.uint8)

@@ -24,10 +24,10 @@ def annotate(
     image: npt.NDArray[np.uint8], faces: Sequence[Face], labels: Sequence[str], colors: Sequence[Color]
 ) -> Image.Image:
     """A copy of `image` (H,W,3) with every face framed, its landmarks dotted and its label beside it."""
-    picture = Image.fromarray(np.ascontiguousarray(image)).copy()
+    picture = Image.fromarray(np.ascontiguousarray(image))  # Pillow keeps RGB in pixels of its own
     draw = ImageDraw.Draw(picture)
-    unit = max(1, round(min(picture.size) / 300))
     for face, color in zip(faces, colors, strict=True):
+        unit = max(1, round(min(*picture.size, 10 * face.height) / 300))  # thin for small faces, which it would hide
         draw.rectangle(face.box, outline=color, width=2 * unit)
         for x, y in face.landmarks:
             draw.ellipse((x - unit, y - unit, x + unit, y + unit), fill=color)
