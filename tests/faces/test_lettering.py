@@ -117,6 +117,13 @@ def test_hebrew_runs_from_right_to_left() -> None:
 
 
 @shaping
+def test_words_of_hebrew_follow_each_other_from_right_to_left() -> None:
+    """The blank between them is another font's, so that the words are drawn one by one."""
+    first, both = ink(drawn("אב")), ink(drawn("אב גד"))
+    assert np.array_equal(both[-first.shape[0] :, -first.shape[1] :], first)
+
+
+@shaping
 def test_arabic_letters_are_joined() -> None:
     assert ink(drawn("محمد")).any(axis=0).all()
     assert not ink(drawn("م ح م د")).any(axis=0).all()
@@ -157,6 +164,11 @@ def test_two_directions_in_one_name() -> None:
 )
 def test_names_that_are_made_to_deceive(name: str, same: str) -> None:
     assert np.array_equal(drawn(name), drawn(same))
+
+
+def test_marks_are_composed_with_their_letters_where_nothing_else_places_them() -> None:
+    fonts = Fonts(FILES, shapes=False)
+    assert np.array_equal(drawn("e\u0301te\u0301", fonts=fonts), drawn("été", fonts=fonts))
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "王", "א", "क्", "\u0300", "\u202e", "\udc80", "\0", "👩‍🚀"])
