@@ -20,7 +20,12 @@ _MAX_LETTERS = 200  # as many as a stored name has
 _MIN_SIZE = 11  # pixels; smaller letters cannot be read
 _ELLIPSIS = "…"
 _JOINERS = "\u200c\u200d"  # they say how Persian and Indic letters and emoji join; other invisible letters are dropped
-_VARIATION_SELECTORS = {*map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
+# Letters and marks without ink, of other categories than Cf: joiners, fillers, vowels that are not written, variants.
+_INVISIBLE = {
+    *"\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0",
+    *map(chr, range(0xFE00, 0xFE10)),
+    *map(chr, range(0xE0100, 0xE01F0)),
+}
 
 
 class LetteringWarning(UserWarning):
@@ -81,7 +86,7 @@ class Lettering:
         draw = ImageDraw.Draw(mask)
         x = float(margin)
         for run, font in zip(runs, fonts, strict=True):
-            draw.text((x, above + margin // 2), fill=255, font=font, anchor="ls", **_shaping(run, font))
+            draw.text((round(x), above + margin // 2), fill=255, font=font, anchor="ls", **_shaping(run, font))
             x += font.getlength(**_shaping(run, font))
         return mask
 
@@ -107,7 +112,7 @@ class Lettering:
     def _is_seen(self, letter: str) -> bool:
         if letter in _JOINERS:
             return self._fonts.shapes
-        return unicodedata.category(letter) != "Cf" and letter not in _VARIATION_SELECTORS
+        return unicodedata.category(letter) != "Cf" and letter not in _INVISIBLE
 
     def _can_draw(self, cluster: str) -> bool:
         shaped = self._fonts.shapes or not any(map(_is_shaped, cluster))
