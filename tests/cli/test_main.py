@@ -17,6 +17,8 @@ from PIL import Image
 
 import facespace
 from facespace.defaults import DEFAULT_MODEL
+from facespace.faces.fonts import Fonts
+from facespace.faces.lettering import Lettering
 from facespace.models.zoo import MODELS
 from support.commands import Outcome, run_facespace
 
@@ -388,6 +390,23 @@ def test_draw_writes_a_picture_a_photo(
                 assert picture.format == "JPEG"
                 same = np.abs(np.asarray(picture).astype(int) - np.asarray(original.convert("RGB"))).max(axis=2) < 60
                 assert same.all() == ("chelsea" in name)
+
+
+@pytest.mark.filterwarnings("default")
+def test_names_that_no_font_here_has_are_told_in_one_line(
+    cli: Cli, tmp_path: Path, collins_file: Path, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lettering = Lettering(Fonts([]))
+    monkeypatch.setattr("facespace.faces.drawing._lettering", lambda: lettering)
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(collins_file.read_bytes())
+    outcome = cli("identify", "--gallery", people, collins_file, copy, "--draw", tmp_path / "drawn")
+    assert outcome.code == 0
+    assert outcome.out.count("王小明") == 2
+    (line,) = [line for line in outcome.errors if "Latin" in line]
+    assert line.startswith(
+        "facespace: 王小明 and names like it are drawn in Latin letters: no font here has its letters;"
+    )
 
 
 def test_a_drawing_never_takes_the_place_of_a_photo(cli: Cli, tmp_path: Path, hopper_file: Path) -> None:
