@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -546,6 +547,18 @@ def test_embed_without_a_face(cli: Cli, tmp_path: Path, cat_file: Path) -> None:
     assert (outcome.code, outcome.lines) == (0, [f"0 faces of 1 photos -> {tmp_path / 'a.npz'}"])
     with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
         assert [archive[name].shape for name in ("path", "box", "score", "embedding")] == [(0,), (0, 4), (0,), (0, 128)]
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout")
+def test_embed_to_standard_output_is_the_archive_alone(tmp_path: Path, cat_file: Path) -> None:
+    command = [sys.executable, "-m", "facespace", "embed", cat_file, "--output", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stderr == b"facespace: 0 faces of 1 photos -> /dev/stdout\n"
+    plain = [*command[:-1], tmp_path / "a.npz"]
+    subprocess.run(plain, capture_output=True, check=True)
+    assert len(done.stdout) == (tmp_path / "a.npz").stat().st_size
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as archive:
+        assert archive["embedding"].shape == (0, 128)
 
 
 def test_embed_that_fails_leaves_the_old_file(

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from facespace.clustering.groups import STATE, FaceGroups
 from facespace.errors import DatasetError
+from facespace.faces.portraits import portrait
 from facespace.io import pictures
 from facespace.io.files import TEMPORARY, atomic_path, take_folder_place, write_bytes
 from facespace.io.text import plain_text
@@ -32,7 +32,6 @@ _OURS = (FACES, ALONE, POOR, TABLE, PAGE, STATE)  # names no group's folder may 
 _MARK = ".group.json"
 _MAX_MARK = 4096
 _SIDE = 160
-_BORDER = 0.4  # of the box, on every side
 _SHOWN = 24  # faces of a group on the page
 _UNNAMED = ' /\\:*?"<>|'
 
@@ -40,16 +39,9 @@ _UNNAMED = ' /\\:*?"<>|'
 def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
     """Keep a small JPEG of every face of a photo, with a border around it, in `folder/faces`."""
     assert photo.pixels is not None
-    height, width = photo.pixels.shape[:2]
     (folder / FACES).mkdir(exist_ok=True)
     for k, face in enumerate(photo.faces):
-        border = _BORDER * max(face.width, face.height)
-        x1, y1 = max(int(face.box[0] - border), 0), max(int(face.box[1] - border), 0)
-        x2, y2 = min(int(face.box[2] + border) + 1, width), min(int(face.box[3] + border) + 1, height)
-        x1, y1 = min(x1, width - 1), min(y1, height - 1)
-        picture = Image.fromarray(np.ascontiguousarray(photo.pixels[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]))
-        picture.thumbnail((_SIDE, _SIDE))
-        pictures.save(picture, _picture(folder, digest, k), "JPEG", quality=88)
+        pictures.save(portrait(photo.pixels, face.box, _SIDE), _picture(folder, digest, k), "JPEG", quality=88)
 
 
 def write_folders(

@@ -67,6 +67,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise
 
 
+def is_stdout(target: Path) -> bool:
+    """Whether what is written to a path goes where this process prints: `/dev/stdout`, or a terminal or pipe by its name."""
+    try:
+        return os.path.samestat(target.stat(), os.fstat(1))
+    except OSError:  # there is no such file, or no stdout
+        return False
+
+
 def write_bytes(target: Path, data: bytes) -> None:
     """Write a whole file as `atomic_path` does."""
     with atomic_path(target) as path:

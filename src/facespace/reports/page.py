@@ -64,11 +64,15 @@ def link(folder: PurePath, target: PurePath) -> str:
     return place.as_uri() if place.is_absolute() else urllib.parse.quote(os.fsencode(place.as_posix()))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, pictures: Sequence[str] = ()) -> str:
+    """A table of texts; `pictures`, if any, are the sources of one picture a row, empty for none, before its texts."""
     text = "".join(f"<th>{safe(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td class=n>{safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{text}</tr>{body}</table>"
+    cells = ["<tr>" + "".join(f"<td class=n>{safe(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    if pictures:
+        text = f"<th></th>{text}"
+        shown = (f"<td><img alt='' src='{safe(source)}'></td>" if source else "<td></td>" for source in pictures)
+        cells = [f"<tr>{cell}{row[4:]}" for cell, row in zip(shown, cells, strict=True)]
+    return f"<table><tr>{text}</tr>{''.join(cells)}</table>"
 
 
 def data_uri(kind: str, data: bytes) -> str:
