@@ -19,9 +19,9 @@ from PIL import Image, ImageFilter
 
 import facespace
 from facespace.defaults import DEFAULT_MODEL
+from facespace.faces import drawing
 from facespace.faces.fonts import Fonts
 from facespace.faces.lettering import Lettering
-from facespace.faces import drawing
 from facespace.models.zoo import MODELS
 from support.commands import Outcome, run_facespace
 
