@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from facespace.detection.factory import create_detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import FacespaceError
-from facespace.faces.drawing import KNOWN, UNKNOWN, annotate
+from facespace.faces.drawing import KNOWN, UNKNOWN, annotate, numbered
 from facespace.identification.gallery import Gallery, Match
 from facespace.io import image, pictures
 from facespace.pipeline.photos import Photo, process
@@ -60,7 +60,7 @@ def run(folder: Path) -> DemoResult:
         (photo,) = process([str(group_file)], detector, embedder, keep_pixels=True)
         matches = gallery.identify(photo.embeddings)
     assert photo.pixels is not None
-    labels = [match.name or "unknown" for match in matches]
+    labels = numbered([match.name or "unknown" for match in matches])
     colors = [KNOWN if match.name else UNKNOWN for match in matches]
     pictures.save(annotate(photo.pixels, photo.faces, labels, colors), picture, "JPEG", quality=92)
     expected = [tiles[_tile_of(face.box)][1] for face in photo.faces]

@@ -46,6 +46,7 @@ def test_train_test_and_predict(cli, people, tmp_path, stranger_file, cat_file):
     assert any(line.startswith("8 photos of 2 people (0 known before)") for line in done.lines)
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "柯林斯" in page
+    assert page.count("<td><img ") == 2, "a face each"
     assert (
         json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["test"]["closed_set_accuracy"][
             "share"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import facespace
 from facespace.defaults import DEFAULT_MODEL
+from facespace.faces import drawing
 from facespace.faces.fonts import Fonts
 from facespace.faces.lettering import Lettering
 from facespace.models.zoo import MODELS
@@ -61,7 +64,8 @@ def two_faces(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, colli
 
 
 def check_face(face: dict[str, object], *, matched: bool) -> None:
-    assert list(face) == ["box", "score", "landmarks", "quality", *(["name", "similarity"] if matched else [])]
+    wanted = ["number", "box", "score", "landmarks", "quality", *(["name", "similarity"] if matched else [])]
+    assert list(face) == wanted
     x1, y1, x2, y2 = face["box"]  # type: ignore[misc]
     assert x1 < x2
     assert y1 < y2
@@ -248,7 +252,7 @@ def test_detect_json(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     for face in hopper["faces"] + two["faces"]:
         check_face(face, matched=False)
     (wanted,) = detector.detect(facespace.read(hopper_file))
-    assert hopper["faces"] == [{**wanted.as_dict(), "quality": hopper["faces"][0]["quality"]}]
+    assert hopper["faces"] == [{"number": 1, **wanted.as_dict(), "quality": hopper["faces"][0]["quality"]}]
     assert cat["faces"] == []
 
 
@@ -259,7 +263,7 @@ def test_detect_text(cli: Cli, hopper_file: Path, two_faces: Path, cat_file: Pat
         f"{hopper_file}: 1 face", f"{two_faces}: 2 faces", f"{cat_file}: no faces",
     ]  # fmt: skip
     assert all(
-        re.fullmatch(r"  score [01]\.\d{3} quality [01]\.\d\d at -?\d+,-?\d+, \d+x\d+ px", line)
+        re.fullmatch(r"  [12]: score [01]\.\d{3} quality [01]\.\d\d at -?\d+,-?\d+, \d+x\d+ px", line)
         for line in outcome.lines
         if line.startswith("  ")
     )
@@ -364,6 +368,40 @@ def test_lines_come_as_they_are_true_and_no_bar_in_a_pipe(hopper_file: Path) -> 
 
 
 # --draw
+
+
+def test_pictures_and_lists_say_the_same_numbers(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, people: Path, hopper: np.ndarray, hopper_file: Path
+) -> None:
+    small = np.asarray(Image.fromarray(hopper).resize((80, 94)).filter(ImageFilter.GaussianBlur(1.2)))
+    photo = np.zeros((hopper.shape[0], hopper.shape[1] + 200, 3), np.uint8)
+    photo[:, : hopper.shape[1]] = hopper
+    photo[200:294, -100:-20] = small
+    Image.fromarray(photo).save(tmp_path / "two.png")
+    drawn: list[tuple[list[Any], list[str]]] = []
+
+    def draws(image: np.ndarray, faces: list[Any], labels: list[str], colors: object) -> Image.Image:
+        drawn.append((faces, labels))
+        return Image.fromarray(image)
+
+    monkeypatch.setattr(drawing, "annotate", draws)
+    identify = ["identify", "--gallery", people]
+    for command in (["detect"], identify):
+        lines = cli(*command, tmp_path / "two.png", "--draw", tmp_path / "drawn").lines[1:]
+        listed = cli(*command, tmp_path / "two.png", "--json").json[0]["faces"]
+        faces, labels = drawn.pop()
+        assert len(lines) == len(faces) == 2
+        assert [entry["number"] for entry in listed] == [1, 2]
+        assert [entry["box"] for entry in listed] == [face.as_dict()["box"] for face in faces]
+        for number, (face, label, line) in enumerate(zip(faces, labels, lines, strict=True), 1):
+            assert line.startswith(f"  {number}: ") and f" at {face.box[0]:.0f},{face.box[1]:.0f}, " in line
+            assert label.partition(": ")[0] == str(number)
+            poor = face.quality < 0.5
+            if command == identify:
+                assert ("Grace Hopper" in label) == ("Grace Hopper" in line) == (not poor)
+            else:
+                assert label == (f"{number}: quality {face.quality:.2f}" if poor else str(number))
+        assert {face.quality < 0.5 for face in faces} == {True, False}
 
 
 def test_draw_writes_a_picture_a_photo(
@@ -511,6 +549,18 @@ def test_embed_without_a_face(cli: Cli, tmp_path: Path, cat_file: Path) -> None:
         assert [archive[name].shape for name in ("path", "box", "score", "embedding")] == [(0,), (0, 4), (0,), (0, 128)]
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout")
+def test_embed_to_standard_output_is_the_archive_alone(tmp_path: Path, cat_file: Path) -> None:
+    command = [sys.executable, "-m", "facespace", "embed", cat_file, "--output", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stderr == b"facespace: 0 faces of 1 photos -> /dev/stdout\n"
+    plain = [*command[:-1], tmp_path / "a.npz"]
+    subprocess.run(plain, capture_output=True, check=True)
+    assert len(done.stdout) == (tmp_path / "a.npz").stat().st_size
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as archive:
+        assert archive["embedding"].shape == (0, 128)
+
+
 def test_embed_that_fails_leaves_the_old_file(
     cli: Cli, tmp_path: Path, hopper_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -624,8 +674,8 @@ def test_identify_text(cli: Cli, people: Path, two_faces: Path, stranger_file: P
     outcome = cli("identify", "--gallery", people, two_faces, stranger_file, cat_file)
     assert (outcome.code, outcome.err) == (0, "")
     assert f"{cat_file}: no faces" in outcome.lines
-    assert re.search(r"^  Grace Hopper  similarity 0\.\d{3} \(wanted 0\.\d{3}\) at ", outcome.out, re.MULTILINE)
-    assert re.search(r"^  unknown  similarity -?0\.\d{3} \(wanted 0\.\d{3}\) at ", outcome.out, re.MULTILINE)
+    assert re.search(r"^  [12]: Grace Hopper  similarity 0\.\d{3} \(wanted 0\.\d{3}\) at ", outcome.out, re.MULTILINE)
+    assert re.search(r"^  1: unknown  similarity -?0\.\d{3} \(wanted 0\.\d{3}\) at ", outcome.out, re.MULTILINE)
 
 
 def test_identify_in_an_empty_gallery(cli: Cli, own_people: Path, hopper_file: Path) -> None:
@@ -637,7 +687,7 @@ def test_identify_in_an_empty_gallery(cli: Cli, own_people: Path, hopper_file: P
     check_face(face, matched=True)
     assert (face["name"], face["similarity"]) == (None, None)
     outcome = cli("identify", "--gallery", own_people, hopper_file)
-    assert outcome.lines[1].startswith("  unknown at ")
+    assert outcome.lines[1].startswith("  1: unknown at ")
 
 
 def test_identify_rate_and_threshold(cli: Cli, people: Path, stranger_file: Path, hopper_file: Path) -> None:

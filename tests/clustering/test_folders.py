@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from facespace.clustering.groups import FaceGroups
 from facespace.errors import DatasetError
 from facespace.pipeline.photos import Photo
 from support.forks import in_child
+from support.html_pages import Page
 
 
 def faces(folder: Path, *groups: int, name: str = "photo.jpg") -> FaceGroups:
@@ -188,6 +190,67 @@ def test_table_and_page_are_safe_for_any_name(tmp_path):
     assert "<script>" not in page
     assert "<b>" not in page
     assert "cut short" in (tmp_path / "groups.csv").read_text(encoding="utf-8")
+
+
+HOSTILE = [
+    "a b.jpg", "#1.jpg", "who?.jpg", "50%.jpg", "%41.jpg", "it's.jpg", '"x" onclick=alert(1).jpg', "<script>alert(1)<script>.jpg",
+    "javascript:alert(1)", "data:text,x", "C:\\photo.jpg", "&lt;&amp;.jpg", "a\nb.jpg", " .jpg", "王小明.jpg", "~;+=@,.jpg", "..jpg",
+]  # fmt: skip
+
+
+def linked(page: Path) -> list[str]:
+    """The files that the links to photos in a page lead to, as a browser follows them."""
+    files = []
+    for source in Page(page.read_text(encoding="utf-8")).sources:
+        address = urllib.parse.urlsplit(urllib.parse.urljoin(page.as_uri(), source))
+        assert (address.scheme, address.netloc, address.query, address.fragment) == ("file", "", "", ""), source
+        if not source.startswith(("faces/", "alone/", "person-")):
+            files.append(os.fsdecode(urllib.parse.unquote_to_bytes(address.path)))
+    return files
+
+
+@pytest.mark.parametrize("place", ["photos", "#50% of 'them'?"])
+def test_pictures_lead_to_their_photos_whatever_these_are_called(tmp_path, place):
+    out, photos = tmp_path / "out", tmp_path / place
+    photos.mkdir()
+    groups = FaceGroups(4)
+    names = [os.fsencode(name) for name in HOSTILE]
+    if os.name == "posix":
+        names.append(b"caf\xe9.jpg")
+    for k, name in enumerate(names):
+        path = os.fsdecode(os.path.join(os.fsencode(photos), name))
+        Path(path).write_bytes(b"%d" % k)
+        groups.add(Photo(path, faces=[_face()], embeddings=np.eye(4, dtype=np.float32)[:1]), f"{k:08x}" * 8)
+    out.mkdir()
+    groups.group = np.arange(len(names))
+    places = write_folders(out, groups, {}, photos="copy")
+    page = write_sheet(out, groups, places)
+    found = linked(page)
+    assert [Path(path).read_bytes() for path in found] == [b"%d" % k for k in range(len(names))]
+    assert [os.path.samefile(os.path.dirname(path), photos) for path in found] == [True] * len(names)
+    assert "face at 0,0, 1x1 px" in page.read_text(encoding="utf-8")
+    copies = (out / "alone" / "photos").iterdir()
+    assert sorted(copy.read_bytes() for copy in copies) == sorted(b"%d" % k for k in range(len(names)))
+
+
+def test_links_hold_when_page_and_photos_are_moved_together(tmp_path):
+    both, elsewhere = tmp_path / "both", tmp_path / "elsewhere"
+    (both / "photos").mkdir(parents=True)
+    groups = faces(both / "out", 1)
+    (digest,) = groups.places
+    (both / "photos" / "a.jpg").write_bytes(b"a")
+    groups.places[digest] = str(both / "photos" / "a.jpg")
+    write_sheet(both / "out", groups, write_folders(both / "out", groups, {}))
+    both.rename(elsewhere)
+    assert linked(elsewhere / "out" / "index.html") == [str(elsewhere / "photos" / "a.jpg")]
+
+
+def test_photos_that_lie_elsewhere_are_linked_by_their_whole_path(tmp_path):
+    groups = faces(tmp_path, 1)
+    (digest,) = groups.places
+    groups.places[digest] = "/no-such-disk/it's #1.jpg"
+    page = write_sheet(tmp_path, groups, write_folders(tmp_path, groups, {}))
+    assert "href='file:///no-such-disk/it%27s%20%231.jpg'" in page.read_text(encoding="utf-8")
 
 
 def test_a_file_system_without_hard_links_gets_copies(tmp_path, monkeypatch):

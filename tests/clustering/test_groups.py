@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,38 @@ def test_a_grouping_comes_back_and_goes_on(tmp_path):
     np.testing.assert_array_equal(again.group, first.group)
 
 
+def test_where_the_photos_are_is_kept_from_the_file_on(tmp_path):
+    """A name that is not UTF-8 too; file and photos may be moved together, and files of before know the names alone."""
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "faces.safetensors"
+    found = FaceGroups(16)
+    for k, name in enumerate((str(tmp_path / "photos" / "caf\udce9.jpg"), "/no-such-disk/b.jpg", "c.jpg")):
+        found.add(Photo(name, embeddings=np.empty((0, 16), np.float32)), f"{k:064x}")
+    assert list(found.places.values())[2] == os.path.abspath("c.jpg")
+    del found.places[f"{2:064x}"]
+    found.save(path, EMBEDDER)
+    found.places[f"{2:064x}"] = os.path.abspath("c.jpg")
+    assert load_groups(path, EMBEDDER).places == found.places
+    path.parent.rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "other")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "other").rename(tmp_path / "elsewhere" / "out")
+    again = load_groups(tmp_path / "elsewhere" / "out" / "faces.safetensors", EMBEDDER).places
+    assert again[f"{0:064x}"] == str(tmp_path / "elsewhere" / "photos" / "caf\udce9.jpg")
+    assert again[f"{1:064x}"] == "/no-such-disk/b.jpg"
+
+
+def test_a_photo_that_was_moved_is_found_again(tmp_path):
+    first, moved = picture(tmp_path / "a.png", 10), tmp_path / "b.png"
+    reading = Reading(FaceGroups(2))
+    reading.read(first, picture(tmp_path / "copy.png", 10))
+    assert list(reading.groups.places.values()) == [first]
+    os.rename(first, moved)
+    reading.read(str(moved))
+    assert list(reading.groups.places.values()) == [str(moved)]
+    assert len(reading.groups.photos) == 1
+
+
 def test_faces_without_a_group_are_saved_as_such(tmp_path):
     path = tmp_path / "faces.safetensors"
     found = groups()
@@ -192,6 +225,8 @@ def test_an_array_that_does_not_fit_is_refused(tmp_path, array):
         ({}, {"photos": []}),
         ({}, {"photos": [["a.jpg", "digest"]] * 20}),
         ({}, {"photos": None}),
+        ({}, {"places": ["a.jpg"]}),
+        ({}, {"places": {"a": 3}}),
         ({}, {"photos": 20}),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -101,6 +102,8 @@ def test_page_is_whole_escaped_and_self_contained(evaluation, tmp_path):
     assert "3 pairs have a photo without a face or unreadable" in shown
     n_worst = sum(map(len, worst(evaluation)))
     assert n_worst and len(page.pictures) == 3 + 2 * n_worst
+    for k in itertools.chain(*worst(evaluation)):
+        assert f"distance {evaluation.verification.distances[k]:.4f}: " in shown
     for picture in page.pictures:
         Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).load()
 

@@ -222,6 +222,34 @@ def test_the_page_without_a_test(classifier, tmp_path):
     assert [len(row) for row in page.rows] == [3] * 25
 
 
+def test_people_have_faces_and_the_first_figure_is_explained(classifier, tried, tmp_path):
+    portraits = {HOSTILE: Image.new("RGB", (96, 80), (200, 0, 0)), "person 02": Image.new("RGB", (50, 96), (0, 200, 0))}
+    for one in (None, tried):
+        write_report(tmp_path, classifier, one, [] if one is None else photos(tmp_path), portraits)
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        page = Page(text)
+        rows = text.partition("<h2>People</h2>")[2].split("<tr>")[2:]
+        assert [row.startswith("<td><img ") for row in rows] == [True, False, True] + [False] * 21
+        colors = [
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))).mean(axis=(0, 1))
+            for source in page.pictures[-2:]
+        ]
+        assert [int(color.argmax()) for color in colors] == [0, 1]
+        assert [len(row) for row in page.rows] == [3 if one is None else 5] * 25
+        assert text.count("whose most likely person is the right one") == 1
+
+
+def test_of_many_people_the_first_are_shown(classifier, tried, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier_report, "PEOPLE_SHOWN", 5)
+    face = Image.new("RGB", (96, 96))
+    write_report(tmp_path, classifier, tried, photos(tmp_path), dict.fromkeys(classifier.names_, face))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert [row[0] for row in Page(text).rows[1:]] == list(classifier.names_[:5])
+    assert len(Page(text).pictures) == 2 + 3 + 5
+    assert "And 19 more people: see report.json." in text
+    assert len(json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["people"]) == 24
+
+
 def test_a_report_needs_matplotlib(classifier, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(RuntimeUnavailable, match=r"facespace\[plots\]"):

@@ -152,6 +152,23 @@ def test_standard_output_is_written_to_in_order(tmp_path: Path, name: str, into:
     assert out == b"before\ndata\nafter\n"
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout")
+def test_which_paths_are_standard_output(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "other").touch()
+    names = ["/dev/stdout", "/dev/fd/1", "link", "/dev/stderr", "other", "missing", "."]
+    code = (
+        "import sys; from pathlib import Path; from facespace.io.files import is_stdout\n"
+        f"print([is_stdout(Path(name)) for name in {names}], file=sys.stderr)"
+    )
+    with (tmp_path / "out").open("wb") as file:
+        for into in (subprocess.PIPE, file):
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=tmp_path, stdout=into, stderr=subprocess.PIPE, check=True
+            )
+            assert done.stderr.decode().strip() == str([True] * 3 + [False] * 4)
+
+
 def test_what_was_written_is_on_the_disk_before_it_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

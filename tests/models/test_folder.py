@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_model(tmp_path / "model", RECORD_OF_A_MODEL, {ONNX: b"x"})
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="this system cannot tell when names are on the disk")
+def test_all_is_on_the_disk_before_the_folder_has_its_name(tmp_path, monkeypatch):
+    steps = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(descriptor):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", lambda *paths: (steps.append("rename"), rename(*paths))[1])
+    write_model(tmp_path / "model", RECORD_OF_A_MODEL, {ONNX: b"x"})
+    assert steps == ["file", "file", "folder", "rename", "folder"]
 
 
 def test_a_replaced_file_is_refused(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from facespace.errors import DatasetError
-from facespace.pipeline.people import read_people, split_people
+from facespace.pipeline.people import portraits, read_people, split_people
+from support import gray_people
 from support.calibrations import StubEmbedder
 
 
@@ -114,3 +115,29 @@ def test_the_split_is_drawn_by_the_seed() -> None:
     assert split_people(names, n_train=7, min_images=10, seed=1) != (learn, test, [])
     assert split_people((*names, "c"), n_train=7, min_images=10, seed=666) == (learn, test, ["c"])
     assert split_people(names, n_train=None, min_images=11, seed=0) == (list(range(10, 22)), [], ["a"])
+
+
+def test_a_portrait_is_the_face_most_like_the_persons_template(tmp_path):
+    for name, grays in {"Anna": (10, 12, 11), "Bob": (50,), "Cleo": (30,)}.items():
+        (tmp_path / name).mkdir()
+        for k, gray in enumerate(grays):
+            Image.fromarray(gray_people.frame(0, gray).pixels).save(tmp_path / name / f"{k}.png")
+    detector = gray_people.StubDetector()
+    people = read_people(tmp_path, gray_people.StubEmbedder(), detector=detector, progress=quietly)
+    (tmp_path / "Cleo" / "0.png").unlink()
+    templates = {name: gray_people.embedding(gray) for name, gray in {"Anna": 12, "Cleo": 30, "Dora": 70}.items()}
+    found = portraits(people, templates, detector, side=24)
+    assert {name: int(np.asarray(picture).max()) for name, picture in found.items()} == {"Anna": 12}
+    assert max(found["Anna"].size) == 24
+
+
+def test_a_portrait_of_a_crop_is_the_crop(tmp_path):
+    people = read(crops(tmp_path / "data", Anna=2, Bob=1))
+    detector = gray_people.StubDetector()
+    found = portraits(people, {"Anna": people.embeddings[1], "Bob": people.embeddings[2]}, detector, side=16)
+    for name, row in (("Anna", 1), ("Bob", 2)):
+        np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(Image.open(people.paths[row])))
+    assert {
+        picture.size for picture in portraits(people, {"Bob": people.embeddings[2]}, detector, side=8).values()
+    } == {(8, 8)}
+    assert detector.calls == []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import sys
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from facespace.errors import RuntimeUnavailable
-from facespace.reports.page import as_png, begin, check_plots, data_uri, new_plot, safe, table
+from facespace.reports.page import as_png, begin, check_plots, data_uri, link, new_plot, safe, table
 from support.html_pages import Page
 
 EVIL = "<img src=x onerror=alert(1)> & \"both\" 'quotes'"
@@ -29,6 +30,43 @@ def test_safe_takes_anything_and_escapes_controls() -> None:
     assert safe(None) == "None"
     assert safe("a\0b\nc\x1b[31m") == "a\\x00b\\nc\\x1b[31m"
     assert safe("caf\udce9 王 Zoë").encode("utf-8") == "caf\\xe9 王 Zoë".encode()
+
+
+@pytest.mark.parametrize(
+    ("folder", "target", "address"),
+    [
+        ("C:/Users/Ann/people", "C:/Users/Ann/Photos/50% #1.jpg", "../Photos/50%25%20%231.jpg"),
+        ("C:/Users/Ann/people", "c:/users/ann/photos/a.jpg", "../photos/a.jpg"),
+        ("C:/people", "C:/photos/a.jpg", "file:///C:/photos/a.jpg"),
+        ("C:/people", "D:/a b/it's.jpg", "file:///D:/a%20b/it%27s.jpg"),
+        ("C:/people", "//nas/share/photos/a.jpg", "file://nas/share/photos/a.jpg"),
+    ],
+)
+def test_addresses_of_files_on_windows(folder: str, target: str, address: str) -> None:
+    assert link(PureWindowsPath(folder), PureWindowsPath(target)) == address
+
+
+@pytest.mark.parametrize(
+    "name", ["javascript:alert(1)", "data:,x", "//host", "http:", "..", "a\\b", "caf\udce9", "\n", "'", '"', "<"]
+)
+def test_no_name_of_a_file_becomes_another_address(name: str) -> None:
+    for folder in map(PurePosixPath, ("/a/b", "/a/b/c", "/x")):
+        address = link(folder, PurePosixPath("/a/b") / name.lstrip("/"))
+        assert not set(address) & set("'\"<>\\\n #?")
+        assert address.isascii()
+        if not address.startswith("file:///a/b"):
+            assert ":" not in address
+            assert not address.startswith("/")
+
+
+def test_a_table_may_begin_with_pictures() -> None:
+    text = table(["a"], [["1"], ["2"]], pictures=["data:,x'>", ""])
+    page = Page(text)
+    assert page.sources == ["data:,x'>"]
+    assert page.text == "a12"
+    assert text.count("<td") == 4 and text.count("<th>") == 2
+    with pytest.raises(ValueError, match="zip"):
+        table(["a"], [["1"], ["2"]], pictures=["data:,"])
 
 
 def test_a_page_begins_with_its_title_and_style() -> None:

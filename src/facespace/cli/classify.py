@@ -32,6 +32,7 @@ from facespace.io.text import plain_text
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from PIL.Image import Image
 
     from facespace.embedding.embedder import Embedder
     from facespace.identification.classifier import Classifier
@@ -143,7 +144,9 @@ def train(
         tested = list(others.paths)
         tried = evaluate_classifier(classifier, others.embeddings, list(others.names))
     if report is not None:
-        classifier_report.write_report(report, classifier, tried, tested or [])
+        classifier_report.write_report(
+            report, classifier, tried, tested or [], _portraits(people, classifier, embedder)
+        )
     if json:
         write_json(classifier_report.as_json(classifier, tried, tested or []))
     else:
@@ -185,7 +188,8 @@ def test(
         raise ValueError(f"{plain_text(str(folder))}: no face in any of its photos; nothing to test on")
     tried = evaluate_classifier(classifier, people.embeddings, list(people.names))
     if report is not None:
-        classifier_report.write_report(report, classifier, tried, list(people.paths))
+        faces = _portraits(people, classifier, embedder)
+        classifier_report.write_report(report, classifier, tried, list(people.paths), faces)
     if json:
         write_json(classifier_report.as_json(classifier, tried, list(people.paths)))
     else:
@@ -251,6 +255,17 @@ def _read(folder: Path, embedder: Embedder, aligned: bool, known: dict[str, Any]
         if not how.endswith("as they are"):
             say(f"{folder}: of the crops, {people.prepared[how]}: {how}")
     return people
+
+
+def _portraits(people: People, classifier: Classifier, embedder: Embedder) -> dict[str, Image]:
+    """A face of each person that the report shows."""
+    from facespace.detection.factory import create_detector
+    from facespace.identification.classifier_report import PEOPLE_SHOWN, THUMBNAIL
+    from facespace.pipeline.people import portraits
+
+    shown = classifier.names_[:PEOPLE_SHOWN]
+    templates = dict(zip(shown, classifier.templates_, strict=False))
+    return portraits(people, templates, create_detector(embedder.detector), side=THUMBNAIL)
 
 
 def _known(output: Path, embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:

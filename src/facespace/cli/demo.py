@@ -21,13 +21,14 @@ def demo(
     result = run(output)
     write_line(f"enrolled: {', '.join(PORTRAITS)}, one photo each -> {result.gallery}")
     write_line(f"found {len(result.photo.faces)} faces in the group picture:")
-    write_line(f"  {'named':<16}{'similarity':>10}  {'wanted':>6}  {'truly':<16}")
+    write_line(f"  {'face':<4}  {'named':<16}{'similarity':>10}  {'wanted':>6}  {'truly':<16}")
     right = 0
-    for match, expected in zip(result.matches, result.expected, strict=True):
+    for number, (match, expected) in enumerate(zip(result.matches, result.expected, strict=True), 1):
         right += match.name == expected
         similarity = match.similarity if match.similarity is not None else float("nan")
         write_line(
-            f"  {match.name or 'unknown':<16}{similarity:>10.3f}  {match.threshold:>6.3f}  {expected or 'a stranger':<16}"
+            f"  {number:<4}  {match.name or 'unknown':<16}{similarity:>10.3f}  {match.threshold:>6.3f}  "
+            f"{expected or 'a stranger':<16}"
         )
     write_line(f"{right} of {len(result.matches)} right. The picture: {result.picture.resolve()}")
     if right < len(result.matches) or not {match.name for match in result.matches} >= set(PORTRAITS):

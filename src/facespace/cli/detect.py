@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from facespace.cli.shared.options import DEFAULT_MIN_SIZE, DetectorName, Draw, Images, Json, MinSize, TryRotations
-from facespace.cli.shared.output import Drawings, Report, progress, turned, turned_json, where, write_json, write_line
+from facespace.cli.shared.output import (
+    Drawings,
+    Report,
+    progress,
+    turned,
+    turned_json,
+    where,
+    write_json,
+    write_line,
+)
 from facespace.defaults import DEFAULT_DETECTOR
 from facespace.io.text import plain_text
 
@@ -23,7 +32,7 @@ def detect(
 ) -> None:
     """Find the faces in photos: box, score, five landmarks and quality of each."""
     from facespace.detection.factory import create_detector
-    from facespace.faces.drawing import FOUND
+    from facespace.faces.drawing import FOUND, numbered
     from facespace.pipeline.photos import find_images, process
 
     paths = list(find_images(images))
@@ -41,17 +50,21 @@ def detect(
             report.fail(photo.path, photo.error, json=json)
             continue
         if drawings:
-            labels = [f"{face.score:.2f}{_low_quality(face)}" for face in photo.faces]
-            drawings.write(photo, labels, [FOUND] * len(photo.faces))
+            drawings.write(photo, numbered([_low_quality(face) for face in photo.faces]), [FOUND] * len(photo.faces))
         if json:
-            write_json({"image": path, **turned_json(photo), "faces": [face.as_dict() for face in photo.faces]})
+            faces = [{"number": number, **face.as_dict()} for number, face in enumerate(photo.faces, 1)]
+            write_json({"image": path, **turned_json(photo), "faces": faces})
             continue
         n = len(photo.faces)
         write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}{turned(photo)}")
-        for face in photo.faces:
-            write_line(f"  score {face.score:.3f} quality {face.quality or 0:.2f} {where(face)}")
+        for line in numbered([_in_words(face) for face in photo.faces]):
+            write_line(f"  {line}")
     report.finish()
 
 
+def _in_words(face: Face) -> str:
+    return f"score {face.score:.3f} quality {face.quality or 0:.2f} {where(face)}"
+
+
 def _low_quality(face: Face) -> str:
-    return f", quality {face.quality:.2f}" if face.quality is not None and face.quality < 0.5 else ""
+    return f"quality {face.quality:.2f}" if face.quality is not None and face.quality < 0.5 else ""

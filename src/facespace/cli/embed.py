@@ -18,7 +18,7 @@ from facespace.cli.shared.options import (
     OptionalModel,
     TryRotations,
 )
-from facespace.cli.shared.output import Report, progress, write_line
+from facespace.cli.shared.output import Report, progress, say, write_line
 from facespace.io.text import plain_text
 
 
@@ -39,7 +39,7 @@ def embed(
     import numpy as np
 
     from facespace.detection.factory import create_detector
-    from facespace.io.files import atomic_path
+    from facespace.io.files import atomic_path, is_stdout
     from facespace.pipeline.photos import find_images, process
 
     if not output.parent.is_dir():
@@ -73,5 +73,6 @@ def embed(
             embedding=np.concatenate(embeddings),
             model=np.array(f"{embedder.name} {embedder.fingerprint}"),
         )
-    write_line(f"{len(names)} faces of {len(paths) - report.n_failed} photos -> {output}")
+    summary = f"{len(names)} faces of {len(paths) - report.n_failed} photos -> {plain_text(str(output))}"
+    (say if is_stdout(output) else write_line)(summary)
     report.finish()

@@ -7,21 +7,20 @@ import json
 import os
 import secrets
 import shutil
-import urllib.parse
 from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from facespace.clustering.groups import STATE, FaceGroups
 from facespace.errors import DatasetError
+from facespace.faces.portraits import portrait
 from facespace.io import pictures
 from facespace.io.files import TEMPORARY, atomic_path, take_folder_place, write_bytes
 from facespace.io.text import plain_text
 from facespace.pipeline.photos import Photo
-from facespace.reports.page import begin, safe
+from facespace.reports.page import begin, link, safe
 
 Photos = Literal["none", "copy", "link"]
 
@@ -33,7 +32,6 @@ _OURS = (FACES, ALONE, POOR, TABLE, PAGE, STATE)  # names no group's folder may 
 _MARK = ".group.json"
 _MAX_MARK = 4096
 _SIDE = 160
-_BORDER = 0.4  # of the box, on every side
 _SHOWN = 24  # faces of a group on the page
 _UNNAMED = ' /\\:*?"<>|'
 
@@ -41,16 +39,9 @@ _UNNAMED = ' /\\:*?"<>|'
 def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
     """Keep a small JPEG of every face of a photo, with a border around it, in `folder/faces`."""
     assert photo.pixels is not None
-    height, width = photo.pixels.shape[:2]
     (folder / FACES).mkdir(exist_ok=True)
     for k, face in enumerate(photo.faces):
-        border = _BORDER * max(face.width, face.height)
-        x1, y1 = max(int(face.box[0] - border), 0), max(int(face.box[1] - border), 0)
-        x2, y2 = min(int(face.box[2] + border) + 1, width), min(int(face.box[3] + border) + 1, height)
-        x1, y1 = min(x1, width - 1), min(y1, height - 1)
-        picture = Image.fromarray(np.ascontiguousarray(photo.pixels[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]))
-        picture.thumbnail((_SIDE, _SIDE))
-        pictures.save(picture, _picture(folder, digest, k), "JPEG", quality=88)
+        pictures.save(portrait(photo.pixels, face.box, _SIDE), _picture(folder, digest, k), "JPEG", quality=88)
 
 
 def write_folders(
@@ -80,12 +71,13 @@ def write_folders(
         if photos != "none":
             (place / "photos").mkdir(exist_ok=True)
             whole = place / "photos" / f"{stem}-{digest[:8]}{Path(path).suffix}"
-            if not os.path.lexists(whole) and os.path.isfile(path):
+            held = groups.places[digest]
+            if not os.path.lexists(whole) and os.path.isfile(held):
                 if photos == "link":
-                    whole.symlink_to(os.path.realpath(path))
+                    whole.symlink_to(os.path.realpath(held))
                 else:
                     with atomic_path(whole) as unfinished:
-                        shutil.copyfile(path, unfinished)
+                        shutil.copyfile(held, unfinished)
     return places
 
 
@@ -108,11 +100,11 @@ def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> No
 
 
 def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Path:
-    """Write `index.html`, a page of all groups, the largest first; it shows the pictures in `faces`."""
+    """Write `index.html`, a page of all groups, the largest first; it shows the pictures in `faces`, each a link to its photo."""
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups.group.tolist()):
         members.setdefault(places[group].name, []).append(row)
-    number = _numbers(groups)
+    number, here = _numbers(groups), Path(os.path.abspath(folder))
     people = sorted(
         (name for name in members if name not in (ALONE, POOR)), key=lambda name: (-len(members[name]), name)
     )
@@ -123,12 +115,17 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
     ]
     for name in [*people, *(name for name in (ALONE, POOR) if name in members)]:
         rows = sorted(members[name], key=lambda row: -groups.score[row])
-        link = urllib.parse.quote(os.fsencode(name))
+        address = link(here, here / name)
         count = f"{len(rows)} face{'s' if len(rows) > 1 else ''}"
-        text.append(f"<h2><a href='{link}/'>{safe(name)}</a> <span class=dim>{count}</span></h2><div class=faces>")
+        text.append(f"<h2><a href='{address}/'>{safe(name)}</a> <span class=dim>{count}</span></h2><div class=faces>")
         for row in rows[:_SHOWN]:
             path, digest, _ = groups.photos[groups.photo[row]]
-            text.append(f"<img loading=lazy alt='' title='{safe(path)}' src='{FACES}/{digest}-{number[row]}.jpg'>")
+            x1, y1, x2, y2 = groups.box[row]
+            said = safe(f"{path}, face at {x1:.0f},{y1:.0f}, {x2 - x1:.0f}x{y2 - y1:.0f} px")
+            text.append(
+                f"<a href='{link(here, Path(groups.places[digest]))}' title='{said}'>"
+                f"<img loading=lazy alt='{said}' src='{FACES}/{digest}-{number[row]}.jpg'></a>"
+            )
         text.append("</div>")
     target = folder / PAGE
     with atomic_path(target) as page:

@@ -20,6 +20,7 @@ from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError
 from facespace.faces.quality import LOW_QUALITY
 from facespace.io.checksums import sha256_or_error
+from facespace.io.files import place_from
 from facespace.io.prefetch import map_ahead
 from facespace.io.tensor_file import damaged, read_tensor_file, write_tensor_file
 from facespace.io.text import plain_text
@@ -40,11 +41,13 @@ class FaceGroups:
 
     `photo` (F,) is a row of `photos`, `box` (F,4) in pixels of the upright photo, `score` and `quality` (F,), `embedding` (F,D) as
     `Embedder.represent` makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
+    `places` are the absolute paths of the photos by SHA-256, as the file system has them: the names in `photos` are for people.
     `id` tells this grouping from any other: a folder that is marked with group 3 of another grouping holds other people.
     """
 
     dimension: int
     photos: list[tuple[str, str, str]] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
     photo: list[int] = field(default_factory=list)
     box: list[tuple[float, float, float, float]] = field(default_factory=list)
     score: list[float] = field(default_factory=list)
@@ -61,6 +64,7 @@ class FaceGroups:
         """Take in a photo with its faces and embeddings; returns the rows of its faces."""
         begin = len(self.photo)
         self.photos.append((plain_text(photo.path), digest, photo.error or ""))
+        self.places[digest] = os.path.abspath(photo.path)
         for face, vector in zip(photo.faces, photo.embeddings, strict=True):
             self.photo.append(len(self.photos) - 1)
             self.box.append(face.box)
@@ -133,7 +137,9 @@ class FaceGroups:
             "embedding": self.embeddings(),
             "group": self._groups(),
         }
-        record = {"photos": self.photos, "model": model_of(embedder), "id": self.id}
+        folder = Path(os.path.abspath(path.parent))
+        places = {digest: str(place_from(folder, Path(place))) for digest, place in self.places.items()}
+        record = {"photos": self.photos, "places": places, "model": model_of(embedder), "id": self.id}
         write_tensor_file(path, _KIND, arrays, record)
 
 
@@ -149,6 +155,12 @@ def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
         raise DatasetError(f"{plain_text(str(path))}: {reason}, or group into another folder")
     try:
         photos = [(str(name), str(digest), str(error)) for name, digest, error in record["photos"]]
+        named = {
+            digest: os.path.abspath(name) for name, digest, _ in photos
+        }  # for files of before, which have no places
+        held = {**named, **record.get("places", {})}
+        folder = os.path.abspath(path.parent)
+        places = {digest: os.path.normpath(os.path.join(folder, place)) for digest, place in held.items()}
         n, dimension = arrays["embedding"].shape
         arrays.setdefault("quality", np.full(n, UNKNOWN_QUALITY, np.float32))  # files of before have none
         shapes = {"photo": (n,), "box": (n, 4), "score": (n,), "quality": (n,), "group": (n,)}
@@ -166,6 +178,7 @@ def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
     return FaceGroups(
         dimension,
         photos,
+        places,
         arrays["photo"].tolist(),
         [tuple(box) for box in arrays["box"].tolist()],
         arrays["score"].tolist(),
@@ -200,6 +213,8 @@ def read_faces(
         elif digest not in known:  # a copy of a photo is the photo
             known.add(digest)
             digests[path] = digest
+        elif not os.path.exists(groups.places.get(digest, path)):  # it was moved
+            groups.places[digest] = os.path.abspath(path)
     photos = process(digests, detector, embedder, keep_pixels=True, try_rotations=try_rotations)
     for done, photo in enumerate(progress(photos, len(digests), "finding faces"), 1):
         rows = groups.add(photo, digests[photo.path])

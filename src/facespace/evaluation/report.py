@@ -259,7 +259,9 @@ def _sheets(evaluation: Evaluation) -> list[str]:
                 if photo in evaluation.thumbnails
             )
             names = " | ".join(safe(pairs.photos[photo]) for photo in photos)
-            text.append(f"<figure>{pictures}<figcaption>{distances[position]:.4f} {names}</figcaption></figure>")
+            text.append(
+                f"<figure>{pictures}<figcaption>distance {distances[position]:.4f}: {names}</figcaption></figure>"
+            )
         text.append("</div>")
     return text
 

@@ -2,8 +2,8 @@
 
 Begin with `face.Face`; `input_spec.InputSpec` says what a network was trained to see, and `alignment.align` makes that
 crop. `crops` handles folders of stored crops and their record, `align.json`; `drawing` draws faces on photos, and
-`lettering` their names with `fonts`. To add a way of cropping, write it in `alignment` and its name in
-`InputSpec.template`.
+`lettering` their names with `fonts`; `portraits` cuts faces out to look at. To add a way of cropping, write it in
+`alignment` and its name in `InputSpec.template`.
 """
 
 from __future__ import annotations

@@ -37,6 +37,15 @@ def annotate(
     return picture
 
 
+def numbered(texts: Sequence[str]) -> list[str]:
+    """What lists and pictures call the faces of one photo: the number of each, from 1, and its text.
+
+    >>> numbered(["Anna", ""]), numbered([])
+    (['1: Anna', '2'], [])
+    """
+    return [f"{number}: {text}" if text else str(number) for number, text in enumerate(texts, 1)]
+
+
 def _label(picture: Image.Image, face: Face, label: str, color: Color) -> None:
     letters = _lettering().draw(label, _letter_size(face, picture.size), picture.width)
     box = face.box

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,13 @@ _WORDS = {
     "unknown_detected": "strangers called unknown",
     "strangers_named": "strangers given a name",
 }
-_SHOWN = 200  # pictures on the page; the JSON has all
-_THUMBNAIL = 96
+_CLOSED_SET = (
+    "Right if nobody were a stranger: of the faces of known people, the share whose most likely person is the right one, "
+    "whether or not they are similar enough to be given the name."
+)
+_SHOWN = 200  # wrong faces on the page; the JSON has all
+PEOPLE_SHOWN = 500  # people on the page; the JSON has all
+THUMBNAIL = 96  # pixels
 
 
 def in_words(classifier: Classifier) -> list[str]:
@@ -93,20 +99,33 @@ def as_json(classifier: Classifier, tried: ClassifierEvaluation | None, paths: S
 
 
 def write_report(
-    folder: Path, classifier: Classifier, tried: ClassifierEvaluation | None, paths: Sequence[str]
+    folder: Path,
+    classifier: Classifier,
+    tried: ClassifierEvaluation | None,
+    paths: Sequence[str],
+    portraits: Mapping[str, Image.Image] = MappingProxyType({}),
 ) -> None:
-    """Write `report.html` and `report.json` into a folder, made where missing; `RuntimeUnavailable` without matplotlib."""
+    """Write `report.html` and `report.json` into a folder, made where missing; `RuntimeUnavailable` without matplotlib.
+
+    `portraits` are pictures of people by name, at most `THUMBNAIL` pixels wide and high; the page shows the first
+    `PEOPLE_SHOWN` people.
+    """
     check_plots()
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("report.json", json.dumps(as_json(classifier, tried, paths), ensure_ascii=False, indent=1) + "\n"),
-        ("report.html", _as_html(classifier, tried, paths)),
+        ("report.html", _as_html(classifier, tried, paths, portraits)),
     ):
         with atomic_path(folder / name) as path:
             path.write_text(text, encoding="utf-8")
 
 
-def _as_html(classifier: Classifier, tried: ClassifierEvaluation | None, paths: Sequence[str]) -> str:
+def _as_html(
+    classifier: Classifier,
+    tried: ClassifierEvaluation | None,
+    paths: Sequence[str],
+    portraits: Mapping[str, Image.Image],
+) -> str:
     found = classifier.evidence_
     text = [
         begin("Classifier"),
@@ -118,27 +137,32 @@ def _as_html(classifier: Classifier, tried: ClassifierEvaluation | None, paths: 
         text += ["<p class=dim>Intervals hold 95 % of bootstraps over people.</p>"]
     text += ["<h2>Held out while learning</h2>"]
     text.append(_tiles({name: found[name] for name in _WORDS if name in found}))
+    text.append(f"<p class=dim>{_CLOSED_SET}</p>")
     text += [f"<p>{safe(line)}</p>" for line in in_words(classifier)[5:]]
     text.append("<div class=plots>")
     text += [f"<img alt='{name}' src='{source}'>" for name, source in _plots(classifier, tried)]
     text.append("</div>")
     if tried is not None:
         text += _mistakes(tried, paths)
-    text.append("<h2>People</h2>")
-    counts = Counter(classifier.owners_.tolist())
-    rows = [
-        (name, str(counts[k]), f"{classifier.thresholds_[k]:.4f}", *_of_person(tried, name))
-        for k, name in enumerate(classifier.names_)
-    ]
-    text.append(table(["name", "photos", "similarity to reach", *(["tested", "right"] if tried else [])], rows))
+    text += _people(classifier, tried, portraits)
     return "".join(text) + "</html>\n"
 
 
-def _of_person(tried: ClassifierEvaluation | None, name: str) -> tuple[str, ...]:
-    if tried is None:
-        return ()
-    rows = [k for k, true in enumerate(tried.names) if true == name]
-    return str(len(rows)), str(sum(tried.right(k) for k in rows))
+def _people(
+    classifier: Classifier, tried: ClassifierEvaluation | None, portraits: Mapping[str, Image.Image]
+) -> list[str]:
+    head, shown = ["name", "photos", "similarity to reach"], classifier.names_[:PEOPLE_SHOWN]
+    photos = Counter(classifier.owners_.tolist())
+    rows = [[name, str(photos[k]), f"{classifier.thresholds_[k]:.4f}"] for k, name in enumerate(shown)]
+    if tried is not None:
+        head += ["tested", "right"]
+        tested = Counter(tried.names)
+        right = Counter(name for k, name in enumerate(tried.names) if tried.right(k))
+        rows = [[*row, str(tested[row[0]]), str(right[row[0]])] for row in rows]
+    pictures = [_source(portraits[name]) if name in portraits else "" for name in shown]
+    n_more = len(classifier.names_) - len(shown)
+    more = [f"<p class=dim>And {n_more:,} more people: see report.json.</p>"] if n_more else []
+    return ["<h2>People</h2>", table(head, rows, pictures=pictures if any(pictures) else ()), *more]
 
 
 def _mistakes(tried: ClassifierEvaluation, paths: Sequence[str]) -> list[str]:
@@ -162,7 +186,11 @@ def _picture(path: str) -> str:
         picture = Image.fromarray(image.read(path))
     except ImageError:  # gone since it was embedded
         return ""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return _source(picture)
+
+
+def _source(picture: Image.Image) -> str:
     return data_uri("jpeg", pictures.encode(picture, "JPEG", quality=85))
 
 

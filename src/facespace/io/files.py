@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import shutil
@@ -11,10 +12,13 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from facespace.errors import DatasetError
 from facespace.io.text import one_line
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 TEMPORARY = ".facespace-"  # how names of unfinished files begin
 _OLD = f"{TEMPORARY}old-"  # and those of folders that are moved aside
@@ -63,6 +67,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise
 
 
+def is_stdout(target: Path) -> bool:
+    """Whether what is written to a path goes where this process prints: `/dev/stdout`, or a terminal or pipe by its name."""
+    try:
+        return os.path.samestat(target.stat(), os.fstat(1))
+    except OSError:  # there is no such file, or no stdout
+        return False
+
+
 def write_bytes(target: Path, data: bytes) -> None:
     """Write a whole file as `atomic_path` does."""
     with atomic_path(target) as path:
@@ -106,6 +118,23 @@ def restore_folders(parent: Path) -> None:
     """`restore_folder` for every folder in `parent` that was moved aside."""
     for old in parent.glob(f"{_OLD}*"):
         restore_folder(parent / old.name.removeprefix(_OLD))
+
+
+def place_from(folder: AnyPath, target: AnyPath) -> AnyPath:
+    """The path that leads from a folder to a file, where both can be moved together; else the file's own. Both are absolute.
+
+    They can where they have more in common than the root: `..` through the root of another machine leads nowhere.
+
+    >>> from pathlib import PurePosixPath, PureWindowsPath
+    >>> str(place_from(PurePosixPath("/home/ann/people"), PurePosixPath("/home/ann/photos/a.jpg")))
+    '../photos/a.jpg'
+    >>> str(place_from(PureWindowsPath("C:/people"), PureWindowsPath("D:/photos/a.jpg")))
+    'D:\\\\photos\\\\a.jpg'
+    """
+    kind = type(target)
+    pairs = zip(folder.parts, target.parts, strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda pair: kind(pair[0]) == kind(pair[1]), pairs))
+    return target if common < 2 else kind(*[".."] * (len(folder.parts) - common), *target.parts[common:])
 
 
 def sync_file(path: Path) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from facespace._version import __version__
 from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
-from facespace.io.files import TEMPORARY
+from facespace.io.files import TEMPORARY, sync_file, sync_folder
 from facespace.io.protobuf import MAX_WEIGHTS
 
 if TYPE_CHECKING:
@@ -89,16 +89,16 @@ def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> M
     folder.mkdir()
     try:
         for name, data in [*files.items(), (RECORD, (json.dumps(record.as_dict(), indent=1) + "\n").encode())]:
-            with (folder / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            (folder / name).write_bytes(data)
+            sync_file(folder / name)
+        sync_folder(folder)
         try:
             folder.rename(out)
         except OSError:
             if out.exists():  # somebody else was quicker
                 raise ModelError(f"{out}: is there already; give another folder or remove it first") from None
             raise
+        sync_folder(out.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

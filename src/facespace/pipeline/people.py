@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from facespace.datasets.formats.class_folders import read_class_folders
 from facespace.detection.factory import create_detector
@@ -17,6 +19,7 @@ from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ImageError
 from facespace.faces.crops import fit, holds_crops
+from facespace.faces.portraits import portrait
 from facespace.io import image
 from facespace.io.checksums import sha256_or_error
 from facespace.io.prefetch import map_ahead
@@ -26,6 +29,7 @@ from facespace.pipeline.photos import process
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 Embeddings = npt.NDArray[np.float32]
 
+_CROP, _PHOTO = "crop:", "photo:"  # how digests begin
 _BATCH = 64
 _READ_AHEAD = 8
 _THREADS = 2
@@ -70,7 +74,7 @@ def read_people(
     crops = holds_crops(root, embedder.spec, aligned=aligned)
     folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]
     listed = [(name, path) for name, files in folders for path in files]
-    kind = "crop" if crops else "photo"
+    kind = _CROP if crops else _PHOTO
     known = known or {}
     failed: list[tuple[str, str]] = []
     copies: list[tuple[str, str]] = []
@@ -86,7 +90,7 @@ def read_people(
             first[name, digest] = path
             names.append(name)
             paths.append(path)
-            digests.append(f"{kind}:{digest}")
+            digests.append(f"{kind}{digest}")
     new = [k for k, digest in enumerate(digests) if digest not in known]
     prepared: Counter[str] = Counter()
     found: dict[int, Embeddings] = {k: known[digests[k]] for k in range(len(paths)) if digests[k] in known}
@@ -149,6 +153,32 @@ def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> It
     """For each photo the embedding (D,) of its largest face, or a reason."""
     for photo in process(paths, detector, embedder, largest=True):
         yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
+
+
+def portraits(
+    people: People, templates: Mapping[str, npt.NDArray[Any]], detector: Detector, *, side: int
+) -> dict[str, Image.Image]:
+    """A face of each person of `templates`, who has one: the most like the person's template (D,).
+
+    Pictures are at most `side` pixels wide and high. A crop is shown whole, a photo around its largest face. A file that
+    can no longer be read is passed over.
+    """
+    rows: dict[str, int] = {}
+    best: dict[str, float] = {}
+    for row, name in enumerate(people.names):
+        if name in templates and (like := float(people.embeddings[row] @ templates[name])) > best.get(name, -np.inf):
+            rows[name], best[name] = row, like
+    photos = [name for name, row in rows.items() if people.digests[row].startswith(_PHOTO)]
+    found = {}
+    for name in rows.keys() - set(photos):
+        with contextlib.suppress(ImageError):
+            found[name] = Image.fromarray(image.read(people.paths[rows[name]]))
+            found[name].thumbnail((side, side))
+    looked_at = process([people.paths[rows[name]] for name in photos], detector, largest=True, keep_pixels=True)
+    for name, photo in zip(photos, looked_at, strict=True):
+        if photo.faces and photo.pixels is not None:
+            found[name] = portrait(photo.pixels, photo.faces[0].box, side)
+    return found
 
 
 def split_people(

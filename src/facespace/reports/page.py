@@ -7,10 +7,14 @@ import html
 import importlib
 import importlib.resources
 import io
+import os
+import urllib.parse
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from facespace.errors import RuntimeUnavailable
+from facespace.io.files import place_from
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
@@ -44,11 +48,31 @@ def safe(text: object) -> str:
     return html.escape(plain_text(str(text)))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts."""
+def link(folder: PurePath, target: PurePath) -> str:
+    """The address of a file, for a page in a folder; both paths are absolute.
+
+    It is relative where the file and the page can be moved together, see `place_from`, and else begins with `file:`. Every
+    byte of a name that could mean something else in an address is escaped, so that no name becomes another scheme.
+
+    >>> from pathlib import PurePosixPath
+    >>> link(PurePosixPath("/home/ann/people"), PurePosixPath("/home/ann/my photos/50%#1?.jpg"))
+    '../my%20photos/50%25%231%3F.jpg'
+    >>> link(PurePosixPath("/home/people"), PurePosixPath("/home/people/javascript:alert(1)"))
+    'javascript%3Aalert%281%29'
+    """
+    place = place_from(folder, target)
+    return place.as_uri() if place.is_absolute() else urllib.parse.quote(os.fsencode(place.as_posix()))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, pictures: Sequence[str] = ()) -> str:
+    """A table of texts; `pictures`, if any, are the sources of one picture a row, empty for none, before its texts."""
     text = "".join(f"<th>{safe(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td class=n>{safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{text}</tr>{body}</table>"
+    cells = ["<tr>" + "".join(f"<td class=n>{safe(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    if pictures:
+        text = f"<th></th>{text}"
+        shown = (f"<td><img alt='' src='{safe(source)}'></td>" if source else "<td></td>" for source in pictures)
+        cells = [f"<tr>{cell}{row[4:]}" for cell, row in zip(shown, cells, strict=True)]
+    return f"<table><tr>{text}</tr>{''.join(cells)}</table>"
 
 
 def data_uri(kind: str, data: bytes) -> str:

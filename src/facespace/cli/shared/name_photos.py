@@ -53,7 +53,7 @@ def name_photos(
 
     With `repeats` a person may stand in a photo more than once, as in collages. `try_rotations` is that of `process`.
     """
-    from facespace.faces.drawing import KNOWN, UNKNOWN
+    from facespace.faces.drawing import KNOWN, UNKNOWN, numbered
     from facespace.pipeline.photos import process
 
     photos = process(paths, detector, embedder, keep_pixels=drawings is not None, try_rotations=try_rotations)
@@ -65,15 +65,17 @@ def name_photos(
         matches = namer(photo.embeddings, one_photo=not repeats)
         if drawings:
             labels = [match.name or unknown(face) for face, match in zip(photo.faces, matches, strict=True)]
-            drawings.write(photo, labels, [KNOWN if match.name else UNKNOWN for match in matches])
+            drawings.write(photo, numbered(labels), [KNOWN if match.name else UNKNOWN for match in matches])
         if json:
-            faces = [named_face(face, match) for face, match in zip(photo.faces, matches, strict=True)]
+            named = (named_face(face, match) for face, match in zip(photo.faces, matches, strict=True))
+            faces = [{"number": number, **entry} for number, entry in enumerate(named, 1)]
             write_json({"image": path, **turned_json(photo), "faces": faces})
             continue
         n = len(photo.faces)
         write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}{turned(photo)}")
-        for face, match in zip(photo.faces, matches, strict=True):
-            write_line(f"  {in_words(match, face)} {where(face)}")
+        lines = [f"{in_words(match, face)} {where(face)}" for face, match in zip(photo.faces, matches, strict=True)]
+        for line in numbered(lines):
+            write_line(f"  {line}")
 
 
 def named_face(face: Face, match: Match | Prediction) -> dict[str, Any]:
