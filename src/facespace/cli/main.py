@@ -107,7 +107,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _notes()  # type: ignore[assignment]
+            warnings.showwarning = _notes()
             app(prog_name="facespace", args=[expand_home(argument) for argument in sys.argv[1:]])
     except (FacespaceError, ValueError) as error:
         print(f"facespace: {error}", file=sys.stderr)

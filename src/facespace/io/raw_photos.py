@@ -62,7 +62,7 @@ def full_picture(file: BinaryIO) -> FullPicture | None:
     turn = _one(first, _ORIENTATION, 1)
     raw = [tags for tags in directories.values() if _one(tags, _PHOTOMETRIC) in _RAW_PHOTOMETRIC]
     if raw or header[8:10] == b"CR" or any(_DNG_VERSION in tags for tags in directories.values()):
-        candidate = _preview(file, directories, raw)
+        best = _preview(file, directories, raw)
     else:
         if not _is_part(first):
             return None
@@ -70,17 +70,18 @@ def full_picture(file: BinaryIO) -> FullPicture | None:
         seen = [tags for tags in directories.values() if min(_size(tags)) and not _one(tags, _SUBFILE) & _MASK]
         full = [tags for tags in seen if not _is_part(tags)] or seen
         pictures = [_Candidate(_size(tags), at, 0, tags) for at, tags in directories.items() if tags in full]
-        candidate = max(pictures, key=_pixels, default=None)
-        if candidate is None or candidate.tags is first:
+        largest = max(pictures, key=_pixels, default=None)
+        if largest is None or largest.tags is first:
             return None
-    if candidate.n_bytes:
-        file.seek(candidate.at)
-        return FullPicture(file.read(candidate.n_bytes), "JPEG", turn)
+        best = largest
+    if best.n_bytes:
+        file.seek(best.at)
+        return FullPicture(file.read(best.n_bytes), "JPEG", turn)
     file.seek(0)
     data = bytearray(file.read(_MOST))
     _, big, _, _ = _layout(header)
-    struct.pack_into(_order(header) + ("Q" if big else "I"), data, 8 if big else 4, candidate.at)
-    return FullPicture(bytes(data), "TIFF", 1 if _ORIENTATION in candidate.tags else turn)
+    struct.pack_into(_order(header) + ("Q" if big else "I"), data, 8 if big else 4, best.at)
+    return FullPicture(bytes(data), "TIFF", 1 if _ORIENTATION in best.tags else turn)
 
 
 def _preview(file: BinaryIO, directories: dict[int, Tags], raw: list[Tags]) -> _Candidate:
