@@ -164,7 +164,7 @@ def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
         except OSError as error:
             if image_format != "JPEG" or "truncated" not in str(error):
                 raise
-            mended, whole = _without_end_mark(stream), False
+            mended, whole = _without_end_mark(stream, turn), False
             if mended is None:
                 raise
             pixels = mended
@@ -173,7 +173,7 @@ def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
     return pixels
 
 
-def _without_end_mark(stream: BinaryIO) -> RGB | None:
+def _without_end_mark(stream: BinaryIO, turn: int) -> RGB | None:
     """The pixels of a JPEG whose end mark is all that is missing, else None.
 
     A decoder that meets the end mark too early makes up the rest, and does not say so. So the file is also read with other
@@ -185,7 +185,7 @@ def _without_end_mark(stream: BinaryIO) -> RGB | None:
     read = []
     for more in (b"", b"\x5a\xa5\x3c\xc3" * 16):
         with _openers()["JPEG"][0](io.BytesIO(data + more + b"\xff\xd9"), "") as image:
-            read.append(_read_pil(image))
+            read.append(_read_pil(image, turn))
     return read[0] if np.array_equal(read[0], read[1]) else None
 
 

@@ -7,6 +7,7 @@ shown without developing it; beside it lie previews, of which the largest often 
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -113,9 +114,17 @@ def _jpeg(file: BinaryIO, tags: Tags) -> _Candidate | None:
         place, n_bytes = tags.get(_STRIPS, ()), tags.get(_STRIP_BYTES, ())
     if len(place) != 1 or len(n_bytes) != 1 or not 0 < n_bytes[0] <= _MOST:
         return None
-    file.seek(place[0])
-    frame = frame_at(file.read(min(n_bytes[0], _JPEG_START)) + b"\xff\xd9")  # its size is asked, not its end
+    start = _bytes(file, place[0], min(n_bytes[0], _JPEG_START))
+    frame = frame_at(start + b"\xff\xd9")  # its size is asked, not its end
     return None if frame is None else _Candidate(frame.size, place[0], n_bytes[0], tags)
+
+
+def _bytes(file: BinaryIO, at: int, n_bytes: int) -> bytes:
+    """At most `n_bytes` from a place, none where the file has no such place; further reads go on behind them."""
+    if at >= file.seek(0, os.SEEK_END):
+        return b""
+    file.seek(at)
+    return file.read(n_bytes)
 
 
 def _is_part(tags: Tags) -> bool:
@@ -155,7 +164,7 @@ def _directories(file: BinaryIO, header: bytes) -> dict[int, Tags]:
     waiting = [at]
     while waiting and len(found) < _MOST_DIRECTORIES:
         at = waiting.pop(0)
-        if at in found or not 0 < at < 2**62:
+        if not at or at in found:
             continue
         tags, following = _directory(file, header, at)
         if not tags:
@@ -169,8 +178,7 @@ def _directory(file: BinaryIO, header: bytes, at: int) -> tuple[Tags, int]:
     """The whole numbers of one directory that are asked for, and where the next one is, 0 for none."""
     _, big, count_format, entry_format = _layout(header)
     size = struct.calcsize(entry_format)
-    file.seek(at)
-    start = file.read(struct.calcsize(count_format))
+    start = _bytes(file, at, struct.calcsize(count_format))
     n_entries = struct.unpack(count_format, start)[0] if len(start) == struct.calcsize(count_format) else 0
     if not 0 < n_entries <= _MOST_ENTRIES:
         return {}, 0
@@ -189,8 +197,7 @@ def _values(file: BinaryIO, order: str, size: int, n_values: int, value: bytes) 
     """The values of an entry, at most `_MOST_VALUES`: they are in it, or where it points to."""
     byte_order = "little" if order == "<" else "big"
     if n_values * size > len(value):
-        file.seek(min(int.from_bytes(value, byte_order), 2**62))  # type: ignore[arg-type]
-        value = file.read(min(n_values, _MOST_VALUES) * size)
+        value = _bytes(file, int.from_bytes(value, byte_order), min(n_values, _MOST_VALUES) * size)  # type: ignore[arg-type]
     wanted = value[: min(n_values, _MOST_VALUES) * size]
     return tuple(
         int.from_bytes(wanted[at : at + size], byte_order)  # type: ignore[arg-type]
