@@ -125,7 +125,7 @@ def seeds(folder: Path) -> dict[str, tuple[Path, str | None, Reader]]:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8))
     for name, options in (("jp2", {}), ("j2k", {"no_jp2": True, "tile_size": (32, 32)})):
         photos[name] = folder / f"photo.{name}"
-        picture.save(photos[name], "JPEG2000", **options)
+        picture.copy().save(photos[name], "JPEG2000", **options)  # what saves remembers its encoder
     photos["tif"] = folder / "photo.tif"
     thumbnail = picture.resize((16, 12))
     thumbnail.save(photos["tif"], "TIFF", save_all=True, append_images=[picture], tiffinfo={254: 1})

@@ -243,6 +243,20 @@ def test_mpo_of_two_pictures() -> None:
     assert_quarters(read(data), tolerance=12)
 
 
+def test_videos_are_no_photos(tmp_path: pathlib.Path) -> None:
+    video = "a video, not a photo; facespace identify and classify predict name people in videos"
+    frames = encode(picture(), "JPEG") * 3
+    for name in ("a.mjpeg", "a.MJPG", "camera"):
+        (tmp_path / name).write_bytes(frames)
+        assert error(tmp_path / name).reason == video
+    (tmp_path / "a.jpg").write_bytes(frames)
+    assert_quarters(read(tmp_path / "a.jpg"), tolerance=12)  # called a photo, it is one
+    assert error(frames).reason == error(b"\0\0\0\x18ftypmp42" + bytes(99)).reason == video
+    assert error(b"\0\x05\x16\x07" + bytes(99)).reason.startswith("what macOS notes about a file")
+    for raw in (b"FUJIFILMCCD-RAW 0201", b"\0\0\0\x18ftypcrx " + bytes(99)):
+        assert "raw photos are not developed here: export it as JPEG or TIFF" in error(raw).reason
+
+
 @pytest.mark.parametrize("image_format", ["EPS", "PDF", "ICO", "TGA", "PCX", "SGI", "DDS", "ICNS"])
 def test_formats_not_allowed(image_format: str) -> None:
     assert error(encode(picture(64, 64), image_format)).reason == NOT_AN_IMAGE

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from facespace.errors import ImageError
-from facespace.io.image import read
+from facespace.io.image import DamagedImageWarning, read
 from facespace.io.raw_photos import full_picture
 from support.tiff_files import strips, tiff
 
@@ -80,6 +80,15 @@ def test_a_preview_of_full_size_is_read(preview: str) -> None:
     pixels = read(data)
     assert pixels.shape == (80, 120, 3)
     assert pixels[0, 0, 0] > 200 > 50 > pixels[0, -1, 0], "turned by half, as the camera says"
+    with pytest.warns(DamagedImageWarning, match="lacks its end mark"):
+        shorter = read(
+            tiff(
+                [first],
+                subs=[{**of_full, 514: len(full) - 2, 279: len(full) - 2}, raw(124, 82)],
+                blobs=[thumbnail, full[:-2]],
+            )
+        )
+    assert np.array_equal(shorter, pixels)
 
 
 def test_the_preview_has_the_last_word_over_its_turn() -> None:
@@ -136,6 +145,14 @@ def test_no_loop_and_no_long_list_is_followed() -> None:
     assert Counted.n_read < 300
     for place in (0, 2**31, 2**32 - 1):
         assert full_picture(io.BytesIO(b"II*\0" + place.to_bytes(4, "little"))) is None
+
+    class Strict(io.BytesIO):  # as systems are that refuse places beyond what a file can have
+        def seek(self, at: int, whence: int = 0) -> int:
+            assert at <= len(self.getvalue())
+            return super().seek(at, whence)
+
+    for far in (2**32 - 1, 10**6):
+        assert full_picture(Strict(tiff([strips(4, 3, 0, 12, t254=1, t330=far)], blobs=[SMALL]))) is None
     huge = bytearray(tiff([raw(100, 100, t513=0, t514=2**32 - 1)]))
     assert "no preview" in reason(bytes(huge))
 
