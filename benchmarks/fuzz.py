@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from facespace.errors import FacespaceError
 
@@ -87,6 +88,8 @@ def seeds(folder: Path) -> dict[str, tuple[Path, str | None, Reader]]:
     from facespace.formats.tf_to_onnx import to_onnx
     from facespace.formats.torch_files import as_safetensors, read_state_dict
     from facespace.formats.zip_files import unpack_weights
+    from facespace.io.file_kinds import is_video, kind_in_folder
+    from facespace.io.image import read as read_image
     from facespace.models.folder import read_record
 
     tf1 = SHARED / "tf1_squeezenet_128"
@@ -118,6 +121,14 @@ def seeds(folder: Path) -> dict[str, tuple[Path, str | None, Reader]]:
     for path in tf1.iterdir():
         if path.suffix != ".pb":
             shutil.copy(path, checkpoint)
+    photos = {}
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8))
+    for name, options in (("jp2", {}), ("j2k", {"no_jp2": True, "tile_size": (32, 32)})):
+        photos[name] = folder / f"photo.{name}"
+        picture.copy().save(photos[name], "JPEG2000", **options)  # what saves remembers its encoder
+    photos["tif"] = folder / "photo.tif"
+    thumbnail = picture.resize((16, 12))
+    thumbnail.save(photos["tif"], "TIFF", save_all=True, append_images=[picture], tiffinfo={254: 1})
     packed = folder / "model.zip"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(tensors, "20180408/20180408.pb")
@@ -125,6 +136,12 @@ def seeds(folder: Path) -> dict[str, tuple[Path, str | None, Reader]]:
     def load_onnx(path: Path) -> None:
         shutil.copy(onnx.with_suffix(".json"), path.with_suffix(".json"))
         Embedder.load(path)
+
+    def read_photo(path: Path) -> None:
+        bare = shutil.copy(path, path.with_suffix(""))
+        kind_in_folder(bare)
+        is_video(bare)
+        read_image(path)
 
     def unzip(path: Path) -> None:
         with tempfile.TemporaryDirectory() as out:
@@ -146,6 +163,9 @@ def seeds(folder: Path) -> dict[str, tuple[Path, str | None, Reader]]:
         "WebDataset tar": (made["webdataset"], only("webdataset", ".tar"), read_all(TarImages)),
         "Parquet": (made["parquet"], only("parquet", ".parquet"), read_all(ParquetImages)),
         "MS-Celeb table": (table, None, read_all(MSCelebImages)),
+        "JPEG 2000 in boxes": (photos["jp2"], None, read_photo),
+        "JPEG 2000 codestream": (photos["j2k"], None, read_photo),
+        "TIFF behind a thumbnail": (photos["tif"], None, read_photo),
         "verification .bin": (SHARED / "lfw_dev_40_protocol2.bin", None, read_bin),
     }
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin, features
 
 from facespace.errors import ImageError
 from facespace.io.image import DamagedImageWarning, read
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
-NOT_AN_IMAGE = "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC)"
+NOT_AN_IMAGE = "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
 RED, GREEN, BLUE, GRAY = (220, 30, 30), (30, 200, 30), (30, 30, 220), (180, 180, 180)
 # How a camera stores an upright picture under each EXIF orientation: the inverse of what a viewer must do.
 STORED = {
@@ -243,7 +243,21 @@ def test_mpo_of_two_pictures() -> None:
     assert_quarters(read(data), tolerance=12)
 
 
-@pytest.mark.parametrize("image_format", ["EPS", "PDF", "ICO", "TGA", "PCX", "SGI", "DDS", "ICNS", "JPEG2000"])
+def test_videos_are_no_photos(tmp_path: pathlib.Path) -> None:
+    video = "a video, not a photo; facespace identify and classify predict name people in videos"
+    frames = encode(picture(), "JPEG") * 3
+    for name in ("a.mjpeg", "a.MJPG", "camera"):
+        (tmp_path / name).write_bytes(frames)
+        assert error(tmp_path / name).reason == video
+    (tmp_path / "a.jpg").write_bytes(frames)
+    assert_quarters(read(tmp_path / "a.jpg"), tolerance=12)  # called a photo, it is one
+    assert error(frames).reason == error(b"\0\0\0\x18ftypmp42" + bytes(99)).reason == video
+    assert error(b"\0\x05\x16\x07" + bytes(99)).reason.startswith("what macOS notes about a file")
+    for raw in (b"FUJIFILMCCD-RAW 0201", b"\0\0\0\x18ftypcrx " + bytes(99)):
+        assert "raw photos are not developed here: export it as JPEG or TIFF" in error(raw).reason
+
+
+@pytest.mark.parametrize("image_format", ["EPS", "PDF", "ICO", "TGA", "PCX", "SGI", "DDS", "ICNS"])
 def test_formats_not_allowed(image_format: str) -> None:
     assert error(encode(picture(64, 64), image_format)).reason == NOT_AN_IMAGE
 
@@ -885,6 +899,12 @@ VALID = {
     "BMP": encode(SMALL, "BMP"),
     "MPO": encode(SMALL, "MPO", save_all=True, append_images=[SMALL.rotate(180)]),
     "PPM": encode(SMALL, "PPM"),
+    "TIFF-preview": encode(SMALL, "TIFF", save_all=True, append_images=[SMALL.resize((48, 64))], tiffinfo={254: 1}),
+    **(
+        {"JP2": encode(SMALL, "JPEG2000"), "J2K": encode(SMALL, "JPEG2000", no_jp2=True)}
+        if features.check("jpg_2000")
+        else {}
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from facespace.errors import ImageError
 from facespace.faces.face import Face
 from facespace.faces.input_spec import InputSpec
 from facespace.faces.quality import face_quality
+from facespace.io.photo_files import LeftOutWarning
 from facespace.pipeline import face_batches, photos as pipeline
 from facespace.pipeline.photos import Photo, find_images, process
 
@@ -218,23 +219,29 @@ def test_an_unexpected_failure_is_not_swallowed(monkeypatch: pytest.MonkeyPatch)
 def test_files_as_given_and_folders_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "Z.jpeg", "no_ending", "photo.jpg.part",
-        "sub/2.webp", "sub/1.heic", "sub/deeper/x.tif", "another/y.gif", ".git/z.jpg", "sub/.cache/w.png",
+        "sub/2.webp", "sub/1.heic", "sub/film.mov", "sub/deeper/x.tif", "another/y.gif", "._b.jpg", ".git/z.jpg", "sub/.cache/w.png",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "sub" / "IMG_1").write_bytes(b"\xff\xd8\xff\xe0")
     monkeypatch.chdir(tmp_path)
-    inside = ["Z.jpeg", "a.PNG", "b.jpg", "another/y.gif", "sub/1.heic", "sub/2.webp", "sub/deeper/x.tif"]
-    assert list(find_images(["."])) == [os.path.join(".", name) for name in inside]
-    assert list(find_images([tmp_path])) == [str(tmp_path / name) for name in inside]
+    inside = ["Z.jpeg", "a.PNG", "b.jpg", "another/y.gif", "sub/1.heic", "sub/2.webp", "sub/IMG_1", "sub/deeper/x.tif"]
+    left_out = r"^left out 1 video \(\./sub/film\.mov; .*\) and 3 files that are no photos \(\./no_ending, \./notes\.txt, \./photo"
+    with pytest.warns(LeftOutWarning, match=left_out):
+        assert list(find_images(["."])) == [os.path.join(".", name) for name in inside]
+    with pytest.warns(LeftOutWarning):
+        assert list(find_images([tmp_path])) == [str(tmp_path / name) for name in inside]
+    (tmp_path / "sub" / "film.mov").unlink()
     assert list(find_images(["notes.txt", Path("missing"), "sub", "b.jpg", "b.jpg", ".hidden.jpg"])) == [
-        "notes.txt", "missing", "sub/1.heic", "sub/2.webp", "sub/deeper/x.tif", "b.jpg", "b.jpg", ".hidden.jpg",
+        "notes.txt", "missing", "sub/1.heic", "sub/2.webp", "sub/IMG_1", "sub/deeper/x.tif", "b.jpg", "b.jpg", ".hidden.jpg",
     ]  # fmt: skip
 
 
 def test_a_folder_without_images_is_passed_on(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    assert list(find_images([tmp_path])) == [str(tmp_path)]
-    (photo,) = run(find_images([tmp_path]))
+    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(.*notes.txt\)"):
+        assert list(find_images([tmp_path])) == [str(tmp_path)]
+    (photo,) = run([str(tmp_path)])
     assert (photo.path, photo.error) == (str(tmp_path), "no images in this folder")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import facespace
 from facespace.detection.factory import create_detector
 from facespace.faces.face import Face
-from facespace.io.image import IMAGE_ENDINGS
+from facespace.io.file_kinds import IMAGE_ENDINGS
 from facespace.pipeline.photos import process
 from facespace.pipeline.second_look import _moved, find_with_second_look, look_again
 

@@ -18,6 +18,7 @@ from facespace.datasets.formats.class_folders import ImageFolder
 from facespace.datasets.opening import open_dataset
 from facespace.errors import DatasetError, TrainingError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
+from facespace.io.photo_files import LeftOutWarning
 from facespace.training import data_loading as batches
 from facespace.training.augmentation import Augmentation
 from facespace.training.data_loading import Batch, TrainingImages, fingerprint, open_batches, standardized, stream_of
@@ -351,7 +352,11 @@ def test_fingerprint_stays_for_what_is_not_read(root: Path, images: TrainingImag
     (root / "Ben" / "@eaDir" / "0.png").write_bytes(b"x")
     (root / "Ben" / "round").symlink_to(root)
     os.utime(root / "Ben" / "0.png", (0, 0))
-    assert fingerprint(TrainingImages(open_dataset(root)), [str(root)]) == began
+    with pytest.warns(LeftOutWarning, match="Thumbs.db"):
+        dataset = open_dataset(root)
+    assert fingerprint(TrainingImages(dataset), [str(root)]) == began
+    (root / "Ben" / "IMG_1").write_bytes((root / "Ben" / "0.png").read_bytes())
+    assert fingerprint(TrainingImages(dataset), [str(root)]) != began, "an image, whatever it is called"
 
 
 def test_fingerprint_of_files_and_of_several(root: Path, tmp_path: Path, images: TrainingImages) -> None:

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from facespace.errors import RuntimeUnavailable, VideoError
+from facespace.io.file_kinds import Kind, is_video, kind_in_folder
 from facespace.video import reader as video
-from facespace.video.reader import is_video, read_frames, turned, video_seconds
+from facespace.video.reader import read_frames, turned, video_seconds
 from support.video_files import counted_frames, number_of, write_video
 
 CONTAINERS = {
@@ -83,6 +84,43 @@ def test_containers(tmp_path: Path, ending: str) -> None:
         assert np.diff([frame.seconds for frame in frames]) == pytest.approx(1 / 25, abs=0.002)
     assert frames[0].seconds == pytest.approx(0, abs=0.05), "seconds count from the file's start"
     assert video_seconds(path) == pytest.approx(2, abs=0.6)
+
+
+# One for each of FFmpeg's readers that are allowed.
+READERS = {
+    "mov": ("mp4", "mpeg4"), "matroska": ("mkv", "mpeg4"), "avi": ("avi", "mpeg4"), "mpegts": ("ts", "libx264"),
+    "mpeg": ("mpg", "mpeg2video"), "mpegvideo": ("m2v", "mpeg2video"), "flv": ("flv", "flv1"), "asf": ("asf", "wmv2"),
+    "ogg": ("ogv", "libvpx"), "mxf": ("mxf", "mpeg2video"), "h264": ("h264", "libx264"), "hevc": ("hevc", "libx265"),
+    "ivf": ("ivf", "libvpx"), "nut": ("nut", "mpeg4"), "mjpeg": ("mjpeg", "mjpeg"), "mpjpeg": ("mjpeg", "mjpeg"),
+}  # fmt: skip
+
+
+def test_every_reader_is_tried() -> None:
+    assert set(READERS) == set(video._FORMATS.split(","))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_allowed_can_be_reached(tmp_path: Path, reader: str) -> None:
+    ending, codec = READERS[reader]
+    try:
+        path = write_video(
+            tmp_path / f"a.{ending}", counted_frames(20, (128, 96)), codec=codec,
+            pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p",
+        )  # fmt: skip
+    except (av.error.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+        pytest.skip(f"this FFmpeg does not write {codec} into {ending} ({error})")
+    if reader == "mpjpeg":
+        frames = path.read_bytes().split(b"\xff\xd8\xff")[1:]
+        part = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8\xff%s\r\n"
+        path.write_bytes(b"".join(part % frame for frame in frames))
+    bare = path.rename(tmp_path / "without an ending")
+    assert is_video(bare) and kind_in_folder(bare) is Kind.VIDEO
+    bare.rename(path)
+    assert is_video(path) and kind_in_folder(path) is Kind.VIDEO
+    with av.open(str(path)) as container:
+        assert reader in container.format.name.split(",") or (reader, container.format.name) == ("mpjpeg", "mpjpeg")
+    shades = [number_of(frame.pixels) for frame in read_frames(path, every=1)]
+    assert shades == list(range(len(shades))) and len(shades) >= 19
 
 
 @pytest.mark.parametrize("rate", [3, 5, 10, 25, 30, 50])

@@ -42,6 +42,7 @@ from facespace.faces.crops import FILE_NAME, CropRecord, read_record
 from facespace.faces.face import Face, central_face
 from facespace.io import image, pictures
 from facespace.io.files import TEMPORARY, write_bytes
+from facespace.io.photo_files import PhotoFiles
 from facespace.io.png import encode_png
 from facespace.io.text import plain_text
 from facespace.runtime.onnx_network import usable_cores
@@ -76,17 +77,21 @@ class Summary:
 
 
 def find_photos(raw: Path) -> list[str]:
-    """`NAME/file` of every file in the class folders of `raw`, sorted; hidden ones and folders within them left out.
+    """`NAME/file` of every photo in the class folders of `raw`, sorted; hidden files and folders within them do not count.
 
-    `DatasetError` where there is no such folder or no file in any.
+    What is no photo is left out with a `LeftOutWarning`, by the same rule as in `read_class_folders`. `DatasetError` where
+    there is no such folder or no photo in any.
     """
     if not raw.is_dir():
         raise DatasetError(
             f"{plain_text(str(raw))}: no such folder; align wants a folder of class folders, one a person"
         )
+    files = PhotoFiles()
     photos = []
     for name in visible_names(raw, folders=True):
-        photos += [f"{name}/{file}" for file in visible_names(raw / name, folders=False)]
+        inside = (f"{name}/{file}" for file in visible_names(raw / name, folders=False))
+        photos += [file for file in inside if files.takes(raw / file, file)]
+    files.warn(raw)
     if not photos:
         raise DatasetError(
             f"{plain_text(str(raw))}: no photos in class folders; wanted one folder a person, like NAME/photo.jpg"

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -86,9 +87,17 @@ def _root(
     pass
 
 
-def _note(message: Warning | str, *_: object) -> None:
-    """A warning as a user reads it: one line, without the place in our source it came from."""
-    print(f"facespace: {message}", file=sys.stderr)
+def _notes() -> Callable[..., None]:
+    """What prints a warning as a user reads it: one line, once, without the place in our source it came from."""
+    said: set[str] = set()
+
+    def note(message: Warning | str, *_: object) -> None:
+        line = f"facespace: {message}"
+        if line not in said:
+            print(line, file=sys.stderr)
+        said.add(line)
+
+    return note
 
 
 def main() -> None:
@@ -98,7 +107,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _note  # type: ignore[assignment]
+            warnings.showwarning = _notes()
             app(prog_name="facespace", args=[expand_home(argument) for argument in sys.argv[1:]])
     except (FacespaceError, ValueError) as error:
         print(f"facespace: {error}", file=sys.stderr)

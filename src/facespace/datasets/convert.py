@@ -28,8 +28,8 @@ from facespace.datasets.protocol import LabelledImages
 from facespace.datasets.writing import FORMATS, SHARDED, Writer, names_in, open_writer, open_written
 from facespace.errors import DatasetError, FacespaceError
 from facespace.faces.crops import read_record
+from facespace.io.file_kinds import image_ending
 from facespace.io.files import TEMPORARY, atomic_path, sync_folder
-from facespace.io.image import image_ending
 from facespace.io.text import plain_text
 
 RECORD_NAME = "convert.json"

@@ -18,7 +18,7 @@ from facespace.datasets.shards import is_pattern, matching
 from facespace.datasets.union import UnionImages
 from facespace.errors import DatasetError
 from facespace.io.checksums import masked_crc
-from facespace.io.image import IMAGE_ENDINGS, image_ending
+from facespace.io.file_kinds import Kind, image_ending, kind_in_folder
 from facespace.io.text import plain_text
 
 Source = str | os.PathLike[str]
@@ -146,7 +146,9 @@ def _has_images(path: str, folders: Sequence[str]) -> bool:
     for folder in folders:
         try:
             with os.scandir(os.path.join(path, folder)) as entries:
-                if any(os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS for entry in entries):
+                if any(
+                    not entry.name.startswith(".") and kind_in_folder(entry.path) is Kind.PHOTO for entry in entries
+                ):
                     return True
         except OSError:
             continue  # its reader says so, if it comes to that

@@ -21,35 +21,20 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from facespace.errors import ImageError
+from facespace.io.file_kinds import START, is_motion_jpeg, photo_format, raw_format, stray_bytes, video_start
+from facespace.io.jpeg2000 import claimed_size
+from facespace.io.raw_photos import NOT_DEVELOPED, full_picture
 
 MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
-
-_STARTS = (
-    (b"\xff\xd8\xff", ".jpg"),
-    (b"\x89PNG\r\n\x1a\n", ".png"),
-    (b"BM", ".bmp"),
-    (b"GIF8", ".gif"),
-    (b"II*\0", ".tif"),
-    (b"MM\0*", ".tif"),
-    (b"P5", ".pgm"),
-    (b"P6", ".ppm"),
-)
-
-
-IMAGE_ENDINGS = frozenset(
-    f".{ending}"
-    for ending in "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pnm avif heic heif".split()  # noqa: SIM905
-)
-
 
 RGB = npt.NDArray[np.uint8]
 Path = str | os.PathLike[str] | os.PathLike[bytes]
 Source = Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
 
 # Pillow's names; its other decoders (EPS, PDF, FITS, …) are never asked.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-_STRAY = 16  # bytes in front of a JPEG that are skipped at most
-_HEVC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+_VIDEO = "a video, not a photo; facespace identify and classify predict name people in videos"
+_APPLE_DOUBLE = b"\0\x05\x16\x07"
 
 
 class DamagedImageWarning(UserWarning):
@@ -154,28 +139,32 @@ def _read_file(file: BinaryIO, max_pixels: int) -> RGB:
 
 
 def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
-    start = stream.read(64)
+    start = stream.read(START)
     if not start:
         raise ImageError(name, "the file is empty")
-    stray = start.find(b"\xff\xd8\xff", 1, _STRAY + 3)
-    if stray > 0 and not _format_of(start):
+    image_format = _recognise(start, name)
+    if image_format == "JPEG" and (stray := stray_bytes(start)):
         stream.seek(stray)
         stream = io.BytesIO(stream.read(MAX_RECORD))
-        start = stream.read(64)
         _warn(name, f"skipped {stray} stray byte{'s' if stray > 1 else ''} before the JPEG")
-    image_format = _recognise(start, name)
+    if image_format == "JPEG" and is_motion_jpeg(stream, name):
+        raise ImageError(name, _VIDEO)
+    stream, image_format, turn = _full_picture(stream, image_format, name)
     stream.seek(0)
     with _decoding(name, max_pixels, f"{image_format} file"):
         if image_format == "HEIC":
             return _read_heic(stream)
+        if image_format == "JPEG2000":
+            _check_size(claimed_size(stream))
+            stream.seek(0)
         whole = True
         try:
             with _openers()[image_format][0](stream, "") as image:
-                pixels = _read_pil(image)
+                pixels = _read_pil(image, turn)
         except OSError as error:
             if image_format != "JPEG" or "truncated" not in str(error):
                 raise
-            mended, whole = _without_end_mark(stream), False
+            mended, whole = _without_end_mark(stream, turn), False
             if mended is None:
                 raise
             pixels = mended
@@ -184,7 +173,7 @@ def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
     return pixels
 
 
-def _without_end_mark(stream: BinaryIO) -> RGB | None:
+def _without_end_mark(stream: BinaryIO, turn: int) -> RGB | None:
     """The pixels of a JPEG whose end mark is all that is missing, else None.
 
     A decoder that meets the end mark too early makes up the rest, and does not say so. So the file is also read with other
@@ -196,7 +185,7 @@ def _without_end_mark(stream: BinaryIO) -> RGB | None:
     read = []
     for more in (b"", b"\x5a\xa5\x3c\xc3" * 16):
         with _openers()["JPEG"][0](io.BytesIO(data + more + b"\xff\xd9"), "") as image:
-            read.append(_read_pil(image))
+            read.append(_read_pil(image, turn))
     return read[0] if np.array_equal(read[0], read[1]) else None
 
 
@@ -214,12 +203,23 @@ def _read_heic(stream: BinaryIO) -> RGB:
     return _rgb(heif.to_pillow())  # upright already
 
 
-def _read_pil(image: Image.Image) -> RGB:
+def _full_picture(stream: BinaryIO, image_format: str, name: str) -> tuple[BinaryIO, str, int]:
+    """What to decode, its format, and its EXIF orientation if it has none itself: not always the first picture of a TIFF."""
+    if image_format != "TIFF":
+        return stream, image_format, 1
+    try:
+        full = full_picture(stream)
+    except ValueError as error:
+        raise ImageError(name, str(error)) from None
+    return (stream, image_format, 1) if full is None else (io.BytesIO(full.data), full.format, full.turn)
+
+
+def _read_pil(image: Image.Image, turn: int = 1) -> RGB:
     _check_size(image.size)
     image.load()
     # Only now, as a TIFF turns itself when it is loaded, and a PNG may have its EXIF data behind the pixels.
     try:
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turn = image.getexif().get(ExifTags.Base.Orientation, turn)
     except Exception:  # whatever is wrong with the EXIF data, the pixels may be good
         turn = 1
     rgb = _rgb(image).swapaxes(0, 1) if turn in (5, 6, 7, 8) else _rgb(image)
@@ -273,24 +273,19 @@ def _eight_bits(values: npt.NDArray[Any]) -> RGB:
 
 
 def _recognise(start: bytes, name: str) -> str:
-    """The format of a file by its first 64 bytes."""
-    image_format = _format_of(start)
-    if not image_format:
-        raise ImageError(name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC)")
+    """The format of a file by its first bytes."""
+    image_format = photo_format(start)
+    if image_format == "RAW":
+        raise ImageError(name, f"a raw photo ({raw_format(start)}); {NOT_DEVELOPED}")
+    if not image_format and video_start(start):
+        raise ImageError(name, _VIDEO)
+    if start.startswith(_APPLE_DOUBLE):
+        raise ImageError(name, "what macOS notes about a file (AppleDouble), not the photo; give the file without ._")
+    if not image_format or (image_format != "HEIC" and image_format not in _openers()):
+        raise ImageError(
+            name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
+        )
     return image_format
-
-
-def _format_of(start: bytes) -> str:
-    """The format of a file by its first bytes, or nothing."""
-    if start[4:8] == b"ftyp":
-        brand, box = start[8:12], start[: int.from_bytes(start[:4], "big")]
-        compatible = {box[at : at + 4] for at in range(16, len(box), 4)}
-        if brand in _HEVC_BRANDS or (brand in (b"mif1", b"msf1") and not compatible & {b"avif", b"avis"}):
-            return "HEIC"
-    for image_format, (_, accept) in _openers().items():
-        if accept and accept(start[:16]):
-            return image_format
-    return ""
 
 
 class _UnusableError(Exception):
@@ -362,22 +357,6 @@ def _text(error: BaseException) -> str:
     """What an error says, on one short line."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(said.split())[:200] or type(error).__name__
-
-
-def image_ending(encoded: bytes) -> str | None:
-    """The ending of a file with this image in it; None where it is of no kind that is known here.
-
-    >>> image_ending(b"RIFF....WEBPVP8 "), image_ending(b"<html>")
-    ('.webp', None)
-    """
-    for start, ending in _STARTS:
-        if encoded.startswith(start):
-            return ending
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return ".webp"
-    if encoded[4:8] == b"ftyp":
-        return ".avif" if encoded[8:12] in (b"avif", b"avis") else ".heic"
-    return None
 
 
 def decode(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:

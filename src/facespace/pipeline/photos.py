@@ -19,7 +19,8 @@ from facespace.embedding.embedder import Embedder
 from facespace.errors import ImageError
 from facespace.faces.face import Face
 from facespace.io import image
-from facespace.io.image import IMAGE_ENDINGS, Source, are_several
+from facespace.io.image import Source, are_several
+from facespace.io.photo_files import PhotoFiles
 from facespace.io.prefetch import map_ahead
 from facespace.pipeline.face_batches import find_faces, in_chunks
 from facespace.pipeline.rotations import turn
@@ -48,10 +49,13 @@ class Photo:
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    """Files as given; of folders, every image below them by its ending, sorted, hidden ones left out.
+    """Files as given; of folders, every photo below them, sorted.
 
-    A folder without any is passed on as it is, for `process` to report, and so is each folder that cannot be entered.
+    A file called like a photo is one, and so is any other that holds one (`io.file_kinds`). Hidden files are passed over. How many
+    others were left out is a `LeftOutWarning` at the end. A folder without photos is passed on as it is, for `process`
+    to report, and so is each folder that cannot be entered.
     """
+    photos = PhotoFiles()
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         path = os.fspath(path)
         if not os.path.isdir(path):
@@ -62,12 +66,14 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         for folder, subfolders, files in os.walk(path, onerror=closed.append):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             for name in sorted(files):
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS:
+                file = os.path.join(folder, name)
+                if not name.startswith(".") and photos.takes(file):
                     found = True
-                    yield os.path.join(folder, name)
+                    yield file
         yield from (error.filename for error in closed)
         if not found and not closed:
             yield path
+    photos.warn()
 
 
 def folder_problem(folder: str) -> str:

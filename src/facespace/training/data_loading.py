@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from facespace.datasets.formats.class_folders import visible_names
+from facespace.datasets.formats.class_folders import photos_in, visible_names
 from facespace.datasets.protocol import LabelledImages
 from facespace.errors import DatasetError, ImageError, TrainingError
 from facespace.faces.input_spec import InputSpec
-from facespace.io.image import IMAGE_ENDINGS
+from facespace.io.photo_files import PhotoFiles
 from facespace.io.text import plain_text
 from facespace.training.augmentation import Augmentation
 from facespace.training.sampling import Stream, by_people, shuffled
@@ -250,12 +250,8 @@ def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
 
 def _files(folder: str) -> list[str]:
     """What a dataset is read from: not logs beside the people's folders, nor what lies deeper."""
-    images = [
-        os.path.join(folder, person, name)
-        for person in visible_names(folder, folders=True)
-        for name in visible_names(os.path.join(folder, person), folders=False)
-        if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
-    ]
+    photos = PhotoFiles()
+    images = [path for person in visible_names(folder, folders=True) for path in photos_in(folder, person, photos)]
     beside = visible_names(folder, folders=False)
     return images if images and "train.rec" not in beside else [os.path.join(folder, name) for name in beside]
 

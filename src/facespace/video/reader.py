@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import RuntimeUnavailable, VideoError
-from facespace.io.image import image_ending
 from facespace.io.text import first_line
 from facespace.video.cuts import SIZE as THUMBNAIL_SIZE, Changes, CutFinder
 
@@ -34,13 +33,7 @@ RGB = npt.NDArray[np.uint8]
 FRAMES_A_SECOND = 5.0  # a face is seen often enough to be followed, and a minute of video is 300 pictures
 MAX_PIXELS = 100_000_000  # of a frame: what `image.read` allows a photo
 
-_ENDINGS = frozenset(
-    f".{ending}"
-    for ending in "mp4 m4v mov mkv webm avi mpg mpeg vob ts mts m2ts flv wmv asf ogv 3gp 3g2 mxf".split()  # noqa: SIM905
-)
-_FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf,nut"
-_IMAGE_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}
-_STARTS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")
+_FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf,nut,mjpeg,mpjpeg"
 _MAX_ASPECT = 4  # pixels wider or higher than that are a slip in the file, not a camera's
 
 
@@ -57,34 +50,6 @@ class Frame:
     pixels: RGB
     cuts: tuple[float, ...] = ()
     changes: Changes | None = None
-
-
-def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is to be read as a video: it begins like one, or is called like one and is no image.
-
-    Nothing is decoded and PyAV is not needed. What cannot be opened is no video: who reads it as an image says why.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "holiday")
-    ...     with open(path, "wb") as file:
-    ...         _ = file.write(b"\\x00\\x00\\x00\\x18ftypmp42")
-    ...     is_video(path), is_video(folder)
-    (True, False)
-    """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a fifo would wait for its writer
-            return False
-        with open(path, "rb") as file:
-            start = file.read(400)
-    except (OSError, ValueError):  # ValueError: a name no file can have
-        return False
-    if start[4:8] == b"ftyp":
-        return start[8:12] not in _IMAGE_BRANDS
-    transport = start[:1] == start[188:189] == start[376:377] == b"G" or start[4:5] == start[196:197] == b"G"
-    if start.startswith(_STARTS) or transport or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
-        return True
-    return os.path.splitext(path)[1].lower() in _ENDINGS and image_ending(start) is None
 
 
 def read_frames(
@@ -309,7 +274,8 @@ def _decoded(container: InputContainer, stream: VideoStream, damage: list[str]) 
         except Exception as error:
             frames = []
             damage.append(_said(error))
-        if packet is not None and packet.is_corrupt:
+        # The last part of a multipart stream counts as corrupt to FFmpeg, which reads on for the next boundary.
+        if packet is not None and packet.is_corrupt and container.format.name != "mpjpeg":
             damage.append("a part is missing")
         yield from frames
         if packet is None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from facespace.datasets.formats.class_folders import ImageFolder
 from facespace.errors import DatasetError, ImageError
+from facespace.io.photo_files import LeftOutWarning
 
 
 def save(path: Path, gray: int) -> None:
@@ -25,7 +26,8 @@ def test_images_and_labels(tmp_path: Path) -> None:
         save(tmp_path / name, 10 * k)
     (tmp_path / "b" / "notes.txt").write_text("")
     (tmp_path / "empty").mkdir()
-    images = ImageFolder(tmp_path)
+    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(b/notes.txt\)"):
+        images = ImageFolder(tmp_path)
     assert images.names == ("A", "b", "empty", "王 小明")
     assert images.labels.tolist() == [0, 1, 1, 3]
     assert images.labels.dtype == np.int64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from facespace.datasets.formats.class_folders import read_class_folders
 from facespace.errors import DatasetError
+from facespace.io.photo_files import LeftOutWarning
 
 
 def touch(path: Path) -> None:
@@ -33,7 +35,10 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     for name in ("a/1.png", "a/.2.png", ".git/3.png", "4.png", "a/notes.txt", "a/deeper/5.png", "align.json"):
         touch(tmp_path / name)
     (tmp_path / "a" / "folder.png").mkdir()
-    assert read_class_folders(tmp_path) == [("a", [str(tmp_path / "a" / "1.png")])]
+    (tmp_path / "a" / "IMG_1").write_bytes(b"\xff\xd8\xff\xe0")
+    left_out = re.escape(f"{tmp_path}: left out 1 file that is no photo ({os.path.join('a', 'notes.txt')})")
+    with pytest.warns(LeftOutWarning, match=f"^{left_out}$"):
+        assert read_class_folders(tmp_path) == [("a", [str(tmp_path / "a" / "1.png"), str(tmp_path / "a" / "IMG_1")])]
 
 
 def test_links_are_followed_and_broken_ones_are_files(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def name_files(
     stand in a picture more than once. `try_rotations` is that of `process`, for photos alone.
     """
     from facespace.detection.factory import create_detector
+    from facespace.io.file_kinds import is_video
     from facespace.pipeline.photos import find_images
-    from facespace.video.reader import is_video
 
     if camera is not None:
         name_camera(
@@ -64,7 +64,7 @@ def name_files(
         )
         return
     paths = list(find_images(images))
-    videos = {path for path in paths if is_video(path)}
+    videos = {path for path in images if is_video(path)}  # folders are searched for photos alone
     drawings = Drawings(draw, paths) if draw else None
     subtitle_of = subtitle_files(subtitles, sorted(videos)) if subtitles else {}
     detector = create_detector(embedder.detector, min_size=min_size)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from facespace.errors import DatasetError, ImageError
 from facespace.io import image
-from facespace.io.image import IMAGE_ENDINGS, MAX_RECORD
+from facespace.io.image import MAX_RECORD
+from facespace.io.photo_files import PhotoFiles
 from facespace.io.text import plain_text
 
 
@@ -73,8 +74,9 @@ class ImageFolder:
 def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str]]]:
     """The identities of a dataset: (name of the folder, paths of its images), both sorted.
 
-    Files count by their ending, whatever they hold; hidden files and folders, and what lies deeper, do not. A folder
-    without images is an identity with an empty list. Names are as the file system has them: bytes that are no UTF-8
+    A file called like a photo is one, whatever it holds, and so is any other that holds one (`io.file_kinds`); hidden files and folders,
+    and what lies deeper, do not count. Other files are left out with a `LeftOutWarning`. A folder without photos is an
+    identity with an empty list. Names are as the file system has them: bytes that are no UTF-8
     are Python's lone surrogates, for `plain_text` to print. Links are followed. Raises `DatasetError` when `root` is
     no folder or has no folders in it.
 
@@ -91,11 +93,17 @@ def read_class_folders(root: str | os.PathLike[str]) -> list[tuple[str, list[str
     names = visible_names(root, folders=True)
     if not names:
         raise DatasetError(f"{plain_text(root)}: no folders in it; a dataset has one folder a person")
-    return [(name, [os.path.join(root, name, file) for file in _images(os.path.join(root, name))]) for name in names]
+    photos = PhotoFiles()
+    folders = [(name, photos_in(root, name, photos)) for name in names]
+    photos.warn(root)
+    return folders
 
 
-def _images(folder: str) -> list[str]:
-    return [name for name in visible_names(folder, folders=False) if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS]
+def photos_in(root: str, name: str, photos: PhotoFiles) -> list[str]:
+    """The paths of the photos in one class folder, sorted; `photos` counts what is left out."""
+    files = visible_names(os.path.join(root, name), folders=False)
+    paths = ((os.path.join(root, name, file), os.path.join(name, file)) for file in files)
+    return [path for path, shown in paths if photos.takes(path, shown)]
 
 
 def visible_names(folder: str | os.PathLike[str], *, folders: bool) -> list[str]:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from facespace.datasets.formats.class_folders import visible_names
 from facespace.datasets.names import Names
 from facespace.errors import DatasetError
-from facespace.io.image import IMAGE_ENDINGS, decode, image_ending
+from facespace.io.file_kinds import IMAGE_ENDINGS, image_ending
+from facespace.io.image import decode
 from facespace.io.text import plain_text
 
 _ENDINGS = sorted(IMAGE_ENDINGS)

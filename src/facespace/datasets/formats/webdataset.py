@@ -17,7 +17,8 @@ from facespace.datasets.formats.tar_members import BLOCK, Member, read_members
 from facespace.datasets.names import LabelScan, Names
 from facespace.datasets.shards import Pieces, ShardFiles, find_shards
 from facespace.errors import DatasetError
-from facespace.io.image import IMAGE_ENDINGS, MAX_RECORD, decode, image_ending
+from facespace.io.file_kinds import IMAGE_ENDINGS, image_ending
+from facespace.io.image import MAX_RECORD, decode
 from facespace.io.text import plain_text
 
 _MAX_MEMBERS = 100  # of one sample

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import DatasetError
+from facespace.io.file_kinds import IMAGE_ENDINGS
 from facespace.io.files import read_whole
 from facespace.io.text import plain_text
 
@@ -20,7 +22,8 @@ _MAX_BYTES = 200_000_000
 _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}")
 # An ending is short and has no underscore: `A._J._Cook_0001` of LFW has none, however many dots it has.
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}")
-_PHOTO_ENDINGS = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".JPG", ".PNG", ".JPEG", ".WEBP", ".BMP")
+_USUAL_ENDINGS = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".JPG", ".PNG", ".JPEG", ".WEBP", ".BMP")
+_OTHER_ENDINGS = tuple(sorted({*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS)}.difference(_USUAL_ENDINGS)))
 _CROP_ENDINGS = (".png", ".jpg", ".webp")
 _YES_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _OWN_COLUMNS = ("a", "b", "same", "fold", "person_a", "person_b")
@@ -284,16 +287,20 @@ def find_photos(pairs: PairList, root: str | os.PathLike[str]) -> list[Path | No
         folder = root / inner
         if folder not in listed:
             listed[folder] = _listing(folder)
-        names = [name for name in _file_names(name) if name in listed[folder]]
+        names = (name for name in _file_names(name) if name in listed[folder])
         found.append(next((folder / name for name in names if os.path.isfile(folder / name)), None))
     return found
 
 
-def _file_names(name: str) -> list[str]:
+def _file_names(name: str) -> Iterator[str]:
+    yield name
     stem, ending = os.path.splitext(name)
     if _ENDING.fullmatch(ending):
-        return [name, *(stem + crop for crop in _CROP_ENDINGS)]
-    return [name, *(name + ending for ending in _PHOTO_ENDINGS), *(f"{name}_0{ending}" for ending in _CROP_ENDINGS)]
+        yield from (stem + crop for crop in _CROP_ENDINGS)
+        return
+    yield from (name + ending for ending in _USUAL_ENDINGS)
+    yield from (f"{name}_0{ending}" for ending in _CROP_ENDINGS)
+    yield from (name + ending for ending in _OTHER_ENDINGS)
 
 
 def _listing(folder: Path) -> frozenset[str]:
