@@ -161,7 +161,8 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch, failure, step)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path}/step-00000000{step}: the checkpoint cannot be written (")
     assert "No space left on device" in str(caught.value)
-    assert str(caught.value).endswith("; step-000000005 is intact: make room and start the same command again")
+    todo = f"make room, then facespace train {tmp_path.parent} goes on with what is saved"
+    assert str(caught.value).endswith(f"; step-000000005 is intact; {todo}")
     assert names(tmp_path) == ["step-000000005"]
     assert same(load(tmp_path / "step-000000005"), state(5))
     save(tmp_path, state(step))
@@ -186,14 +187,16 @@ def test_the_same_step_comes_back_when_its_place_cannot_be_taken(tmp_path, monke
 
 def test_the_first_checkpoint_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(safetensors.torch, "save_file", failing_file)
-    with pytest.raises(TrainingError, match=r"No space left on device \(os error 28\)\); make room first$"):
+    with pytest.raises(
+        TrainingError, match=r"No space left on device \(os error 28\)\); make room, then facespace train "
+    ):
         save(tmp_path, state(1))
     assert names(tmp_path) == [] and latest(tmp_path) is None
 
 
 def test_a_place_that_is_a_file(tmp_path):
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(TrainingError, match=r"cannot be written \(.*Not a directory.*\); make room first"):
+    with pytest.raises(TrainingError, match=r"cannot be written \(.*Not a directory.*\); make room, then"):
         save(tmp_path / "checkpoints", state(1))
 
 

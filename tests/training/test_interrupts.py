@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: they are noted, the second one ends the wait, and old handlers come back."""
+"""Ctrl-C and SIGTERM during training: they are noted, a second Ctrl-C ends the wait, and old handlers come back."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def check_old_handlers(heard: list[int], expected: list[Any]) -> None:
 def test_a_signal_is_noted_and_the_step_goes_on(heard, number, send: Callable[[int], None]):
     before = handlers()
     with interrupts() as interrupted:
-        assert interrupted() is False
+        assert interrupted() == 0
         send(number)
-        assert interrupted() is True
-        assert interrupted() is True  # it is not forgotten when it was asked for
+        assert interrupted() == number
+        assert interrupted() == number  # it is not forgotten when it was asked for
     check_old_handlers(heard, before)
 
 
@@ -60,20 +60,40 @@ def test_without_a_signal_nothing_is_noted(heard):
     before = handlers()
     with interrupts() as interrupted:
         assert all(now != old for now, old in zip(handlers(), before, strict=True))
-        assert interrupted() is False
+        assert interrupted() == 0
     check_old_handlers(heard, before)
-    assert interrupted() is False  # what comes afterwards goes to the handlers from before
+    assert interrupted() == 0  # what comes afterwards goes to the handlers from before
 
 
 @pytest.mark.parametrize("first", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("second", SIGNALS, ids=lambda number: number.name)
-def test_a_second_signal_ends_at_once(heard, first, second):
+def test_ctrl_c_after_a_signal_ends_at_once(heard, first):
     before = handlers()
     with interrupts() as interrupted:
         signal.raise_signal(first)
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(second)
-        assert interrupted() is True
+            signal.raise_signal(signal.SIGINT)
+        assert interrupted() == first
+    check_old_handlers(heard, before)
+
+
+@pytest.mark.parametrize("first", SIGNALS, ids=lambda number: number.name)
+def test_a_second_sigterm_waits_for_the_step(heard, first):
+    before = handlers()
+    with interrupts() as interrupted:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupted() == first
+    check_old_handlers(heard, before)
+
+
+def test_torchrun_hands_on_the_ctrl_c_that_came_already(heard, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    before = handlers()
+    with interrupts() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted() == signal.SIGINT
     check_old_handlers(heard, before)
 
 
@@ -82,7 +102,7 @@ def test_old_handlers_come_back_after_an_error(heard, error):
     before = handlers()
     with pytest.raises(error, match="of the block"), interrupts() as interrupted:
         signal.raise_signal(signal.SIGINT)
-        assert interrupted() is True
+        assert interrupted() == signal.SIGINT
         raise error("of the block")
     check_old_handlers(heard, before)
 
@@ -91,16 +111,16 @@ def test_every_use_begins_without_signals():
     with interrupts() as first:
         signal.raise_signal(signal.SIGTERM)
     with interrupts() as second:
-        assert (first(), second()) == (True, False)
-        signal.raise_signal(signal.SIGTERM)  # the first of this use: it raises nothing
-        assert second() is True
+        assert (first(), second()) == (signal.SIGTERM, 0)
+        signal.raise_signal(signal.SIGINT)  # the first of this use: it raises nothing
+        assert second() == signal.SIGINT
 
 
 def test_an_ignored_signal_is_ignored_again():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts() as interrupted:
         signal.raise_signal(signal.SIGINT)
-        assert interrupted() is True
+        assert interrupted() == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -127,6 +147,6 @@ def test_another_thread_leaves_signals_alone(heard):
     signal.raise_signal(signal.SIGINT)
     go_on.set()
     thread.join(60)
-    assert seen == [False]
+    assert seen == [0]
     assert during == handlers() == before
     assert heard == [signal.SIGINT]

@@ -23,9 +23,11 @@ from facespace.faces.input_spec import InputSpec  # noqa: E402
 from facespace.formats.torch_files import as_safetensors  # noqa: E402
 from facespace.models.folder import WEIGHTS, ModelRecord, write_model  # noqa: E402
 from facespace.training import (  # noqa: E402
+    checkpoint,
     recipe as recipes,
     run_folder,
 )
+from facespace.training.interrupts import Interrupted  # noqa: E402
 from facespace.training.loop import train  # noqa: E402
 from facespace.training.losses import loss as loss_registry  # noqa: E402
 from facespace.training.losses.loss import Loss  # noqa: E402
@@ -242,9 +244,96 @@ def test_interrupted_it_saves_the_step_first(people, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(training.arithmetic, "follow", interrupting)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as caught:
         train(recipe(people), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000002"]
+    assert caught.value.number == signal.SIGINT
+    assert checkpoints(tmp_path / "run") == [2]
+
+
+def checkpoints(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir())
+
+
+def test_sigterm_to_all_processes_saves_the_step(people, tmp_path):
+    """As a cluster ends a job: trainer, workers and what forks them get it, and torchrun hands it on once more."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(TEXT)
+    command = [sys.executable, "-m", "facespace", "train", str(file), f"data={people}", "workers=2"]
+    command += ["epoch_size=12", "n_epochs=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    stopped = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "stopped")],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while not metrics.is_file() or len(metrics.read_bytes().splitlines()) < 3:
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    (line,) = stopped.communicate()[1].splitlines()
+    assert stopped.returncode == 128 + signal.SIGTERM
+    goes_on = f"facespace train {tmp_path / 'stopped'} goes on with what is saved"
+    assert line == f"facespace: stopped after a step that is saved; {goes_on}"
+    (at,) = checkpoints(tmp_path / "stopped")
+    assert at == len(logged(tmp_path / "stopped")) >= 3
+    again = [sys.executable, "-m", "facespace", "train", str(tmp_path / "stopped")]
+    for words in (again, [*command, "--output", str(tmp_path / "whole")]):
+        subprocess.run(words, env=environment, capture_output=True, check=True)
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_a_checkpoint_every_ten_minutes(people, undisturbed, tmp_path, monkeypatch):
+    """A step takes 250 s by this clock: the fourth begins 750 s after the start."""
+    from facespace.training import loop as training
+
+    now, follow = [0.0], training.arithmetic.follow
+
+    def slow(*arguments: object) -> None:
+        now[0] += 250
+        follow(*arguments)
+        if now[0] == 6 * 250:
+            raise Killed
+
+    options = ["epoch_size=8", "n_epochs=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.arithmetic, "follow", slow)
+        patch.setattr("facespace.training.stopwatch.time.perf_counter", lambda: now[0])
+        with pytest.raises(Killed):
+            train(recipe(people, *options), tmp_path / "run")
+    assert checkpoints(tmp_path / "run") == [4]
+    train(recipe(people, *options), tmp_path / "run")
+    assert logged(tmp_path / "run") == logged(undisturbed)
+    assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+def test_pairs_that_were_not_measured_are_measured_when_the_run_goes_on(people, tmp_path, monkeypatch):
+    from facespace.training import loop as training
+
+    measured: list[int] = []
+
+    class Verifier:
+        def measure(self, network: object, device: str) -> dict[str, dict[str, object]]:
+            measured.append(1)
+            if len(measured) == 1:
+                raise Killed
+            figures = {"accuracy": 0.5, "accuracy_interval": None, "val_rate": None, "auc": 0.5, "eer": 0.5}
+            return {"pairs": {**figures, "seconds": 1.0}}
+
+    monkeypatch.setattr(training, "prepare", lambda *arguments: Verifier())
+    options = ["verify_bin=pairs.bin", "n_epochs=2"]
+    with pytest.raises(Killed):
+        train(recipe(people, *options), tmp_path / "run")
+    for _ in range(2):
+        train(recipe(people, *options), tmp_path / "run")
+    rows = [row for row in run_folder.read_metrics(tmp_path / "run") if "verification" in row]
+    assert [(row["step"], row["epoch"]) for row in rows] == [(4, 1), (8, 2)]
+    assert len(measured) == 3
 
 
 # ---- Several processes -----------------------------------------------------------------------------------------------
@@ -295,6 +384,34 @@ def test_two_processes_compute_what_one_does(people, tmp_path, loss):
     alone = facts.model_copy(update={"n_epochs": 3})
     train(alone, tmp_path / "two")
     assert len(logged(tmp_path / "two")) == 12
+
+
+def test_two_processes_stop_after_the_same_step(people, tmp_path):
+    """SIGTERM to torchrun and its processes, one of which torchrun signals once more; and what they saved goes on."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(f'data = "{people}"\n' + TEXT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "facespace", "train", str(file), "epoch_size=400", "--output", str(tmp_path / "run")]
+    stopped = subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.is_file() or len(metrics.read_bytes().splitlines()) < 3:
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    said = [line for line in stopped.communicate()[1].splitlines() if line.startswith("facespace: ")]
+    goes_on = f"facespace train {tmp_path / 'run'} goes on with what is saved"
+    assert said == [f"facespace: stopped after a step that is saved; {goes_on}"]
+    (at,) = checkpoints(tmp_path / "run")
+    assert at == len(logged(tmp_path / "run")) >= 3
+    saved = checkpoint.load(tmp_path / "run" / "checkpoints" / f"step-{at:09d}")
+    assert saved.step == at and saved.facts["accumulate"] == 1  # a part a process
 
 
 # ---- What goes wrong -------------------------------------------------------------------------------------------------
@@ -399,20 +516,56 @@ def test_a_full_disk_leaves_the_checkpoint_before(people, tmp_path, monkeypatch)
 
     from facespace.training import checkpoint
 
-    save, saves = checkpoint._flush, []
+    sync, synced = checkpoint.sync_file, []
 
     def full(file: Path) -> None:
-        saves.append(file)
-        if len(saves) > 2:  # two files a checkpoint
+        synced.append(file)
+        if len(synced) > 1:  # one file a checkpoint
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(file)
+        sync(file)
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
-    with pytest.raises(TrainingError, match=r"cannot be written .*No space left.*step-000000004 is intact"):
+    monkeypatch.setattr(checkpoint, "sync_file", full)
+    with pytest.raises(
+        TrainingError,
+        match=r"cannot be written .*No space left.*step-000000004 is intact; make room, then facespace train .*/run goes on",
+    ):
         train(recipe(people), tmp_path / "run")
     monkeypatch.undo()
     train(recipe(people), tmp_path / "run")
     assert len(logged(tmp_path / "run")) == 8
+
+
+@pytest.mark.parametrize("files", ["*/metrics.jsonl", "*/events.out*", "*/.facespace-*.png", "*/.facespace-*.json"])
+def test_a_full_disk_wherever_it_is_met_is_one_line(people, undisturbed, tmp_path, files):
+    """A step is logged, the sheet of crops is saved, TensorBoard's thread writes: the file that fails is a device."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(TEXT)
+    code = FULL.format(files=files)
+    command = [sys.executable, "-c", code, "train", str(file), f"data={people}", "--output", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    begun = f"facespace train {tmp_path / 'run'} goes on with what is saved"
+    todo = "start the same command again" if files.endswith(".json") else begun
+    assert line.startswith(f"facespace: {tmp_path / 'run'}")
+    assert line.endswith(f": No space left on device; make room, then {todo}")
+    train(recipe(people), tmp_path / "run")
+    assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+# What is written to these files ends on a full device.
+FULL = """
+import builtins, fnmatch, io, os
+from facespace.cli.main import main
+opened = io.open
+def on_a_full_disk(file, mode="r", *arguments, **options):
+    if mode[0] in "wax" and fnmatch.fnmatch(str(file), "{files}"):
+        file = "/dev/full"
+    return opened(file, mode, *arguments, **options)
+builtins.open = io.open = on_a_full_disk
+main()
+"""
 
 
 def test_a_dataset_edited_during_the_run(people, tmp_path):

@@ -37,6 +37,7 @@ def progress() -> Progress:
         step=17,
         accumulate=4,
         best=0.75,
+        verified=12,
         measured={"lfw": {"accuracy": 0.75, "accuracy_interval": [0.7, 0.8], "val": None}},
         guards=Guards(collapsed=3, without_triplets=5),
         scaler={"scale": 1024.0, "_growth_tracker": 7},
@@ -63,7 +64,7 @@ def test_progress_comes_back_from_a_checkpoint():
 
 def test_the_facts_hold_everything_but_the_step():
     facts = progress().facts()
-    assert set(facts) == {"accumulate", "best", "measured", "guards", "scaler"}
+    assert set(facts) == {"accumulate", "best", "measured", "verified", "guards", "scaler"}
     assert facts["guards"] == {"collapsed": 3, "without_triplets": 5}
 
 

@@ -57,6 +57,16 @@ def test_a_lap_counts_images_of_all_its_steps(watch, clock):
     assert watch.lap() == {"images_per_second": 18, "waiting": 0, "seconds": 2}  # 36 images in 2 s
 
 
+def test_the_age_of_the_last_checkpoint(watch, clock):
+    clock.pass_by(3)
+    assert watch.unsaved() == 3  # since the start
+    watch.saved()
+    steps(watch, clock, 2, 0.5)
+    watch.lap()  # laps, pauses and epochs do not count
+    watch.epoch()
+    assert watch.unsaved() == 1
+
+
 def test_a_lap_begins_where_the_last_one_ended(watch, clock):
     steps(watch, clock, 3, 0.5)
     next_batches = batches(clock, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.shared.output import write_line
+from facespace.cli.shared.output import say, write_line
 
 if TYPE_CHECKING:
     from facespace.training.recipe import Recipe
@@ -32,7 +33,7 @@ def train(
     """Train a network. Recipes: see `facespace train --show NAME`.
 
     Killed or stopped, the same command with the same --output, or `facespace train RUN`, goes on from the last
-    checkpoint as if nothing had happened. For several GPUs: torchrun --nproc-per-node N -m facespace train ...
+    checkpoint as if nothing had happened. Ctrl-C and SIGTERM end it after the step, which is saved. For several GPUs: torchrun --nproc-per-node N -m facespace train ...
     """
     from facespace.formats.torch_files import require_torch
 
@@ -56,16 +57,23 @@ def train(
 
 def train_and_show(recipe: Recipe, run: Path) -> Path:
     """Train into the folder `run`, with lines as they come; the folder of the model that was made."""
+    from facespace.models.folder import is_run
     from facespace.training import distributed
+    from facespace.training.interrupts import Interrupted
     from facespace.training.loop import train as run_training
+    from facespace.training.run_folder import goes_on
 
     shown = _Lines()
     try:
         trained = run_training(recipe, run, show=shown.show)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         shown.end()
-        print(f"facespace: stopped; facespace train {run} goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
+        saved = isinstance(error, Interrupted)
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        if shown.speaks:
+            said = "stopped after a step that is saved" if saved else "stopped at once"
+            say(f"{said}; {goes_on(run) if is_run(run) else 'the same command begins again'}")
+        raise typer.Exit(128 + number) from None
     finally:
         shown.end()
         distributed.leave()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import zlib
@@ -22,9 +21,10 @@ import torch
 from torch import Tensor
 
 from facespace.errors import TrainingError
-from facespace.io.files import TEMPORARY, take_folder_place
+from facespace.io.files import TEMPORARY, sync_file, take_folder_place
 from facespace.io.text import first_line
 from facespace.training import distributed
+from facespace.training.run_folder import goes_on
 
 _FACTS, _STATE, _FORMAT = "checkpoint.json", "state.safetensors", "facespace-checkpoint"
 _NAME = re.compile(r"step-([0-9]{9})")
@@ -68,7 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
         file = unfinished / (f"shard-{rank}.safetensors" if rank else _STATE)
         if mine and not problem:
             save_file(mine, file)
-            _flush(file)
+            sync_file(file)  # by the machine that wrote it
     except Exception as error:  # safetensors raises its own for a full disk
         problem = first_line(error)
     failed = distributed.summed(torch.tensor([1.0 if problem else 0.0], device=_device(checkpoint.tensors)))
@@ -85,7 +85,6 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
             }
             facts["checksum"] = zlib.crc32(json.dumps(facts).encode())
             (unfinished / _FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
-            _flush(unfinished / _FACTS)
             take_folder_place(unfinished, target)
         except OSError as error:
             problem = first_line(error)
@@ -96,7 +95,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
         kept = latest(folder)
         raise TrainingError(
             f"{target}: the checkpoint cannot be written ({problem or 'another process failed'}); "
-            + (f"{kept.name} is intact: make room and start the same command again" if kept else "make room first")
+            + (f"{kept.name} is intact; " if kept else "")
+            + f"make room, then {goes_on(folder.parent)}"
         )
     return target
 
@@ -233,11 +233,6 @@ def _checksum(file: Path) -> int:
         while part := stream.read(2**24):
             checksum = zlib.crc32(part, checksum)
     return checksum
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
 
 
 def _device(tensors: Mapping[str, Tensor]) -> torch.device:

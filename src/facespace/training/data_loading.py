@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -97,7 +98,7 @@ class _Reader:
                 if error.reason == "no such file":
                     raise TrainingError(
                         f"{plain_text(error.source)} was there when training began and is gone: the dataset was edited "
-                        "during the run; put it back and start the same command again"
+                        "during the run; put it back, then facespace train RUN goes on, RUN being the run's folder"
                     ) from None
                 failed.append((plain_text(error.source), plain_text(error.reason)))
         raise TrainingError(
@@ -171,7 +172,7 @@ def open_batches(
         options = {
             "multiprocessing_context": "spawn" if sys.platform == "win32" else "forkserver",
             "prefetch_factor": 2,
-            "worker_init_fn": _ignore_interrupts,
+            "worker_init_fn": _ignore_signals,
         }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
@@ -183,7 +184,8 @@ def open_batches(
             pin_memory=False,
             **options,
         )
-        batches = iter(loader)
+        with _sigterm_blocked():
+            batches = iter(loader)
     while (batch := _next(batches)) is not None:
         if batch.gone:
             raise TrainingError(batch.gone)
@@ -199,8 +201,8 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise TrainingError(
-            "a process that reads images was killed, by the system if memory ran short; take fewer workers and start "
-            "the same command again"
+            "a process that reads images was killed, by the system if memory ran short; go on with fewer of them: facespace "
+            "train RUN workers=1, RUN being the run's folder"
         ) from None
 
 
@@ -208,9 +210,23 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_interrupts(worker: int) -> None:  # noqa: ARG001
-    """Ctrl-C goes to every process of a terminal; the one that trains decides when workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:  # noqa: ARG001
+    """A terminal and a cluster signal every process; the one that trains finishes its step, then it ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM, also in the processes that are started meanwhile: workers end when the one that forks them does."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def standardized(images: Tensor, spec: InputSpec, device: torch.device) -> Tensor:

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by the signal `number`, after a step that is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 @contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or SIGTERM came: the step is finished and saved before training ends."""
+def interrupts() -> Iterator[Callable[[], int]]:
+    """A function that returns SIGINT or SIGTERM once that signal came, before that 0; training then ends by itself.
+
+    A second Ctrl-C does not wait and raises `KeyboardInterrupt`. A second SIGTERM, and under torchrun a second Ctrl-C,
+    changes nothing: a cluster signals every process of a job, and torchrun hands on to its own what it gets itself.
+    """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, _frame: Any) -> None:
         came.append(number)
-        if len(came) > 1:  # not waiting any longer
+        if len(came) > 1 and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
 
     for number in before:
         signal.signal(number, note)
     try:
-        yield lambda: bool(came)
+        yield lambda: came[0] if came else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

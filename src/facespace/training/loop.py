@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from facespace.training import checkpoint, distributed, initial_model, optimizer
 from facespace.training.checkpoint import Checkpoint
 from facespace.training.data_loading import Batch, TrainingImages, fingerprint, open_batches, standardized, stream_of
 from facespace.training.guards import first_not_finite, is_out_of_memory
-from facespace.training.interrupts import interrupts
+from facespace.training.interrupts import Interrupted, interrupts
 from facespace.training.recipe import Recipe
 from facespace.training.run_log import RunLog, describe
 from facespace.training.state import Progress, restore, tensors, write_trained
@@ -31,6 +32,7 @@ from facespace.training.stopwatch import Stopwatch
 from facespace.training.verification import Metrics, prepare
 
 Show = Callable[[str, bool], None]  # a line, and whether the next may take its place
+_CHECKPOINT_SECONDS = 600  # a run that is killed loses no more than this, however long its epochs are
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class _Step:
     images: Tensor
     ends_epoch: bool
     ends_run: bool
-    stopping: bool  # a process was interrupted
+    due: bool  # the last checkpoint is old
+    stopping: int  # the signal that a process got, or 0
 
 
 def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None) -> Trained:  # noqa: ARG005
@@ -65,27 +68,31 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
 
     What a step computes is a function of the recipe, the state before it and its number: a run that is killed and
     started again ends in the same weights, to the bit on a processor. Under torchrun every process calls this. Raises
-    `RecipeError`, `DatasetError`, `ModelError`, and `TrainingError` where training cannot go on.
+    `RecipeError`, `DatasetError`, `ModelError`, `TrainingError` where training cannot go on, and `Interrupted` after
+    Ctrl-C or SIGTERM, when the step is saved.
     """
-    training = _Run(recipe, run, show)
-    training.resume()
-    with contextlib.closing(training.log), interrupts() as interrupted:
-        while training.goes_on:
-            step = training.step(interrupted)
-            if step is None:  # the memory was not enough: the same step again, in smaller parts
-                continue
-            training.report(step)
-            if step.ends_epoch:
-                training.check_data(step)
-            if step.ends_epoch or step.stopping or _every(recipe.checkpoint_every, step.number):
-                training.save()
-            if step.ends_epoch and (_every(recipe.verify_every, step.epoch) or step.ends_run):
-                training.verify(step)
-            if step.ends_epoch or step.stopping:
-                training.watch.pause()
-            if step.stopping and not step.ends_run:
-                raise KeyboardInterrupt
-        training.finish()
+    with run_folder.full_disk_told(run):
+        training = _Run(recipe, run, show)
+        training.resume()
+        with contextlib.closing(training.log), interrupts() as interrupted:
+            if training.is_unverified:  # it ended while pairs were measured
+                training.verify()
+            while training.goes_on:
+                step = training.step(interrupted)
+                if step is None:  # the memory was not enough: the same step again, in smaller parts
+                    continue
+                training.report(step)
+                if step.ends_epoch:
+                    training.check_data(step)
+                if step.ends_epoch or step.due or step.stopping or _every(recipe.checkpoint_every, step.number):
+                    training.save()
+                if training.is_unverified:
+                    training.verify()
+                if step.ends_epoch or step.stopping:
+                    training.watch.pause()
+                if step.stopping and not step.ends_run:
+                    raise Interrupted(step.stopping)
+            training.finish()
     return Trained(run, training.progress.step, training.progress.measured, run / MODEL)
 
 
@@ -215,7 +222,7 @@ class _Run:
             pin=self.device.type == "cuda",
         )
 
-    def step(self, interrupted: Callable[[], bool]) -> _Step | None:
+    def step(self, interrupted: Callable[[], int]) -> _Step | None:
         """Compute one step, or None where the memory was not enough: then the parts of a step are halved."""
         step, rate = self.progress.step, self.schedule.at(self.progress.step)
         for group in self.optimizer.param_groups:
@@ -240,11 +247,12 @@ class _Run:
         arithmetic.mean_over_ranks(self._replicated_losses)
         self.scaler.unscale_(self.optimizer)
 
-        # One look at all numbers a step, which waits for the device once.
+        # One look at all numbers a step, which waits for the device once. All processes see the same: they save together.
         norm = arithmetic.gradient_norm(self._shared, self._sharded)
-        asked = torch.tensor([float(interrupted())], dtype=self._wide, device=self.device)
+        came, old = interrupted(), self.is_chief and self.watch.unsaved() >= _CHECKPOINT_SECONDS
+        asked = torch.tensor([came == signal.SIGTERM, came == signal.SIGINT, old], dtype=self._wide, device=self.device)
         means = distributed.summed(torch.cat([torch.stack(figures).mean(0), asked])) / distributed.n_ranks()
-        *numbers, stopping, length = torch.cat([means, norm.to(self._wide)[None]]).tolist()
+        *numbers, terminated, stopped, due, length = torch.cat([means, norm.to(self._wide)[None]]).tolist()
         n_parts = setup.n_parts_of(self.recipe, self.progress.accumulate)
         losses, facts = arithmetic.named(self.terms, numbers[1:], n_parts)
         if not math.isfinite(numbers[0]) or not (math.isfinite(length) or self.scaler.is_enabled()):
@@ -277,7 +285,8 @@ class _Run:
             images=images,
             ends_epoch=(step + 1) % self.epoch_size == 0,
             ends_run=not self.goes_on,
-            stopping=bool(stopping),
+            due=bool(due),
+            stopping=signal.SIGTERM if terminated else signal.SIGINT if stopped else 0,
         )
 
     def _forward_and_backward(self, step: int) -> tuple[list[Tensor], Tensor, Tensor, Callable[[], Any]]:
@@ -337,7 +346,7 @@ class _Run:
         if fingerprint(self.images, self.dataset["sources"]) != self.dataset["fingerprint"]:
             raise TrainingError(
                 f"epoch {step.epoch}: the dataset is not what it was when training began, files were added, removed or "
-                "replaced; restore it and start the same command again"
+                f"replaced; restore it, then {run_folder.goes_on(self.folder)}"
             )
         if self.recipe.histograms:
             self.log.histograms(step.number, self.modules)
@@ -354,19 +363,26 @@ class _Run:
         if self.is_chief:
             checkpoint.prune(folder, self.recipe.keep)
         self.log.seconds(self.progress.step, "save_variables", time.perf_counter() - start)
+        self.watch.saved()
 
-    def verify(self, step: _Step) -> None:
-        """Measure the network on the recipe's pairs, where it names some, and keep the best so far."""
-        if not self._verifies:
-            return
+    @property
+    def is_unverified(self) -> bool:
+        """Whether an epoch ended after which the recipe's pairs are measured, and they were not."""
+        epoch, left = divmod(self.progress.step, self.epoch_size)
+        now = epoch and not left and (_every(self.recipe.verify_every, epoch) or not self.goes_on)
+        return bool(now) and self._verifies and self.progress.verified < self.progress.step
+
+    def verify(self) -> None:
+        """Measure the network on the recipe's pairs, and keep the best so far."""
         if self._verifier is not None:
             measured = self.progress.measured = self._verifier.measure(self.trained, self.device.type)
-            self.log.verification(step.number, step.epoch, measured)
+            self.log.verification(self.progress.step, self.progress.step // self.epoch_size, measured)
             self.show(_said(measured), False)
             accuracy = float(np.mean([figures["accuracy"] for figures in measured.values()]))
             if accuracy > self.progress.best:
                 self.progress.best = accuracy
                 self._write_model(BEST, onnx=False)
+        self.progress.verified = self.progress.step
         self.save()  # once more: what was measured belongs to it
 
     def finish(self) -> None:

@@ -7,9 +7,11 @@ checkpoints/   states to resume from        best/, model/   model folders that e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +20,34 @@ from typing import Any
 
 from facespace._version import __version__
 from facespace.errors import RecipeError, TrainingError
-from facespace.io.files import TEMPORARY, atomic_path, restore_folders
+from facespace.io.files import FULL, TEMPORARY, atomic_path, restore_folders
+from facespace.io.text import plain_text
 from facespace.models.folder import BEST, CHECKPOINTS, METRICS, MODEL, RECIPE, RUN, is_run
 from facespace.training.recipe import Recipe, as_toml, load
 
 _MAX_JSON = 10_000_000
+
+
+def goes_on(run: Path) -> str:
+    """The command that goes on with a run, in words.
+
+    >>> goes_on(Path("runs/first"))
+    'facespace train runs/first goes on with what is saved'
+    """
+    return f"facespace train {shlex.quote(plain_text(str(run)))} goes on with what is saved"
+
+
+@contextlib.contextmanager
+def full_disk_told(run: Path) -> Iterator[None]:
+    """What is written into the run's folder while this lasts: a full disk is a `TrainingError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = plain_text(str(error.filename or run))
+        what = goes_on(run) if is_run(run) else "start the same command again"
+        raise TrainingError(f"{where}: {error.strerror}; make room, then {what}") from None
 
 
 def read_recipe(run: Path) -> Recipe:

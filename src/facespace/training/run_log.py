@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class RunLog:
                 "training writes for TensorBoard, which is not installed; pip install 'facespace[train]'"
             ) from None
         rewind_metrics(run, step)
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         # From step 0, too: a run may have been killed before its first checkpoint.
         self._writer = SummaryWriter(str(run), purge_step=step + 1)
 
@@ -110,7 +112,15 @@ class RunLog:
     def close(self) -> None:
         """Write what is still in memory."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                self._writer.close()
+            finally:
+                threading.excepthook = self._hook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Leave out the traceback of TensorBoard's thread: its error is raised again at the next write."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._hook(failure)
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
         if self._writer is not None:

@@ -32,6 +32,7 @@ class Progress:
     step: int = 0
     accumulate: int = 1
     best: float = -1.0
+    verified: int = 0  # the step after which pairs were measured last
     measured: dict[str, Metrics] = field(default_factory=dict)
     guards: Guards = field(default_factory=Guards)
     scaler: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""How fast training goes, and how much of its time is spent waiting for images."""
+"""How fast training goes, how much of its time is spent waiting for images, how old its last checkpoint is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Stopwatch:
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._start = self._epoch = self._lap = time.perf_counter()
+        self._start = self._epoch = self._lap = self._saved = time.perf_counter()
         self._waited, self._steps = 0.0, 0
         self._seconds = 0.0  # a step takes, averaged over laps
 
@@ -50,6 +50,14 @@ class Stopwatch:
         """Seconds since the last call."""
         start, self._epoch = self._epoch, time.perf_counter()
         return self._epoch - start
+
+    def saved(self) -> None:
+        """A checkpoint was written."""
+        self._saved = time.perf_counter()
+
+    def unsaved(self) -> float:
+        """Seconds since the last checkpoint, or since the start."""
+        return time.perf_counter() - self._saved
 
     def pause(self) -> None:
         """What went by since the last lap belongs to no step."""
