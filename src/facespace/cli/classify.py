@@ -125,7 +125,11 @@ def train(
         shown = ", ".join(too_few[:5]) + (", ..." if len(too_few) > 5 else "")
         say(f"{len(too_few)} people with fewer than {least} photos are left out: {shown}")
     if not kept:
-        raise ValueError(f"{plain_text(str(folder))}: nobody has enough photos with a face to learn from")
+        most = max(map(list(people.names).count, set(people.names)), default=0)
+        raise ValueError(
+            f"{plain_text(str(folder))}: nobody has {least} photos with a face to learn from, the most are {most}; give "
+            "fewer with --min-images or --split"
+        )
     classifier = Classifier(method.value, rate=rate, closed_set=closed_set, seed=seed)
     classifier.fit(
         people.embeddings[kept],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,17 +63,18 @@ def read_people(
     detector: Detector | None = None,
     aligned: bool = False,
     known: Mapping[str, Embeddings] | None = None,
+    only: Container[str] | None = None,
     progress: Progress,
 ) -> People:
     """Read class folders of crops, or of photos, of each of which the largest face counts.
 
     `detector` finds the faces of photos; without it the one the model's crops come from is created. `known` gives embeddings (D,) by digest, of
-    the same model. A file whose content came before under the same name is left out. `DatasetError` for no folders, and
+    the same model. Of the files only those in `only` are read, where it is given. A file whose content came before under the same name is left out. `DatasetError` for no folders, and
     for crops that do not fit the model.
     """
     crops = holds_crops(root, embedder.spec, aligned=aligned)
     folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]
-    listed = [(name, path) for name, files in folders for path in files]
+    listed = [(name, path) for name, files in folders for path in files if only is None or path in only]
     kind = _CROP if crops else _PHOTO
     known = known or {}
     failed: list[tuple[str, str]] = []

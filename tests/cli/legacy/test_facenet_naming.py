@@ -31,42 +31,64 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+LOADING = [
+    "Loading feature extraction model", "Model filename: casia-webface", "Calculating features for images",
+]  # fmt: skip
 SPLIT = "--batch_size 1000 --min_nrof_images_per_class 6 --nrof_train_images_per_class 4 --use_split_dataset"
 
 
-def check_lines(lines: list[str], n: int) -> float:
-    """The accuracy, of as many lines as there are images, in the old program's shape."""
+def check_lines(lines: list[str], n: int) -> tuple[float, float]:
+    """The accuracies of closed and open set, of as many lines as there are images, in the old program's shape."""
     start = lines.index("Testing classifier") + 1
+    start += lines[start].startswith("Loaded classifier model")
     body = lines[start : start + n]
     for k, line in enumerate(body):
         assert re.fullmatch(rf"{k:4d}  (Grace Hopper|Eileen Collins|unknown): \d\.\d{{3}}", line), line
-    match = re.fullmatch(r"Accuracy: ([01]\.\d{3})", lines[start + n])
-    assert match and len(lines) == start + n + 1
-    return float(match[1])
+    closed = re.fullmatch(r"Accuracy: ([01]\.\d{3})", lines[start + n])
+    open_set = re.fullmatch(r"Open-set accuracy: ([01]\.\d{3})", lines[start + n + 1])
+    assert closed and open_set and len(lines) == start + n + 2
+    return float(closed[1]), float(open_set[1])
 
 
 def test_train_and_classify_with_a_split(cli: Cli, crops: Path) -> None:
     done = cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl", *SPLIT.split())
     assert done.code == 0, done.err
     assert done.lines == [
-        "Number of classes: 2", "Number of images: 8", "Training classifier", 'Saved classifier model to file "my.pkl"',
+        "Number of classes: 2", "Number of images: 8", *LOADING, "Training classifier",
+        'Saved classifier model to file "my.pkl"',
     ]  # fmt: skip
     assert "my.pkl is no pickle" in done.err
     todays = (
-        f"facespace: today: facespace classify train {crops} --output my.pkl --method svm --split 4 --min-images 6 "
-        "--seed 666 --model casia-webface"
+        "facespace: today: facespace classify train {crops} --output {out} --method svm --split 4 --min-images 6 "
+        "--seed 666 --aligned --model casia-webface"
     )
-    assert todays in done.errors
+    assert todays.format(crops=crops, out="my.pkl") in done.errors
+    before = Path("my.pkl").read_bytes()
     done = cli("facenet", "classifier", "CLASSIFY", crops, "casia-webface", "my.pkl", *SPLIT.split())
     assert done.code == 0, done.err
-    assert done.lines[:3] == [
-        'Loaded classifier model from file "my.pkl"', "Number of classes: 2", "Number of images: 4",
+    assert done.lines[:7] == [
+        "Number of classes: 2", "Number of images: 4", *LOADING, "Testing classifier",
+        'Loaded classifier model from file "my.pkl"',
     ]  # fmt: skip
-    assert check_lines(done.lines, 4) == 1.0
-    assert todays in done.errors
+    assert check_lines(done.lines, 4) == (1.0, 1.0)
     assert "flatters" not in done.err  # none of these was learned from
-    today = cli(*shlex.split(todays.removeprefix("facespace: today: facespace ")), "--aligned")
+    (apart,) = [line for line in done.errors if line.startswith("facespace: today: ")]
+    assert apart.startswith(todays.format(crops=crops, out="my-split.pkl"))
+    today = cli(*shlex.split(apart.removeprefix("facespace: today: facespace ").split(" (which")[0]))
     assert today.code == 0, today.err
+    assert "tested on 4 photos, 4 of people learned" in today.out
+    assert Path("my.pkl").read_bytes() == before and Path("my-split.pkl").exists()
+    again = cli("facenet", "classifier", "CLASSIFY", crops, "casia-webface", "my.pkl", *SPLIT.split())
+    assert "--output my-split-2.pkl" in again.err
+
+
+def test_todays_command_knows_the_people_of_the_old_one(cli: Cli, crops: Path) -> None:
+    """The old programs show a blank for the underscore of a folder; the file keeps the folder's name."""
+    assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
+    done = cli("facenet", "classifier", "CLASSIFY", crops, "casia-webface", "my.pkl")
+    (line,) = [line for line in done.errors if line.startswith("facespace: today: ")]
+    today = cli(*shlex.split(line.removeprefix("facespace: today: facespace ")))
+    assert today.code == 0 and f"tested on {2 * N} photos, {2 * N} of people learned, 0 of strangers:" in today.out
 
 
 def test_another_folder_is_tested_by_names(
@@ -78,13 +100,14 @@ def test_another_folder_is_tested_by_names(
     done = cli("facenet", "classifier", "CLASSIFY", "nothing", "casia-webface", "my.pkl", "--test_data_dir", "test")
     assert done.code == 1 and "cat_0001.jpg: no face found; left out" in done.err
     assert "their faces are detected and cut out" in done.err
-    assert check_lines(done.lines, 2) == 1.0
-    assert [line.split(": ")[0].split("  ")[-1] for line in done.lines[-3:-1]] == ["unknown", "Grace Hopper"]
-    assert "facespace: 1 of 2 were called unknown" in done.err
+    assert check_lines(done.lines, 2) == (0.5, 1.0)  # the nearest person is never a stranger's
+    assert [line.split(": ")[0].split("  ")[-1] for line in done.lines[-4:-2]] == ["unknown", "Grace Hopper"]
+    assert "Accuracy is that of a closed set, as the old program counted" in done.err
+    assert "Open set: 1 of 2 were called unknown, which is right for the 1 of people who were not learned" in done.err
     assert "facespace: today: facespace classify test my.pkl test --model casia-webface" in done.errors
     trained = cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "other.pkl", "--test_data_dir", crops)
     assert trained.code == 0, trained.err
-    assert check_lines(trained.lines, 2 * N) == 1.0
+    assert check_lines(trained.lines, 2 * N) == (1.0, 1.0)
 
 
 def test_what_was_learned_from_flatters(cli: Cli, crops: Path) -> None:
@@ -117,12 +140,15 @@ def test_predict(cli: Cli, crops: Path, hopper_file: Path, cat_file: Path, stran
     assert cli("facenet", "classifier", "TRAIN", crops, "casia-webface", "my.pkl").code == 0
     done = cli("facenet", "predict", hopper_file, cat_file, stranger_file, "casia-webface", "my.pkl", "--margin", "44")
     assert done.code == 0, done.err
-    assert done.lines[0] == 'Loaded classifier model from file "my.pkl"'
-    assert [line for line in done.lines[1:] if line] == [
-        f"people in image {hopper_file} :", done.lines[3], f"people in image {cat_file} :",
+    assert done.lines[:3] == [
+        "Creating networks and loading parameters", "Model filename: casia-webface",
+        'Loaded classifier model from file "my.pkl"',
+    ]  # fmt: skip
+    assert [line for line in done.lines[3:] if line] == [
+        f"people in image {hopper_file} :", done.lines[5], f"people in image {cat_file} :",
         f"people in image {stranger_file} :", done.lines[-1],
     ]  # fmt: skip
-    assert re.fullmatch(r"Grace Hopper: \d\.\d{3}", done.lines[3])
+    assert re.fullmatch(r"Grace Hopper: \d\.\d{3}", done.lines[5])
     assert re.fullmatch(r"unknown: -?\d\.\d{3}", done.lines[-1])
     assert "the numbers behind the names are similarities" in done.err
     assert "--margin: taken, and changes nothing" in done.err
@@ -136,7 +162,31 @@ def test_predict(cli: Cli, crops: Path, hopper_file: Path, cat_file: Path, stran
         (["TRAIN", "{crops}", "casia-webface", "no/my.pkl"], "no: no such folder to write into"),
         (
             ["TRAIN", "{crops}", "casia-webface", "my.pkl", "--use_split_dataset"],
-            "nobody has enough images to learn from",
+            "nobody has 20 images (--min_nrof_images_per_class); the most are 6, of Eileen_Collins: give at most 6",
+        ),
+        (
+            [
+                "TRAIN",
+                "{crops}",
+                "casia-webface",
+                "my.pkl",
+                "--use_split_dataset",
+                "--nrof_train_images_per_class",
+                "0",
+            ],
+            "--nrof_train_images_per_class must be at least 1, got 0",
+        ),
+        (
+            [
+                "CLASSIFY",
+                "{crops}",
+                "casia-webface",
+                "no.pkl",
+                "--use_split_dataset",
+                "--min_nrof_images_per_class",
+                "6",
+            ],
+            "--nrof_train_images_per_class 10 takes all; the most are 6, of Eileen_Collins: give less than 6",
         ),
     ],
 )

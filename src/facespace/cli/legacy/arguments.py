@@ -15,11 +15,15 @@ from facespace.io.text import plain_text
 
 
 class _Unneeded(argparse.Action):
-    """Takes a flag that decides nothing here, and notes that it was given."""
+    """Takes a flag that decides nothing here, and notes that it was given, and `why` it is not needed."""
+
+    def __init__(self, *words: Any, why: str, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.why = why
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:  # noqa: ARG002
         setattr(namespace, self.dest, values)
-        namespace.unneeded = [*namespace.unneeded, self.option_strings[0]]
+        namespace.unneeded = [*namespace.unneeded, (self.why, self.option_strings[0])]
 
 
 class _Several(argparse.Action):
@@ -56,23 +60,26 @@ class Program(argparse.ArgumentParser):
 
     def preprocessing(self, *names: str, **defaults: int) -> None:
         """Flags that said what a network wants to see: it knows that itself. Those in `names` take no value."""
-        text = "changes nothing: a model knows what it was trained to see"
-        for name in names:
-            self.add_argument(f"--{name}", action=_Unneeded, nargs=0, default=False, help=text)
-        for name, default in defaults.items():
-            self.add_argument(f"--{name}", action=_Unneeded, type=int, default=default, help=text)
+        self.unneeded("the model itself says what it was trained to see", *names, **defaults)
 
     def machine(self, **defaults: float) -> None:
         """Flags that told a program how to use its machine, and change no result."""
+        self.unneeded("what suits the machine is found without being told", **defaults)
+
+    def unneeded(self, why: str, *names: str, **defaults: Any) -> None:
+        """Flags that are taken and change nothing, for the reason `why`. Those in `names` take no value."""
+        text = f"changes nothing: {why}"
+        for name in names:
+            self.add_argument(f"--{name}", action=_Unneeded, nargs=0, default=False, why=why, help=text)
         for name, default in defaults.items():
-            self.add_argument(f"--{name}", type=type(default), default=default, help="is found without being told")
+            self.add_argument(f"--{name}", action=_Unneeded, type=type(default), default=default, why=why, help=text)
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """The arguments; what was given and decides nothing is said in a line."""
+        """The arguments; what was given and decides nothing is said at once, in a line for each reason."""
         arguments = self.parse_args(argv)
-        if arguments.unneeded:
-            names = ", ".join(dict.fromkeys(arguments.unneeded))
-            say(f"{names}: taken, and changes nothing: the model itself says what it was trained to see")
+        for why in dict.fromkeys(why for why, _ in arguments.unneeded):
+            names = ", ".join(dict.fromkeys(name for reason, name in arguments.unneeded if reason == why))
+            say(f"{names}: taken, and changes nothing: {why}")
         return arguments
 
     def error(self, message: str) -> NoReturn:

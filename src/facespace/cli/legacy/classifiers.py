@@ -17,11 +17,14 @@ def loaded(file: Path, embedder: Embedder) -> Classifier:
     """The classifier in a file; `ClassifierError` for a pickle, of which nothing is run."""
     from facespace.identification.classifier import Classifier
 
-    classifier = Classifier.load(file, embedder)
+    return Classifier.load(file, embedder)
+
+
+def write_loaded(file: Path, classifier: Classifier) -> None:
+    """The line of a classifier that was loaded, and what the numbers behind its names are."""
     write_line(f'Loaded classifier model from file "{plain_text(str(file))}"')
     if classifier.probability_ is None:
         say("too few people and photos to measure probabilities; the numbers behind the names are similarities")
-    return classifier
 
 
 def shown_name(folder: str) -> str:
@@ -47,5 +50,5 @@ def in_words(prediction: Prediction) -> str:
     number = f"{figure(prediction):.3f}"
     if prediction.name is None and number == "1.000":
         likeness = similarity_and_wanted(prediction.similarity, prediction.threshold)
-        return f"unknown: too little like {plain_text(prediction.nearest)}, {likeness}"
-    return f"{plain_text(prediction.name or 'unknown')}: {number}"
+        return f"unknown: too little like {plain_text(shown_name(prediction.nearest))}, {likeness}"
+    return f"{plain_text(shown_name(prediction.name or 'unknown'))}: {number}"

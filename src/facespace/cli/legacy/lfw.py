@@ -27,8 +27,8 @@ def pairs_path(given: str) -> Path:
     path = Path(given).expanduser()
     if not path.is_file():
         raise DatasetError(
-            f"{plain_text(str(path))}: no such file; LFW's list of pairs comes with the data set "
-            "(vis-www.cs.umass.edu/lfw/pairs.txt): give it with --lfw_pairs"
+            f"{plain_text(str(path))}: no such file; LFW's list of pairs comes with LFW (pairs.txt, also in the folder "
+            "data/ of FaceNet's repository), not with facespace: say where it is with --lfw_pairs"
         )
     return path
 

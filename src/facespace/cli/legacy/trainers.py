@@ -29,8 +29,8 @@ _MARGIN = 32  # of the crops a network sees that was trained on 160 px of crops 
 
 def common_flags(parser: Program) -> None:
     """The flags that both trainers have."""
-    parser.machine(gpu_memory_fraction=1.0)
     parser.flags(
+        ("--gpu_memory_fraction", 1.0, "At most so much of a GPU's memory is taken."),
         ("--logs_base_dir", "~/logs/facenet", "Where the run's folder goes; tensorboard --logdir shows it."),
         ("--models_base_dir", "~/models/facenet", "Where the model goes, in a folder of the run's name."),
         ("--pretrained_model", "", "A model to begin with, with its own preprocessing."),
@@ -143,6 +143,8 @@ def _cap_gpu_memory(fraction: float) -> None:
         raise RecipeError(f"--gpu_memory_fraction wants more than 0 and at most 1; got {fraction}")
     import torch
 
-    if fraction < 1 and torch.cuda.is_available():
+    if fraction < 1 and not torch.cuda.is_available():
+        say("--gpu_memory_fraction: taken, and changes nothing: there is no CUDA GPU")
+    elif fraction < 1:
         torch.cuda.set_per_process_memory_fraction(fraction)
         say(f"--gpu_memory_fraction: at most {fraction:.0%} of the GPU's memory is taken")

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
         ("--image_size", 182, "Side of a crop in pixels."),
         ("--margin", 44, "Added to the box in all, in pixels of the photo."),
     )
-    parser.flag("--random_order", "Changes nothing: processes at work on one folder share it without being told.")
+    parser.unneeded("processes at work on one folder share it without being told", "random_order")
     parser.machine(gpu_memory_fraction=1.0)
     parser.add_argument(
         "--detect_multiple_faces",
@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
     from facespace.detection.factory import create_detector
     from facespace.faces.crops import CropRecord
 
+    write_line("Creating networks and loading parameters")
     record = CropRecord(size, margin, "box", faces="all" if several else "central")
     try:
         with progress_bar("aligning") as show:

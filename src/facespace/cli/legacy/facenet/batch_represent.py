@@ -7,7 +7,7 @@ from pathlib import Path
 
 from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.folders import OTHERWISE, embedded, save
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, write_line
 
 
@@ -35,7 +35,8 @@ def main(argv: list[str]) -> None:
 
     report = Report()
     write_line("Loading trained model...\n")
-    embedder = load_embedder(arguments.trained_model_dir)
+    embedder = load_model(arguments.trained_model_dir)
+    write_line("Finding image paths and targets...\n")
     write_line("Generating embeddings from images...\n")
     start = time.perf_counter()
     images = embedded(root, embedder, report)

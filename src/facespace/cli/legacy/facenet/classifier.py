@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facespace.cli.legacy.arguments import Program, today
-from facespace.cli.legacy.classifiers import in_words, loaded, shown_name
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.legacy.classifiers import in_words, loaded, write_loaded
+from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, progress, say, write_line
 from facespace.errors import ClassifierError, DatasetError
 from facespace.io.text import plain_text
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from facespace.embedding.embedder import Embedder
+    from facespace.identification.classifier import Classifier
     from facespace.pipeline.people import People
 
 
@@ -38,30 +41,16 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse(argv)
     if arguments.use_split_dataset and arguments.test_data_dir:
         say("--test_data_dir is what is tested on; --use_split_dataset leaves the rest of data_dir aside")
-    _today(arguments)
-    embedder = load_embedder(arguments.model)
+    if not arguments.use_split_dataset:
+        for name in ("min_nrof_images_per_class", "nrof_train_images_per_class"):
+            if getattr(arguments, name) != parser.get_default(name):
+                say(f"--{name}: taken, and changes nothing: only --use_split_dataset asks for it")
     report = Report()
-    (_train if arguments.mode == "TRAIN" else _classify)(arguments, embedder, report)
+    (_train if arguments.mode == "TRAIN" else _classify)(arguments, report)
     report.finish()
 
 
-def _today(arguments: argparse.Namespace) -> None:
-    model = ("--model", arguments.model)
-    if arguments.mode == "CLASSIFY" and not arguments.use_split_dataset:
-        tested = arguments.test_data_dir or arguments.data_dir
-        today("facespace", "classify", "test", arguments.classifier_filename, tested, *model)
-        return
-    split: tuple[Any, ...] = ()
-    if arguments.use_split_dataset:
-        n, least = arguments.nrof_train_images_per_class, arguments.min_nrof_images_per_class
-        split = ("--split", n, "--min-images", least, "--seed", arguments.seed)
-    elif arguments.test_data_dir:
-        split = ("--test-data", arguments.test_data_dir)
-    out = ("--output", arguments.classifier_filename)
-    today("facespace", "classify", "train", arguments.data_dir, *out, "--method", "svm", *split, *model)
-
-
-def _train(arguments: argparse.Namespace, embedder: Embedder, report: Report) -> None:
+def _train(arguments: argparse.Namespace, report: Report) -> None:
     from facespace.identification.classifier import Classifier
 
     file = Path(arguments.classifier_filename).expanduser()
@@ -75,101 +64,166 @@ def _train(arguments: argparse.Namespace, embedder: Embedder, report: Report) ->
                 f"{plain_text(str(file))}: is there and is no classifier of facespace, so it is not overwritten; give "
                 "another name"
             ) from None
-    people, rows = _part(arguments, embedder, report, train=True)
+    root = Path(arguments.data_dir).expanduser()
+    files = _chosen(root, arguments, train=True)
+    embedder = _model(arguments.model)
+    split: tuple[Any, ...] = ()
+    if arguments.use_split_dataset:
+        split = _split_options(arguments)
+    elif arguments.test_data_dir:
+        split = ("--test-data", arguments.test_data_dir)
+    _today_train(arguments, embedder, file, split)
+    people = _read(root, files, embedder, report, {})
     write_line("Training classifier")
     classifier = Classifier("svm", seed=arguments.seed)
-    names = [shown_name(people.names[k]) for k in rows]
-    digests = [people.digests[k] for k in rows]
-    classifier.fit(people.embeddings[rows], names, calibration=embedder.calibration, digests=digests)
+    classifier.fit(people.embeddings, people.names, calibration=embedder.calibration, digests=people.digests)
     classifier.save(file, embedder)
     write_line(f'Saved classifier model to file "{plain_text(str(file))}"')
     say(f"{file.name} is no pickle, whatever it is called: facespace's own format, of which nothing is run")
     if arguments.test_data_dir:
-        _test(Path(arguments.test_data_dir).expanduser(), classifier, embedder, report, {})
+        others = Path(arguments.test_data_dir).expanduser()
+        tested = _read(others, _chosen(others), embedder, report, {})
+        write_line("Testing classifier")
+        _try(tested, classifier)
 
 
-def _classify(arguments: argparse.Namespace, embedder: Embedder, report: Report) -> None:
+def _classify(arguments: argparse.Namespace, report: Report) -> None:
     file = Path(arguments.classifier_filename).expanduser()
-    classifier = loaded(file, embedder)
-    known = dict(zip(classifier.digests_, classifier.embeddings_, strict=True))
     if arguments.test_data_dir:
-        _test(Path(arguments.test_data_dir).expanduser(), classifier, embedder, report, known)
-        return
-    people, rows = _part(arguments, embedder, report, train=False, known=known)
-    _try(people, rows, classifier, classifier.digests_)
+        root = Path(arguments.test_data_dir).expanduser()
+        files = _chosen(root)
+    else:
+        root = Path(arguments.data_dir).expanduser()
+        files = _chosen(root, arguments, train=False)
+    embedder = _model(arguments.model)
+    if arguments.use_split_dataset and not arguments.test_data_dir:
+        # Learning anew into the same file would put another classifier in the place of the one that is tried here.
+        apart = _free(file.with_name(f"{file.stem}-split{file.suffix}"))
+        note = "which learns from the one part, into a file of its own, and tests on the other"
+        _today_train(arguments, embedder, apart, _split_options(arguments), note=note)
+    else:
+        crops = _aligned_option(root, embedder)
+        today("facespace", "classify", "test", file, root, *crops, "--model", arguments.model)
+    classifier = loaded(file, embedder)
+    people = _read(root, files, embedder, report, dict(zip(classifier.digests_, classifier.embeddings_, strict=True)))
+    write_line("Testing classifier")
+    write_loaded(file, classifier)
+    _try(people, classifier)
 
 
-def _test(root: Path, classifier: Any, embedder: Embedder, report: Report, known: dict[str, Any]) -> None:
-    people = _read(root, embedder, report, known)
-    _counted(people, list(range(len(people.names))))
-    _try(people, list(range(len(people.names))), classifier, tuple(known))
+def _today_train(
+    arguments: argparse.Namespace, embedder: Embedder, out: Path, split: tuple[Any, ...], *, note: str = ""
+) -> None:
+    root = Path(arguments.data_dir).expanduser()
+    options = ("--method", "svm", *split, *_aligned_option(root, embedder), "--model", arguments.model)
+    today("facespace", "classify", "train", root, "--output", out, *options, note=note)
 
 
-def _part(
-    arguments: argparse.Namespace,
-    embedder: Embedder,
-    report: Report,
-    *,
-    train: bool,
-    known: dict[str, Any] | None = None,
-) -> tuple[People, list[int]]:
-    """The images of data_dir, and the rows to learn from or to test on."""
+def _split_options(arguments: argparse.Namespace) -> tuple[Any, ...]:
+    n, least = arguments.nrof_train_images_per_class, arguments.min_nrof_images_per_class
+    return ("--split", n, "--min-images", least, "--seed", arguments.seed)
+
+
+def _free(path: Path) -> Path:
+    """The path, or with a number where something is there."""
+    free, number = path, 2
+    while os.path.lexists(free):
+        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return free
+
+
+def _model(given: str) -> Embedder:
+    write_line("Loading feature extraction model")
+    return load_model(given)
+
+
+def _chosen(root: Path, arguments: argparse.Namespace | None = None, *, train: bool = False) -> set[str]:
+    """The images of class folders to learn from or to test on, all of them or a part; they are counted in two lines."""
+    from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.people import split_people
 
-    people = _read(Path(arguments.data_dir).expanduser(), embedder, report, known or {})
-    rows = list(range(len(people.names)))
-    if arguments.use_split_dataset:
+    listed = [(name, path) for name, paths in read_class_folders(root) for path in paths]
+    if arguments is not None and arguments.use_split_dataset:
         n, least = arguments.nrof_train_images_per_class, arguments.min_nrof_images_per_class
-        learn, test, _ = split_people(people.names, n_train=n, min_images=least, seed=arguments.seed)
-        rows = learn if train else test
-    if not rows:
-        raise DatasetError(
-            f"{plain_text(arguments.data_dir)}: nobody has enough images to {'learn from' if train else 'test on'}"
+        if n < 1:
+            raise DatasetError(f"--nrof_train_images_per_class must be at least 1, got {n}")
+        learn, test, too_few = split_people(
+            [name for name, _ in listed], n_train=n, min_images=least, seed=arguments.seed
         )
-    _counted(people, rows)
-    return people, rows
+        rows = learn if train else test
+        most, found = Counter(name for name, _ in listed).most_common(1)[0] if listed else ("nobody", 0)
+        if not rows and found < least:
+            raise DatasetError(
+                f"{plain_text(str(root))}: nobody has {least} images (--min_nrof_images_per_class); the most are "
+                f"{found}, of {plain_text(most)}: give at most {found}"
+            )
+        if not rows:
+            raise DatasetError(
+                f"{plain_text(str(root))}: no images are left to test on: --nrof_train_images_per_class {n} takes all; the "
+                f"most are {found}, of {plain_text(most)}: give less than {found}"
+            )
+        if too_few:
+            say(f"{len(too_few)} people with fewer than {least} images are left out (--min_nrof_images_per_class)")
+        listed = [listed[k] for k in rows]
+    write_line(f"Number of classes: {len({name for name, _ in listed})}")
+    write_line(f"Number of images: {len(listed)}")
+    return {path for _, path in listed}
 
 
-def _read(root: Path, embedder: Embedder, report: Report, known: dict[str, Any]) -> People:
+def _shape_of_crops(root: Path) -> tuple[int, int] | None:
+    """Height and width of the first image in folders that do not say themselves that they hold crops."""
     from facespace.datasets.formats.class_folders import read_class_folders
-    from facespace.faces.crops import may_be_cut, read_record, size_of_first
+    from facespace.faces.crops import read_record, size_of_first
+
+    if read_record(root) is not None:
+        return None
+    return size_of_first(path for _, paths in read_class_folders(root) for path in paths)
+
+
+def _aligned_option(root: Path, embedder: Embedder) -> tuple[str, ...]:
+    """What tells today's commands that a folder holds crops, where it does and does not say so itself."""
+    from facespace.faces.crops import may_be_cut
+
+    size = _shape_of_crops(root) if root.is_dir() else None
+    return ("--aligned",) if size is not None and may_be_cut(*size, embedder.spec.size) else ()
+
+
+def _read(root: Path, files: set[str], embedder: Embedder, report: Report, known: dict[str, Any]) -> People:
+    from facespace.faces.crops import may_be_cut
     from facespace.pipeline.people import read_people
 
-    folders = read_class_folders(root)
-    size = None if read_record(root) is not None else size_of_first(path for _, paths in folders for path in paths)
+    size = _shape_of_crops(root)
     aligned = size is None or may_be_cut(*size, embedder.spec.size)
     if size is not None and not aligned:
         say(
             f"{root}: images of {size[1]}x{size[0]} px, no crops of {embedder.spec.size} px; their faces are detected "
             "and cut out"
         )
-    people = read_people(root, embedder, aligned=aligned, known=known, progress=progress)
+    write_line("Calculating features for images")
+    people = read_people(root, embedder, aligned=aligned, known=known, only=files, progress=progress)
     for path, reason in people.failed:
         report.fail(path, f"{reason}; left out")
+    if not people.names:
+        raise DatasetError(f"{plain_text(str(root))}: none of its images can be used")
     return people
 
 
-def _counted(people: People, rows: list[int]) -> None:
-    write_line(f"Number of classes: {len({people.names[k] for k in rows})}")
-    write_line(f"Number of images: {len(rows)}")
-
-
-def _try(people: People, rows: list[int], classifier: Any, learned: tuple[str, ...]) -> None:
-    """A line an image, and the share that was named rightly: by people's names, strangers by calling them unknown."""
+def _try(people: People, classifier: Classifier) -> None:
+    """A line an image, and the shares named rightly: the nearest person's name, and with unknown as an answer."""
     from facespace.identification.classifier_evaluation import evaluate_classifier
 
-    write_line("Testing classifier")
-    tried = evaluate_classifier(classifier, people.embeddings[rows], [shown_name(people.names[k]) for k in rows])
+    tried = evaluate_classifier(classifier, people.embeddings, people.names)
     for k, prediction in enumerate(tried.predictions):
         write_line(f"{k:4d}  {in_words(prediction)}")
-    right = sum(tried.right(k) for k in range(len(rows)))
-    write_line(f"Accuracy: {right / len(rows):.3f}")
+    n = len(people.names)
+    nearest = sum(p.nearest == name for p, name in zip(tried.predictions, tried.names, strict=True))
     unknown = sum(prediction.name is None for prediction in tried.predictions)
-    if unknown:
-        nearest = sum(p.nearest == name for p, name in zip(tried.predictions, tried.names, strict=True))
-        say(
-            f"{unknown} of {len(rows)} were called unknown; with the nearest person named whatever the similarity, as the "
-            f"old program did, the accuracy is {nearest / len(rows):.3f}"
-        )
-    if seen := set(learned) & {people.digests[k] for k in rows}:
+    write_line(f"Accuracy: {nearest / n:.3f}")
+    write_line(f"Open-set accuracy: {sum(tried.right(k) for k in range(n)) / n:.3f}")
+    say(
+        "Accuracy is that of a closed set, as the old program counted: the nearest person is the right one, whatever the "
+        f"similarity. Open set: {unknown} of {n} were called unknown, which is right for the {n - sum(tried.known)} of "
+        "people who were not learned"
+    )
+    if seen := set(classifier.digests_) & set(people.digests):
         say(f"{len(seen)} of these images were learned from; the accuracy flatters")

@@ -6,7 +6,7 @@ import os
 
 from facespace.cli.legacy.arguments import Program, today
 from facespace.cli.legacy.distance_matrix import write_images, write_matrix
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, write_line
 from facespace.errors import DatasetError
 from facespace.io.text import plain_text
@@ -29,7 +29,8 @@ def main(argv: list[str]) -> None:
     from facespace.faces.alignment import align
     from facespace.pipeline.photos import process
 
-    embedder = load_embedder(arguments.model)
+    write_line("Creating networks and loading parameters")
+    embedder = load_model(arguments.model)
     report, kept, crops = Report(), [], []
     for photo in process(files, create_detector(embedder.detector), keep_pixels=True):
         if photo.error is not None or photo.pixels is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from facespace.cli.legacy.arguments import Program, today, true_or_false
 from facespace.cli.legacy.folders import OTHERWISE, embedded, save
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, write_line
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from facespace.io.text import plain_text
 
     report, start = Report(), time.perf_counter()
-    images = embedded(root, load_embedder(arguments.model_dir), report, aligned=arguments.is_aligned)
+    images = embedded(root, load_model(arguments.model_dir), report, aligned=arguments.is_aligned)
     write_line(f"Number of images:  {len(images.paths)}")
     write_line(f"Run time:  {time.perf_counter() - start:.3f}")
     names = np.array([plain_text(name) for name in images.names])

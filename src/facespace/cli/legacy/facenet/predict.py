@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from facespace.cli.legacy.arguments import Program, today
-from facespace.cli.legacy.classifiers import in_words, loaded
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.legacy.classifiers import in_words, loaded, write_loaded
+from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import Report, write_line
 from facespace.io.text import plain_text
 
@@ -29,8 +29,11 @@ def main(argv: list[str]) -> None:
     from facespace.detection.factory import create_detector
     from facespace.pipeline.photos import process
 
-    embedder = load_embedder(arguments.model)
-    classifier = loaded(Path(arguments.classifier_filename).expanduser(), embedder)
+    write_line("Creating networks and loading parameters")
+    embedder = load_model(arguments.model)
+    file = Path(arguments.classifier_filename).expanduser()
+    classifier = loaded(file, embedder)
+    write_loaded(file, classifier)
     report = Report()
     for photo in process(files, create_detector(embedder.detector), embedder):
         if photo.error is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from facespace.cli.legacy.arguments import Program
-from facespace.cli.shared.output import say
 from facespace.errors import RecipeError
 
 
@@ -16,7 +15,19 @@ def main(argv: list[str]) -> None:
     from facespace.formats.torch_files import require_torch
 
     trainers.common_flags(parser)
-    parser.machine(prelogits_hist_max=10.0, lfw_batch_size=100)
+    parser.machine(lfw_batch_size=100)
+    parser.unneeded("features are not shown as a histogram", prelogits_hist_max=10.0)
+    parser.unneeded(
+        "nothing is filtered by distance; facespace dataset check finds wrong labels, damaged files and copies",
+        filter_filename="",
+        filter_percentile=100.0,
+    )
+    parser.unneeded(
+        "all images are trained on, none is set aside; --lfw_dir measures on people who are not in the data",
+        validate_every_n_epochs=5,
+        validation_set_split_ratio=0.0,
+        min_nrof_val_images_per_class=0.0,
+    )
     parser.add_argument("--nrof_preprocess_threads", type=int, help="Processes that read images.")
     parser.flag("--random_rotate", "Turn images by up to 10 degrees.")
     parser.flag(
@@ -28,12 +39,7 @@ def main(argv: list[str]) -> None:
         ("--center_loss_alfa", 0.95, "How slowly centres move."),
         ("--prelogits_norm_loss_factor", 0.0, "Weight of the features' norm."),
         ("--prelogits_norm_p", 1.0, "Order of that norm."),
-        ("--filter_filename", "", "Not read; see facespace dataset check."),
-        ("--filter_percentile", 100.0, "Not used; see facespace dataset check."),
         ("--filter_min_nrof_images_per_class", 0, "People with fewer images are left out."),
-        ("--validate_every_n_epochs", 5, "Not used."),
-        ("--validation_set_split_ratio", 0.0, "Not used."),
-        ("--min_nrof_val_images_per_class", 0.0, "Not used."),
         ("--lfw_distance_metric", 0, "0: squared Euclidean distance, 1: angle."),
     )
     parser.flag("--lfw_use_flipped_images", "Put the embedding of the mirror image behind that of the image.")
@@ -50,16 +56,6 @@ def main(argv: list[str]) -> None:
     }
     if arguments.nrof_preprocess_threads is not None:
         keys["workers"] = arguments.nrof_preprocess_threads
-    if arguments.filter_filename:
-        say(
-            f"--filter_filename {arguments.filter_filename}: not read, nothing is filtered by distance; facespace dataset "
-            "check finds wrong labels, damaged files and copies, before training"
-        )
-    if arguments.validation_set_split_ratio > 0:
-        say(
-            "--validation_set_split_ratio: no images are set aside, all are trained on; verification on people who are not "
-            "in the data (--lfw_dir) tells more"
-        )
     trainers.train(arguments, keys, "train_softmax")
 
 

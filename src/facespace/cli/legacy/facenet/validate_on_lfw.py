@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facespace.cli.legacy import lfw
 from facespace.cli.legacy.arguments import Program, today
-from facespace.cli.shared.models import load_embedder
+from facespace.cli.legacy.models import load_model
 from facespace.cli.shared.output import progress_bar, say, write_line
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from facespace.evaluation.pairs import evaluate_pairs
 
     pairs = lfw.read_pairs(path, arguments.lfw_nrof_folds)
-    embedder = load_embedder(arguments.model)
+    embedder = load_model(arguments.model)
     found = lfw.pair_set(root, path, pairs, embedder.spec)
     if n_skipped := lfw.skipped(found):
         write_line(f"Skipped {n_skipped} image pairs")

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     parser = Program("tiny eval_veri", "Measure a model on a .bin file, image and mirror image added.")
     parser.add_argument("--datasets", required=True, help="The .bin file.")
     parser.add_argument("--dataset_name", help="How lines call it; by default the file's name.")
-    parser.add_argument("--num_classes", type=int, default=85742, help="Changes nothing: the classifier is not needed.")
+    parser.unneeded("the classifier of training is not needed", num_classes=85742)
     parser.add_argument(
         "--ckpt_restore_dir", required=True, help="A checkpoint (Face_vox_iter_N.ckpt), a run's folder, or any model."
     )
