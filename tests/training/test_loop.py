@@ -259,7 +259,7 @@ def test_sigterm_to_all_processes_saves_the_step(people, tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text(TEXT)
     command = [sys.executable, "-m", "facespace", "train", str(file), f"data={people}", "workers=2"]
-    command += ["epoch_size=12", "n_epochs=2"]
+    command += ["epoch_size=16", "n_epochs=1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     stopped = subprocess.Popen(
         [*command, "--output", str(tmp_path / "stopped")],
