@@ -151,7 +151,9 @@ def test_people_with_too_few_photos_are_left_out_and_told(cli, people, tmp_path,
     assert "facespace: 1 people with fewer than 2 photos are left out: Ben" in done.errors
     done = cli("classify", "train", people, "--output", tmp_path / "d", "--min-images", "9")
     assert done.code == 1
-    assert done.errors[-1].endswith("nobody has enough photos with a face to learn from")
+    assert done.errors[-1].endswith(
+        "nobody has 9 photos with a face to learn from, the most are 6; give fewer with --min-images or --split"
+    )
 
 
 class Evil:

@@ -87,8 +87,9 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         write_model(tmp_path / "model", RECORD_OF_A_MODEL, {ONNX: b"x"})
+    assert caught.value.filename == str(tmp_path / "model")  # which the user knows
     assert not os.listdir(tmp_path)
 
 

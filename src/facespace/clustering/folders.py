@@ -17,7 +17,7 @@ from facespace.clustering.groups import STATE, FaceGroups
 from facespace.errors import DatasetError
 from facespace.faces.portraits import portrait
 from facespace.io import pictures
-from facespace.io.files import TEMPORARY, atomic_path, take_folder_place, write_bytes
+from facespace.io.files import TEMPORARY, atomic_path, named_in_errors, take_folder_place, write_bytes
 from facespace.io.text import plain_text
 from facespace.pipeline.photos import Photo
 from facespace.reports.page import begin, link, safe
@@ -191,7 +191,8 @@ def _mark(place: Path, group: int, grouping: str) -> None:
     # A folder without its mark, left by a killed process, would be nobody's, and its number skipped.
     fresh = place.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     fresh.mkdir()
-    (fresh / _MARK).write_bytes(data)
+    with named_in_errors(place):
+        (fresh / _MARK).write_bytes(data)
     take_folder_place(fresh, place)
 
 

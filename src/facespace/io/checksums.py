@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import ModelError
+from facespace.io.files import named_in_errors
 
 MAX_BYTES = 2**31 - 1
 _CHUNK = 2**18
@@ -49,7 +50,7 @@ def sha256_or_error(path: str | os.PathLike[str]) -> str | OSError:
 def copy_file(source: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> str:
     """Copy a file of at most `max_bytes` and return the SHA-256 of what was copied; `ModelError` where it is larger."""
     digest, n_bytes = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("wb") as writer:
+    with named_in_errors(target), source.open("rb") as reader, target.open("wb") as writer:
         while piece := reader.read(_CHUNK):
             n_bytes += len(piece)
             if n_bytes > max_bytes:

@@ -75,6 +75,21 @@ def is_stdout(target: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Give `path` to an `OSError` that names no file, as a failed write does: the user is to know where room is short.
+
+    >>> with contextlib.suppress(OSError), named_in_errors(Path("out")):
+    ...     raise OSError(28, "No space left on device")
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+
+
 def write_bytes(target: Path, data: bytes) -> None:
     """Write a whole file as `atomic_path` does."""
     with atomic_path(target) as path:

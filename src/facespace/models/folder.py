@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from facespace._version import __version__
 from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
-from facespace.io.files import TEMPORARY, sync_file, sync_folder
+from facespace.io.files import TEMPORARY, named_in_errors, sync_file, sync_folder
 from facespace.io.protobuf import MAX_WEIGHTS
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> M
     folder.mkdir()
     try:
         for name, data in [*files.items(), (RECORD, (json.dumps(record.as_dict(), indent=1) + "\n").encode())]:
-            (folder / name).write_bytes(data)
-            sync_file(folder / name)
+            with named_in_errors(out):
+                (folder / name).write_bytes(data)
+                sync_file(folder / name)
         sync_folder(folder)
         try:
             folder.rename(out)

@@ -69,8 +69,8 @@ def read_people(
     """Read class folders of crops, or of photos, of each of which the largest face counts.
 
     `detector` finds the faces of photos; without it the one the model's crops come from is created. `known` gives embeddings (D,) by digest, of
-    the same model. Of the files only those in `only` are read, where it is given. A file whose content came before under the same name is left out. `DatasetError` for no folders, and
-    for crops that do not fit the model.
+    the same model. Only the files in `only` are read, where it is given. A file whose content came before under the same
+    name is left out. `DatasetError` for no folders, and for crops that do not fit the model.
     """
     crops = holds_crops(root, embedder.spec, aligned=aligned)
     folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]

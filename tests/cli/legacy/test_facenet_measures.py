@@ -107,7 +107,9 @@ def test_validate_with_every_flag(cli: Cli, lfw: Path) -> None:
         "facespace: --use_fixed_image_standardization, --image_size: taken, and changes nothing: the model itself says "
         "what it was trained to see"
     )
-    assert done.errors[1].startswith("facespace: --lfw_batch_size, --num_inter_threads, --num_intra_threads: taken, and")
+    assert done.errors[1].startswith(
+        "facespace: --lfw_batch_size, --num_inter_threads, --num_intra_threads: taken, and"
+    )
     assert "--flip concat --subtract-mean --distance angle" in done.errors[2]
 
 

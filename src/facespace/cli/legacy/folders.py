@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,5 +49,10 @@ def save(path: Path, array: Any) -> None:
     if not path.parent.is_dir():
         raise DatasetError(f"{plain_text(str(path.parent))}: no such folder to write into")
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, array)
+        try:
+            np.save(file, array)
+        except OSError as error:
+            if error.errno:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None  # numpy only counts what was written
     write_line(f"{plain_text(str(path))}: {' x '.join(map(str, array.shape))} {array.dtype}")

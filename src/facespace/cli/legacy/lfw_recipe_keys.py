@@ -16,6 +16,7 @@ from facespace.datasets.pairs.lists import PairList, find_photos, read_lfw_pairs
 from facespace.errors import RecipeError
 from facespace.faces.crops import read_record
 from facespace.io import image
+from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
 
 
@@ -89,7 +90,7 @@ def write_list(path: Path, pairs: PairList, kept: npt.NDArray[np.bool_]) -> None
     if pairs.people is not None:
         columns["person_a"] = [pairs.people[k] for k in pairs.first]
         columns["person_b"] = [pairs.people[k] for k in pairs.second]
-    with path.open("w", encoding="utf-8", newline="") as table:
+    with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(columns)
         writer.writerows(row for row, keep in zip(zip(*columns.values(), strict=True), kept, strict=True) if keep)
