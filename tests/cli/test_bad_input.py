@@ -69,7 +69,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "bomb.png": (lambda _: bomb(), "3,600,000,000 pixels (60000 x 60000); the limit is"),
     "noise.png": (lambda _: b"\x89PNG\r\n\x1a\n" + random.Random(2).randbytes(3000), "truncated, corrupt"),
     "page.html": (lambda _: b"<!DOCTYPE html><html></html>", "not an image facespace reads"),
-    "clip.mp4": (lambda _: b"\0\0\0\x18ftypisom" + bytes(100), "facespace reads"),  # a video, to identify
+    "clip.mp4": (lambda _: b"\0\0\0\x18ftypisom" + bytes(100), "video"),
 }
 
 
@@ -182,6 +182,7 @@ def test_200_faces(cli: Cli, folder: Path, hopper_file: Path) -> None:
 # Folders and permissions
 
 
+@pytest.mark.filterwarnings("default::facespace.io.photo_files.LeftOutWarning")
 @pytest.mark.parametrize("command", ["detect", "identify"])
 def test_a_folder_without_images(cli: Cli, folder: Path, people: Path, hopper_file: Path, command: str) -> None:
     (folder / "empty.jpg").mkdir()  # and named like a photo
@@ -190,7 +191,10 @@ def test_a_folder_without_images(cli: Cli, folder: Path, people: Path, hopper_fi
     options = ["--gallery", people] if command == "identify" else []
     outcome = cli(command, "--json", *options, "empty.jpg", "notes", hopper_file)
     assert outcome.code == 1
-    assert outcome.errors == [f"facespace: {name}: no images in this folder" for name in ("empty.jpg", "notes")]
+    assert outcome.errors == [
+        "facespace: left out 1 file that is no photo (notes/a.txt)",
+        *(f"facespace: {name}: no images in this folder" for name in ("empty.jpg", "notes")),
+    ]
     assert [list(entry) for entry in outcome.json] == [["image", "error"]] * 2 + [["image", "faces"]]
 
 

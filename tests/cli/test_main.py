@@ -278,6 +278,7 @@ def test_min_size_leaves_small_faces_out(cli: Cli, two_faces: Path) -> None:
     assert [len(entry["faces"]) for entry in left_out.json] == [1]
 
 
+@pytest.mark.filterwarnings("default::facespace.io.photo_files.LeftOutWarning")
 def test_folders_are_searched(cli: Cli, tmp_path: Path, hopper_file: Path, cat_file: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.png").write_bytes(cat_file.read_bytes())
