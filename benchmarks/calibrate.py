@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from pathlib import Path
 
@@ -76,9 +75,6 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--model", required=True)
     parser.add_argument("--look-alikes", action="store_true")
-    parser.add_argument(
-        "--mirror-below", type=float, default=math.inf, metavar="Q", help="the crop's quality from which it is enough"
-    )
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
 
@@ -98,10 +94,10 @@ def main() -> None:
         person = np.unique(view.people, return_inverse=True)[1]
         if not measured:
             outside = ~np.isin(view.people, list(test_people))
-            center = np.round(view.uncentred(args.mirror_below)[outside].mean(axis=0), 6)
+            center = np.round(view.mirror[outside].mean(axis=0), 6)
         entry = {"runtime": embedder.runtime, "precision": embedder.precision}
         print(entry)
-        measured.append(entry | measure(unit(view.uncentred(args.mirror_below) - center), person))
+        measured.append(entry | measure(unit(view.mirror - center), person))
         if args.look_alikes:
             # What faces of LFW's quality reach, told for faces of quality 1.
             less = float(look_alikes.shift(np.median(view.quality)))
@@ -113,7 +109,7 @@ def main() -> None:
     part = {}
     if args.look_alikes:
         images = {path.name: path for path in look_alikes.group_photos(args.shared)}
-        found = look_alikes.look_alikes(look_alikes.group_faces(images, embedder, detector, args.mirror_below), center)
+        found = look_alikes.look_alikes(look_alikes.group_faces(images, embedder, detector), center)
         part = {"look_alikes": {name: getattr(found, name) for name in found.__dataclass_fields__}}
         print(part)
     table = {
@@ -123,7 +119,6 @@ def main() -> None:
         "n_photos": len(view.names),
         "n_people": int(person.max()) + 1,
         "detector": MODELS[args.model].detector,
-        **({} if math.isinf(args.mirror_below) else {"mirror_below": args.mirror_below}),
         "measured": measured,
         **part,
         "center": [float(f"{value:.6f}") for value in center],

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import io
 import itertools
 from pathlib import Path
@@ -131,10 +130,8 @@ def main() -> None:
     table = embedder.calibration
     assert table is not None
     paths = look_alikes.group_photos(args.shared)
-    make = functools.partial(
-        look_alikes.group_faces, embedder=embedder, detector=detector, mirror_below=table.mirror_below
-    )
-    faces, copies = make({path.name: path for path in paths}), make({path.name: smaller(path) for path in paths})
+    faces = look_alikes.group_faces({path.name: path for path in paths}, embedder, detector)
+    copies = look_alikes.group_faces({path.name: smaller(path) for path in paths}, embedder, detector)
     vectors, copied = (look_alikes.unit(some.vectors - table.center) for some in (faces, copies))
     print(f"{embedder.name}, {embedder.detector}, {embedder.runtime} {embedder.precision}; default rates")
     print(f"{len(faces.photo)} faces of {len(np.unique(faces.photo))} photos, median {np.median(faces.side):.0f} px")

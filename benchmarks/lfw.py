@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 import facespace
-from facespace.faces.input_spec import INPUT_SPECS
-from facespace.faces.quality import crop_quality
 
 
 class View1(NamedTuple):
@@ -19,24 +17,18 @@ class View1(NamedTuple):
     plain: np.ndarray  # (N,D) embed()
     mirror: np.ndarray  # (N,D) photo and mirror image added, nothing subtracted
     quality: np.ndarray  # (N,) of the faces
-    crop_quality: np.ndarray  # (N,) of the crops alone; 0 where the model's crops tell none
-
-    def uncentred(self, mirror_below: float) -> np.ndarray:
-        """(N,D) what `represent` gives before the mean is subtracted."""
-        return np.where(self.crop_quality[:, None] < mirror_below, self.mirror, self.plain)
 
 
 def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.Detector) -> View1:
     paths = sorted((shared / "data/lfw_view1/images").rglob("*.jpg"))
-    names, plain, mirror, quality, of_crops = [], [], [], [], []
-    five_points = embedder.spec == INPUT_SPECS["sface"]
+    names, plain, mirror, quality = [], [], [], []
     crops: list[np.ndarray] = []
 
     def flush() -> None:
         if crops:
             stack = np.stack(crops)
-            vectors = np.asarray(embedder.embed(stack))
-            both = vectors + np.asarray(embedder.embed(np.ascontiguousarray(stack[:, :, ::-1])))
+            vectors = embedder.embed(stack)
+            both = vectors + embedder.embed(np.ascontiguousarray(stack[:, :, ::-1]))
             plain.append(vectors)
             mirror.append(both / np.linalg.norm(both, axis=1, keepdims=True))
             crops.clear()
@@ -47,7 +39,6 @@ def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.Detect
             height, width = photo.pixels.shape[:2]
             face = facespace.faces.face.central_face(photo.faces, width, height)
             crops.append(facespace.align(photo.pixels, face, embedder.spec))
-            of_crops.append(crop_quality(crops[-1]) if five_points else 0.0)
             quality.append(face.quality)
             names.append(Path(photo.path).stem)
         else:
@@ -55,8 +46,7 @@ def embed(shared: Path, embedder: facespace.Embedder, detector: facespace.Detect
         if len(crops) == 256 or k == len(paths) - 1:
             flush()
     people = np.array([name.rsplit("_", 1)[0] for name in names])
-    vectors = np.concatenate(plain), np.concatenate(mirror)
-    return View1(np.array(names), people, *vectors, np.array(quality), np.array(of_crops))
+    return View1(np.array(names), people, np.concatenate(plain), np.concatenate(mirror), np.array(quality))
 
 
 def pairs(path: Path) -> list[tuple[str, str, bool]]:

@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     embedder = facespace.Embedder.load(args.model, precision=args.precision)
     view = lfw.embed(args.shared, embedder, facespace.create_detector(embedder.detector))
-    centered = view.uncentred(embedder.calibration.mirror_below) - embedder.calibration.center
+    centered = view.mirror - embedder.calibration.center
     centered /= np.linalg.norm(centered, axis=1, keepdims=True)
     train = lfw.pairs(args.shared / "data/lfw_view1/pairsDevTrain.txt")
     test = lfw.pairs(args.shared / "data/lfw_view1/pairsDevTest.txt")

@@ -6,7 +6,6 @@ of them is a harder one than two random people.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ import numpy as np
 import facespace
 from facespace.embedding.calibration import LookAlikes
 from facespace.faces.face import overlaps
-from facespace.faces.quality import crop_quality
 
 FMR = [0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005]
 LEAST_PAIRS = 10  # of a photo that counts
@@ -36,7 +34,7 @@ class GroupFaces(NamedTuple):
     box: np.ndarray  # (N,4)
     side: np.ndarray  # (N,) longer side in pixels
     quality: np.ndarray  # (N,)
-    vectors: np.ndarray  # (N,D) of unit length, nothing subtracted; see `uncentred`
+    vectors: np.ndarray  # (N,D) photo and mirror image added, of unit length, nothing subtracted
 
 
 def group_photos(shared: Path) -> list[Path]:
@@ -49,20 +47,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def uncentred(embedder: facespace.Embedder, crops: np.ndarray, mirror_below: float = math.inf) -> np.ndarray:
-    """What `represent` gives before the mean is subtracted: with the mirror image where a crop's quality is lower."""
+def uncentred(embedder: facespace.Embedder, crops: np.ndarray) -> np.ndarray:
     if not len(crops):
         return np.empty((0, embedder.dimension), np.float32)
-    vectors = np.array(embedder.embed(crops))
-    poor = np.array([crop_quality(crop) < mirror_below for crop in crops])
-    if poor.any():
-        vectors[poor] = unit(vectors[poor] + np.asarray(embedder.embed(crops[poor][:, :, ::-1])))
-    return vectors
+    mirrored = np.ascontiguousarray(crops[:, :, ::-1])
+    return unit(np.asarray(embedder.embed(crops)) + np.asarray(embedder.embed(mirrored)))
 
 
-def group_faces(
-    images: dict[str, object], embedder: facespace.Embedder, detector: object, mirror_below: float = math.inf
-) -> GroupFaces:
+def group_faces(images: dict[str, object], embedder: facespace.Embedder, detector: object) -> GroupFaces:
     """All faces of named images."""
     photos = list(facespace.process(images.values(), detector, embedder, keep_crops=True))
     faces = [(name, face) for name, photo in zip(images, photos, strict=True) for face in photo.faces]
@@ -72,7 +64,7 @@ def group_faces(
         boxes,
         (boxes[:, 2:] - boxes[:, :2]).max(axis=1),
         np.array([face.quality for _, face in faces]),
-        np.concatenate([uncentred(embedder, photo.crops, mirror_below) for photo in photos if photo.faces]),
+        np.concatenate([uncentred(embedder, photo.crops) for photo in photos if photo.faces]),
     )
 
 

@@ -312,13 +312,3 @@ def test_the_default_rate_and_the_conditions_say_what_was_measured() -> None:
 def test_random_pairs_are_told_apart_from_pairs_of_a_photo() -> None:
     assert look_alike_world().random_threshold(0.01, 1.0) == pytest.approx(known_world().match_threshold(0.01))
     assert look_alike_world().random_threshold(0.01, 0.6) == pytest.approx(known_world().match_threshold(0.01) + 0.1)
-
-
-def test_mirror_images_are_added_as_they_were_when_it_was_measured() -> None:
-    """SFace's own for poor crops alone, as its file says; FaceNet's for all, as nothing is said."""
-    found = {
-        name: calibration.find(MODELS[name].sha256, runtime="onnxruntime", precision="float32")
-        for name in ("sface", "casia-webface")
-    }
-    assert found["sface"] is not None and 0.5 < found["sface"].mirror_below < 1
-    assert found["casia-webface"] is not None and found["casia-webface"].mirror_below == math.inf

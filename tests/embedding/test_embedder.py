@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from facespace import Embedder, InputSpec, ModelError
 from facespace.embedding import calibration, embedder as module
@@ -174,39 +173,6 @@ def test_represent_with_a_calibration(tmp_path, monkeypatch):
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     np.testing.assert_allclose(embedder.represent(crops), wanted, atol=1e-4)
     assert embedder.represent(crops[:0]).shape == (0, 4)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def test_the_mirror_image_is_added_to_poor_crops(tmp_path, monkeypatch):
-    """Those whose quality is below `mirror_below`: the crop that was blurred, not the sharp one."""
-    from facespace.faces.quality import crop_quality
-
-    five_points = InputSpec(112, "arcface", 0)
-    sharp = np.random.default_rng(1).integers(0, 256, (112, 112, 3), np.uint8)
-    crops = np.stack([sharp, np.asarray(Image.fromarray(sharp).resize((9, 9)).resize((112, 112)))])
-    limit = (crop_quality(crops[0]) + crop_quality(crops[1])) / 2
-    assert crop_quality(crops[1]) < limit < crop_quality(crops[0])
-    halves = SimpleNamespace(
-        runtime="onnxruntime", precision="float32", wants_parts=False, takes_uint8=True,
-        inputs={"x": ["n", 112, 112, 3]}, outputs={"y": ["n", 6]},
-        run_parts=lambda parts: [
-            np.concatenate([part[:, :, :50].mean((1, 2)), part[:, :, 50:].std((1, 2))], axis=1).astype(np.float32)
-            for part in parts
-        ],
-    )  # fmt: skip
-    embedder = Embedder(halves, name="halves", spec=five_points, fingerprint="0" * 64)
-    plain, mirrored = embedder.features(crops), embedder.features(crops[:, :, ::-1])
-    embedder.calibration = calibration.Calibration(
-        "halves", "0" * 64, "", "", (0.1,), (0.2,), ((1, 0.0),), np.zeros(6, np.float32), 10, 5, mirror_below=limit
-    )
-    found = embedder.represent(crops)
-    np.testing.assert_allclose(found[0], _unit(plain[0]), atol=1e-6)
-    np.testing.assert_allclose(found[1], _unit(_unit(plain[1]) + _unit(mirrored[1])), atol=1e-6)
-    assert np.abs(found[1] - _unit(plain[1])).max() > 1e-3
-    assert embedder.represent(crops[:0]).shape == (0, 6)
 
 
 @pytest.mark.parametrize(

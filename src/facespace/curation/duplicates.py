@@ -49,8 +49,8 @@ def duplicates(
 ) -> list[Copy]:
     """Which of N images show the same photo: of each its best earlier partner with the same label, and with another.
 
-    `embeddings` (N,D) are unit vectors in which a mirror image is nearly the same, `thumbnails` (N,24,24) gray, `digests`
-    of the pixels. Exact copies have equal digests. For near copies every pair with a similarity s of at least 0.85 is a
+    `embeddings` (N,D) are unit vectors in which a mirror image is the same, `thumbnails` (N,24,24) gray, `digests` of
+    the pixels. Exact copies have equal digests. For near copies every pair with a similarity s of at least 0.85 is a
     candidate, and one photo if its correlation r says so too (see `correlation`):
 
         (s ≥ 0.95 and r ≥ 0.70) or (s ≥ 0.85 and r ≥ 0.95)

@@ -2,8 +2,8 @@
 
 A calibration is a small table shipped with facespace, made by `benchmarks/calibrate.py` from all pairs of photos of
 different people in View 1 of Labeled Faces in the Wild. It gives the false match rate (FMR) of every similarity for
-exactly what is compared: the vectors of `Embedder.represent`, embeddings of photo and mirror image added, of crops of the
-quality `mirror_below` and more those of the photo alone, with `center`, their mean over many people, subtracted. People within one photo resemble each other more than random ones do, and poor faces resemble each other more
+exactly what is compared: embeddings of photo and mirror image added, with `center`, their mean over many people,
+subtracted. People within one photo resemble each other more than random ones do, and poor faces resemble each other more
 than good ones do: where these were measured too, on group photos, the thresholds hold for them.
 """
 
@@ -56,8 +56,7 @@ class Calibration:
     """The table for one set of weights on one runtime and precision.
 
     `similarity[i]` is what a share `fmr[i]` of pairs of random different people, one photo each, reaches or exceeds.
-    `template_shift` lists (number of photos averaged, how much higher the same rate then lies). `center` is (D,), and
-    `mirror_below` the quality of a crop from which its mirror image is not added to it.
+    `template_shift` lists (number of photos averaged, how much higher the same rate then lies). `center` is (D,).
     With `look_alikes`, rates hold for people who resemble each other too, and for faces of any quality; similarities of
     the table are then those of faces of quality 1.
     """
@@ -73,7 +72,6 @@ class Calibration:
     n_photos: int
     n_people: int
     look_alikes: LookAlikes | None = None
-    mirror_below: float = math.inf
 
     @property
     def default_rate(self) -> float:
@@ -229,7 +227,6 @@ def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | No
                 n_photos=table["n_photos"],
                 n_people=table["n_people"],
                 look_alikes=_look_alikes(table.get("look_alikes")),
-                mirror_below=float(table.get("mirror_below", math.inf)),
             )
     return None
 
