@@ -997,3 +997,16 @@ def test_damaged_files(image_format: str, data: st.DataObject, capfd: pytest.Cap
     said = capfd.readouterr()
     if not image_format.startswith("TIFF"):  # libtiff speaks for itself, and only the whole process could be silenced
         assert said == ("", "")
+
+
+def test_a_tiff_of_too_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Any) -> None:
+        raise AssertionError("decoded")
+
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 50)).save(stream, "TIFF", tiffinfo={278: 1})
+    monkeypatch.setattr(image_module, "MAX_PARTS", 50)
+    read(stream.getvalue())
+    monkeypatch.setattr(image_module, "MAX_PARTS", 49)
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", load)
+    assert error(stream.getvalue()).reason == "50 strips or tiles; the limit is 49"

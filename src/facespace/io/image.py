@@ -27,8 +27,11 @@ from facespace.io.file_kinds import START, is_motion_jpeg, photo_format, raw_for
 from facespace.io.jpeg2000 import claimed_size
 from facespace.io.raw_photos import NOT_DEVELOPED, full_picture
 from facespace.io.jpeg_limits import check_jpeg
+from facespace.io.png_limits import check_png
+from facespace.io.ppm_limits import check_ppm
 from facespace.io.prefetch import wait_for_room
 
+MAX_PARTS = 100_000  # strips or tiles of a TIFF; one row a strip is 17,000, and each costs a decoder
 MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
 
 RGB = npt.NDArray[np.uint8]
@@ -41,7 +44,8 @@ _VIDEO = "a video, not a photo; facespace identify and classify predict name peo
 _APPLE_DOUBLE = b"\0\x05\x16\x07"
 _STRIP = 2**20  # pixels that are converted at once, so that a large photo is in memory twice at most
 _BLOCK = 2**26  # bytes
-_CHECKS = {"JPEG": check_jpeg}  # of what a file asks for beside its pixels, before Pillow sees it
+# What a file asks for beside its pixels is looked at before Pillow sees it.
+_CHECKS = {"JPEG": check_jpeg, "PNG": check_png, "PPM": check_ppm}
 
 
 class DamagedImageWarning(UserWarning):
@@ -244,6 +248,9 @@ def _full_picture(stream: BinaryIO, image_format: str, name: str) -> tuple[Binar
 
 def _read_pil(image: Image.Image, turn: int = 1) -> RGB:
     _check_size(image.size)
+    n_parts = len(getattr(image, "tile", ()))
+    if n_parts > MAX_PARTS:
+        raise _UnusableError(f"{n_parts:,} strips or tiles; the limit is {MAX_PARTS:,}")
     wait_for_room(image.width * image.height)
     image.load()
     # Only now, as a TIFF turns itself when it is loaded, and a PNG may have its EXIF data behind the pixels.

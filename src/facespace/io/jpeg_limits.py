@@ -115,7 +115,7 @@ class _Window:
 
     def _fill(self, n: int) -> bool:
         """Whether `n` more bytes are in memory, after reading them where they were not."""
-        if len(self._piece) - self._at < n:
-            self._piece = self._piece[self._at :] + self._stream.read(_CHUNK)
+        while len(self._piece) - self._at < n and (more := self._stream.read(_CHUNK)):
+            self._piece = self._piece[self._at :] + more
             self._at = 0
         return len(self._piece) - self._at >= n
