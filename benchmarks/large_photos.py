@@ -1,4 +1,4 @@
-"""Peak memory and seconds of `detect` and `identify` on photos of 108 and 200 megapixels, one and four at a time.
+"""Peak memory and seconds of `detect` and `identify` on photos of 108 and 200 megapixels, one and four in a command.
 
 Each line is a process of its own; its peak is what the kernel counted (`ru_maxrss`), so that models and libraries are in
 it. The first line, a small photo, shows what these take alone.
@@ -20,15 +20,10 @@ MAKE = """
 import sys
 from PIL import Image
 
-portrait, width, height, target = Image.open(sys.argv[1]).convert("RGB"), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-tile = portrait.resize((2048, 2048 * portrait.height // portrait.width), Image.Resampling.BICUBIC)
-photo = Image.new("RGB", (width, height))
-for top in range(0, height, tile.height):
-    for left in range(0, width, tile.width):
-        photo.paste(tile, (left, top))
-photo.save(target + ".jpg", quality=90)
-photo.save(target + "-progressive.jpg", quality=90, progressive=True)
-photo.save(target + ".png", compress_level=1)
+photo = Image.open(sys.argv[1]).convert("RGB").resize((int(sys.argv[2]), int(sys.argv[3])), Image.Resampling.BICUBIC)
+photo.save(sys.argv[4] + ".jpg", quality=90)
+photo.save(sys.argv[4] + "-progressive.jpg", quality=90, progressive=True)
+photo.save(sys.argv[4] + ".png", compress_level=1)
 """
 
 
@@ -44,7 +39,6 @@ def measure(*command: str) -> tuple[float, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--models", nargs="+", default=["sface", "casia-webface"], help="models to identify with")
     args = parser.parse_args()
     people = args.shared / "data/album/known"
     small = next(iter(sorted(people.rglob("*.jpg"))))
@@ -56,34 +50,20 @@ def main() -> None:
             subprocess.run([sys.executable, "-c", MAKE, str(small), str(width), str(height), target], check=True)
             photos |= {f"{size}, JPEG": Path(target + ".jpg"), f"{size}, PNG": Path(target + ".png")}
             photos[f"{size}, progressive JPEG"] = Path(target + "-progressive.jpg")
-        commands = {"detect, yunet": ["detect"], "detect, mtcnn": ["detect", "--detector", "mtcnn"]}
-        for model in args.models:
-            gallery = str(folder / model)
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "facespace",
-                    "enroll",
-                    "--gallery",
-                    gallery,
-                    "--model",
-                    model,
-                    "--folder",
-                    people,
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                check=False,  # a few portraits show nobody
-            )
-            commands[f"identify, {model}"] = ["identify", "--gallery", gallery]
-        print(f"{'command':24}{'photo':26}{'at a time':>10}{'peak MB':>10}{'seconds':>10}", flush=True)
-        for command, arguments in commands.items():
+        gallery = str(folder / "gallery")
+        subprocess.run(
+            [sys.executable, "-m", "facespace", "enroll", "--gallery", gallery, "--folder", people],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,  # a few portraits show nobody
+        )
+        print(f"{'command':10}{'photo':26}{'photos':>8}{'peak MB':>10}{'seconds':>10}", flush=True)
+        for command, arguments in (("detect", []), ("identify", ["--gallery", gallery])):
             for photo, path in photos.items():
                 for n in (1, 4):
-                    peak, seconds, code = measure(*arguments, *[str(path)] * n)
+                    peak, seconds, code = measure(command, *arguments, *[str(path)] * n)
                     failed = "" if code == 0 else f"  exit code {code}"
-                    print(f"{command:24}{photo:26}{n:>10}{peak:>10.0f}{seconds:>10.1f}{failed}", flush=True)
+                    print(f"{command:10}{photo:26}{n:>8}{peak:>10.0f}{seconds:>10.1f}{failed}", flush=True)
 
 
 if __name__ == "__main__":
