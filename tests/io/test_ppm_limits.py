@@ -1,4 +1,4 @@
-"""How long the header of a PPM may be."""
+"""What a PPM may have besides pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from facespace.errors import ImageError
 from facespace.io.image import read
-from facespace.io.ppm_limits import MAX_HEADER
+from facespace.io.ppm_limits import MAX_COMMENTS, MAX_HEADER
 
 PIXELS = b"\1\2\3" * 200 * 200
 
@@ -26,3 +26,11 @@ def test_ordinary_ones_pass(header: bytes) -> None:
 
 def test_bits_have_no_largest_value() -> None:
     assert read(b"P4 800 800\n" + b"#" * 80_000).shape == (800, 800, 3)
+
+
+def test_many_comments_among_numbers_are_refused() -> None:
+    plain = b"P2 300 200 255\n" + b"7 " * 59_999 + b"#a\n" * (MAX_COMMENTS + 1) + b"7\n"
+    with pytest.raises(ImageError) as caught:
+        read(plain)
+    assert caught.value.reason == "more than 1,000 comments"
+    assert read(plain.replace(b"#a\n#a\n", b"#a\n")).shape == (200, 300, 3)
