@@ -39,6 +39,7 @@ def measure(*command: str) -> tuple[float, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--commands", nargs="+", choices=["detect", "identify"], default=["detect", "identify"])
     args = parser.parse_args()
     people = args.shared / "data/album/known"
     small = next(iter(sorted(people.rglob("*.jpg"))))
@@ -58,7 +59,8 @@ def main() -> None:
             check=False,  # a few portraits show nobody
         )
         print(f"{'command':10}{'photo':26}{'photos':>8}{'peak MB':>10}{'seconds':>10}", flush=True)
-        for command, arguments in (("detect", []), ("identify", ["--gallery", gallery])):
+        for command in args.commands:
+            arguments = ["--gallery", gallery] if command == "identify" else []
             for photo, path in photos.items():
                 for n in (1, 4):
                     peak, seconds, code = measure(command, *arguments, *[str(path)] * n)
