@@ -25,11 +25,11 @@ from facespace.defaults import MAX_PIXELS, MAX_PIXELS_VARIABLE
 from facespace.errors import ImageError
 from facespace.io.file_kinds import START, is_motion_jpeg, photo_format, raw_format, stray_bytes, video_start
 from facespace.io.jpeg2000 import claimed_size
-from facespace.io.raw_photos import NOT_DEVELOPED, full_picture
 from facespace.io.jpeg_limits import check_jpeg
 from facespace.io.png_limits import check_png
 from facespace.io.ppm_limits import check_ppm
 from facespace.io.prefetch import wait_for_room
+from facespace.io.raw_photos import NOT_DEVELOPED, full_picture
 
 MAX_PARTS = 100_000  # strips or tiles of a TIFF; one row a strip is 17,000, and each costs a decoder
 MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
