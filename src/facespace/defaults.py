@@ -1,4 +1,4 @@
-"""The default models, detector and error rates, in a module without imports so that `--help` stays fast."""
+"""The default models, detector, error rates and limit of photos, in a module without imports so that `--help` stays fast."""
 
 DEFAULT_MODEL = "sface"  # of everything that names people
 TUTORIAL_MODEL = "casia-webface"  # FaceNet 20180408-102900, of making training crops and of the old programs
@@ -8,3 +8,6 @@ DEFAULT_RATE = 0.01  # the share of strangers that `identify` may name
 DEFAULT_FMR = 0.01  # the share of pairs of different people that `compare` may call the same, if they share a photo
 DEFAULT_RANDOM_FMR = 1e-3  # the same where only random pairs were measured
 CLASSIFY_RATE = 0.015  # below the 2 % target, because estimates from few photos vary
+
+MAX_PIXELS = 250_000_000  # of a photo; phones take up to 201 million
+MAX_PIXELS_VARIABLE = "FACESPACE_MAX_PIXELS"  # a limit of one's own

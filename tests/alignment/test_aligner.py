@@ -328,3 +328,21 @@ def test_boxes_are_those_of_2018(many, tmp_path, shared, cli):
     for line in lines:
         name, *box = line.rsplit(" ", 4)
         assert np.abs(np.subtract([int(value) for value in box], golden[Path(name).stem])).max() <= 1, name
+
+
+def test_large_photos_are_detected_one_by_one(raw, tmp_path, detector, monkeypatch):
+    """The crops are those of a batch; no photo waits in memory for the others of its batch."""
+    run(raw, tmp_path / "together", detector)
+    together = contents(tmp_path / "together")
+    n_photos = []
+
+    class Counted:
+        def detect_many(self, images):
+            photos = list(images)
+            n_photos.append(len(photos))
+            return detector.detect_many(photos)
+
+    monkeypatch.setattr("facespace.pipeline.face_batches._MAX_PIXELS", 1)
+    run(raw, tmp_path / "alone", Counted())
+    assert contents(tmp_path / "alone") == together
+    assert max(n_photos) == 1 and sum(n_photos) > 2

@@ -188,6 +188,15 @@ def test_help(cli: Cli, words: list[str]) -> None:
         assert re.search(rf"^  {name}  +\S", outcome.out, re.MULTILINE), name
 
 
+def test_max_pixels(cli: Cli, tmp_path: Path) -> None:
+    """The option stands before the command, and moves the limit of every one."""
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 30)).save(photo)
+    refused = cli("--max-pixels", "1199", "detect", str(photo))
+    assert refused.code == 1 and "1,200 pixels (40 x 30); the limit is 1,199" in refused.err
+    assert cli("--max-pixels", "1200", "detect", str(photo)).out == f"{photo}: no faces\n"
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"facespace {facespace.__version__}\n"
 

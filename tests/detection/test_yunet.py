@@ -512,7 +512,7 @@ def test_a_photo_made_much_smaller_shows_the_same(height: int, width: int) -> No
     slope = np.empty((height, width, 3), np.uint8)
     slope[..., 0], slope[..., 1] = np.linspace(0, 255, width), np.linspace(0, 255, height)[:, None]
     slope[..., 2] = 77
-    small = module._resized(slope, (0, 0, width, height), (100, 120)).astype(float)
+    small = _Search(0, slope, (100, 120), 20).resized().astype(float)
     np.testing.assert_allclose(small[..., 0], np.broadcast_to((np.arange(120) + 0.5) * 255 / 120, (100, 120)), atol=1.6)
     np.testing.assert_allclose(
         small[..., 1], np.broadcast_to((np.arange(100)[:, None] + 0.5) * 2.55, (100, 120)), atol=2

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin, features
 
 from facespace.errors import ImageError
-from facespace.io.image import DamagedImageWarning, read
+from facespace.io import image as image_module
+from facespace.io.image import DamagedImageWarning, pixel_limit, read
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 NOT_AN_IMAGE = "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
@@ -500,7 +501,10 @@ def test_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch, tmp_pa
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb())
     for source in (bomb(), path):
-        assert error(source).reason == "3,600,000,000 pixels (60000 x 60000); the limit is 100,000,000"
+        assert error(source).reason == (
+            "3,600,000,000 pixels (60000 x 60000); the limit is 250,000,000; raise max_pixels (facespace --max-pixels N, or "
+            "FACESPACE_MAX_PIXELS) to read it"
+        )
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"])
@@ -508,6 +512,70 @@ def test_limit(image_format: str) -> None:
     data = encode(picture(), image_format)
     assert read(data, max_pixels=48 * 32).shape == (32, 48, 3)
     assert "1,536 pixels" in error(data, max_pixels=48 * 32 - 1).reason
+
+
+def test_the_variable_moves_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACESPACE_MAX_PIXELS", "1535")
+    for source in (encode(picture(), "PNG"), picture(), np.asarray(picture())):
+        assert "the limit is 1,535; raise max_pixels (facespace --max-pixels N" in error(source).reason
+        assert read(source, max_pixels=1536).shape == (32, 48, 3)
+    monkeypatch.setenv("FACESPACE_MAX_PIXELS", " 1536 ")
+    read(picture())
+    for wrong in ("0", "-5", "many", "1e9", "²"):
+        monkeypatch.setenv("FACESPACE_MAX_PIXELS", wrong)
+        with pytest.raises(
+            ValueError, match=r"FACESPACE_MAX_PIXELS must be a number of pixels such as 250000000, got "
+        ):
+            read(picture())
+
+
+def test_the_limit_is_above_what_phones_take() -> None:
+    assert pixel_limit() >= 16384 * 12288
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16", "I", "F"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_strips_are_put_together_as_one(monkeypatch: pytest.MonkeyPatch, mode: str, turn: int) -> None:
+    """A photo larger than a strip is the same as in one piece, in every mode and turn."""
+    values = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    values[:2] &= 1  # the first strip alone would have fewer bits
+    if mode == "I;16":
+        source = Image.fromarray(values[..., 0].astype(np.uint16) * 200)
+    elif mode in ("I", "F"):
+        source = Image.fromarray(values[..., 0].astype({"I": np.int32, "F": np.float32}[mode]))
+    else:
+        source = Image.fromarray(values).convert(mode)
+        if mode == "P":
+            source.info["transparency"] = 3
+        elif mode.endswith("A"):
+            source.putalpha(Image.fromarray(values[..., 1]))
+    source.getexif()[0x0112] = turn
+    one = read(source)
+    monkeypatch.setattr(image_module, "_STRIP", 11)
+    assert np.array_equal(read(source), one) and one.shape == ((5, 7, 3) if turn > 4 else (7, 5, 3))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, bool])
+@pytest.mark.parametrize("depth", [(), (1,), (2,), (3,), (4,)])
+def test_strips_of_arrays(monkeypatch: pytest.MonkeyPatch, kind: type, depth: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (7, 5, *depth)).astype(kind)
+    one = read(values)
+    monkeypatch.setattr(image_module, "_STRIP", 11)
+    assert np.array_equal(read(values), one)
+
+
+def test_no_copy_of_a_whole_large_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside Pillow's image and the result nothing of the photo's size is made."""
+    sizes = []
+    convert = image_module._strip_rgb
+
+    def counted(strip: Image.Image, bounds: tuple[Any, Any]) -> np.ndarray:
+        sizes.append(strip.width * strip.height)
+        return convert(strip, bounds)
+
+    monkeypatch.setattr(image_module, "_strip_rgb", counted)
+    read(Image.new("L", (3000, 2000)))
+    assert sum(sizes) == 6_000_000 and max(sizes) <= image_module._STRIP
 
 
 def test_limit_of_arrays_and_pil_images() -> None:
@@ -930,3 +998,16 @@ def test_damaged_files(image_format: str, data: st.DataObject, capfd: pytest.Cap
     said = capfd.readouterr()
     if not image_format.startswith("TIFF"):  # libtiff speaks for itself, and only the whole process could be silenced
         assert said == ("", "")
+
+
+def test_a_tiff_of_too_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Any) -> None:
+        raise AssertionError("decoded")
+
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 50)).save(stream, "TIFF", tiffinfo={278: 1})
+    monkeypatch.setattr(image_module, "MAX_PARTS", 50)
+    read(stream.getvalue())
+    monkeypatch.setattr(image_module, "MAX_PARTS", 49)
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", load)
+    assert error(stream.getvalue()).reason == "50 strips or tiles; the limit is 49"

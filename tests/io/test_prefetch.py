@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from facespace.io.prefetch import map_ahead
+from facespace.io.prefetch import map_ahead, wait_for_room
 
 
 def test_in_order_and_no_further_ahead_than_asked():
@@ -32,3 +32,58 @@ def test_an_error_comes_where_its_item_is():
     assert next(results) == -1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_large_items_are_computed_one_at_a_time_and_small_ones_side_by_side():
+    """Those begun and not given back have `MOST_PIXELS` together, or there is one alone."""
+    sizes = [3, 3, 3, 60, 3, 250, 250, 3, 250, 3, 3]
+    inside: list[int] = []
+    most: list[int] = []
+    lock = threading.Lock()
+
+    def work(k: int) -> int:
+        wait_for_room(sizes[k] * 1_000_000)
+        with lock:
+            inside.append(k)
+            most.append(len(inside))
+            held = [sizes[one] for one in inside]
+            assert sum(held) <= 100 or len(held) == 1, held
+        time.sleep(0.01)
+        return k
+
+    for k in map_ahead(work, range(len(sizes)), threads=4, ahead=6):
+        with lock:
+            assert inside[0] == k
+        time.sleep(0.01)
+        with lock:
+            inside.remove(k)
+    assert max(most) > 2
+
+
+def test_an_item_that_does_not_enter_is_not_waited_for():
+    def work(k: int) -> int:
+        if k % 2:
+            wait_for_room(10**9)
+            wait_for_room(10**9)  # read in two attempts
+        return k
+
+    assert list(map_ahead(work, range(9), threads=3, ahead=5)) == list(range(9))
+
+
+def test_who_waits_for_room_ends_when_the_taker_stops():
+    reached = []
+
+    def work(k: int) -> int:
+        wait_for_room(10**9)
+        reached.append(k)
+        return k
+
+    results = map_ahead(work, range(9), threads=2, ahead=4)
+    assert next(results) == 0
+    results.close()
+    assert reached == [0]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("facespace-read")]
+
+
+def test_outside_nothing_waits():
+    wait_for_room(10**12)

@@ -43,3 +43,16 @@ def test_nothing_there(tmp_path):
         sample_crops(tmp_path, SPEC, 3)
     with pytest.raises(DatasetError, match="not a folder"):
         sample_crops(tmp_path / "none", SPEC, 3)
+
+
+def test_photos_taken_for_crops_are_not_all_in_memory(folder, monkeypatch):
+    """Each is brought to its size where it is read."""
+    given = []
+
+    def taken(function, items, **options):
+        given.extend(map(function, items))
+        return iter(given)
+
+    monkeypatch.setattr("facespace.pipeline.sample_crops.map_ahead", taken)
+    sample_crops(folder, SPEC, 5)
+    assert [(crop.shape, crop.base) for crop in given] == [((160, 160, 3), None)] * 5

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,9 @@ from facespace.io import image, pictures
 from facespace.io.files import TEMPORARY, write_bytes
 from facespace.io.photo_files import PhotoFiles
 from facespace.io.png import encode_png
+from facespace.io.prefetch import map_ahead
 from facespace.io.text import plain_text
+from facespace.pipeline.face_batches import in_chunks
 from facespace.runtime.onnx_network import usable_cores
 
 _JOURNAL = ".align"
@@ -57,7 +60,18 @@ _BATCHES_AT_ONCE = 3  # one being read, one with the detector, one being written
 _PIXELS_AT_ONCE = 80_000_000  # no further batch is begun while decoded photos hold more
 _POLL = 0.2  # seconds
 
-Read = tuple[npt.NDArray[np.uint8] | None, str]  # pixels, or None and the reason
+
+class Read(NamedTuple):
+    """A photo and its pixels, or None and the reason."""
+
+    photo: str
+    pixels: npt.NDArray[np.uint8] | None
+    reason: str = ""
+
+    @property
+    def n_pixels(self) -> int:
+        """What it takes in memory."""
+        return 0 if self.pixels is None else self.pixels.size // 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +302,7 @@ class _Worker:
                     batch = self._journal.claim()
                     if batch is None:
                         break
-                    reading = [files.submit(self._read, photo) for photo in batch.photos]
-                    flowing.append((batch, batches.submit(self._align, batch, reading, files)))
+                    flowing.append((batch, batches.submit(self._align, batch, files)))
                 if flowing:
                     batch, aligned = flowing.popleft()
                     self._journal.finish(batch, aligned.result())
@@ -314,21 +327,28 @@ class _Worker:
         try:
             pixels = image.read(self._raw / photo)
         except ImageError as error:
-            return None, plain_text(error.reason)
+            return Read(photo, None, plain_text(error.reason))
         self._count(pixels.size // 3)
-        return pixels, ""
+        return Read(photo, pixels)
 
     def _count(self, pixels: int) -> None:
         with self._counting:
             self._pixels += pixels
 
-    def _align(self, batch: Batch, reading: list[Future[Read]], files: ThreadPoolExecutor) -> list[Row]:
-        """Detect the faces of a batch and write their crops; its rows."""
-        read = [future.result() for future in reading]
-        found = iter(self._detector.detect_many(pixels for pixels, _ in read if pixels is not None))
+    def _align(self, batch: Batch, files: ThreadPoolExecutor) -> list[Row]:
+        """Detect the faces of a batch and write their crops; its rows. Large photos are read and detected one by one."""
+        rows = []
+        reading = map_ahead(self._read, batch.photos, threads=usable_cores(), ahead=len(batch.photos))
+        for chunk in in_chunks(reading, lambda read: read.n_pixels):
+            rows += self._align_chunk(chunk, files)
+            del chunk  # before the next photo is decoded
+        return rows
+
+    def _align_chunk(self, read: Sequence[Read], files: ThreadPoolExecutor) -> list[Row]:
+        found = iter(self._detector.detect_many(one.pixels for one in read if one.pixels is not None))
         rows: list[Row] = []
         writing = []
-        for photo, (pixels, reason) in zip(batch.photos, read, strict=True):
+        for photo, pixels, reason in read:
             name = plain_text(photo)
             if pixels is None:
                 rows.append(Row(name, "", "unreadable", reason))
@@ -344,7 +364,7 @@ class _Worker:
                 writing.append(files.submit(self._write, pixels, face, self._out / output))
         for future in writing:
             future.result()
-        self._count(-sum(pixels.size // 3 for pixels, _ in read if pixels is not None))
+        self._count(-sum(one.n_pixels for one in read))
         return rows
 
     def _chosen(self, faces: list[Face], width: int, height: int) -> list[Face]:

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from facespace.cli.shared.output import write_line
+from facespace.defaults import MAX_PIXELS_VARIABLE
 
 _PACKAGES = (
     "facespace",
@@ -44,7 +45,7 @@ def doctor() -> None:
     problem = openvino_problem()
     write_line(f"cores        {usable_cores()}")
     write_line(f"openvino     {'not used: ' + problem if problem else 'used'}")
-    for variable in ("FACESPACE_RUNTIME", "FACESPACE_PRECISION", "FACESPACE_MIRROR"):
+    for variable in ("FACESPACE_RUNTIME", "FACESPACE_PRECISION", "FACESPACE_MIRROR", MAX_PIXELS_VARIABLE):
         if os.environ.get(variable):
             write_line(f"{variable} = {os.environ[variable]}")
     write_line(

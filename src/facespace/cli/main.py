@@ -34,6 +34,7 @@ from facespace.cli import (
     verify,
 )
 from facespace.cli.legacy import facenet, tiny
+from facespace.defaults import MAX_PIXELS, MAX_PIXELS_VARIABLE
 from facespace.errors import FacespaceError
 from facespace.io.files import FULL
 from facespace.io.text import plain_text
@@ -83,8 +84,20 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-pixels",
+            metavar="N",
+            min=1,
+            help=f"Pixels of the largest photo that is read, instead of {MAX_PIXELS}; so does {MAX_PIXELS_VARIABLE}.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    pass
+    del version  # `_version` has printed it
+    if max_pixels is not None:
+        os.environ[MAX_PIXELS_VARIABLE] = str(max_pixels)  # for processes that are started, too
 
 
 def _notes() -> Callable[..., None]:

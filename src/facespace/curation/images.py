@@ -133,6 +133,7 @@ def _read(
             sizes.append((read.pixels.shape[1], read.pixels.shape[0]))
             thumbnails.append(thumbnail(cropped[0]))
             waiting.append(cropped[0])
+        read.pixels = None  # before the next one is decoded
         if len(waiting) == _BATCH:
             embeddings.append(embed(np.stack(waiting)))
             waiting.clear()

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from facespace.detection.nms import non_maximum_suppressions
 from facespace.detection.yunet_network import FILE, STRIDES, yunet_network
-from facespace.faces.face import Box, Face, Point, overlaps
+from facespace.faces.face import Face, Point, overlaps
 from facespace.io.image import Source, are_several, as_rgb
+from facespace.io.resizing import resized
 from facespace.runtime.devices import Device
 from facespace.runtime.forks import tell_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
@@ -78,7 +78,9 @@ class _Search(NamedTuple):
         if self.size == self.pixels.shape[:2]:
             return self.pixels
         height, width = self.pixels.shape[:2]
-        return _resized(self.pixels, (0, 0, width, height), self.size)
+        step, first = _row_step(height, self.size[0])
+        rows = self.pixels[first::step]
+        return resized(rows, self.size, box=(0, 0, width, min(height / step, len(rows))), reducing_gap=1.0)
 
 
 class _Found(NamedTuple):
@@ -287,23 +289,27 @@ def _moved(found: _Found, scale: npt.NDArray[np.float64], shift: npt.NDArray[np.
 
 
 def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pixels:
-    """The square of the photo from `corner` on, enlarged; black where it leaves the photo."""
+    """The square of the photo from `corner` on, enlarged or made smaller; black where it leaves the photo."""
     side = _PATCH / scale
     low, high = np.floor(corner).astype(int), np.ceil(corner + side).astype(int)
-    part = np.zeros((high[1] - low[1], high[0] - low[0], 3), np.uint8)
-    (x1, y1), (x2, y2) = np.clip([low, high], 0, [pixels.shape[1], pixels.shape[0]])
-    part[y1 - low[1] : y2 - low[1], x1 - low[0] : x2 - low[0]] = pixels[y1:y2, x1:x2]
     x, y = corner - low
-    return _resized(part, (x, y, x + side, y + side), (_PATCH, _PATCH))
+    step, first = _row_step(side, _PATCH)
+    rows = np.arange(low[1] + first, high[1], step)
+    inside = (rows >= 0) & (rows < len(pixels))
+    part = np.zeros((len(rows), high[0] - low[0], 3), np.uint8)
+    x1, x2 = np.clip([low[0], high[0]], 0, pixels.shape[1])
+    part[inside, x1 - low[0] : x2 - low[0]] = pixels[rows[inside], x1:x2]
+    box = (x, y / step, x + side, min((y + side) / step, len(rows)))
+    return resized(part, (_PATCH, _PATCH), box=box, reducing_gap=1.0)
 
 
-def _resized(pixels: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
-    """The `box` of an image as one of `size` (height, width)."""
-    # Of an image that gets much smaller, rows left out are not missed, as two and more make one. They cost the most.
-    step = max(1, math.floor((box[3] - box[1]) / size[0] / 2))
-    rows = Image.fromarray(np.ascontiguousarray(pixels[(step - 1) // 2 :: step]))
-    part = (box[0], box[1] / step, box[2], min(box[3] / step, rows.height))
-    return np.asarray(rows.resize(size[::-1], Image.Resampling.BILINEAR, box=part, reducing_gap=1.0))
+def _row_step(side: float, size: int) -> tuple[int, int]:
+    """Every how many rows, and from which on, an image `side` high is looked at when it becomes `size` high.
+
+    Of an image that gets much smaller, rows left out are not missed, as two and more make one. They cost the most.
+    """
+    step = max(1, math.floor(side / size / 2))
+    return step, (step - 1) // 2
 
 
 def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import hashlib
 import importlib
 import io
 import operator
@@ -20,11 +21,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from facespace.defaults import MAX_PIXELS, MAX_PIXELS_VARIABLE
 from facespace.errors import ImageError
 from facespace.io.file_kinds import START, is_motion_jpeg, photo_format, raw_format, stray_bytes, video_start
 from facespace.io.jpeg2000 import claimed_size
+from facespace.io.jpeg_limits import check_jpeg
+from facespace.io.png_limits import check_png
+from facespace.io.ppm_limits import check_ppm
+from facespace.io.prefetch import wait_for_room
 from facespace.io.raw_photos import NOT_DEVELOPED, full_picture
 
+MAX_PARTS = 100_000  # strips or tiles of a TIFF; one row a strip is 17,000, and each costs a decoder
 MAX_RECORD = 2**30  # bytes; no image is longer, and a damaged length takes no memory
 
 RGB = npt.NDArray[np.uint8]
@@ -35,13 +42,33 @@ Source = Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.ND
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 _VIDEO = "a video, not a photo; facespace identify and classify predict name people in videos"
 _APPLE_DOUBLE = b"\0\x05\x16\x07"
+_STRIP = 2**20  # pixels that are converted at once, so that a large photo is in memory twice at most
+_BLOCK = 2**26  # bytes
+# What a file asks for beside its pixels is looked at before Pillow sees it.
+_CHECKS = {"JPEG": check_jpeg, "PNG": check_png, "PPM": check_ppm}
 
 
 class DamagedImageWarning(UserWarning):
     """A photo was read although something in its file is not as it should be."""
 
 
-def read(source: Source, *, max_pixels: int = 100_000_000) -> RGB:
+def pixel_limit(default: int = MAX_PIXELS) -> int:
+    """How many pixels a picture may have: what the variable `FACESPACE_MAX_PIXELS` says, else the default.
+
+    Raises `ValueError` when the variable holds no positive whole number.
+
+    >>> pixel_limit() == MAX_PIXELS or MAX_PIXELS_VARIABLE in os.environ
+    True
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text[:20]) > 0):
+        raise ValueError(f"{MAX_PIXELS_VARIABLE} must be a number of pixels such as {MAX_PIXELS}, got {text[:40]!r}")
+    return int(text[:20])
+
+
+def read(source: Source, *, max_pixels: int | None = None) -> RGB:
     """A photo as a new upright (H,W,3) uint8 RGB array, C-contiguous, from a path, bytes, file, PIL image or array.
 
     EXIF orientation is applied and transparency laid over white. Of 16 bits the high byte is kept; where all values of gray
@@ -50,13 +77,13 @@ def read(source: Source, *, max_pixels: int = 100_000_000) -> RGB:
     alone, or has a few stray bytes in front, is read with a `DamagedImageWarning`.
     An array is (H,W), (H,W,1), (H,W,2) gray and alpha, (H,W,3) or (H,W,4), of uint8, uint16, bool or float.
 
-    Raises `ImageError` when it is no readable image or has more than `max_pixels` (asked before it is decoded),
-    and `TypeError` when `source` is nothing of the above.
+    Raises `ImageError` when it is no readable image or has more than `max_pixels` (asked before it is decoded; by default
+    `pixel_limit()`, 250 million), and `TypeError` when `source` is nothing of the above.
 
     >>> read(np.array([[0.0, 1.0]])).tolist()
     [[[0, 0, 0], [255, 255, 255]]]
     """
-    max_pixels = operator.index(max_pixels)
+    max_pixels = pixel_limit() if max_pixels is None else operator.index(max_pixels)
     if isinstance(source, np.ndarray):
         return _read_array(source, max_pixels)
     if isinstance(source, Image.Image):
@@ -154,9 +181,11 @@ def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
     with _decoding(name, max_pixels, f"{image_format} file"):
         if image_format == "HEIC":
             return _read_heic(stream)
+        if image_format in _CHECKS and (reason := _CHECKS[image_format](stream)):
+            raise _UnusableError(reason)
         if image_format == "JPEG2000":
             _check_size(claimed_size(stream))
-            stream.seek(0)
+        stream.seek(0)
         whole = True
         try:
             with _openers()[image_format][0](stream, "") as image:
@@ -182,11 +211,13 @@ def _without_end_mark(stream: BinaryIO, turn: int) -> RGB | None:
     stream.seek(0)
     data = stream.read(MAX_RECORD)
     data = data.removesuffix(b"\xff")  # the first half of the mark
-    read = []
+    whole, digests = None, set()
     for more in (b"", b"\x5a\xa5\x3c\xc3" * 16):
         with _openers()["JPEG"][0](io.BytesIO(data + more + b"\xff\xd9"), "") as image:
-            read.append(_read_pil(image, turn))
-    return read[0] if np.array_equal(read[0], read[1]) else None
+            whole = None  # two large pictures beside the decoder's would be one too many
+            whole = _read_pil(image, turn)
+        digests.add(hashlib.blake2b(whole.data).digest())
+    return whole if len(digests) == 1 else None
 
 
 def _warn(name: str, what: str) -> None:
@@ -200,6 +231,7 @@ def _read_heic(stream: BinaryIO) -> RGB:
         raise _UnusableError("a HEIC photo needs the extra heif: pip install 'facespace[heif]'") from error
     heif = pi_heif.open_heif(stream)
     _check_size(heif.size)
+    wait_for_room(heif.size[0] * heif.size[1])
     return _rgb(heif.to_pillow())  # upright already
 
 
@@ -216,14 +248,17 @@ def _full_picture(stream: BinaryIO, image_format: str, name: str) -> tuple[Binar
 
 def _read_pil(image: Image.Image, turn: int = 1) -> RGB:
     _check_size(image.size)
+    n_parts = len(getattr(image, "tile", ()))
+    if n_parts > MAX_PARTS:
+        raise _UnusableError(f"{n_parts:,} strips or tiles; the limit is {MAX_PARTS:,}")
+    wait_for_room(image.width * image.height)
     image.load()
     # Only now, as a TIFF turns itself when it is loaded, and a PNG may have its EXIF data behind the pixels.
     try:
         turn = image.getexif().get(ExifTags.Base.Orientation, turn)
     except Exception:  # whatever is wrong with the EXIF data, the pixels may be good
         turn = 1
-    rgb = _rgb(image).swapaxes(0, 1) if turn in (5, 6, 7, 8) else _rgb(image)
-    return np.ascontiguousarray(rgb[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1])
+    return _rgb(image, turn)
 
 
 def _read_array(array: npt.NDArray[Any], max_pixels: int) -> RGB:
@@ -234,17 +269,54 @@ def _read_array(array: npt.NDArray[Any], max_pixels: int) -> RGB:
             wanted = "(H,W), (H,W,1), (H,W,2), (H,W,3) or (H,W,4) of uint8, uint16, bool or float"
             raise _UnusableError(f"wanted {wanted}; got {array.shape} of {array.dtype}")
         _check_size((array.shape[1], array.shape[0]))
-        pixels = _eight_bits(np.asarray(array))
-        if depth == 3:
-            return np.array(pixels, order="C")
-        return _rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+        array = np.asarray(array)
+        rgb = np.empty((*array.shape[:2], 3), np.uint8)
+        bounds = (0, 255) if array.dtype.itemsize == 1 else _bounds(array[rows] for rows in _strips(rgb))
+        for rows in _strips(rgb):
+            pixels = _eight_bits(array[rows], bounds)
+            if depth == 3:
+                rgb[rows] = pixels
+            else:
+                rgb[rows] = _strip_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), bounds)
+        return rgb
 
 
-def _rgb(image: Image.Image) -> RGB:
-    """The pixels of a loaded image of any mode, (H,W,3), not turned."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.array(image)
-        pixels = _eight_bits(values)
+def _rgb(image: Image.Image, turn: int = 1) -> RGB:
+    """The pixels (H,W,3) of a loaded image of any mode, turned as EXIF's orientation says.
+
+    They are converted strip by strip, each into its place: beside the image and the result nothing large is in memory.
+    """
+    across = turn in (5, 6, 7, 8)
+    rgb = np.empty((*(image.size if across else image.size[::-1]), 3), np.uint8)
+    stored = rgb[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1]
+    stored = stored.swapaxes(0, 1) if across else stored  # where each pixel of the image has its place
+
+    def strip(rows: slice) -> Image.Image:
+        return image if rows == slice(0, image.height) else image.crop((0, rows.start, image.width, rows.stop))
+
+    wide = _has_wide_values(image)
+    bounds = _bounds(np.asarray(strip(rows)) for rows in _strips(stored)) if wide else (0, 255)
+    for rows in _strips(stored):
+        stored[rows] = _strip_rgb(strip(rows), bounds)
+    return rgb
+
+
+def _strips(pixels: RGB) -> Iterator[slice]:
+    """The rows of an image in parts of `_STRIP` pixels."""
+    height, width = pixels.shape[:2]
+    rows = max(1, _STRIP // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _has_wide_values(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _strip_rgb(image: Image.Image, bounds: tuple[Any, Any]) -> RGB:
+    """The pixels (H,W,3) of a part of an image of any mode; `bounds` are the least and the largest value of the whole one."""
+    if _has_wide_values(image):
+        values = np.asarray(image)
+        pixels = _eight_bits(values, bounds)
         if isinstance(transparent := image.info.get("transparency"), int):
             pixels = np.where(values == transparent, np.uint8(255), pixels)
         image = Image.fromarray(pixels)
@@ -252,16 +324,22 @@ def _rgb(image: Image.Image) -> RGB:
         straight = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(straight, mask=straight)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _eight_bits(values: npt.NDArray[Any]) -> RGB:
-    """Any array of pixel values as uint8; `_UnusableError` says which have no place there."""
+def _bounds(parts: Iterable[npt.NDArray[Any]]) -> tuple[Any, Any]:
+    """The least and the largest value of all parts; NaN where one has it."""
+    low, high = zip(*((part.min(), part.max()) for part in parts), strict=True)
+    return np.min(low), np.max(high)
+
+
+def _eight_bits(values: npt.NDArray[Any], bounds: tuple[Any, Any]) -> RGB:
+    """Pixel values as uint8, of an image with these least and largest ones; `_UnusableError` says which have no place there."""
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8)
     if values.dtype.kind == "b":
         return np.asarray(values * np.uint8(255), np.uint8)
-    low, high = values.min(), values.max()
+    low, high = bounds
     if values.dtype.kind == "f":
         if not (low >= 0 and high <= 255):  # so written, NaN fails it too
             raise _UnusableError(f"floats must lie in [0, 1] or [0, 255]; they run from {low:g} to {high:g}")
@@ -301,7 +379,10 @@ def _check_size(size: tuple[int, int]) -> None:
         raise _UnusableError(f"it has no pixels ({size[0]} x {size[1]})")
     limit = _limit.get()
     if limit is not None and size[0] * size[1] > limit:
-        raise _UnusableError(f"{size[0] * size[1]:,} pixels ({size[0]} x {size[1]}); the limit is {limit:,}")
+        raise _UnusableError(
+            f"{size[0] * size[1]:,} pixels ({size[0]} x {size[1]}); the limit is {limit:,}; raise max_pixels "
+            f"(facespace --max-pixels N, or {MAX_PIXELS_VARIABLE}) to read it"
+        )
 
 
 @contextlib.contextmanager
@@ -329,8 +410,12 @@ def _openers() -> dict[str, tuple[Any, Any]]:
     Both are wrapped, to differ only for a thread inside `_decoding`; for every other they are what they were.
     """
     Image.init()
-    openers = {name: Image.OPEN[name] for name in _FORMATS if name in Image.OPEN}
     pillow: Any = Image
+    if "PILLOW_BLOCK_SIZE" not in os.environ:
+        # Memory in blocks above 32 MiB goes back to the system at once; smaller ones, such as Pillow's of 16, the allocator
+        # keeps for the thread that freed them, which of large photos adds up.
+        pillow.core.set_block_size(_BLOCK)
+    openers = {name: Image.OPEN[name] for name in _FORMATS if name in Image.OPEN}
     pillow_check = getattr(pillow, "_decompression_bomb_check", None)
 
     def check(size: tuple[int, int], **options: Any) -> None:

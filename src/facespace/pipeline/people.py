@@ -138,6 +138,7 @@ def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) ->
             crop, how = fit(pixels, embedder.spec.size)
             prepared[how] += 1
             waiting.append(crop)
+        del pixels  # before the next one is decoded
         if len(waiting) == _BATCH:
             yield from embedded()
     yield from embedded()

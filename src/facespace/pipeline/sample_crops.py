@@ -27,14 +27,16 @@ def sample_crops(folder: Path, spec: InputSpec, n: int) -> npt.NDArray[np.uint8]
         raise DatasetError(f"{plain_text(os.fspath(folder))}: not a folder; wanted is one with aligned crops")
     paths = list(find_images([os.fspath(folder)]))
     chosen = [paths[int(at)] for at in np.linspace(0, len(paths) - 1, min(n, len(paths)))]
-    crops = [crop for crop in map_ahead(_read, chosen, threads=2, ahead=8) if crop is not None]
+    # Brought to their size where they are read: photos taken for crops must not all be in memory.
+    read = map_ahead(lambda path: _read(path, spec.size), chosen, threads=2, ahead=8)
+    crops = [crop for crop in read if crop is not None]
     if not crops:
         raise DatasetError(f"{plain_text(os.fspath(folder))}: no image in it can be read; wanted are aligned crops")
-    return np.stack([fit(crop, spec.size)[0] for crop in crops])
+    return np.stack(crops)
 
 
-def _read(path: str) -> npt.NDArray[np.uint8] | None:
+def _read(path: str, size: int) -> npt.NDArray[np.uint8] | None:
     try:
-        return image.read(path)
+        return np.array(fit(image.read(path), size)[0])
     except ImageError:
         return None

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from facespace.detection.protocol import Detector
 from facespace.faces.face import Face, Point
+from facespace.io.resizing import resized
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -61,9 +61,8 @@ def _with_border(image: Pixels, side: float) -> tuple[Pixels, int, tuple[float, 
     height, width = image.shape[:2]
     factor = min(1.0, side / min(height, width))
     if factor < 1:
-        size = max(1, round(width * factor)), max(1, round(height * factor))
-        small = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        image = np.asarray(small)
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        image = resized(image, size, reducing_gap=2.0)
     border = max(1, round(_BORDER * min(image.shape[:2])))
     pixels = np.full((image.shape[0] + 2 * border, image.shape[1] + 2 * border, 3), _GREY, np.uint8)
     pixels[border:-border, border:-border] = image

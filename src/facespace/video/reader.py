@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.errors import RuntimeUnavailable, VideoError
+from facespace.io.image import pixel_limit
 from facespace.io.text import first_line
 from facespace.video.cuts import SIZE as THUMBNAIL_SIZE, Changes, CutFinder
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 RGB = npt.NDArray[np.uint8]
 
 FRAMES_A_SECOND = 5.0  # a face is seen often enough to be followed, and a minute of video is 300 pictures
-MAX_PIXELS = 100_000_000  # of a frame: what `image.read` allows a photo
+MAX_PIXELS = 100_000_000  # of a frame, as a decoder keeps several; cameras film up to 35 million
 
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf,nut,mjpeg,mpjpeg"
 _MAX_ASPECT = 4  # pixels wider or higher than that are a slip in the file, not a camera's
@@ -57,7 +58,7 @@ def read_frames(
     *,
     every: int | None = None,
     per_second: float = FRAMES_A_SECOND,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Iterator[Frame]:
     """Every `every`-th frame of a video, or about `per_second` of them a second whatever its frame rate; streamed.
 
@@ -66,14 +67,15 @@ def read_frames(
     frames, including those that are not given.
 
     Raises `VideoError` when the file cannot be read or its frames have more than `max_pixels` (asked before they are
-    decoded). Of a damaged file what can be decoded is given first and the error comes at the end.
+    decoded; by default 100 million, or what the variable FACESPACE_MAX_PIXELS says). Of a damaged file what can be decoded is given first and the error comes at the end.
     `RuntimeUnavailable` without PyAV; `ValueError` for an `every` below 1 or a `per_second` not above 0.
     """
     if every is not None and every < 1:
         raise ValueError(f"every wants a number of frames from 1 on; got {every}")
     if not per_second > 0:
         raise ValueError(f"per_second wants a number of frames above 0; got {per_second}")
-    return _frames(os.fspath(path), every, 1 / per_second, max_pixels)
+    limit = pixel_limit(MAX_PIXELS) if max_pixels is None else max_pixels
+    return _frames(os.fspath(path), every, 1 / per_second, limit)
 
 
 def video_seconds(path: str | os.PathLike[str]) -> float | None:

@@ -1,0 +1,25 @@
+"""docs/security.md names tests that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def named() -> list[tuple[str, str]]:
+    """Files of tests and names in them; a name alone is of the file named before it."""
+    found, file = [], ""
+    for word in re.findall(r"`(tests/[^`]+|test_[^`]+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8")):
+        path, _, name = word.rpartition("::") if "::" in word else (word, "", "") if "/" in word else ("", "", word)
+        file = path or file
+        found.append((file, name))
+    return found
+
+
+@pytest.mark.parametrize(("file", "name"), named())
+def test_it_is_there(file: str, name: str) -> None:
+    assert re.search(rf"^def {name}", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
