@@ -173,14 +173,23 @@ def test_a_conversion_stopped_or_out_of_space(
     from facespace.datasets import convert as dataset_convert
 
     for error, code, said in (
-        (KeyboardInterrupt(), 130, "stopped"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, f"{tmp_path / 'out'}: No space left on device"),
+        (KeyboardInterrupt(), 130, "stopped; what is done is kept, the same command goes on from there"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            f"{tmp_path / 'out'}: No space left on device; make room and start the same command again; what is done is kept",
+        ),
+        (
+            OSError(errno.EACCES, "Permission denied"),
+            1,
+            f"{tmp_path / 'out'}: Permission denied; get the right to use it, or give another place; what is done is kept",
+        ),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(dataset_convert, "open_written", mock.Mock(side_effect=error))
             done = cli("dataset", "convert", data, tmp_path / "out", "--to", "webdataset")
         assert (done.code, done.out) == (code, "")
-        assert done.errors == [f"facespace: {said}; what is done is kept, the same command goes on from there"]
+        assert done.errors == [f"facespace: {said}"]
     assert cli("dataset", "convert", data, tmp_path / "out", "--to", "webdataset").code == 0
 
 

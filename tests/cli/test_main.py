@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -370,11 +371,38 @@ def test_a_full_disk_is_one_line_with_the_file_and_what_to_do(
     environment = {**os.environ, "FACESPACE_RUNTIME": "onnxruntime"}  # OpenVINO may write files of its own
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if "make room" in line]
+    (line,) = [line for line in done.stderr.splitlines() if "make room" in line or "raise the limit" in line]
     assert line.startswith(f"facespace: {words.split()[-1]}")
-    assert re.search(": (File too large|No space left on device); make room and start the same command again$", line)
+    assert re.search(": (File too large; .* raise the limit|No space left on device; make room)", line)
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob(".facespace-*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", [["models", "--json"], ["models"]])
+def test_a_full_disk_under_standard_output(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "facespace", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "facespace: standard output: No space left on device; make room and start the same command again\n",
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_place_that_may_not_be_written_to(
+    cli: Cli, tmp_path: Path, hopper_file: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "a.npz"))
+
+    monkeypatch.setattr(np, "savez", refused)
+    outcome = cli("embed", hopper_file, "--output", tmp_path / "a.npz")
+    line = f"facespace: {tmp_path / 'a.npz'}: {os.strerror(number)}; get the right to use it, or give another place"
+    assert (outcome.code, outcome.errors) == (1, [line])
+    assert os.listdir(tmp_path) == []
 
 
 def test_lines_come_as_they_are_true_and_no_bar_in_a_pipe(hopper_file: Path) -> None:
@@ -597,6 +625,12 @@ def test_embed_that_fails_leaves_the_old_file(
 
 
 # enroll
+
+
+def test_enroll_goes_on_with_a_gallery_that_a_kill_left_empty(cli: Cli, tmp_path: Path, hopper_file: Path) -> None:
+    (tmp_path / "a.gallery").write_bytes(b"")
+    outcome = cli("enroll", "--gallery", tmp_path / "a.gallery", "Grace", hopper_file)
+    assert (outcome.code, outcome.lines[-1]) == (0, f"1 photos added; 1 people in {tmp_path / 'a.gallery'}")
 
 
 def test_enroll_leaves_out_what_is_not_one_face(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -50,13 +51,14 @@ class Reading:
 
     def __init__(self, groups: FaceGroups) -> None:
         self.groups = groups
-        self.kept: list[tuple[str, tuple[int, ...], list[int]]] = []
+        self.kept: list[tuple[str, tuple[int, ...], int]] = []
         self.checkpoints: list[int] = []
 
     def read(self, *paths: str) -> list[tuple[str, str]]:
-        def keep(photo: Photo, rows: range) -> None:
+        def keep(photo: Photo, digest: str) -> None:
             assert photo.pixels is not None
-            self.kept.append((photo.path, photo.pixels.shape, list(rows)))
+            assert digest not in {known for _, known, _ in self.groups.photos}
+            self.kept.append((photo.path, photo.pixels.shape, len(photo.faces)))
 
         def checkpoint() -> None:
             self.checkpoints.append(len(self.groups.photos))
@@ -241,7 +243,7 @@ def test_photos_are_read_once_whatever_their_names(tmp_path):
     copy = picture(tmp_path / "copy of a.png", 10)
     reading = Reading(FaceGroups(gray_people.DIMENSION))
     assert reading.read(first, both, copy) == []
-    assert reading.kept == [(first, (40, 200, 3), [0]), (both, (40, 200, 3), [1, 2])]
+    assert reading.kept == [(first, (40, 200, 3), 1), (both, (40, 200, 3), 2)]
     assert reading.groups.photos == [(first, sha256_of(first), ""), (both, sha256_of(both), "")]
     assert reading.groups.photo == [0, 1, 1]
     assert reading.groups.box == [(10.0, 10.0, 30.0, 30.0), (10.0, 10.0, 30.0, 30.0), (50.0, 10.0, 70.0, 30.0)]
@@ -250,7 +252,28 @@ def test_photos_are_read_once_whatever_their_names(tmp_path):
     new = picture(tmp_path / "c.png", 40)
     again = Reading(reading.groups)
     assert again.read(first, copy, new) == []
-    assert again.kept == [(new, (40, 200, 3), [3])]
+    assert again.kept == [(new, (40, 200, 3), 1)]
+
+
+def test_a_photo_whose_pictures_were_not_kept_is_read_again(tmp_path):
+    first, second = picture(tmp_path / "a.png", 10), picture(tmp_path / "b.png", 20, 30)
+    groups = FaceGroups(gray_people.DIMENSION)
+
+    def keep(photo: Photo, _: str) -> None:
+        if photo.path == second:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        list(
+            read_faces(
+                [first, second], groups, gray_people.StubEmbedder(), gray_people.StubDetector(),
+                keep=keep, checkpoint=lambda: None, progress=no_progress,
+            )
+        )  # fmt: skip
+    assert [path for path, _, _ in groups.photos] == [first]
+    reading = Reading(groups)
+    assert reading.read(first, second) == []
+    assert [path for path, _, _ in reading.kept] == [second]
 
 
 def test_photos_that_cannot_be_read_are_yielded_with_a_reason(tmp_path):

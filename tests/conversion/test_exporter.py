@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -113,6 +115,34 @@ def test_what_is_there_stays(model, tmp_path):
         export(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=r"wants a name that ends in \.onnx"):
         export(model, tmp_path / "m.bin")
+
+
+def test_a_full_disk_leaves_no_description_without_a_model(model, tmp_path, monkeypatch):
+    """It would be in the way of the same command."""
+    write = Path.write_bytes
+
+    def full(path, data):
+        if path.suffix == ".onnx":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match=r"No space left.*m\.onnx"):
+            export(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.glob("*m.*"))
+    export(model, tmp_path / "m.onnx")
+
+
+def test_a_full_disk_is_no_fault_of_the_graph(model, crops, tmp_path, monkeypatch):
+    from onnxruntime import quantization
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/int8.onnx")
+
+    monkeypatch.setattr(quantization, "quantize_static", full)
+    with pytest.raises(OSError, match=r"No space left.*int8\.onnx"):
+        export(model, tmp_path / "m.onnx", precision="int8", crops=crops)
 
 
 def test_int8_wants_crops_of_its_own(model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -242,6 +243,22 @@ def test_a_conversion_that_fails_leaves_nothing(
     assert models(home) == []
     convert.error = None
     assert add(brought, CARD).new
+
+
+def test_a_full_disk_is_told_with_the_folder_of_the_model(
+    home: Path, brought: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(folder))
+
+    monkeypatch.setattr("facespace.conversion.converter.convert", lambda _, out, **__: full(out))
+    with pytest.raises(OSError, match="No space left") as raised:
+        add(brought, CARD)
+    monkeypatch.setattr(Path, "mkdir", full)
+    monkeypatch.setattr("facespace.conversion.installer._alone", lambda _: contextlib.nullcontext())
+    with pytest.raises(OSError, match="No space left") as also:
+        add(brought, CARD)
+    assert raised.value.filename == also.value.filename == str(home / "models" / CARD.name)
 
 
 def test_errors_do_not_speak_of_folders_that_are_gone(brought: Path, monkeypatch: pytest.MonkeyPatch) -> None:

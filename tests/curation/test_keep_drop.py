@@ -259,9 +259,23 @@ def test_a_disk_that_is_full_loses_nothing(data: Path, tmp_path: Path, monkeypat
     before = tree(data)
     monkeypatch.setattr(keep_drop.os, "rename", rename)
     monkeypatch.setattr(keep_drop.shutil, "copy2", full)
-    applied = apply_list(LINES, data, tmp_path / "gone")
-    assert [reason for _, reason in applied.failed] == ["No space left on device"] * 2
+    with pytest.raises(OSError, match=r"No space left.*gone"):  # once, not for every file
+        apply_list(LINES, data, tmp_path / "gone")
     assert tree(data) == before
+
+
+def test_a_disk_that_is_full_leaves_the_edited_list_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.csv").write_text("edited")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_list([], "/r", tmp_path / "list.csv")
+    assert tree(tmp_path) == {"list.csv": "edited"}
     assert tree(tmp_path / "gone") == {}
 
 

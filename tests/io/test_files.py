@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from facespace.io import files
-from facespace.io.files import atomic_path, restore_folder, take_folder_place, write_bytes
+from facespace.io.files import (
+    atomic_path,
+    named_in_errors,
+    restore_folder,
+    take_folder_place,
+    write_bytes,
+    write_together,
+)
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no links, modes and devices as POSIX has them")
 
@@ -122,6 +129,60 @@ def test_a_device_is_written_to(tmp_path: Path) -> None:
     link.symlink_to(os.devnull)
     write_bytes(link, b"gone")
     assert link.is_symlink() and Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("filename", "named"), [(None, "a.txt"), ("x/.facespace-1f", "a.txt"), (".facespace-1f/y", "a.txt"), ("b", "b")]
+)
+def test_an_error_without_a_file_or_of_a_hidden_one_names_the_target(filename: str | None, named: str) -> None:
+    with pytest.raises(OSError) as raised, named_in_errors(Path("a.txt")):
+        raise OSError(errno.ENOSPC, "No space left on device", filename)
+    assert raised.value.filename == named
+
+
+@posix
+def test_a_copy_that_fails_names_what_was_to_be_written(tmp_path: Path) -> None:
+    import resource
+
+    (tmp_path / "source").write_bytes(b"x" * 5000)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError) as raised, atomic_path(tmp_path / "target") as path:
+            shutil.copyfile(tmp_path / "source", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert str(raised.value) == f"[Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: {str(tmp_path / 'target')!r}"
+    assert os.listdir(tmp_path) == ["source"]
+
+
+@posix
+def test_a_folder_that_refuses_a_file_names_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(PermissionError) as raised:
+        write_bytes(tmp_path / "a", b"x")
+    assert raised.value.filename == str(tmp_path / "a")
+
+
+def test_of_files_that_belong_together_none_is_replaced_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "a.onnx"
+    write_together({first: "old é", second: b"old"})
+    assert (first.read_text("utf-8"), second.read_bytes()) == ("old é", b"old")
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.suffix == ".onnx":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_together({first: "new", second: b"new"})
+    assert raised.value.filename == str(second)
+    assert {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()} == {"a.json": "old é", "a.onnx": "old"}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -148,6 +149,44 @@ def test_what_cannot_be_drawn_leaves_nothing(black: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(video_drawing._Writer, "_begin", lambda self: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="No space left"):
         draw_video(str(black), black.with_name("a.mp4"), [], [])
+    assert [path.name for path in black.parent.iterdir()] == ["black.mp4"]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_disk_that_is_full_when_a_video_is_closed(
+    black: Path, is_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told is the system's error with the name asked for, also where writing failed before."""
+
+    class Full:
+        def __init__(self, container: object) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._container, name)
+
+        def mux(self, packets: object) -> None:
+            if not is_late:
+                raise av.error.OSError(errno.ENOSPC, "No space left on device")
+            self._container.mux(packets)
+
+        def close(self) -> None:
+            self._container.close()
+            raise av.error.OSError(errno.ENOSPC, "No space left on device")
+
+    enter = video_drawing._Writer.__enter__
+
+    def begin(writer: video_drawing._Writer) -> video_drawing._Writer:
+        enter(writer)
+        writer._container = Full(writer._container)
+        return writer
+
+    monkeypatch.setattr(video_drawing._Writer, "__enter__", begin)
+    target = black.with_name("a.mp4")
+    with pytest.raises(OSError, match="No space left") as raised:
+        draw_video(str(black), target, [], [])
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(target))
+    assert not isinstance(raised.value, av.FFmpegError)
     assert [path.name for path in black.parent.iterdir()] == ["black.mp4"]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from facespace.cli.shared.options import DEFAULT_MIN_SIZE, DetectorName, MinSize, Model
-from facespace.cli.shared.output import progress_bar, say, write_line
+from facespace.cli.shared.output import progress_bar, resumable, say, write_line
 from facespace.defaults import TUTORIAL_MODEL
 
 
@@ -111,8 +111,7 @@ def align(
                 progress=show,
             )
     except (KeyboardInterrupt, OSError) as error:
-        why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{out}: {error.strerror or error}"
-        print(f"facespace: {why}; what is done is kept, the same command goes on from there", file=sys.stderr)
+        say(resumable(error, out))
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     if parquet or bounding_boxes:
         write_more_tables(out, record, parquet=parquet, bounding_boxes=bounding_boxes)

@@ -100,10 +100,10 @@ def cluster(
     paths = [path for path in find_images(images) if not _inside(path, output)]
     report = Report()
 
-    def keep(photo: Photo, _: range) -> None:
+    def keep(photo: Photo, digest: str) -> None:
         if photo.turned:
             say(f"{photo.path}{turned(photo)}")
-        keep_picture(output, photo, groups.photos[-1][1])
+        keep_picture(output, photo, digest)
 
     try:
         for path, reason in read_faces(

@@ -12,7 +12,7 @@ import typer
 
 from facespace.cli.shared.models import load_embedder, model_of_crops
 from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
-from facespace.cli.shared.output import Report, progress, progress_bar, write_json, write_line
+from facespace.cli.shared.output import Report, progress, progress_bar, resumable, say, write_json, write_line
 from facespace.defaults import TUTORIAL_MODEL
 from facespace.io.text import plain_text
 
@@ -147,10 +147,7 @@ def convert(
                 sources, output, to=to.value, shard_images=shard_images, shard_bytes=shard_mb * 10**6, progress=show
             )
     except (KeyboardInterrupt, OSError) as error:
-        why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{output}: {error.strerror or error}"
-        print(
-            f"facespace: {plain_text(why)}; what is done is kept, the same command goes on from there", file=sys.stderr
-        )
+        say(resumable(error, output))
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     record = plain_text(str(output / RECORD_NAME))
     if made.renamed:

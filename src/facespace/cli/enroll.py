@@ -82,7 +82,7 @@ def enroll(
             raise typer.BadParameter(f"no photos of {name} given", param_hint="IMAGE")
         work = [(clean_name(name), path) for path in find_images(images)]
 
-    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery))
+    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, create=True))
     _enroll(
         work, report, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size,
         try_rotations=try_rotations,

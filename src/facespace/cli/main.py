@@ -36,7 +36,7 @@ from facespace.cli import (
 from facespace.cli.legacy import facenet, tiny
 from facespace.defaults import MAX_PIXELS, MAX_PIXELS_VARIABLE
 from facespace.errors import FacespaceError
-from facespace.io.files import FULL
+from facespace.io.files import remedy
 from facespace.io.text import plain_text
 
 _HOME = re.compile(r"((?:-*[\w.-]+=)?)(~(?:/.*)?)", re.DOTALL)
@@ -127,8 +127,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         where = f"{plain_text(str(error.filename))}: " if error.filename else ""
-        todo = "; make room and start the same command again" if error.errno in FULL else ""
-        print(f"facespace: {where}{error.strerror or error}{todo}", file=sys.stderr)
+        print(f"facespace: {where}{error.strerror or error}{remedy(error)}", file=sys.stderr)
         sys.exit(1)
     except MemoryError:
         print("facespace: out of memory; end other programs, or give fewer or smaller photos at once", file=sys.stderr)

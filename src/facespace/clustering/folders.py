@@ -190,10 +190,10 @@ def _mark(place: Path, group: int, grouping: str) -> None:
         return
     # A folder without its mark, left by a killed process, would be nobody's, and its number skipped.
     fresh = place.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-    fresh.mkdir()
     with named_in_errors(place):
+        fresh.mkdir()
         (fresh / _MARK).write_bytes(data)
-    take_folder_place(fresh, place)
+        take_folder_place(fresh, place)
 
 
 def tidy(folder: Path) -> None:

@@ -195,15 +195,15 @@ def read_faces(
     embedder: Embedder,
     detector: Detector,
     *,
-    keep: Callable[[Photo, range], None],
+    keep: Callable[[Photo, str], None],
     checkpoint: Callable[[], None],
     progress: Progress,
     try_rotations: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Detect and embed the faces of photos whose content is not in `groups` yet; yields (path, reason) of failures.
 
-    `keep` sees every new photo with its pixels and the rows of its faces, `checkpoint` is called now and
-    then. `try_rotations` is that of `process`.
+    `keep` sees every new photo with its pixels and its digest before `groups` does: stopped there, the photo counts as
+    not read. `checkpoint` is called now and then. `try_rotations` is that of `process`.
     """
     known = {digest for _, digest, _ in groups.photos}
     digests: dict[str, str] = {}
@@ -217,10 +217,10 @@ def read_faces(
             groups.places[digest] = os.path.abspath(path)
     photos = process(digests, detector, embedder, keep_pixels=True, try_rotations=try_rotations)
     for done, photo in enumerate(progress(photos, len(digests), "finding faces"), 1):
-        rows = groups.add(photo, digests[photo.path])
+        if photo.error is None:
+            keep(photo, digests[photo.path])
+        groups.add(photo, digests[photo.path])
         if photo.error is not None:
             yield photo.path, photo.error
-        else:
-            keep(photo, rows)
         if done % _SAVE_EVERY == 0:
             checkpoint()

@@ -20,7 +20,7 @@ from filelock import FileLock
 from facespace._version import __version__
 from facespace.errors import ModelError
 from facespace.io.checksums import _CHUNK, MAX_BYTES, copy_file, sha256_of
-from facespace.io.files import atomic_path
+from facespace.io.files import atomic_path, named_in_errors
 from facespace.io.text import plain_text
 
 MIRROR = "FACESPACE_MIRROR"  # a folder, or an address, under which the files lie by their names
@@ -240,7 +240,7 @@ class _Transfer:
                 raise ModelError(f"{self.shown}: wanted {self.size} bytes, the server has {total}")
             if (total or 0) > self.max_bytes:
                 raise ModelError(f"{self.shown}: {total} bytes, more than the {self.max_bytes} a model file may have")
-            with _part(self.target).open("ab" if start else "wb") as part:
+            with named_in_errors(self.target), _part(self.target).open("ab" if start else "wb") as part:
                 with atomic_path(_note(self.target)) as path:
                     entry = {"url": self.url, "validator": _validator(answer), "total": total}
                     path.write_text(json.dumps(entry), encoding="utf-8")

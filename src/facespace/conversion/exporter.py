@@ -23,7 +23,7 @@ from facespace.faces.input_spec import InputSpec
 from facespace.formats.onnx_model import HALF, parse_model
 from facespace.formats.onnx_normalization import with_batch_of_one
 from facespace.formats.onnx_preprocessing import with_preprocessing
-from facespace.io.files import atomic_path
+from facespace.io.files import write_together
 from facespace.io.text import first_line
 from facespace.models.opening import open_model
 from facespace.pipeline.sample_crops import sample_crops
@@ -127,11 +127,8 @@ def export(
         "source": {"fingerprint": source.fingerprint},
         "revision": f"facespace {__version__}",
     }
-    # The description first: a model without one cannot be used.
-    with atomic_path(out.with_suffix(".json")) as path:
-        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(out) as path:
-        path.write_bytes(whole)
+    # The description takes its place first, as the last of them: a model without one cannot be used.
+    write_together({out: whole, out.with_suffix(".json"): json.dumps(about, indent=1) + "\n"})
     embedder = Embedder.load(out, precision="float32")
     collapsed = [remark for remark in [original.collapse_remark()] if remark]
     return Exported(out, len(whole), cosine, len(probe), embedder, made.batch, (*source.remarks, *collapsed))
@@ -212,6 +209,8 @@ def _one_line(source: str, precision: str) -> Iterator[None]:
     """What the converters raise at graphs they do not know, as one line."""
     try:
         yield
+    except OSError:  # no room for their own files
+        raise
     except Exception as error:  # a class for each of their steps
         raise ModelError(f"{source}: cannot be made {precision} ({first_line(error)}); fp32 can be written") from None
 

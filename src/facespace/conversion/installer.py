@@ -23,7 +23,7 @@ from facespace.conversion.downloader import Progress, discard, fetch
 from facespace.errors import ModelError
 from facespace.formats.zip_files import is_archive, unpack_weights
 from facespace.io.checksums import copy_file
-from facespace.io.files import TEMPORARY, atomic_path
+from facespace.io.files import TEMPORARY, atomic_path, named_in_errors
 from facespace.models.folder import is_model_folder, read_record
 from facespace.models.zoo import RESEARCH_NOTE, ModelCard, home, model_folder
 
@@ -59,7 +59,7 @@ def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: b
         raise ValueError(f"a SHA-256 has 64 digits of 0-9 and a-f; got {sha256[:80]!r}")
     if not file.is_file():
         raise ModelError(f"{file}: no such file; wanted {card.file}, from {_web_page(card)}")
-    with _alone(card):
+    with _alone(card), named_in_errors(model_folder(card)):
         return _install(file, card, sha256=sha256, unverified=unverified)
 
 
@@ -69,7 +69,7 @@ def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
     Nothing is fetched for a model that is installed already. Raises `ModelError`.
     """
     _check_card(card)
-    with _alone(card):
+    with _alone(card), named_in_errors(model_folder(card)):
         there = read_installed(card)
         if there is not None:
             if there.verified == "published":
@@ -90,7 +90,7 @@ def download_file(card: ModelCard, folder: Path, *, progress: Progress | None = 
     _check_card(card)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / card.file
-    with _alone(card):
+    with _alone(card), named_in_errors(model_folder(card)):
         target = _download_target(card)
         _fetch(card, target, progress)
         with atomic_path(path) as unfinished:
@@ -103,7 +103,7 @@ def remove(card: ModelCard) -> Path:
     """Remove an installed model and files on their way to it: the folder it had. `ModelError` where there is none."""
     _check_card(card)
     folder = model_folder(card)
-    with _alone(card):
+    with _alone(card), named_in_errors(model_folder(card)):
         discard(_download_target(card))
         if not folder.is_dir():
             raise ModelError(f"model {card.name}: not installed ({folder} is not there)")

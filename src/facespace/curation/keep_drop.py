@@ -21,7 +21,7 @@ from typing import Any
 from facespace.curation.checker import Findings
 from facespace.datasets.formats.class_folders import read_class_folders
 from facespace.errors import DatasetError
-from facespace.io.files import atomic_path
+from facespace.io.files import FULL, atomic_path
 from facespace.io.text import plain_text
 
 _COLUMNS = ("action", "file", "reason", "other", "score")
@@ -134,13 +134,13 @@ def write_list(proposals: Iterable[Proposal], root: str, path: Path) -> None:
         name = _cell(relative(proposal.path, root))
         lines.writerow(["drop" if proposal.drop else "keep", name, proposal.reason, _cell(proposal.other), score])
     data = text.getvalue().encode("utf-8-sig")
-    if path.is_file() and path.read_bytes() != data:
-        number = 1
-        while os.path.lexists(before := path.with_name(f"{path.stem}-{number}{path.suffix}")):
-            number += 1
-        os.rename(path, before)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+        if path.is_file() and path.read_bytes() != data:  # not before there is a new one
+            number = 1
+            while os.path.lexists(before := path.with_name(f"{path.stem}-{number}{path.suffix}")):
+                number += 1
+            os.rename(path, before)
 
 
 def _cell(text: str) -> str:
@@ -222,6 +222,8 @@ def apply_list(
             _move(os.path.join(root, here[file][0]), os.path.join(moved_to, here[file][0]))
             applied.n_moved += 1
         except OSError as error:
+            if error.errno in FULL:  # nor is there room for the others
+                raise
             failed.append((file, error.strerror or str(error)))
     for folder in {os.path.dirname(here[file][0]) for file in todo}:
         with os.scandir(os.path.join(root, folder)) as entries:

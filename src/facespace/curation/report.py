@@ -18,7 +18,7 @@ from facespace.curation.keep_drop import Proposal, propose, relative, write_list
 from facespace.errors import ImageError
 from facespace.faces.crops import fit
 from facespace.io import image, pictures
-from facespace.io.files import atomic_path
+from facespace.io.files import write_together
 from facespace.io.text import plain_text
 from facespace.reports.page import begin
 
@@ -30,12 +30,8 @@ def write_report(findings: Findings, folder: Path) -> list[Proposal]:
     """Write `report.html`, `report.json` and `keep_drop.csv` into a folder, made where missing; the list is returned."""
     folder.mkdir(parents=True, exist_ok=True)
     proposals = propose(findings)
-    for name, text in (
-        ("report.json", json.dumps(as_json(findings, proposals), ensure_ascii=False, indent=1) + "\n"),
-        ("report.html", as_html(findings, proposals)),
-    ):
-        with atomic_path(folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+    found = json.dumps(as_json(findings, proposals), ensure_ascii=False, indent=1) + "\n"
+    write_together({folder / "report.json": found, folder / "report.html": as_html(findings, proposals)})
     write_list(proposals, findings.root, folder / "keep_drop.csv")
     return proposals
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.evaluation.pairs import Evaluation
-from facespace.io.files import atomic_path
+from facespace.io.files import write_together
 from facespace.io.text import plain_text
 from facespace.metrics.verification import FAR_TARGETS, Rate
 from facespace.reports.page import as_png, begin, data_uri, new_plot, safe, table
@@ -116,10 +116,8 @@ def worst(evaluation: Evaluation, n: int = _WORST) -> tuple[list[int], list[int]
 def write_report(folder: Path, evaluation: Evaluation) -> None:
     """Write `report.json` and `report.html` into the folder, which is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "report.json") as path:
-        path.write_text(json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with atomic_path(folder / "report.html") as path:
-        path.write_text(_page(evaluation), encoding="utf-8")
+    figures = json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) + "\n"
+    write_together({folder / "report.json": figures, folder / "report.html": _page(evaluation)})
 
 
 def _page(evaluation: Evaluation) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from facespace.errors import ModelError
+from facespace.io.files import named_in_errors
 from facespace.io.text import plain_text
 
 MAX_BYTES = 2**31 - 1  # of all members taken together, unpacked
@@ -140,7 +141,7 @@ def _check(member: zipfile.ZipInfo, source: str) -> None:
 
 def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     n_bytes = 0
-    with opened.open(member) as reader, target.open("xb") as writer:
+    with opened.open(member) as reader, named_in_errors(target), target.open("xb") as writer:
         while piece := reader.read(_CHUNK):  # never more than the entry says; the library sees to that
             n_bytes += len(piece)
             writer.write(piece)

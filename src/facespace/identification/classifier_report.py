@@ -16,7 +16,7 @@ from facespace.errors import ImageError
 from facespace.identification.classifier import Classifier, Prediction
 from facespace.identification.classifier_evaluation import ClassifierEvaluation
 from facespace.io import image, pictures
-from facespace.io.files import atomic_path
+from facespace.io.files import write_together
 from facespace.io.text import plain_text
 from facespace.reports.page import as_png, begin, check_plots, data_uri, new_plot, safe, table
 
@@ -112,12 +112,10 @@ def write_report(
     """
     check_plots()
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("report.json", json.dumps(as_json(classifier, tried, paths), ensure_ascii=False, indent=1) + "\n"),
-        ("report.html", _as_html(classifier, tried, paths, portraits)),
-    ):
-        with atomic_path(folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+    figures = json.dumps(as_json(classifier, tried, paths), ensure_ascii=False, indent=1) + "\n"
+    write_together(
+        {folder / "report.json": figures, folder / "report.html": _as_html(classifier, tried, paths, portraits)}
+    )
 
 
 def _as_html(

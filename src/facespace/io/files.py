@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 TEMPORARY = ".facespace-"  # how names of unfinished files begin
 _OLD = f"{TEMPORARY}old-"  # and those of folders that are moved aside
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`: there is no room for a file
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -52,18 +53,18 @@ def atomic_path(target: Path) -> Iterator[Path]:
     mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else None
     path = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}{target.suffix}"
     # Not by `tempfile`, whose files are private: a result is as readable as any other file of its user.
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode | 0o200))
+    with named_in_errors(given):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode | 0o200))
     try:
-        yield path
-        sync_file(path)
-        if mode is not None:
-            path.chmod(mode)
-        os.replace(path, target)
-        sync_folder(target.parent)
-    except BaseException as error:
+        with named_in_errors(given):
+            yield path
+            sync_file(path)
+            if mode is not None:
+                path.chmod(mode)
+            os.replace(path, target)
+            sync_folder(target.parent)
+    except BaseException:
         path.unlink(missing_ok=True)
-        if isinstance(error, OSError) and (error.filename == str(path) or (error.errno and not error.filename)):
-            error.filename = str(given)
         raise
 
 
@@ -76,24 +77,49 @@ def is_stdout(target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def named_in_errors(path: Path) -> Iterator[None]:
-    """Give `path` to an `OSError` that names no file, as a failed write does: the user is to know where room is short.
+def named_in_errors(target: Path) -> Iterator[None]:
+    """Name `target` in an `OSError` from inside that names no file, as writing to an open one does, or a hidden one.
 
-    >>> with contextlib.suppress(OSError), named_in_errors(Path("out")):
-    ...     raise OSError(28, "No space left on device")
+    >>> with named_in_errors(Path("a.txt")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'a.txt'
     """
     try:
         yield
     except OSError as error:
-        if error.errno and not error.filename:
-            error.filename = str(path)
+        named = [f"{os.sep}{name}" for name in (error.filename, error.filename2) if name]  # both, of a copy or a move
+        if error.errno and (not named or any(f"{os.sep}{TEMPORARY}" in name for name in named)):
+            error.filename = str(target)
+            del error.filename2  # which is printed where it is None
         raise
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a file that the system refuses, as the end of a message; empty where that is not known.
+
+    >>> remedy(OSError(errno.ENOSPC, "No space left on device"))
+    '; make room and start the same command again'
+    """
+    if error.errno == errno.EFBIG:
+        return "; no file may be so large there: raise the limit (ulimit -f), or give another place"
+    if error.errno in FULL:
+        return "; make room and start the same command again"
+    return "; get the right to use it, or give another place" if error.errno in _REFUSED else ""
 
 
 def write_bytes(target: Path, data: bytes) -> None:
     """Write a whole file as `atomic_path` does."""
     with atomic_path(target) as path:
         path.write_bytes(data)
+
+
+def write_together(files: Mapping[Path, bytes | str]) -> None:
+    """Write files that belong together, text as UTF-8: none takes its place before all are written."""
+    with contextlib.ExitStack() as stack:
+        for target, data in files.items():
+            path = stack.enter_context(atomic_path(target))
+            path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def take_folder_place(unfinished: Path, target: Path) -> None:

@@ -86,7 +86,8 @@ def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> M
     record = dataclasses.replace(record, files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-    folder.mkdir()
+    with named_in_errors(out):
+        folder.mkdir()
     try:
         for name, data in [*files.items(), (RECORD, (json.dumps(record.as_dict(), indent=1) + "\n").encode())]:
             with named_in_errors(out):

@@ -150,11 +150,13 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._container.close)
-            if kind is None and self._stream is not None:
-                with self._telling():
-                    self._container.mux(self._stream.encode())
+        if kind is not None:
+            with contextlib.suppress(pyav().FFmpegError):  # of the same full disk; what came first is told
+                self._container.close()
+            return
+        with self._telling(), contextlib.closing(self._container):  # which writes the file's table of frames
+            if self._stream is not None:
+                self._container.mux(self._stream.encode())
 
     def write(self, picture: Image.Image, seconds: float) -> None:
         """Add a frame; one that comes earlier than the one before is shown just after it."""

@@ -187,7 +187,7 @@ def test_a_failure_inside_a_transaction_undoes_it(opened: SQLiteStore) -> None:
 def test_a_full_disk_is_an_error_and_loses_nothing(path: Path, opened: SQLiteStore) -> None:
     opened._connection.execute("PRAGMA max_page_count = 12")
     added = []
-    with pytest.raises(GalleryError, match="full"):
+    with pytest.raises(GalleryError, match="database or disk is full; make room and start the same command again"):
         for seed in range(20):
             opened.add(f"person {seed}", entry(seed))
             added.append(f"person {seed}")
@@ -195,6 +195,41 @@ def test_a_full_disk_is_an_error_and_loses_nothing(path: Path, opened: SQLiteSto
     opened.remove(added.pop())
     assert list(people(path)) == added
     assert integrity(path) == "ok"
+
+
+def test_a_transaction_that_sqlite_ended_itself_keeps_its_reason(opened: SQLiteStore) -> None:
+    """As it does where the disk is full: there is nothing to roll back then, which would be the only thing told."""
+    opened._connection.execute(
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON face BEGIN SELECT RAISE(ROLLBACK, 'the disk is full'); END"
+    )
+    with pytest.raises(GalleryError, match="the disk is full"):
+        opened.add("Anna", entry(1))
+    assert opened.people() == []
+
+
+def test_a_commit_that_fails_is_undone(opened: SQLiteStore) -> None:
+    opened._connection.execute("PRAGMA defer_foreign_keys = ON")
+    with pytest.raises(GalleryError, match="FOREIGN KEY"), opened._transaction() as connection:
+        connection.execute("PRAGMA defer_foreign_keys = ON")  # so that COMMIT is what fails
+        connection.execute("INSERT INTO face VALUES (1, 99, 'a', 'b', 'c', x'', 'd', 0.5)")
+    assert opened.add("Anna", entry(1))
+    assert [row[:2] for row in opened.people()] == [("Anna", 1)]
+
+
+@pytest.mark.parametrize(
+    ("said", "free", "told"),
+    [
+        ("disk I/O error", 1000, "; make room.*same command again"),  # of the files beside the gallery
+        ("disk I/O error", 10**9, "; its disk fails.*another place"),
+        ("attempt to write a readonly database", 10**9, "; .*the right to write .* another place"),
+        ("unable to open database file", 10**9, "; .*the right to write .* another place"),
+        ("database is locked", 10**9, "; end the other program that uses it"),
+    ],
+)
+def test_what_to_do(opened: SQLiteStore, said: str, free: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: store.shutil._ntuple_diskusage(free, 0, free))
+    with pytest.raises(GalleryError, match=f"{said}{told}$"), opened._errors():
+        raise sqlite3.OperationalError(said)
 
 
 # Kills and crowds

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from facespace.io.files import remedy
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
@@ -84,12 +85,26 @@ def write_line(text: str) -> None:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell says of a program ended by SIGPIPE
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
 
 
 def write_json(value: dict[str, Any]) -> None:
     """One object on one line; letters beyond ASCII as they are where stdout takes them."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     write_line(json_format.dumps(value, ensure_ascii=encoding != "utf8"))
+
+
+def resumable(error: KeyboardInterrupt | OSError, out: Path) -> str:
+    """Why a command ended that goes on where it was, and what to do.
+
+    >>> resumable(KeyboardInterrupt(), Path("out"))
+    'stopped; what is done is kept, the same command goes on from there'
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; what is done is kept, the same command goes on from there"
+    return f"{out}: {error.strerror or error}{remedy(error)}; what is done is kept"
 
 
 def similarity_and_wanted(similarity: float, wanted: float) -> str:

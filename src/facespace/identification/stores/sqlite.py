@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import random
+import shutil
 import sqlite3
 import threading
 import time
@@ -26,6 +27,7 @@ from facespace.identification.stores.protocol import Entry, StoredVectors
 APPLICATION_ID = 0x66616365  # "face"
 VERSION = 2  # 1 had no quality
 _BUSY_SECONDS = 60.0
+_LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
 
 _SCHEMA = (
     "CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -119,13 +121,23 @@ class SQLiteStore:
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be good
-            raise GalleryError(f"{self.path}: {error}") from None
+            raise GalleryError(f"{self.path}: {error}{self._remedy(str(error))}") from None
         except sqlite3.Error as error:
             if "closed database" in str(error):
                 raise GalleryError(f"{self.path}: the gallery was closed; open it again") from None
             raise GalleryError(f"{self.path}: damaged, or no gallery of facespace ({error})") from None
         except UnicodeDecodeError:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
+
+    def _remedy(self, said: str) -> str:
+        """What to do, as the end of a message. SQLite names a full disk as such only where it writes the gallery itself."""
+        if "full" in said or ("disk I/O" in said and shutil.disk_usage(self.path.parent).free < _LITTLE_ROOM):
+            return "; make room and start the same command again"
+        if "disk I/O" in said:
+            return "; its disk fails, or limits files: copy it to another place"
+        if "readonly" in said or "unable to open" in said:
+            return "; get the right to write to it and its folder, or copy it to another place"
+        return "; end the other program that uses it" if "locked" in said else ""
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -134,10 +146,11 @@ class SQLiteStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite ends it itself where the disk is full
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     @property
     def name(self) -> str:

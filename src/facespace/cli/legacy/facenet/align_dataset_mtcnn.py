@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from facespace.cli.legacy.arguments import Program, today, true_or_false
-from facespace.cli.shared.output import progress_bar, say, write_line
+from facespace.cli.shared.output import progress_bar, resumable, say, write_line
 
 
 def main(argv: list[str]) -> None:
@@ -45,8 +45,7 @@ def main(argv: list[str]) -> None:
         with progress_bar("aligning") as show:
             summary = align_dataset(raw, out, record, detector=create_detector, progress=show)
     except (KeyboardInterrupt, OSError) as error:
-        why = "stopped" if isinstance(error, KeyboardInterrupt) else f"{out}: {error.strerror or error}"
-        say(f"{why}; what is done is kept, the same command goes on from there")
+        say(resumable(error, out))
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     for row in write_more_tables(out, record, bounding_boxes=True):
         if row.status == "no face":
