@@ -201,7 +201,9 @@ def test_stopping_early_ends_its_threads(monkeypatch: pytest.MonkeyPatch) -> Non
     photos = run(f"{k}.jpg" for k in itertools.count())
     next(photos)
     photos.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("facespace-read", "facespace-embed"))]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith(("facespace-read", "facespace-embed"))
+    ]
 
 
 def test_an_unexpected_failure_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:

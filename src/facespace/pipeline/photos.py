@@ -118,6 +118,7 @@ def process(
         raise TypeError(f"process takes several images; got one {type(images).__name__}")
     if not hasattr(detector, "detect_many"):
         raise TypeError(f"a Detector is expected, got {type(detector).__name__}")
+
     def embedded(chunk: list[Photo], found: Sequence[Turned]) -> list[Photo]:
         readable = (photo for photo in chunk if photo.pixels is not None)
         for photo, of_photo in zip(readable, embed_faces(found, embedder, keep_crops=keep_crops), strict=True):
