@@ -312,6 +312,7 @@ def test_a_terminal_that_knows_only_ascii(folder: Path, people: Path, hopper_fil
     assert outcome.errors == [r"facespace: \u65e0.jpg: no such file"]
 
 
+@pytest.mark.filterwarnings("ignore::facespace.faces.lettering.LetteringWarning")  # where no font has Chinese
 @pytest.mark.parametrize(
     "name", ["a/b", "../../etc/passwd", "王小明", "👩‍🚀", "C:\\x", "; rm -rf /", "%s", "' OR 1=1 --"]
 )

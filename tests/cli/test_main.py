@@ -189,8 +189,9 @@ def test_help(cli: Cli, words: list[str]) -> None:
         assert re.search(rf"^  {name}  +\S", outcome.out, re.MULTILINE), name
 
 
-def test_max_pixels(cli: Cli, tmp_path: Path) -> None:
+def test_max_pixels(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The option stands before the command, and moves the limit of every one."""
+    monkeypatch.setenv("FACESPACE_MAX_PIXELS", "1000")  # which the option replaces, and which is taken back at the end
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30)).save(photo)
     refused = cli("--max-pixels", "1199", "detect", str(photo))

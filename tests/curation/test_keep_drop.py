@@ -16,6 +16,7 @@ from facespace.curation import keep_drop
 from facespace.curation.checker import Findings
 from facespace.curation.keep_drop import Proposal, apply_list, inside, propose, read_list, relative, write_list
 from facespace.errors import DatasetError
+from facespace.io.photo_files import LeftOutWarning
 from support.findings import EVIL, findings_of_each_kind
 
 
@@ -345,7 +346,8 @@ def test_names_that_a_list_writes_alike_are_left(data: Path, tmp_path: Path) -> 
 
 def test_a_folder_that_still_holds_something_stays(data: Path, tmp_path: Path) -> None:
     (data / "b" / "notes.txt").write_text("no image")
-    apply_list(LINES, data, tmp_path / "gone")
+    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(b/notes\.txt\)"):
+        apply_list(LINES, data, tmp_path / "gone")
     assert tree(data) == {"a/2.png": "a/2.png", "b/notes.txt": "no image"}
 
 

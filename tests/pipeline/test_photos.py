@@ -239,6 +239,16 @@ def test_files_as_given_and_folders_searched(tmp_path: Path, monkeypatch: pytest
     ]  # fmt: skip
 
 
+def test_nothing_in_the_folder_that_is_written_to_is_taken(tmp_path: Path) -> None:
+    """Nor counted as left out: warnings are errors here."""
+    for name in ("a.jpg", "groups/faces/a-0.jpg", "groups/groups.csv", "groupsX/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    given = [tmp_path, tmp_path / "groups", tmp_path / "groups/faces/a-0.jpg", tmp_path / "a.jpg"]
+    found = list(find_images(given, without=tmp_path / "groups"))
+    assert found == [str(tmp_path / name) for name in ("a.jpg", "groupsX/b.jpg", "a.jpg")]
+
+
 def test_a_folder_without_images_is_passed_on(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(.*notes.txt\)"):

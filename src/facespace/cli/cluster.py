@@ -97,7 +97,7 @@ def cluster(
     state = output / STATE
     groups = load_groups(state, embedder) if state.exists() else FaceGroups(embedder.dimension)
     n_before = len(groups.photos)
-    paths = [path for path in find_images(images) if not _inside(path, output)]
+    paths = list(find_images(images, without=output))
     report = Report()
 
     def keep(photo: Photo, digest: str) -> None:
@@ -177,11 +177,6 @@ def _alone(output: Path) -> Iterator[None]:
         raise DatasetError(
             f"{plain_text(str(output))}: another cluster is at work in this folder; wait until it has ended"
         ) from None
-
-
-def _inside(path: str, folder: Path) -> bool:
-    """Whether a photo is our own output: pictures of faces are not photos to search."""
-    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _names(groups: FaceGroups, gallery: Path, embedder: Embedder) -> dict[int, str]:

@@ -103,7 +103,7 @@ class Lettering:
             clusters = _clusters(word)
             undrawable = next((cluster for cluster in clusters if not self._can_draw(cluster)), None)
             if undrawable is not None:
-                self._warn(text, undrawable)
+                self._warn(word, undrawable)
                 clusters = [*"".join(map(_in_latin, word))]
             words.append(clusters)
         drawn = [cluster for word in words for cluster in (" ", *word)][1:]

@@ -51,23 +51,32 @@ class Photo:
     turned: int = 0
 
 
-def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    """Files as given; of folders, every photo below them, sorted.
+def find_images(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, without: str | os.PathLike[str] | None = None
+) -> Iterator[str]:
+    """Files as given; of folders, every photo below them, sorted. Nothing in the folder `without` is taken or counted.
 
     A file called like a photo is one, and so is any other that holds one (`io.file_kinds`). Hidden files are passed over. How many
     others were left out is a `LeftOutWarning` at the end. A folder without photos is passed on as it is, for `process`
     to report, and so is each folder that cannot be entered.
     """
     photos = PhotoFiles()
+    apart = None if without is None else os.path.realpath(without)
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         path = os.fspath(path)
+        if apart is not None and f"{os.path.realpath(path)}{os.sep}".startswith(f"{apart}{os.sep}"):
+            continue
         if not os.path.isdir(path):
             yield path
             continue
         found = False
         closed: list[OSError] = []
         for folder, subfolders, files in os.walk(path, onerror=closed.append):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            subfolders[:] = sorted(
+                name
+                for name in subfolders
+                if not name.startswith(".") and (apart is None or os.path.realpath(os.path.join(folder, name)) != apart)
+            )
             for name in sorted(files):
                 file = os.path.join(folder, name)
                 if not name.startswith(".") and photos.takes(file):
