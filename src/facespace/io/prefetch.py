@@ -10,7 +10,7 @@ import contextvars
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int) -> Generator[R, None, None]:
+def map_ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
     """`map` in order: at most `ahead` items are begun and not yet taken, and none goes on once the taker stops.
 
     What `function` reads by `io.image.read` has room in memory first; an item keeps its room until the next one is asked for.
