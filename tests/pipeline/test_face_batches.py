@@ -9,7 +9,7 @@ from facespace.faces.alignment import align
 from facespace.faces.face import Face
 from facespace.faces.input_spec import InputSpec
 from facespace.pipeline import face_batches
-from facespace.pipeline.face_batches import detect_faces, embed_faces, find_faces, in_chunks
+from facespace.pipeline.face_batches import find_faces, in_chunks
 
 
 def face(k: int, size: int = 10) -> Face:
@@ -48,7 +48,7 @@ def image(n_faces: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("counts", [[], [0], [3], [2, 0, 5], [0, 0, 1], [90, 0, 71]])
 def test_each_image_has_its_own(counts):
     images, embedder = [image(n, seed) for seed, n in enumerate(counts)], Embedder()
-    found = embed_faces(detect_faces(images, Detector()), embedder, keep_crops=True)
+    found = find_faces(images, Detector(), embedder, keep_crops=True)
     assert [len(one.faces) for one in found] == counts
     for one, pixels in zip(found, images, strict=True):
         wanted = [align(pixels, each, embedder.spec) for each in one.faces]
@@ -60,7 +60,7 @@ def test_each_image_has_its_own(counts):
 
 
 def test_the_largest_face_alone():
-    (one, none) = embed_faces(detect_faces([image(9), image(0)], Detector(), largest=True), Embedder())
+    (one, none) = find_faces([image(9), image(0)], Detector(), Embedder(), largest=True)
     assert [each.width for each in one.faces] == [11] and none.faces == []
     assert one.embeddings.shape == (1, 3) and none.embeddings.shape == (0, 3)
 

@@ -179,7 +179,7 @@ def test_reading_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(100):
         photo = next(photos)
         assert photo.path == f"{k}.jpg"
-        ahead = 2 * face_batches.MAX_IMAGES + pipeline._READ_AHEAD  # one chunk is embedded while the next is searched
+        ahead = face_batches.MAX_IMAGES + pipeline._READ_AHEAD
         assert reader.n_read <= k + 1 + ahead
     photos.close()  # type: ignore[attr-defined]
     assert next(taken) <= 100 + ahead + 1
@@ -201,9 +201,7 @@ def test_stopping_early_ends_its_threads(monkeypatch: pytest.MonkeyPatch) -> Non
     photos = run(f"{k}.jpg" for k in itertools.count())
     next(photos)
     photos.close()  # type: ignore[attr-defined]
-    assert not [
-        thread for thread in threading.enumerate() if thread.name.startswith(("facespace-read", "facespace-embed"))
-    ]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("facespace-read")]
 
 
 def test_an_unexpected_failure_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:

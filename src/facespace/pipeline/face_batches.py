@@ -18,7 +18,7 @@ from facespace.faces.alignment import align
 from facespace.faces.face import Face
 from facespace.faces.input_spec import ARCFACE_SIZE
 from facespace.faces.quality import face_quality
-from facespace.pipeline.rotations import Turned, find_as_they_are, find_upright
+from facespace.pipeline.rotations import find_as_they_are, find_upright
 
 MAX_IMAGES = 16
 _MAX_PIXELS = 24_000_000
@@ -41,37 +41,33 @@ class FoundFaces:
 
 
 def find_faces(
-    images: Sequence[npt.NDArray[np.uint8]], detector: Detector, embedder: Embedder | None
+    images: Sequence[npt.NDArray[np.uint8]],
+    detector: Detector,
+    embedder: Embedder | None,
+    *,
+    largest: bool = False,
+    keep_crops: bool = False,
+    try_rotations: bool = False,
 ) -> list[FoundFaces]:
-    """The faces of each image (H,W,3): `detect_faces`, then `embed_faces`."""
-    return embed_faces(detect_faces(images, detector), embedder)
+    """The faces of each image (H,W,3) with their quality, embedded by `represent` if there is an `embedder`.
 
-
-def detect_faces(
-    images: Sequence[npt.NDArray[np.uint8]], detector: Detector, *, largest: bool = False, try_rotations: bool = False
-) -> list[Turned]:
-    """The faces of each image (H,W,3).
-
-    `largest` keeps only the face with the largest box. An image without a face is looked at again for one that fills it, see
-    `second_look`; with `try_rotations` every image is looked at in four turns, see `rotations`.
+    `largest` keeps only the face with the largest box. Crops are empty unless `keep_crops`. An image without a face is
+    looked at again for one that fills it, see `second_look`; with `try_rotations` every image is looked at in four turns,
+    see `rotations`.
     """
     if not images:
         return []
-    found = (find_upright if try_rotations else find_as_they_are)(images, detector)
-    return [dataclasses.replace(one, faces=_largest(one.faces)) for one in found] if largest else found
-
-
-def embed_faces(found: Sequence[Turned], embedder: Embedder | None, *, keep_crops: bool = False) -> list[FoundFaces]:
-    """The faces of each image with their quality, embedded by `represent` if there is an `embedder`.
-
-    Crops are empty unless `keep_crops`.
-    """
+    turned = (find_upright if try_rotations else find_as_they_are)(images, detector)
+    images, found = [one.pixels for one in turned], [one.faces for one in turned]
+    if largest:
+        found = [_largest(faces) for faces in found]
     if embedder is None:
         none, vectors = np.empty((0, 0, 0, 3), np.uint8), np.empty((0, 0), np.float32)
         return [
-            FoundFaces([_rated(one.pixels, face) for face in one.faces], none, vectors, one.degrees) for one in found
+            FoundFaces([_rated(image, face) for face in faces], none, vectors, one.degrees)
+            for image, faces, one in zip(images, found, turned, strict=True)
         ]
-    pending = [(one.pixels, face) for one in found for face in one.faces]
+    pending = [(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
     spec = embedder.spec
     kept = [np.empty((0, spec.size, spec.size, 3), np.uint8)]
     embeddings: list[npt.NDArray[np.float32]] = []
@@ -84,7 +80,7 @@ def embed_faces(found: Sequence[Turned], embedder: Embedder | None, *, keep_crop
         embeddings.append(embedder.represent(crops))
         if keep_crops:
             kept.append(crops)
-    bounds = np.cumsum([0, *(len(one.faces) for one in found)])
+    bounds = np.cumsum([0, *(len(faces) for faces in found)])
     all_vectors = np.concatenate(embeddings) if embeddings else embedder.represent(kept[0])
     all_crops = np.concatenate(kept)
     return [
@@ -94,7 +90,7 @@ def embed_faces(found: Sequence[Turned], embedder: Embedder | None, *, keep_crop
             _with_quality(all_vectors[begin:end], rated[begin:end]),
             one.degrees,
         )
-        for (begin, end), one in zip(itertools.pairwise(bounds.tolist()), found, strict=True)
+        for (begin, end), one in zip(itertools.pairwise(bounds.tolist()), turned, strict=True)
     ]
 
 

@@ -1,15 +1,13 @@
 """Photographs in, faces and their embeddings out, in order, whatever their number.
 
-Reading runs ahead in threads while the networks work. Memory stays flat: at most two chunks of photos are in it, one
-of which is embedded, and those being read; large photos are finished before the next ones are looked at.
+Reading runs ahead in threads while the networks work, so that memory stays flat: at most one chunk of photos and
+those being read are in it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,12 +22,11 @@ from facespace.io import image
 from facespace.io.image import Source, are_several
 from facespace.io.photo_files import PhotoFiles
 from facespace.io.prefetch import map_ahead
-from facespace.pipeline.face_batches import detect_faces, embed_faces, in_chunks
-from facespace.pipeline.rotations import Turned, turn
+from facespace.pipeline.face_batches import find_faces, in_chunks
+from facespace.pipeline.rotations import turn
 
 _READERS = 2
 _READ_AHEAD = 4
-_LARGE = 3 * 24_000_000  # bytes of a chunk's pixels from which no other is beside it
 
 
 @dataclass(slots=True)
@@ -127,36 +124,27 @@ def process(
         raise TypeError(f"process takes several images; got one {type(images).__name__}")
     if not hasattr(detector, "detect_many"):
         raise TypeError(f"a Detector is expected, got {type(detector).__name__}")
-
-    def embedded(chunk: list[Photo], found: Sequence[Turned]) -> list[Photo]:
-        readable = (photo for photo in chunk if photo.pixels is not None)
-        for photo, of_photo in zip(readable, embed_faces(found, embedder, keep_crops=keep_crops), strict=True):
+    photos = map_ahead(_read, images, threads=_READERS, ahead=_READ_AHEAD)
+    for chunk in in_chunks(photos, lambda photo: photo.pixels.size // 3 if photo.pixels is not None else 0):
+        readable = [photo for photo in chunk if photo.pixels is not None]
+        found = find_faces(
+            [photo.pixels for photo in readable if photo.pixels is not None],
+            detector,
+            embedder,
+            largest=largest,
+            keep_crops=keep_crops,
+            try_rotations=try_rotations,
+        )
+        for photo, of_photo in zip(readable, found, strict=True):
             photo.faces, photo.embeddings, photo.turned = of_photo.faces, of_photo.embeddings, of_photo.turned
             if keep_crops:
                 photo.crops = of_photo.crops
+        for photo in chunk:
             if not keep_pixels:
                 photo.pixels = None
             elif photo.pixels is not None:
                 photo.pixels = turn(photo.pixels, photo.turned)
-        return chunk
-
-    # While the faces of a chunk are embedded those of the next one are detected, so that no core waits for the last batch.
-    with (
-        contextlib.closing(map_ahead(_read, images, threads=_READERS, ahead=_READ_AHEAD)) as photos,
-        ThreadPoolExecutor(1, thread_name_prefix="facespace-embed") as pool,
-    ):
-        before: Future[list[Photo]] | None = None
-        for chunk in in_chunks(photos, lambda photo: photo.pixels.size // 3 if photo.pixels is not None else 0):
-            pixels = [photo.pixels for photo in chunk if photo.pixels is not None]
-            found = detect_faces(pixels, detector, largest=largest, try_rotations=try_rotations)
-            if before is not None:
-                yield from before.result()
-            before = pool.submit(embedded, chunk, found)
-            if sum(image.size for image in pixels) > _LARGE:
-                yield from before.result()
-                before = None
-        if before is not None:
-            yield from before.result()
+        yield from chunk
 
 
 def source_name(source: Source) -> str:
