@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ import pytest
 
 import facespace
 from support.commands import Outcome
+
+# Networks that are kept between runs stay out of the user's home; processes of one run share them.
+_HOME = None if "FACESPACE_HOME" in os.environ else tempfile.mkdtemp(prefix="facespace-tests-")
+os.environ.setdefault("FACESPACE_HOME", _HOME or "")
 
 SHARED = Path(os.environ.get("FACESPACE_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -28,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.usefixtures("shared_data_missing"))
             else:
                 item.add_marker(pytest.mark.skip(reason=f"no research data at {SHARED}"))
+
+
+def pytest_unconfigure() -> None:
+    if _HOME:
+        shutil.rmtree(_HOME, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:

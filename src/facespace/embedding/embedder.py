@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from facespace.embedding import calibration
 from facespace.errors import ModelError
 from facespace.faces.input_spec import ARCFACE_SIZE, InputSpec
 from facespace.models.opening import AssumptionWarning, OpenedModel, open_model
+from facespace.models.zoo import home
 from facespace.runtime import quantization
 from facespace.runtime.devices import Device, Precision
 from facespace.runtime.onnx_network import OnnxNetwork, measured_precision, usable_cores
@@ -305,18 +307,36 @@ def _network(opened: OpenedModel, device: Device, precision: Precision, few: boo
 
         check_device(device if gpu else "cpu")
         return TorchNetwork(opened.backbone(), device=device if gpu else "cpu", precision=precision)
-    onnx = opened.read_onnx()
     if precision == "fastest":
         precision = measured_precision(opened.fingerprint)
     ranges = quantization.find(opened.fingerprint, opened.spec)
+    if opened.card is not None and not opened.card.wheel and opened.record is None:
+        from facespace.io.packed_weights import read_packed
+
+        read_packed(opened.card.file, opened.card.sha256)  # a kept network must not hide that they are gone or changed
     return OnnxNetwork(
-        onnx,
+        opened.read_onnx,
         source=opened.source,
         precision=precision,
         device="cuda" if device == "cuda" else "cpu",
-        int8=partial(quantization.quantize, onnx, ranges, source=opened.source) if ranges else None,
+        int8=partial(_quantized, opened.read_onnx, ranges, opened.source) if ranges else None,
+        keep=_place(opened),
         runtime="onnxruntime" if few and not os.environ.get("FACESPACE_RUNTIME") else "fastest",
     )
+
+
+def _quantized(read: Callable[[], bytes], ranges: Any, source: str) -> bytes:
+    return quantization.quantize(read(), ranges, source=source)
+
+
+def _place(opened: OpenedModel) -> tuple[Path, str] | None:
+    """Where the network of published weights is kept for the next time, and under which name."""
+    if opened.card is None:
+        return None
+    try:
+        return home() / "networks", opened.fingerprint
+    except ModelError:  # there is no home folder
+        return None
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.io.text import first_line
+from facespace.runtime import kept_networks
 from facespace.runtime.devices import Device, Precision
 from facespace.runtime.forks import never_destroy, tell_after_fork
 
@@ -51,14 +52,15 @@ class OnnxNetwork:
     not a convolution in integers. One call takes all cores, and calls of several threads wait for each other; with
     `side_by_side` each computes on one core and as many as there are cores run at once. `device="cuda"` computes on an
     NVIDIA GPU, where the installed onnxruntime can; `auto` and `cpu` on the processor. `runtime="onnxruntime"` never takes
-    OpenVINO: it compiles for every shape it meets, which costs more than it gains where each input has another. Safe to
-    share between threads. In a child process after `fork` ONNX Runtime compiles the model again at the first call; OpenVINO
+    OpenVINO: it compiles for every shape it meets, which costs more than it gains where each input has another. `model` is
+    an ONNX file, or reads one; with `keep`, a folder and a name, plain ONNX Runtime takes the network as it rewrote it the
+    first time, and `model` is not read (see `kept_networks`). Safe to share between threads. In a child process after `fork` ONNX Runtime compiles the model again at the first call; OpenVINO
     and CUDA do not survive a fork, and a call raises `RuntimeUnavailable`.
     """
 
     def __init__(
         self,
-        model: bytes,
+        model: bytes | Callable[[], bytes],
         *,
         source: str,
         precision: Precision = "fastest",
@@ -66,6 +68,7 @@ class OnnxNetwork:
         device: Device = "auto",
         int8: Callable[[], bytes] | None = None,
         runtime: Literal["fastest", "onnxruntime"] = "fastest",
+        keep: tuple[Path, str] | None = None,
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device wants auto, cpu or cuda; got {device!r}")
@@ -74,16 +77,18 @@ class OnnxNetwork:
         lowest = lowest_precision(precision)
         self.runtime = "cuda" if on_gpu else "onnxruntime" if openvino is None else "openvino"
         self.precision = "float32"
+        read = model if callable(model) else lambda: model
         if openvino is not None and lowest != "float32" and _has_bfloat16(openvino):
             self.precision = "bfloat16"
             if int8 is not None and lowest == "fastest":
-                self.precision, model = "int8", int8()
-        if self.runtime == "onnxruntime" and b"PRelu" in model:
-            from facespace.formats.onnx_prelu import with_split_prelu  # which few models need
-
-            model = with_split_prelu(model, source)
+                self.precision, read = "int8", int8
+        if self.runtime == "onnxruntime":
+            read = functools.partial(_with_fast_operators, read, source)
+        data, rewritten = (
+            kept_networks.rewritten(*keep, read) if keep and self.runtime == "onnxruntime" else (read(), False)
+        )
         # All that was chosen is in here: sessions made later are the same.
-        self._compile = functools.partial(_session, model, openvino, self.precision, on_gpu)
+        self._compile = functools.partial(_session, data, openvino, self.precision, on_gpu, rewritten)
         try:
             session = self._compile(side_by_side)
         except Exception as error:  # ONNX Runtime raises a class per failure and shares no base but Exception
@@ -218,11 +223,21 @@ class _SideBySide:
         return self._make() if make else self._idle.get()
 
 
-def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, one_core: bool) -> Any:
+def _with_fast_operators(read: Callable[[], bytes], source: str) -> bytes:
+    """The model in operators that plain ONNX Runtime computes fast."""
+    model = read()
+    if b"PRelu" in model:
+        from facespace.formats.onnx_prelu import with_split_prelu  # which few models need
+
+        model = with_split_prelu(model, source)
+    return model
+
+
+def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, rewritten: bool, one_core: bool) -> Any:
     """A session of ONNX Runtime that computes on all cores or on one, with the OpenVINO device where there is one."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = kept_networks.as_it_is() if rewritten else onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; the runtime's own lines stay off stderr
     if openvino is not None:
         hint = "f32" if precision == "float32" else "bf16"
