@@ -84,3 +84,37 @@ def test_the_plain_runtime_computes_it_split(monkeypatch: pytest.MonkeyPatch) ->
     assert "PRelu" not in operators(seen[-1])
     x = np.random.default_rng(3).normal(0, 3, (1, 3, 4, 4)).astype(np.float32)
     np.testing.assert_allclose(plain.run(x)[0], np.where(x > 0, x, slope * x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("read_twice", [False, True])
+def test_a_convolution_takes_the_minus_of_slopes_above_1(groups: int, read_twice: bool) -> None:
+    """One that is the only reader; the same numbers, and no multiplication by signs."""
+    rng = np.random.default_rng(groups)
+    slope = np.array([0.3, 1.7, -0.5, 2.5], np.float32)[:, None, None]
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", 4, "h", "w"])
+    y = graph.node("PRelu", [x, graph.constant(slope)])
+    weights = rng.normal(0, 1, (8, 4 // groups, 3, 3)).astype(np.float32)
+    z = graph.node("Conv", [y, graph.constant(weights)], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=groups)
+    graph.output(z, "z", np.float32, ["n", 8, "h", "w"])
+    if read_twice:
+        graph.output(y, "y", np.float32, ["n", 4, "h", "w"])
+    model = graph.serialize()
+    split = with_split_prelu(model, "test")
+    assert operators(split).count("Mul") == (3 if read_twice else 2)
+    pixels = rng.normal(0, 3, (2, 4, 6, 5)).astype(np.float32)
+    np.testing.assert_allclose(computed(split, pixels), computed(model, pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_two_convolutions_read_stay_as_they_are() -> None:
+    rng = np.random.default_rng(7)
+    graph = GraphBuilder()
+    x = graph.input("x", np.float32, ["n", 3, "h", "w"])
+    y = graph.node("PRelu", [x, graph.constant(np.full((3, 1, 1), 1.5, np.float32))])
+    weights = graph.constant(rng.normal(0, 1, (3, 3, 1, 1)).astype(np.float32))
+    z = graph.node("Conv", [graph.node("Conv", [y, weights]), weights])
+    graph.output(z, "z", np.float32, ["n", 3, "h", "w"])
+    pixels = rng.normal(0, 3, (1, 3, 4, 4)).astype(np.float32)
+    split = with_split_prelu(graph.serialize(), "test")
+    np.testing.assert_allclose(computed(split, pixels), computed(graph.serialize(), pixels), rtol=1e-4, atol=1e-4)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Crops = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
+_FLOATS = 256  # crops that are floats at once
+_CACHED = 4  # crops that a core of plain ONNX Runtime computes at once
 _SIDE_BY_SIDE = 16  # crops from which parts of them are computed side by side
 _SAME = 0.99  # the least cosine between a crop's features in a batch and alone; bfloat16 takes a hundredth of it
 
@@ -223,8 +225,8 @@ class Embedder:
         """What the network computes (N,D) before it is brought to unit length; arguments and errors as `embed`."""
         crops = self._checked_crops(crops)
         parts = self._parts(crops)
-        # A few dozen at a time, so that a million crops do not become floats all at once.
-        group = 4 * usable_cores()
+        # A few hundred crops at a time, so that a million do not become floats all at once.
+        group = max(usable_cores(), _FLOATS // max(1, len(parts[0]))) if parts else 1
         features = [np.empty((0, self.dimension), np.float32)]
         for first in range(0, len(parts), group):
             images = [self._as_input(part) for part in parts[first : first + group]]
@@ -263,8 +265,10 @@ class Embedder:
         n, largest = len(crops), self._batches[-1]
         n_side_by_side = usable_cores() if self._network.wants_parts and n >= _SIDE_BY_SIDE else 1
         if len(self._batches) > 1 and self._network.runtime == "onnxruntime":
-            # It computes all sizes as they come: each core gets its share.
-            n_parts = -(-n // (largest * n_side_by_side)) * n_side_by_side
+            # It computes all sizes as they come: each core gets its share. In small batches, as the values within the
+            # network then stay in the processor's cache from one layer to the next.
+            most = _CACHED if n_side_by_side > 1 else largest
+            n_parts = -(-n // (most * n_side_by_side)) * n_side_by_side
             return np.array_split(crops, n_parts) if n_parts else []
         # Other runtimes compile for each size they meet, so few are used.
         if n_side_by_side > 1:

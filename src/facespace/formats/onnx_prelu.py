@@ -6,7 +6,10 @@ rearranges all values before and after each one. What a PRelu is made of here st
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from facespace.formats.onnx_model import FLOAT, add_tensor, copied, new_node, parse_model, read_tensor
 
@@ -16,9 +19,10 @@ _BROADCASTING_OPSET = 7
 def with_split_prelu(model: bytes, source: str) -> bytes:
     """The same ONNX network with each PRelu of one slope a channel as multiplications, Relu and an addition.
 
-    PRelu(x) = a·x + relu((1 − a)·x) for a slope a ≤ 1, and a·x − relu((a − 1)·x) for a > 1. Only slopes in float32 are
-    split, and only where operators broadcast (opset 7 and later); a model without them is returned as it is. Raises
-    `ModelError` naming `source` for what is not an ONNX model.
+    PRelu(x) = a·x + relu((1 − a)·x) for a slope a ≤ 1, and a·x − relu((a − 1)·x) for a > 1. Where one convolution alone
+    reads the result, that takes the minus into its weights, and −PRelu(x) = −a·x + relu((a − 1)·x) is computed. Only
+    slopes in float32 are split, and only where operators broadcast (opset 7 and later); a model without them is returned
+    as it is. Raises `ModelError` naming `source` for what is not an ONNX model.
     """
     if b"PRelu" not in model:
         return model
@@ -36,7 +40,10 @@ def with_split_prelu(model: bytes, source: str) -> bytes:
         a = read_tensor(slope, source)
         stem = f"facespace_prelu_{number}"
         above = a > 1
-        add_tensor(graph, f"{stem}_slope", a)
+        line = a
+        if above.any() and _take_signs(graph, node.output[0], np.where(above, -1, 1), stem, source):
+            line, above = np.where(above, -a, a), np.zeros_like(above)
+        add_tensor(graph, f"{stem}_slope", line)
         add_tensor(graph, f"{stem}_rest", np.abs(1 - a))
         nodes.append(new_node("Mul", f"{stem}_scaled", [node.input[0], f"{stem}_rest"], {}))
         nodes.append(new_node("Relu", f"{stem}_positive", [f"{stem}_scaled"], {}))
@@ -51,3 +58,30 @@ def with_split_prelu(model: bytes, source: str) -> bytes:
     del graph.node[:]
     graph.node.extend(copies)
     return bytes(parsed.SerializeToString())
+
+
+def _take_signs(graph: Any, value: str, signs: npt.NDArray[np.int64], stem: str, source: str) -> bool:
+    """Multiply the weights by which a convolution reads `value` by a sign a channel; whether there is such a convolution.
+
+    It must be the only reader of the value, and its weights constants that nothing else reads.
+    """
+    readers = [node for node in graph.node if value in node.input]
+    if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[0] != value:
+        return False
+    (conv,) = readers
+    constants = [tensor for tensor in graph.initializer if tensor.name == conv.input[1]]
+    shared = sum(list(node.input).count(conv.input[1]) for node in graph.node) > 1
+    if len(constants) != 1 or shared or value in {output.name for output in graph.output}:
+        return False
+    weights = read_tensor(constants[0], source)
+    groups = next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+    n_channels = weights.shape[1] * groups
+    if weights.ndim != 4 or signs.size != n_channels or signs.shape[-3:] != (n_channels, 1, 1):
+        return False
+    # Input channel j of group g is channel g·(C/groups) + j; the outputs of a group follow each other.
+    of_group = signs.reshape(groups, 1, weights.shape[1], 1, 1)
+    flipped = (weights.reshape(groups, -1, *weights.shape[1:]) * of_group).reshape(weights.shape)
+    graph.initializer.remove(constants[0])
+    conv.input[1] = f"{stem}_weight"
+    add_tensor(graph, conv.input[1], flipped.astype(weights.dtype))
+    return True
