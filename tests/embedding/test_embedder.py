@@ -254,8 +254,8 @@ def test_fewer_features_than_crops_are_never_handed_out():
 @pytest.mark.parametrize(
     ("runtime", "side_by_side", "n", "sizes"),
     [
-        ("onnxruntime", True, 34, [17, 17]),
-        ("onnxruntime", True, 70, [18, 18, 17, 17]),
+        ("onnxruntime", True, 34, [4, 4, 4, 4, 3, 3, 3, 3, 3, 3]),
+        ("onnxruntime", True, 16, [4, 4, 4, 4]),
         ("onnxruntime", True, 15, [15]),
         ("onnxruntime", False, 70, [24, 23, 23]),
         ("onnxruntime", True, 0, []),
@@ -268,7 +268,7 @@ def test_fewer_features_than_crops_are_never_handed_out():
 def test_batches_suit_the_runtime(
     tiny: Embedder, monkeypatch: pytest.MonkeyPatch, runtime: str, side_by_side: bool, n: int, sizes: list[int]
 ) -> None:
-    """Equal shares of the cores where any size is computed as it comes, a few sizes where each is compiled for."""
+    """Small equal shares of the cores where any size is computed as it comes, a few sizes where each is compiled for."""
     seen: list[int] = []
 
     def run_parts(parts: list[np.ndarray]) -> list[np.ndarray]:
