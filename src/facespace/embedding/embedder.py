@@ -314,10 +314,6 @@ def _network(opened: OpenedModel, device: Device, precision: Precision, few: boo
     if precision == "fastest":
         precision = measured_precision(opened.fingerprint)
     ranges = quantization.find(opened.fingerprint, opened.spec)
-    if opened.card is not None and not opened.card.wheel and opened.record is None:
-        from facespace.io.packed_weights import read_packed
-
-        read_packed(opened.card.file, opened.card.sha256)  # a kept network must not hide that they are gone or changed
     return OnnxNetwork(
         opened.read_onnx,
         source=opened.source,
@@ -334,9 +330,15 @@ def _quantized(read: Callable[[], bytes], ranges: Any, source: str) -> bytes:
 
 
 def _place(opened: OpenedModel) -> tuple[Path, str] | None:
-    """Where the network of published weights is kept for the next time, and under which name."""
-    if opened.card is None:
+    """Where the network of packed weights is kept for the next time, and under which name. `ModelError` where they are gone.
+
+    Weights of other models are read every time: to find out that a file was changed takes as long as what is saved.
+    """
+    if opened.card is None or opened.card.wheel or opened.record is not None:
         return None
+    from facespace.io.packed_weights import read_packed
+
+    read_packed(opened.card.file, opened.card.sha256)  # a kept network must not hide that they are gone or changed
     try:
         return home() / "networks", opened.fingerprint
     except ModelError:  # there is no home folder

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
 
@@ -25,7 +25,7 @@ _MAX_STEM = 240  # bytes; a file name has at most 255, and an ending and a numbe
 
 def say(line: str) -> None:
     """A line beside the results, on stderr."""
-    print(f"facespace: {plain_text(line)}", file=sys.stderr, flush=True)
+    _write(sys.stderr, f"facespace: {plain_text(line)}")
 
 
 class Report:
@@ -81,13 +81,20 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 def write_line(text: str) -> None:
     """One line of results, at once: what reads a pipe sees it as soon as it is true."""
     try:
-        print(text, flush=True)
+        _write(sys.stdout, text)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell says of a program ended by SIGPIPE
     except OSError as error:
         error.filename = error.filename or "standard output"
         raise
+
+
+def _write(stream: TextIO, line: str) -> None:
+    """The line and its end in one piece: `print` writes two where Python does not buffer, and lines of processes that share
+    a pipe get mixed up."""
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
 def write_json(value: dict[str, Any]) -> None:

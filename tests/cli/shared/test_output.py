@@ -1,0 +1,31 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from facespace.cli.shared.output import say, write_line
+
+
+class Pipe(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that lines of several processes stay whole in one pipe, also where Python does not buffer."""
+    out, errors = Pipe(), Pipe()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", errors)
+    write_line("Total number of images: 4")
+    say("a.jpg: no face")
+    assert out.pieces == ["Total number of images: 4\n"]
+    assert errors.pieces == ["facespace: a.jpg: no face\n"]
