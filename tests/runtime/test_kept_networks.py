@@ -51,6 +51,27 @@ def test_other_circumstances_make_another(tmp_path: Path, monkeypatch: pytest.Mo
     assert rewritten(tmp_path, NAME, never)[1]
 
 
+def test_compiled_code_changes_no_circumstances() -> None:
+    """Python writes it at the first run; the second one must find the network."""
+    compiled = Path(kept_networks.__file__).parents[1] / "formats" / "__pycache__"
+    compiled.mkdir(exist_ok=True)
+    seen = set()
+    for second in (1, 2):
+        os.utime(compiled, (second, second))
+        kept_networks._circumstances.cache_clear()
+        seen.add(kept_networks._circumstances())
+    assert len(seen) == 1
+
+
+def test_where_circumstances_cannot_be_told_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError("package.zip/formats")
+
+    monkeypatch.setattr(kept_networks, "_circumstances", nowhere)
+    assert rewritten(tmp_path, NAME, tiny_model) == (tiny_model(), False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     whole, _ = rewritten(tmp_path, NAME, tiny_model)
     (file,) = tmp_path.iterdir()

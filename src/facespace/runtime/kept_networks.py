@@ -30,12 +30,15 @@ def rewritten(folder: Path, name: str, read: Callable[[], bytes]) -> tuple[bytes
     no right to write) it is what `read` gives. Only files that this user wrote and nobody else can write are believed, and
     only with the checksum that their name says.
     """
-    stem = f"{name[:32]}-{_circumstances()}"
+    stem = ""
     with contextlib.suppress(OSError):
+        stem = f"{name[:32]}-{_circumstances()}"
         for file in folder.glob(f"{stem}-*.onnx"):
             if (data := _whole(file)) is not None:
                 return data, True
     model = read()
+    if not stem:  # the package is in no folder, so that its code has no time to be told by
+        return model, False
     try:
         data = _rewrite(model, folder)
         write_bytes(folder / f"{stem}-{masked_crc(data):08x}.onnx", data)
@@ -91,7 +94,9 @@ def _circumstances() -> str:
     """What a rewritten network depends on beside its weights: the runtime, the processor, and the code that read it."""
     import onnxruntime
 
-    code = [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(Path(__file__).parents[1] / "formats")]
+    # Of the code alone: the folder of compiled code beside it changes when a program is run for the first time.
+    formats = os.scandir(Path(__file__).parents[1] / "formats")
+    code = [(entry.name, entry.stat().st_mtime_ns) for entry in formats if entry.name.endswith(".py")]
     told = (onnxruntime.__version__, __version__, platform.machine(), _processor_flags(), sorted(code))
     return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
