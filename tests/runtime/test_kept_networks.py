@@ -43,7 +43,7 @@ def test_other_circumstances_make_another(tmp_path: Path, monkeypatch: pytest.Mo
     """Another processor, another version of ONNX Runtime."""
     rewritten(tmp_path, NAME, tiny_model)
     kept_networks._circumstances.cache_clear()
-    monkeypatch.setattr(kept_networks, "_processor_flags", lambda: "flags : avx1024")
+    monkeypatch.setattr(kept_networks, "processor_flags", lambda: "avx1024")
     with pytest.raises(pytest.fail.Exception):
         rewritten(tmp_path, NAME, never)
     monkeypatch.undo()

@@ -19,6 +19,7 @@ from typing import Any
 from facespace._version import __version__
 from facespace.io.checksums import masked_crc
 from facespace.io.files import TEMPORARY, write_bytes
+from facespace.runtime.devices import processor_flags
 
 _KEPT = 8  # networks; of these the latest are kept
 
@@ -97,14 +98,6 @@ def _circumstances() -> str:
     # Of the code alone: the folder of compiled code beside it changes when a program is run for the first time.
     formats = os.scandir(Path(__file__).parents[1] / "formats")
     code = [(entry.name, entry.stat().st_mtime_ns) for entry in formats if entry.name.endswith(".py")]
-    told = (onnxruntime.__version__, __version__, platform.machine(), _processor_flags(), sorted(code))
+    processor = processor_flags() or platform.processor()
+    told = (onnxruntime.__version__, __version__, platform.machine(), processor, sorted(code))
     return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
-
-
-def _processor_flags() -> str:
-    """What the processor can compute, as Linux lists it; elsewhere its name."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.lower().startswith(("flags", "features")):
-                return line
-    return platform.processor()

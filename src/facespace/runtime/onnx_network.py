@@ -28,7 +28,7 @@ import numpy.typing as npt
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.io.text import first_line
 from facespace.runtime import kept_networks
-from facespace.runtime.devices import Device, Precision
+from facespace.runtime.devices import Device, Precision, processor_flags
 from facespace.runtime.forks import never_destroy, tell_after_fork
 
 Processor = Literal["amx", "bfloat16", "other"]
@@ -305,11 +305,7 @@ def measured_precision(fingerprint: str, processor: Processor | None = None) -> 
 @functools.cache
 def processor_kind() -> Processor:
     """What decides how fast bfloat16 is here, by the flags that Linux lists; `other` where it lists none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "other"
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    flags = processor_flags().split()
     return "amx" if "amx_bf16" in flags else "bfloat16" if "avx512_bf16" in flags else "other"
 
 
