@@ -35,27 +35,7 @@ from facespace.datasets.writing import FORMATS
 from facespace.identification.classifier import Classifier
 from facespace.identification.stores.sqlite import SQLiteStore
 from facespace.training import checkpoint
-from folders import class_folders, contents, unfinished
-
-RECIPE = """
-backbone = "tiny"
-dimension = 16
-input_spec = { size = 112, template = "box", crop_margin = 32 }
-crop = "random"
-batch_size = 12
-n_epochs = 2
-epoch_size = 8
-optimizer = "rmsprop"
-learning_rate = 0.01
-workers = 1
-log_every = 1
-checkpoint_every = 2
-keep = 2
-device = "cpu"
-
-[[losses]]
-name = "softmax"
-"""
+from folders import class_folders, contents, tiny_recipe, unfinished
 
 
 @dataclass(frozen=True)
@@ -305,7 +285,7 @@ def cases(shared: Path, raw: Path) -> list[Case]:
     crops = class_folders(shared / "data/train_182", raw / "crops", n_people=40, n_images=100)
     few = class_folders(shared / "data/train_182", raw / "few", n_people=12, n_images=12)
     recipe = raw / "recipe.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(tiny_recipe(n_epochs=2, epoch_size=8, workers=1, log_every=1))
     some, others = (sorted(str(path) for path in photos.glob(pattern)) for pattern in ("*[0-4]", "*[5-9]"))
     assert some
     assert others

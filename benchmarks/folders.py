@@ -1,4 +1,4 @@
-"""Class folders of a few real photos, and what is in a folder after a command was killed or the disk was full."""
+"""Class folders of a few real photos, a recipe to train on them, and what is in a folder after a command was killed or the disk was full."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ from pathlib import Path
 
 # How the names of files look that are not finished yet.
 UNFINISHED = (".facespace-*", "*.tmp", "*.part", "*-wal", "*-shm", "*-journal")
+
+
+_RECIPE = """
+backbone = "tiny"
+dimension = 16
+input_spec = { size = 112, template = "box", crop_margin = 32 }
+crop = "random"
+batch_size = 12
+optimizer = "rmsprop"
+learning_rate = 0.01
+checkpoint_every = 2
+keep = 2
+device = "cpu"
+"""
+
+
+def tiny_recipe(**numbers: int) -> str:
+    """A training recipe that takes seconds, with further numbers such as `n_epochs` in it."""
+    more = "".join(f"{name} = {number}\n" for name, number in numbers.items())
+    return f'{_RECIPE}{more}\n[[losses]]\nname = "softmax"\n'
 
 
 def class_folders(source: Path, target: Path, n_people: int, n_images: int) -> Path:

@@ -31,28 +31,10 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file
 
-from folders import class_folders, contents, unfinished
+from folders import class_folders, contents, tiny_recipe, unfinished
 
 ROOMS = {"0": 0, "4 kB": 4096, "64 kB": 2**16, "1 MB": 2**20, "readonly": None, "limit": None}
 WHAT_TO_DO = ("make room", "the same command", "another place", "get the right")
-RECIPE = """
-backbone = "tiny"
-dimension = 16
-input_spec = { size = 112, template = "box", crop_margin = 32 }
-crop = "random"
-batch_size = 12
-n_epochs = 1
-epoch_size = 4
-optimizer = "rmsprop"
-learning_rate = 0.01
-workers = 0
-checkpoint_every = 2
-keep = 2
-device = "cpu"
-
-[[losses]]
-name = "softmax"
-"""
 # As uid 0 without the rights that make it pass by a folder's mode.
 WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
@@ -291,7 +273,7 @@ def cases(shared: Path, raw: Path) -> list[Case]:
     person = sorted(photos.iterdir())[0]
     sight = film(raw / "film.mp4", sorted(person.iterdir())[0])
     recipe = raw / "recipe.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(tiny_recipe(n_epochs=1, epoch_size=4, workers=0))
     graph = shared / "data/tf1_squeezenet_128/20180101-000000.pb"
     enroll_two, enroll = (f"enroll --gallery DISK/g.gallery --folder {folder}" for folder in (two, photos))
     learn_two, learn = (f"classify train {folder} --output DISK/c.classifier" for folder in (two, photos))

@@ -57,9 +57,12 @@ def _label(picture: Image.Image, face: Face, label: str, color: Color) -> None:
 
 
 def _letter_size(face: Face, size: tuple[int, int]) -> int:
-    """Pixels: a sixth of the face, but to be read on the whole picture and not to cover it; few different sizes."""
-    wanted = min(max(face.height / 6, max(size) / 140, 11), max(size) / 30 + 11)
-    return round(2 ** (round(4 * math.log2(wanted)) / 4))  # a face that moves in a film keeps the size of its label
+    """The height of letters in pixels: a sixth of the face, within limits that the size of the picture sets.
+
+    It is rounded to a quarter of a power of two, so that the label of a face that moves in a film seldom changes its size.
+    """
+    pixels = min(max(face.height / 6, max(size) / 140, 11), max(size) / 30 + 11)
+    return round(2 ** (round(4 * math.log2(pixels)) / 4))
 
 
 @functools.cache

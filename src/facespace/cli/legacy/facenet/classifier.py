@@ -97,7 +97,7 @@ def _classify(arguments: argparse.Namespace, report: Report) -> None:
         files = _chosen(root, arguments, train=False)
     embedder = _model(arguments.model)
     if arguments.use_split_dataset and not arguments.test_data_dir:
-        # Learning anew into the same file would put another classifier in the place of the one that is tried here.
+        # The suggested command trains a classifier. Into the same file it would overwrite the one that is tested here.
         apart = _free(file.with_name(f"{file.stem}-split{file.suffix}"))
         note = "which learns from the one part, into a file of its own, and tests on the other"
         _today_train(arguments, embedder, apart, _split_options(arguments), note=note)
