@@ -21,7 +21,7 @@ def demo(
     result = run(output)
     write_line(f"enrolled: {', '.join(PORTRAITS)}, one photo each -> {result.gallery}")
     write_line(f"found {len(result.photo.faces)} faces in the group picture:")
-    write_line(f"  {'face':<4}  {'named':<16}{'similarity':>10}  {'wanted':>6}  {'truly':<16}")
+    write_line(f"  {'face':<4}  {'named':<16}{'similarity':>10}  {'needed':>6}  {'really':<16}")
     right = 0
     for number, (match, expected) in enumerate(zip(result.matches, result.expected, strict=True), 1):
         right += match.name == expected
