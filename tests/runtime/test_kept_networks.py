@@ -42,8 +42,10 @@ def test_it_is_read_once_and_computes_the_same(tmp_path: Path) -> None:
 def test_other_circumstances_make_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another processor, another version of ONNX Runtime."""
     rewritten(tmp_path, NAME, tiny_model)
+    with pytest.raises(pytest.fail.Exception):
+        rewritten(tmp_path, NAME, never, "avx1024")
     kept_networks._circumstances.cache_clear()
-    monkeypatch.setattr(kept_networks, "processor_flags", lambda: "avx1024")
+    monkeypatch.setattr("onnxruntime.__version__", "99.0")
     with pytest.raises(pytest.fail.Exception):
         rewritten(tmp_path, NAME, never)
     monkeypatch.undo()
@@ -64,7 +66,7 @@ def test_compiled_code_changes_no_circumstances() -> None:
 
 
 def test_where_circumstances_cannot_be_told_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> str:
+    def nowhere(processor: str) -> str:
         raise FileNotFoundError("package.zip/formats")
 
     monkeypatch.setattr(kept_networks, "_circumstances", nowhere)

@@ -19,21 +19,20 @@ from typing import Any
 from facespace._version import __version__
 from facespace.io.checksums import masked_crc
 from facespace.io.files import TEMPORARY, write_bytes
-from facespace.runtime.devices import processor_flags
 
 _KEPT = 8  # networks; of these the latest are kept
 
 
-def rewritten(folder: Path, name: str, read: Callable[[], bytes]) -> tuple[bytes, bool]:
+def rewritten(folder: Path, name: str, read: Callable[[], bytes], processor: str = "") -> tuple[bytes, bool]:
     """The network `name`, and whether it is rewritten for this processor, so that nothing is left to optimise.
 
     It comes from the folder, or from `read` as an ONNX file and is kept in the folder. Where it cannot be kept (a full disk,
     no right to write) it is what `read` gives. Only files that this user wrote and nobody else can write are believed, and
-    only with the checksum that their name says.
+    only with the checksum that their name says. `processor` says what this processor can compute (`processor_flags`).
     """
     stem = ""
     with contextlib.suppress(OSError):
-        stem = f"{name[:32]}-{_circumstances()}"
+        stem = f"{name[:32]}-{_circumstances(processor)}"
         for file in folder.glob(f"{stem}-*.onnx"):
             if (data := _whole(file)) is not None:
                 return data, True
@@ -91,13 +90,12 @@ def as_it_is() -> Any:
 
 
 @functools.cache
-def _circumstances() -> str:
+def _circumstances(processor: str = "") -> str:
     """What a rewritten network depends on beside its weights: the runtime, the processor, and the code that read it."""
     import onnxruntime
 
     # Of the code alone: the folder of compiled code beside it changes when a program is run for the first time.
     formats = os.scandir(Path(__file__).parents[1] / "formats")
     code = [(entry.name, entry.stat().st_mtime_ns) for entry in formats if entry.name.endswith(".py")]
-    processor = processor_flags() or platform.processor()
-    told = (onnxruntime.__version__, __version__, platform.machine(), processor, sorted(code))
+    told = (onnxruntime.__version__, __version__, platform.machine(), processor or platform.processor(), sorted(code))
     return hashlib.sha256(repr(told).encode()).hexdigest()[:32]

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.io.text import first_line
 from facespace.runtime import kept_networks
-from facespace.runtime.devices import Device, Precision, processor_flags
+from facespace.runtime.devices import Device, Precision
 from facespace.runtime.forks import never_destroy, tell_after_fork
 
 Processor = Literal["amx", "bfloat16", "other"]
@@ -85,7 +85,9 @@ class OnnxNetwork:
         if self.runtime == "onnxruntime":
             read = functools.partial(_with_fast_operators, read, source)
         data, rewritten = (
-            kept_networks.rewritten(*keep, read) if keep and self.runtime == "onnxruntime" else (read(), False)
+            kept_networks.rewritten(*keep, read, processor_flags())
+            if keep and self.runtime == "onnxruntime"
+            else (read(), False)
         )
         # All that was chosen is in here: sessions made later are the same.
         self._compile = functools.partial(_session, data, openvino, self.precision, on_gpu, rewritten)
@@ -307,6 +309,20 @@ def processor_kind() -> Processor:
     """What decides how fast bfloat16 is here, by the flags that Linux lists; `other` where it lists none."""
     flags = processor_flags().split()
     return "amx" if "amx_bf16" in flags else "bfloat16" if "avx512_bf16" in flags else "other"
+
+
+def processor_flags() -> str:
+    """What the processor can compute, as Linux lists it on one line; empty where nothing lists it.
+
+    >>> processor_flags() == " ".join(processor_flags().split())
+    True
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))  # x86, ARM
+    return " ".join(next(lines, "").partition(":")[2].split())
 
 
 def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
