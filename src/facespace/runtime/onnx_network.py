@@ -251,6 +251,9 @@ def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, rewritte
     options.intra_op_num_threads = 1 if one_core else usable_cores()
     # Threads that wait busily for the next run would take the cores from what is computed meanwhile by other sessions.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # One piece of memory for all that a run needs would be taken from the system at every run of a large photo, page by
+    # page; without it pieces stay with the session. Of 3 megapixels YuNet then takes a fifth less time.
+    options.enable_mem_pattern = False
     providers: list[Any] = ["CPUExecutionProvider"]
     if on_gpu:
         # TF32 would round what is called float32 to ten bits.
