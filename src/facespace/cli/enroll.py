@@ -144,7 +144,7 @@ def _enroll(
             n_added += new
             done = f"{'enrolled' if new else 'known already'}{turned(photo)}"
             write_line(f"{plain_text(person)}: {plain_text(photo.path)} {done}")
-        say_if_people_are_alike(embedder, gallery.templates())
+        say_if_people_are_alike(embedder, gallery.templates(500))
         write_line(f"{n_added} photos added; {len(gallery)} people in {path}")
     report.finish()
 

@@ -70,8 +70,8 @@ def identify(
     embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery))
     with Gallery(gallery, embedder) as people:
         if threshold is None:
-            people.thresholds(rate)  # a model without any is told before the work, not after it
-        say_if_people_are_alike(embedder, people.templates())
+            people.check_thresholds(rate)  # a model without any is told before the work, not after it
+        say_if_people_are_alike(embedder, people.templates(500))
         name_files(
             sights, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
             json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report, repeats=repeats,

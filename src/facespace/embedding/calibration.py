@@ -128,29 +128,42 @@ class Calibration:
         `look_alikes`, one of the P resembles the stranger as people within one photo do, and the thresholds depend on
         the `qualities` (P,) of the enrolled photos. The result is (P,), or (N,P) for `probe_qualities` (N,).
         """
+        people: npt.ArrayLike = UNKNOWN_QUALITY if qualities is None else qualities
+        if probe_qualities is None:
+            return self.thresholds_among(rate, len(n_photos), n_photos, people)
+        return self.thresholds_among(rate, len(n_photos), n_photos, people, np.asarray(probe_qualities)[:, None])
+
+    def thresholds_among(
+        self,
+        rate: float,
+        n_people: int,
+        n_photos: npt.ArrayLike,
+        qualities: npt.ArrayLike = UNKNOWN_QUALITY,
+        probe_qualities: npt.ArrayLike = UNKNOWN_QUALITY,
+    ) -> npt.NDArray[np.float64]:
+        """`identification_thresholds` of some of the `n_people` of a gallery; what is given of them is broadcast together.
+
+        Beyond the rarest rate that was measured, which many people need, thresholds go on straight in log(rate).
+        """
         if not isinstance(rate, numbers.Real):
             raise TypeError(f"a rate of strangers named must be a number, got {type(rate).__name__}")
         if not 0 < rate < 1:
             raise ValueError(f"a rate of strangers named wants a number between 0 and 1; got {rate}")
-        probes = None if probe_qualities is None else np.asarray(probe_qualities, np.float64)
-        if not len(n_photos):
-            return np.empty((0,) if probes is None else (len(probes), 0))
+        n_photos, people, probes = (np.asarray(given) for given in (n_photos, qualities, probe_qualities))
+        shape = np.broadcast_shapes(n_photos.shape, people.shape, probes.shape)
+        if not n_people or 0 in shape:
+            return np.empty(shape)
         counts, shifts = zip(*self.template_shift, strict=True)
         shift = np.interp(np.log(np.maximum(n_photos, 1)), np.log(counts), shifts)
         if self.look_alikes is None:
-            per_person = -math.expm1(math.log1p(-float(rate)) / len(n_photos))
+            per_person = -math.expm1(math.log1p(-float(rate)) / n_people)
             thresholds: npt.NDArray[np.float64] = _at(min(per_person, 0.5), self.fmr, self.similarity) + shift
-            if probes is not None:
-                thresholds = np.broadcast_to(thresholds, (len(probes), len(thresholds)))
-            return np.minimum(thresholds, 1.0)
-        shifts, rows = np.unique(shift, return_inverse=True)
+            return np.broadcast_to(np.minimum(thresholds, 1.0), shape)
+        each, rows = np.unique(shift, return_inverse=True)
         table = (self.fmr, self.similarity, self.look_alikes.people)
-        thresholds = np.array([_among_look_alikes(float(rate), len(n_photos), float(one), *table) for one in shifts])[
-            rows
-        ]
-        people = UNKNOWN_QUALITY if qualities is None else np.asarray(qualities, np.float64)
-        seen = UNKNOWN_QUALITY if probes is None else probes[:, None]
-        return np.minimum(thresholds + self.look_alikes.shift((people + seen) / 2), 1.0)
+        thresholds = np.array([_among_look_alikes(float(rate), n_people, float(one), *table) for one in each])
+        thresholds = thresholds[rows].reshape(shift.shape)
+        return np.broadcast_to(np.minimum(thresholds + self.look_alikes.shift((people + probes) / 2), 1.0), shape)
 
 
 @functools.lru_cache(maxsize=256)  # a gallery asks again for each photo

@@ -8,10 +8,10 @@ import math
 import operator
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from types import TracebackType
-from typing import Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,17 @@ from facespace.embedding.compatibility import (
 )
 from facespace.embedding.embedder import Embedder
 from facespace.errors import GalleryError
-from facespace.identification import threshold_tuning
+from facespace.identification import edits, threshold_tuning
 from facespace.identification.assignment import one_face_each
 from facespace.identification.open_set import templates, thresholds_of_table
-from facespace.identification.stores.protocol import Entry, Store
-from facespace.identification.stores.sqlite import SQLiteStore
+from facespace.identification.stores.changes import checked_metadata
+from facespace.identification.stores.opening import open_store
+from facespace.identification.stores.protocol import Entry, LogEntry, Store, StoredPerson, StoredPhoto
 from facespace.identification.threshold_tuning import TunedThresholds
+from facespace.io.png import encode_png
 from facespace.io.text import clean_name, plain_text
+
+_MAX_SOURCE = 1000  # characters kept of where a photo came from
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +57,16 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One enrolled person: `n_photos` different photos, `added` a UTC time."""
+    """One enrolled person: `n_photos` different photos, `added` a UTC time.
+
+    `external_id` is what another system calls the person, `metadata` a small JSON object.
+    """
 
     name: str
     n_photos: int
     added: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """What one version of the file holds, whole: threads that identify meanwhile keep the one they began with."""
-
-    version: int
-    names: list[str]
-    n_photos: list[int]
-    templates: npt.NDArray[np.float32]
-    qualities: npt.NDArray[np.float64]
+    external_id: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class FaceWithEmbedding(Protocol):
@@ -87,24 +85,30 @@ class Gallery:
     """Enrolled people in one file, or in another store.
 
     A person's photos become one template, the mean of their embeddings scaled to length 1, and a probe is compared
-    with every template. The file remembers which weights and which `InputSpec` made its vectors; opened with others
-    it raises `GalleryError`. Without an `embedder` people can be listed, renamed and removed only.
+    with every template; with `templates="best"` (see `set_templates`) with every photo, and the best counts. The store
+    remembers which weights and which `InputSpec` made its vectors; opened with others it raises `GalleryError`. Without an
+    `embedder` people can be listed and edited only.
 
-    `store` is the path of an SQLite file, which `create` makes where it is missing, or a store that is open; `close`
-    closes either.
+    `store` is the path of an SQLite file, which `create` makes where it is missing, the address of a server (see
+    `stores.opening`), or a store that is open; `close` closes any of them. A store holds several collections of people, each
+    with its own model and thresholds; `collection` is the one that is opened.
     """
 
     def __init__(
-        self, store: str | PathLike[str] | Store, embedder: Embedder | None = None, *, create: bool = False
+        self,
+        store: str | PathLike[str] | Store,
+        embedder: Embedder | None = None,
+        *,
+        create: bool = False,
+        collection: str = "default",
     ) -> None:
         if isinstance(store, (str, PathLike)):
-            store = SQLiteStore(os.fspath(store), create=create)
-        elif not hasattr(store, "vectors"):
-            raise TypeError(f"a gallery takes the path of its file, or a store; got {type(store).__name__}")
+            store = open_store(os.fspath(store), collection=collection, create=create)
+        elif not hasattr(store, "nearest"):
+            raise TypeError(f"a gallery takes the path of its file, an address, or a store; got {type(store).__name__}")
         self._store: Store = store
         self._embedder = embedder
         self._claimed = False
-        self._snapshot: _Snapshot | None = None
         if embedder is not None:
             try:
                 self._check_model(embedder, create)
@@ -134,7 +138,7 @@ class Gallery:
         self._store.close()
 
     def __len__(self) -> int:
-        return len(self._store.people())
+        return self._store.count()
 
     @property
     def model_name(self) -> str:
@@ -143,13 +147,37 @@ class Gallery:
         name = held.get("model") if isinstance(held, dict) else None
         return name if isinstance(name, str) else ""
 
-    def people(self) -> list[Person]:
-        """Everyone enrolled, by name."""
-        return [Person(*row) for row in self._store.people()]
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of the store, such as that its format was changed."""
+        return tuple(getattr(self._store, "remarks", ()))
 
-    def templates(self) -> npt.NDArray[np.float32]:
-        """The mean embedding (P,D) of each person, of length 1, in the order they were added."""
-        return self._current().templates
+    @property
+    def store(self) -> Store:
+        """What keeps the people."""
+        return self._store
+
+    def people(self, *, after: str = "", limit: int | None = None) -> list[Person]:
+        """Everyone enrolled, by name; with `after` and `limit` a page of them: those after that name, at most so many."""
+        return [_person(one) for one in self._store.people(after=after, limit=limit)]
+
+    def person(self, name: str) -> Person:
+        """One person; `UnknownPerson` if there is nobody of that name."""
+        return _person(edits.person_called(self._store, name))
+
+    def photos(self, name: str) -> list[StoredPhoto]:
+        """The photos of a person, in the order they were enrolled; `UnknownPerson` if there is nobody."""
+        return self._store.photos(edits.person_called(self._store, name).id)
+
+    def templates(self, most: int | None = None) -> npt.NDArray[np.float32]:
+        """The mean embedding (P,D) of each person, of length 1, in the order they were added; of at most `most` people."""
+        if most is not None:
+            people = self._store.people(limit=most)
+            photos = [[photo.id for photo in self._store.photos(one.id)] for one in people]
+            owners = np.repeat(np.arange(len(people)), [len(some) for some in photos])
+            vectors = self._store.embeddings([photo for some in photos for photo in some])
+            return templates(owners, vectors.reshape(len(owners), -1), len(people))
+        return self._everybody().templates
 
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
         """Add one crop (S,S,3) of a person, as `align` makes it, or an analysed face; on disk when this returns.
@@ -173,10 +201,13 @@ class Gallery:
         *,
         source: str = "",
         quality: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        keep_crop: bool = False,
     ) -> bool:
         """`enroll` for a crop that `represent` has made an embedding of already.
 
-        `quality` is that of the face, from 0 to 1; without it, what the embedding knows of its face.
+        `quality` is that of the face, from 0 to 1; without it, what the embedding knows of its face. `metadata` is a small JSON
+        object to keep of the photo. `keep_crop` keeps the crop too, so that another model can embed it.
         """
         embedder = self._model()
         if quality is None and (known := qualities_of([embedding])) is not None:
@@ -193,15 +224,67 @@ class Gallery:
             self._check_model(embedder, create=True)
         digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
         made_by = f"{embedder.runtime} {embedder.precision}"
-        return self._store.add(name, Entry(embedding, digest, plain_text(source), made_by, quality))
+        picture = encode_png(crop) if keep_crop else None
+        what = checked_metadata(metadata or {})
+        return self._store.add(
+            name, Entry(embedding, digest, plain_text(source)[:_MAX_SOURCE], made_by, quality, what, picture)
+        )
+
+    # Changes; each can be undone
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name; `UnknownPerson` if there is nobody, `GalleryError` if the name is taken."""
-        self._store.rename(clean_name(old), clean_name(new))
+        edits.rename(self._store, old, new)
 
     def remove(self, name: str) -> int:
-        """Erase a person from the file, vectors included; returns how many photos were enrolled."""
-        return self._store.remove(clean_name(name))
+        """Remove a person, until it is undone or erased; returns how many photos were enrolled."""
+        return edits.remove(self._store, name)
+
+    def remove_photos(self, name: str, numbers: Sequence[int]) -> None:
+        """Remove the photos with these numbers (`StoredPhoto.id`), and the person with the last of them."""
+        edits.remove_photos(self._store, name, numbers)
+
+    def reject(self, name: str, numbers: Sequence[int], to: str | None = None) -> None:
+        """Say that these photos do not show the person: they go, or to another name, and never come back to this one."""
+        if to is None:
+            edits.remove_photos(self._store, name, numbers, reject=True)
+        else:
+            edits.move(self._store, name, numbers, to, reject=True)
+
+    def merge(self, names: Sequence[str], into: str) -> int:
+        """Give all photos of some people to the person `into`; returns how many moved."""
+        return edits.merge(self._store, names, into)
+
+    def split(self, name: str, numbers: Sequence[int], to: str) -> None:
+        """Give the photos with these numbers to another person, who may be new."""
+        edits.move(self._store, name, numbers, to)
+
+    def edit(
+        self,
+        name: str,
+        *,
+        external_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        templates: str | None = None,
+    ) -> None:
+        """Change what is known of a person; what is None stays. `templates` are as in `set_templates`, or "" as there."""
+        edits.edit(self._store, name, external_id=external_id, metadata=metadata, templates=templates)
+
+    def set_templates(self, templates: str) -> None:
+        """Compare with the `mean` of a person's photos, or with the `best` of them; a person may have their own."""
+        self._store.set("templates", edits.checked_templates(templates) or "mean")
+
+    def log(self, limit: int = 20) -> list[LogEntry]:
+        """The last changes, the latest first."""
+        return self._store.log(limit)
+
+    def undo(self, number: int | None = None) -> LogEntry:
+        """Take back the last change, or the one of that number in the log; `GalleryError` where it cannot be."""
+        return edits.undo(self._store, number)
+
+    def erase(self) -> int:
+        """Erase what was removed for good, from the disk too; returns how many photos that were."""
+        return self._store.erase()
 
     @overload
     def identify(
@@ -245,31 +328,46 @@ class Gallery:
             raise ValueError(f"top must be at least 1, got {top}")
         if top is not None and one_photo:
             raise ValueError("top and one_photo exclude each other")
-        probes = self._probes(embeddings)
-        people = self._current()
+        probes, qualities = self._probes(embeddings), qualities_of(embeddings)
+        # A face that cannot have its best person can have one of the next: of N faces of a photo each needs N.
+        n_best = max(1, len(probes)) if one_photo else top or 1
+        found = self._store.nearest(probes, n_best)
+        n_people = self._store.count()
         if threshold is None:
-            thresholds = self._thresholds(people, rate, qualities_of(embeddings))
+            of_probes = None if qualities is None else np.asarray(qualities, np.float64)[:, None]
+            thresholds = self._thresholds(n_people, rate, found.n_photos, found.qualities, of_probes)
         else:
-            thresholds = np.full(len(people.names), threshold)
-        thresholds = np.broadcast_to(thresholds, (len(probes), len(people.names)))
-        if not people.names:
+            thresholds = np.full(found.people.shape, float(threshold))
+        kept = sorted({int(one) for one in found.people.ravel() if one >= 0})
+        names = {one.id: one.state.name for one in self._store.get(kept)}
+        if not names:
             nobody = Match(None, None, 1.0 if threshold is None else threshold)
             return [nobody if top is None else [nobody] for _ in probes]  # type: ignore[return-value]
 
-        similarity = probes @ people.templates.T
-
         def match(n: int, k: int, named: bool = True) -> Match:
-            value, wanted, person = float(similarity[n, k]), float(thresholds[n, k]), people.names[k]
-            return Match(person if named and value >= wanted else None, value, wanted, person)
+            value, least, person = (
+                float(found.similarities[n, k]),
+                float(thresholds[n, k]),
+                names[int(found.people[n, k])],
+            )
+            return Match(person if named and value >= least else None, value, least, person)
 
-        nearest = similarity.argmax(axis=1)
+        # Somebody who was removed since the search is nobody's match.
+        there = [[k for k, one in enumerate(row) if int(one) in names] for row in found.people.tolist()]
         if one_photo:
-            given = one_face_each(similarity, thresholds)
-            return [match(n, k if k >= 0 else nearest[n], k >= 0) for n, k in enumerate(given)]
+            column = {one: k for k, one in enumerate(names)}
+            similarity = np.full((len(probes), len(column)), -np.inf)
+            least = np.full(similarity.shape, np.inf)
+            place: dict[tuple[int, int], int] = {}
+            for n, ranks in enumerate(there):
+                for k in ranks:
+                    at = column[int(found.people[n, k])]
+                    similarity[n, at], least[n, at], place[n, at] = found.similarities[n, k], thresholds[n, k], k
+            given = one_face_each(similarity, least)
+            return [match(n, place[n, k] if k >= 0 else there[n][0], k >= 0) for n, k in enumerate(given.tolist())]
         if top is None:
-            return [match(n, k) for n, k in enumerate(nearest)]
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
-        return [[match(n, k) for k in best] for n, best in enumerate(order)]
+            return [match(n, ranks[0]) for n, ranks in enumerate(there)]
+        return [[match(n, k) for k in ranks] for n, ranks in enumerate(there)]
 
     def _probes(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
         """The probes as (N,D); `ValueError` for vectors that cannot be compared with the gallery's."""
@@ -278,35 +376,43 @@ class Gallery:
 
     def thresholds(self, rate: float | None = None) -> npt.NDArray[np.float64]:
         """The similarity a face of unknown quality must reach for each person, in the order they were added."""
-        return self._thresholds(self._current(), rate)
+        people = self._everybody()
+        return self._thresholds(len(people.names), rate, people.n_photos, people.qualities)
+
+    def check_thresholds(self, rate: float | None = None) -> None:
+        """Raise now what `identify` would raise for want of thresholds: `ModelError`, `ValueError`, `GalleryError`."""
+        self._thresholds(1, rate, np.ones(1), np.ones(1))
 
     def _thresholds(
-        self, people: _Snapshot, rate: float | None, probe_qualities: npt.NDArray[np.float32] | None = None
+        self,
+        n_people: int,
+        rate: float | None,
+        n_photos: npt.NDArray[Any],
+        qualities: npt.NDArray[Any],
+        probe_qualities: npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """(P,), or (N,P) where the qualities of N probes are known."""
+        """For people of whom so many photos of such quality are enrolled, among `n_people`."""
         embedder = self._model()
         offset = 0.0
         if rate is None:
             stored = self.calibration()
             rate, offset = (stored.rate, stored.offset) if stored else (DEFAULT_RATE, 0.0)
             if stored and embedder.calibration is None:
-                return np.full(len(people.names), min(offset, 1.0))
+                return np.full(np.shape(n_photos), min(offset, 1.0))
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)
-        wanted = embedder.calibration.identification_thresholds(
-            rate, people.n_photos, qualities=people.qualities, probe_qualities=probe_qualities
-        )
-        return np.minimum(wanted + offset, 1.0)
+        probes = calibration.UNKNOWN_QUALITY if probe_qualities is None else probe_qualities
+        measured = embedder.calibration.thresholds_among(rate, n_people, n_photos, qualities, probes)
+        return np.minimum(measured + offset, 1.0)
 
     def calibrate(self, probes: Vectors, names: Sequence[str], *, rate: float) -> TunedThresholds:
         """Choose and store the thresholds on labelled photos: see `threshold_tuning.calibrate`."""
         probes = self._probes(probes)
-        people, table = self._current(), self._model().calibration
-        enrolled = self._store.vectors(self._model().dimension).embeddings
+        people, table = self._everybody(), self._model().calibration
         result = threshold_tuning.calibrate(
             probes, names, people.templates, people.names,
-            thresholds_of_table(table, rate, people.n_photos, qualities=people.qualities),
-            enrolled=enrolled, rate=rate, table=table is not None,
+            thresholds_of_table(table, rate, people.n_photos.tolist(), qualities=people.qualities),
+            enrolled=people.vectors, rate=rate, table=table is not None,
         )  # fmt: skip
         self._store.set("calibration", dataclasses.asdict(result))
         return result
@@ -329,14 +435,24 @@ class Gallery:
             raise GalleryError(f"{self._store.name}: opened without a model, it can only be listed and edited")
         return self._embedder
 
-    def _current(self) -> _Snapshot:
-        """The people as the file holds them; made anew if any process has changed it since."""
-        snapshot, version = self._snapshot, self._store.version()
-        if snapshot is None or snapshot.version != version:
-            names, owners, vectors, qualities = self._store.vectors(self._model().dimension)
-            n_photos = np.bincount(owners, minlength=len(names))
-            known = np.where(np.isnan(qualities), calibration.UNKNOWN_QUALITY, qualities)
-            mean = np.bincount(owners, weights=known, minlength=len(names)) / np.maximum(n_photos, 1)
-            snapshot = _Snapshot(version, names, n_photos.tolist(), templates(owners, vectors, len(names)), mean)
-            self._snapshot = snapshot
-        return snapshot
+    def _everybody(self) -> _People:
+        names, owners, vectors, qualities = self._store.vectors(self._model().dimension)
+        n_photos = np.bincount(owners, minlength=len(names))
+        known = np.where(np.isnan(qualities), calibration.UNKNOWN_QUALITY, qualities)
+        mean = np.bincount(owners, weights=known, minlength=len(names)) / np.maximum(n_photos, 1)
+        return _People(names, n_photos, templates(owners, vectors, len(names)), mean, vectors)
+
+
+class _People(NamedTuple):
+    """Everybody (P) and all photos (N)."""
+
+    names: list[str]
+    n_photos: npt.NDArray[np.int64]
+    templates: npt.NDArray[np.float32]
+    qualities: npt.NDArray[np.float64]
+    vectors: npt.NDArray[np.float32]
+
+
+def _person(stored: StoredPerson) -> Person:
+    state = stored.state
+    return Person(state.name, stored.n_photos, stored.added, state.external_id, state.metadata)

@@ -1,60 +1,61 @@
-"""A gallery's vectors in one SQLite file, shared by several processes.
+"""A gallery in one SQLite file, shared by several processes.
 
-Every write is one transaction on a write-ahead log with full synchronisation: what a call returned from is on
-disk, and a process killed at any moment leaves a file that opens. Deleted bytes are overwritten (`secure_delete`)
-and the log is folded back, so an erased vector is in no file.
+Every change is one transaction with a rollback journal and full synchronisation: what a call returned from is in the file
+itself, which is complete whenever no change runs, and a process killed at any moment leaves a file that opens. Deleted
+bytes are overwritten (`secure_delete`). Nothing in a file is believed before it was checked: see `sqlite_checks`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
+import functools
+import os
 import random
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from facespace.errors import GalleryError, UnknownPerson
-from facespace.identification.stores.protocol import Entry, StoredVectors
+from facespace.errors import GalleryError
+from facespace.identification.people_index import Nearest, PeopleIndex
+from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
+from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
+from facespace.identification.stores.sqlite_rows import changed_rows, people_rows
+from facespace.io.files import sync_file
 
-APPLICATION_ID = 0x66616365  # "face"
-VERSION = 2  # 1 had no quality
 _BUSY_SECONDS = 60.0
 _LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
-
-_SCHEMA = (
-    "CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, added TEXT NOT NULL)",
-    "CREATE TABLE face ("
-    " id INTEGER PRIMARY KEY,"
-    " person INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,"
-    " digest TEXT NOT NULL,"  # SHA-256 of the crop: the same photo enrolled twice counts once
-    " source TEXT NOT NULL,"
-    " made_by TEXT NOT NULL,"  # runtime and precision
-    " embedding BLOB NOT NULL,"
-    " added TEXT NOT NULL,"
-    " quality REAL,"  # of the face, from 0 to 1; NULL where it is unknown
-    " UNIQUE (person, digest))",
-)
+_PAGE = 8192  # bytes: seven people of one photo with 512 numbers, or 24 with 128, lose less at its end than in 4096
+_WORDS = {
+    "id": "INTEGER PRIMARY KEY AUTOINCREMENT", "integer": "INTEGER", "blob": "BLOB", "real": "REAL",
+}  # fmt: skip
+SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
+_MAX_VALUE = 64 * 2**20  # bytes of one value in a file
 
 
-class SQLiteStore:
-    """Embeddings by person's name in one SQLite file.
+class SQLiteStore(SqlStore):
+    """One collection of an SQLite file.
 
-    `create` makes a missing file; otherwise `GalleryError` says it is missing. A file that is no gallery, or is
-    damaged, raises `GalleryError` too and is left as it is. Safe to share between threads.
+    `create` makes a missing file and a missing collection; otherwise `GalleryError` says it is missing. A file that is no
+    gallery, is damaged, or is a copy that was made while somebody wrote, raises `GalleryError` too and is left as it is.
+    Files of older formats are brought to this one; `remarks` say so. Safe to share between threads; in a child process after
+    `fork` open the file again.
     """
 
-    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, collection: str = "default", create: bool = False) -> None:
+        super().__init__(collection)
         self.path = Path(path)
-        self._lock = threading.RLock()
+        self.remarks: tuple[str, ...] = ()
+        self._index: PeopleIndex | None = None
+        self._index_seq = -1
+        self._index_dimension = 0
+        self._index_lock = threading.Lock()
         if self.path.is_dir():
             raise GalleryError(f"{self.path}: a folder, where a gallery file was expected")
         if not self.path.exists():
@@ -63,58 +64,88 @@ class SQLiteStore:
             if not self.path.parent.is_dir():
                 raise GalleryError(f"{self.path}: the folder {self.path.parent} does not exist")
         with self._errors():
-            self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._connection = _connect(self.path)
             try:
                 self._prepare(create)
+                self._open_collection(create)
             except BaseException:
                 self._connection.close()
                 raise
 
     def _prepare(self, create: bool) -> None:
-        # In this order: another process may be making the tables, and gives the file its id with them.
-        (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        (application_id,) = self._connection.execute("PRAGMA application_id").fetchone()
-        if application_id != APPLICATION_ID and (n_tables or application_id):
-            raise GalleryError(f"{self.path}: an SQLite file, but not a gallery of facespace")
-        if not n_tables and not create:  # whoever was making it was stopped, or it never was one
+        version = self._retried(functools.partial(check_file, self._connection, self.path))
+        if version == 0 and not create:  # whoever was making it was stopped, or it never was one
             raise GalleryError(f"{self.path}: an empty file, no gallery; enrolling somebody makes one of it")
-        self._use_log()
-        for pragma in ("synchronous = FULL", "secure_delete = ON", "foreign_keys = ON"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        if not n_tables:
-            with self._transaction():
-                (n_tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                if not n_tables:  # another process may have been first
-                    for statement in _SCHEMA:
-                        self._connection.execute(statement)
-                    self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    self._connection.execute(f"PRAGMA user_version = {VERSION}")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise GalleryError(
-                f"{self.path}: written by a newer facespace (format {version}, this one reads up to {VERSION}); upgrade"
-            )
-        if version < VERSION:
-            with self._transaction():
-                (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-                if version < VERSION:  # another process may have been first
-                    self._connection.execute("ALTER TABLE face ADD COLUMN quality REAL")
-                    self._connection.execute(f"PRAGMA user_version = {VERSION}")
+        if version == 0:
+            self._make()
+        elif version < VERSION:
+            from facespace.identification.stores.sqlite_migration import migrate
 
-    def _use_log(self) -> None:
-        """Processes that make the file together may each hold what the other waits for: SQLite then says so at once."""
+            migrate(self._connection, self.path, version)
+            self.remarks = (f"{self.path}: brought from format {version} to {VERSION}; older versions do not open it",)
+        for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        with self._read():
+            check_whole(self._connection, self.path, SCHEMA)
+
+    def _make(self) -> None:
+        self._connection.execute(f"PRAGMA page_size = {_PAGE}")
+        with self._write_raw() as connection:
+            (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if n_tables:  # another process was first
+                return
+            make_tables(connection)
+
+    # Transactions
+
+    def _retried(self, work: Any) -> Any:
+        """What `work` gives; SQLite says at once that a file is locked where two processes wait for each other."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
+                return work()
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
-                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - not a secret
-            else:
+                time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - not a secret
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[_Cursor]:
+        with self._lock, self._errors():
+            if self._connection.in_transaction:  # within a change, or within another reading
+                yield _Cursor(self._connection)
                 return
+            self._retried(lambda: self._begin("BEGIN", "SELECT count(*) FROM sqlite_master WHERE rowid = 1"))
+            try:
+                yield _Cursor(self._connection)
+            finally:
+                self._connection.execute("COMMIT")
+
+    def _begin(self, begin: str, first: str = "") -> None:
+        self._connection.execute(begin)
+        try:
+            if first:  # only now the file is locked for others' changes
+                self._connection.execute(first).fetchall()
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[_Cursor]:
+        with self._write_raw() as connection:
+            yield _Cursor(connection)
+
+    @contextlib.contextmanager
+    def _write_raw(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._errors():
+            self._retried(lambda: self._begin("BEGIN IMMEDIATE"))
+            try:
+                yield self._connection
+                self._retried(lambda: self._connection.execute("COMMIT"))
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite ends it itself where the disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -139,19 +170,6 @@ class SQLiteStore:
             return "; get the right to write to it and its folder, or copy it to another place"
         return "; end the other program that uses it" if "locked" in said else ""
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One atomic change, alone among all processes."""
-        with self._lock, self._errors():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # SQLite ends it itself where the disk is full
-                    self._connection.execute("ROLLBACK")
-                raise
-
     @property
     def name(self) -> str:
         """The file's path."""
@@ -161,95 +179,92 @@ class SQLiteStore:
         """Close the connection; nothing is pending."""
         with self._lock:
             self._connection.close()
+            self._index = None
 
-    def version(self) -> int:
-        """A number that changes whenever this or another process has changed the file."""
-        with self._lock, self._errors():
-            (elsewhere,) = self._connection.execute("PRAGMA data_version").fetchone()
-            return int(elsewhere) + (self._connection.total_changes << 32)
+    # Search
 
-    def setting(self, key: str) -> Any:
-        """A stored setting, or None."""
-        with self._lock, self._errors():
-            row = self._connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+    def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
+        """The k most similar people of each probe (N,D)."""
+        return self._people(probes.shape[1]).nearest(probes, k)
+
+    def _people(self, dimension: int) -> PeopleIndex:
+        """Everybody, as the file holds them now: read whole once, then only what has changed."""
+        with self._index_lock:
+            if self._index is None or self._index_dimension != dimension:
+                with self._read() as cursor:
+                    seq = self._seq(cursor)
+                    index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
+                self._index, self._index_seq, self._index_dimension = index, seq, dimension
+                return index
+            with self._read() as cursor:
+                seq = self._seq(cursor)
+                if seq != self._index_seq:
+                    changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
+                    if changes is None:  # too many have gone by since
+                        self._index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
+                    else:
+                        gone, rows = changes
+                        self._index = self._index.changed(gone, rows)
+                    self._index_seq = seq
+            return self._index
+
+    def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
+        """The index follows at the next search."""
+
+    def copy_to(self, path: str | os.PathLike[str]) -> None:
+        """Write a copy of the whole file, whatever is changed meanwhile; it takes its place when it is whole."""
+        target = Path(path)
+        if target.exists():
+            raise GalleryError(f"{target}: exists already; choose another name")
+        unfinished = target.with_name(f".facespace-{os.getpid()}-{target.name}")
         try:
-            return None if row is None else json.loads(row[0])
-        except ValueError:
-            raise GalleryError(f"{self.path}: damaged (the setting {key} is not JSON)") from None
+            with self._lock, self._errors(), contextlib.closing(sqlite3.connect(unfinished)) as copy:
+                self._connection.backup(copy)
+            sync_file(unfinished)
+            os.link(unfinished, target)
+        except FileExistsError:
+            raise GalleryError(f"{target}: exists already; choose another name") from None
+        except OSError as error:
+            raise GalleryError(f"{target}: cannot be written ({error.strerror})") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
 
-    def set_once(self, key: str, value: Any) -> Any:
-        """Store a setting unless it has a value; returns the value that holds."""
-        with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
-        return self.setting(key)
 
-    def set(self, key: str, value: Any) -> None:
-        """Store a setting in place of what it was."""
-        with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+class _Cursor:
+    """SQLite's answers."""
 
-    def add(self, name: str, entry: Entry) -> bool:
-        """Store one embedding under a name; False when this crop is there already."""
-        blob = np.ascontiguousarray(entry.embedding, "<f4").tobytes()
-        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO person (name, added) VALUES (?, ?)", (name, now))
-            cursor = connection.execute(
-                "INSERT OR IGNORE INTO face (person, digest, source, made_by, embedding, added, quality)"
-                " SELECT id, ?, ?, ?, ?, ?, ? FROM person WHERE name = ?",
-                (entry.digest, entry.source, entry.made_by, blob, now, entry.quality, name),
-            )
-            return cursor.rowcount == 1
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
 
-    def people(self) -> list[tuple[str, int, str]]:
-        """(name, number of photos, day added) of everyone, by name."""
-        with self._lock, self._errors():
-            return self._connection.execute(
-                "SELECT name, count(face.id), person.added FROM person LEFT JOIN face ON face.person = person.id"
-                " GROUP BY person.id ORDER BY name"
-            ).fetchall()
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        return self._connection.execute(sql, tuple(values)).fetchall()
 
-    def rename(self, old: str, new: str) -> None:
-        """Give a person another name; `GalleryError` when somebody has it."""
-        with self._transaction() as connection:
-            if connection.execute("SELECT 1 FROM person WHERE name = ?", (new,)).fetchone() and new != old:
-                raise GalleryError(f"{self.path}: somebody is called {new!r} already")
-            if connection.execute("UPDATE person SET name = ? WHERE name = ?", (new, old)).rowcount == 0:
-                raise UnknownPerson(f"{self.path}: nobody is called {old!r}")
+    def stream(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._connection.execute(sql, tuple(values))
 
-    def remove(self, name: str) -> int:
-        """Erase a person and every embedding, from the disk too; returns how many embeddings there were."""
-        with self._transaction() as connection:
-            row = connection.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                raise UnknownPerson(f"{self.path}: nobody is called {name!r}")
-            n_faces = connection.execute("DELETE FROM face WHERE person = ?", row).rowcount
-            connection.execute("DELETE FROM person WHERE id = ?", row)
-        with self._lock, self._errors():
-            (busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise GalleryError(
-                f"{self.path}: {name!r} is removed, but another program keeps the file busy and the bytes are still "
-                "on disk; they go when the last program closes the gallery"
-            )
-        return int(n_faces)
+    def change(self, sql: str, values: Sequence[Any] = ()) -> int:
+        return self._connection.execute(sql, tuple(values)).rowcount
 
-    def vectors(self, dimension: int) -> StoredVectors:
-        """Everything that is compared; `GalleryError` where it is damaged."""
-        with self._lock, self._errors():
-            rows = self._connection.execute(
-                "SELECT person.name, face.embedding, face.quality FROM face JOIN person ON person.id = face.person"
-                " ORDER BY person.id, face.id"
-            ).fetchall()
-        if any(len(blob) != 4 * dimension for _, blob, _ in rows):
-            raise GalleryError(f"{self.path}: damaged (an embedding is not of {dimension} numbers)")
-        names = list(dict.fromkeys(name for name, _, _ in rows))
-        index = {name: k for k, name in enumerate(names)}
-        owners = np.array([index[name] for name, _, _ in rows], np.int64)
-        matrix = np.frombuffer(b"".join(blob for _, blob, _ in rows), "<f4").reshape(len(rows), dimension)
-        if not (np.abs(np.linalg.norm(matrix, axis=1) - 1) < 1e-3).all():  # so written, NaN fails it too
-            raise GalleryError(f"{self.path}: damaged (an embedding is not of length 1)")
-        qualities = np.array([quality if isinstance(quality, float) else np.nan for *_, quality in rows], np.float32)
-        if ((qualities < 0) | (qualities > 1)).any():
-            raise GalleryError(f"{self.path}: damaged (the quality of a face is not between 0 and 1)")
-        return StoredVectors(names, owners, matrix.astype(np.float32), qualities)
+    def insert(self, sql: str, values: Sequence[Any] = ()) -> int:
+        key = self._connection.execute(sql, tuple(values)).lastrowid
+        assert key is not None
+        return key
+
+
+def make_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables of an empty file, within a transaction."""
+    for statement in SCHEMA:
+        connection.execute(statement)
+    connection.execute("INSERT INTO head VALUES (1, 0)")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection that can write where this user may, and only reads where not, as from a read-only folder."""
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) if path.exists() else True
+    uri = f"{path.absolute().as_uri()}{'' if writable else '?mode=ro'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    if hasattr(connection, "setlimit"):  # Python 3.11
+        connection.setlimit(0, _MAX_VALUE)  # SQLITE_LIMIT_LENGTH
+    return connection

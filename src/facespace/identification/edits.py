@@ -1,0 +1,259 @@
+"""What people do with a gallery: rename, merge, split, remove, say who somebody is not, and take it back.
+
+Each is one `Change` of a store. Where another process changed the same people meanwhile, they are read again and the
+change is tried again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from facespace.errors import GalleryError, UnknownPerson
+from facespace.identification.stores.changes import TEMPLATES, checked_external_id, checked_metadata
+from facespace.identification.stores.protocol import (
+    Change,
+    Conflict,
+    LogEntry,
+    PersonChange,
+    PersonState,
+    PhotoChange,
+    Store,
+    StoredPerson,
+    StoredPhoto,
+)
+from facespace.io.text import clean_name
+
+_TRIES = 20
+T = TypeVar("T")
+
+
+def person_called(store: Store, name: str) -> StoredPerson:
+    """The person of that name; `UnknownPerson` if there is nobody."""
+    found = store.find(name := clean_name(name))
+    if found is None:
+        raise UnknownPerson(f"{store.name}: nobody is called {name!r}")
+    return found
+
+
+def rename(store: Store, old: str, new: str) -> None:
+    """Give a person another name; `GalleryError` if the name is taken."""
+    new = clean_name(new)
+
+    def change() -> Change | None:
+        person, other = person_called(store, old), store.find(new)
+        if person.state.name == new:
+            return None
+        if other is not None:
+            raise _Refused(f"{store.name}: somebody is called {new!r} already; merge joins the two")
+        after = dataclasses.replace(person.state, name=new)
+        return Change("rename", f"{person.state.name} is {new}", (PersonChange(person.id, person.state, after),))
+
+    _apply(store, change)
+
+
+def edit(
+    store: Store,
+    name: str,
+    *,
+    external_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    templates: str | None = None,
+) -> None:
+    """Change what is known of a person; what is None stays."""
+    given: dict[str, Any] = {}
+    if external_id is not None:
+        given["external_id"] = checked_external_id(external_id)
+    if metadata is not None:
+        given["metadata"] = checked_metadata(metadata)
+    if templates is not None:
+        given["templates"] = checked_templates(templates)
+
+    def change() -> Change | None:
+        person = person_called(store, name)
+        after = dataclasses.replace(person.state, **given)
+        if after == person.state:
+            return None
+        if external_id and (other := store.find_external(external_id)) and other.id != person.id:
+            raise _Refused(f"{store.name}: {other.state.name!r} has the external id {external_id!r} already")
+        text = f"{person.state.name}: {', '.join(given)}"
+        return Change("edit", text, (PersonChange(person.id, person.state, after),))
+
+    _apply(store, change)
+
+
+def checked_templates(templates: str) -> str:
+    """How photos are compared: `mean`, `best`, or nothing for what the collection says; `ValueError` otherwise."""
+    if templates not in TEMPLATES:
+        raise ValueError(f"templates must be 'mean' or 'best', got {templates!r}")
+    return templates
+
+
+def remove(store: Store, name: str) -> int:
+    """Remove a person with all photos, until it is undone or erased; returns how many photos there were."""
+    n_photos = 0
+
+    def change() -> Change:
+        nonlocal n_photos
+        person = person_called(store, name)
+        photos = store.photos(person.id)
+        n_photos = len(photos)
+        return Change(
+            "remove", person.state.name, (PersonChange(person.id, person.state, None),),
+            tuple(PhotoChange(photo.id, person.id, None) for photo in photos),
+        )  # fmt: skip
+
+    _apply(store, change)
+    return n_photos
+
+
+def remove_photos(store: Store, name: str, numbers: Sequence[int], *, reject: bool = False) -> None:
+    """Remove some photos of a person, and the person with the last of them.
+
+    With `reject` they do not show this person: the same crops are never enrolled under the name again.
+    """
+
+    def change() -> Change:
+        person, photos, left = _chosen(store, name, numbers)
+        after: PersonState | None = person.state
+        if reject:
+            digests = dict.fromkeys((*person.state.rejected, *(photo.digest for photo in photos)))
+            after = dataclasses.replace(person.state, rejected=tuple(digests))
+        elif not left:
+            after = None
+        if not left and reject:
+            raise _Refused(
+                f"{store.name}: {person.state.name!r} has no other photos; remove the person, or move the photos to another name"
+            )
+        people = () if after == person.state else (PersonChange(person.id, person.state, after),)
+        kind = "reject" if reject else "remove"
+        text = f"{len(photos)} photo{'' if len(photos) == 1 else 's'} of {person.state.name}"
+        return Change(kind, text, people, tuple(PhotoChange(photo.id, person.id, None) for photo in photos))
+
+    _apply(store, change)
+
+
+def move(store: Store, name: str, numbers: Sequence[int], to: str, *, reject: bool = False) -> None:
+    """Give some photos of a person to another one, who may be new; a person whose last photo goes is removed.
+
+    With `reject` the same crops are never enrolled under the old name again.
+    """
+    to = clean_name(to)
+
+    def change() -> Change:
+        person, photos, left = _chosen(store, name, numbers)
+        other = store.find(to)
+        if other is not None and other.id == person.id:
+            raise _Refused(f"{store.name}: the photos are {to!r}'s already")
+        if other is not None and (refused := set(other.state.rejected) & {photo.digest for photo in photos}):
+            raise _Refused(f"{store.name}: somebody said that {len(refused)} of these photos do not show {to}")
+        people = []
+        if not left:
+            people.append(PersonChange(person.id, person.state, None))
+        elif reject:
+            digests = dict.fromkeys((*person.state.rejected, *(photo.digest for photo in photos)))
+            after = dataclasses.replace(person.state, rejected=tuple(digests))
+            people.append(PersonChange(person.id, person.state, after))
+        if other is None:
+            people.append(PersonChange(0, None, PersonState(to)))
+        owner = 0 if other is None else other.id
+        text = f"{len(photos)} photo{'' if len(photos) == 1 else 's'} of {person.state.name} to {to}"
+        moved = tuple(PhotoChange(photo.id, person.id, owner) for photo in photos)
+        return Change("split" if other is None else "move", text, tuple(people), moved)
+
+    _apply(store, change)
+
+
+def merge(store: Store, names: Sequence[str], into: str) -> int:
+    """Give all photos of the people `names` to the person `into`, who stays alone; returns how many photos moved."""
+    moved = 0
+
+    def change() -> Change | None:
+        nonlocal moved
+        target = person_called(store, into)
+        people, photos, state = [], [], target.state
+        for name in dict.fromkeys(clean_name(name) for name in names):
+            person = person_called(store, name)
+            if person.id == target.id:
+                continue
+            people.append(PersonChange(person.id, person.state, None))
+            photos += [PhotoChange(photo.id, person.id, target.id) for photo in store.photos(person.id)]
+            if not state.external_id and person.state.external_id:
+                state = dataclasses.replace(state, external_id=person.state.external_id)
+            state = dataclasses.replace(
+                state,
+                metadata={**person.state.metadata, **state.metadata},
+                rejected=tuple(dict.fromkeys((*state.rejected, *person.state.rejected))),
+            )
+        moved = len(photos)
+        if not people:
+            return None
+        gone = ", ".join(one.before.name for one in people if one.before is not None)
+        if state != target.state:
+            people.append(PersonChange(target.id, target.state, state))
+        return Change("merge", f"{gone} into {target.state.name}", tuple(people), tuple(photos))
+
+    _apply(store, change)
+    return moved
+
+
+def undo(store: Store, number: int | None = None) -> LogEntry:
+    """Take back the change of that number in the log, or the last one that can be; returns which it was.
+
+    `GalleryError` where there is none, or where the same people or photos were changed since.
+    """
+    entries = store.log(10_000)
+    if number is None:
+        chosen = next(
+            (one for one in entries if one.change is not None and not one.undone and one.kind != "undo"), None
+        )
+    else:
+        chosen = next((one for one in entries if one.id == number), None)
+    if chosen is None:
+        raise GalleryError(
+            f"{store.name}: {'nothing is left to undo' if number is None else f'no change has the number {number}'}"
+        )
+    if chosen.change is None or chosen.undone:
+        why = "was undone already" if chosen.undone else "cannot be undone: what it changed was erased"
+        raise GalleryError(f"{store.name}: change {chosen.id} {why}")
+    text = f"{chosen.id}: {chosen.kind} {chosen.text}"
+    try:
+        store.apply(dataclasses.replace(chosen.change.inverse(), text=text), undoes=chosen.id)
+    except Conflict as conflict:
+        raise GalleryError(f"{conflict} (the same people or photos were changed since; undo that first)") from None
+    return chosen
+
+
+class _Refused(GalleryError):
+    """Not to be tried again."""
+
+
+def _apply(store: Store, make: Callable[[], Change | None]) -> None:
+    for turn in range(_TRIES):
+        change = make()
+        if change is None:
+            return
+        try:
+            store.apply(change)
+        except Conflict:
+            if turn == _TRIES - 1:
+                raise
+        else:
+            return
+
+
+def _chosen(store: Store, name: str, numbers: Sequence[int]) -> tuple[StoredPerson, list[StoredPhoto], int]:
+    """The person, the photos with these numbers, and how many others there are."""
+    person = person_called(store, name)
+    photos = {photo.id: photo for photo in store.photos(person.id)}
+    wrong = [number for number in numbers if number not in photos]
+    if wrong or not numbers:
+        what = f"no photo {wrong[0]}" if wrong else "no photo was chosen"
+        raise GalleryError(
+            f"{store.name}: {person.state.name!r} has {what}; facespace gallery show lists them"
+            if wrong
+            else f"{store.name}: {what}"
+        )
+    chosen = [photos[number] for number in dict.fromkeys(numbers)]
+    return person, chosen, len(photos) - len(chosen)

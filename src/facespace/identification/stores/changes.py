@@ -1,0 +1,119 @@
+"""Changes of people and photos as JSON, for the log of a store and for files; what is read is checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from facespace.identification.stores.protocol import Change, PersonChange, PersonState, PhotoChange
+from facespace.io.text import clean_name, plain_text
+
+MAX_METADATA = 16_384  # characters of a person's or a photo's metadata as JSON
+MAX_EXTERNAL_ID = 200
+TEMPLATES = ("", "mean", "best")
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def checked_metadata(metadata: Any) -> dict[str, Any]:
+    """Metadata as it is stored: a JSON object of at most 16,384 characters. `ValueError` otherwise.
+
+    >>> checked_metadata({"team": "blue"})
+    {'team': 'blue'}
+    """
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata must be a JSON object, got {type(metadata).__name__}")  # noqa: TRY004 - of a file too
+    try:
+        text = json.dumps(metadata, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metadata must be a JSON object ({error})") from None
+    if len(text) > MAX_METADATA:
+        raise ValueError(f"metadata must have at most {MAX_METADATA} characters as JSON, got {len(text)}")
+    kept: dict[str, Any] = json.loads(text)
+    return kept
+
+
+def checked_external_id(value: Any) -> str:
+    """What another system calls a person: up to 200 characters without controls. `ValueError` otherwise."""
+    if not isinstance(value, str) or len(value) > MAX_EXTERNAL_ID or plain_text(value) != value:
+        raise ValueError(f"an external id must be text of at most {MAX_EXTERNAL_ID} characters without controls")
+    return value
+
+
+def state_to_json(state: PersonState) -> dict[str, Any]:
+    """A person's state without what is empty."""
+    return {"name": state.name, **extra_of(state)} | ({"external_id": state.external_id} if state.external_id else {})
+
+
+def extra_of(state: PersonState) -> dict[str, Any]:
+    """What is not in a column of its own."""
+    values = {"metadata": state.metadata, "rejected": list(state.rejected), "templates": state.templates}
+    return {key: value for key, value in values.items() if value}
+
+
+def state_from_row(name: Any, external_id: Any, extra: dict[str, Any]) -> PersonState:
+    """A person's state, checked; `ValueError` says what is wrong.
+
+    >>> state_from_row("Ada", None, {"templates": "best"}).templates
+    'best'
+    """
+    if not isinstance(name, str) or clean_name(name) != name:
+        raise ValueError("a name in it is no name")
+    rejected, templates = extra.get("rejected", []), extra.get("templates", "")
+    if not isinstance(rejected, list) or not all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in rejected):
+        raise ValueError("a rejected photo is no digest")
+    if templates not in TEMPLATES:
+        raise ValueError("the templates of a person are neither mean nor best")
+    external = "" if external_id is None else checked_external_id(external_id)
+    return PersonState(name, external, checked_metadata(extra.get("metadata", {})), tuple(rejected), templates)
+
+
+def change_to_json(change: Change) -> str:
+    """A change for the log; its kind and text stand beside it there."""
+    return json.dumps(
+        {
+            "people": [[one.id, _optional(one.before), _optional(one.after)] for one in change.people],
+            "photos": [list(one) for one in change.photos],
+        },
+        sort_keys=True,
+    )
+
+
+def change_from_json(kind: str, text: str, stored: Any) -> Change:
+    """The change of a log; `ValueError` for anything else."""
+    if not isinstance(stored, dict):
+        raise ValueError("a change in the log is no object")  # noqa: TRY004 - of a file
+    people, photos = stored.get("people", []), stored.get("photos", [])
+    for several in (people, photos):
+        if not isinstance(several, list) or not all(isinstance(one, list) and len(one) == 3 for one in several):
+            raise ValueError("a change in the log is not three values")
+    return Change(
+        kind,
+        text,
+        tuple(PersonChange(_integer(key), _state(before), _state(after)) for key, before, after in people),
+        tuple(PhotoChange(*_integers(one)) for one in photos),
+    )
+
+
+def _optional(state: PersonState | None) -> dict[str, Any] | None:
+    return None if state is None else state_to_json(state)
+
+
+def _state(value: Any) -> PersonState | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("a person in the log is no object")  # noqa: TRY004
+    return state_from_row(value.get("name"), value.get("external_id"), value)
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
+        raise ValueError("a number in the log is none")
+    return value
+
+
+def _integers(values: Sequence[Any]) -> tuple[int, int | None, int | None]:
+    key, before, after = values
+    return _integer(key), None if before is None else _integer(before), None if after is None else _integer(after)

@@ -1,0 +1,472 @@
+"""A store in the tables of an SQL database: what SQLite and PostgreSQL have in common.
+
+`person` and `face` keep removed rows, with the time they went, until they are erased. `touched` lists whose templates
+changed, in order, so that a process that holds all templates reads what has changed alone; `head.seq` is its last number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import getpass
+import json
+import math
+import secrets
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.errors import GalleryError
+from facespace.identification.people_index import Nearest
+from facespace.identification.stores.changes import change_to_json, state_from_row
+from facespace.identification.stores.protocol import (
+    Change,
+    Conflict,
+    Entry,
+    LogEntry,
+    PersonState,
+    StoredPerson,
+    StoredPhoto,
+    StoredVectors,
+)
+from facespace.io.text import plain_text
+
+VERSION = 3  # of the tables; 1 and 2 were others
+_KEPT_TOUCHED = 100_000  # changes that a process may be behind before it reads everybody again
+_KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
+_MAX_DIMENSION = 65_536
+_A_TIME = 500  # ids in one statement
+
+# {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64.
+TABLES = (
+    "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
+    "CREATE TABLE collection (id {id}, name TEXT NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL)",
+    "CREATE TABLE setting (collection {integer} NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (collection, key))",
+    "CREATE TABLE making (id {id}, text TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name TEXT NOT NULL, external_id TEXT, added {integer} NOT NULL,"
+    " gone {integer}, extra TEXT)",
+    "CREATE UNIQUE INDEX person_name ON person (collection, name) WHERE gone IS NULL",
+    "CREATE UNIQUE INDEX person_external ON person (collection, external_id) WHERE external_id IS NOT NULL AND gone IS NULL",
+    "CREATE TABLE face (id {id}, person {integer} NOT NULL, making {integer} NOT NULL, added {integer} NOT NULL,"
+    " gone {integer}, quality {real}, digest {blob} NOT NULL, source TEXT NOT NULL, extra TEXT, vector {blob} NOT NULL)",
+    "CREATE INDEX face_person ON face (person)",
+    "CREATE INDEX face_digest ON face (substr(digest, 1, 8))",
+    "CREATE TABLE crop (face {integer} PRIMARY KEY, data {blob} NOT NULL)",
+    "CREATE TABLE touched (seq {integer} PRIMARY KEY, person {integer} NOT NULL)",
+    "CREATE TABLE log (id {id}, collection {integer} NOT NULL, at {integer} NOT NULL, actor TEXT NOT NULL, kind TEXT NOT NULL,"
+    " text TEXT NOT NULL, change TEXT, undone {integer} NOT NULL)",
+)
+
+Row = tuple[Any, ...]
+
+
+class Cursor(Protocol):
+    """A database's answers, with `?` for values whatever the database writes."""
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        """What a SELECT finds."""
+
+    def change(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """How many rows another statement changed."""
+
+    def insert(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """The id of the row that an INSERT made."""
+
+
+class SqlStore(ABC):
+    """The store on a database that `_read` and `_write` give a cursor of."""
+
+    _collection_id: int
+
+    def __init__(self, collection: str) -> None:
+        self.collection = collection
+        self._lock = threading.RLock()
+        self._actor = _user()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The file or address."""
+
+    @abstractmethod
+    def _read(self) -> contextlib.AbstractContextManager[Cursor]:
+        """One consistent state of the database."""
+
+    @abstractmethod
+    def _write(self) -> contextlib.AbstractContextManager[Cursor]:
+        """One atomic change, alone among all that change it; it is on the disk when the context ends without an error."""
+
+    @abstractmethod
+    def _people_changed(self, cursor: Cursor, people: Sequence[int]) -> None:
+        """Follow a change of the photos of these people, within it."""
+
+    @abstractmethod
+    def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
+        """The k most similar people of each probe (N,D)."""
+
+    # Settings and collections
+
+    def _open_collection(self, create: bool) -> None:
+        with self._read() as cursor:
+            found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
+        if not found and not create:
+            names = ", ".join(self.collections()[:5]) or "none"
+            raise GalleryError(f"{self.name}: no collection {self.collection!r}; it has: {names}")
+        if not found:
+            with self._write() as cursor:
+                found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
+                if not found:  # nobody was faster
+                    sql = "INSERT INTO collection (name, n_people, n_photos) VALUES (?, 0, 0)"
+                    found = [(cursor.insert(sql, (self.collection,)),)]
+        self._collection_id = self._integer(found[0][0])
+
+    def collections(self) -> list[str]:
+        """The names of all collections."""
+        with self._read() as cursor:
+            return [self._text(name) for (name,) in cursor.rows("SELECT name FROM collection ORDER BY name")]
+
+    def version(self) -> int:
+        """A number that changes whenever anybody has changed the people of any collection."""
+        with self._read() as cursor:
+            return self._seq(cursor)
+
+    def setting(self, key: str) -> Any:
+        """A stored setting, or None."""
+        with self._read() as cursor:
+            sql = "SELECT value FROM setting WHERE collection = ? AND key = ?"
+            found = cursor.rows(sql, (self._collection_id, key))
+        return self._json(found[0][0], f"the setting {key}") if found else None
+
+    def set_once(self, key: str, value: Any) -> Any:
+        """Store a setting unless it has a value; returns the value that holds."""
+        with self._write() as cursor:
+            sql = "INSERT INTO setting VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+            cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
+        return self.setting(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Store a setting in place of what it was."""
+        with self._write() as cursor:
+            cursor.change("DELETE FROM setting WHERE collection = ? AND key = ?", (self._collection_id, key))
+            sql = "INSERT INTO setting VALUES (?, ?, ?)"
+            cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
+
+    # Reading people
+
+    def count(self) -> int:
+        """How many people there are."""
+        with self._read() as cursor:
+            return self._counts(cursor)[0]
+
+    def _counts(self, cursor: Cursor) -> tuple[int, int]:
+        rows = cursor.rows("SELECT n_people, n_photos FROM collection WHERE id = ?", (self._collection_id,))
+        if not rows:
+            raise self._damaged(f"the collection {self.collection!r} is gone")
+        return self._integer(rows[0][0]), self._integer(rows[0][1])
+
+    def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
+        """People by name, those after the name `after` and at most `limit`."""
+        with self._read() as cursor:
+            rows = cursor.rows(
+                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name > ? ORDER BY p.name LIMIT ?",
+                (self._collection_id, after, 2**62 if limit is None else limit),
+            )
+            return self._people_of(rows)
+
+    def get(self, ids: Sequence[int]) -> list[StoredPerson]:
+        """The people with these ids who are there, in the order of `ids`."""
+        found: dict[int, StoredPerson] = {}
+        with self._read() as cursor:
+            for part in _parts(ids):
+                sql = f"{_PERSON} WHERE p.gone IS NULL AND p.collection = ? AND p.id IN ({_marks(part)})"
+                found |= {one.id: one for one in self._people_of(cursor.rows(sql, (self._collection_id, *part)))}
+        return [found[one] for one in ids if one in found]
+
+    def find(self, name: str) -> StoredPerson | None:
+        """The person of that name."""
+        return self._found("name", name)
+
+    def find_external(self, external_id: str) -> StoredPerson | None:
+        """The person whom another system calls so."""
+        return self._found("external_id", external_id)
+
+    def _found(self, column: str, value: str) -> StoredPerson | None:
+        with self._read() as cursor:
+            sql = f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.{column} = ?"
+            people = self._people_of(cursor.rows(sql, (self._collection_id, value)))
+        return people[0] if people else None
+
+    def _people_of(self, rows: Iterable[Row]) -> list[StoredPerson]:
+        return [
+            StoredPerson(self._integer(key), self._state(name, external, extra), self._integer(n), self._time(added))
+            for key, name, external, extra, added, n in rows
+        ]
+
+    def find_digest(self, digest: str) -> list[int]:
+        """The ids of the people who have a photo with that digest."""
+        raw = bytes.fromhex(digest)
+        with self._read() as cursor:
+            rows = cursor.rows(
+                "SELECT DISTINCT face.person FROM face JOIN person ON person.id = face.person WHERE"
+                " substr(face.digest, 1, 8) = ? AND face.digest = ? AND face.gone IS NULL AND person.collection = ?"
+                " ORDER BY face.person",
+                (raw[:8], raw, self._collection_id),
+            )
+        return [self._integer(one) for (one,) in rows]
+
+    def photos(self, person: int) -> list[StoredPhoto]:
+        """The photos of the person with that id, in the order they were added."""
+        with self._read() as cursor:
+            rows = cursor.rows(
+                "SELECT face.id, face.person, face.digest, face.source, making.text, face.added, face.quality, face.extra,"
+                " crop.face FROM face LEFT JOIN making ON making.id = face.making LEFT JOIN crop ON crop.face = face.id"
+                " WHERE face.person = ? AND face.gone IS NULL ORDER BY face.id",
+                (person,),
+            )
+        return [
+            StoredPhoto(
+                self._integer(key), self._integer(owner), self._digest(digest), self._text(source),
+                self._text(making), self._time(added), self._quality(quality),
+                {} if extra is None else self._object(extra, "what is known of a photo"), crop is not None,
+            )
+            for key, owner, digest, source, making, added, quality, extra, crop in rows
+        ]  # fmt: skip
+
+    def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
+        """The vectors (n,D) of photos, removed ones included."""
+        found: dict[int, bytes] = {}
+        with self._read() as cursor:
+            for part in _parts(photos):
+                found |= dict(cursor.rows(f"SELECT id, vector FROM face WHERE id IN ({_marks(part)})", part))
+        missing = [one for one in photos if one not in found]
+        if missing:
+            raise GalleryError(f"{self.name}: no photo has the number {missing[0]}")
+        blobs = [found[one] for one in photos]
+        dimension = len(blobs[0]) // 2 if blobs and isinstance(blobs[0], (bytes, memoryview)) else 0
+        return self._vectors_of(blobs, dimension).astype(np.float32)
+
+    def crop(self, photo: int) -> bytes | None:
+        """The encoded crop of a photo, where it was kept."""
+        with self._read() as cursor:
+            rows = cursor.rows("SELECT data FROM crop WHERE face = ?", (photo,))
+        if rows and not isinstance(rows[0][0], (bytes, memoryview)):
+            raise self._damaged("a crop is not bytes")
+        return bytes(rows[0][0]) if rows else None
+
+    def vectors(self, dimension: int) -> StoredVectors:
+        """Everything that is compared; `GalleryError` where it is damaged."""
+        with self._read() as cursor:
+            rows = cursor.rows(
+                "SELECT person.id, person.name, face.vector, face.quality FROM person JOIN face ON face.person = person.id"
+                " WHERE person.collection = ? AND person.gone IS NULL AND face.gone IS NULL ORDER BY person.id, face.id",
+                (self._collection_id,),
+            )
+        names = {one: self._text(name) for one, name, *_ in rows}
+        place = {one: k for k, one in enumerate(names)}
+        qualities = [math.nan if (one := self._quality(value)) is None else one for *_, value in rows]
+        return StoredVectors(
+            list(names.values()),
+            np.array([place[one] for one, *_ in rows], np.int64),
+            self._vectors_of([blob for _, _, blob, _ in rows], dimension).astype(np.float32),
+            np.array(qualities, np.float32),
+        )
+
+    # Changing people
+
+    def add(self, name: str, entry: Entry) -> bool:
+        """Store one embedding under a name; False when this crop is there already."""
+        blob = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
+        digest, now = bytes.fromhex(entry.digest), int(time.time())
+        with self._write() as cursor:
+            rows = cursor.rows(
+                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name = ?", (self._collection_id, name)
+            )
+            new = not rows
+            if rows:
+                (person,) = self._people_of(rows)
+                owner, state = person.id, person.state
+                held = "SELECT id FROM face WHERE person = ? AND digest = ? AND gone IS NULL"
+                if entry.digest in state.rejected:
+                    raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
+                if cursor.rows(held, (owner, digest)):
+                    return False
+            else:
+                state = PersonState(name)
+                sql = "INSERT INTO person (collection, name, added) VALUES (?, ?, ?)"
+                owner = cursor.insert(sql, (self._collection_id, name, now))
+            photo = cursor.insert(
+                "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (owner, self._making(cursor, entry.made_by), now, entry.quality, digest, entry.source,
+                 json.dumps(entry.metadata, sort_keys=True) if entry.metadata else None, blob),
+            )  # fmt: skip
+            if entry.crop is not None:
+                cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, entry.crop))
+            sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1 WHERE id = ?"
+            cursor.change(sql, (int(new), self._collection_id))
+            what = {"photo": photo, "person": owner} | ({"new": True} if new else {})
+            self._log(cursor, "enroll", "", json.dumps(what))
+            self._touch(cursor, [owner])
+        return True
+
+    def apply(self, change: Change, *, undoes: int | None = None) -> int:
+        """Do a change and log it; returns its number in the log."""
+        from facespace.identification.stores.sql_changes import apply_change
+
+        with self._write() as cursor:
+            if undoes is not None and not cursor.change(
+                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0", (undoes,)
+            ):
+                raise Conflict(f"{self.name}: change {undoes} was undone already")
+            change, touched = apply_change(self, cursor, change)
+            entry = self._log(cursor, change.kind, change.text, change_to_json(change))
+            self._touch(cursor, touched)
+        return entry
+
+    def log(self, limit: int = 20) -> list[LogEntry]:
+        """The last changes, the latest first."""
+        from facespace.identification.stores.sql_changes import logged_change
+
+        with self._read() as cursor:
+            sql = "SELECT id, at, actor, kind, text, change, undone FROM log WHERE collection = ? ORDER BY id DESC LIMIT ?"
+            entries = []
+            for key, at, actor, kind, text, change, undone in cursor.rows(sql, (self._collection_id, limit)):
+                what, told = logged_change(self, cursor, kind, change)
+                entries.append(
+                    LogEntry(self._integer(key), self._time(at), self._text(actor), self._text(kind),
+                             told or self._text(text), what, bool(undone))
+                )  # fmt: skip
+        return entries
+
+    def erase(self, people: Sequence[int] | None = None) -> int:
+        """Erase removed photos and people for good; returns how many photos there were."""
+        from facespace.identification.stores.sql_changes import erase_removed
+
+        with self._write() as cursor:
+            n_photos, n_people, touched = erase_removed(self, cursor, people)
+            if n_photos or n_people:
+                token = secrets.token_hex(8)
+                self._log(cursor, "erase", f"{n_people} people and {n_photos} photos, {token}", None)
+            self._touch(cursor, touched)
+        return n_photos
+
+    def _log(self, cursor: Cursor, kind: str, text: str, change: str | None) -> int:
+        sql = "INSERT INTO log (collection, at, actor, kind, text, change, undone) VALUES (?, ?, ?, ?, ?, ?, 0)"
+        entry = cursor.insert(sql, (self._collection_id, int(time.time()), self._actor, kind, text, change))
+        if kind == "enroll":
+            cursor.change("DELETE FROM log WHERE id = ? AND kind = 'enroll'", (entry - _KEPT_LOG,))
+        return entry
+
+    def _touch(self, cursor: Cursor, people: Sequence[int]) -> None:
+        """Tell other processes that the templates of these people changed."""
+        seq = self._seq(cursor)
+        for person in people:
+            seq += 1
+            cursor.change("INSERT INTO touched VALUES (?, ?)", (seq, person))
+            cursor.change("DELETE FROM touched WHERE seq = ?", (seq - _KEPT_TOUCHED,))
+        cursor.change("UPDATE head SET seq = ? WHERE id = 1", (seq,))
+        self._people_changed(cursor, people)
+
+    def _seq(self, cursor: Cursor) -> int:
+        rows = cursor.rows("SELECT seq FROM head WHERE id = 1")
+        if not rows:
+            raise self._damaged("its head is gone")
+        return self._integer(rows[0][0])
+
+    def _making(self, cursor: Cursor, text: str) -> int:
+        """The number of a text that many photos share."""
+        rows = cursor.rows("SELECT id FROM making WHERE text = ?", (text,))
+        return self._integer(rows[0][0]) if rows else cursor.insert("INSERT INTO making (text) VALUES (?)", (text,))
+
+    # Values out of a file that anybody may have written
+
+    def _damaged(self, what: str) -> GalleryError:
+        return GalleryError(f"{self.name}: damaged ({what})")
+
+    def _integer(self, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise self._damaged("a number in it is none")
+        return value
+
+    def _text(self, value: Any, most: int = 65_536) -> str:
+        if not isinstance(value, str) or len(value) > most:
+            raise self._damaged("a text in it is none, or too long")
+        return plain_text(value)
+
+    def _time(self, value: Any) -> str:
+        seconds = self._integer(value)
+        if seconds >= 2**38:  # the year 10680
+            raise self._damaged("a time in it is no time")
+        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _quality(self, value: Any) -> float | None:
+        if value is not None and not (isinstance(value, (float, int)) and 0 <= value <= 1):
+            raise self._damaged("the quality of a face is not between 0 and 1")
+        return None if value is None else float(value)
+
+    def _digest(self, value: Any) -> str:
+        if not isinstance(value, (bytes, memoryview)) or len(value) != 32:
+            raise self._damaged("a digest is not 32 bytes")
+        return bytes(value).hex()
+
+    def _json(self, text: Any, what: str) -> Any:
+        try:
+            return json.loads(text) if isinstance(text, str) else None
+        except (ValueError, RecursionError):
+            raise self._damaged(f"{what} is not JSON") from None
+
+    def _object(self, text: Any, what: str) -> dict[str, Any]:
+        value = self._json(text, what)
+        if not isinstance(value, dict):
+            raise self._damaged(f"{what} is no JSON object")
+        return value
+
+    def _state(self, name: Any, external_id: Any, extra: Any) -> PersonState:
+        try:
+            return state_from_row(
+                name, external_id, {} if extra is None else self._object(extra, "what is known of a person")
+            )
+        except (TypeError, ValueError) as error:
+            raise self._damaged(str(error)) from None
+
+    def _vectors_of(self, blobs: Sequence[Any], dimension: int) -> npt.NDArray[np.float16]:
+        """Vectors (n,D) out of their bytes; `GalleryError` for another length, and for vectors not of length 1."""
+        if not 0 <= dimension <= _MAX_DIMENSION or any(
+            not isinstance(one, (bytes, memoryview)) or len(one) != 2 * dimension for one in blobs
+        ):
+            raise self._damaged(f"an embedding is not of {dimension} numbers")
+        vectors = np.frombuffer(b"".join(blobs), "<f2").reshape(len(blobs), dimension).astype(np.float16, copy=False)
+        self._check_lengths(vectors)
+        return vectors
+
+    def _check_lengths(self, vectors: npt.NDArray[np.float16]) -> None:
+        exact = vectors.astype(np.float32)
+        if not (np.abs(np.einsum("nd,nd->n", exact, exact) - 1) < 4e-3).all():  # so written, NaN fails it too
+            raise self._damaged("an embedding is not of length 1")
+
+
+_PERSON = (
+    "SELECT p.id, p.name, p.external_id, p.extra, p.added,"
+    " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL) FROM person p"
+)
+
+
+def _parts(ids: Sequence[int]) -> Iterator[list[int]]:
+    for start in range(0, len(ids), _A_TIME):
+        yield [int(one) for one in ids[start : start + _A_TIME]]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _user() -> str:
+    """Who changes the gallery, for its log."""
+    try:
+        return plain_text(getpass.getuser())[:100]
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return "unknown"

@@ -1,0 +1,180 @@
+"""Changes of people and photos in the tables of an SQL store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from facespace.identification.stores.changes import change_from_json, extra_of
+from facespace.identification.stores.protocol import Change, Conflict, PersonChange, PersonState, PhotoChange
+
+if TYPE_CHECKING:
+    from facespace.identification.stores.sql import Cursor, SqlStore
+
+_FACES_OF = "SELECT count(*) FROM face WHERE person = ? AND gone IS NULL"
+
+
+def apply_change(store: SqlStore, cursor: Cursor, change: Change) -> tuple[Change, list[int]]:
+    """Do a change; returns it with the ids that new people were given, and the people whose photos changed."""
+    now, before = int(time.time()), store._counts(cursor)
+    ids: dict[int, int] = {}
+    n_people, n_photos = before
+    # Who goes makes room for a name before somebody takes it.
+    for one in sorted(change.people, key=lambda one: one.after is not None):
+        _check_person(store, cursor, one)
+        if one.after is None:
+            cursor.change("UPDATE person SET gone = ? WHERE id = ?", (now, one.id))
+    for one in change.people:
+        if one.after is not None:
+            _check_free(store, cursor, one)
+            ids[one.id] = _put_person(store, cursor, one, now)
+        n_people += (one.after is not None) - (one.before is not None)
+    touched: set[int] = set()
+    done = []
+    for photo in change.photos:
+        owner = photo.after if photo.after is None else ids.get(photo.after, photo.after)
+        owner = _move(cursor, photo, owner, now, store.name)
+        done.append(photo._replace(after=owner))
+        n_photos += (owner is not None) - (photo.before is not None)
+        touched |= {one for one in (photo.before, owner) if one is not None}
+    for person in touched | {ids.get(one.id, one.id) for one in change.people}:
+        _check_owner(store, cursor, person)
+    sql = "UPDATE collection SET n_people = ?, n_photos = ? WHERE id = ?"
+    cursor.change(sql, (n_people, n_photos, store._collection_id))
+    # Of a person whose state alone changed the templates may be made in another way.
+    touched |= {ids.get(one.id, one.id) for one in change.people}
+    people = tuple(one._replace(id=ids.get(one.id, one.id)) for one in change.people)
+    return dataclasses.replace(change, people=people, photos=tuple(done)), sorted(touched)
+
+
+def _check_person(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
+    if change.id <= 0:
+        return
+    rows = cursor.rows(
+        "SELECT name, external_id, extra, gone FROM person WHERE id = ? AND collection = ?",
+        (change.id, store._collection_id),
+    )
+    held = None
+    if rows and rows[0][3] is None:
+        held = store._state(*rows[0][:3])
+    if not rows or held != change.before:
+        raise Conflict(f"{store.name}: {_told(change)} was changed meanwhile; try again")
+
+
+def _check_free(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
+    assert change.after is not None
+    taken = [("name", change.after.name)] + (
+        [("external_id", change.after.external_id)] if change.after.external_id else []
+    )
+    for column, value in taken:
+        rows = cursor.rows(
+            f"SELECT id FROM person WHERE collection = ? AND gone IS NULL AND {column} = ?",
+            (store._collection_id, value),
+        )
+        if any(key != change.id for (key,) in rows):
+            what = "somebody is called" if column == "name" else "somebody has the external id"
+            raise Conflict(f"{store.name}: {what} {value!r} already")
+
+
+def _put_person(store: SqlStore, cursor: Cursor, change: PersonChange, now: int) -> int:
+    state: PersonState = change.after  # type: ignore[assignment]
+    extra = extra_of(state)
+    values = (state.name, state.external_id or None, json.dumps(extra, sort_keys=True) if extra else None)
+    if change.id <= 0:
+        sql = "INSERT INTO person (collection, name, external_id, extra, added) VALUES (?, ?, ?, ?, ?)"
+        return cursor.insert(sql, (store._collection_id, *values, now))
+    cursor.change(
+        "UPDATE person SET name = ?, external_id = ?, extra = ?, gone = NULL WHERE id = ?", (*values, change.id)
+    )
+    return change.id
+
+
+def _move(cursor: Cursor, photo: PhotoChange, owner: int | None, now: int, name: str) -> int | None:
+    """Give a photo to a person, or remove it; returns who has it then."""
+    rows = cursor.rows("SELECT person, gone FROM face WHERE id = ?", (photo.id,))
+    held = rows[0][0] if rows and rows[0][1] is None else None
+    if not rows or held != photo.before:
+        raise Conflict(f"{name}: photo {photo.id} was changed meanwhile; try again")
+    twice = (
+        "SELECT a.id FROM face a JOIN face b ON b.digest = a.digest AND b.id = ? WHERE a.person = ? AND a.gone IS NULL"
+        " AND a.id <> b.id"
+    )
+    if owner is None or cursor.rows(twice, (photo.id, owner)):  # of two copies of a crop a person keeps one
+        cursor.change("UPDATE face SET gone = ? WHERE id = ?", (now, photo.id))
+        return None
+    cursor.change("UPDATE face SET person = ?, gone = NULL WHERE id = ?", (owner, photo.id))
+    return owner
+
+
+def _check_owner(store: SqlStore, cursor: Cursor, person: int) -> None:
+    rows = cursor.rows("SELECT gone, collection FROM person WHERE id = ?", (person,))
+    ((n_photos,),) = cursor.rows(_FACES_OF, (person,))
+    if n_photos and (not rows or rows[0] != (None, store._collection_id)):
+        raise Conflict(f"{store.name}: a photo would belong to nobody; try again")
+
+
+def _told(change: PersonChange) -> str:
+    state = change.before or change.after
+    return "somebody" if state is None else repr(state.name)
+
+
+def logged_change(store: SqlStore, cursor: Cursor, kind: Any, stored: Any) -> tuple[Change | None, str]:
+    """The change of a row of the log, and a line for people where the row has none: enrolments are logged short."""
+    if stored is None:
+        return None, ""
+    value = store._object(stored, "a change in the log")
+    try:
+        if kind != "enroll":
+            return change_from_json(str(kind), "", value), ""
+        photo, person = store._integer(value.get("photo")), store._integer(value.get("person"))
+    except ValueError as error:
+        raise store._damaged(str(error)) from None
+    rows = cursor.rows(
+        "SELECT p.name, p.external_id, p.extra, face.source FROM person p JOIN face ON face.id = ? WHERE p.id = ?",
+        (photo, person),
+    )
+    if not rows:
+        return None, "a photo that was erased"
+    name, external_id, extra, source = rows[0]
+    state = store._state(name, external_id, extra)
+    people = (PersonChange(person, None, state),) if value.get("new") else ()
+    change = Change("enroll", "", people, (PhotoChange(photo, None, person),))
+    return change, f"{state.name}: {store._text(source)}" if source else state.name
+
+
+def erase_removed(store: SqlStore, cursor: Cursor, people: Sequence[int] | None) -> tuple[int, int, list[int]]:
+    """Erase removed photos and people, and what the log says of them: how many, and whose photos these were."""
+    of = "SELECT id FROM person WHERE collection = ?"
+    values: tuple[Any, ...] = (store._collection_id,)
+    if people is not None:
+        of += f" AND id IN ({', '.join('?' * len(people))})"
+        values += tuple(people)
+    gone = f"person IN ({of}) AND (gone IS NOT NULL OR person IN (SELECT id FROM person WHERE gone IS NOT NULL))"
+    photos = cursor.rows(f"SELECT id, person FROM face WHERE {gone}", values)
+    persons = [key for (key,) in cursor.rows(f"{of} AND gone IS NOT NULL", values)]
+    for photo, _ in photos:
+        cursor.change("DELETE FROM crop WHERE face = ?", (photo,))
+        cursor.change("DELETE FROM face WHERE id = ?", (photo,))
+    for person in persons:
+        cursor.change("DELETE FROM person WHERE id = ?", (person,))
+    _forget(store, cursor, {key for key, _ in photos}, set(persons))
+    return len(photos), len(persons), sorted({owner for _, owner in photos} | set(persons))
+
+
+def _forget(store: SqlStore, cursor: Cursor, photos: set[int], people: set[int]) -> None:
+    """Take the names out of log entries that speak of erased photos and people; they cannot be undone any more."""
+    if not photos and not people:
+        return
+    rows = cursor.rows(
+        "SELECT id, kind, change FROM log WHERE collection = ? AND change IS NOT NULL", (store._collection_id,)
+    )
+    for key, kind, stored in rows:
+        value = store._object(stored, "a change in the log")
+        named = {value.get("person")} if kind == "enroll" else {one[0] for one in value.get("people", [])}
+        moved = {value.get("photo")} if kind == "enroll" else {one[0] for one in value.get("photos", [])}
+        owners = {owner for one in value.get("photos", []) for owner in one[1:]} if kind != "enroll" else set()
+        if (named | owners) & people or moved & photos:
+            cursor.change("UPDATE log SET change = NULL, text = 'erased' WHERE id = ?", (key,))

@@ -1,0 +1,111 @@
+"""Gallery files of formats 1 and 2 brought to the present one, in the file itself, whole or not at all."""
+
+from __future__ import annotations
+
+import calendar
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facespace.errors import GalleryError
+from facespace.identification.stores.sql import VERSION
+
+_OLD = ("setting", "person", "face")
+_A_TIME = 1024
+
+
+def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """Bring the file from `version` to the present format; `GalleryError` where it is damaged or cannot be written.
+
+    Vectors of float32 become float16. A process that is killed leaves the old file; one that was faster has done the work.
+    """
+    from facespace.identification.stores.sqlite import _PAGE, make_tables
+
+    connection.execute("PRAGMA journal_mode = DELETE")  # the log of the old format beside the file goes
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("PRAGMA synchronous = EXTRA")
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        (now,) = connection.execute("PRAGMA user_version").fetchone()
+        if now >= VERSION:  # another process was first
+            connection.execute("ROLLBACK")
+            return
+        for table in _OLD:
+            connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+        make_tables(connection)
+        _copy(connection, path, has_quality=version > 1)
+        for table in reversed(_OLD):
+            connection.execute(f"DROP TABLE old_{table}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute(f"PRAGMA page_size = {_PAGE}")
+    connection.execute("VACUUM")  # gives the room of the float32 vectors back
+
+
+def _copy(connection: sqlite3.Connection, path: Path, *, has_quality: bool) -> None:
+    connection.execute("INSERT INTO collection (id, name, n_people, n_photos) VALUES (1, 'default', 0, 0)")
+    connection.execute("INSERT INTO setting SELECT 1, key, value FROM old_setting")
+    added = "INSERT INTO person (id, collection, name, added) VALUES (?, 1, ?, ?)"
+    for key, name, when in connection.execute("SELECT id, name, added FROM old_person ORDER BY id").fetchall():
+        connection.execute(added, (key, name, _seconds(when, path)))
+    makings: dict[str, int] = {}
+    quality = "quality" if has_quality else "NULL"
+    faces = connection.execute(
+        f"SELECT id, person, digest, source, made_by, embedding, added, {quality} FROM old_face ORDER BY id"
+    )
+    while rows := faces.fetchmany(_A_TIME):
+        for key, person, digest, source, made_by, blob, when, value in rows:
+            if made_by not in makings:
+                sql = "INSERT INTO making (text) VALUES (?)"
+                makings[made_by] = connection.execute(sql, (made_by,)).lastrowid or 0
+            connection.execute(
+                "INSERT INTO face (id, person, making, added, quality, digest, source, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key,
+                    person,
+                    makings[made_by],
+                    _seconds(when, path),
+                    value,
+                    _raw(digest, path),
+                    source,
+                    _half(blob, path),
+                ),
+            )
+    # A person without photos was never shown to be searched: nobody can be recognised by none.
+    connection.execute("DELETE FROM person WHERE id NOT IN (SELECT person FROM face)")
+    connection.execute(
+        "UPDATE collection SET n_people = (SELECT count(*) FROM person), n_photos = (SELECT count(*) FROM face)"
+    )
+
+
+def _half(blob: Any, path: Path) -> bytes:
+    if not isinstance(blob, bytes) or len(blob) % 4 or not blob:
+        raise GalleryError(f"{path}: damaged (an embedding is no row of float32)")
+    vector = np.frombuffer(blob, "<f4")
+    if not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:  # so written, NaN fails it too
+        raise GalleryError(f"{path}: damaged (an embedding is not of length 1)")
+    return vector.astype("<f2").tobytes()
+
+
+def _raw(digest: Any, path: Path) -> bytes:
+    try:
+        raw = bytes.fromhex(digest)
+    except (TypeError, ValueError):
+        raw = b""
+    if len(raw) != 32:
+        raise GalleryError(f"{path}: damaged (a digest is not 32 bytes)")
+    return raw
+
+
+def _seconds(when: Any, path: Path) -> int:
+    try:
+        return calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ"))
+    except (TypeError, ValueError):
+        raise GalleryError(f"{path}: damaged (a time in it is no time)") from None

@@ -1,0 +1,93 @@
+"""The rows of a gallery's file as a search index takes them: one a person, or one a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.embedding.calibration import UNKNOWN_QUALITY
+from facespace.identification.people_index import Rows
+
+if TYPE_CHECKING:
+    from facespace.identification.stores.sqlite import SQLiteStore
+
+_A_TIME = 4096  # photos
+_MAX_BEHIND = 20_000  # changed people, beyond which everybody is read again
+_FACES = "SELECT face.person, face.vector, face.quality, person.extra FROM {} WHERE face.gone IS NULL AND person.gone IS NULL"
+
+
+def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Rows]:
+    """Everybody of the collection, by ascending id, some thousands at a time; `GalleryError` where the file is damaged."""
+    n_people, n_photos = store._counts(cursor)
+    sql = f"{_FACES.format('person CROSS JOIN face ON face.person = person.id')} AND person.collection = ? ORDER BY person.id"
+    answers = cursor.stream(sql, (store._collection_id,))
+    default = store.setting("templates") or "mean"
+    seen_people = seen_photos = 0
+    left: list[Any] = []
+    while True:
+        rows = answers.fetchmany(_A_TIME)
+        if not rows and not left:
+            break
+        rows, left = left + rows, []
+        if len(rows) >= _A_TIME:  # the last person of the piece may go on in the next one
+            cut = len(rows)
+            while cut and rows[cut - 1][0] == rows[-1][0]:
+                cut -= 1
+            if cut:
+                rows, left = rows[:cut], rows[cut:]
+        piece, n = _rows_of(store, rows, dimension, default)
+        seen_photos += len(rows)
+        seen_people += n
+        yield piece
+    if (seen_people, seen_photos) != (n_people, n_photos):
+        raise store._damaged(
+            f"{seen_people} people and {seen_photos} photos where it counts {n_people} and {n_photos}; was it copied "
+            "while somebody wrote? Copy it again by facespace gallery copy"
+        )
+
+
+def changed_rows(
+    store: SQLiteStore, cursor: Any, dimension: int, since: int, until: int
+) -> tuple[npt.NDArray[np.int64], Rows] | None:
+    """Who changed after `since`, and their rows as they are now; None where too many did."""
+    if until < since or until - since > _MAX_BEHIND:
+        return None
+    touched = cursor.rows("SELECT seq, person FROM touched WHERE seq > ?", (since,))
+    if len(touched) != until - since:
+        return None
+    people = sorted({store._integer(person) for _, person in touched})
+    default = store.setting("templates") or "mean"
+    rows: list[Any] = []
+    sql = f"{_FACES.format('face JOIN person ON person.id = face.person')} AND person.collection = ? AND face.person = ? ORDER BY face.id"
+    for person in people:
+        rows += cursor.rows(sql, (store._collection_id, person))
+    piece, _ = _rows_of(store, rows, dimension, default)
+    return np.array(people, np.int64), piece
+
+
+def _rows_of(store: SQLiteStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
+    """Index rows of photos (person, vector, quality, extra) that stand person by person; and how many people these are."""
+    vectors = store._vectors_of([row[1] for row in rows], dimension)
+    ids = np.array([store._integer(row[0]) for row in rows], np.int64)
+    qualities = np.array([UNKNOWN_QUALITY if row[2] is None else store._quality(row[2]) for row in rows], np.float32)
+    starts = np.flatnonzero(np.diff(ids, prepend=-1))
+    ends = np.append(starts[1:], len(ids))
+    ones = np.ones(len(ids), np.int32)
+    if len(starts) == len(ids):
+        return Rows(ids, vectors, ones, qualities), len(starts)
+    kept = np.zeros(len(ids), bool)
+    counts = ones.copy()
+    vectors = vectors.copy()
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        extra = rows[start][3]
+        own = store._object(extra, "what is known of a person").get("templates") if extra is not None else None
+        if end - start == 1 or (own or default) == "best":
+            kept[start:end] = True
+            continue
+        mean = vectors[start:end].astype(np.float64).sum(axis=0)
+        vectors[start] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        counts[start], qualities[start], kept[start] = end - start, qualities[start:end].mean(), True
+    return Rows(ids[kept], vectors[kept], counts[kept], qualities[kept]), len(starts)
