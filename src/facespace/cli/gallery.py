@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from facespace.cli import gallery_exchange
 from facespace.cli.shared.options import GalleryFile, Json
 from facespace.cli.shared.output import write_json, write_line
 from facespace.io.text import clean_name
 
 app = typer.Typer(help="List, rename and remove people of a gallery.", no_args_is_help=True, rich_markup_mode=None)
+gallery_exchange.add_commands(app)
 
 
 @app.command("list")

@@ -280,7 +280,6 @@ class SqlStore(ABC):
 
     def add(self, name: str, entry: Entry) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
-        blob = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
         digest, now = bytes.fromhex(entry.digest), int(time.time())
         with self._write() as cursor:
             rows = cursor.rows(
@@ -299,19 +298,25 @@ class SqlStore(ABC):
                 state = PersonState(name)
                 sql = "INSERT INTO person (collection, name, added) VALUES (?, ?, ?)"
                 owner = cursor.insert(sql, (self._collection_id, name, now))
-            photo = cursor.insert(
-                "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (owner, self._making(cursor, entry.made_by), now, entry.quality, digest, entry.source,
-                 json.dumps(entry.metadata, sort_keys=True) if entry.metadata else None, blob),
-            )  # fmt: skip
-            if entry.crop is not None:
-                cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, entry.crop))
+            photo = self._insert_photo(cursor, owner, entry, self._making(cursor, entry.made_by), now)
             sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1 WHERE id = ?"
             cursor.change(sql, (int(new), self._collection_id))
             what = {"photo": photo, "person": owner} | ({"new": True} if new else {})
             self._log(cursor, "enroll", "", json.dumps(what))
             self._touch(cursor, [owner])
         return True
+
+    def _insert_photo(self, cursor: Cursor, owner: int, entry: Entry, making: int, added: int) -> int:
+        """Store one embedding of a person, which is new there, within a change; returns its number."""
+        photo = cursor.insert(
+            "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (owner, making, added, entry.quality, bytes.fromhex(entry.digest), entry.source,
+             json.dumps(entry.metadata, sort_keys=True) if entry.metadata else None,
+             np.ascontiguousarray(entry.embedding, "<f2").tobytes()),
+        )  # fmt: skip
+        if entry.crop is not None:
+            cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, entry.crop))
+        return photo
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:
         """Do a change and log it; returns its number in the log."""

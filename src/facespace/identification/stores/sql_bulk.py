@@ -1,0 +1,150 @@
+"""People with all their photos in the tables of an SQL store, many in one statement and in one change."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from facespace.identification.stores.changes import change_to_json, extra_of
+from facespace.identification.stores.protocol import Change, Entry, PersonChange, PersonState, PhotoChange, StoredPerson
+from facespace.identification.stores.records import Counts, Joined, PersonRecord, PhotoRecord, joined, seconds_of
+from facespace.identification.stores.sql import Cursor, Row, SqlStore
+
+_A_TIME = 500  # values in one statement
+
+
+def read_people(store: SqlStore, people: Sequence[StoredPerson]) -> Iterator[PersonRecord]:
+    """These people with all photos; who has none any more is left out. `GalleryError` for what is damaged."""
+    rows: list[Row] = []
+    with store._read() as cursor:
+        for part in _parts([one.id for one in people]):
+            rows += cursor.rows(
+                "SELECT face.person, face.digest, face.source, making.text, face.added, face.quality, face.extra, face.vector,"
+                " crop.face, crop.data FROM face LEFT JOIN making ON making.id = face.making"
+                " LEFT JOIN crop ON crop.face = face.id"
+                f" WHERE face.person IN ({_marks(part)}) AND face.gone IS NULL ORDER BY face.person, face.id",
+                part,
+            )
+    first = rows[0][7] if rows else b""
+    dimension = len(first) // 2 if isinstance(first, (bytes, memoryview)) else 0
+    vectors = store._vectors_of([row[7] for row in rows], dimension).astype(np.float32)
+    photos: dict[int, list[PhotoRecord]] = {}
+    for row, vector in zip(rows, vectors, strict=True):
+        person, digest, source, making, added, quality, extra, _, face, crop = row
+        if face is not None and not isinstance(crop, (bytes, memoryview)):
+            raise store._damaged("a crop is not bytes")
+        entry = Entry(
+            vector, store._digest(digest), store._text(source), store._text(making), store._quality(quality),
+            {} if extra is None else store._object(extra, "what is known of a photo"), None if face is None else bytes(crop),
+        )  # fmt: skip
+        photos.setdefault(store._integer(person), []).append(PhotoRecord(entry, store._time(added)))
+    for one in people:
+        if one.id in photos:
+            yield PersonRecord(one.state, one.added, tuple(photos[one.id]))
+
+
+def add_people(
+    store: SqlStore, people: Sequence[PersonRecord], *, text: str, skip_known: bool, undoable: bool
+) -> Counts:
+    """Bring people to the store in one change; see `bulk.add_people`."""
+    counts = Counts()
+    changed: list[PersonChange] = []
+    moved: list[PhotoChange] = []
+    with store._write() as cursor:
+        known = _known(store, cursor, people)
+        taken = _external_ids(store, cursor, people)
+        makings: dict[str, int] = {}
+        for record in people:
+            held = known.get(record.state.name)
+            if held is not None and skip_known:
+                counts = counts.plus(Counts(known_people=1))
+                continue
+            digests = _digests(store, cursor, held.id) if held is not None else set()
+            plan = joined(record, held.state if held is not None else None, digests, _is_free(taken, held))
+            counts = counts.plus(plan.counts)
+            before = None if held is None else held.state
+            owner = held.id if held is not None else _new_person(store, cursor, plan, record.added)
+            if plan.state.external_id:
+                taken[plan.state.external_id] = owner
+            if held is not None and plan.state != held.state:
+                _set_state(cursor, owner, plan.state)
+            photos = [_new_photo(store, cursor, owner, one, makings) for one in plan.photos]
+            if before != plan.state or photos:
+                known[record.state.name] = StoredPerson(owner, plan.state, 0, record.added)
+            if before != plan.state:
+                changed.append(PersonChange(owner, before, plan.state))
+            moved += [PhotoChange(one, None, owner) for one in photos]
+        if not changed and not moved:
+            return counts
+        sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + ? WHERE id = ?"
+        cursor.change(sql, (counts.new_people, counts.new_photos, store._collection_id))
+        change = Change("import", text, tuple(changed), tuple(moved))
+        store._log(cursor, "import", text, change_to_json(change) if undoable else None)
+        owners = itertools.chain((one.id for one in changed), (one.after for one in moved if one.after is not None))
+        store._touch(cursor, list(dict.fromkeys(owners)))
+    return counts
+
+
+def _known(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> dict[str, StoredPerson]:
+    """Who is there already, by name."""
+    found: dict[str, StoredPerson] = {}
+    for part in _parts([one.state.name for one in people]):
+        rows = cursor.rows(
+            "SELECT id, name, external_id, extra, added, 0 FROM person"
+            f" WHERE collection = ? AND gone IS NULL AND name IN ({_marks(part)})",
+            (store._collection_id, *part),
+        )
+        found |= {one.state.name: one for one in store._people_of(rows)}
+    return found
+
+
+def _external_ids(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> dict[str, int]:
+    """Whose the external ids are."""
+    found: dict[str, int] = {}
+    for part in _parts([one.state.external_id for one in people if one.state.external_id]):
+        sql = f"SELECT external_id, id FROM person WHERE collection = ? AND gone IS NULL AND external_id IN ({_marks(part)})"
+        found |= {str(key): store._integer(person) for key, person in cursor.rows(sql, (store._collection_id, *part))}
+    return found
+
+
+def _is_free(taken: dict[str, int], held: StoredPerson | None) -> Callable[[str], bool]:
+    return lambda external_id: taken.get(external_id) in (None, held.id if held is not None else None)
+
+
+def _digests(store: SqlStore, cursor: Cursor, person: int) -> set[str]:
+    rows = cursor.rows("SELECT digest FROM face WHERE person = ? AND gone IS NULL", (person,))
+    return {store._digest(digest) for (digest,) in rows}
+
+
+def _new_person(store: SqlStore, cursor: Cursor, plan: Joined, added: str) -> int:
+    sql = "INSERT INTO person (collection, name, external_id, extra, added) VALUES (?, ?, ?, ?, ?)"
+    return cursor.insert(sql, (store._collection_id, *_columns(plan.state), seconds_of(added)))
+
+
+def _set_state(cursor: Cursor, person: int, state: PersonState) -> None:
+    cursor.change("UPDATE person SET name = ?, external_id = ?, extra = ? WHERE id = ?", (*_columns(state), person))
+
+
+def _columns(state: PersonState) -> tuple[str, str | None, str | None]:
+    extra = extra_of(state)
+    return state.name, state.external_id or None, json.dumps(extra, sort_keys=True) if extra else None
+
+
+def _new_photo(store: SqlStore, cursor: Cursor, owner: int, photo: PhotoRecord, makings: dict[str, int]) -> int:
+    made_by = photo.entry.made_by
+    if made_by not in makings:
+        makings[made_by] = store._making(cursor, made_by)
+    return store._insert_photo(cursor, owner, photo.entry, makings[made_by], seconds_of(photo.added))
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), _A_TIME):
+        yield values[start : start + _A_TIME]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
