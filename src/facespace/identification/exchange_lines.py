@@ -126,7 +126,7 @@ class Line(NamedTuple):
 
     def _time(self, told: Mapping[str, Any]) -> str:
         try:
-            seconds_of(told["added"])
+            seconds_of(str(told["added"])[:40])
         except ValueError as error:
             raise self._wrong(str(error)) from None
         return str(told["added"])

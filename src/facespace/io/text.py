@@ -13,7 +13,8 @@ def plain_text(text: str) -> str:
     >>> plain_text("caf\\udce9.jpg")
     'caf\\\\xe9.jpg'
     """
-    return "".join(map(_plain, text))
+    # Nearly all names and paths are printable as they are: letters are looked at one by one only where they are not.
+    return text if text.isprintable() else "".join(map(_plain, text))
 
 
 def _plain(letter: str) -> str:

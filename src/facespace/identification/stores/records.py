@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import dataclasses
 import datetime
+import functools
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -96,14 +97,15 @@ def joined(
     return Joined(state, new, Counts(0, 1, len(new), n_known, n_rejected, remarks))
 
 
+@functools.lru_cache(4096)  # photos of one import share theirs
 def seconds_of(time: str) -> int:
     """A UTC time as stores tell it, in seconds since 1970; `ValueError` for anything else.
 
     >>> seconds_of("2026-01-02T03:04:05Z")
     1767323045
     """
-    if not isinstance(time, str) or not _TIME.fullmatch(time):
-        raise ValueError(f"a time must be written like 2026-01-02T03:04:05Z, got {str(time)[:40]!r}")
+    if not _TIME.fullmatch(time):
+        raise ValueError(f"a time must be written like 2026-01-02T03:04:05Z, got {time[:40]!r}")
     seconds = calendar.timegm(datetime.datetime.fromisoformat(time[:-1]).timetuple())
     if seconds < 0:
         raise ValueError(f"a time must be after 1970, got {time}")
