@@ -23,7 +23,7 @@ from facespace.errors import GalleryError
 from facespace.identification import exchange_file
 from facespace.identification.exchange_file import CROPS, HEADER, PEOPLE, VECTORS, PeopleFile, is_export, write_people
 from facespace.identification.exchange_lines import Header
-from support.galleries import D, MODEL, everybody, person, told
+from support.gallery_people import MODEL, D, everybody, person, told
 
 ENTRIES = (PEOPLE, VECTORS, CROPS, HEADER)
 
@@ -124,7 +124,7 @@ import os, resource, signal, sys
 from pathlib import Path
 from facespace.identification.exchange_file import write_people
 from facespace.identification.exchange_lines import Header
-from support.galleries import MODEL, everybody
+from support.gallery_people import MODEL, everybody
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 people, target = everybody(), Path(sys.argv[1])
 for most in range(0, int(sys.argv[2]), 1000):
@@ -219,7 +219,9 @@ def test_sizes_are_compared_before_memory_is_taken(path: Path) -> None:
     change(path, HEADER, more)
     refused(path, r"must have float16 vectors of shape \[9999999")
     change(path, VECTORS, lambda data: exchange_file._tensor_header(10**9, D))
-    change(path, HEADER, lambda data: data.split(b'"counts"')[0] + b'"counts":{"people":1,"photos":1000000000,"crops":1}}')
+    change(
+        path, HEADER, lambda data: data.split(b'"counts"')[0] + b'"counts":{"people":1,"photos":1000000000,"crops":1}}'
+    )
     refused(path, f"{VECTORS} has .* bytes where 16000000")
 
 

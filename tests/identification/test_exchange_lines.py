@@ -19,7 +19,7 @@ from facespace.identification.exchange_lines import (
     read_json,
     read_line,
 )
-from support.galleries import MODEL, everybody, person, photo
+from support.gallery_people import MODEL, everybody, person, photo
 
 PERSON: dict[str, Any] = {"name": "Ada", "added": "2026-01-02T03:04:05Z", "photos": 1}
 PHOTO: dict[str, Any] = {"digest": "0" * 64, "source": "a.jpg", "made_by": "x", "added": "2026-01-02T03:04:05Z"}
@@ -53,7 +53,7 @@ def test_letters_are_written_as_they_are() -> None:
 
 def test_a_person_of_too_many_rejections_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_lines, "MAX_LINE", 1000)
-    with pytest.raises(GalleryError, match="Ada: .* bytes of JSON are more than the 1000"):
+    with pytest.raises(GalleryError, match=r"Ada: .* bytes of JSON are more than the 1000"):
         person_line(person("Ada", 1, rejected=tuple(f"{k:064x}" for k in range(20))))
 
 
@@ -165,7 +165,7 @@ def test_what_is_no_json(data: bytes, said: str) -> None:
 
 
 def test_a_line_that_is_too_long_or_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="line 3: longer than .*, or cut short"):
+    with pytest.raises(ValueError, match=r"line 3: longer than .*, or cut short"):
         read_line(b"{}", "line 3")
     monkeypatch.setattr(exchange_lines, "MAX_LINE", 10)
     with pytest.raises(ValueError, match="line 3: longer than 10"):
@@ -204,7 +204,9 @@ def test_a_header_that_cannot_be(changes: dict[str, Any], said: str) -> None:
 
 
 def test_a_newer_format_names_the_remedy() -> None:
-    with pytest.raises(GalleryError, match=r"a.facespace: written by a newer facespace \(format 2, .* up to 1\); upgrade"):
+    with pytest.raises(
+        GalleryError, match=r"a.facespace: written by a newer facespace \(format 2, .* up to 1\); upgrade"
+    ):
         read_header(json.dumps(HEADER | {"version": 2, "model": "of another kind"}).encode(), 1, "a.facespace")
 
 

@@ -13,7 +13,7 @@ from facespace.identification.stores import bulk
 from facespace.identification.stores.bulk import add_people, batches, people_of
 from facespace.identification.stores.records import Counts
 from facespace.identification.stores.sqlite import SQLiteStore
-from support.galleries import OtherStore, everybody, open_people, person, photo, told
+from support.gallery_people import OtherStore, everybody, open_people, person, photo, told
 
 KINDS: dict[str, Callable[[SQLiteStore], Any]] = {"of SQL": lambda store: store, "other": OtherStore}
 
@@ -65,7 +65,11 @@ def test_a_rejected_photo_does_not_come_back(store: Any) -> None:
 
 
 def test_a_store_that_was_stopped_in_the_midst_goes_on(tmp_path: Path) -> None:
-    people = [person("Ada", 1, 2, external_id="x", templates="best"), person("Bob", 3, metadata={"x": 1}), person("Eve", 4)]
+    people = [
+        person("Ada", 1, 2, external_id="x", templates="best"),
+        person("Bob", 3, metadata={"x": 1}),
+        person("Eve", 4),
+    ]
     whole = OtherStore(SQLiteStore(tmp_path / "whole.gallery", create=True))
     add_people(whole, people, text="test")
     for stop in range(whole.calls):

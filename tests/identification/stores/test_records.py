@@ -6,7 +6,7 @@ import pytest
 
 from facespace.identification.stores.protocol import PersonState
 from facespace.identification.stores.records import Counts, joined, seconds_of
-from support.galleries import person, photo
+from support.gallery_people import person, photo
 
 
 def free(_: str) -> bool:
@@ -32,7 +32,9 @@ def test_an_external_id_that_somebody_else_has_is_left_out_and_told() -> None:
 def test_a_known_person_gets_what_is_new_and_keeps_the_rest() -> None:
     digests = [photo(k).entry.digest for k in range(5)]
     held = PersonState("Ada", "", {"team": "blue"}, (digests[2],), "mean")
-    record = person("Ada", 0, 1, 2, external_id="a1", metadata={"team": "red", "x": 1}, rejected=(digests[3], digests[4]))
+    record = person(
+        "Ada", 0, 1, 2, external_id="a1", metadata={"team": "red", "x": 1}, rejected=(digests[3], digests[4])
+    )
     state, photos, counts = joined(record, held, {digests[0], digests[4]}, free)
     assert [one.entry.digest for one in photos] == [digests[1]]
     assert counts == Counts(0, 1, 1, 1, 1)
@@ -50,8 +52,9 @@ def test_doing_it_twice_changes_nothing_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "2026-01-02", "2026-13-02T03:04:05Z", "2026-02-30T03:04:05Z", "1969-12-31T23:59:59Z", "٢٠٢٦-01-02T03:04:05Z"]
+    "text",
+    ["", "2026-01-02", "2026-13-02T03:04:05Z", "2026-02-30T03:04:05Z", "1969-12-31T23:59:59Z", "٢٠٢٦-01-02T03:04:05Z"],
 )
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match="time must be|month|day"):
+    with pytest.raises(ValueError, match=r"time must be|month|day"):
         seconds_of(text)

@@ -13,7 +13,7 @@ from facespace.identification import edits
 from facespace.identification.stores.bulk import add_people, people_of
 from facespace.identification.stores.records import Counts
 from facespace.identification.stores.sqlite import SQLiteStore
-from support.galleries import D, everybody, open_people, person, photo, told
+from support.gallery_people import D, everybody, open_people, person, photo, told
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ NAMES = sorted(
 )  # fmt: skip
 
 
-def photo(k: int, *, crop: bool = False, **changes: Any) -> PhotoRecord:
+def photo(k: int, *, crop: bool | bytes = False, **changes: Any) -> PhotoRecord:
     rng = np.random.default_rng(k)
     vector = rng.standard_normal(D)
     pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -38,15 +38,13 @@ def photo(k: int, *, crop: bool = False, **changes: Any) -> PhotoRecord:
         "made_by": "onnxruntime float32",
         "quality": None if k % 3 == 0 else (k % 100) / 100,
         "metadata": {"k": k, "deep": [{"é": None}]} if k % 4 == 0 else {},
-        "crop": encode_png(pixels) if crop else None,
+        "crop": encode_png(pixels) if crop is True else crop or None,
     }
     return PhotoRecord(Entry(**(told | changes)), f"2026-01-02T03:04:{k % 60:02d}Z")
 
 
 def person(name: str, *numbers: int, crop: bool = False, **state: Any) -> PersonRecord:
-    return PersonRecord(
-        PersonState(name, **state), "2025-12-31T23:59:59Z", tuple(photo(k, crop=crop) for k in numbers)
-    )
+    return PersonRecord(PersonState(name, **state), "2025-12-31T23:59:59Z", tuple(photo(k, crop=crop) for k in numbers))
 
 
 def everybody() -> list[PersonRecord]:
@@ -106,5 +104,3 @@ class OtherStore:
             return inner(*arguments, **options)
 
         return call
-
-
