@@ -7,6 +7,7 @@ import hashlib
 import math
 import operator
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -109,6 +110,8 @@ class Gallery:
         self._store: Store = store
         self._embedder = embedder
         self._claimed = False
+        if create:
+            self._erase_what_is_due()
         if embedder is not None:
             try:
                 self._check_model(embedder, create)
@@ -282,9 +285,23 @@ class Gallery:
         """Take back the last change, or the one of that number in the log; `GalleryError` where it cannot be."""
         return edits.undo(self._store, number)
 
-    def erase(self) -> int:
-        """Erase what was removed for good, from the disk too; returns how many photos that were."""
-        return self._store.erase()
+    def erase(self, *, before: float | None = None) -> int:
+        """Erase what was removed for good, from the disk too; returns how many photos that were.
+
+        With `before`, seconds since 1970 (UTC), what was removed before that time. `set_retention` does so by itself.
+        """
+        return self._store.erase(before=before)
+
+    def set_retention(self, days: float | None) -> None:
+        """Erase what was removed so many days ago whenever the gallery is opened to be changed; None: never by itself."""
+        if days is not None and not 0 <= days < 36_500:
+            raise ValueError(f"a retention must be from 0 to 36,500 days, got {days}")
+        self._store.set("retention_days", days)
+
+    def _erase_what_is_due(self) -> None:
+        days = self._store.setting("retention_days")
+        if isinstance(days, (int, float)) and 0 <= days < 36_500:
+            self._store.erase(before=time.time() - days * 86_400)
 
     @overload
     def identify(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import random
 import shutil
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest, PeopleIndex
+from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
 from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
 from facespace.identification.stores.sqlite_rows import changed_rows, people_rows
@@ -85,8 +87,16 @@ class SQLiteStore(SqlStore):
             self.remarks = (f"{self.path}: brought from format {version} to {VERSION}; older versions do not open it",)
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-        with self._read():
+        with self._read() as cursor:
             check_whole(self._connection, self.path, SCHEMA)
+            told = cursor.rows("SELECT value FROM setting WHERE collection = 0 AND key = 'sealing'")
+        self._sealing = sealing_of(
+            self._json(told[0][0], "what it tells of its encryption") if told else None, self.name
+        )
+        if not self._sealing.encrypted and os.environ.get(VARIABLE):
+            self.remarks += (
+                f"{self.path}: not encrypted though {VARIABLE} is set; a copy of it will be (facespace gallery copy)",
+            )
 
     def _make(self) -> None:
         self._connection.execute(f"PRAGMA page_size = {_PAGE}")
@@ -95,6 +105,9 @@ class SQLiteStore(SqlStore):
             if n_tables:  # another process was first
                 return
             make_tables(connection)
+            _, told = new_sealing()
+            if told is not None:
+                connection.execute("INSERT INTO setting VALUES (0, 'sealing', ?)", (json.dumps(told),))
 
     # Transactions
 
