@@ -271,6 +271,7 @@ class PeopleFile:
                                 crop,
                             ),
                             told.added,
+                            told.actor,
                         )
                     )
                     row += 1

@@ -28,7 +28,7 @@ _MAX_EVIDENCE = 65_536  # characters of what a calibration rests on
 _DIGEST = re.compile("[0-9a-f]{64}")
 _DIGITS = 20  # of a whole number
 _PERSON = {"name", "external_id", "metadata", "rejected", "templates", "added", "photos"}
-_PHOTO = {"digest", "source", "made_by", "added", "quality", "metadata", "crop"}
+_PHOTO = {"digest", "source", "made_by", "added", "quality", "metadata", "crop", "actor"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class PhotoLine(NamedTuple):
     quality: float | None
     metadata: dict[str, Any]
     has_crop: bool
+    actor: str
 
 
 class Line(NamedTuple):
@@ -106,7 +107,7 @@ class Line(NamedTuple):
             raise self._wrong(str(error)) from None
         return PhotoLine(
             digest, self._text(told, "source"), self._text(told, "made_by"), self._time(told),
-            None if quality is None else float(quality), metadata, crop,
+            None if quality is None else float(quality), metadata, crop, self._text(told, "actor") if "actor" in told else "",
         )  # fmt: skip
 
     def _object(self, known: set[str], needed: Sequence[str]) -> dict[str, Any]:
@@ -152,6 +153,8 @@ def photo_line(photo: PhotoRecord) -> bytes:
         told["metadata"] = entry.metadata
     if entry.crop is not None:
         told["crop"] = True
+    if photo.actor:
+        told["actor"] = photo.actor
     return _line(told)
 
 

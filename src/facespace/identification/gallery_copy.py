@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from facespace.identification.stores.bulk import add_people, batches, people_of
 from facespace.identification.stores.opening import open_store
 from facespace.identification.stores.protocol import Store
 from facespace.identification.stores.records import PersonRecord
+from facespace.identification.stores.sealing import VARIABLE
 from facespace.identification.stores.sqlite import SQLiteStore
 from facespace.io.files import TEMPORARY
 
@@ -104,13 +106,13 @@ def copy_gallery(
 ) -> list[Copied]:
     """Copy a gallery, or one `collection` of it, to a file or server; both are addresses as `open_store` takes them.
 
-    All of a file to a file that is not there yet is copied as it is, with removed people, log, undo and ids. Otherwise people
-    with photos, crops and settings are copied to collections of the same names, which must be empty; stopped and started
-    again, it goes on. What was written is read again and compared. The original may be changed meanwhile: of a file the copy
+    All of a file to a file that is not there yet is copied as it is, with removed people, log, undo and ids, unless it is to
+    be encrypted by that. Otherwise people with photos, crops and settings are copied to collections of the same names, which
+    must be empty; stopped and started again, it goes on. What was written is read again and compared. The original may be changed meanwhile: of a file the copy
     is as at one moment, and of a server each person. `GalleryError` where a store is damaged, or the copy is not the same.
     """
     with contextlib.closing(open_store(source, collection=collection or "default")) as first:
-        if collection is None and isinstance(first, SQLiteStore) and _is_missing_file(target):
+        if collection is None and isinstance(first, SQLiteStore) and _is_missing_file(target) and not _is_to_encrypt(first):
             return _copy_file(first, Path(target), progress)
         with steady(first, Path(target).parent if "://" not in target else None) as still:
             names = [collection] if collection else still.collections()
@@ -127,6 +129,11 @@ def copy_gallery(
 
 def _is_missing_file(target: str) -> bool:
     return "://" not in target and not Path(target).exists()
+
+
+def _is_to_encrypt(store: SQLiteStore) -> bool:
+    """Whether a key is given and the gallery is not encrypted: the copy is to be."""
+    return bool(os.environ.get(VARIABLE)) and not store._sealing.encrypted
 
 
 @contextlib.contextmanager

@@ -23,7 +23,9 @@ def people_of(store: Store) -> Iterator[PersonRecord]:
     `store.version()` before and after. `GalleryError` where the store cannot be read.
     """
     after = ""
-    while page := store.people(after=after, limit=_PAGE):
+    # Where names are encrypted each page takes as long as all of them.
+    limit = None if isinstance(store, SqlStore) and store._sealing.encrypted else _PAGE
+    while page := store.people(after=after, limit=limit):
         after = page[-1].state.name
         for part in _parts(page):
             yield from sql_bulk.read_people(store, part) if isinstance(store, SqlStore) else _read(store, part)
@@ -57,6 +59,7 @@ def _read(store: Store, people: Sequence[StoredPerson]) -> Iterator[PersonRecord
                     Entry(vector, one.digest, one.source, one.made_by, one.quality, one.metadata,
                           store.crop(one.id) if one.has_crop else None),
                     one.added,
+                    one.actor,
                 )
                 for one, vector in zip(photos, vectors, strict=True)
             ),

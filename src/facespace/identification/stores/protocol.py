@@ -64,13 +64,14 @@ class StoredPerson:
 
 @dataclass(frozen=True, slots=True)
 class StoredPhoto:
-    """One photo of a person: all but its vector and crop."""
+    """One photo of a person: all but its vector and crop. `actor` is who enrolled it."""
 
     id: int
     person: int
     digest: str
     source: str
     made_by: str
+    actor: str
     added: str
     quality: float | None
     metadata: dict[str, Any]
@@ -219,10 +220,11 @@ class Store(Protocol):
     def log(self, limit: int = 20) -> list[LogEntry]:
         """The last changes, the latest first."""
 
-    def erase(self, people: Sequence[int] | None = None) -> int:
+    def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people for good, from the disk too; returns how many photos there were.
 
-        Of the removed people with these ids, or of all. What the log says of them is replaced by a random name.
+        Of the people with these ids, or of all; with `before`, a time in seconds since 1970 (UTC), what was removed before it.
+        In the log a random name stands for each of them then, with who enrolled and removed them and when.
         """
 
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:

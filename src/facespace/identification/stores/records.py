@@ -17,10 +17,11 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 class PhotoRecord(NamedTuple):
-    """One photo of a person; `added` is a UTC time."""
+    """One photo of a person; `added` is a UTC time, `actor` who enrolled it, where that is known."""
 
     entry: Entry
     added: str
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import datetime
 import getpass
 import json
 import math
-import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -23,7 +22,7 @@ import numpy.typing as npt
 
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
-from facespace.identification.stores.changes import change_to_json, state_from_row
+from facespace.identification.stores.changes import change_to_json, extra_of, state_from_row, state_to_json
 from facespace.identification.stores.protocol import (
     Change,
     Conflict,
@@ -34,12 +33,14 @@ from facespace.identification.stores.protocol import (
     StoredPhoto,
     StoredVectors,
 )
+from facespace.identification.stores.sealing import Plain, Sealing
 from facespace.io.text import plain_text
 
 VERSION = 3  # of the tables; 1 and 2 were others
 _KEPT_TOUCHED = 100_000  # changes that a process may be behind before it reads everybody again
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
 _MAX_DIMENSION = 65_536
+_MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypted
 _A_TIME = 500  # ids in one statement
 
 # {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64.
@@ -47,7 +48,7 @@ TABLES = (
     "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
     "CREATE TABLE collection (id {id}, name TEXT NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL)",
     "CREATE TABLE setting (collection {integer} NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (collection, key))",
-    "CREATE TABLE making (id {id}, text TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE making (id {id}, text TEXT NOT NULL, actor TEXT NOT NULL, UNIQUE (text, actor))",
     "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name TEXT NOT NULL, external_id TEXT, added {integer} NOT NULL,"
     " gone {integer}, extra TEXT)",
     "CREATE UNIQUE INDEX person_name ON person (collection, name) WHERE gone IS NULL",
@@ -87,6 +88,7 @@ class SqlStore(ABC):
         self.collection = collection
         self._lock = threading.RLock()
         self._actor = _user()
+        self._sealing: Sealing = Plain()
 
     @property
     @abstractmethod
@@ -171,6 +173,11 @@ class SqlStore(ABC):
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
         """People by name, those after the name `after` and at most `limit`."""
+        if self._sealing.encrypted:  # the database does not know the order of encrypted names
+            with self._read() as cursor:
+                rows = cursor.rows(f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL", (self._collection_id,))
+            known = sorted(self._people_of(rows), key=lambda one: one.state.name)
+            return [one for one in known if one.state.name > after][:limit]
         with self._read() as cursor:
             rows = cursor.rows(
                 f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name > ? ORDER BY p.name LIMIT ?",
@@ -198,7 +205,7 @@ class SqlStore(ABC):
     def _found(self, column: str, value: str) -> StoredPerson | None:
         with self._read() as cursor:
             sql = f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.{column} = ?"
-            people = self._people_of(cursor.rows(sql, (self._collection_id, value)))
+            people = self._people_of(cursor.rows(sql, (self._collection_id, self._sealing.key_of_text(value))))
         return people[0] if people else None
 
     def _people_of(self, rows: Iterable[Row]) -> list[StoredPerson]:
@@ -209,7 +216,7 @@ class SqlStore(ABC):
 
     def find_digest(self, digest: str) -> list[int]:
         """The ids of the people who have a photo with that digest."""
-        raw = bytes.fromhex(digest)
+        raw = self._sealing.key_of(bytes.fromhex(digest))
         with self._read() as cursor:
             rows = cursor.rows(
                 "SELECT DISTINCT face.person FROM face JOIN person ON person.id = face.person WHERE"
@@ -223,19 +230,31 @@ class SqlStore(ABC):
         """The photos of the person with that id, in the order they were added."""
         with self._read() as cursor:
             rows = cursor.rows(
-                "SELECT face.id, face.person, face.digest, face.source, making.text, face.added, face.quality, face.extra,"
+                "SELECT face.id, face.person, face.digest, face.source, making.text, making.actor, face.added, face.quality, face.extra,"
                 " crop.face FROM face LEFT JOIN making ON making.id = face.making LEFT JOIN crop ON crop.face = face.id"
                 " WHERE face.person = ? AND face.gone IS NULL ORDER BY face.id",
                 (person,),
             )
         return [
             StoredPhoto(
-                self._integer(key), self._integer(owner), self._digest(digest), self._text(source),
-                self._text(making), self._time(added), self._quality(quality),
-                {} if extra is None else self._object(extra, "what is known of a photo"), crop is not None,
+                self._integer(key), self._integer(owner), *self._known_of_photo(digest, extra)[:1], self._opened(source),
+                self._text(making), self._text(actor), self._time(added), self._quality(quality),
+                self._known_of_photo(digest, extra)[1], crop is not None,
             )
-            for key, owner, digest, source, making, added, quality, extra, crop in rows
+            for key, owner, digest, source, making, actor, added, quality, extra, crop in rows
         ]  # fmt: skip
+
+    def _known_of_photo(self, digest: Any, extra: Any) -> tuple[str, dict[str, Any]]:
+        """The digest and the metadata of a photo out of its row; of an encrypted digest only a key stands in the column."""
+        if not isinstance(digest, (bytes, memoryview)) or len(digest) != 32:
+            raise self._damaged("a digest is not 32 bytes")
+        known = {} if extra is None else self._object(self._opened(extra), "what is known of a photo")
+        if not self._sealing.encrypted:
+            return bytes(digest).hex(), known
+        real, metadata = known.get("digest"), known.get("metadata", {})
+        if not isinstance(real, str) or len(real) != 64 or not isinstance(metadata, dict):
+            raise self._damaged("what is known of a photo is not as it was written")
+        return real, metadata
 
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
         """The vectors (n,D) of photos, removed ones included."""
@@ -247,32 +266,31 @@ class SqlStore(ABC):
         if missing:
             raise GalleryError(f"{self.name}: no photo has the number {missing[0]}")
         blobs = [found[one] for one in photos]
-        dimension = len(blobs[0]) // 2 if blobs and isinstance(blobs[0], (bytes, memoryview)) else 0
+        dimension = len(self._opened_bytes(blobs[0])) // 2 if blobs else 0
         return self._vectors_of(blobs, dimension).astype(np.float32)
 
     def crop(self, photo: int) -> bytes | None:
         """The encoded crop of a photo, where it was kept."""
         with self._read() as cursor:
             rows = cursor.rows("SELECT data FROM crop WHERE face = ?", (photo,))
-        if rows and not isinstance(rows[0][0], (bytes, memoryview)):
-            raise self._damaged("a crop is not bytes")
-        return bytes(rows[0][0]) if rows else None
+        return self._opened_bytes(rows[0][0]) if rows else None
 
     def vectors(self, dimension: int) -> StoredVectors:
         """Everything that is compared; `GalleryError` where it is damaged."""
         with self._read() as cursor:
             rows = cursor.rows(
-                "SELECT person.id, person.name, face.vector, face.quality FROM person JOIN face ON face.person = person.id"
+                "SELECT person.id, person.name, person.external_id, person.extra, face.vector, face.quality FROM person JOIN face ON face.person = person.id"
                 " WHERE person.collection = ? AND person.gone IS NULL AND face.gone IS NULL ORDER BY person.id, face.id",
                 (self._collection_id,),
             )
-        names = {one: self._text(name) for one, name, *_ in rows}
+        names = {one: self._state(*known).name for one, *known in {row[:4] for row in rows}}
+        names = {one: names[one] for one in dict.fromkeys(row[0] for row in rows)}
         place = {one: k for k, one in enumerate(names)}
         qualities = [math.nan if (one := self._quality(value)) is None else one for *_, value in rows]
         return StoredVectors(
             list(names.values()),
             np.array([place[one] for one, *_ in rows], np.int64),
-            self._vectors_of([blob for _, _, blob, _ in rows], dimension).astype(np.float32),
+            self._vectors_of([row[4] for row in rows], dimension).astype(np.float32),
             np.array(qualities, np.float32),
         )
 
@@ -280,10 +298,11 @@ class SqlStore(ABC):
 
     def add(self, name: str, entry: Entry) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
-        digest, now = bytes.fromhex(entry.digest), int(time.time())
+        digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
         with self._write() as cursor:
             rows = cursor.rows(
-                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name = ?", (self._collection_id, name)
+                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name = ?",
+                (self._collection_id, self._sealing.key_of_text(name)),
             )
             new = not rows
             if rows:
@@ -295,10 +314,8 @@ class SqlStore(ABC):
                 if cursor.rows(held, (owner, digest)):
                     return False
             else:
-                state = PersonState(name)
-                sql = "INSERT INTO person (collection, name, added) VALUES (?, ?, ?)"
-                owner = cursor.insert(sql, (self._collection_id, name, now))
-            photo = self._insert_photo(cursor, owner, entry, self._making(cursor, entry.made_by), now)
+                owner = self._new_person(cursor, PersonState(name), now)
+            photo = self._new_photo(cursor, owner, entry, self._making(cursor, entry.made_by, self._actor), now)
             sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1 WHERE id = ?"
             cursor.change(sql, (int(new), self._collection_id))
             what = {"photo": photo, "person": owner} | ({"new": True} if new else {})
@@ -306,17 +323,32 @@ class SqlStore(ABC):
             self._touch(cursor, [owner])
         return True
 
-    def _insert_photo(self, cursor: Cursor, owner: int, entry: Entry, making: int, added: int) -> int:
+    def _new_person(self, cursor: Cursor, state: PersonState, now: int) -> int:
+        sql = "INSERT INTO person (collection, name, external_id, extra, added) VALUES (?, ?, ?, ?, ?)"
+        return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now))
+
+    def _new_photo(self, cursor: Cursor, owner: int, entry: Entry, making: int, added: int) -> int:
         """Store one embedding of a person, which is new there, within a change; returns its number."""
+        known: dict[str, Any] = entry.metadata
+        if self._sealing.encrypted:
+            known = {"digest": entry.digest, "metadata": entry.metadata}
+        vector = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
         photo = cursor.insert(
             "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (owner, making, added, entry.quality, bytes.fromhex(entry.digest), entry.source,
-             json.dumps(entry.metadata, sort_keys=True) if entry.metadata else None,
-             np.ascontiguousarray(entry.embedding, "<f2").tobytes()),
+            (owner, making, added, entry.quality, self._sealing.key_of(bytes.fromhex(entry.digest)),
+             self._sealing.seal_text(entry.source),
+             self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None, self._sealing.seal(vector)),
         )  # fmt: skip
         if entry.crop is not None:
-            cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, entry.crop))
+            cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
         return photo
+
+    def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:
+        """The name, external id and the rest as they are written; of encrypted ones the columns hold keys."""
+        known = state_to_json(state) if self._sealing.encrypted else extra_of(state)
+        external = self._sealing.key_of_text(state.external_id) if state.external_id else None
+        extra = self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None
+        return self._sealing.key_of_text(state.name), external, extra
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:
         """Do a change and log it; returns its number in the log."""
@@ -343,25 +375,26 @@ class SqlStore(ABC):
                 what, told = logged_change(self, cursor, kind, change)
                 entries.append(
                     LogEntry(self._integer(key), self._time(at), self._text(actor), self._text(kind),
-                             told or self._text(text), what, bool(undone))
+                             told or self._opened(text), what, bool(undone))
                 )  # fmt: skip
         return entries
 
-    def erase(self, people: Sequence[int] | None = None) -> int:
+    def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people for good; returns how many photos there were."""
         from facespace.identification.stores.sql_changes import erase_removed
 
         with self._write() as cursor:
-            n_photos, n_people, touched = erase_removed(self, cursor, people)
-            if n_photos or n_people:
-                token = secrets.token_hex(8)
-                self._log(cursor, "erase", f"{n_people} people and {n_photos} photos, {token}", None)
+            n_photos, told, touched = erase_removed(self, cursor, people, before)
+            for text in told:
+                self._log(cursor, "erase", text, None)
             self._touch(cursor, touched)
         return n_photos
 
     def _log(self, cursor: Cursor, kind: str, text: str, change: str | None) -> int:
         sql = "INSERT INTO log (collection, at, actor, kind, text, change, undone) VALUES (?, ?, ?, ?, ?, ?, 0)"
-        entry = cursor.insert(sql, (self._collection_id, int(time.time()), self._actor, kind, text, change))
+        sealed = None if change is None else self._sealing.seal_text(change)
+        values = (self._collection_id, int(time.time()), self._actor, kind, self._sealing.seal_text(text), sealed)
+        entry = cursor.insert(sql, values)
         if kind == "enroll":
             cursor.change("DELETE FROM log WHERE id = ? AND kind = 'enroll'", (entry - _KEPT_LOG,))
         return entry
@@ -382,10 +415,12 @@ class SqlStore(ABC):
             raise self._damaged("its head is gone")
         return self._integer(rows[0][0])
 
-    def _making(self, cursor: Cursor, text: str) -> int:
-        """The number of a text that many photos share."""
-        rows = cursor.rows("SELECT id FROM making WHERE text = ?", (text,))
-        return self._integer(rows[0][0]) if rows else cursor.insert("INSERT INTO making (text) VALUES (?)", (text,))
+    def _making(self, cursor: Cursor, text: str, actor: str) -> int:
+        """The number of what computed a vector and who enrolled it, which many photos share."""
+        rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
+        if rows:
+            return self._integer(rows[0][0])
+        return cursor.insert("INSERT INTO making (text, actor) VALUES (?, ?)", (text, actor))
 
     # Values out of a file that anybody may have written
 
@@ -413,10 +448,23 @@ class SqlStore(ABC):
             raise self._damaged("the quality of a face is not between 0 and 1")
         return None if value is None else float(value)
 
-    def _digest(self, value: Any) -> str:
-        if not isinstance(value, (bytes, memoryview)) or len(value) != 32:
-            raise self._damaged("a digest is not 32 bytes")
-        return bytes(value).hex()
+    def _opened(self, value: Any) -> str:
+        """A text that may be encrypted."""
+        if not isinstance(value, str) or len(value) > _MAX_SEALED:
+            raise self._damaged("a text in it is none, or too long")
+        try:
+            return self._text(self._sealing.open_text(value))
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
+
+    def _opened_bytes(self, value: Any) -> bytes:
+        """Bytes that may be encrypted."""
+        if not isinstance(value, (bytes, memoryview)):
+            raise self._damaged("what should be bytes is none")
+        try:
+            return self._sealing.open(bytes(value))
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
 
     def _json(self, text: Any, what: str) -> Any:
         try:
@@ -431,15 +479,21 @@ class SqlStore(ABC):
         return value
 
     def _state(self, name: Any, external_id: Any, extra: Any) -> PersonState:
+        known = self._known_of_person(extra)
+        if self._sealing.encrypted:
+            name, external_id = known.get("name"), known.get("external_id")
         try:
-            return state_from_row(
-                name, external_id, {} if extra is None else self._object(extra, "what is known of a person")
-            )
+            return state_from_row(name, external_id, known)
         except (TypeError, ValueError) as error:
             raise self._damaged(str(error)) from None
 
+    def _known_of_person(self, extra: Any) -> dict[str, Any]:
+        return {} if extra is None else self._object(self._opened(extra), "what is known of a person")
+
     def _vectors_of(self, blobs: Sequence[Any], dimension: int) -> npt.NDArray[np.float16]:
         """Vectors (n,D) out of their bytes; `GalleryError` for another length, and for vectors not of length 1."""
+        if self._sealing.encrypted:
+            blobs = [self._opened_bytes(one) for one in blobs]
         if not 0 <= dimension <= _MAX_DIMENSION or any(
             not isinstance(one, (bytes, memoryview)) or len(one) != 2 * dimension for one in blobs
         ):

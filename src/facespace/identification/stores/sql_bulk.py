@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from facespace.identification.stores.changes import change_to_json, extra_of
-from facespace.identification.stores.protocol import Change, Entry, PersonChange, PersonState, PhotoChange, StoredPerson
-from facespace.identification.stores.records import Counts, Joined, PersonRecord, PhotoRecord, joined, seconds_of
+from facespace.identification.stores.changes import change_to_json
+from facespace.identification.stores.protocol import Change, Entry, PersonChange, PhotoChange, StoredPerson
+from facespace.identification.stores.records import Counts, PersonRecord, PhotoRecord, joined, seconds_of
 from facespace.identification.stores.sql import Cursor, Row, SqlStore
 
 _A_TIME = 500  # values in one statement
@@ -23,25 +22,24 @@ def read_people(store: SqlStore, people: Sequence[StoredPerson]) -> Iterator[Per
     with store._read() as cursor:
         for part in _parts([one.id for one in people]):
             rows += cursor.rows(
-                "SELECT face.person, face.digest, face.source, making.text, face.added, face.quality, face.extra, face.vector,"
-                " crop.face, crop.data FROM face LEFT JOIN making ON making.id = face.making"
+                "SELECT face.person, face.digest, face.source, making.text, making.actor, face.added, face.quality, face.extra,"
+                " face.vector, crop.face, crop.data FROM face LEFT JOIN making ON making.id = face.making"
                 " LEFT JOIN crop ON crop.face = face.id"
                 f" WHERE face.person IN ({_marks(part)}) AND face.gone IS NULL ORDER BY face.person, face.id",
                 part,
             )
-    first = rows[0][7] if rows else b""
-    dimension = len(first) // 2 if isinstance(first, (bytes, memoryview)) else 0
-    vectors = store._vectors_of([row[7] for row in rows], dimension).astype(np.float32)
+    dimension = len(store._opened_bytes(rows[0][8])) // 2 if rows else 0
+    vectors = store._vectors_of([row[8] for row in rows], dimension).astype(np.float32)
     photos: dict[int, list[PhotoRecord]] = {}
     for row, vector in zip(rows, vectors, strict=True):
-        person, digest, source, making, added, quality, extra, _, face, crop = row
-        if face is not None and not isinstance(crop, (bytes, memoryview)):
-            raise store._damaged("a crop is not bytes")
+        person, column, source, making, actor, added, quality, extra, _, face, crop = row
+        digest, metadata = store._known_of_photo(column, extra)
         entry = Entry(
-            vector, store._digest(digest), store._text(source), store._text(making), store._quality(quality),
-            {} if extra is None else store._object(extra, "what is known of a photo"), None if face is None else bytes(crop),
+            vector, digest, store._opened(source), store._text(making), store._quality(quality), metadata,
+            None if face is None else store._opened_bytes(crop),
         )  # fmt: skip
-        photos.setdefault(store._integer(person), []).append(PhotoRecord(entry, store._time(added)))
+        record = PhotoRecord(entry, store._time(added), store._text(actor))
+        photos.setdefault(store._integer(person), []).append(record)
     for one in people:
         if one.id in photos:
             yield PersonRecord(one.state, one.added, tuple(photos[one.id]))
@@ -57,21 +55,22 @@ def add_people(
     with store._write() as cursor:
         known = _known(store, cursor, people)
         taken = _external_ids(store, cursor, people)
-        makings: dict[str, int] = {}
+        makings: dict[tuple[str, str], int] = {}
         for record in people:
             held = known.get(record.state.name)
             if held is not None and skip_known:
                 counts = counts.plus(Counts(known_people=1))
                 continue
             digests = _digests(store, cursor, held.id) if held is not None else set()
-            plan = joined(record, held.state if held is not None else None, digests, _is_free(taken, held))
+            plan = joined(record, held.state if held is not None else None, digests, _is_free(store, taken, held))
             counts = counts.plus(plan.counts)
             before = None if held is None else held.state
-            owner = held.id if held is not None else _new_person(store, cursor, plan, record.added)
+            owner = held.id if held is not None else store._new_person(cursor, plan.state, seconds_of(record.added))
             if plan.state.external_id:
-                taken[plan.state.external_id] = owner
+                taken[store._sealing.key_of_text(plan.state.external_id)] = owner
             if held is not None and plan.state != held.state:
-                _set_state(cursor, owner, plan.state)
+                sql = "UPDATE person SET name = ?, external_id = ?, extra = ? WHERE id = ?"
+                cursor.change(sql, (*store._columns_of(plan.state), owner))
             photos = [_new_photo(store, cursor, owner, one, makings) for one in plan.photos]
             if before != plan.state or photos:
                 known[record.state.name] = StoredPerson(owner, plan.state, 0, record.added)
@@ -92,9 +91,9 @@ def add_people(
 def _known(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> dict[str, StoredPerson]:
     """Who is there already, by name."""
     found: dict[str, StoredPerson] = {}
-    for part in _parts([one.state.name for one in people]):
+    for part in _parts([store._sealing.key_of_text(one.state.name) for one in people]):
         rows = cursor.rows(
-            "SELECT id, name, external_id, extra, added, 0 FROM person"
+            "SELECT id, name, external_id, extra, 0, 0 FROM person"
             f" WHERE collection = ? AND gone IS NULL AND name IN ({_marks(part)})",
             (store._collection_id, *part),
         )
@@ -103,42 +102,32 @@ def _known(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> d
 
 
 def _external_ids(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> dict[str, int]:
-    """Whose the external ids are."""
+    """Whose the external ids are, as the column has them."""
     found: dict[str, int] = {}
-    for part in _parts([one.state.external_id for one in people if one.state.external_id]):
+    keys = [store._sealing.key_of_text(one.state.external_id) for one in people if one.state.external_id]
+    for part in _parts(keys):
         sql = f"SELECT external_id, id FROM person WHERE collection = ? AND gone IS NULL AND external_id IN ({_marks(part)})"
         found |= {str(key): store._integer(person) for key, person in cursor.rows(sql, (store._collection_id, *part))}
     return found
 
 
-def _is_free(taken: dict[str, int], held: StoredPerson | None) -> Callable[[str], bool]:
-    return lambda external_id: taken.get(external_id) in (None, held.id if held is not None else None)
+def _is_free(store: SqlStore, taken: dict[str, int], held: StoredPerson | None) -> Callable[[str], bool]:
+    allowed = (None, None if held is None else held.id)
+    return lambda external_id: taken.get(store._sealing.key_of_text(external_id)) in allowed
 
 
 def _digests(store: SqlStore, cursor: Cursor, person: int) -> set[str]:
-    rows = cursor.rows("SELECT digest FROM face WHERE person = ? AND gone IS NULL", (person,))
-    return {store._digest(digest) for (digest,) in rows}
+    rows = cursor.rows("SELECT digest, extra FROM face WHERE person = ? AND gone IS NULL", (person,))
+    return {store._known_of_photo(digest, extra)[0] for digest, extra in rows}
 
 
-def _new_person(store: SqlStore, cursor: Cursor, plan: Joined, added: str) -> int:
-    sql = "INSERT INTO person (collection, name, external_id, extra, added) VALUES (?, ?, ?, ?, ?)"
-    return cursor.insert(sql, (store._collection_id, *_columns(plan.state), seconds_of(added)))
-
-
-def _set_state(cursor: Cursor, person: int, state: PersonState) -> None:
-    cursor.change("UPDATE person SET name = ?, external_id = ?, extra = ? WHERE id = ?", (*_columns(state), person))
-
-
-def _columns(state: PersonState) -> tuple[str, str | None, str | None]:
-    extra = extra_of(state)
-    return state.name, state.external_id or None, json.dumps(extra, sort_keys=True) if extra else None
-
-
-def _new_photo(store: SqlStore, cursor: Cursor, owner: int, photo: PhotoRecord, makings: dict[str, int]) -> int:
-    made_by = photo.entry.made_by
-    if made_by not in makings:
-        makings[made_by] = store._making(cursor, made_by)
-    return store._insert_photo(cursor, owner, photo.entry, makings[made_by], seconds_of(photo.added))
+def _new_photo(
+    store: SqlStore, cursor: Cursor, owner: int, photo: PhotoRecord, makings: dict[tuple[str, str], int]
+) -> int:
+    making = photo.entry.made_by, photo.actor or store._actor
+    if making not in makings:
+        makings[making] = store._making(cursor, *making)
+    return store._new_photo(cursor, owner, photo.entry, makings[making], seconds_of(photo.added))
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

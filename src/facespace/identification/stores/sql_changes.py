@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import secrets
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from facespace.identification.stores.changes import change_from_json, extra_of
+from facespace.identification.stores.changes import change_from_json
 from facespace.identification.stores.protocol import Change, Conflict, PersonChange, PersonState, PhotoChange
 
 if TYPE_CHECKING:
@@ -70,9 +70,10 @@ def _check_free(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
         [("external_id", change.after.external_id)] if change.after.external_id else []
     )
     for column, value in taken:
+        key = store._sealing.key_of_text(value)
         rows = cursor.rows(
             f"SELECT id FROM person WHERE collection = ? AND gone IS NULL AND {column} = ?",
-            (store._collection_id, value),
+            (store._collection_id, key),
         )
         if any(key != change.id for (key,) in rows):
             what = "somebody is called" if column == "name" else "somebody has the external id"
@@ -81,11 +82,9 @@ def _check_free(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
 
 def _put_person(store: SqlStore, cursor: Cursor, change: PersonChange, now: int) -> int:
     state: PersonState = change.after  # type: ignore[assignment]
-    extra = extra_of(state)
-    values = (state.name, state.external_id or None, json.dumps(extra, sort_keys=True) if extra else None)
     if change.id <= 0:
-        sql = "INSERT INTO person (collection, name, external_id, extra, added) VALUES (?, ?, ?, ?, ?)"
-        return cursor.insert(sql, (store._collection_id, *values, now))
+        return store._new_person(cursor, state, now)
+    values = store._columns_of(state)
     cursor.change(
         "UPDATE person SET name = ?, external_id = ?, extra = ?, gone = NULL WHERE id = ?", (*values, change.id)
     )
@@ -125,7 +124,7 @@ def logged_change(store: SqlStore, cursor: Cursor, kind: Any, stored: Any) -> tu
     """The change of a row of the log, and a line for people where the row has none: enrolments are logged short."""
     if stored is None:
         return None, ""
-    value = store._object(stored, "a change in the log")
+    value = store._object(store._opened(stored), "a change in the log")
     try:
         if kind != "enroll":
             return change_from_json(str(kind), "", value), ""
@@ -142,39 +141,63 @@ def logged_change(store: SqlStore, cursor: Cursor, kind: Any, stored: Any) -> tu
     state = store._state(name, external_id, extra)
     people = (PersonChange(person, None, state),) if value.get("new") else ()
     change = Change("enroll", "", people, (PhotoChange(photo, None, person),))
-    return change, f"{state.name}: {store._text(source)}" if source else state.name
+    return change, f"{state.name}: {told}" if (told := store._opened(source)) else state.name
 
 
-def erase_removed(store: SqlStore, cursor: Cursor, people: Sequence[int] | None) -> tuple[int, int, list[int]]:
-    """Erase removed photos and people, and what the log says of them: how many, and whose photos these were."""
+def erase_removed(
+    store: SqlStore, cursor: Cursor, people: Sequence[int] | None, before: float | None
+) -> tuple[int, list[str], list[int]]:
+    """Erase removed photos and people, and what the log says of them.
+
+    Returns how many photos there were, a line for the log about each person, and whose photos these were.
+    """
+    latest = int(before) if before is not None else 2**62
     of = "SELECT id FROM person WHERE collection = ?"
     values: tuple[Any, ...] = (store._collection_id,)
     if people is not None:
         of += f" AND id IN ({', '.join('?' * len(people))})"
         values += tuple(people)
-    gone = f"person IN ({of}) AND (gone IS NOT NULL OR person IN (SELECT id FROM person WHERE gone IS NOT NULL))"
-    photos = cursor.rows(f"SELECT id, person FROM face WHERE {gone}", values)
-    persons = [key for (key,) in cursor.rows(f"{of} AND gone IS NOT NULL", values)]
-    for photo, _ in photos:
+    photos = cursor.rows(
+        f"SELECT face.id, face.person, making.actor, face.added FROM face LEFT JOIN making ON making.id = face.making"
+        f" WHERE face.person IN ({of}) AND (face.gone < ? OR face.person IN (SELECT id FROM person WHERE gone < ?))",
+        (*values, latest, latest),
+    )
+    gone = [key for (key,) in cursor.rows(f"{of} AND gone < ?", (*values, latest))]
+    for photo, *_ in photos:
         cursor.change("DELETE FROM crop WHERE face = ?", (photo,))
         cursor.change("DELETE FROM face WHERE id = ?", (photo,))
-    for person in persons:
+    for person in gone:
         cursor.change("DELETE FROM person WHERE id = ?", (person,))
-    _forget(store, cursor, {key for key, _ in photos}, set(persons))
-    return len(photos), len(persons), sorted({owner for _, owner in photos} | set(persons))
+    owners = sorted({owner for _, owner, *_ in photos} | set(gone))
+    tokens = {owner: f"somebody {secrets.token_hex(8)}" for owner in owners}
+    _forget(store, cursor, {key: tokens[owner] for key, owner, *_ in photos}, {one: tokens[one] for one in gone})
+    told = []
+    for owner in owners:
+        of_owner = [(actor, added) for _, one, actor, added in photos if one == owner]
+        times = [store._time(added) for _, added in of_owner]
+        actors = ", ".join(sorted({store._text(actor) for actor, _ in of_owner}))
+        since = f", enrolled by {actors} between {min(times)} and {max(times)}" if times else ""
+        n = len(of_owner)
+        told.append(f"{tokens[owner]}: {n} photo{'' if n == 1 else 's'}{since}")
+    return len(photos), told, owners
 
 
-def _forget(store: SqlStore, cursor: Cursor, photos: set[int], people: set[int]) -> None:
-    """Take the names out of log entries that speak of erased photos and people; they cannot be undone any more."""
+def _forget(store: SqlStore, cursor: Cursor, photos: dict[int, str], people: dict[int, str]) -> None:
+    """Put random names into log entries that speak of erased photos and people; they cannot be undone any more."""
     if not photos and not people:
         return
     rows = cursor.rows(
         "SELECT id, kind, change FROM log WHERE collection = ? AND change IS NOT NULL", (store._collection_id,)
     )
     for key, kind, stored in rows:
-        value = store._object(stored, "a change in the log")
-        named = {value.get("person")} if kind == "enroll" else {one[0] for one in value.get("people", [])}
-        moved = {value.get("photo")} if kind == "enroll" else {one[0] for one in value.get("photos", [])}
-        owners = {owner for one in value.get("photos", []) for owner in one[1:]} if kind != "enroll" else set()
-        if (named | owners) & people or moved & photos:
-            cursor.change("UPDATE log SET change = NULL, text = 'erased' WHERE id = ?", (key,))
+        value = store._object(store._opened(stored), "a change in the log")
+        if kind == "enroll":
+            moved, named = [value.get("photo")], [value.get("person")]
+        else:
+            moved = [one[0] for one in value.get("photos", [])]
+            named = [one[0] for one in value.get("people", [])]
+            named += [owner for one in value.get("photos", []) for owner in one[1:]]
+        tokens = {people[one] for one in named if one in people} | {photos[one] for one in moved if one in photos}
+        if tokens:
+            text = store._sealing.seal_text(", ".join(sorted(tokens)))
+            cursor.change("UPDATE log SET change = NULL, text = ? WHERE id = ?", (text, key))

@@ -63,7 +63,7 @@ def _copy(connection: sqlite3.Connection, path: Path, *, has_quality: bool) -> N
     while rows := faces.fetchmany(_A_TIME):
         for key, person, digest, source, made_by, blob, when, value in rows:
             if made_by not in makings:
-                sql = "INSERT INTO making (text) VALUES (?)"
+                sql = "INSERT INTO making (text, actor) VALUES (?, '')"
                 makings[made_by] = connection.execute(sql, (made_by,)).lastrowid or 0
             connection.execute(
                 "INSERT INTO face (id, person, making, added, quality, digest, source, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

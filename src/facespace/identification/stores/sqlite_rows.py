@@ -83,7 +83,7 @@ def _rows_of(store: SQLiteStore, rows: Sequence[Any], dimension: int, default: s
     vectors = vectors.copy()
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         extra = rows[start][3]
-        own = store._object(extra, "what is known of a person").get("templates") if extra is not None else None
+        own = store._known_of_person(extra).get("templates")
         if end - start == 1 or (own or default) == "best":
             kept[start:end] = True
             continue
