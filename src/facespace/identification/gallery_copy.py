@@ -112,7 +112,12 @@ def copy_gallery(
     is as at one moment, and of a server each person. `GalleryError` where a store is damaged, or the copy is not the same.
     """
     with contextlib.closing(open_store(source, collection=collection or "default")) as first:
-        if collection is None and isinstance(first, SQLiteStore) and _is_missing_file(target) and not _is_to_encrypt(first):
+        if (
+            collection is None
+            and isinstance(first, SQLiteStore)
+            and _is_missing_file(target)
+            and not _is_to_encrypt(first)
+        ):
             return _copy_file(first, Path(target), progress)
         with steady(first, Path(target).parent if "://" not in target else None) as still:
             names = [collection] if collection else still.collections()
