@@ -25,10 +25,10 @@ def apply_change(store: SqlStore, cursor: Cursor, change: Change) -> tuple[Chang
             raise ValueError("a change must name each person and each photo once")
     now, (n_people, n_photos), sum_ = int(time.time()), store._counts(cursor), store._tally(cursor)
     ids: dict[int, int] = {}
-    # Who goes makes room for a name before somebody takes it.
-    for one in sorted(change.people, key=lambda one: one.after is not None):
+    # Everybody makes room for names and external ids before somebody takes them.
+    for one in change.people:
         sum_ -= _check_person(store, cursor, one)
-        if one.after is None:
+        if one.before is not None:
             cursor.change("UPDATE person SET gone = ? WHERE id = ?", (now, one.id))
     for one in change.people:
         if one.after is not None:
