@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_to_json
-from facespace.identification.stores.protocol import Change, Entry, PersonChange, PhotoChange, StoredPerson
+from facespace.identification.stores.protocol import Change, Entry, PersonChange, PersonState, PhotoChange, StoredPerson
 from facespace.identification.stores.records import Counts, PersonRecord, PhotoRecord, joined, seconds_of
 from facespace.identification.stores.sql import Cursor, Row, SqlStore
 
@@ -49,7 +50,7 @@ def add_people(
     store: SqlStore, people: Sequence[PersonRecord], *, text: str, skip_known: bool, undoable: bool
 ) -> Counts:
     """Bring people to the store in one change; see `bulk.add_people`."""
-    counts = Counts()
+    counts, stamps = Counts(), 0
     changed: list[PersonChange] = []
     moved: list[PhotoChange] = []
     with store._write() as cursor:
@@ -65,12 +66,15 @@ def add_people(
             plan = joined(record, held.state if held is not None else None, digests, _is_free(store, taken, held))
             counts = counts.plus(plan.counts)
             before = None if held is None else held.state
-            owner = held.id if held is not None else store._new_person(cursor, plan.state, seconds_of(record.added))
+            if held is None:
+                owner, stamp = store._new_person(cursor, plan.state, seconds_of(record.added))
+                stamps += stamp
+            else:
+                owner = held.id
+                if plan.state != held.state:
+                    stamps += _set_state(store, cursor, owner, plan.state)
             if plan.state.external_id:
                 taken[store._sealing.key_of_text(plan.state.external_id)] = owner
-            if held is not None and plan.state != held.state:
-                sql = "UPDATE person SET name = ?, external_id = ?, extra = ? WHERE id = ?"
-                cursor.change(sql, (*store._columns_of(plan.state), owner))
             photos = [_new_photo(store, cursor, owner, one, makings) for one in plan.photos]
             if before != plan.state or photos:
                 known[record.state.name] = StoredPerson(owner, plan.state, 0, record.added)
@@ -79,8 +83,10 @@ def add_people(
             moved += [PhotoChange(one, None, owner) for one in photos]
         if not changed and not moved:
             return counts
-        sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + ? WHERE id = ?"
-        cursor.change(sql, (counts.new_people, counts.new_photos, store._collection_id))
+        photos_and_owners = [one.id for one in moved], [one.after for one in moved if one.after is not None]
+        sum_ = tally.added(store._tally(cursor), tally.of_photos(*photos_and_owners), stamps)
+        sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + ?, tally = ? WHERE id = ?"
+        cursor.change(sql, (counts.new_people, counts.new_photos, sum_, store._collection_id))
         change = Change("import", text, tuple(changed), tuple(moved))
         store._log(cursor, "import", text, change_to_json(change) if undoable else None)
         owners = itertools.chain((one.id for one in changed), (one.after for one in moved if one.after is not None))
@@ -114,6 +120,15 @@ def _external_ids(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord
 def _is_free(store: SqlStore, taken: dict[str, int], held: StoredPerson | None) -> Callable[[str], bool]:
     allowed = (None, None if held is None else held.id)
     return lambda external_id: taken.get(store._sealing.key_of_text(external_id)) in allowed
+
+
+def _set_state(store: SqlStore, cursor: Cursor, person: int, state: PersonState) -> int:
+    """Change what is known of a person; returns by how much that changes the sum of stamps."""
+    ((before,),) = cursor.rows("SELECT stamp FROM person WHERE id = ?", (person,))
+    stamp = tally.new_stamp()
+    sql = "UPDATE person SET name = ?, external_id = ?, extra = ?, stamp = ? WHERE id = ?"
+    cursor.change(sql, (*store._columns_of(state), stamp, person))
+    return stamp - store._integer(before)
 
 
 def _digests(store: SqlStore, cursor: Cursor, person: int) -> set[str]:

@@ -10,22 +10,26 @@ import numpy.typing as npt
 
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.identification.people_index import Rows
+from facespace.identification.stores import tally
 
 if TYPE_CHECKING:
     from facespace.identification.stores.sqlite import SQLiteStore
 
 _A_TIME = 4096  # photos
 _MAX_BEHIND = 20_000  # changed people, beyond which everybody is read again
-_FACES = "SELECT face.person, face.vector, face.quality, person.extra FROM {} WHERE face.gone IS NULL AND person.gone IS NULL"
+_FEW = 4096  # photos that are counted whenever a file is opened
+_FACES = (
+    "SELECT face.person, face.vector, face.quality, person.extra, face.id, person.stamp FROM {}"
+    " WHERE face.gone IS NULL AND person.gone IS NULL"
+)
 
 
 def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Rows]:
     """Everybody of the collection, by ascending id, some thousands at a time; `GalleryError` where the file is damaged."""
-    n_people, n_photos = store._counts(cursor)
     sql = f"{_FACES.format('person CROSS JOIN face ON face.person = person.id')} AND person.collection = ? ORDER BY person.id"
     answers = cursor.stream(sql, (store._collection_id,))
     default = store.setting("templates") or "mean"
-    seen_people = seen_photos = 0
+    seen_people = seen_photos = sum_ = 0
     left: list[Any] = []
     while True:
         rows = answers.fetchmany(_A_TIME)
@@ -41,12 +45,41 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
         piece, n = _rows_of(store, rows, dimension, default)
         seen_photos += len(rows)
         seen_people += n
+        sum_ += _tally_of(store, rows)
         yield piece
-    if (seen_people, seen_photos) != (n_people, n_photos):
-        raise store._damaged(
-            f"{seen_people} people and {seen_photos} photos where it counts {n_people} and {n_photos}; was it copied "
-            "while somebody wrote? Copy it again by facespace gallery copy"
-        )
+    check_counts(store, cursor, seen_people, seen_photos, tally.added(sum_))
+
+
+def check_counts(store: SQLiteStore, cursor: Any, n_people: int, n_photos: int, sum_: int) -> None:
+    """`GalleryError` where the people and photos that were read are not those that the file says it has."""
+    expected = store._counts(cursor)
+    if (n_people, n_photos) != expected:
+        what = f"{n_people} people and {n_photos} photos where it counts {expected[0]} and {expected[1]}"
+    elif sum_ != store._tally(cursor):
+        what = "some of its people are those of another moment than the rest"
+    else:
+        return
+    raise store._damaged(f"{what}; was it copied while somebody wrote? Copy it again by facespace gallery copy")
+
+
+def check_few(store: SQLiteStore, cursor: Any) -> None:
+    """The same on opening, where few photos are in the collection; larger ones are checked when everybody is read first."""
+    if store._counts(cursor)[1] > _FEW:
+        return
+    sql = (
+        "SELECT face.person, NULL, NULL, NULL, face.id, person.stamp FROM person CROSS JOIN face ON face.person = person.id"
+        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ? ORDER BY person.id"
+    )
+    rows = cursor.rows(sql, (store._collection_id,))
+    check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(store, rows))
+
+
+def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
+    """The tally of photos that stand person by person, each person whole."""
+    owners = np.array([store._integer(row[0]) for row in rows], np.int64)
+    photos = np.array([store._integer(row[4]) for row in rows], np.int64)
+    stamps = (store._integer(rows[start][5]) for start in np.flatnonzero(np.diff(owners, prepend=-1)).tolist())
+    return tally.added(tally.of_photos(photos, owners), *stamps)
 
 
 def changed_rows(
