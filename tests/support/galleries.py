@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from facespace.errors import GalleryError
 from facespace.identification.stores.protocol import Entry, Store
+from facespace.identification.stores.sqlite import SQLiteStore
 
 DIMENSION = 8
 
@@ -46,3 +54,69 @@ def held(store: Store) -> dict[str, Any]:
         },
         "count": store.count(),
     }
+
+
+def damage(path: Path, *statements: str) -> None:
+    """Change a file as another program would, triggers and NULL included."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+def made_null(path: Path, table: str, column: str, kind: str) -> None:
+    """NULL in a column that forbids it, in all rows."""
+    there = f"{column} {kind} NOT NULL"
+    for old, new, then in ((there, f"{column} {kind}", f"UPDATE {table} SET {column} = NULL"), (f"{column} {kind}", there, "")):
+        damage(path, "PRAGMA writable_schema = ON", f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new}') WHERE name = '{table}'")
+        if then:
+            damage(path, then)
+
+
+def integrity(path: Path) -> str:
+    """What SQLite says of a file."""
+    connection = sqlite3.connect(path)
+    try:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def read_everything(path: Path, dimension: int = DIMENSION) -> dict[str, Any]:
+    """Every method that reads."""
+    store = SQLiteStore(path)
+    try:
+        found = store.nearest(np.stack([vector(k, dimension) for k in range(3)]), 2)
+        seen = held(store)
+        log = [(one.kind, one.text, one.actor, one.change, one.undone) for one in store.log(100)]
+        vectors = store.vectors(dimension)
+        store.setting("embedder"), store.version(), store.collections(), store.find_digest("0" * 64), store.find("Ada")
+        crops = [store.crop(photo[0]) for some in seen["photos"].values() for photo in some]
+        return seen | {
+            "people": store.people(), "nearest": found.people.tolist(), "log": log, "names": vectors.names, "crops": crops,
+        }  # fmt: skip
+    finally:
+        store.close()
+
+
+def refused(path: Path, match: str, *, create: bool = False) -> None:
+    """Opening and reading raises one line that names the file, and leaves the file and its folder as they are."""
+    before = path.read_bytes() if path.is_file() else None
+    beside = sorted(os.listdir(path.parent))
+    with pytest.raises(GalleryError, match=match) as caught:
+        if create:
+            SQLiteStore(path, create=True).close()
+        else:
+            read_everything(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert (path.read_bytes() if path.is_file() else None) == before
+    assert sorted(os.listdir(path.parent)) == beside
+
+
+def spawned(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A process of Python that prints lines."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip

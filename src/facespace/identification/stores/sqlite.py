@@ -31,6 +31,7 @@ from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
 from facespace.identification.stores.sqlite_rows import changed_rows, check_few, people_rows
 from facespace.io.files import remedy, sync_file, sync_folder
+from facespace.io.text import one_line
 
 _BUSY_SECONDS = 60.0
 _LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
@@ -186,11 +187,13 @@ class SQLiteStore(SqlStore):
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be good
-            raise GalleryError(f"{path}: {error}{_remedy(path, str(error))}") from None
+            if "decode" in str(error):  # which quotes the text
+                raise GalleryError(f"{path}: damaged (a text in it is not UTF-8)") from None
+            raise GalleryError(f"{path}: {one_line(str(error))[:200]}{_remedy(path, str(error))}") from None
         except sqlite3.Error as error:
             if "closed database" in str(error):
                 raise GalleryError(f"{self.path}: the gallery was closed; open it again") from None
-            raise GalleryError(f"{self.path}: damaged, or no gallery of facespace ({error})") from None
+            raise GalleryError(f"{self.path}: damaged, or no gallery of facespace ({one_line(str(error))[:200]})") from None
         except UnicodeDecodeError:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
 

@@ -11,6 +11,7 @@ from facespace.errors import GalleryError
 from facespace.identification.stores.sql import VERSION
 
 APPLICATION_ID = 0x66616365  # "face"
+_SMALLEST = 512  # bytes of an SQLite file
 _SMALL = 4 * 2**20  # bytes of a file that is checked from begin to end whenever it is opened, which takes some 15 ms
 _SEQUENCES = "CREATE TABLE sqlite_sequence(name,seq)"  # SQLite's own, of the last ids
 _OLD_FACE = (
@@ -37,6 +38,8 @@ def check_file(connection: sqlite3.Connection, path: Path) -> int:
     """
     # The file is not opened here by any other way than SQLite's: closing it would take away the locks which other threads
     # of this process hold on it (POSIX).
+    if 0 < os.path.getsize(path) < _SMALLEST:  # SQLite takes some of these for empty files, and writes over them
+        raise GalleryError(f"{path}: no gallery of facespace (it is not an SQLite file)")
     connection.execute("PRAGMA trusted_schema = OFF")
     found = connection.execute("SELECT name, sql FROM sqlite_master").fetchall()
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()

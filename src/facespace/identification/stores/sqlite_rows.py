@@ -19,7 +19,7 @@ _A_TIME = 4096  # photos
 _MAX_BEHIND = 20_000  # changed people, beyond which everybody is read again
 _FEW = 4096  # photos that are counted whenever a file is opened
 _FACES = (
-    "SELECT face.person, face.vector, face.quality, person.extra, face.id, person.stamp FROM {}"
+    "SELECT face.person, face.vector, face.quality, person.extra, face.id FROM {}"
     " WHERE face.gone IS NULL AND person.gone IS NULL"
 )
 
@@ -29,7 +29,7 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
     sql = f"{_FACES.format('person CROSS JOIN face ON face.person = person.id')} AND person.collection = ? ORDER BY person.id"
     answers = cursor.stream(sql, (store._collection_id,))
     default = store.setting("templates") or "mean"
-    seen_people = seen_photos = sum_ = 0
+    n_people = n_photos = sum_ = 0
     left: list[Any] = []
     while True:
         rows = answers.fetchmany(_A_TIME)
@@ -43,19 +43,20 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
             if cut:
                 rows, left = rows[:cut], rows[cut:]
         piece, n = _rows_of(store, rows, dimension, default)
-        seen_photos += len(rows)
-        seen_people += n
-        sum_ += _tally_of(store, rows)
+        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(store, rows)
         yield piece
-    check_counts(store, cursor, seen_people, seen_photos, tally.added(sum_))
+    check_counts(store, cursor, n_people, n_photos, sum_)
 
 
 def check_counts(store: SQLiteStore, cursor: Any, n_people: int, n_photos: int, sum_: int) -> None:
-    """`GalleryError` where the people and photos that were read are not those that the file says it has."""
+    """`GalleryError` where the people and photos that were read, of that tally, are not those that the file says it has."""
     expected = store._counts(cursor)
+    # Through the table and not an index: each person once, also one whose photos are not there.
+    sql = "SELECT count(*), ifnull(sum(stamp), 0) FROM person NOT INDEXED WHERE collection = ? AND gone IS NULL"
+    ((n_rows, stamps),) = cursor.rows(sql, (store._collection_id,))
     if (n_people, n_photos) != expected:
         what = f"{n_people} people and {n_photos} photos where it counts {expected[0]} and {expected[1]}"
-    elif sum_ != store._tally(cursor):
+    elif n_rows != n_people or tally.added(sum_, store._integer(stamps)) != store._tally(cursor):
         what = "some of its people are those of another moment than the rest"
     else:
         return
@@ -67,19 +68,16 @@ def check_few(store: SQLiteStore, cursor: Any) -> None:
     if store._counts(cursor)[1] > _FEW:
         return
     sql = (
-        "SELECT face.person, NULL, NULL, NULL, face.id, person.stamp FROM person CROSS JOIN face ON face.person = person.id"
-        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ? ORDER BY person.id"
+        "SELECT face.person, NULL, NULL, NULL, face.id FROM person CROSS JOIN face ON face.person = person.id"
+        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ?"
     )
     rows = cursor.rows(sql, (store._collection_id,))
     check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(store, rows))
 
 
 def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
-    """The tally of photos that stand person by person, each person whole."""
-    owners = np.array([store._integer(row[0]) for row in rows], np.int64)
-    photos = np.array([store._integer(row[4]) for row in rows], np.int64)
-    stamps = (store._integer(rows[start][5]) for start in np.flatnonzero(np.diff(owners, prepend=-1)).tolist())
-    return tally.added(tally.of_photos(photos, owners), *stamps)
+    """The tally of photos (person, ..., id)."""
+    return tally.of_photos([store._integer(row[4]) for row in rows], [store._integer(row[0]) for row in rows])
 
 
 def changed_rows(
