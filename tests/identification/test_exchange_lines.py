@@ -42,6 +42,7 @@ def test_lines_are_read_as_they_were_written() -> None:
             entry = each.entry
             assert read_line(photo_line(each), "line 2").as_photo() == (
                 entry.digest, entry.source, entry.made_by, each.added, entry.quality, entry.metadata, entry.crop is not None,
+                each.actor,
             )  # fmt: skip
 
 
@@ -115,6 +116,7 @@ def test_a_person_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"crop": 1}, "crop must be"),
         ({"crop": "../../etc/passwd"}, "crop must be"),
         ({"added": ""}, "time must be"),
+        ({"actor": "a\n"}, "actor must be text"),
         ({"vector": [1]}, "is not known"),
     ],
 )

@@ -171,6 +171,23 @@ def test_to_a_store_of_another_kind_and_back(path: Path, tmp_path: Path, monkeyp
     assert not list(tmp_path.glob(".facespace-*")), "the copy that was read is gone"
 
 
+def test_a_copy_is_encrypted_where_there_is_a_key(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_people(path, [person("Friend", 1)], collection="friends").close()
+    before = told(SQLiteStore(path))
+    monkeypatch.setenv("FACESPACE_GALLERY_KEY", "correct horse battery")
+    target = tmp_path / "copy.gallery"
+    assert [one.collection for one in copy_gallery(str(path), str(target))] == ["default", "friends"]
+    data = target.read_bytes()
+    assert "王小明".encode() not in data and photo(1).entry.embedding.astype("<f2").tobytes() not in data
+    assert told(SQLiteStore(target)) == before
+    again = tmp_path / "again.gallery"
+    (first, _) = copy_gallery(str(target), str(again))
+    assert first.contents == contents(people_of(SQLiteStore(target))) and told(SQLiteStore(again)) == before
+    monkeypatch.delenv("FACESPACE_GALLERY_KEY")
+    with pytest.raises(GalleryError, match=r"copy.gallery: encrypted; set the variable"):
+        copy_gallery(str(target), str(tmp_path / "plain.gallery"))
+
+
 def test_one_collection_of_a_file(path: Path, tmp_path: Path) -> None:
     friends = open_people(path, [person("Friend", 1)], collection="friends")
     SQLiteStore(path, collection="empty", create=True).close()

@@ -40,7 +40,7 @@ def photo(k: int, *, crop: bool | bytes = False, **changes: Any) -> PhotoRecord:
         "metadata": {"k": k, "deep": [{"é": None}]} if k % 4 == 0 else {},
         "crop": encode_png(pixels) if crop is True else crop or None,
     }
-    return PhotoRecord(Entry(**(told | changes)), f"2026-01-02T03:04:{k % 60:02d}Z")
+    return PhotoRecord(Entry(**(told | changes)), f"2026-01-02T03:04:{k % 60:02d}Z", ("ann", "bob")[k % 2])
 
 
 def person(name: str, *numbers: int, crop: bool = False, **state: Any) -> PersonRecord:
@@ -74,7 +74,8 @@ def told(store: Store | list[PersonRecord]) -> list[Any]:
     return [
         (one.state, one.added, [
             (photo.entry.digest, photo.entry.embedding.astype(np.float16).tobytes(), photo.entry.source, photo.entry.made_by,
-             photo.entry.quality, photo.entry.metadata, photo.entry.crop, photo.added)
+             photo.entry.quality, photo.entry.metadata, photo.entry.crop, photo.added,
+             photo.actor)
             for photo in one.photos
         ])
         for one in people

@@ -15,16 +15,20 @@ from facespace.identification.stores.records import Counts
 from facespace.identification.stores.sqlite import SQLiteStore
 from support.gallery_people import OtherStore, everybody, open_people, person, photo, told
 
-KINDS: dict[str, Callable[[SQLiteStore], Any]] = {"of SQL": lambda store: store, "other": OtherStore}
+KINDS: dict[str, Callable[[SQLiteStore], Any]] = {
+    "of SQL": lambda store: store, "encrypted": lambda store: store, "other": OtherStore,
+}  # fmt: skip
 
 
 @pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if request.param == "encrypted":
+        monkeypatch.setenv("FACESPACE_GALLERY_KEY", "correct horse battery")
     return KINDS[request.param](SQLiteStore(tmp_path / "people.gallery", create=True))
 
 
 def without_times(people: Any) -> list[Any]:
-    return [(state, [one[:-1] for one in photos]) for state, _, photos in people]
+    return [(state, [one[:-2] for one in photos]) for state, _, photos in people]
 
 
 def test_what_is_brought_is_there(store: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from facespace.errors import GalleryError
 from facespace.identification import edits
+from facespace.identification.stores import tally
 from facespace.identification.stores.bulk import add_people, people_of
 from facespace.identification.stores.records import Counts
 from facespace.identification.stores.sqlite import SQLiteStore
@@ -49,6 +51,22 @@ def test_it_is_whole_or_not_at_all(store: SQLiteStore) -> None:
     with pytest.raises(ValueError, match="time must be"):
         add_people(store, [person("Ada", 1), wrong], text="test")
     assert (store.count(), told(store)) == (0, [])
+
+
+def test_counts_and_tally_are_those_of_the_rows(store: SQLiteStore) -> None:
+    """What tells a mixture of two states from one is kept as by every other change."""
+
+    def held() -> list[Any]:
+        with store._read() as cursor:
+            return cursor.rows("SELECT n_people, n_photos, tally FROM collection")
+
+    add_people(store, everybody(), text="test")
+    add_people(store, [person("Ada", 77, metadata={"new": 1}), person("Eve", 78)], text="test")
+    before = held()
+    with store._write() as cursor:
+        tally.count_again(cursor, store._collection_id)
+    assert held() == before
+    assert store.nearest(photo(78).entry.embedding[None], 1).similarities[0, 0] > 0.99
 
 
 def test_others_find_who_was_brought(store: SQLiteStore, tmp_path: Path) -> None:
