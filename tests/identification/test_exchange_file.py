@@ -193,6 +193,14 @@ def test_a_bomb(path: Path) -> None:
     refused(path, "is compressed")
 
 
+@pytest.mark.parametrize("place", [8, 10], ids=["encrypted", "compressed"])
+def test_what_its_list_of_contents_calls_compressed_or_encrypted(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + place] |= 1 if place == 8 else zipfile.ZIP_DEFLATED
+    path.write_bytes(data)
+    refused(path, "gallery.json is compressed or encrypted")
+
+
 def test_a_list_of_contents_that_would_fill_the_memory(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for k in range(20_000):

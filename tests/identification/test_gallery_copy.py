@@ -161,10 +161,12 @@ def test_to_a_store_of_another_kind_and_back(path: Path, tmp_path: Path, monkeyp
     servers(monkeypatch, tmp_path)
     store = SQLiteStore(path)
     store.set("templates", "best")
+    store.set("retention_days", 30)
     expected = Copied("default", contents(people_of(store)), False)
     assert copy_gallery(str(path), "other://server") == [expected]
     server = SQLiteStore(tmp_path / "server")
     assert server.setting("embedder") == MODEL and server.setting("templates") == "best"
+    assert server.setting("retention_days") == 30
     assert copy_gallery("other://server", str(tmp_path / "back.gallery")) == [expected]
     back = SQLiteStore(tmp_path / "back.gallery")
     assert contents(people_of(back)) == expected.contents

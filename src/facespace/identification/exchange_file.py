@@ -216,7 +216,7 @@ class PeopleFile:
         start = self._tensor_start
         if self._size(VECTORS) != start + n_bytes:
             raise self._damaged(f"{VECTORS} has {self._size(VECTORS)} bytes where {start + n_bytes} were expected")
-        if told.n_crops > told.n_photos or bool(told.n_crops) != (CROPS in self._archive.NameToInfo):
+        if bool(told.n_crops) != (CROPS in self._archive.NameToInfo):
             raise self._damaged(f"{told.n_crops} crops of {told.n_photos} photos")
 
     def _skip_tensor_header(self, file: IO[bytes]) -> None:
@@ -284,9 +284,6 @@ class PeopleFile:
                 raise ValueError(f"people, photos and crops are {found}, it counts {counted}")
             if CROPS in opened and opened[CROPS].read(len(_TAR_END) + 1) != _TAR_END:
                 raise ValueError(f"{CROPS} does not end after the last crop")
-            for file in opened.values():  # a checksum is compared at the end of an entry
-                while file.read(_BUFFER):
-                    pass
 
 
 class _Lines:

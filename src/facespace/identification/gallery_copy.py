@@ -177,8 +177,9 @@ def _copy_file(store: SQLiteStore, target: Path, progress: Progress | None) -> l
 def _copy_collection(store: Store, target: Store, source: str, progress: Progress | None) -> Copied:
     version, model = store.version(), stored_model(store)
     begin(target, model, f"a copy of {source}")
-    for key, value in stored_settings(store).items():
-        target.set(key, value)
+    for key, value in {**stored_settings(store), "retention_days": store.setting("retention_days")}.items():
+        if value is not None:
+            target.set(key, value)
     counting = _Counting()
     people = counted(counting.passing(checked_people(store, model)), store.count(), progress)
     for batch in batches(people, BATCH):
