@@ -185,11 +185,15 @@ class SqlStore(ABC):
             known = sorted(self._people_of(rows), key=lambda one: one.state.name)
             return [one for one in known if one.state.name > after][:limit]
         with self._read() as cursor:
+            # Joined, so that names come from the table and from its index: in a copy made while somebody wrote they may differ.
             rows = cursor.rows(
-                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name > ? ORDER BY p.name LIMIT ?",
+                f"SELECT {_COLUMNS}, p.gone, i.name FROM person p JOIN person i ON i.id = p.id"
+                " WHERE i.collection = ? AND i.gone IS NULL AND i.name > ? ORDER BY i.name LIMIT ?",
                 (self._collection_id, after, 2**62 if limit is None else limit),
             )
-            return self._people_of(rows)
+            if any(gone is not None or name != found for _, name, *_, gone, found in rows):
+                raise self._damaged("people are listed by other names than they have; was it copied while somebody wrote?")
+            return self._people_of(row[:6] for row in rows)
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
         """The people with these ids who are there, in the order of `ids`."""
@@ -515,10 +519,11 @@ class SqlStore(ABC):
             raise self._damaged("an embedding is not of length 1")
 
 
-_PERSON = (
-    "SELECT p.id, p.name, p.external_id, p.extra, p.added,"
-    " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL) FROM person p"
+_COLUMNS = (
+    "p.id, p.name, p.external_id, p.extra, p.added,"
+    " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL)"
 )
+_PERSON = f"SELECT {_COLUMNS} FROM person p"
 
 
 def _parts(ids: Sequence[int]) -> Iterator[list[int]]:

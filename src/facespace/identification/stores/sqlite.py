@@ -29,7 +29,7 @@ from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
 from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, check_few, people_rows
+from facespace.identification.stores.sqlite_rows import changed_rows, check_on_opening, people_rows
 from facespace.io.files import remedy, sync_file, sync_folder
 from facespace.io.text import one_line
 
@@ -109,7 +109,7 @@ class SQLiteStore(SqlStore):
     def _open_collection(self, create: bool) -> None:
         super()._open_collection(create)
         with self._read() as cursor:
-            check_few(self, cursor)
+            check_on_opening(self, cursor)
 
     def _make(self) -> None:
         self._connection.execute(f"PRAGMA page_size = {_PAGE}")
