@@ -92,6 +92,8 @@ def test_a_threshold_of_ones_own(gallery: Gallery) -> None:
 def test_a_model_without_thresholds_needs_one(tmp_path: Path) -> None:
     embedder = StubEmbedder(calibration=None)
     with Gallery(tmp_path / "h", embedder, create=True) as gallery:  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="no thresholds have been measured"):
+            next(iter(check_gallery(gallery, embedder)))  # type: ignore[arg-type]
         gallery.add("Anna", axis(0), crop(0))
         with pytest.raises(ModelError, match="give one with --threshold"):
             list(check_gallery(gallery, embedder))  # type: ignore[arg-type]
