@@ -101,6 +101,7 @@ def test_a_model_without_thresholds_needs_one(tmp_path: Path) -> None:
 
 
 def test_people_are_read_in_pages(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_check, "_READ", 2)
     monkeypatch.setattr(gallery_check, "_PAGE", 1)
     monkeypatch.setattr(gallery_check, "_MANY", 2)
     gallery.add("Benjamin", axis(1), crop(7))

@@ -22,7 +22,8 @@ from facespace.identification.gallery import Gallery
 from facespace.identification.open_set import templates
 from facespace.identification.stores.protocol import StoredPerson, StoredPhoto
 
-_PAGE = 256  # people
+_READ = 10_000  # people whose names are read at once
+_PAGE = 256  # people who are searched for at once
 _MANY = 4096  # photos whose vectors are read at once
 _TOP = 4  # how many people a person is compared with: the person, and three others
 
@@ -70,11 +71,13 @@ def check_gallery(
         yield Finding("damage", f"{store.name}: {problem}")
     check = _Check(gallery, embedder, rate, threshold)
     after, done, total = "", 0, len(gallery)
-    while page := store.people(after=after, limit=_PAGE):
-        yield from check.people(page)
-        after = page[-1].state.name
-        done += len(page)
-        progress(done, max(done, total))
+    while people := store.people(after=after, limit=_READ):
+        for start in range(0, len(people), _PAGE):
+            page = people[start : start + _PAGE]
+            yield from check.people(page)
+            done += len(page)
+            progress(done, max(done, total))
+        after = people[-1].state.name
 
 
 class _Check:
