@@ -41,6 +41,12 @@ _WORDS = {
 }  # fmt: skip
 SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
+_COUNTED = (
+    "SELECT c.name, c.n_people, c.n_photos,"
+    " (SELECT count(*) FROM person p WHERE p.collection = c.id AND p.gone IS NULL),"
+    " (SELECT count(*) FROM face f JOIN person p ON p.id = f.person"
+    " WHERE p.collection = c.id AND p.gone IS NULL AND f.gone IS NULL) FROM collection c"
+)
 
 
 class SQLiteStore(SqlStore):
@@ -207,6 +213,22 @@ class SQLiteStore(SqlStore):
         with self._lock:
             self._connection.close()
             self._index = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the file, found by reading all of it; empty for a whole one."""
+        with self._read() as cursor:
+            told = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
+            found = [] if told == ["ok"] else told
+            ((n_lost,),) = cursor.rows("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)")
+            if n_lost:
+                found.append(f"{n_lost} photos belong to nobody")
+            for name, *counts in cursor.rows(_COUNTED):
+                if counts[:2] != counts[2:]:
+                    found.append(
+                        f"the collection {self._text(name)} has {counts[2]} people and {counts[3]} photos where it counts "
+                        f"{counts[0]} and {counts[1]}"
+                    )
+        return found
 
     # Search
 
