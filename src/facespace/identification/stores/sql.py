@@ -482,10 +482,8 @@ class SqlStore(ABC):
 
     def _json(self, text: Any, what: str) -> Any:
         try:
-            if not isinstance(text, str):
-                raise TypeError
-            return json.loads(text)
-        except (TypeError, ValueError, RecursionError):
+            return json.loads(text if isinstance(text, str) else "")
+        except (ValueError, RecursionError):
             raise self._damaged(f"{what} is not JSON") from None
 
     def _object(self, text: Any, what: str) -> dict[str, Any]:
