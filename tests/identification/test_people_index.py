@@ -76,7 +76,7 @@ def in_batches(rows: Rows, *sizes: int) -> Iterator[Rows]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 16 rows, so that a few hundred people have many; every row a candidate."""
     monkeypatch.setattr(people_index, "_BLOCK", 16)
-    monkeypatch.setattr(people_index, "_FEWEST_CANDIDATES", 10_000)
+    monkeypatch.setattr(people_index, "_CANDIDATES", 1_000_000)
 
 
 @pytest.mark.parametrize("n_people", [1, 5, 300])
@@ -106,16 +106,16 @@ def test_sketches_choose_few_candidates_and_seldom_miss(monkeypatch: pytest.Monk
     index = PeopleIndex.build(128, [rows])
     probes = near(rows, np.arange(100), noise=1.0)
     compared = []
-    whole = PeopleIndex._compared
-    monkeypatch.setattr(PeopleIndex, "_compared", lambda *a: compared.append(len(a[2])) or whole(*a))
+    whole = PeopleIndex._similarities
+    monkeypatch.setattr(PeopleIndex, "_similarities", lambda *a: compared.append(len(a[2])) or whole(*a))
     found = index.nearest(probes, 10)
     exact = by_hand(rows, probes, 10)
     assert found.people[:, 0].tolist() == [row[0][0] for row in exact]
     hits = [
         len({one[0] for one in row} & set(people)) for row, people in zip(exact, found.people.tolist(), strict=True)
     ]
-    assert np.mean(hits) > 7
-    assert len(compared) == 100 and max(compared) < 2000
+    assert np.mean(hits) > 9.5
+    assert len(compared) == 100 and max(compared) < 4000
 
 
 def test_probes_of_any_layout_and_number(small_blocks: None) -> None:
@@ -142,7 +142,7 @@ def test_memory_is_bounded_by_searching_a_few_probes_at_a_time(n_people: int, mo
     rank = PeopleIndex._rank
     monkeypatch.setattr(PeopleIndex, "_rank", lambda self, *a: chunks.append(len(a[1].base)) or rank(self, *a))
     monkeypatch.setattr(people_index, "_SCANNED_BYTES", 7 * n_people * (1 if n_people > 4096 else 4))
-    monkeypatch.setattr(people_index, "_PIECE", 50)
+    monkeypatch.setattr(people_index, "_PIECE", 50 * DIMENSION)
     assert as_lists(index.nearest(probes, 3)) == whole
     assert max(chunks) <= 7
 
@@ -224,7 +224,7 @@ def test_all_may_leave_and_others_come(small_blocks: None) -> None:
 
 
 def test_a_small_gallery_grows_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(people_index, "_FEWEST_CANDIDATES", 10_000)
+    monkeypatch.setattr(people_index, "_CANDIDATES", 1_000_000)
     rows = drawn(range(6000))
     first, rest = in_batches(rows, 100)
     small = PeopleIndex.build(DIMENSION, [first])
@@ -272,6 +272,14 @@ def test_threads_search_one_snapshot_while_another_is_made() -> None:
     for thread in threads:
         thread.join()
     assert answers == [wanted] * 4
+
+
+def test_expanded_numbers_are_those_of_numpy() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    out = np.empty(len(finite), np.float32)
+    people_index._expand(finite, out=out)
+    assert np.array_equal(out.view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 
 def test_rows_that_cannot_be_are_refused() -> None:

@@ -9,6 +9,7 @@ block of rows is compared in full.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -16,17 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from facespace.identification.sketches import Sketcher, distances
+from facespace.identification.sketches import N_BITS, Sketcher, distances
 from facespace.runtime.onnx_network import usable_cores
 
 _BLOCK = 4096
-# Rows compared with a probe in full, of a million: see `_n_candidates`.
-_CANDIDATES_PER_MILLION = 2000
-_FEWEST_CANDIDATES = 256
+# Times the root of the number of rows, divided by that of the numbers of a vector: the rows compared in full.
+_CANDIDATES = 2000
 # Bytes of distances computed before candidates are chosen from them.
 _SCANNED_BYTES = 32 << 20
-# Candidates whose vectors are expanded to float32 at once.
-_PIECE = 4096
+# Numbers of candidates expanded to float32 at once, which stay in a core's own cache.
+_PIECE = 1 << 17
 
 
 class Rows(NamedTuple):
@@ -186,50 +186,78 @@ class PeopleIndex:
 
     def _rank(self, probe: npt.NDArray[np.float32], far: npt.NDArray[Any], best: Nearest) -> None:
         """Fill `best`, each (k,), for one probe (D,) whose distances or negative similarities to all rows are `far`."""
-        k = len(best.people)
-        n = _n_candidates(self.n_rows, k)
+        wanted = min(len(best.people), self._n_people)
+        n = _n_candidates(self.n_rows, self.dimension, wanted)
         while True:
             rows = np.flatnonzero(far <= _cutoff(far, n)) if n < len(far) else np.arange(len(far))
-            similarities, ids = self._compared(probe, rows)
-            order = np.lexsort((ids, -similarities))
-            people, first = np.unique(ids[order], return_index=True)
-            # Of a person with very many photos, all candidates may be.
-            if len(people) >= min(k, self._n_people):
+            similarities = self._similarities(probe, rows)
+            chosen, ids = self._best_of_each(rows, similarities, wanted)
+            if len(chosen) == wanted or len(rows) == len(far):
                 break
-            n *= 4
-        chosen = order[np.sort(first)[:k]]
-        n_found = len(chosen)
-        best.people[:n_found] = ids[chosen]
-        best.similarities[:n_found] = similarities[chosen]
-        for place, row in enumerate(rows[chosen]):
-            block = int(np.searchsorted(self._starts, row, side="right")) - 1
-            within = row - self._starts[block]
-            best.n_photos[place] = self._blocks[block].rows.n_photos[within]
-            best.qualities[place] = self._blocks[block].rows.qualities[within]
+            n *= 4  # few people have all of the candidates
+        best.people[: len(chosen)] = ids
+        best.similarities[: len(chosen)] = similarities[chosen]
+        # Rows are read by ascending number.
+        order = np.argsort(chosen)
+        for part, block, within in self._by_block(rows[chosen[order]]):
+            best.n_photos[order[part]] = block.rows.n_photos[within]
+            best.qualities[order[part]] = block.rows.qualities[within]
 
-    def _compared(
-        self, probe: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The similarities of `rows` (ascending) to a probe, and whose rows they are."""
+    def _best_of_each(
+        self, rows: npt.NDArray[np.intp], similarities: npt.NDArray[np.float32], wanted: int
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+        """Which of `rows` are the best of the `wanted` most similar people, or of all there are, and the people."""
+        n = 2 * wanted
+        while True:
+            high = np.arange(len(rows))
+            if n < len(rows):
+                high = np.flatnonzero(similarities >= -np.partition(-similarities, n - 1)[n - 1])
+            ids = np.empty(len(high), np.int64)
+            for part, block, within in self._by_block(rows[high]):
+                ids[part] = block.rows.ids[within]
+            order = np.lexsort((ids, -similarities[high]))
+            first = np.sort(np.unique(ids[order], return_index=True)[1])[:wanted]
+            if len(first) == wanted or len(high) == len(rows):
+                return high[order[first]], ids[order[first]]
+            n *= 8
+
+    def _similarities(self, probe: npt.NDArray[np.float32], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        """The similarities of `rows`, whose numbers ascend, to a probe."""
         similarities = np.empty(len(rows), np.float32)
-        ids = np.empty(len(rows), np.int64)
-        for first in range(0, len(rows), _PIECE):
-            piece = rows[first : first + _PIECE]
-            vectors = np.empty((len(piece), self.dimension), np.float16)
-            bounds = np.searchsorted(piece, self._starts)
-            for n in np.flatnonzero(bounds[1:] > bounds[:-1]):
-                part, source = slice(bounds[n], bounds[n + 1]), self._blocks[n].rows
-                within = piece[part] - self._starts[n]
+        size = min(max(1, _PIECE // self.dimension), len(rows))
+        vectors = np.empty((size, self.dimension), np.float16)
+        expanded = np.empty((size, self.dimension), np.float32)
+        for first in range(0, len(rows), size or 1):
+            piece = rows[first : first + size]
+            for part, block, within in self._by_block(piece):
                 # Rows are known to be there: "clip" only spares NumPy a copy of what it writes.
-                np.take(source.vectors, within, axis=0, out=vectors[part], mode="clip")
-                np.take(source.ids, within, out=ids[first:][part], mode="clip")
+                np.take(block.rows.vectors, within, axis=0, out=vectors[part], mode="clip")
+            _expand(vectors[: len(piece)], out=expanded[: len(piece)])
             # A product of matrices would round equal vectors differently, by where they stand.
-            np.einsum("ij,j->i", vectors.astype(np.float32), probe, out=similarities[first : first + _PIECE])
-        return similarities, ids
+            np.einsum("ij,j->i", expanded[: len(piece)], probe, out=similarities[first : first + size])
+        return similarities
+
+    def _by_block(self, rows: npt.NDArray[np.intp]) -> Iterator[tuple[slice, _Block, npt.NDArray[np.intp]]]:
+        """For each block that has some of `rows`, whose numbers ascend: which of them, the block, their places in it."""
+        bounds = np.searchsorted(rows, self._starts)
+        for n in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
+            part = slice(int(bounds[n]), int(bounds[n + 1]))
+            yield part, self._blocks[n], rows[part] - self._starts[n]
 
 
-def _n_candidates(n_rows: int, k: int) -> int:
-    return max(_FEWEST_CANDIDATES, _CANDIDATES_PER_MILLION * n_rows // 1_000_000) + 8 * k
+def _n_candidates(n_rows: int, dimension: int, k: int) -> int:
+    """How many rows are compared in full: 3,906 of a million of 512 numbers, 15,625 of as many of 128."""
+    return math.ceil(_CANDIDATES * math.sqrt(n_rows) / min(dimension, N_BITS) * max(1.0, k / 10))
+
+
+def _expand(vectors: npt.NDArray[np.float16], *, out: npt.NDArray[np.float32]) -> None:
+    """Write finite `vectors` to `out` as float32: the same numbers as `astype` makes, in a fifth of the time."""
+    # The bits of sign, exponent and fraction move to where float32 has them; the exponents' zeros are 112 apart.
+    bits = out.view(np.int32)
+    bits[...] = vectors.view(np.int16)
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, np.int32(~0x70001FFF), out=bits)
+    np.multiply(out, np.float32(2.0**112), out=out)
 
 
 def _cutoff(far: npt.NDArray[Any], n: int) -> float:
@@ -297,7 +325,7 @@ def _without(block: _Block, leaving: npt.NDArray[np.int64]) -> tuple[_Block, npt
     """The block without the rows of the ids `leaving` (ascending), and the ids of these rows; itself if it has none."""
     ids = block.rows.ids
     first, last = np.searchsorted(leaving, ids.min()), np.searchsorted(leaving, ids.max(), side="right")
-    out = np.isin(ids, leaving[first:last])
+    out = np.isin(ids, leaving[first:last]) if first < last else np.zeros(0, np.bool_)
     if not out.any():
         return block, ids[:0]
     rest = Rows(*(values[~out] for values in block.rows))
