@@ -74,8 +74,9 @@ def in_batches(rows: Rows, *sizes: int) -> Iterator[Rows]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 16 rows, so that a few hundred people have many; every row a candidate."""
+    """Blocks of 16 rows, so that a few hundred people have many; every row a candidate of sketches, always taken."""
     monkeypatch.setattr(people_index, "_BLOCK", 16)
+    monkeypatch.setattr(people_index, "_MANY_PROBES", 1 << 30)
     monkeypatch.setattr(people_index, "_CANDIDATES", 1_000_000)
 
 
@@ -89,11 +90,11 @@ def test_a_small_gallery_is_compared_in_full(n_people: int, k: int) -> None:
     assert as_lists(index.nearest(probes, k)) == by_hand(rows, probes, k)
 
 
-@pytest.mark.parametrize("dimension", [48, 512])
-def test_a_large_gallery_finds_who_is_near(dimension: int) -> None:
+@pytest.mark.parametrize(("dimension", "n_probes"), [(48, 15), (48, 50), (192, 16), (512, 50)])
+def test_a_large_gallery_finds_who_is_near(dimension: int, n_probes: int) -> None:
     rows = drawn(np.arange(9000) * 2, dimension)
     index = PeopleIndex.build(dimension, in_batches(rows, 4096, 17, 4000))
-    places = np.arange(0, 9000, 180)
+    places = np.arange(0, 9000, 180)[:n_probes]
     probes = near(rows, places)
     found = index.nearest(probes, 1)
     assert as_lists(found) == by_hand(rows, probes, 1)
@@ -101,10 +102,22 @@ def test_a_large_gallery_finds_who_is_near(dimension: int) -> None:
     assert (len(index), index.n_rows) == (9000, 9000)
 
 
+def test_many_probes_of_few_numbers_are_compared_with_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PeopleIndex, "_estimated", None)
+    people = np.repeat(np.arange(2500), 3)
+    rows = drawn(people, 16)
+    rows.vectors[::5] = rows.vectors[0]
+    index = PeopleIndex.build(16, [rows])
+    probes = near(rows, np.arange(0, 80, 4), noise=1.0)
+    for k in (1, 30):
+        assert as_lists(index.nearest(probes, k)) == by_hand(rows, probes, k)
+
+
 def test_sketches_choose_few_candidates_and_seldom_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people_index, "_MANY_PROBES", 1 << 30)
     rows = drawn(np.arange(20_000), 128)
     index = PeopleIndex.build(128, [rows])
-    probes = near(rows, np.arange(100), noise=1.0)
+    probes = near(rows, np.arange(30), noise=1.0)
     compared = []
     whole = PeopleIndex._similarities
     monkeypatch.setattr(PeopleIndex, "_similarities", lambda *a: compared.append(len(a[2])) or whole(*a))
@@ -115,7 +128,7 @@ def test_sketches_choose_few_candidates_and_seldom_miss(monkeypatch: pytest.Monk
         len({one[0] for one in row} & set(people)) for row, people in zip(exact, found.people.tolist(), strict=True)
     ]
     assert np.mean(hits) > 9.5
-    assert len(compared) == 100 and max(compared) < 4000
+    assert len(compared) == 30 and max(compared) < 4000
 
 
 def test_probes_of_any_layout_and_number(small_blocks: None) -> None:
@@ -140,8 +153,10 @@ def test_memory_is_bounded_by_searching_a_few_probes_at_a_time(n_people: int, mo
     whole = as_lists(index.nearest(probes, 3))
     chunks = []
     rank = PeopleIndex._rank
-    monkeypatch.setattr(PeopleIndex, "_rank", lambda self, *a: chunks.append(len(a[1].base)) or rank(self, *a))
-    monkeypatch.setattr(people_index, "_SCANNED_BYTES", 7 * n_people * (1 if n_people > 4096 else 4))
+    monkeypatch.setattr(
+        PeopleIndex, "_rank", lambda self, *a, **b: chunks.append(len(a[1].base)) or rank(self, *a, **b)
+    )
+    monkeypatch.setattr(people_index, "_SCANNED_BYTES", 7 * n_people)
     monkeypatch.setattr(people_index, "_PIECE", 50 * DIMENSION)
     assert as_lists(index.nearest(probes, 3)) == whole
     assert max(chunks) <= 7

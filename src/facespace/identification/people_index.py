@@ -23,10 +23,15 @@ from facespace.runtime.onnx_network import usable_cores
 _BLOCK = 4096
 # Times the root of the number of rows, divided by that of the numbers of a vector: the rows compared in full.
 _CANDIDATES = 2000
-# Bytes of distances computed before candidates are chosen from them.
-_SCANNED_BYTES = 32 << 20
+# Bytes of distances computed before candidates are chosen from them: 64 probes and a million rows.
+_SCANNED_BYTES = 64 << 20
+# So many probes at once are compared with everybody faster by a product of matrices than by sketches, when vectors have
+# so few numbers.
+_MANY_PROBES, _FEW_NUMBERS = 16, 192
 # Numbers of candidates expanded to float32 at once, which stay in a core's own cache.
 _PIECE = 1 << 17
+
+_Run = Callable[..., Iterator[Any]]  # map, or that of a pool of threads
 
 
 class Rows(NamedTuple):
@@ -153,23 +158,42 @@ class PeopleIndex:
         )  # fmt: skip
         if not found.people.size or not self.n_rows:
             return found
-        sketched = self.n_rows > _BLOCK
-        step = max(1, _SCANNED_BYTES // (self.n_rows if sketched else 4 * self.n_rows))
+        wanted = min(k, self._n_people)
+        step = min(256, max(1, _SCANNED_BYTES // self.n_rows))
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-search") as pool:
+            # A small gallery is searched before a thread has started.
+            run = map if self.n_rows <= _BLOCK else pool.map
             for start in range(0, len(probes), step):
                 chunk = probes[start : start + step]
-                far = self._estimated(chunk, pool.map) if sketched else -(chunk @ self._expanded.T)
                 parts = [Nearest(*(values[start + n] for values in found)) for n in range(len(chunk))]
-                # A small gallery is searched before a thread has started.
-                list((pool.map if sketched else map)(self._rank, chunk, far, parts))
+                if self.n_rows <= _BLOCK or (self.dimension <= _FEW_NUMBERS and len(chunk) >= _MANY_PROBES):
+                    far, n, slack = self._rounded(chunk, run), wanted, 1
+                else:
+                    far, n, slack = self._estimated(chunk, run), _n_candidates(self.n_rows, self.dimension, wanted), 0
+                list(run(functools.partial(self._rank, n=n, slack=slack), chunk, far, parts))
+        return found
+
+    def _rounded(self, probes: npt.NDArray[np.float32], run: _Run) -> npt.NDArray[np.uint8]:
+        """How dissimilar all rows are to each probe (N,R), in steps of 1/120."""
+        found = np.empty((len(probes), self.n_rows), np.uint8)
+
+        def compare(n: int) -> None:
+            vectors = self._expanded[n] if self.n_rows <= _BLOCK else _expanded(self._blocks[n].rows.vectors)
+            values = probes @ vectors.T
+            np.subtract(1.05, values, out=values)
+            np.multiply(values, 120, out=values)
+            np.clip(values, 0, 254, out=values)
+            found[:, self._starts[n] : self._starts[n + 1]] = values
+
+        list(run(compare, range(len(self._blocks))))
         return found
 
     @functools.cached_property
-    def _expanded(self) -> npt.NDArray[np.float32]:
-        """All vectors (R,D) of a small gallery."""
-        return np.concatenate([block.rows.vectors for block in self._blocks]).astype(np.float32)
+    def _expanded(self) -> list[npt.NDArray[np.float32]]:
+        """The vectors of each block of a small gallery."""
+        return [_expanded(block.rows.vectors) for block in self._blocks]
 
-    def _estimated(self, probes: npt.NDArray[np.float32], run: Callable[..., Iterator[Any]]) -> npt.NDArray[np.uint8]:
+    def _estimated(self, probes: npt.NDArray[np.float32], run: _Run) -> npt.NDArray[np.uint8]:
         """The distances (N,R) of the sketches."""
         assert self._sketcher is not None
         sketched = self._sketcher.sketch(probes.astype(np.float16))
@@ -184,17 +208,24 @@ class PeopleIndex:
         list(run(scan, range(0, len(self._blocks), step)))
         return found
 
-    def _rank(self, probe: npt.NDArray[np.float32], far: npt.NDArray[Any], best: Nearest) -> None:
-        """Fill `best`, each (k,), for one probe (D,) whose distances or negative similarities to all rows are `far`."""
+    def _rank(
+        self, probe: npt.NDArray[np.float32], far: npt.NDArray[np.uint8], best: Nearest, *, n: int, slack: int
+    ) -> None:
+        """Fill `best`, each (k,), for one probe (D,).
+
+        Of all rows, which `far` (R,) says how far they are, at least `n` of the least far are compared; `slack` is by how
+        much `far` may be wrong.
+        """
         wanted = min(len(best.people), self._n_people)
-        n = _n_candidates(self.n_rows, self.dimension, wanted)
         while True:
-            rows = np.flatnonzero(far <= _cutoff(far, n)) if n < len(far) else np.arange(len(far))
+            cutoff = _cutoff(far, min(n, len(far)))
+            rows = np.flatnonzero(far <= cutoff + slack)
             similarities = self._similarities(probe, rows)
             chosen, ids = self._best_of_each(rows, similarities, wanted)
-            if len(chosen) == wanted or len(rows) == len(far):
+            # Few people can have all of the rows, or the last of them can be there by the slack alone.
+            if len(rows) == len(far) or (len(chosen) == wanted and far[rows[chosen[-1]]] <= cutoff):
                 break
-            n *= 4  # few people have all of the candidates
+            n *= 4
         best.people[: len(chosen)] = ids
         best.similarities[: len(chosen)] = similarities[chosen]
         # Rows are read by ascending number.
@@ -260,12 +291,15 @@ def _expand(vectors: npt.NDArray[np.float16], *, out: npt.NDArray[np.float32]) -
     np.multiply(out, np.float32(2.0**112), out=out)
 
 
-def _cutoff(far: npt.NDArray[Any], n: int) -> float:
-    """A value that at least `n` of `far` do not exceed: the smallest, up to rounding."""
-    if far.dtype != np.uint8:
-        # What is computed again may differ in the last bits.
-        return float(np.partition(far, n - 1)[n - 1]) + 1e-5
-    low, high = 0, 254  # `far` does not exceed 254
+def _expanded(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    out = np.empty(vectors.shape, np.float32)
+    _expand(vectors, out=out)
+    return out
+
+
+def _cutoff(far: npt.NDArray[np.uint8], n: int) -> int:
+    """The smallest value that at least `n` of `far` do not exceed."""
+    low, high = 0, 255
     while low < high:
         middle = (low + high) // 2
         if np.count_nonzero(far <= middle) >= n:
