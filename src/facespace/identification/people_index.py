@@ -2,8 +2,8 @@
 
 Rows stand in blocks of 4,096. Each has beside its vector a sketch of 64 bytes (see `sketches`). A search compares the
 probe's sketch with every row's, takes the rows of the smallest distances as candidates, and compares only their vectors.
-What it returns are the exact similarities of these, so a person can be missed but never be ranked wrongly. Up to one
-block of rows is compared in full.
+What it returns are the exact similarities of these: a person can be missed, but those found are in the right order. Small
+galleries, and many probes at once, are compared with everybody by products of matrices.
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.identification.sketches import N_BITS, Sketcher, distances
+from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.onnx_network import usable_cores
 
 _BLOCK = 4096
-# Times the root of the number of rows, divided by that of the numbers of a vector: the rows compared in full.
+# Times the root of the number of rows, divided by the numbers of a vector: how many candidates sketches choose. Among so
+# many were 99.9 % of the ten most similar people each, and more of the most similar one, of 940 probes (LFW view 1). To
+# have them all for 99.9 % of 10 thousand, 100 thousand and a million people (real and drawn, as in
+# benchmarks/gallery_search.py), 1,053, 4,360 and 15,067 candidates were needed of 128 numbers (sface; taken: 1,563, 4,942
+# and 15,625), and 398, 986 and 2,743 of 512 (casia-webface; taken: 391, 1,236 and 3,907).
 _CANDIDATES = 2000
 # Bytes of distances computed before candidates are chosen from them: 64 probes and a million rows.
 _SCANNED_BYTES = 64 << 20
-# So many probes at once are compared with everybody faster by a product of matrices than by sketches, when vectors have
-# so few numbers.
-_MANY_PROBES, _FEW_NUMBERS = 16, 192
+# So many probes at once, and at least a tenth as many as their numbers, are compared with everybody, since products of
+# matrices then take no longer than sketches: processor time a probe and million rows, 64 at once, was 5 and 20 ms (128
+# numbers), and 18 and 20 ms (512). Of longer vectors sketches stay faster.
+_MANY_PROBES, _MOST_NUMBERS = 12, 512
 # Numbers of candidates expanded to float32 at once, which stay in a core's own cache.
 _PIECE = 1 << 17
 
@@ -166,12 +172,15 @@ class PeopleIndex:
             for start in range(0, len(probes), step):
                 chunk = probes[start : start + step]
                 parts = [Nearest(*(values[start + n] for values in found)) for n in range(len(chunk))]
-                if self.n_rows <= _BLOCK or (self.dimension <= _FEW_NUMBERS and len(chunk) >= _MANY_PROBES):
+                if self.n_rows <= _BLOCK or self._by_products(len(chunk)):
                     far, n, slack = self._rounded(chunk, run), wanted, 1
                 else:
                     far, n, slack = self._estimated(chunk, run), _n_candidates(self.n_rows, self.dimension, wanted), 0
                 list(run(functools.partial(self._rank, n=n, slack=slack), chunk, far, parts))
         return found
+
+    def _by_products(self, n_probes: int) -> bool:
+        return self.dimension <= _MOST_NUMBERS and n_probes >= max(_MANY_PROBES, self.dimension / 10)
 
     def _rounded(self, probes: npt.NDArray[np.float32], run: _Run) -> npt.NDArray[np.uint8]:
         """How dissimilar all rows are to each probe (N,R), in steps of 1/120."""
@@ -185,7 +194,11 @@ class PeopleIndex:
             np.clip(values, 0, 254, out=values)
             found[:, self._starts[n] : self._starts[n + 1]] = values
 
-        list(run(compare, range(len(self._blocks))))
+        if run is map:  # in this thread alone
+            list(run(compare, range(len(self._blocks))))
+        else:
+            with one_blas_thread():
+                list(run(compare, range(len(self._blocks))))
         return found
 
     @functools.cached_property
@@ -322,7 +335,7 @@ def _pieces(batches: Iterable[Rows]) -> Iterator[Rows]:
         start = 0
         while start < len(batch.ids):
             stop = min(start + _BLOCK - n_waiting, len(batch.ids))
-            waiting.append(Rows(*(values[start:stop] for values in batch)))
+            waiting.append(_taken(batch, slice(start, stop)))
             n_waiting += stop - start
             start = stop
             if n_waiting == _BLOCK:
@@ -333,7 +346,12 @@ def _pieces(batches: Iterable[Rows]) -> Iterator[Rows]:
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
-    return Rows(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    ids, vectors, n_photos, qualities = zip(*parts, strict=True)
+    return Rows(np.concatenate(ids), np.concatenate(vectors), np.concatenate(n_photos), np.concatenate(qualities))
+
+
+def _taken(rows: Rows, which: slice | npt.NDArray[np.bool_]) -> Rows:
+    return Rows(rows.ids[which], rows.vectors[which], rows.n_photos[which], rows.qualities[which])
 
 
 def _first_rows(blocks: Sequence[_Block]) -> Iterator[_Block]:
@@ -351,7 +369,7 @@ def _with_sketches(blocks: Sequence[_Block], sketcher: Sketcher) -> Iterator[_Bl
     def sketched(block: _Block) -> _Block:
         return block if block.sketches is not None else _Block(block.rows, sketcher.sketch(block.rows.vectors))
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool, one_blas_thread():
         yield from pool.map(sketched, blocks)
 
 
@@ -362,5 +380,4 @@ def _without(block: _Block, leaving: npt.NDArray[np.int64]) -> tuple[_Block, npt
     out = np.isin(ids, leaving[first:last]) if first < last else np.zeros(0, np.bool_)
     if not out.any():
         return block, ids[:0]
-    rest = Rows(*(values[~out] for values in block.rows))
-    return _Block(rest, None if block.sketches is None else block.sketches[:, ~out]), ids[out]
+    return _Block(_taken(block.rows, ~out), None if block.sketches is None else block.sketches[:, ~out]), ids[out]
