@@ -113,6 +113,21 @@ def test_many_probes_of_few_numbers_are_compared_with_everybody(monkeypatch: pyt
         assert as_lists(index.nearest(probes, k)) == by_hand(rows, probes, k)
 
 
+def test_products_rounded_to_a_neighbouring_step_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = drawn(np.arange(500))
+    index = PeopleIndex.build(DIMENSION, [rows])
+    probes = near(rows, np.arange(40))
+    rounded = PeopleIndex._rounded
+
+    def wrong(self: PeopleIndex, *given: object) -> np.ndarray:
+        far = rounded(self, *given)
+        far[np.arange(40), np.arange(40)] = np.partition(far, 3, axis=1)[:, 3]
+        return np.where(np.arange(500) % 2 == 0, far + 1, far).astype(np.uint8)
+
+    monkeypatch.setattr(PeopleIndex, "_rounded", wrong)
+    assert index.nearest(probes, 3).people[:, 0].tolist() == list(range(40))
+
+
 def test_sketches_choose_few_candidates_and_seldom_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(people_index, "_MANY_PROBES", 1 << 30)
     rows = drawn(np.arange(20_000), 128)
@@ -257,6 +272,7 @@ def test_a_change_copies_only_the_blocks_it_touches() -> None:
     later = index.changed(np.array([5000, 30_000]), drawn([40_000]))
     assert later._blocks[0] is index._blocks[0] and later._blocks[2] is index._blocks[2]
     assert later._blocks[1] is not index._blocks[1]
+    assert len(later._blocks) == len(index._blocks) == 5  # the new row went into the last one, which is not full
     assert later._sketcher is index._sketcher
     assert (len(index), len(later), later.n_rows) == (20_000, 20_000, 20_000)
     probes = near(rows, [5000])
