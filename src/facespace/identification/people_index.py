@@ -22,11 +22,12 @@ from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.onnx_network import usable_cores
 
 _BLOCK = 4096
-# Times the root of the number of rows, divided by the numbers of a vector: how many candidates sketches choose. Among so
-# many were 99.9 % of the ten most similar people each, and more of the most similar one, of 940 probes (LFW view 1). To
-# have them all for 99.9 % of 10 thousand, 100 thousand and a million people (real and drawn, as in
-# benchmarks/gallery_search.py), 1,053, 4,360 and 15,067 candidates were needed of 128 numbers (sface; taken: 1,563, 4,942
-# and 15,625), and 398, 986 and 2,743 of 512 (casia-webface; taken: 391, 1,236 and 3,907).
+# Times the root of the number of rows, divided by the numbers of a vector: how many candidates sketches choose. Measured
+# with 941 probes, real faces and drawn ones, as in benchmarks/gallery_search.py: the ten people most similar to each were
+# in 99.9 % of cases among this many rows of the smallest distances, in galleries of 10 thousand, 100 thousand and a million:
+#   128 numbers (sface)          1,053   4,360   15,067   (taken: 1,563   4,942   15,625)
+#   512 numbers (casia-webface)    398     986    2,743   (taken:   391   1,236    3,907)
+# The most similar one was there for 99.9 % of probes among at most 1,954 and 1,235.
 _CANDIDATES = 2000
 # Bytes of distances computed before candidates are chosen from them: 64 probes and a million rows.
 _SCANNED_BYTES = 64 << 20
