@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from facespace.cli.shared.models import load_embedder
-from facespace.cli.shared.options import Device, EmbeddingDevice, GalleryFile
+from facespace.cli.shared.options import Collection, Device, EmbeddingDevice, GalleryFile
 from facespace.cli.shared.output import Report, progress_bar, say, write_line
 from facespace.io.text import one_line
 
 if TYPE_CHECKING:
     from facespace.identification.gallery_copy import Copied
 
-Collection = Annotated[
-    str, typer.Option("--collection", metavar="NAME", help="The collection of people within the gallery.")
-]
 _SHOWN = 16  # digits of a checksum
 
 
@@ -36,7 +34,7 @@ def export(
     from facespace.identification.gallery_copy import steady
     from facespace.identification.stores.opening import open_store
 
-    with contextlib.closing(open_store(str(gallery), collection=collection)) as store:
+    with contextlib.closing(open_store(gallery, collection=collection)) as store:
         version = store.version()
         with steady(store, file.parent) as still, progress_bar("exporting") as moved:
             told = export_gallery(still, file, progress=moved)
@@ -67,7 +65,7 @@ def import_(
     with PeopleFile(file):  # a file that is no export makes no gallery
         pass
     with (
-        contextlib.closing(open_store(str(gallery), collection=collection, create=True)) as store,
+        contextlib.closing(open_store(gallery, collection=collection, create=True)) as store,
         progress_bar("importing") as moved,
     ):
         counts = import_gallery(store, file, skip_known=skip_known, progress=moved)
@@ -126,12 +124,12 @@ def migrate(
     from facespace.identification.gallery_migration import migrate as embed_again
     from facespace.identification.stores.opening import open_store
 
-    with contextlib.closing(open_store(str(gallery), collection=collection)) as store:
+    with contextlib.closing(open_store(gallery, collection=collection)) as store:
         embedder = load_embedder(model, device.value)
         name = (
             collection if to is not None else f"{collection}-{re.sub(r'[^a-zA-Z0-9]+', '-', embedder.name).strip('-')}"
         )
-        place = to or str(gallery)
+        place = to or gallery
         report = Report()
         with progress_bar("embedding") as moved:
             made = embed_again(
@@ -147,9 +145,5 @@ def migrate(
     report.finish()
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Make these commands of `facespace gallery`."""
-    app.command("export")(export)
-    app.command("import")(import_)
-    app.command("copy")(copy)
-    app.command("migrate")(migrate)
+# Those whose gallery may be the first word.
+COMMANDS: dict[str, Callable[..., None]] = {"export": export, "import": import_, "migrate": migrate}

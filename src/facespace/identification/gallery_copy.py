@@ -19,7 +19,7 @@ import numpy as np
 from facespace.errors import GalleryError
 from facespace.identification.exchange import BATCH, Progress, checked_people, counted, stored_model, stored_settings
 from facespace.identification.stores.bulk import add_people, batches, people_of
-from facespace.identification.stores.opening import open_store
+from facespace.identification.stores.opening import list_collections, open_store
 from facespace.identification.stores.protocol import Store
 from facespace.identification.stores.records import PersonRecord
 from facespace.identification.stores.sealing import VARIABLE
@@ -111,7 +111,8 @@ def copy_gallery(
     must be empty; stopped and started again, it goes on. What was written is read again and compared. The original may be changed meanwhile: of a file the copy
     is as at one moment, and of a server each person. `GalleryError` where a store is damaged, or the copy is not the same.
     """
-    with contextlib.closing(open_store(source, collection=collection or "default")) as first:
+    names = [collection] if collection else list_collections(source)
+    with contextlib.closing(open_store(source, collection=names[0])) as first:
         if (
             collection is None
             and isinstance(first, SQLiteStore)
@@ -119,9 +120,8 @@ def copy_gallery(
             and not _is_to_encrypt(first)
         ):
             return _copy_file(first, Path(target), progress)
+        done = []
         with steady(first, Path(target).parent if "://" not in target else None) as still:
-            names = [collection] if collection else still.collections()
-            done = []
             for name in names:
                 place = still.name if isinstance(still, SQLiteStore) else source
                 with contextlib.closing(open_store(place, collection=name)) as store:

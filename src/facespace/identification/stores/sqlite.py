@@ -29,7 +29,7 @@ from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
 from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, check_few, people_rows
+from facespace.identification.stores.sqlite_rows import changed_rows, check_on_opening, people_rows
 from facespace.io.files import remedy, sync_file, sync_folder
 from facespace.io.text import one_line
 
@@ -41,6 +41,12 @@ _WORDS = {
 }  # fmt: skip
 SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
+_COUNTED = (
+    "SELECT c.name, c.n_people, c.n_photos,"
+    " (SELECT count(*) FROM person p WHERE p.collection = c.id AND p.gone IS NULL),"
+    " (SELECT count(*) FROM face f JOIN person p ON p.id = f.person"
+    " WHERE p.collection = c.id AND p.gone IS NULL AND f.gone IS NULL) FROM collection c"
+)
 
 
 class SQLiteStore(SqlStore):
@@ -58,7 +64,7 @@ class SQLiteStore(SqlStore):
         self.remarks: tuple[str, ...] = ()
         self._index: PeopleIndex | None = None
         self._index_seq = -1
-        self._index_made: tuple[int, str] = (0, "")
+        self._index_of: tuple[int, Any] = (0, None)  # numbers of a vector, and the setting "templates"
         self._process = os.getpid()
         self._index_lock = threading.Lock()
         if self.path.is_dir():
@@ -110,7 +116,7 @@ class SQLiteStore(SqlStore):
     def _open_collection(self, create: bool) -> None:
         super()._open_collection(create)
         with self._read() as cursor:
-            check_few(self, cursor)
+            check_on_opening(self, cursor)
 
     def _make(self) -> None:
         self._connection.execute(f"PRAGMA page_size = {_PAGE}")
@@ -208,6 +214,22 @@ class SQLiteStore(SqlStore):
             self._connection.close()
             self._index = None
 
+    def problems(self) -> list[str]:
+        """What is wrong with the file, found by reading all of it; empty for a whole one."""
+        with self._read() as cursor:
+            told = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
+            found = [] if told == ["ok"] else told
+            ((n_lost,),) = cursor.rows("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)")
+            if n_lost:
+                found.append(f"{n_lost} photos belong to nobody")
+            for name, *counts in cursor.rows(_COUNTED):
+                if counts[:2] != counts[2:]:
+                    found.append(
+                        f"the collection {self._text(name)} has {counts[2]} people and {counts[3]} photos where it counts "
+                        f"{counts[0]} and {counts[1]}"
+                    )
+        return found
+
     # Search
 
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
@@ -216,18 +238,19 @@ class SQLiteStore(SqlStore):
 
     def _people(self, dimension: int) -> PeopleIndex:
         """Everybody, as the file holds them now: read whole once, then only what has changed."""
-        with self._index_lock, self._read() as cursor:
-            seq, made = self._seq(cursor), (dimension, str(self.setting("templates")))
-            changes = None
-            if self._index is not None and self._index_made == made:
-                if seq == self._index_seq:
-                    return self._index
-                changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
-            if self._index is None or changes is None:  # the first search, or too much has changed since the last one
-                self._index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
-            else:
-                self._index = self._index.changed(*changes)
-            self._index_seq, self._index_made = seq, made
+        with self._index_lock:
+            with self._read() as cursor:
+                seq, of = self._seq(cursor), (dimension, self.setting("templates"))
+                changes = None
+                if self._index is not None and of == self._index_of:
+                    if seq == self._index_seq:
+                        return self._index
+                    changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
+                if self._index is None or changes is None:  # or too many have gone by since
+                    self._index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
+                else:
+                    self._index = self._index.changed(*changes)
+                self._index_seq, self._index_of = seq, of
             return self._index
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
