@@ -64,6 +64,21 @@ def test_collections(cli: Cli, gallery: Path, tmp_path: Path) -> None:
     assert len(done.lines) == 1 and done.lines[0].startswith("more: 1 people, 1 photos, checksum ")
 
 
+def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
+    cli: Cli, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "people.facespace"
+    assert cli("gallery", "export", gallery, file).code == 0
+    assert cli("gallery", "import", tmp_path / "b.gallery", file).lines[0] == "17 people added, 0 known already"
+    monkeypatch.setenv("FACESPACE_GALLERY", str(gallery))
+    assert cli("gallery", "export", file).code == 0
+    # A file that is the only word is what is imported.
+    assert cli("gallery", "import", file).lines[0] == "0 people added, 17 known already"
+    assert cli("gallery", "import", tmp_path / "b.gallery", file).lines[0] == "0 people added, 17 known already"
+    assert cli("gallery", "import", tmp_path / "c.gallery", file, "--collection", "x").code == 0
+    assert cli("gallery", "migrate", "--model", "no-such-model").err.startswith("facespace: no-such-model")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

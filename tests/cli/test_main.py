@@ -30,7 +30,7 @@ Cli = Callable[..., Outcome]
 COMMANDS = ["detect", "compare", "embed", "enroll", "identify", "gallery", "models", "doctor", "demo"]
 GALLERY_COMMANDS = [
     "list", "show", "rename", "remove", "merge", "split", "reject", "set", "templates", "log", "undo", "erase", "retention",
-    "check", "collections",
+    "check", "collections", "export", "import", "migrate", "copy",
 ]  # fmt: skip
 
 

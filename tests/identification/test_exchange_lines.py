@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be(changes: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rate": 0}, {"rate": 1.0}, {"rate": "1 %"}, {"offset": -5}, {"offset": None}, {"offset": True}, {"evidence": []},
+    [{"rate": 0}, {"rate": 1.0}, {"rate": "1 %"}, {"offset": -1.1}, {"offset": None}, {"offset": True}, {"evidence": []},
      {"evidence": {"x": "y" * 70_000}}, {"more": 1}],
 )  # fmt: skip
 def test_a_calibration_that_calibrate_cannot_give(changes: dict[str, Any]) -> None:

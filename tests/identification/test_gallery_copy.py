@@ -15,6 +15,7 @@ from facespace.errors import GalleryError
 from facespace.identification import edits, gallery_copy
 from facespace.identification.gallery import Gallery
 from facespace.identification.gallery_copy import Copied, begin, contents, copy_gallery, finish, steady
+from facespace.identification.stores import opening
 from facespace.identification.stores.bulk import add_people, people_of
 from facespace.identification.stores.sqlite import SQLiteStore
 from support.calibrations import StubEmbedder
@@ -39,6 +40,7 @@ def servers(monkeypatch: pytest.MonkeyPatch, folder: Path, stop_after: int | Non
         return OtherStore(inner, stop_after)
 
     monkeypatch.setattr(gallery_copy, "open_store", opened)
+    monkeypatch.setattr(opening, "open_store", opened)
 
 
 # Counting
@@ -202,6 +204,14 @@ def test_one_collection_of_a_file(path: Path, tmp_path: Path) -> None:
     assert [one.collection for one in both] == ["default", "empty", "friends"]
     with pytest.raises(GalleryError, match="no collection 'enemies'; it has: default, empty, friends"):
         copy_gallery(str(path), str(tmp_path / "x.gallery"), collection="enemies")
+
+
+def test_a_gallery_without_the_collection_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers(monkeypatch, tmp_path)
+    path = tmp_path / "a.gallery"
+    store = open_people(path, [person("Friend", 1)], collection="friends")
+    for target in (str(tmp_path / "b.gallery"), "other://server"):
+        assert copy_gallery(str(path), target) == [Copied("friends", contents(people_of(store)), False)]
 
 
 def test_an_empty_collection_of_a_file_is_left_out_elsewhere(

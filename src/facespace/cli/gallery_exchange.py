@@ -17,6 +17,7 @@ from facespace.io.text import one_line
 
 if TYPE_CHECKING:
     from facespace.identification.gallery_copy import Copied
+    from facespace.identification.stores.protocol import Store
 
 _SHOWN = 16  # digits of a checksum
 
@@ -34,7 +35,7 @@ def export(
     from facespace.identification.gallery_copy import steady
     from facespace.identification.stores.opening import open_store
 
-    with contextlib.closing(open_store(gallery, collection=collection)) as store:
+    with contextlib.closing(_told_of(open_store(gallery, collection=collection))) as store:
         version = store.version()
         with steady(store, file.parent) as still, progress_bar("exporting") as moved:
             told = export_gallery(still, file, progress=moved)
@@ -65,7 +66,7 @@ def import_(
     with PeopleFile(file):  # a file that is no export makes no gallery
         pass
     with (
-        contextlib.closing(open_store(gallery, collection=collection, create=True)) as store,
+        contextlib.closing(_told_of(open_store(gallery, collection=collection, create=True))) as store,
         progress_bar("importing") as moved,
     ):
         counts = import_gallery(store, file, skip_known=skip_known, progress=moved)
@@ -74,6 +75,13 @@ def import_(
     write_line(f"{counts.new_people} people added, {counts.known_people} known already")
     left = f", {counts.rejected_photos} left out as rejected for their person" if counts.rejected_photos else ""
     write_line(f"{counts.new_photos} photos added, {counts.known_photos} known already{left}")
+
+
+def _told_of(store: Store) -> Store:
+    """The store; what a user should know of it is said."""
+    for remark in getattr(store, "remarks", ()):
+        say(remark)
+    return store
 
 
 def copy(
@@ -94,12 +102,12 @@ def copy(
     with progress_bar("copying") as moved:
         done = copy_gallery(source, target, collection=collection, progress=moved)
     for one in done:
-        write_line(_told(one))
+        write_line(_line_of(one))
     if any(one.changed for one in done):
         say("the gallery was changed while it was copied; changes made since are not in the copy")
 
 
-def _told(copied: Copied) -> str:
+def _line_of(copied: Copied) -> str:
     n_people, n_photos, n_crops, checksum = copied.contents
     crops = f", {n_crops} crops" if n_crops else ""
     return f"{one_line(copied.collection)}: {n_people} people, {n_photos} photos{crops}, checksum {checksum[:_SHOWN]}"
@@ -124,7 +132,7 @@ def migrate(
     from facespace.identification.gallery_migration import migrate as embed_again
     from facespace.identification.stores.opening import open_store
 
-    with contextlib.closing(open_store(gallery, collection=collection)) as store:
+    with contextlib.closing(_told_of(open_store(gallery, collection=collection))) as store:
         embedder = load_embedder(model, device.value)
         name = (
             collection if to is not None else f"{collection}-{re.sub(r'[^a-zA-Z0-9]+', '-', embedder.name).strip('-')}"

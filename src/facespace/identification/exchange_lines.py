@@ -263,8 +263,8 @@ def _check_calibration(told: Any) -> None:
     if not isinstance(told, dict) or set(told) != {"rate", "offset", "evidence"}:
         raise ValueError("its calibration is not complete")
     rate, offset, evidence = told["rate"], told["offset"], told["evidence"]
-    # Cosines and thresholds lie between −1 and 1, so no calibration can add more to a threshold, or take more from it.
-    if not (_is_number(rate) and 0 < rate < 1) or not (_is_number(offset) and abs(offset) <= 2):
+    # As in `Gallery.calibration`, which says why; up to rounding.
+    if not (_is_number(rate) and 0 < rate < 1) or not (_is_number(offset) and abs(offset) <= 1.001):
         raise ValueError("its calibration is none that calibrate can give")
     if not isinstance(evidence, dict) or len(json.dumps(evidence, allow_nan=False)) > _MAX_EVIDENCE:
         raise ValueError("what its calibration rests on is no object")

@@ -53,13 +53,16 @@ class GalleryCommand(TyperCommand):
     """A command that takes its gallery as the first word too: `gallery list people.gallery`.
 
     Where `--gallery` is given, all words are the command's own. Where the variable names a gallery, the first word is another
-    one only if it is an address, a file, or ends in `.gallery`.
+    one only if it is an address, a file, or ends in `.gallery`, and enough words are left for the command's own arguments.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The words as the command takes them."""
-        place = None if self._is_given(args) else self._first_word(args)
-        if place is not None and (not os.environ.get(GALLERY_VARIABLE) or _may_be_gallery(args[place])):
+        places = [] if self._is_given(args) else self._words(args)
+        n_needed = sum(param.param_type_name == "argument" and param.required for param in self.params)
+        is_named = bool(os.environ.get(GALLERY_VARIABLE))
+        if places and (not is_named or (len(places) > n_needed and _may_be_gallery(args[places[0]]))):
+            place = places[0]
             args = ["--gallery", args[place], *args[:place], *args[place + 1 :]]
         return super().parse_args(ctx, args)
 
@@ -72,23 +75,23 @@ class GalleryCommand(TyperCommand):
         options = args[: args.index("--")] if "--" in args else args
         return any(word.partition("=")[0] == "--gallery" for word in options)
 
-    def _first_word(self, args: Sequence[str]) -> int | None:
-        """The place of the first word that is neither an option nor its value."""
+    def _words(self, args: Sequence[str]) -> list[int]:
+        """The places of words that are neither options nor their values."""
         take_a_value = {
             name
             for option in self.params
             if option.param_type_name == "option" and not getattr(option, "is_flag", False)
             for name in option.opts
         }
+        places: list[int] = []
         place = 0
         while place < len(args):
             if args[place] == "--":
-                place += 1
-                break
+                return places + list(range(place + 1, len(args)))
             if not args[place].startswith("-") or args[place] == "-":
-                break
+                places.append(place)
             place += 2 if args[place] in take_a_value else 1
-        return place if place < len(args) else None
+        return places
 
 
 def _may_be_gallery(word: str) -> bool:
