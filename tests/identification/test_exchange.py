@@ -152,10 +152,13 @@ def test_only_an_older_export_is_replaced(store: SQLiteStore, path: Path, tmp_pa
         assert other.read_bytes() == before
 
 
-def test_a_damaged_file_changes_nothing(path: Path, tmp_path: Path) -> None:
-    """The last byte of the last vector: all before it is good, and nobody is enrolled of it."""
+def test_a_damaged_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last vector alone: all before it is good, and nobody is enrolled of it."""
+    monkeypatch.setattr(exchange, "BATCH", 10)
+    path = tmp_path / "a.facespace"
+    export_gallery(open_people(tmp_path / "a.gallery", [person(f"{k:03d}", k) for k in range(400)]), path)
     data = bytearray(path.read_bytes())
-    data[data.rindex(photo(10 * (len(everybody()) - 1)).entry.embedding.astype("<f2").tobytes())] ^= 1
+    data[data.rindex(photo(399).entry.embedding.astype("<f2").tobytes())] ^= 1
     path.write_bytes(data)
     other = empty(tmp_path / "other.gallery")
     with pytest.raises(GalleryError, match="damaged"):

@@ -269,6 +269,14 @@ def test_entries_that_are_damaged(path: Path, name: str, edit: Callable[[bytes],
     refused(path, said)
 
 
+def test_a_photo_twice_and_one_that_was_rejected(path: Path) -> None:
+    twice = person("Ada", 1, 1)
+    rejected = person("Ada", 1, rejected=(twice.photos[0].entry.digest,))
+    for one, said in ((twice, "'Ada' has a photo twice"), (rejected, "'Ada' has a photo that was rejected")):
+        write_people(path, Header(MODEL, "default"), [one])
+        refused(path, said)
+
+
 def test_a_crop_that_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_file, "MAX_CROP", 100)
     refused(path, "of at most 100 bytes")

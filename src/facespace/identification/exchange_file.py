@@ -255,8 +255,6 @@ class PeopleFile:
                 photos = []
                 for entry_line in lines.several(person.n_photos):
                     told = entry_line.as_photo()
-                    if row >= self.header.n_photos:
-                        raise ValueError(f"more than the {self.header.n_photos} photos it counts")
                     crop = _read_crop(opened, row) if told.has_crop else None
                     n_crops += told.has_crop
                     photos.append(

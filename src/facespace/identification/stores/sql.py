@@ -332,7 +332,7 @@ class SqlStore(ABC):
                     return False
             else:
                 owner, stamp = self._new_person(cursor, PersonState(name), now)
-            photo = self._new_photo(cursor, owner, entry, self._making(cursor, entry.made_by, self._actor), now)
+            photo = self._new_photo(cursor, owner, entry, self._making(cursor, entry.made_by), now)
             sum_ = tally.added(self._tally(cursor), tally.of_photos([photo], [owner]), stamp)
             sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1, tally = ? WHERE id = ?"
             cursor.change(sql, (int(new), sum_, self._collection_id))
@@ -434,8 +434,9 @@ class SqlStore(ABC):
             raise self._damaged("its head is gone")
         return self._integer(rows[0][0])
 
-    def _making(self, cursor: Cursor, text: str, actor: str) -> int:
-        """The number of what computed a vector and who enrolled it, which many photos share."""
+    def _making(self, cursor: Cursor, text: str, actor: str = "") -> int:
+        """The number of what computed a vector and who enrolled it, this user by default, which many photos share."""
+        actor = actor or self._actor
         rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
         if rows:
             return self._integer(rows[0][0])

@@ -139,7 +139,7 @@ def _digests(store: SqlStore, cursor: Cursor, person: int) -> set[str]:
 def _new_photo(
     store: SqlStore, cursor: Cursor, owner: int, photo: PhotoRecord, makings: dict[tuple[str, str], int]
 ) -> int:
-    making = photo.entry.made_by, photo.actor or store._actor
+    making = photo.entry.made_by, photo.actor
     if making not in makings:
         makings[making] = store._making(cursor, *making)
     return store._new_photo(cursor, owner, photo.entry, makings[making], seconds_of(photo.added))
