@@ -58,7 +58,7 @@ def test_enrolled_people_are_identified(path: Path, gallery: Gallery) -> None:
     for opened in (gallery, open_gallery(path)):
         matches = opened.identify(probes)
         assert [match.name for match in matches] == ["Carl", "Anna", None, None]
-        assert [match.similarity for match in matches] == pytest.approx([0.9, 0.9, 0.3, 0.0], abs=1e-6)
+        assert [match.similarity for match in matches] == pytest.approx([0.9, 0.9, 0.3, 0.0], abs=1e-3)
         assert len({match.threshold for match in matches}) == 1
         opened.close()
 
@@ -94,7 +94,7 @@ def test_in_one_photo_each_person_is_named_once(gallery: Gallery) -> None:
     assert [match.name for match in gallery.identify(faces)] == ["Anna", "Anna", "Ben"]
     matches = gallery.identify(faces, one_photo=True)
     assert [match.name for match in matches] == [None, "Anna", "Ben"]
-    assert matches[0].nearest == "Anna" and matches[0].similarity == pytest.approx(0.9, abs=1e-6)
+    assert matches[0].nearest == "Anna" and matches[0].similarity == pytest.approx(0.9, abs=1e-3)
     with pytest.raises(ValueError, match="top and one_photo exclude each other"):
         gallery.identify(faces, top=2, one_photo=True)  # type: ignore[call-overload]
 
@@ -109,7 +109,7 @@ def test_enroll_embeds_the_crop(gallery: Gallery) -> None:
     assert gallery.enroll("Anna", crop(1), source="anna.jpg")
     assert gallery.enroll("Ben", crop(2))
     matches = gallery.identify(StubEmbedder().represent(np.stack([crop(2), crop(1)])))
-    assert [(match.name, round(match.similarity or 0, 5)) for match in matches] == [("Ben", 1.0), ("Anna", 1.0)]
+    assert [(match.name, round(match.similarity or 0, 3)) for match in matches] == [("Ben", 1.0), ("Anna", 1.0)]
 
 
 def test_the_same_photo_twice_counts_once(gallery: Gallery) -> None:
@@ -128,7 +128,7 @@ def test_a_template_is_the_unit_mean(gallery: Gallery) -> None:
     gallery.add("Anna", axis(1), crop(1))
     probes = np.stack([(axis(0) + axis(1)) / np.float32(math.sqrt(2)), axis(0), axis(2)])
     similarity = [match.similarity for match in gallery.identify(probes)]
-    assert similarity == pytest.approx([1, math.sqrt(0.5), 0], abs=1e-6)
+    assert similarity == pytest.approx([1, math.sqrt(0.5), 0], abs=1e-3)
 
 
 def test_nobody_enrolled(gallery: Gallery) -> None:
@@ -421,7 +421,7 @@ def test_the_best_matches_of_a_probe(gallery: Gallery) -> None:
     probe = (0.9 * axis(1) + 0.3 * axis(2) + 0.1 * axis(0) + 0.3 * axis(7)).astype(np.float32)
     (best,) = gallery.identify(probe[None], threshold=0.25, top=2)
     assert [(match.name, match.nearest) for match in best] == [("Bob", "Bob"), ("Eve", "Eve")]
-    assert [match.similarity for match in best] == pytest.approx([0.9, 0.3])
+    assert [match.similarity for match in best] == pytest.approx([0.9, 0.3], abs=1e-3)
     (best,) = gallery.identify(probe[None], threshold=0.5, top=9)
     assert [(match.name, match.nearest) for match in best] == [("Bob", "Bob"), (None, "Eve"), (None, "Ada")]
     (one,) = gallery.identify(probe[None], threshold=0.95)
