@@ -89,7 +89,10 @@ def test_remove_photos(store: SQLiteStore) -> None:
 
 WRONG: list[tuple[Callable[[SQLiteStore], Any], str]] = [
     (lambda store: edits.remove_photos(store, "Ada", []), "no photo was chosen"),
-    (lambda store: edits.remove_photos(store, "Ada", numbers(store, "Bob")), r"'Ada' has no photo 4; facespace gallery show"),
+    (
+        lambda store: edits.remove_photos(store, "Ada", numbers(store, "Bob")),
+        r"'Ada' has no photo 4; facespace gallery show",
+    ),
     (lambda store: edits.remove_photos(store, "Ada", [10**9]), "'Ada' has no photo 1000000000"),
     (lambda store: edits.move(store, "Ada", numbers(store, "Ada"), "Ada"), "the photos are 'Ada''s already"),
     (lambda store: edits.move(store, "Ada", [], "Cy"), "no photo was chosen"),

@@ -406,7 +406,9 @@ def test_an_offset_that_calibrating_cannot_give(path: Path, gallery: Gallery, of
     gallery._embedder.calibration = calibration  # type: ignore[union-attr]
     with gallery as opened:
         for use in (lambda: opened.identify(-axis(0)), opened.thresholds, opened.check_thresholds, opened.calibration):
-            with pytest.raises(GalleryError, match=r"its calibration adds .* but calibrating gives -1 to 1;.*run calibrate again"):
+            with pytest.raises(
+                GalleryError, match=r"its calibration adds .* but calibrating gives -1 to 1;.*run calibrate again"
+            ):
                 use()
 
 
@@ -415,7 +417,9 @@ def test_an_offset_that_names_everybody(path: Path, gallery: Gallery, offset: fl
     gallery.add("Anna", axis(0), crop(0))
     stored_calibration(path, {"rate": 0.01, "offset": offset, "evidence": {}})
     for use in (lambda: gallery.identify(axis(3)), gallery.thresholds, gallery.check_thresholds):
-        with pytest.raises(GalleryError, match=r"by its calibration a similarity of -0\.\d+ would be enough for a name"):
+        with pytest.raises(
+            GalleryError, match=r"by its calibration a similarity of -0\.\d+ would be enough for a name"
+        ):
             use()
     assert gallery.identify(axis(0), threshold=0.5)[0].name == "Anna", "a threshold needs no calibration"
 
@@ -469,7 +473,9 @@ def test_templates_are_not_made_anew_without_a_change(gallery: Gallery, monkeypa
     gallery.add("Anna", axis(0), crop(0))
     gallery.identify(axis(0)[None])
     for name in ("people_rows", "changed_rows"):
-        monkeypatch.setattr(f"facespace.identification.stores.sqlite.{name}", lambda *_: pytest.fail("nothing has changed"))
+        monkeypatch.setattr(
+            f"facespace.identification.stores.sqlite.{name}", lambda *_: pytest.fail("nothing has changed")
+        )
     gallery.identify(axis(0)[None])
 
 
@@ -558,7 +564,12 @@ def test_what_is_stored_with_a_photo(path: Path, gallery: Gallery) -> None:
     gallery.add("Anna", axis(1), crop(1), metadata={"camera": "door"}, keep_crop=True, quality=0.5)
     first, second = gallery.photos("Anna")
     assert first.digest == hashlib.sha256(crop(0).tobytes()).hexdigest()
-    assert (first.source, first.made_by, first.metadata, first.has_crop) == ("anna.jpg", "onnxruntime float32", {}, False)
+    assert (first.source, first.made_by, first.metadata, first.has_crop) == (
+        "anna.jpg",
+        "onnxruntime float32",
+        {},
+        False,
+    )
     assert (second.metadata, second.has_crop, second.quality) == ({"camera": "door"}, True, 0.5)
     assert np.array_equal(gallery.store.embeddings([first.id])[0], axis(0))
     kept = gallery.store.crop(second.id)

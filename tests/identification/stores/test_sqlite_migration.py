@@ -38,7 +38,15 @@ def old_file(path: Path, version: int, n_people: int = 6, dimension: int = D, *,
         connection.execute("INSERT INTO person VALUES (?, ?, '2026-01-02T03:04:05Z')", (person, f"person {k:04d}"))
         for number in () if k == n_people - 1 else (2 * k, 2 * k + 1):
             one = random_entry(number, dimension)
-            row = (None, person, one.digest, one.source, "onnx", one.embedding.astype("<f4").tobytes(), "2026-01-02T03:04:06Z")
+            row = (
+                None,
+                person,
+                one.digest,
+                one.source,
+                "onnx",
+                one.embedding.astype("<f4").tobytes(),
+                "2026-01-02T03:04:06Z",
+            )
             row += (0.5 if number % 2 else None,) if version == 2 else ()
             connection.execute(f"INSERT INTO face VALUES ({', '.join('?' * len(row))})", row)
     connection.execute("COMMIT")
@@ -128,19 +136,21 @@ def test_a_file_that_is_cut_short(path: Path) -> None:
 def test_no_room_to_migrate(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old_file(path, 2, 60, 512)
     connect = sqlite3.connect
-    limit = 0
+    limits = [0]
 
     def with_little_room(*arguments: object, **options: object) -> sqlite3.Connection:
         connection = connect(*arguments, **options)  # type: ignore[call-overload]
-        connection.execute(f"PRAGMA max_page_count = {limit}")
+        connection.execute(f"PRAGMA max_page_count = {limits[0]}")
         made: sqlite3.Connection = connection
         return made
 
     pages = path.stat().st_size // 4096
     with monkeypatch.context() as patched:
         patched.setattr("facespace.identification.stores.sqlite.sqlite3.connect", with_little_room)
-        for limit in range(pages, pages + 30, 9):
-            with pytest.raises(GalleryError, match="database or disk is full; make room and start the same command again"):
+        for limits[0] in range(pages, pages + 30, 9):
+            with pytest.raises(
+                GalleryError, match="database or disk is full; make room and start the same command again"
+            ):
                 SQLiteStore(path)
             assert connect(path).execute("SELECT count(*) FROM face").fetchone() == (118,)
     store = SQLiteStore(path)
@@ -204,7 +214,9 @@ def test_killed_in_the_midst(path: Path) -> None:
         assert store.count() == 599 == len(store.people()) and len(store.vectors(D).owners) == 1198
         store.close()
         assert integrity(path) == "ok"
-        assert [one.stat().st_size for one in path.parent.iterdir() if one != path] in ([], [0]), "an empty journal at most"
+        assert [one.stat().st_size for one in path.parent.iterdir() if one != path] in ([], [0]), (
+            "an empty journal at most"
+        )
 
 
 def test_two_processes_migrate_at_once(path: Path) -> None:
@@ -218,6 +230,16 @@ def test_two_processes_migrate_at_once(path: Path) -> None:
         process.stdin.flush()
     assert [process.communicate(timeout=60) for process in processes] == [("499 499 998\n", "")] * 3
     assert integrity(path) == "ok" and os.listdir(path.parent) == [path.name]
+
+
+def test_who_comes_late_finds_the_work_done(path: Path) -> None:
+    old_file(path, 2)
+    SQLiteStore(path).close()
+    before = path.read_bytes()
+    connection = sqlite3.connect(path, isolation_level=None)
+    sqlite_migration.migrate(connection, path, 2)
+    connection.close()
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_an_older_version_has_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

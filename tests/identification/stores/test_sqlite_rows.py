@@ -64,7 +64,9 @@ def test_only_what_changed_is_read_again(store: SQLiteStore, path: Path, monkeyp
     other = SQLiteStore(path)
     probe = random_entry(3, D).embedding[None]
     assert other.nearest(probe, 1).people.tolist() == [[4]]
-    monkeypatch.setattr("facespace.identification.stores.sqlite.people_rows", lambda *_: pytest.fail("everybody was read"))
+    monkeypatch.setattr(
+        "facespace.identification.stores.sqlite.people_rows", lambda *_: pytest.fail("everybody was read")
+    )
     edits.remove(store, "person 3")
     store.add("again", random_entry(3, D))
     assert other.nearest(probe, 1).people.tolist() == [[21]]
@@ -99,7 +101,10 @@ def test_an_older_file_in_its_place_is_read_whole(store: SQLiteStore, path: Path
         ("UPDATE face SET gone = 5 WHERE id = 6", "19 people and 20 photos where it counts 20 and 21"),
         ("UPDATE face SET person = 9 WHERE id = 5", "some of its people are those of another moment"),
         ("UPDATE person SET gone = 5 WHERE id = 6", "19 people and 20 photos"),
-        ("INSERT INTO person (collection, name, added) VALUES (1, 'x', 5)", "some of its people are those of another moment"),
+        (
+            "INSERT INTO person (collection, name, added) VALUES (1, 'x', 5)",
+            "some of its people are those of another moment",
+        ),
         ("DELETE FROM face WHERE id = 6", "19 people and 20 photos"),
         ("UPDATE collection SET tally = 7", "some of its people are those of another moment"),
     ],

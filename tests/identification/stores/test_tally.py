@@ -27,7 +27,12 @@ def test_a_sum_of_parts_in_any_order() -> None:
 def test_no_two_small_sets_have_one_number() -> None:
     """As sums of plain products would: a photo of each of two people, exchanged."""
     seen = {
-        tally.of_photos([a, b], [x, y]) for a in range(6) for b in range(a) for x in range(6) for y in range(6) if (a, x) != (b, y)
+        tally.of_photos([a, b], [x, y])
+        for a in range(6)
+        for b in range(a)
+        for x in range(6)
+        for y in range(6)
+        if (a, x) != (b, y)
     }
     assert len(seen) == 15 * 36
 
@@ -47,7 +52,9 @@ def test_it_is_kept_by_every_kind_of_change(tmp_path: Path) -> None:
             lambda k=k: edits.rename(store, name(), f"renamed {k}"),
             lambda: edits.merge(store, [name(), name()], name()),
             lambda: edits.remove(store, name()),
-            lambda k=k: edits.move(store, who := name(), [store.photos(edits.person_called(store, who).id)[0].id], f"split {k % 9}"),
+            lambda k=k: edits.move(
+                store, who := name(), [store.photos(edits.person_called(store, who).id)[0].id], f"split {k % 9}"
+            ),
             lambda: edits.undo(store),
             lambda: edits.undo(store, chance.choice(store.log()).id),
             lambda: store.erase() if chance.random() < 0.3 else None,

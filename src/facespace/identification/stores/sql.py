@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
+from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_to_json, extra_of, state_from_row, state_to_json
 from facespace.identification.stores.protocol import (
     Change,
@@ -33,7 +34,6 @@ from facespace.identification.stores.protocol import (
     StoredPhoto,
     StoredVectors,
 )
-from facespace.identification.stores import tally
 from facespace.identification.stores.sealing import Plain, Sealing
 from facespace.io.text import plain_text
 
@@ -368,7 +368,8 @@ class SqlStore(ABC):
 
         with self._write() as cursor:
             if undoes is not None and not cursor.change(
-                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0 AND collection = ?", (undoes, self._collection_id)
+                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0 AND collection = ?",
+                (undoes, self._collection_id),
             ):
                 raise Conflict(f"{self.name}: change {undoes} was undone already")
             change, touched = apply_change(self, cursor, change)
@@ -478,11 +479,11 @@ class SqlStore(ABC):
             raise self._damaged(str(error)) from None
 
     def _json(self, text: Any, what: str) -> Any:
+        if not isinstance(text, str):  # bytes would be taken
+            raise self._damaged(f"{what} is not JSON")
         try:
-            if not isinstance(text, str):
-                raise TypeError
             return json.loads(text)
-        except (TypeError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             raise self._damaged(f"{what} is not JSON") from None
 
     def _object(self, text: Any, what: str) -> dict[str, Any]:

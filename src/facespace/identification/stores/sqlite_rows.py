@@ -36,7 +36,8 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
         more = answers.fetchmany(_A_TIME)
         rows = left + more
         cut = len(rows)
-        while more and cut and rows[cut - 1][0] == rows[-1][0]:  # the last person of the piece may go on in the next one
+        # The last person of the piece may go on in the next one.
+        while more and cut and rows[cut - 1][0] == rows[-1][0]:
             cut -= 1
         rows, left = rows[:cut], rows[cut:]
         if not rows and more:

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 _MASK = 2**62 - 1
 
 
-def of_photos(
-    photos: npt.NDArray[np.int64] | Sequence[int], owners: npt.NDArray[np.int64] | Sequence[int]
-) -> int:
+def of_photos(photos: npt.NDArray[np.int64] | Sequence[int], owners: npt.NDArray[np.int64] | Sequence[int]) -> int:
     """The part of the photos with these ids (n,) of the people `owners` (n,).
 
     The numbers are scrambled by the last steps of SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom
