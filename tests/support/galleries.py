@@ -29,14 +29,20 @@ def vector(seed: int, dimension: int = DIMENSION) -> np.ndarray:
 
 def entry(seed: int, dimension: int = DIMENSION, **changes: Any) -> Entry:
     """The photo of that number; its digest is the number."""
-    given: dict[str, Any] = {"digest": f"{seed + 10**9:064x}", "source": f"photo {seed}.jpg", "made_by": "onnxruntime float32"}
+    given: dict[str, Any] = {
+        "digest": f"{seed + 10**9:064x}",
+        "source": f"photo {seed}.jpg",
+        "made_by": "onnxruntime float32",
+    }
     return Entry(vector(seed, dimension), **(given | changes))
 
 
 def random_entry(seed: int, dimension: int) -> Entry:
     """A photo whose vector is drawn at random, also for small numbers."""
     drawn = np.random.default_rng(seed).standard_normal(dimension).astype(np.float32)
-    return Entry(drawn / np.float32(np.linalg.norm(drawn)), f"{seed + 10**9:064x}", f"photo {seed}.jpg", "onnxruntime float32")
+    return Entry(
+        drawn / np.float32(np.linalg.norm(drawn)), f"{seed + 10**9:064x}", f"photo {seed}.jpg", "onnxruntime float32"
+    )
 
 
 def held(store: Store) -> dict[str, Any]:
@@ -67,8 +73,15 @@ def damage(path: Path, *statements: str) -> None:
 def made_null(path: Path, table: str, column: str, kind: str) -> None:
     """NULL in a column that forbids it, in all rows."""
     there = f"{column} {kind} NOT NULL"
-    for old, new, then in ((there, f"{column} {kind}", f"UPDATE {table} SET {column} = NULL"), (f"{column} {kind}", there, "")):
-        damage(path, "PRAGMA writable_schema = ON", f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new}') WHERE name = '{table}'")
+    for old, new, then in (
+        (there, f"{column} {kind}", f"UPDATE {table} SET {column} = NULL"),
+        (f"{column} {kind}", there, ""),
+    ):
+        damage(
+            path,
+            "PRAGMA writable_schema = ON",
+            f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new}') WHERE name = '{table}'",
+        )
         if then:
             damage(path, then)
 

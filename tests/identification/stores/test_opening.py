@@ -9,6 +9,18 @@ import pytest
 from facespace.errors import GalleryError
 from facespace.identification.stores.opening import list_collections, open_store
 from facespace.identification.stores.protocol import NoSuchCollection
+from facespace.identification.stores.sqlite import SQLiteStore
+
+
+def test_a_path_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "people of 2026?#%.gallery"
+    with pytest.raises(GalleryError, match="no such gallery"):
+        open_store(str(path))
+    for create in (True, False):
+        store = open_store(str(path), create=create)
+        assert isinstance(store, SQLiteStore) and store.name == str(path)
+        store.close()
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_collections_are_listed_whichever_there_are(tmp_path: Path) -> None:
@@ -23,13 +35,14 @@ def test_collections_are_listed_whichever_there_are(tmp_path: Path) -> None:
     assert list_collections(path) == ["default", "guests", "staff"]
 
 
-@pytest.mark.parametrize("name", ["", "a b", "x" * 101, "../up", "a\n"])
-def test_a_collection_must_have_a_plain_name(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("collection", ["", "a b", "a/b", "x" * 101, "a'b", "\x1b", "../up", "a\n"])
+def test_a_collection_is_a_plain_word(tmp_path: Path, collection: str) -> None:
     with pytest.raises(ValueError, match="a collection must be letters, digits"):
-        open_store(str(tmp_path / "g"), collection=name, create=True)
-    assert not (tmp_path / "g").exists()
+        open_store(str(tmp_path / "a"), collection=collection, create=True)
+    assert not list(tmp_path.iterdir())
 
 
-def test_an_address_of_another_kind(tmp_path: Path) -> None:
-    with pytest.raises(GalleryError, match="a gallery is a file, or is at postgresql:// or qdrant://; got mysql://"):
-        open_store("mysql://host/people")
+@pytest.mark.parametrize("address", ["mysql://host/db", "http://host", "file:///tmp/a"])
+def test_other_addresses(address: str) -> None:
+    with pytest.raises(GalleryError, match="a gallery is a file, or is at postgresql:// or qdrant://; got"):
+        open_store(address)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def test_a_transaction_that_sqlite_ended_itself_keeps_its_reason(opened: SQLiteS
 def test_changes_are_synchronised_and_overwritten(path: Path, opened: SQLiteStore) -> None:
     del opened
     store = SQLiteStore(path)
-    settings = {name: store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "secure_delete")}
+    settings = {
+        name: store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "secure_delete")
+    }
     assert settings == {"synchronous": 3, "secure_delete": 1}
     assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     store.close()
@@ -525,6 +528,24 @@ def test_a_copy_is_a_gallery_of_its_own(path: Path, opened: SQLiteStore) -> None
     with pytest.raises(GalleryError, match=r"copy\.gallery: exists already; choose another name"):
         opened.copy_to(copy)
     assert sorted(os.listdir(path.parent)) == ["copy.gallery", path.name]
+
+
+def test_a_copy_waits_for_a_change_that_is_half_written(path: Path, opened: SQLiteStore) -> None:
+    """A part of it is in the file already, where it did not fit into memory."""
+    for k in range(60):
+        opened.add("Ada", random_entry(k, D))
+    before, other, copy = path.read_bytes(), SQLiteStore(path), path.with_name("copy")
+    other._connection.execute("PRAGMA cache_size = 1")
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(RuntimeError), other._write() as cursor:
+            cursor.change("UPDATE face SET source = printf('%.*c', 3000, 'x')")
+            assert path.read_bytes() != before
+            copying = pool.submit(opened.copy_to, copy)
+            time.sleep(0.1)
+            raise RuntimeError
+        copying.result(timeout=60)
+    assert photos(copy) == photos(path) and copy.read_bytes()[8192:] == before[8192:]
+    other.close()
 
 
 def test_a_copy_where_there_are_no_links(path: Path, opened: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,15 @@ def fill(path: Path, n_people: int = 40, dimension: int = 512) -> bytes:
 
 @pytest.mark.parametrize("create", [False, True])
 @pytest.mark.parametrize(
-    "data", [b"no gallery\n", b"x", b"\n" * 511, random.Random(1).randbytes(10_000), b"\x89PNG\r\n\x1a\n" + bytes(200), bytes(8192)]
+    "data",
+    [
+        b"no gallery\n",
+        b"x",
+        b"\n" * 511,
+        random.Random(1).randbytes(10_000),
+        b"\x89PNG\r\n\x1a\n" + bytes(200),
+        bytes(8192),
+    ],
 )
 def test_a_file_that_is_something_else(path: Path, data: bytes, create: bool) -> None:
     path.write_bytes(data)
@@ -260,6 +268,21 @@ def pages_of(path: Path, data: bytes, table: str) -> list[int]:
     return [page - 1]
 
 
+@pytest.mark.parametrize("index", ["face_digest", "face_person", "person_name"])
+def test_an_index_of_another_moment(path: Path, index: str) -> None:
+    """Found by reading a small file through when it is opened."""
+    before = fill(path, 20, 64)
+    (page,) = pages_of(path, before, index)
+    store = SQLiteStore(path)
+    edits.rename(store, "person 003", "Zoë")
+    store.add("Zoë", random_entry(500, 64))
+    store.close()
+    data = bytearray(path.read_bytes())
+    data[PAGE * page : PAGE * (page + 1)] = before[PAGE * page : PAGE * (page + 1)]
+    path.write_bytes(data)
+    refused(path, r"damaged \(its pages do not fit together\); was it copied while somebody wrote\? Copy it again")
+
+
 def test_bytes_changed_at_random(path: Path) -> None:
     """Errors are of one kind, and of the people no other names are told than those that were changed themselves."""
     data = fill(path, 30, 8)
@@ -281,7 +304,7 @@ def test_bytes_changed_at_random(path: Path) -> None:
         else:
             assert found["count"] == 30 == len(found["people"])
             assert sum(f"person {k:03d}" in found["states"] for k in range(30)) >= 25
-    assert n_refused > 40
+    assert n_refused > 30
 
 
 # Beside the file

@@ -187,15 +187,11 @@ class SqlStore(ABC):
             known = sorted(self._people_of(rows), key=lambda one: one.state.name)
             return [one for one in known if one.state.name > after][:limit]
         with self._read() as cursor:
-            # Joined, so that names come from the table and from its index: in a copy made while somebody wrote they may differ.
             rows = cursor.rows(
-                f"SELECT {_COLUMNS}, p.gone, i.name FROM person p JOIN person i ON i.id = p.id"
-                " WHERE i.collection = ? AND i.gone IS NULL AND i.name > ? ORDER BY i.name LIMIT ?",
+                f"{_INDEXED.format('name')} WHERE i.collection = ? AND i.gone IS NULL AND i.name > ? ORDER BY i.name LIMIT ?",
                 (self._collection_id, after, 2**62 if limit is None else limit),
             )
-            if any(gone is not None or name != found for _, name, *_, gone, found in rows):
-                raise self._damaged("people are listed by other names than they have; was it copied while somebody wrote?")
-            return self._people_of(row[:6] for row in rows)
+            return self._people_of(self._of_table(rows))
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
         """The people with these ids who are there, in the order of `ids`."""
@@ -216,11 +212,21 @@ class SqlStore(ABC):
 
     def _found(self, column: str, value: str) -> StoredPerson | None:
         with self._read() as cursor:
-            sql = f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.{column} = ?"
-            people = self._people_of(cursor.rows(sql, (self._collection_id, self._sealing.key_of_text(value))))
-        if people and value != (people[0].state.name if column == "name" else people[0].state.external_id):
-            raise self._damaged("a person is found by what they are not called; was it copied while somebody wrote?")
+            return self._held(cursor, column, value)
+
+    def _held(self, cursor: Cursor, column: str, value: str) -> StoredPerson | None:
+        """The person who has that name or external id."""
+        sql = f"{_INDEXED.format(column)} WHERE i.collection = ? AND i.gone IS NULL AND i.{column} = ?"
+        rows = cursor.rows(sql, (self._collection_id, self._sealing.key_of_text(value)))
+        people = self._people_of(self._of_table(rows))
         return people[0] if people else None
+
+    def _of_table(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The columns out of the table, of rows that were found by an index; `GalleryError` where the two differ."""
+        for *columns, gone, name, indexed in rows:
+            if gone is not None or name != indexed:
+                raise self._damaged("people are not called as their index says; was it copied while somebody wrote?")
+            yield tuple(columns)
 
     def _people_of(self, rows: Iterable[Row]) -> list[StoredPerson]:
         return [
@@ -314,16 +320,12 @@ class SqlStore(ABC):
         """Store one embedding under a name; False when this crop is there already."""
         digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
         with self._write() as cursor:
-            rows = cursor.rows(
-                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name = ?",
-                (self._collection_id, self._sealing.key_of_text(name)),
-            )
-            new, stamp = not rows, 0
-            if rows:
-                (person,) = self._people_of(rows)
-                owner, state = person.id, person.state
+            person = self._held(cursor, "name", name)
+            new, stamp = person is None, 0
+            if person is not None:
+                owner = person.id
                 held = "SELECT id FROM face WHERE person = ? AND digest = ? AND gone IS NULL"
-                if entry.digest in state.rejected:
+                if entry.digest in person.state.rejected:
                     raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
                 if cursor.rows(held, (owner, digest)):
                     return False
@@ -373,7 +375,8 @@ class SqlStore(ABC):
 
         with self._write() as cursor:
             if undoes is not None and not cursor.change(
-                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0 AND collection = ?", (undoes, self._collection_id)
+                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0 AND collection = ?",
+                (undoes, self._collection_id),
             ):
                 raise Conflict(f"{self.name}: change {undoes} was undone already")
             change, touched = apply_change(self, cursor, change)
@@ -484,8 +487,10 @@ class SqlStore(ABC):
             raise self._damaged(str(error)) from None
 
     def _json(self, text: Any, what: str) -> Any:
+        if not isinstance(text, str):  # bytes would be taken
+            raise self._damaged(f"{what} is not JSON")
         try:
-            return json.loads(text if isinstance(text, str) else "")
+            return json.loads(text)
         except (ValueError, RecursionError):
             raise self._damaged(f"{what} is not JSON") from None
 
@@ -530,6 +535,8 @@ _COLUMNS = (
     " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL)"
 )
 _PERSON = f"SELECT {_COLUMNS} FROM person p"
+# Joined with itself, so that names come from the table and from its index: in a torn copy of a file they may differ.
+_INDEXED = f"SELECT {_COLUMNS}, p.gone, p.{{0}}, i.{{0}} FROM person p JOIN person i ON i.id = p.id"
 
 
 def _parts(ids: Sequence[int]) -> Iterator[list[int]]:

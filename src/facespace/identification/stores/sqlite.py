@@ -193,7 +193,9 @@ class SQLiteStore(SqlStore):
         except sqlite3.Error as error:
             if "closed database" in str(error):
                 raise GalleryError(f"{self.path}: the gallery was closed; open it again") from None
-            raise GalleryError(f"{self.path}: damaged, or no gallery of facespace ({one_line(str(error))[:200]})") from None
+            raise GalleryError(
+                f"{self.path}: damaged, or no gallery of facespace ({one_line(str(error))[:200]})"
+            ) from None
         except UnicodeDecodeError:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
 

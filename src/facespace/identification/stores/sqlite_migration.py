@@ -49,7 +49,8 @@ def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
             connection.execute("ROLLBACK")
         raise
     connection.execute(f"PRAGMA page_size = {_PAGE}")
-    with contextlib.suppress(sqlite3.OperationalError):  # no room for a second file, or somebody reads: it is migrated all the same
+    # Without room for a second file, or while somebody reads, it stays larger than it must be.
+    with contextlib.suppress(sqlite3.OperationalError):
         connection.execute("VACUUM")  # gives the room of the float32 vectors back
 
 

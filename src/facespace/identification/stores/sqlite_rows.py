@@ -33,16 +33,17 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
     n_people = n_photos = sum_ = 0
     left: list[Any] = []
     while True:
-        rows = answers.fetchmany(_A_TIME)
-        if not rows and not left:
+        more = answers.fetchmany(_A_TIME)
+        rows = left + more
+        cut = len(rows)
+        # The last person of the piece may go on in the next one.
+        while more and cut and rows[cut - 1][0] == rows[-1][0]:
+            cut -= 1
+        rows, left = rows[:cut], rows[cut:]
+        if not rows and more:
+            continue
+        if not rows:
             break
-        rows, left = left + rows, []
-        if len(rows) >= _A_TIME:  # the last person of the piece may go on in the next one
-            cut = len(rows)
-            while cut and rows[cut - 1][0] == rows[-1][0]:
-                cut -= 1
-            if cut:
-                rows, left = rows[:cut], rows[cut:]
         piece, n = _rows_of(store, rows, dimension, default)
         n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(store, rows)
         yield piece

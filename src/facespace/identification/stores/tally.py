@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from facespace.identification.stores.sql import Cursor
-
 _MASK = 2**62 - 1
 
 
-def of_photos(
-    photos: npt.NDArray[np.int64] | Sequence[int], owners: npt.NDArray[np.int64] | Sequence[int]
-) -> int:
+def of_photos(photos: npt.NDArray[np.int64] | Sequence[int], owners: npt.NDArray[np.int64] | Sequence[int]) -> int:
     """The part of the photos with these ids (n,) of the people `owners` (n,).
 
     The numbers are scrambled by the last steps of SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom
@@ -54,8 +49,8 @@ def added(tally: int, *changes: int) -> int:
     return (tally + sum(changes)) & _MASK
 
 
-def count_again(cursor: Cursor, collection: int) -> None:
-    """Set the counts and the tally of a collection by its rows, for who has written these otherwise."""
+def count_again(cursor: Any, collection: int) -> None:
+    """Set the counts and the tally of a collection by its rows, after these were written otherwise; `cursor` is a `sql.Cursor`."""
     stamps = cursor.rows("SELECT stamp FROM person WHERE collection = ? AND gone IS NULL", (collection,))
     rows = cursor.rows(
         "SELECT face.id, face.person FROM face JOIN person ON person.id = face.person"
