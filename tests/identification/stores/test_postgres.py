@@ -196,7 +196,7 @@ def test_a_template_setting_is_followed_at_once(store: PostgresStore) -> None:
 def test_vectors_of_another_length(store: PostgresStore) -> None:
     assert store.nearest(vectors(1, 0, 128), 1).people.tolist() == [[-1]]
     store.add("Ada", entry(1))
-    with pytest.raises(GalleryError, match="different halfvec dimensions|expected 128 dimensions|not of 128 numbers"):
+    with pytest.raises(GalleryError, match=r"different halfvec dimensions|expected 128 dimensions|not of 128 numbers"):
         store.nearest(vectors(1, 0, 128), 1)
     with pytest.raises(GalleryError, match="not of 128 numbers"):
         store.vectors(128)
@@ -381,9 +381,9 @@ def test_a_server_that_comes_back_soon_is_waited_for(postgres: PostgresServer, s
     starting.join()
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, at: str, how: Any) -> None:
+def interrupted(monkeypatch: pytest.MonkeyPatch, at: str, how: Any, method: str = "once") -> None:
     """The first statement that begins so is done `how`."""
-    once, left = Cursor.once, [1]
+    once, left = getattr(Cursor, method), [1]
 
     def instead(self: Cursor, sql: str, values: Any = ()) -> Any:
         if sql.startswith(at) and left:
@@ -391,7 +391,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, at: str, how: Any) -> None:
             return how(lambda: once(self, sql, values), self)
         return once(self, sql, values)
 
-    monkeypatch.setattr(Cursor, "once", instead)
+    monkeypatch.setattr(Cursor, method, instead)
 
 
 def kill_backend(postgres: PostgresServer, cursor: Cursor) -> None:
@@ -410,7 +410,7 @@ def test_reading_is_tried_again_once(
 
     interrupted(monkeypatch, "COMMIT", broken)
     assert names(store) == ["Ada"]
-    interrupted(monkeypatch, "WITH probe", broken)
+    interrupted(monkeypatch, "SELECT person, n_photos", broken, "rows")
     assert store.nearest(vectors(1), 1).people[0, 0] > 0
 
 

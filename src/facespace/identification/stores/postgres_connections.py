@@ -306,20 +306,25 @@ def answers(address: Address) -> Iterator[None]:
 
     try:
         yield
-    except DatabaseError as error:
-        told = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-        code, said = str(told.get("C", "")), one_line(str(told.get("M", "")))[:300]
-        remedy = _REMEDIES.get(code) or _REMEDIES.get(code[:2])
-        line = f"{address.name}: {said}" + (f"; {remedy}" if remedy else "")
-        if code in _LOST or code.startswith("08"):
-            raise Lost(line, code) from None
-        raise (Conflict if code == "23505" else GalleryError)(line) from None
     except (Error, OSError, struct.error) as error:
-        if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
-            why = "no answer for too long"
-        else:
-            why = _reason(error)
+        told: BaseException | None = error
+        while told is not None and not isinstance(told, DatabaseError):
+            told = told.__context__  # the driver closes the connection of a refusal, and may fail at that
+        if told is not None:
+            raise _answered(address, told.args[0] if told.args else None) from None
+        why = _reason(error.__cause__ if isinstance(error.__cause__, TimeoutError) else error)
         raise Lost(f"{address.name}: the connection broke ({why})") from None
+
+
+def _answered(address: Address, told: Any) -> GalleryError:
+    """What a server answers in the place of rows, as one line."""
+    fields = told if isinstance(told, dict) else {}
+    code, said = str(fields.get("C", "")), one_line(str(fields.get("M", "")))[:300] or "the server gives no reason"
+    remedy = _REMEDIES.get(code) or _REMEDIES.get(code[:2])
+    line = f"{address.name}: {said}" + (f"; {remedy}" if remedy else "")
+    if code in _LOST or code.startswith("08"):
+        return Lost(line, code)
+    return Conflict(line) if code == "23505" else GalleryError(line)
 
 
 def _reason(error: BaseException) -> str:

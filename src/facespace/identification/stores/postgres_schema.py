@@ -58,6 +58,12 @@ def check(cursor: Cursor, address: Address) -> int:
         raise GalleryError(
             f"{address.name}: the schema {address.schema} has no gallery of facespace, but tables; name another one by ?schema="
         )
+    # Without this right PostgreSQL says that there are no such tables.
+    if cursor.once("SELECT has_schema_privilege(?, 'USAGE')", (address.schema,)) != [(True,)]:
+        raise GalleryError(
+            f"{address.name}: this user has no right to use the schema {address.schema}; ask the administrator of the database "
+            "to GRANT it, and SELECT, INSERT, UPDATE and DELETE on its tables"
+        )
     search_vector(cursor, address)
     ((version,),) = cursor.once("SELECT coalesce(max(version), 0) FROM migration")
     if version > VERSION:
@@ -98,8 +104,10 @@ def migrate(cursor: Cursor, address: Address) -> int:
     if version == VERSION:
         return version
     if version == 0:
-        schema = '"' + address.schema.replace('"', '""') + '"'
-        cursor.once(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        # IF NOT EXISTS would ask for a right that who was given a schema may not have.
+        if not cursor.once("SELECT 1 FROM pg_namespace WHERE nspname = ?", (address.schema,)):
+            schema = address.schema.replace('"', '""')
+            cursor.once(f'CREATE SCHEMA "{schema}"')
         installed = cursor.once(
             "SELECT 1 FROM pg_available_extensions WHERE name = 'vector' AND installed_version IS NULL"
         )

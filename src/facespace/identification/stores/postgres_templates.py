@@ -30,9 +30,9 @@ INDEXED_FROM = 50_000
 _NEIGHBOURS, _BUILD_WIDTH, _WIDTH = 32, 200, 1000
 _MOST_INDEXED = 4000  # numbers of a vector, pgvector's limit for halfvec
 _CANDIDATES = 40
-_PROBES = 16  # of one statement
 _ROUNDING = 1e-5  # how far the server's sums may be from ours
 _BUILD_MEMORY = (64, 2048)  # megabytes
+_ON = {True: "on", False: "off"}
 _A_TIME = 500  # people whose photos are read at once
 _LOCK = 0x696E6478  # "indx": who holds it with a collection's id makes its index
 
@@ -99,49 +99,42 @@ def nearest(store: PostgresStore, cursor: Cursor, probes: npt.NDArray[np.float32
     indexed = _index_state(cursor, _index_name(store, dimension)) is True
     rounded = probes.astype(np.float16)
     errors = np.linalg.norm(probes - rounded.astype(np.float32), axis=1) + _ROUNDING
-    for start in range(0, n, _PROBES):
-        left = list(range(start, min(start + _PROBES, n)))
+    for place, probe in enumerate(probes):
         most, by_index = _CANDIDATES + 4 * k, indexed
-        while left:
-            answers = _candidates(store, cursor, rounded[left], most, by_index)
-            again = []
-            for place, rows in zip(left, answers, strict=True):
-                parts = Nearest(*(values[place] for values in found))
-                n_found, last = _rank(store, probes[place], rows, parts)
-                # Everybody else is at most as similar as the last candidate, but for the rounding.
-                proven = len(rows) < most or last + errors[place] < parts.similarities[min(k, n_people) - 1]
-                if n_found < min(k, n_people) or not (by_index or proven):
-                    again.append(place)
-            left, most, by_index = again, 4 * most, False
+        while True:
+            rows = _candidates(store, cursor, rounded[place], most, by_index)
+            parts = Nearest(*(values[place] for values in found))
+            n_found, last = _rank(store, probe, rows, parts)
+            wanted = min(k, n_people)
+            # Everybody else is at most as similar as the last candidate, but for the rounding.
+            proven = len(rows) < most or last + errors[place] < parts.similarities[wanted - 1]
+            if n_found >= wanted and (by_index or proven):
+                break
+            if not by_index and len(rows) < most:
+                raise store._damaged(f"{n_found} people to search where it counts {n_people}")
+            most, by_index = 4 * most, False
     return found, n_photos >= INDEXED_FROM and not indexed and dimension <= _MOST_INDEXED
 
 
 def _candidates(
-    store: PostgresStore, cursor: Cursor, probes: npt.NDArray[np.float16], most: int, indexed: bool
-) -> list[list[Row]]:
-    """For each probe at most so many rows: person, photos, quality, vector, and inner product, the largest first."""
+    store: PostgresStore, cursor: Cursor, probe: npt.NDArray[np.float16], most: int, indexed: bool
+) -> list[Row]:
+    """At most so many rows: person, photos, quality, vector, and inner product with the probe (D,), the largest of all."""
     # The planner takes an index where it thinks that it is cheaper; here it is chosen.
-    for setting, value in (
-        ("enable_seqscan", not indexed), ("enable_sort", not indexed), ("enable_indexscan", indexed),
-        ("hnsw.ef_search", min(max(_WIDTH, most), 1000)), ("hnsw.iterative_scan", "relaxed_order"),
-    ):  # fmt: skip
-        cursor.rows("SELECT set_config(?, ?, true)", (setting, str(value)))
-    dimension = probes.shape[1]
-    # Numbers that are no values but a part of the index's definition: the planner must see them.
-    near = f"template.vector::halfvec({dimension}) <#> probe.vector"
-    rows = cursor.once(
-        f"WITH probe AS MATERIALIZED (SELECT text::halfvec({dimension}) AS vector, n"
-        " FROM unnest(?::text[]) WITH ORDINALITY AS given(text, n))"
-        " SELECT probe.n, c.person, c.n_photos, c.quality, substr(halfvec_send(c.vector), 5), -c.far"
-        " FROM probe CROSS JOIN LATERAL (SELECT person, place, n_photos, quality, vector,"
-        f" {near} AS far FROM template WHERE collection = {store._collection_id:d} ORDER BY {near} LIMIT ?) c"
-        " ORDER BY probe.n, c.person, c.place",
-        (list(_written(probes)), most),
+    cursor.rows(
+        "SELECT set_config('enable_seqscan', ?, true), set_config('enable_sort', ?, true), set_config('enable_indexscan', ?, true),"
+        " set_config('hnsw.ef_search', ?, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)",
+        (*(_ON[value] for value in (not indexed, not indexed, indexed)), str(min(max(_WIDTH, most), 1000))),
     )
-    answers: list[list[Row]] = [[] for _ in range(len(probes))]
-    for place, *rest in rows:
-        answers[place - 1].append(tuple(rest))
-    return answers
+    # The dimension and the collection are no values but a part of the index's definition: the planner must see them.
+    dimension, (text,) = len(probe), _written(probe[None])
+    vector = f"vector::halfvec({dimension})" if indexed else "vector"
+    return cursor.rows(
+        "SELECT person, n_photos, quality, substr(halfvec_send(vector), 5), -far FROM (SELECT person, place, n_photos, quality,"
+        f" vector, {vector} <#> ?::halfvec AS far FROM template WHERE collection = {store._collection_id:d}"
+        f" ORDER BY {vector} <#> ?::halfvec LIMIT ?) nearest ORDER BY person, place",
+        (text, text, most),
+    )
 
 
 def _rank(
