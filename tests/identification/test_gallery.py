@@ -20,7 +20,8 @@ from facespace.embedding.compatibility import model_of
 from facespace.embedding.vectors import Embeddings
 from facespace.errors import GalleryError, ModelError, UnknownPerson
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
-from facespace.identification.gallery import Gallery, Match
+from facespace.identification.gallery import Gallery
+from facespace.identification.matching import Match
 from support.calibrations import CALIBRATION, DIMENSION, StubEmbedder, crop
 
 

@@ -30,7 +30,7 @@ from facespace.embedding.compatibility import (
 from facespace.embedding.embedder import Embedder
 from facespace.errors import GalleryError
 from facespace.identification import edits, threshold_tuning
-from facespace.identification.assignment import one_face_each
+from facespace.identification.matching import Match, matches, matches_of_photo
 from facespace.identification.open_set import templates, thresholds_of_table
 from facespace.identification.stores.changes import checked_metadata
 from facespace.identification.stores.opening import open_store
@@ -40,20 +40,6 @@ from facespace.io.png import encode_png
 from facespace.io.text import clean_name, plain_text
 
 _MAX_SOURCE = 1000  # characters kept of where a photo came from
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """What `identify` says of one probe and one person: `name` is None for unknown.
-
-    `similarity` (cosine) is that to the person `nearest`, whether or not it reaches `threshold`; both are None only when
-    nobody is enrolled.
-    """
-
-    name: str | None
-    similarity: float | None
-    threshold: float
-    nearest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,34 +343,11 @@ class Gallery:
             thresholds = np.full(found.people.shape, float(threshold))
         kept = sorted({int(one) for one in found.people.ravel() if one >= 0})
         names = {one.id: one.state.name for one in self._store.get(kept)}
-        if not names:
-            nobody = Match(None, None, 1.0 if threshold is None else threshold)
-            return [nobody if top is None else [nobody] for _ in probes]  # type: ignore[return-value]
-
-        def match(n: int, k: int, named: bool = True) -> Match:
-            value, least, person = (
-                float(found.similarities[n, k]),
-                float(thresholds[n, k]),
-                names[int(found.people[n, k])],
-            )
-            return Match(person if named and value >= least else None, value, least, person)
-
-        # Somebody who was removed since the search is nobody's match.
-        there = [[k for k, one in enumerate(row) if int(one) in names] for row in found.people.tolist()]
+        nobody = Match(None, None, 1.0 if threshold is None else threshold)
         if one_photo:
-            column = {one: k for k, one in enumerate(names)}
-            similarity = np.full((len(probes), len(column)), -np.inf)
-            least = np.full(similarity.shape, np.inf)
-            place: dict[tuple[int, int], int] = {}
-            for n, ranks in enumerate(there):
-                for k in ranks:
-                    at = column[int(found.people[n, k])]
-                    similarity[n, at], least[n, at], place[n, at] = found.similarities[n, k], thresholds[n, k], k
-            given = one_face_each(similarity, least)
-            return [match(n, place[n, k] if k >= 0 else there[n][0], k >= 0) for n, k in enumerate(given.tolist())]
-        if top is None:
-            return [match(n, ranks[0]) for n, ranks in enumerate(there)]
-        return [[match(n, k) for k in ranks] for n, ranks in enumerate(there)]
+            return matches_of_photo(found, thresholds, names, nobody)
+        several = matches(found, thresholds, names, nobody)
+        return several if top is not None else [best[0] for best in several]
 
     def _probes(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
         """The probes as (N,D); `ValueError` for vectors that cannot be compared with the gallery's."""

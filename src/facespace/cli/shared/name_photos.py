@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
     from facespace.faces.face import Face
     from facespace.identification.classifier import Prediction
-    from facespace.identification.gallery import Match
+    from facespace.identification.matching import Match
 
 
 class PhotoNamer(Protocol):

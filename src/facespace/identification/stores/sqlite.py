@@ -56,7 +56,8 @@ class SQLiteStore(SqlStore):
         self.remarks: tuple[str, ...] = ()
         self._index: PeopleIndex | None = None
         self._index_seq = -1
-        self._index_dimension = 0
+        self._index_made: tuple[int, str] = (0, "")
+        self._process = os.getpid()
         self._index_lock = threading.Lock()
         if self.path.is_dir():
             raise GalleryError(f"{self.path}: a folder, where a gallery file was expected")
@@ -125,6 +126,7 @@ class SQLiteStore(SqlStore):
     @contextlib.contextmanager
     def _read(self) -> Iterator[_Cursor]:
         with self._lock, self._errors():
+            self._check_process()
             if self._connection.in_transaction:  # within a change, or within another reading
                 yield _Cursor(self._connection)
                 return
@@ -151,6 +153,7 @@ class SQLiteStore(SqlStore):
     @contextlib.contextmanager
     def _write_raw(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._errors():
+            self._check_process()
             self._retried(lambda: self._begin("BEGIN IMMEDIATE"))
             try:
                 yield self._connection
@@ -159,6 +162,10 @@ class SQLiteStore(SqlStore):
                 if self._connection.in_transaction:  # SQLite ends it itself where the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:  # SQLite's locks belong to the process that took them
+            raise GalleryError(f"{self.path}: opened before this process was forked; open it again in the child")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -202,23 +209,18 @@ class SQLiteStore(SqlStore):
 
     def _people(self, dimension: int) -> PeopleIndex:
         """Everybody, as the file holds them now: read whole once, then only what has changed."""
-        with self._index_lock:
-            if self._index is None or self._index_dimension != dimension:
-                with self._read() as cursor:
-                    seq = self._seq(cursor)
-                    index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
-                self._index, self._index_seq, self._index_dimension = index, seq, dimension
-                return index
-            with self._read() as cursor:
-                seq = self._seq(cursor)
-                if seq != self._index_seq:
-                    changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
-                    if changes is None:  # too many have gone by since
-                        self._index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
-                    else:
-                        gone, rows = changes
-                        self._index = self._index.changed(gone, rows)
-                    self._index_seq = seq
+        with self._index_lock, self._read() as cursor:
+            seq, made = self._seq(cursor), (dimension, str(self.setting("templates")))
+            changes = None
+            if self._index is not None and self._index_made == made:
+                if seq == self._index_seq:
+                    return self._index
+                changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
+            if self._index is None or changes is None:  # the first search, or too much has changed since the last one
+                self._index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
+            else:
+                self._index = self._index.changed(*changes)
+            self._index_seq, self._index_made = seq, made
             return self._index
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
