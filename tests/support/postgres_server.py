@@ -68,7 +68,8 @@ class PostgresServer:
 
     def gallery(self, **parameters: Any) -> str:
         """The address of a schema that nobody has used yet."""
-        return self.address(**{"schema": f"s{uuid.uuid4().hex[:12]}", **parameters})
+        # On a busy machine a server that was killed needs a while.
+        return self.address(**{"schema": f"s{uuid.uuid4().hex[:12]}", "connect_timeout": 60, **parameters})
 
     def sql(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """The answer to a statement of the administrator."""

@@ -9,7 +9,7 @@ Yashunin 2018, "Efficient and robust approximate nearest neighbor search using H
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,8 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest, Rows
 from facespace.identification.stores.postgres_connections import Cursor
-from facespace.identification.stores.sql import Row
+from facespace.identification.stores.sql import Row, SqlStore
 from facespace.identification.stores.sqlite_rows import rows_of
-
-if TYPE_CHECKING:
-    from facespace.identification.stores.postgres import PostgresStore
 
 # From so many photos on a collection gets an index; see benchmarks/results/postgres.txt.
 INDEXED_FROM = 50_000
@@ -37,7 +34,7 @@ _A_TIME = 500  # people whose photos are read at once
 _LOCK = 0x696E6478  # "indx": who holds it with a collection's id makes its index
 
 
-def follow(store: PostgresStore, cursor: Cursor, people: Sequence[int]) -> None:
+def follow(store: SqlStore, cursor: Cursor, people: Sequence[int]) -> None:
     """Make the rows of these people again out of their photos, within the change that is under way."""
     default = store.setting("templates") or "mean"
     for start in range(0, len(people), _A_TIME):
@@ -55,7 +52,7 @@ def follow(store: PostgresStore, cursor: Cursor, people: Sequence[int]) -> None:
             _insert(cursor, collection, rows)
 
 
-def follow_everybody(store: PostgresStore, cursor: Cursor) -> None:
+def follow_everybody(store: SqlStore, cursor: Cursor) -> None:
     """Make the rows of all people of several photos again: those of one photo are the same in every way of comparing."""
     rows = cursor.rows(
         "SELECT face.person FROM face JOIN person ON person.id = face.person WHERE face.gone IS NULL AND person.gone IS NULL"
@@ -83,7 +80,7 @@ def _written(vectors: npt.NDArray[np.float16]) -> Iterator[str]:
         yield f"[{','.join([f'{number:.5g}' for number in vector])}]"
 
 
-def nearest(store: PostgresStore, cursor: Cursor, probes: npt.NDArray[np.float32], k: int) -> tuple[Nearest, bool]:
+def nearest(store: SqlStore, cursor: Cursor, probes: npt.NDArray[np.float32], k: int) -> tuple[Nearest, bool]:
     """The k most similar people of each probe (N,D), and whether the collection lacks an index that it should have."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -116,9 +113,7 @@ def nearest(store: PostgresStore, cursor: Cursor, probes: npt.NDArray[np.float32
     return found, n_photos >= INDEXED_FROM and not indexed and dimension <= _MOST_INDEXED
 
 
-def _candidates(
-    store: PostgresStore, cursor: Cursor, probe: npt.NDArray[np.float16], most: int, indexed: bool
-) -> list[Row]:
+def _candidates(store: SqlStore, cursor: Cursor, probe: npt.NDArray[np.float16], most: int, indexed: bool) -> list[Row]:
     """At most so many rows: person, photos, quality, vector, and inner product with the probe (D,), the largest of all."""
     # The planner takes an index where it thinks that it is cheaper; here it is chosen.
     cursor.rows(
@@ -137,9 +132,7 @@ def _candidates(
     )
 
 
-def _rank(
-    store: PostgresStore, probe: npt.NDArray[np.float32], rows: Sequence[Row], best: Nearest
-) -> tuple[int, float]:
+def _rank(store: SqlStore, probe: npt.NDArray[np.float32], rows: Sequence[Row], best: Nearest) -> tuple[int, float]:
     """Fill `best`, each (k,), from candidates; returns how many people these are, and the last one's inner product."""
     if not rows:
         return 0, -np.inf
@@ -163,7 +156,7 @@ def _rank(
 # The index
 
 
-def _index_name(store: PostgresStore, dimension: int) -> str:
+def _index_name(store: SqlStore, dimension: int) -> str:
     return f"template_{store._collection_id:d}_{dimension:d}"
 
 
@@ -177,7 +170,7 @@ def _index_state(cursor: Cursor, name: str) -> Any:
     return rows[0][0] if rows else None
 
 
-def build_index(store: PostgresStore, cursor: Cursor, dimension: int) -> bool:
+def build_index(store: SqlStore, cursor: Cursor, dimension: int) -> bool:
     """Make the index of a collection, outside of a transaction; False where somebody else is making it."""
     if not 1 <= dimension <= _MOST_INDEXED:
         raise ValueError(f"an index takes vectors of 1 to {_MOST_INDEXED} numbers, got {dimension}")
