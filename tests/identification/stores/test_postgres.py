@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,14 @@ def test_a_child_makes_its_own_connections(store: PostgresStore) -> None:
 
     assert in_child(child) == 0
     assert names(store) == ["Ada", "Bob"]
+
+
+def test_a_key_encrypts_nothing_here_and_that_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACESPACE_GALLERY_KEY", "correct horse battery")
+    store = PostgresStore(address, create=True)
+    (remark,) = store.remarks
+    assert "not encrypted though FACESPACE_GALLERY_KEY is set" in remark
+    store.close()
 
 
 def test_a_closed_store(store: PostgresStore) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from facespace.identification.people_index import Nearest
 from facespace.identification.stores import postgres_schema, postgres_templates
 from facespace.identification.stores.postgres_address import parse_address
 from facespace.identification.stores.postgres_connections import Connections, Cursor, Lost
+from facespace.identification.stores.sealing import VARIABLE
 from facespace.identification.stores.sql import SqlStore
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -62,6 +64,8 @@ class PostgresStore(SqlStore):
         self._thread = threading.local()
         self._builder: threading.Thread | None = None
         self.remarks: tuple[str, ...] = ()
+        if os.environ.get(VARIABLE):
+            self.remarks = (f"{self.name}: not encrypted though {VARIABLE} is set; that is for files",)
         try:
             self._prepare(create)
             self._connections.greet = postgres_schema.search_vector
