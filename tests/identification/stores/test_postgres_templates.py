@@ -32,17 +32,25 @@ def store(address: str) -> Iterator[PostgresStore]:
 
 
 def test_the_nearest_are_proven_to_be(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where very many rows are about as near, more candidates are taken until the rest cannot be nearer."""
+    """Where the rounding of the probe decides who is near, more candidates are taken until the rest cannot be nearer."""
     monkeypatch.setattr(postgres_templates, "_CANDIDATES", 1)
-    rng = np.random.default_rng(0)
-    center = vectors(1, 5)[0]
-    for k in range(150):
-        close = center + 2e-3 * rng.standard_normal(D).astype(np.float32)
-        store.add(f"person {k}", Entry(close / np.linalg.norm(close), f"{k:064x}", "", ""))
-    found = store.nearest(center[None], 3)
-    everybody = store.vectors(D)
-    similarities = everybody.embeddings @ center
-    np.testing.assert_allclose(np.sort(similarities)[::-1][:3], found.similarities[0], atol=1e-6)
+    rng = np.random.default_rng(50)
+    probe = rng.standard_normal(D).astype(np.float32)
+    probe /= np.linalg.norm(probe)
+    away = rng.standard_normal((100, D)).astype(np.float32)
+    away -= (away @ probe)[:, None] * probe
+    rows = 0.5 * probe + np.sqrt(0.75) * away / np.linalg.norm(
+        away, axis=1, keepdims=True
+    )  # all as near, but for rounding
+    for k, row in enumerate(rows):
+        store.add(f"person {k}", Entry(row, f"{k:064x}", "", ""))
+    kept = rows.astype(np.float16).astype(np.float32)
+    nearest = (kept @ probe).argmax()
+    rounded = kept @ probe.astype(np.float16).astype(np.float32)
+    assert (rounded > rounded[nearest]).sum() > 30, "among the first 5 it is not"
+    found = store.find(f"person {nearest}")
+    assert found is not None
+    assert store.nearest(probe[None], 1).people.tolist() == [[found.id]]
 
 
 def test_many_probes_and_many_people_asked_for(store: PostgresStore) -> None:
