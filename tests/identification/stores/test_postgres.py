@@ -133,6 +133,12 @@ def test_names_are_in_the_order_of_code_points(store: PostgresStore) -> None:
         store.add(name, entry(k))
     assert names(store) == ["B", "Z", "a", "b", "É", "\uffdc", "\U0001f600"]
     assert [one.state.name for one in store.people(after="Z", limit=2)] == ["a", "b"]
+    with store._read() as cursor:  # this server may have no other order to tell
+        ((collation,),) = cursor.rows(
+            "SELECT collname::text FROM pg_attribute JOIN pg_collation c ON c.oid = attcollation"
+            " WHERE attrelid = 'person'::regclass AND attname = 'name'"
+        )
+    assert collation == "C"
 
 
 def test_collections_are_apart(store: PostgresStore, address: str) -> None:
