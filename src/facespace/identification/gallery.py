@@ -165,7 +165,7 @@ class Gallery:
             photos = [[photo.id for photo in self._store.photos(one.id)] for one in people]
             owners = np.repeat(np.arange(len(people)), [len(some) for some in photos])
             vectors = self._store.embeddings([photo for some in photos for photo in some])
-            return templates(owners, vectors.reshape(len(owners), -1), len(people))
+            return templates(owners, vectors.reshape(len(owners), self._model().dimension), len(people))
         return self._everybody().templates
 
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
@@ -211,7 +211,7 @@ class Gallery:
         name = clean_name(name)
         if not self._claimed:
             self._check_model(embedder, create=True)
-        digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
+        digest = crop_digest(crop)
         made_by = f"{embedder.runtime} {embedder.precision}"
         picture = encode_png(crop) if keep_crop else None
         what = checked_metadata(metadata or {})
@@ -359,6 +359,25 @@ class Gallery:
         people = self._everybody()
         return self._thresholds(len(people.names), rate, people.n_photos, people.qualities)
 
+    def thresholds_for(
+        self,
+        n_photos: npt.ArrayLike,
+        qualities: npt.ArrayLike = calibration.UNKNOWN_QUALITY,
+        probe_qualities: npt.ArrayLike = calibration.UNKNOWN_QUALITY,
+        *,
+        among: int | None = None,
+        rate: float | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """The similarity to reach for people of whom so many photos of such mean quality are enrolled.
+
+        `among` is how many people could be meant: everybody enrolled, unless it says 1 for the question whether a face is of
+        one certain person.
+        """
+        n_people = len(self) if among is None else among
+        shape = np.broadcast_shapes(*(np.shape(given) for given in (n_photos, qualities, probe_qualities)))
+        counts = np.broadcast_to(np.asarray(n_photos), shape)
+        return self._thresholds(n_people, rate, counts, np.asarray(qualities), np.asarray(probe_qualities))
+
     def check_thresholds(self, rate: float | None = None) -> None:
         """Raise now what `identify` would raise for want of thresholds: `ModelError`, `ValueError`, `GalleryError`."""
         self._thresholds(1, rate, np.ones(1), np.ones(1))
@@ -431,6 +450,11 @@ class _People(NamedTuple):
     templates: npt.NDArray[np.float32]
     qualities: npt.NDArray[np.float64]
     vectors: npt.NDArray[np.float32]
+
+
+def crop_digest(crop: npt.NDArray[np.uint8]) -> str:
+    """What a store knows a crop (S,S,3) by: the SHA-256 of its pixels, in hex."""
+    return hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
 
 
 def _person(stored: StoredPerson) -> Person:

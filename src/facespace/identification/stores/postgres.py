@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import threading
 import time
@@ -26,7 +25,7 @@ from facespace.identification.stores import postgres_schema, postgres_templates
 from facespace.identification.stores.postgres_address import parse_address
 from facespace.identification.stores.postgres_connections import Connections, Cursor, Lost
 from facespace.identification.stores.sealing import VARIABLE
-from facespace.identification.stores.sql import SqlStore
+from facespace.identification.stores.sql import EVERYBODY, SqlStore
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 # Every statement of a change sees what was committed before `head` was locked.
@@ -216,7 +215,9 @@ class PostgresStore(SqlStore):
                 self.remarks += (remark,)
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
-        postgres_templates.follow(self, cursor, people)
+        if EVERYBODY in people:
+            postgres_templates.follow_everybody(self, cursor)
+        postgres_templates.follow(self, cursor, [one for one in people if one != EVERYBODY])
 
     def set_once(self, key: str, value: Any) -> Any:
         """Store a setting unless it has a value; returns the value that holds."""
@@ -226,15 +227,6 @@ class PostgresStore(SqlStore):
         if held is None:
             self.set(key, value)
         return self.setting(key)
-
-    def set(self, key: str, value: Any) -> None:
-        """Store a setting in place of what it was. A change of `templates` makes everybody's again."""
-        with self._write() as cursor:
-            before = self.setting(key)
-            sql = "INSERT INTO setting VALUES (?, ?, ?) ON CONFLICT (collection, key) DO UPDATE SET value = excluded.value"
-            cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
-            if key == "templates" and (before or "mean") != (value or "mean"):
-                postgres_templates.follow_everybody(self, cursor)
 
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people for good; returns how many photos there were.

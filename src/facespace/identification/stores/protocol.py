@@ -134,6 +134,14 @@ class Conflict(GalleryError):
     """Somebody else changed the same people or photos first: read them again and try again."""
 
 
+class NoSuchCollection(GalleryError):
+    """The store has no collection of that name; `collections` are those it has."""
+
+    def __init__(self, message: str, collections: Sequence[str]) -> None:
+        super().__init__(message)
+        self.collections = list(collections)
+
+
 class StoredVectors(NamedTuple):
     """The P people of a store and their N embeddings.
 
@@ -213,7 +221,8 @@ class Store(Protocol):
         """Do a change and log it; returns its number in the log.
 
         `Conflict` where what is there is not what the change expects before, where a person would share a name or an
-        external id with another one, or where nobody would own a photo that is not removed. With `undoes`, the number of
+        external id with another one, where nobody would own a photo that is not removed, or where a person would have no photos.
+        With `undoes`, the number of
         the change that this one takes back, that one is marked as undone; `Conflict` where it was already.
         """
 

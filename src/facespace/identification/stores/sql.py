@@ -22,12 +22,14 @@ import numpy.typing as npt
 
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
+from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_to_json, extra_of, state_from_row, state_to_json
 from facespace.identification.stores.protocol import (
     Change,
     Conflict,
     Entry,
     LogEntry,
+    NoSuchCollection,
     PersonState,
     StoredPerson,
     StoredPhoto,
@@ -42,16 +44,18 @@ _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the lo
 _MAX_DIMENSION = 65_536
 _MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypted
 _A_TIME = 500  # ids in one statement
+EVERYBODY = 0  # in `touched`, in the place of a person: what everybody is compared by changed
 
 # {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64; {name} is a text in the
 # order of its code points.
 TABLES = (
     "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
-    "CREATE TABLE collection (id {id}, name {name} NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL)",
+    "CREATE TABLE collection (id {id}, name {name} NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
+    " tally {integer} NOT NULL DEFAULT 0)",
     "CREATE TABLE setting (collection {integer} NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (collection, key))",
     "CREATE TABLE making (id {id}, text TEXT NOT NULL, actor TEXT NOT NULL, UNIQUE (text, actor))",
     "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name {name} NOT NULL, external_id TEXT, added {integer} NOT NULL,"
-    " gone {integer}, extra TEXT)",
+    " gone {integer}, extra TEXT, stamp {integer} NOT NULL DEFAULT 0)",
     "CREATE UNIQUE INDEX person_name ON person (collection, name) WHERE gone IS NULL",
     "CREATE UNIQUE INDEX person_external ON person (collection, external_id) WHERE external_id IS NOT NULL AND gone IS NULL",
     "CREATE TABLE face (id {id}, person {integer} NOT NULL, making {integer} NOT NULL, added {integer} NOT NULL,"
@@ -118,8 +122,9 @@ class SqlStore(ABC):
         with self._read() as cursor:
             found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
         if not found and not create:
-            names = ", ".join(self.collections()[:5]) or "none"
-            raise GalleryError(f"{self.name}: no collection {self.collection!r}; it has: {names}")
+            there = self.collections()
+            has = ", ".join(there[:5]) or "none"
+            raise NoSuchCollection(f"{self.name}: no collection {self.collection!r}; it has: {has}", there)
         if not found:
             with self._write() as cursor:
                 found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
@@ -158,6 +163,8 @@ class SqlStore(ABC):
             cursor.change("DELETE FROM setting WHERE collection = ? AND key = ?", (self._collection_id, key))
             sql = "INSERT INTO setting VALUES (?, ?, ?)"
             cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
+            if key == "templates":
+                self._touch(cursor, [EVERYBODY])
 
     # Reading people
 
@@ -172,6 +179,10 @@ class SqlStore(ABC):
             raise self._damaged(f"the collection {self.collection!r} is gone")
         return self._integer(rows[0][0]), self._integer(rows[0][1])
 
+    def _tally(self, cursor: Cursor) -> int:
+        rows = cursor.rows("SELECT tally FROM collection WHERE id = ?", (self._collection_id,))
+        return self._integer(rows[0][0] if rows else None)
+
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
         """People by name, those after the name `after` and at most `limit`."""
         if self._sealing.encrypted:  # the database does not know the order of encrypted names
@@ -180,11 +191,17 @@ class SqlStore(ABC):
             known = sorted(self._people_of(rows), key=lambda one: one.state.name)
             return [one for one in known if one.state.name > after][:limit]
         with self._read() as cursor:
+            # Joined, so that names come from the table and from its index: in a copy made while somebody wrote they may differ.
             rows = cursor.rows(
-                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name > ? ORDER BY p.name LIMIT ?",
+                f"SELECT {_COLUMNS}, p.gone, i.name FROM person p JOIN person i ON i.id = p.id"
+                " WHERE i.collection = ? AND i.gone IS NULL AND i.name > ? ORDER BY i.name LIMIT ?",
                 (self._collection_id, after, 2**62 if limit is None else limit),
             )
-            return self._people_of(rows)
+            if any(gone is not None or name != found for _, name, *_, gone, found in rows):
+                raise self._damaged(
+                    "people are listed by other names than they have; was it copied while somebody wrote?"
+                )
+            return self._people_of(row[:6] for row in rows)
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
         """The people with these ids who are there, in the order of `ids`."""
@@ -207,6 +224,8 @@ class SqlStore(ABC):
         with self._read() as cursor:
             sql = f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.{column} = ?"
             people = self._people_of(cursor.rows(sql, (self._collection_id, self._sealing.key_of_text(value))))
+        if people and value != (people[0].state.name if column == "name" else people[0].state.external_id):
+            raise self._damaged("a person is found by what they are not called; was it copied while somebody wrote?")
         return people[0] if people else None
 
     def _people_of(self, rows: Iterable[Row]) -> list[StoredPerson]:
@@ -309,7 +328,7 @@ class SqlStore(ABC):
                 f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name = ?",
                 (self._collection_id, self._sealing.key_of_text(name)),
             )
-            new = not rows
+            new, stamp = not rows, 0
             if rows:
                 (person,) = self._people_of(rows)
                 owner, state = person.id, person.state
@@ -319,7 +338,7 @@ class SqlStore(ABC):
                 if cursor.rows(held, (owner, digest)):
                     return False
             else:
-                owner = self._new_person(cursor, PersonState(name), now)
+                owner, stamp = self._new_person(cursor, PersonState(name), now)
             photo = cursor.insert(
                 "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (owner, self._making(cursor, entry.made_by), now, entry.quality, digest, self._sealing.seal_text(entry.source),
@@ -328,16 +347,19 @@ class SqlStore(ABC):
             )  # fmt: skip
             if entry.crop is not None:
                 cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
-            sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1 WHERE id = ?"
-            cursor.change(sql, (int(new), self._collection_id))
+            sum_ = tally.added(self._tally(cursor), tally.of_photos([photo], [owner]), stamp)
+            sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1, tally = ? WHERE id = ?"
+            cursor.change(sql, (int(new), sum_, self._collection_id))
             what = {"photo": photo, "person": owner} | ({"new": True} if new else {})
             self._log(cursor, "enroll", "", json.dumps(what))
             self._touch(cursor, [owner])
         return True
 
-    def _new_person(self, cursor: Cursor, state: PersonState, now: int) -> int:
-        sql = "INSERT INTO person (collection, name, external_id, extra, added) VALUES (?, ?, ?, ?, ?)"
-        return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now))
+    def _new_person(self, cursor: Cursor, state: PersonState, now: int) -> tuple[int, int]:
+        """The id and the stamp."""
+        sql = "INSERT INTO person (collection, name, external_id, extra, added, stamp) VALUES (?, ?, ?, ?, ?, ?)"
+        stamp = tally.new_stamp()
+        return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now, stamp)), stamp
 
     def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:
         """The name, external id and the rest as they are written; of encrypted ones the columns hold keys."""
@@ -352,7 +374,8 @@ class SqlStore(ABC):
 
         with self._write() as cursor:
             if undoes is not None and not cursor.change(
-                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0", (undoes,)
+                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0 AND collection = ?",
+                (undoes, self._collection_id),
             ):
                 raise Conflict(f"{self.name}: change {undoes} was undone already")
             change, touched = apply_change(self, cursor, change)
@@ -391,8 +414,7 @@ class SqlStore(ABC):
         sealed = None if change is None else self._sealing.seal_text(change)
         values = (self._collection_id, int(time.time()), self._actor, kind, self._sealing.seal_text(text), sealed)
         entry = cursor.insert(sql, values)
-        if kind == "enroll":
-            cursor.change("DELETE FROM log WHERE id = ? AND kind = 'enroll'", (entry - _KEPT_LOG,))
+        cursor.change("DELETE FROM log WHERE id = ? AND kind = 'enroll'", (entry - _KEPT_LOG,))
         return entry
 
     def _touch(self, cursor: Cursor, people: Sequence[int]) -> None:
@@ -464,7 +486,7 @@ class SqlStore(ABC):
 
     def _json(self, text: Any, what: str) -> Any:
         try:
-            return json.loads(text) if isinstance(text, str) else None
+            return json.loads(text if isinstance(text, str) else "")
         except (ValueError, RecursionError):
             raise self._damaged(f"{what} is not JSON") from None
 
@@ -504,10 +526,11 @@ class SqlStore(ABC):
             raise self._damaged("an embedding is not of length 1")
 
 
-_PERSON = (
-    "SELECT p.id, p.name, p.external_id, p.extra, p.added,"
-    " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL) FROM person p"
+_COLUMNS = (
+    "p.id, p.name, p.external_id, p.extra, p.added,"
+    " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL)"
 )
+_PERSON = f"SELECT {_COLUMNS} FROM person p"
 
 
 def _parts(ids: Sequence[int]) -> Iterator[list[int]]:
