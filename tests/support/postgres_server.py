@@ -26,6 +26,14 @@ host all all 127.0.0.1/32 trust
 """
 
 
+_running: list[PostgresServer] = []
+
+
+def running() -> PostgresServer:
+    """The server that the fixture `postgres` has started."""
+    return _running[-1]
+
+
 class PostgresServer:
     """A server in a folder of its own, on a Unix socket and on a port of this machine."""
 
@@ -54,6 +62,7 @@ class PostgresServer:
         except BaseException:
             self.stop()
             raise
+        _running.append(self)
 
     def address(
         self, *, tcp: bool = False, user: str = "postgres", database: str = "postgres", **parameters: Any

@@ -21,7 +21,7 @@ from facespace.identification.stores.sql import Row, SqlStore
 from facespace.identification.stores.sqlite_rows import rows_of
 
 # From so many photos on a collection gets an index; see benchmarks/results/postgres.txt.
-INDEXED_FROM = 50_000
+INDEXED_FROM = 100_000
 # More neighbours and a wider search than pgvector's defaults (16, 64 and 40): the vectors of different people lie far from
 # each other in all directions, which is what such graphs are worst at.
 _NEIGHBOURS, _BUILD_WIDTH, _WIDTH = 32, 200, 1000
