@@ -53,6 +53,19 @@ def test_the_nearest_are_proven_to_be(store: PostgresStore, monkeypatch: pytest.
     assert store.nearest(probe[None], 1).people.tolist() == [[found.id]]
 
 
+def test_a_person_of_more_photos_than_candidates(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_templates, "_CANDIDATES", 1)
+    store.set("templates", "best")
+    for k in range(30):
+        store.add("Ada", Entry(entry(0).embedding, f"{k:064x}", "", ""))
+    store.add("Bob", entry(7))
+    assert store.build_index(D)
+    for indexed in (True, False):
+        if not indexed:
+            monkeypatch.setattr(postgres_templates, "_index_state", lambda *_: None)
+        assert store.nearest(entry(0).embedding[None], 2).people.tolist() == [[1, 2]]
+
+
 def test_many_probes_and_many_people_asked_for(store: PostgresStore) -> None:
     for k in range(30):
         store.add(f"person {k // 2}", entry(k))
