@@ -8,6 +8,7 @@ address of a server that nobody else uses; the schema `facespace_benchmark` is d
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -66,11 +67,11 @@ def fill(store: PostgresStore, vectors: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", required=True)
-    parser.add_argument("--people", type=int, nargs="+", default=[10_000, 50_000, 100_000])
+    parser.add_argument("--people", type=int, nargs="+", default=[5_000, 20_000])
     parser.add_argument("--dimension", type=int, default=512)
     parser.add_argument("--probes", type=int, default=200)
     args = parser.parse_args()
-    print(processor())
+    print(f"{processor()}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f} before this began")
     separator = "&" if "?" in args.address else "?"
     address = f"{args.address}{separator}schema=facespace_benchmark&statement_timeout=3600"
     for n in args.people:

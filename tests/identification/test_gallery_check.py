@@ -14,6 +14,7 @@ from facespace.errors import ModelError
 from facespace.identification import gallery_check
 from facespace.identification.gallery import Gallery
 from facespace.identification.gallery_check import Finding, check_gallery
+from facespace.identification.stores import sqlite_rows
 from support.calibrations import DIMENSION, StubEmbedder, crop
 
 
@@ -114,12 +115,14 @@ def test_people_are_read_in_pages(gallery: Gallery, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        ("UPDATE collection SET n_photos = 9", "has 2 people and 4 photos where it counts 2 and 9"),
+        ("UPDATE collection SET n_photos = 9", "damaged (2 people and 4 photos where it counts 2 and 9; was it copied"),
         ("DELETE FROM person WHERE name = 'Ben'", "1 photos belong to nobody"),
         ("UPDATE face SET digest = x'00' WHERE id = 4", "damaged"),
     ],
 )
-def test_damage(path: Path, gallery: Gallery, damage: str, told: str) -> None:
+def test_damage(path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch, damage: str, told: str) -> None:
+    """In a gallery too large to be read through when it is opened."""
+    monkeypatch.setattr(sqlite_rows, "_FEW", 0)
     gallery.close()
     connection = sqlite3.connect(path)
     connection.execute(damage)
@@ -129,3 +132,18 @@ def test_damage(path: Path, gallery: Gallery, damage: str, told: str) -> None:
         found = list(check_gallery(opened, None))
     assert any(one.kind == "damage" and told in one.text for one in found), found
     assert {one.kind for one in found} == {"damage"}
+
+
+def test_people_who_cannot_be_read_are_told_once(path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_rows, "_FEW", 0)
+    monkeypatch.setattr(gallery_check, "_PAGE", 1)
+    gallery.add("Carl", axis(2), crop(3))
+    gallery.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE face SET vector = zeroblob(16) WHERE id = 5")
+    connection.commit()
+    connection.close()
+    with Gallery(path, StubEmbedder()) as opened:  # type: ignore[arg-type]
+        found = check(opened)
+    assert sum("not of length 1" in one.text for one in found) == 1, found
+    assert any(one.kind == "same photo" for one in found), "what can be looked for still is"

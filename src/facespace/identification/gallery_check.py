@@ -110,7 +110,11 @@ class _Check:
                 continue
             (mean,) = templates(np.zeros(len(vectors), np.int64), vectors, 1)
             found.append((person, mean, float(qualities.mean())))
-        yield from self._alike(found)
+        try:
+            yield from self._alike(found)
+        except GalleryError as error:  # nobody can be searched for
+            self._embedder = None
+            yield Finding("damage", str(error))
 
     def _vectors(self, photos: Sequence[StoredPhoto]) -> npt.NDArray[np.float32]:
         ids = [photo.id for photo in photos]

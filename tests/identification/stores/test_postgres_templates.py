@@ -77,7 +77,7 @@ def test_many_probes_and_many_people_asked_for(store: PostgresStore) -> None:
         store.nearest(vectors(1), 0)
 
 
-def test_a_template_setting_is_followed_at_once(store: PostgresStore) -> None:
+def test_a_template_setting_is_followed_at_once(store: PostgresStore, address: str) -> None:
     for k in range(3):
         store.add("Ada", entry(k))
     store.add("Bob", entry(7))
@@ -89,6 +89,12 @@ def test_a_template_setting_is_followed_at_once(store: PostgresStore) -> None:
     assert store.set_once("templates", "mean") == "best"
     store.set("templates", "mean")
     assert store.nearest(probe, 1).n_photos.tolist() == [[3]]
+    other = PostgresStore(address, collection="other", create=True)
+    for k in range(3):
+        other.add("Ada", entry(k))
+    assert other.set_once("templates", "best") == "best"
+    assert other.nearest(probe, 1).n_photos.tolist() == [[1]]
+    other.close()
 
 
 def test_vectors_of_another_length(store: PostgresStore) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import threading
 import time
@@ -25,7 +26,7 @@ from facespace.identification.stores import postgres_schema, postgres_templates
 from facespace.identification.stores.postgres_address import parse_address
 from facespace.identification.stores.postgres_connections import Connections, Cursor, Lost
 from facespace.identification.stores.sealing import VARIABLE
-from facespace.identification.stores.sql import EVERYBODY, SqlStore
+from facespace.identification.stores.sql import SqlStore
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 # Every statement of a change sees what was committed before `head` was locked.
@@ -215,18 +216,28 @@ class PostgresStore(SqlStore):
                 self.remarks += (remark,)
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
-        if EVERYBODY in people:
-            postgres_templates.follow_everybody(self, cursor)
-        postgres_templates.follow(self, cursor, [one for one in people if one != EVERYBODY])
+        postgres_templates.follow(self, cursor, people)
 
     def set_once(self, key: str, value: Any) -> Any:
         """Store a setting unless it has a value; returns the value that holds."""
-        if key != "templates":
-            return super().set_once(key, value)
-        held = self.setting(key)
-        if held is None:
-            self.set(key, value)
+        with self._write():
+            if self.setting(key) is None:
+                self._set(key, value)
         return self.setting(key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Store a setting in place of what it was; `templates` makes again what everybody is compared by."""
+        with self._write():
+            self._set(key, value)
+
+    def _set(self, key: str, value: Any) -> None:
+        cursor = self._cursor()
+        assert cursor is not None
+        before = self.setting(key)
+        sql = "INSERT INTO setting VALUES (?, ?, ?) ON CONFLICT (collection, key) DO UPDATE SET value = excluded.value"
+        cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
+        if key == "templates" and (before or "mean") != (value or "mean"):
+            postgres_templates.follow_everybody(self, cursor)
 
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people for good; returns how many photos there were.

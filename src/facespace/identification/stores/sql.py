@@ -44,7 +44,6 @@ _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the lo
 _MAX_DIMENSION = 65_536
 _MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypted
 _A_TIME = 500  # ids in one statement
-EVERYBODY = 0  # in `touched`, in the place of a person: what everybody is compared by changed
 
 # {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64; {name} is a text in the
 # order of its code points.
@@ -163,8 +162,6 @@ class SqlStore(ABC):
             cursor.change("DELETE FROM setting WHERE collection = ? AND key = ?", (self._collection_id, key))
             sql = "INSERT INTO setting VALUES (?, ?, ?)"
             cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
-            if key == "templates":
-                self._touch(cursor, [EVERYBODY])
 
     # Reading people
 

@@ -29,7 +29,7 @@ from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
 from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, check_on_opening, people_rows
+from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, people_rows
 from facespace.io.files import remedy, sync_file, sync_folder
 from facespace.io.text import one_line
 
@@ -41,12 +41,6 @@ _WORDS = {
 }  # fmt: skip
 SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
-_COUNTED = (
-    "SELECT c.name, c.n_people, c.n_photos,"
-    " (SELECT count(*) FROM person p WHERE p.collection = c.id AND p.gone IS NULL),"
-    " (SELECT count(*) FROM face f JOIN person p ON p.id = f.person"
-    " WHERE p.collection = c.id AND p.gone IS NULL AND f.gone IS NULL) FROM collection c"
-)
 
 
 class SQLiteStore(SqlStore):
@@ -224,12 +218,10 @@ class SQLiteStore(SqlStore):
             ((n_lost,),) = cursor.rows("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)")
             if n_lost:
                 found.append(f"{n_lost} photos belong to nobody")
-            for name, *counts in cursor.rows(_COUNTED):
-                if counts[:2] != counts[2:]:
-                    found.append(
-                        f"the collection {self._text(name)} has {counts[2]} people and {counts[3]} photos where it counts "
-                        f"{counts[0]} and {counts[1]}"
-                    )
+            try:
+                check_everybody(self, cursor)
+            except GalleryError as error:
+                found.append(str(error).removeprefix(f"{self.name}: "))
         return found
 
     # Search

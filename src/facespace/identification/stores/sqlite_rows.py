@@ -11,7 +11,7 @@ import numpy.typing as npt
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.identification.people_index import Rows
 from facespace.identification.stores import tally
-from facespace.identification.stores.sql import EVERYBODY, SqlStore
+from facespace.identification.stores.sql import SqlStore
 
 if TYPE_CHECKING:
     from facespace.identification.stores.sqlite import SQLiteStore
@@ -82,12 +82,23 @@ def check_on_opening(store: SQLiteStore, cursor: Any) -> None:
         raise store._damaged("its index of names is of another moment; was it copied while somebody wrote?")
     if store._counts(cursor)[1] > _FEW:
         return
+    check_everybody(store, cursor)
+
+
+def check_everybody(store: SQLiteStore, cursor: Any) -> None:
+    """Read who owns which photo, without vectors, and check it as `check_counts` does."""
     sql = (
         "SELECT face.person, NULL, NULL, NULL, face.id FROM person CROSS JOIN face ON face.person = person.id"
-        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ?"
+        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ? ORDER BY person.id"
     )
-    rows = cursor.rows(sql, (store._collection_id,))
-    check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(store, rows))
+    answers = cursor.stream(sql, (store._collection_id,))
+    n_people = n_photos = sum_ = 0
+    last = None
+    while rows := answers.fetchmany(_A_TIME):
+        owners = [row[0] for row in rows]
+        n_people += sum(one != before for one, before in zip(owners, [last, *owners], strict=False))
+        n_photos, sum_, last = n_photos + len(rows), sum_ + _tally_of(store, rows), owners[-1]
+    check_counts(store, cursor, n_people, n_photos, sum_)
 
 
 def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
@@ -98,15 +109,13 @@ def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
 def changed_rows(
     store: SQLiteStore, cursor: Any, dimension: int, since: int, until: int
 ) -> tuple[npt.NDArray[np.int64], Rows] | None:
-    """Who changed after `since`, and their rows as they are now; None where too many did, or everybody."""
+    """Who changed after `since`, and their rows as they are now; None where too many did."""
     if until < since or until - since > _MAX_BEHIND:
         return None
     touched = cursor.rows("SELECT seq, person FROM touched WHERE seq > ?", (since,))
     if len(touched) != until - since:
         return None
     people = sorted({store._integer(person) for _, person in touched})
-    if EVERYBODY in people:
-        return None
     default = store.setting("templates") or "mean"
     rows: list[Any] = []
     sql = f"{_FACES.format('face JOIN person ON person.id = face.person')} AND person.collection = ? AND face.person = ? ORDER BY face.id"
