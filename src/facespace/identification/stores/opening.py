@@ -26,7 +26,8 @@ def open_store(address: str, *, collection: str = "default", create: bool = Fals
 
         return QdrantStore(address, collection=collection, create=create)
     if scheme:
-        raise GalleryError(f"{address}: a gallery is a file, or is at postgresql:// or qdrant://; got {scheme}://")
+        # The address is not repeated: there may be a password in it.
+        raise GalleryError(f"a gallery is a file, or is at postgresql:// or qdrant://; got {scheme[:40]!r}://")
     return SQLiteStore(address, collection=collection, create=create)
 
 

@@ -45,14 +45,15 @@ _MAX_DIMENSION = 65_536
 _MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypted
 _A_TIME = 500  # ids in one statement
 
-# {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64.
+# {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64; {name} is a text in the
+# order of its code points.
 TABLES = (
     "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
-    "CREATE TABLE collection (id {id}, name TEXT NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
+    "CREATE TABLE collection (id {id}, name {name} NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
     " tally {integer} NOT NULL DEFAULT 0)",
     "CREATE TABLE setting (collection {integer} NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (collection, key))",
     "CREATE TABLE making (id {id}, text TEXT NOT NULL, actor TEXT NOT NULL, UNIQUE (text, actor))",
-    "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name TEXT NOT NULL, external_id TEXT, added {integer} NOT NULL,"
+    "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name {name} NOT NULL, external_id TEXT, added {integer} NOT NULL,"
     " gone {integer}, extra TEXT, stamp {integer} NOT NULL DEFAULT 0)",
     "CREATE UNIQUE INDEX person_name ON person (collection, name) WHERE gone IS NULL",
     "CREATE UNIQUE INDEX person_external ON person (collection, external_id) WHERE external_id IS NOT NULL AND gone IS NULL",

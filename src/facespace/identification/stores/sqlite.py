@@ -37,7 +37,7 @@ _BUSY_SECONDS = 60.0
 _LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
 _PAGE = 8192  # bytes: seven people of one photo with 512 numbers, or 24 with 128, lose less at its end than in 4096
 _WORDS = {
-    "id": "INTEGER PRIMARY KEY AUTOINCREMENT", "integer": "INTEGER", "blob": "BLOB", "real": "REAL",
+    "id": "INTEGER PRIMARY KEY AUTOINCREMENT", "integer": "INTEGER", "blob": "BLOB", "real": "REAL", "name": "TEXT",
 }  # fmt: skip
 SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file

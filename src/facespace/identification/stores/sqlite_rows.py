@@ -11,6 +11,7 @@ import numpy.typing as npt
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.identification.people_index import Rows
 from facespace.identification.stores import tally
+from facespace.identification.stores.sql import SqlStore
 
 if TYPE_CHECKING:
     from facespace.identification.stores.sqlite import SQLiteStore
@@ -44,7 +45,7 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
             continue
         if not rows:
             break
-        piece, n = _rows_of(store, rows, dimension, default)
+        piece, n = rows_of(store, rows, dimension, default)
         n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(store, rows)
         yield piece
     check_counts(store, cursor, n_people, n_photos, sum_)
@@ -121,11 +122,11 @@ def changed_rows(
     sql = f"{_FACES.format('face JOIN person ON person.id = face.person')} AND person.collection = ? AND face.person = ? ORDER BY face.id"
     for person in people:
         rows += cursor.rows(sql, (store._collection_id, person))
-    piece, _ = _rows_of(store, rows, dimension, default)
+    piece, _ = rows_of(store, rows, dimension, default)
     return np.array(people, np.int64), piece
 
 
-def _rows_of(store: SQLiteStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
+def rows_of(store: SqlStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
     """Index rows of photos (person, vector, quality, extra) that stand person by person; and how many people these are."""
     vectors = store._vectors_of([row[1] for row in rows], dimension)
     ids = np.array([store._integer(row[0]) for row in rows], np.int64)
