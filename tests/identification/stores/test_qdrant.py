@@ -411,8 +411,7 @@ def test_processes_are_killed_at_any_moment_and_lose_nothing() -> None:
         added = []
         for k, process in enumerate(processes):
             assert process.stdout is not None
-            for _ in range(6 + k):
-                added.append(int(process.stdout.readline()))
+            added += [int(process.stdout.readline()) for _ in range(6 + k)]
             process.kill()
             added += [int(line) for line in process.stdout.read().split()]
             process.wait()

@@ -135,6 +135,8 @@ class Server:
             raise GalleryError(f"{self.name}: {self._no_answer(error.source)}") from None
         except UnexpectedResponse as error:
             raise GalleryError(f"{self.name}: {_refusal(error)}") from None
+        except ValueError as error:  # the client does not catch what is not JSON
+            raise GalleryError(f"{self.name}: {self._no_answer(error)}") from None
         except (ApiException, QdrantException) as error:
             raise GalleryError(
                 f"{self.name}: the server refused ({one_line(first_line(error))}); try again later"
