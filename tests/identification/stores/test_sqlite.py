@@ -273,7 +273,7 @@ def test_copies_while_four_processes_write(path: Path) -> None:
         copy = path.with_name(f"copy {number}")
         is_plain = number % 2 == 0
         if is_plain:
-            with path.open("rb") as source, copy.open("wb") as target:  # noqa: SIM117 - this process holds no locks now
+            with path.open("rb") as source, copy.open("wb") as target:
                 while data := source.read(8192 if number % 4 else 2**20):
                     target.write(data)
         else:

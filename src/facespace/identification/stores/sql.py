@@ -22,18 +22,19 @@ import numpy.typing as npt
 
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
+from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_to_json, extra_of, state_from_row, state_to_json
 from facespace.identification.stores.protocol import (
     Change,
     Conflict,
     Entry,
     LogEntry,
+    NoSuchCollection,
     PersonState,
     StoredPerson,
     StoredPhoto,
     StoredVectors,
 )
-from facespace.identification.stores import tally
 from facespace.identification.stores.sealing import Plain, Sealing
 from facespace.io.text import plain_text
 
@@ -43,6 +44,7 @@ _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the lo
 _MAX_DIMENSION = 65_536
 _MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypted
 _A_TIME = 500  # ids in one statement
+EVERYBODY = 0  # in `touched`, in the place of a person: what everybody is compared by changed
 
 # {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64.
 TABLES = (
@@ -119,8 +121,9 @@ class SqlStore(ABC):
         with self._read() as cursor:
             found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
         if not found and not create:
-            names = ", ".join(self.collections()[:5]) or "none"
-            raise GalleryError(f"{self.name}: no collection {self.collection!r}; it has: {names}")
+            there = self.collections()
+            has = ", ".join(there[:5]) or "none"
+            raise NoSuchCollection(f"{self.name}: no collection {self.collection!r}; it has: {has}", there)
         if not found:
             with self._write() as cursor:
                 found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
@@ -159,6 +162,8 @@ class SqlStore(ABC):
             cursor.change("DELETE FROM setting WHERE collection = ? AND key = ?", (self._collection_id, key))
             sql = "INSERT INTO setting VALUES (?, ?, ?)"
             cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
+            if key == "templates":
+                self._touch(cursor, [EVERYBODY])
 
     # Reading people
 
@@ -479,10 +484,8 @@ class SqlStore(ABC):
 
     def _json(self, text: Any, what: str) -> Any:
         try:
-            if not isinstance(text, str):
-                raise TypeError
-            return json.loads(text)
-        except (TypeError, ValueError, RecursionError):
+            return json.loads(text if isinstance(text, str) else "")
+        except (ValueError, RecursionError):
             raise self._damaged(f"{what} is not JSON") from None
 
     def _object(self, text: Any, what: str) -> dict[str, Any]:

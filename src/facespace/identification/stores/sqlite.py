@@ -41,6 +41,12 @@ _WORDS = {
 }  # fmt: skip
 SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
+_COUNTED = (
+    "SELECT c.name, c.n_people, c.n_photos,"
+    " (SELECT count(*) FROM person p WHERE p.collection = c.id AND p.gone IS NULL),"
+    " (SELECT count(*) FROM face f JOIN person p ON p.id = f.person"
+    " WHERE p.collection = c.id AND p.gone IS NULL AND f.gone IS NULL) FROM collection c"
+)
 
 
 class SQLiteStore(SqlStore):
@@ -59,6 +65,7 @@ class SQLiteStore(SqlStore):
         self._index: PeopleIndex | None = None
         self._index_seq = -1
         self._index_of: tuple[int, Any] = (0, None)  # numbers of a vector, and the setting "templates"
+        self._process = os.getpid()
         self._index_lock = threading.Lock()
         if self.path.is_dir():
             raise GalleryError(f"{self.path}: a folder, where a gallery file was expected")
@@ -138,6 +145,7 @@ class SQLiteStore(SqlStore):
     @contextlib.contextmanager
     def _read(self) -> Iterator[_Cursor]:
         with self._lock, self._errors():
+            self._check_process()
             if self._connection.in_transaction:  # within a change, or within another reading
                 yield _Cursor(self._connection)
                 return
@@ -164,6 +172,7 @@ class SQLiteStore(SqlStore):
     @contextlib.contextmanager
     def _write_raw(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._errors():
+            self._check_process()
             self._retried(lambda: self._begin("BEGIN IMMEDIATE"))
             try:
                 yield self._connection
@@ -172,6 +181,10 @@ class SQLiteStore(SqlStore):
                 if self._connection.in_transaction:  # SQLite ends it itself where the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:  # SQLite's locks belong to the process that took them
+            raise GalleryError(f"{self.path}: opened before this process was forked; open it again in the child")
 
     @contextlib.contextmanager
     def _errors(self, written: Path | None = None) -> Iterator[None]:
@@ -200,6 +213,22 @@ class SQLiteStore(SqlStore):
         with self._lock:
             self._connection.close()
             self._index = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the file, found by reading all of it; empty for a whole one."""
+        with self._read() as cursor:
+            told = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
+            found = [] if told == ["ok"] else told
+            ((n_lost,),) = cursor.rows("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)")
+            if n_lost:
+                found.append(f"{n_lost} photos belong to nobody")
+            for name, *counts in cursor.rows(_COUNTED):
+                if counts[:2] != counts[2:]:
+                    found.append(
+                        f"the collection {self._text(name)} has {counts[2]} people and {counts[3]} photos where it counts "
+                        f"{counts[0]} and {counts[1]}"
+                    )
+        return found
 
     # Search
 

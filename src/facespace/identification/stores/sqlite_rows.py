@@ -11,6 +11,7 @@ import numpy.typing as npt
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.identification.people_index import Rows
 from facespace.identification.stores import tally
+from facespace.identification.stores.sql import EVERYBODY
 
 if TYPE_CHECKING:
     from facespace.identification.stores.sqlite import SQLiteStore
@@ -97,13 +98,15 @@ def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
 def changed_rows(
     store: SQLiteStore, cursor: Any, dimension: int, since: int, until: int
 ) -> tuple[npt.NDArray[np.int64], Rows] | None:
-    """Who changed after `since`, and their rows as they are now; None where too many did."""
+    """Who changed after `since`, and their rows as they are now; None where too many did, or everybody."""
     if until < since or until - since > _MAX_BEHIND:
         return None
     touched = cursor.rows("SELECT seq, person FROM touched WHERE seq > ?", (since,))
     if len(touched) != until - since:
         return None
     people = sorted({store._integer(person) for _, person in touched})
+    if EVERYBODY in people:
+        return None
     default = store.setting("templates") or "mean"
     rows: list[Any] = []
     sql = f"{_FACES.format('face JOIN person ON person.id = face.person')} AND person.collection = ? AND face.person = ? ORDER BY face.id"
