@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,11 @@ from facespace.identification.stores.protocol import (
     Store,
     StoredPerson,
 )
+from facespace.identification.stores.qdrant import QdrantStore
 from facespace.identification.stores.sqlite import SQLiteStore
 from support.calibrations import StubEmbedder
 from support.galleries import DIMENSION, entry, held, vector
+from support.qdrant import SharedClient
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,18 @@ class Opener:
     restart: Callable[[Path], None] = lambda _: None
 
 
+@functools.cache
+def qdrant_of(_: Path) -> SharedClient:
+    """Qdrant in memory, the same for all that is opened of a folder; nothing of it is kept on a disk."""
+    return SharedClient()
+
+
 # A new store adds a line here.
 STORES = {
     "sqlite": Opener(lambda folder, name: SQLiteStore(folder / "people.gallery", collection=name, create=True)),
+    "qdrant in memory": Opener(
+        lambda folder, name: QdrantStore("qdrant://memory", collection=name, create=True, client=qdrant_of(folder))
+    ),
 }
 
 
@@ -131,7 +143,9 @@ def test_what_is_added_is_there(store: Store) -> None:
 
 
 def test_people_stand_by_the_code_points_of_their_names_page_by_page(store: Store) -> None:
-    everyone = sorted(["Zoë", "anna", "Ben", "王小明", "🧑‍🚀", "\ufb01nn", "a/b/../c", "Robert'); DROP TABLE face;--", "%", "_"])
+    everyone = sorted(
+        ["Zoë", "anna", "Ben", "王小明", "🧑‍🚀", "\ufb01nn", "a/b/../c", "Robert'); DROP TABLE face;--", "%", "_"]
+    )
     for seed, name in enumerate(everyone[::2] + everyone[1::2]):
         store.add(name, entry(seed))
     assert names(store) == everyone
@@ -282,10 +296,20 @@ def test_every_step_of_a_change_at_once(store: Store) -> None:
     }  # fmt: skip
     assert person(store, "Dan").state == PersonState("Dan", "d", {"x": 1}, (), "best")
     assert (person(store, "Eve").id, person(store, "Ada").id) == (bob.id, ada.id)
-    assert store.count() == 4 and [nearest(store, k) for k in (0, 1, 2, 4, 5)] == [["Ada"], ["Cy"], ["Dan"], ["Eve"], ["Ada"]]
+    assert store.count() == 4 and [nearest(store, k) for k in (0, 1, 2, 4, 5)] == [
+        ["Ada"],
+        ["Cy"],
+        ["Dan"],
+        ["Eve"],
+        ["Ada"],
+    ]
     (last,) = store.log(1)
     assert (last.id, last.kind, last.text, last.undone) == (number, "everything", "at once", False)
-    assert last.change is not None and {one.id for one in last.change.people} >= {person(store, "Cy").id, bob.id, eve.id}
+    assert last.change is not None and {one.id for one in last.change.people} >= {
+        person(store, "Cy").id,
+        bob.id,
+        eve.id,
+    }
     before = names(store)
     edits.undo(store)
     assert {name: numbers(store, name) for name in names(store)} == {"Ada": [a0, a1], "Bob": [b2, b3, b4], "Eve": [e5]}
@@ -324,9 +348,13 @@ CONFLICTS: dict[str, Made] = {
     "no photo": lambda who, _: Change("", "", (), (PhotoChange(10**9, who["Ada"].id, None),)),
     "to nobody": lambda who, photos: Change("", "", (), (PhotoChange(photos[0], who["Ada"].id, 10**9),)),
     "to a new person who is none": lambda who, photos: Change("", "", (), (PhotoChange(photos[0], who["Ada"].id, 0),)),
-    "to a removed person": lambda who, photos: Change("", "", (), (PhotoChange(photos[0], who["Ada"].id, who["Eve"].id),)),
+    "to a removed person": lambda who, photos: Change(
+        "", "", (), (PhotoChange(photos[0], who["Ada"].id, who["Eve"].id),)
+    ),
     "photos left with nobody": lambda who, _: Change("", "", (PersonChange(who["Ada"].id, who["Ada"].state, None),)),
-    "the last photo of somebody": lambda who, photos: Change("", "", (), (PhotoChange(photos[3], who["Bob"].id, None),)),
+    "the last photo of somebody": lambda who, photos: Change(
+        "", "", (), (PhotoChange(photos[3], who["Bob"].id, None),)
+    ),
     "a person without photos": lambda _, __: Change("", "", (PersonChange(0, None, PersonState("Cy")),)),
 }
 

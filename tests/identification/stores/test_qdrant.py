@@ -243,6 +243,8 @@ def test_collections(opener: Opener) -> None:
     store.add("Ada", entry(0))
     assert set(store.collections()) >= {store.collection, "other-one"}
     assert (store.count(), other.count()) == (1, 0)
+    other.add("Ada", entry(0))
+    assert store.find("Ada").id == 1 and other.find("Ada").id == 1_000_000_001
     with pytest.raises(GalleryError, match="no collection 'third'; it has: "):
         opener(collection="third", create=False)
 

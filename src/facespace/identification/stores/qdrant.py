@@ -37,6 +37,7 @@ from facespace.identification.stores.protocol import (
     Conflict,
     Entry,
     LogEntry,
+    NoSuchCollection,
     PersonState,
     StoredPerson,
     StoredPhoto,
@@ -96,12 +97,14 @@ class QdrantStore:
 
     def _open(self, create: bool) -> None:
         if self._server.dimension(self._ledger.records) is None and not create:
-            names = ", ".join(self.collections()[:5]) or "none"
-            raise GalleryError(f"{self.name}: no collection {self.collection!r}; it has: {names}")
+            there = self.collections()
+            has = ", ".join(there[:5]) or "none"
+            raise NoSuchCollection(f"{self.name}: no collection {self.collection!r}; it has: {has}", there)
         if create:
             self._server.create(self._ledger.records, len(DUMMY), RECORD_INDICES, searched=False)
             self._server.dimension(self._ledger.records)
-            self._ledger.make_head()
+            others = [one for one in self.collections() if one != self.collection]
+            self._ledger.make_head([Ledger(self._server, one) for one in others])
         head = self._ledger.head()
         if create:
             self._remake_rows(head)

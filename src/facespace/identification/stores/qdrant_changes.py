@@ -126,14 +126,17 @@ class Draft:
 
     def apply(self, change: Change) -> Change:
         """Do a change of people and photos; returns it with the ids that new people were given. Raises `Conflict`."""
+        for what in (change.people, change.photos):
+            if len({one.id for one in what}) != len(what):
+                raise ValueError("a change must name each person and each photo once")
         owners = {one for photo in change.photos for one in (photo.before, photo.after) if one is not None}
         self.load_people({one.id for one in change.people} | owners)
         self.load_photos(photo.id for photo in change.photos)
         self.load_photos_of(owners)
-        # Who goes makes room for a name before somebody takes it.
-        for one in sorted(change.people, key=lambda one: one.after is not None):
+        # Everybody makes room for names and external ids before somebody takes them.
+        for one in change.people:
             self._check_person(one)
-            if one.after is None:
+            if one.before is not None:
                 self.people[one.id] = dataclasses.replace(self.people[one.id], live=False, gone=self._now)
         ids: dict[int, int] = {}
         for one in change.people:
@@ -148,6 +151,8 @@ class Draft:
             person = self.people.get(key)
             if (person is None and key in after) or (person is not None and person.n_photos and not person.live):
                 raise Conflict(f"{self.ledger.server.name}: a photo would belong to nobody; try again")
+            if person is not None and person.live and not person.n_photos:  # who could not be recognised
+                raise Conflict(f"{self.ledger.server.name}: somebody would have no photos; try again")
         return dataclasses.replace(change, people=people, photos=tuple(photos))
 
     def _check_person(self, change: PersonChange) -> None:

@@ -43,6 +43,7 @@ _BUSY_SECONDS = 60.0
 _PATIENCE = 0.02  # seconds in which another process may finish its own change
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
 _KEPT_INTENTS = 1_000  # changes after which nobody asks any more whether one was decided
+_IDS = 10**9  # ids of a collection, so that one of another collection is not taken for one of its own
 _SWEPT = 64  # changes between two sweeps of what is kept no longer
 
 
@@ -160,9 +161,17 @@ class Ledger:
                 time.sleep(_PATIENCE)  # replicas may differ for a moment
         raise self.reader.damaged("its head is missing")
 
-    def make_head(self) -> None:
-        """Write the head of a new gallery; one that is there stays."""
-        self.server.insert(self.records, [point(HEAD, DUMMY, Head().payload())])
+    def make_head(self, others: Sequence[Ledger]) -> None:
+        """Write the head of a new gallery; one that is there stays. Its ids begin above those of `others`."""
+        if self.server.read(self.records, [HEAD]):
+            return
+        start = 0
+        for other in others:
+            for found in self.server.read(other.records, [HEAD]):
+                head = self.reader.head(found)
+                start = max(start, 1 + max(head.last_person, head.last_photo, head.last_log) // _IDS)
+        first = Head(last_person=start * _IDS, last_photo=start * _IDS, last_log=start * _IDS)
+        self.server.insert(self.records, [point(HEAD, DUMMY, first.payload())])
 
     def commit(self, before: Head, intent: Intent) -> bool:
         """Decide a change and carry it out; False, with nothing changed, where another was decided since `before`."""
