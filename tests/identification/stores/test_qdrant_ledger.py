@@ -162,13 +162,17 @@ def test_steps_that_come_late_change_nothing(kind: str, monkeypatch: pytest.Monk
     edits.merge(store, [one.state.name for one in store.people()], "Cid")
     edits.undo(store)
     edits.rename(store, "Cid", "Ida")
+    now = seen(store)
+    for one in late:
+        carry_out(store._ledger, *one)
+    assert seen(store) == now, "what was changed again"
     edits.remove(store, "Ida")
     store.erase()
     store.add("Ada", entry(90))
     now = seen(store)
     for one in late:
         carry_out(store._ledger, *one)
-    assert seen(store) == now == seen(opened(client))
+    assert seen(store) == now == seen(opened(client)), "what was erased"
 
 
 @pytest.mark.parametrize("other", ["add a photo", "rename", "merge", "erase", "templates"])
@@ -204,6 +208,8 @@ def test_two_changes_at_once_are_one_after_the_other(kind: str, other: str) -> N
         if other not in refused or kind == other:
             continue
         assert (refused, _without_log(seen(opened(client)))) in serial, f"before request {moment}"
+        left = opened(client)._ledger.staged_before(2**40)
+        assert not any(left.values()), "what the slower one staged is deleted"
 
 
 def _without_log(found: dict[str, Any]) -> dict[str, Any]:
@@ -275,7 +281,7 @@ def test_a_gallery_that_others_change_all_the_time(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(qdrant_ledger, "_BUSY_SECONDS", 0.05)
     client = prepared()
     store = opened(client)
-    monkeypatch.setattr(qdrant_ledger.Ledger, "_was_decided", lambda *_: False)
+    monkeypatch.setattr(qdrant_ledger.Ledger, "commit", lambda *_: False)
     with pytest.raises(GalleryError, match="other processes changed it for 0 s; try again when fewer do"):
         store.add("Eve", entry(50))
 
