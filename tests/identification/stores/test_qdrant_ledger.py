@@ -159,6 +159,7 @@ def test_steps_that_come_late_change_nothing(kind: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(qdrant_ledger.Ledger, "_carry_out", watched)
     CHANGES[kind](store)
+    monkeypatch.undo()
     edits.merge(store, [one.state.name for one in store.people()], "Cid")
     edits.undo(store)
     edits.rename(store, "Cid", "Ida")
