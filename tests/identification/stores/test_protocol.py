@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +27,12 @@ from facespace.identification.stores.protocol import (
     Store,
     StoredPerson,
 )
+from facespace.identification.stores.qdrant import QdrantStore
 from facespace.identification.stores.sqlite import SQLiteStore
 from support.calibrations import StubEmbedder
 from support.galleries import DIMENSION, entry, held, vector
 from support.postgres_server import running
+from support.qdrant import SharedClient
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,19 @@ def kill_postgres(_: Path) -> None:
     running().start()
 
 
+@functools.cache
+def qdrant_of(_: Path) -> SharedClient:
+    """Qdrant in memory, the same for all that is opened of a folder; nothing of it is kept on a disk."""
+    return SharedClient()
+
+
 # A new store adds a line here.
 STORES = {
     "sqlite": Opener(lambda folder, name: SQLiteStore(folder / "people.gallery", collection=name, create=True)),
     "postgres": Opener(in_postgres, kill_postgres, "postgres"),
+    "qdrant in memory": Opener(
+        lambda folder, name: QdrantStore("qdrant://memory", collection=name, create=True, client=qdrant_of(folder))
+    ),
 }
 
 
