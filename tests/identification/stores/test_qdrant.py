@@ -265,6 +265,7 @@ def test_threads_share_a_store_and_its_handles(opener: Opener) -> None:
 def test_a_change_that_was_not_expected_is_a_conflict(store: Store) -> None:
     store.add("Ada", entry(0))
     store.add("Bob", entry(1))
+    store.add("Ada", entry(2))
     ada, bob = PersonState("Ada"), PersonState("Bob")
     for change, told in (
         (Change("x", "", (PersonChange(1, PersonState("Eve"), None),)), "'Eve' was changed meanwhile"),
@@ -274,9 +275,12 @@ def test_a_change_that_was_not_expected_is_a_conflict(store: Store) -> None:
         (Change("x", "", (), (PhotoChange(1, 2, 1),)), "photo 1 was changed meanwhile"),
         (Change("x", "", (), (PhotoChange(1, 1, 9),)), "a photo would belong to nobody"),
         (Change("x", "", (), (PhotoChange(9, None, 1),)), "photo 9 was changed meanwhile"),
+        (Change("x", "", (), (PhotoChange(2, 2, None),)), "somebody would have no photos"),
     ):
         with pytest.raises(Conflict, match=told):
             store.apply(change)
+    with pytest.raises(ValueError, match="each person and each photo once"):
+        store.apply(Change("x", "", (), (PhotoChange(1, 1, 2), PhotoChange(1, 1, None))))
     number = store.apply(Change("x", "", (PersonChange(1, ada, PersonState("Eve")),)))
     store.apply(Change("undo", "", (PersonChange(1, PersonState("Eve"), ada),)), undoes=number)
     with pytest.raises(Conflict, match=f"change {number} was undone already"):
