@@ -5,6 +5,7 @@ from __future__ import annotations
 from facespace.errors import GalleryError
 from facespace.identification.stores.protocol import NoSuchCollection, Store
 from facespace.identification.stores.sqlite import SQLiteStore
+from facespace.io.text import one_line
 
 _MAX_COLLECTION = 100  # characters
 
@@ -27,7 +28,7 @@ def open_store(address: str, *, collection: str = "default", create: bool = Fals
         return QdrantStore(address, collection=collection, create=create)
     if scheme:
         # The address is not repeated: there may be a password in it.
-        raise GalleryError(f"a gallery is a file, or is at postgresql:// or qdrant://; got {scheme[:40]!r}://")
+        raise GalleryError(f"a gallery is a file, or is at postgresql:// or qdrant://; got {one_line(scheme)[:40]}://")
     return SQLiteStore(address, collection=collection, create=create)
 
 
