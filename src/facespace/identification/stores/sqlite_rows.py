@@ -45,7 +45,7 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
         if not rows:
             break
         piece, n = _rows_of(store, rows, dimension, default)
-        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(store, rows)
+        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(rows)
         yield piece
     check_counts(store, cursor, n_people, n_photos, sum_)
 
@@ -87,12 +87,14 @@ def check_on_opening(store: SQLiteStore, cursor: Any) -> None:
         " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ?"
     )
     rows = cursor.rows(sql, (store._collection_id,))
-    check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(store, rows))
+    for owner, *_ in rows:
+        store._integer(owner)
+    check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(rows))
 
 
-def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
-    """The tally of photos (person, ..., id)."""
-    return tally.of_photos([store._integer(row[4]) for row in rows], [store._integer(row[0]) for row in rows])
+def _tally_of(rows: Sequence[Any]) -> int:
+    """The tally of photos (person, ..., id) of which the first is known to be an integer, as the last is by the table."""
+    return tally.of_photos([row[4] for row in rows], [row[0] for row in rows])
 
 
 def changed_rows(
