@@ -13,7 +13,8 @@ import facespace
 from facespace import demo
 from facespace.errors import FacespaceError
 from facespace.faces.face import Face
-from facespace.identification.gallery import Gallery, Match
+from facespace.identification.gallery import Gallery
+from facespace.identification.matching import Match
 from facespace.pipeline.photos import Photo
 from support.commands import Outcome, run_facespace
 

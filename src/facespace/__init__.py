@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from facespace.faces.face import Face as Face
     from facespace.faces.input_spec import InputSpec as InputSpec
     from facespace.identification.classifier import Classifier as Classifier, Prediction as Prediction
-    from facespace.identification.gallery import Gallery as Gallery, Match as Match
+    from facespace.identification.gallery import Gallery as Gallery
+    from facespace.identification.matching import Match as Match
     from facespace.io.image import read as read
     from facespace.metrics.verification import evaluate as evaluate
     from facespace.models.opening import AssumptionWarning as AssumptionWarning, open_model as open_model
@@ -82,7 +83,8 @@ __getattr__, __dir__, __all__ = attach(
         "faces.face": ["Face"],
         "faces.input_spec": ["InputSpec"],
         "identification.classifier": ["Classifier", "Prediction"],
-        "identification.gallery": ["Gallery", "Match"],
+        "identification.gallery": ["Gallery"],
+        "identification.matching": ["Match"],
         "io.image": ["read"],
         "metrics.verification": ["evaluate"],
         "models.opening": ["AssumptionWarning", "open_model"],

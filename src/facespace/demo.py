@@ -17,7 +17,8 @@ from facespace.detection.factory import create_detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import FacespaceError
 from facespace.faces.drawing import KNOWN, UNKNOWN, annotate, numbered
-from facespace.identification.gallery import Gallery, Match
+from facespace.identification.gallery import Gallery
+from facespace.identification.matching import Match
 from facespace.io import image, pictures
 from facespace.pipeline.photos import Photo, process
 

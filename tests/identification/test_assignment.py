@@ -9,7 +9,7 @@ import pytest
 
 from facespace.identification.assignment import keep_each_name_once, one_face_each
 from facespace.identification.classifier import Prediction
-from facespace.identification.gallery import Match
+from facespace.identification.matching import Match
 
 
 def best_by_trying(similarity: np.ndarray, thresholds: np.ndarray) -> float:

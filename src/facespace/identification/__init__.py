@@ -12,7 +12,8 @@ from facespace._lazy import attach
 
 if TYPE_CHECKING:
     from facespace.identification.classifier import Classifier as Classifier, Prediction as Prediction
-    from facespace.identification.gallery import Gallery as Gallery, Match as Match, Person as Person
+    from facespace.identification.gallery import Gallery as Gallery, Person as Person
+    from facespace.identification.matching import Match as Match
     from facespace.identification.stores.protocol import Store as Store
     from facespace.identification.stores.sqlite import SQLiteStore as SQLiteStore
 
@@ -20,7 +21,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "classifier": ["Classifier", "Prediction"],
-        "gallery": ["Gallery", "Match", "Person"],
+        "gallery": ["Gallery", "Person"],
+        "matching": ["Match"],
         "stores.protocol": ["Store"],
         "stores.sqlite": ["SQLiteStore"],
     },

@@ -30,7 +30,7 @@ from facespace.embedding.compatibility import (
 from facespace.embedding.embedder import Embedder
 from facespace.errors import GalleryError
 from facespace.identification import edits, threshold_tuning
-from facespace.identification.assignment import one_face_each
+from facespace.identification.matching import Match, matches, matches_of_photo
 from facespace.identification.open_set import templates, thresholds_of_table
 from facespace.identification.stores.changes import checked_metadata
 from facespace.identification.stores.opening import open_store
@@ -44,20 +44,6 @@ _MAX_OFFSET = 1.001  # of thresholds by calibration; 1 up to rounding, see `Gall
 # lies higher: none of thousands lies below, so calibrating cannot give it at any rate.
 _NAMES_EVERYBODY = -0.3
 _MAX_SOURCE = 1000  # characters kept of where a photo came from
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """What `identify` says of one probe and one person: `name` is None for unknown.
-
-    `similarity` (cosine) is that to the person `nearest`, whether or not it reaches `threshold`; both are None only when
-    nobody is enrolled.
-    """
-
-    name: str | None
-    similarity: float | None
-    threshold: float
-    nearest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +169,7 @@ class Gallery:
             photos = [[photo.id for photo in self._store.photos(one.id)] for one in people]
             owners = np.repeat(np.arange(len(people)), [len(some) for some in photos])
             vectors = self._store.embeddings([photo for some in photos for photo in some])
-            return templates(owners, vectors.reshape(len(owners), -1), len(people))
+            return templates(owners, vectors.reshape(len(owners), self._model().dimension), len(people))
         return self._everybody().templates
 
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
@@ -229,7 +215,7 @@ class Gallery:
         name = clean_name(name)
         if not self._claimed:
             self._check_model(embedder, create=True)
-        digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
+        digest = crop_digest(crop)
         made_by = f"{embedder.runtime} {embedder.precision}"
         picture = encode_png(crop) if keep_crop else None
         what = checked_metadata(metadata or {})
@@ -361,34 +347,11 @@ class Gallery:
             thresholds = np.full(found.people.shape, float(threshold))
         kept = sorted({int(one) for one in found.people.ravel() if one >= 0})
         names = {one.id: one.state.name for one in self._store.get(kept)}
-        if not names:
-            nobody = Match(None, None, 1.0 if threshold is None else threshold)
-            return [nobody if top is None else [nobody] for _ in probes]  # type: ignore[return-value]
-
-        def match(n: int, k: int, named: bool = True) -> Match:
-            value, least, person = (
-                float(found.similarities[n, k]),
-                float(thresholds[n, k]),
-                names[int(found.people[n, k])],
-            )
-            return Match(person if named and value >= least else None, value, least, person)
-
-        # Somebody who was removed since the search is nobody's match.
-        there = [[k for k, one in enumerate(row) if int(one) in names] for row in found.people.tolist()]
+        nobody = Match(None, None, 1.0 if threshold is None else threshold)
         if one_photo:
-            column = {one: k for k, one in enumerate(names)}
-            similarity = np.full((len(probes), len(column)), -np.inf)
-            least = np.full(similarity.shape, np.inf)
-            place: dict[tuple[int, int], int] = {}
-            for n, ranks in enumerate(there):
-                for k in ranks:
-                    at = column[int(found.people[n, k])]
-                    similarity[n, at], least[n, at], place[n, at] = found.similarities[n, k], thresholds[n, k], k
-            given = one_face_each(similarity, least)
-            return [match(n, place[n, k] if k >= 0 else there[n][0], k >= 0) for n, k in enumerate(given.tolist())]
-        if top is None:
-            return [match(n, ranks[0]) for n, ranks in enumerate(there)]
-        return [[match(n, k) for k in ranks] for n, ranks in enumerate(there)]
+            return matches_of_photo(found, thresholds, names, nobody)
+        several = matches(found, thresholds, names, nobody)
+        return several if top is not None else [best[0] for best in several]
 
     def _probes(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
         """The probes as (N,D); `ValueError` for vectors that cannot be compared with the gallery's."""
@@ -399,6 +362,25 @@ class Gallery:
         """The similarity a face of unknown quality must reach for each person, in the order they were added."""
         people = self._everybody()
         return self._thresholds(len(people.names), rate, people.n_photos, people.qualities)
+
+    def thresholds_for(
+        self,
+        n_photos: npt.ArrayLike,
+        qualities: npt.ArrayLike = calibration.UNKNOWN_QUALITY,
+        probe_qualities: npt.ArrayLike = calibration.UNKNOWN_QUALITY,
+        *,
+        among: int | None = None,
+        rate: float | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """The similarity to reach for people of whom so many photos of such mean quality are enrolled.
+
+        `among` is how many people could be meant: everybody enrolled, unless it says 1 for the question whether a face is of
+        one certain person.
+        """
+        n_people = len(self) if among is None else among
+        shape = np.broadcast_shapes(*(np.shape(given) for given in (n_photos, qualities, probe_qualities)))
+        counts = np.broadcast_to(np.asarray(n_photos), shape)
+        return self._thresholds(n_people, rate, counts, np.asarray(qualities), np.asarray(probe_qualities))
 
     def check_thresholds(self, rate: float | None = None) -> None:
         """Raise now what `identify` would raise for want of thresholds: `ModelError`, `ValueError`, `GalleryError`."""
@@ -493,6 +475,11 @@ class _People(NamedTuple):
     templates: npt.NDArray[np.float32]
     qualities: npt.NDArray[np.float64]
     vectors: npt.NDArray[np.float32]
+
+
+def crop_digest(crop: npt.NDArray[np.uint8]) -> str:
+    """What a store knows a crop (S,S,3) by: the SHA-256 of its pixels, in hex."""
+    return hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
 
 
 def _person(stored: StoredPerson) -> Person:

@@ -29,6 +29,7 @@ from facespace.identification.stores.protocol import (
     Conflict,
     Entry,
     LogEntry,
+    NoSuchCollection,
     PersonState,
     StoredPerson,
     StoredPhoto,
@@ -44,14 +45,15 @@ _MAX_DIMENSION = 65_536
 _MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypted
 _A_TIME = 500  # ids in one statement
 
-# {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64.
+# {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64; {name} is a text in the
+# order of its code points.
 TABLES = (
     "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
-    "CREATE TABLE collection (id {id}, name TEXT NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
+    "CREATE TABLE collection (id {id}, name {name} NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
     " tally {integer} NOT NULL DEFAULT 0)",
     "CREATE TABLE setting (collection {integer} NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (collection, key))",
     "CREATE TABLE making (id {id}, text TEXT NOT NULL, actor TEXT NOT NULL, UNIQUE (text, actor))",
-    "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name TEXT NOT NULL, external_id TEXT, added {integer} NOT NULL,"
+    "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name {name} NOT NULL, external_id TEXT, added {integer} NOT NULL,"
     " gone {integer}, extra TEXT, stamp {integer} NOT NULL DEFAULT 0)",
     "CREATE UNIQUE INDEX person_name ON person (collection, name) WHERE gone IS NULL",
     "CREATE UNIQUE INDEX person_external ON person (collection, external_id) WHERE external_id IS NOT NULL AND gone IS NULL",
@@ -119,8 +121,9 @@ class SqlStore(ABC):
         with self._read() as cursor:
             found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
         if not found and not create:
-            names = ", ".join(self.collections()[:5]) or "none"
-            raise GalleryError(f"{self.name}: no collection {self.collection!r}; it has: {names}")
+            there = self.collections()
+            has = ", ".join(there[:5]) or "none"
+            raise NoSuchCollection(f"{self.name}: no collection {self.collection!r}; it has: {has}", there)
         if not found:
             with self._write() as cursor:
                 found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
@@ -316,11 +319,7 @@ class SqlStore(ABC):
 
     def add(self, name: str, entry: Entry) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
-        vector = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
         digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
-        known: dict[str, Any] = entry.metadata
-        if self._sealing.encrypted:
-            known = {"digest": entry.digest, "metadata": entry.metadata}
         with self._write() as cursor:
             person = self._held(cursor, "name", name)
             new, stamp = person is None, 0
@@ -333,14 +332,7 @@ class SqlStore(ABC):
                     return False
             else:
                 owner, stamp = self._new_person(cursor, PersonState(name), now)
-            photo = cursor.insert(
-                "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (owner, self._making(cursor, entry.made_by), now, entry.quality, digest, self._sealing.seal_text(entry.source),
-                 self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None,
-                 self._sealing.seal(vector)),
-            )  # fmt: skip
-            if entry.crop is not None:
-                cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
+            photo = self._new_photo(cursor, owner, entry, self._making(cursor, entry.made_by), now)
             sum_ = tally.added(self._tally(cursor), tally.of_photos([photo], [owner]), stamp)
             sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1, tally = ? WHERE id = ?"
             cursor.change(sql, (int(new), sum_, self._collection_id))
@@ -354,6 +346,22 @@ class SqlStore(ABC):
         sql = "INSERT INTO person (collection, name, external_id, extra, added, stamp) VALUES (?, ?, ?, ?, ?, ?)"
         stamp = tally.new_stamp()
         return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now, stamp)), stamp
+
+    def _new_photo(self, cursor: Cursor, owner: int, entry: Entry, making: int, added: int) -> int:
+        """Store one embedding of a person, which is new there, within a change; returns its number."""
+        known: dict[str, Any] = entry.metadata
+        if self._sealing.encrypted:
+            known = {"digest": entry.digest, "metadata": entry.metadata}
+        vector = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
+        photo = cursor.insert(
+            "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (owner, making, added, entry.quality, self._sealing.key_of(bytes.fromhex(entry.digest)),
+             self._sealing.seal_text(entry.source),
+             self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None, self._sealing.seal(vector)),
+        )  # fmt: skip
+        if entry.crop is not None:
+            cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
+        return photo
 
     def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:
         """The name, external id and the rest as they are written; of encrypted ones the columns hold keys."""
@@ -427,12 +435,13 @@ class SqlStore(ABC):
             raise self._damaged("its head is gone")
         return self._integer(rows[0][0])
 
-    def _making(self, cursor: Cursor, text: str) -> int:
-        """The number of what computed a vector and who enrolled it, which many photos share."""
-        rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, self._actor))
+    def _making(self, cursor: Cursor, text: str, actor: str = "") -> int:
+        """The number of what computed a vector and who enrolled it, this user by default, which many photos share."""
+        actor = actor or self._actor
+        rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
         if rows:
             return self._integer(rows[0][0])
-        return cursor.insert("INSERT INTO making (text, actor) VALUES (?, ?)", (text, self._actor))
+        return cursor.insert("INSERT INTO making (text, actor) VALUES (?, ?)", (text, actor))
 
     # Values out of a file that anybody may have written
 

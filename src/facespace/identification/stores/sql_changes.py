@@ -173,7 +173,7 @@ def erase_removed(
     of = "SELECT id FROM person WHERE collection = ?"
     values: tuple[Any, ...] = (store._collection_id,)
     if people is not None:
-        of += f" AND id IN ({', '.join('?' * len(people))})"
+        of += f" AND id IN ({', '.join('?' * len(people)) or 'NULL'})"  # PostgreSQL knows no empty list
         values += tuple(people)
     photos = cursor.rows(
         f"SELECT face.id, face.person, making.actor, face.added FROM face LEFT JOIN making ON making.id = face.making"

@@ -29,7 +29,7 @@ from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
 from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, check_on_opening, people_rows
+from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, people_rows
 from facespace.io.files import remedy, sync_file, sync_folder
 from facespace.io.text import one_line
 
@@ -37,7 +37,7 @@ _BUSY_SECONDS = 60.0
 _LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
 _PAGE = 8192  # bytes: seven people of one photo with 512 numbers, or 24 with 128, lose less at its end than in 4096
 _WORDS = {
-    "id": "INTEGER PRIMARY KEY AUTOINCREMENT", "integer": "INTEGER", "blob": "BLOB", "real": "REAL",
+    "id": "INTEGER PRIMARY KEY AUTOINCREMENT", "integer": "INTEGER", "blob": "BLOB", "real": "REAL", "name": "TEXT",
 }  # fmt: skip
 SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
@@ -59,6 +59,7 @@ class SQLiteStore(SqlStore):
         self._index: PeopleIndex | None = None
         self._index_seq = -1
         self._index_of: tuple[int, Any] = (0, None)  # numbers of a vector, and the setting "templates"
+        self._process = os.getpid()
         self._index_lock = threading.Lock()
         if self.path.is_dir():
             raise GalleryError(f"{self.path}: a folder, where a gallery file was expected")
@@ -138,6 +139,7 @@ class SQLiteStore(SqlStore):
     @contextlib.contextmanager
     def _read(self) -> Iterator[_Cursor]:
         with self._lock, self._errors():
+            self._check_process()
             if self._connection.in_transaction:  # within a change, or within another reading
                 yield _Cursor(self._connection)
                 return
@@ -164,6 +166,7 @@ class SQLiteStore(SqlStore):
     @contextlib.contextmanager
     def _write_raw(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._errors():
+            self._check_process()
             self._retried(lambda: self._begin("BEGIN IMMEDIATE"))
             try:
                 yield self._connection
@@ -172,6 +175,10 @@ class SQLiteStore(SqlStore):
                 if self._connection.in_transaction:  # SQLite ends it itself where the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:  # SQLite's locks belong to the process that took them
+            raise GalleryError(f"{self.path}: opened before this process was forked; open it again in the child")
 
     @contextlib.contextmanager
     def _errors(self, written: Path | None = None) -> Iterator[None]:
@@ -202,6 +209,20 @@ class SQLiteStore(SqlStore):
         with self._lock:
             self._connection.close()
             self._index = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the file, found by reading all of it; empty for a whole one."""
+        with self._read() as cursor:
+            told = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
+            found = [] if told == ["ok"] else told
+            ((n_lost,),) = cursor.rows("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)")
+            if n_lost:
+                found.append(f"{n_lost} photos belong to nobody")
+            try:
+                check_everybody(self, cursor)
+            except GalleryError as error:
+                found.append(str(error).removeprefix(f"{self.name}: "))
+        return found
 
     # Search
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.identification.people_index import Rows
 from facespace.identification.stores import tally
+from facespace.identification.stores.sql import SqlStore
 
 if TYPE_CHECKING:
     from facespace.identification.stores.sqlite import SQLiteStore
@@ -44,7 +45,7 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
             continue
         if not rows:
             break
-        piece, n = _rows_of(store, rows, dimension, default)
+        piece, n = rows_of(store, rows, dimension, default)
         n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(rows)
         yield piece
     check_counts(store, cursor, n_people, n_photos, sum_)
@@ -82,14 +83,23 @@ def check_on_opening(store: SQLiteStore, cursor: Any) -> None:
         raise store._damaged("its index of names is of another moment; was it copied while somebody wrote?")
     if store._counts(cursor)[1] > _FEW:
         return
+    check_everybody(store, cursor)
+
+
+def check_everybody(store: SQLiteStore, cursor: Any) -> None:
+    """Read who owns which photo, without vectors, and check it as `check_counts` does."""
     sql = (
         "SELECT face.person, NULL, NULL, NULL, face.id FROM person CROSS JOIN face ON face.person = person.id"
-        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ?"
+        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ? ORDER BY person.id"
     )
-    rows = cursor.rows(sql, (store._collection_id,))
-    for owner, *_ in rows:
-        store._integer(owner)
-    check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(rows))
+    answers = cursor.stream(sql, (store._collection_id,))
+    n_people = n_photos = sum_ = 0
+    last = None
+    while rows := answers.fetchmany(_A_TIME):
+        owners = [store._integer(row[0]) for row in rows]
+        n_people += sum(one != before for one, before in zip(owners, [last, *owners], strict=False))
+        n_photos, sum_, last = n_photos + len(rows), sum_ + _tally_of(rows), owners[-1]
+    check_counts(store, cursor, n_people, n_photos, sum_)
 
 
 def _tally_of(rows: Sequence[Any]) -> int:
@@ -112,11 +122,11 @@ def changed_rows(
     sql = f"{_FACES.format('face JOIN person ON person.id = face.person')} AND person.collection = ? AND face.person = ? ORDER BY face.id"
     for person in people:
         rows += cursor.rows(sql, (store._collection_id, person))
-    piece, _ = _rows_of(store, rows, dimension, default)
+    piece, _ = rows_of(store, rows, dimension, default)
     return np.array(people, np.int64), piece
 
 
-def _rows_of(store: SQLiteStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
+def rows_of(store: SqlStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
     """Index rows of photos (person, vector, quality, extra) that stand person by person; and how many people these are."""
     vectors = store._vectors_of([row[1] for row in rows], dimension)
     ids = np.array([store._integer(row[0]) for row in rows], np.int64)
