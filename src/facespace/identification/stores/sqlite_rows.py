@@ -46,7 +46,7 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
         if not rows:
             break
         piece, n = rows_of(store, rows, dimension, default)
-        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(store, rows)
+        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(rows)
         yield piece
     check_counts(store, cursor, n_people, n_photos, sum_)
 
@@ -96,15 +96,15 @@ def check_everybody(store: SQLiteStore, cursor: Any) -> None:
     n_people = n_photos = sum_ = 0
     last = None
     while rows := answers.fetchmany(_A_TIME):
-        owners = [row[0] for row in rows]
+        owners = [store._integer(row[0]) for row in rows]
         n_people += sum(one != before for one, before in zip(owners, [last, *owners], strict=False))
-        n_photos, sum_, last = n_photos + len(rows), sum_ + _tally_of(store, rows), owners[-1]
+        n_photos, sum_, last = n_photos + len(rows), sum_ + _tally_of(rows), owners[-1]
     check_counts(store, cursor, n_people, n_photos, sum_)
 
 
-def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
-    """The tally of photos (person, ..., id)."""
-    return tally.of_photos([store._integer(row[4]) for row in rows], [store._integer(row[0]) for row in rows])
+def _tally_of(rows: Sequence[Any]) -> int:
+    """The tally of photos (person, ..., id) of which the first is known to be an integer, as the last is by the table."""
+    return tally.of_photos([row[4] for row in rows], [row[0] for row in rows])
 
 
 def changed_rows(
