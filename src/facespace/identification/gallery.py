@@ -39,7 +39,7 @@ from facespace.identification.threshold_tuning import TunedThresholds
 from facespace.io.png import encode_png
 from facespace.io.text import clean_name, plain_text
 
-_MAX_OFFSET = 1.001  # of thresholds by calibration; 1 up to rounding, see `Gallery.calibration`
+_LARGEST_OFFSET = 1.001  # of thresholds by calibration; 1 up to rounding, see `Gallery.calibration`
 # Similarities of strangers scatter about 0 by 0.09 with 128 numbers and less with 512, and that to the most similar person
 # lies higher: none of thousands lies below, so calibrating cannot give it at any rate.
 _NAMES_EVERYBODY = -0.3
@@ -447,7 +447,7 @@ class Gallery:
             result = TunedThresholds(0.0, math.nan, {})
         if not (0 < result.rate < 1 and math.isfinite(result.offset)):
             raise GalleryError(f"{self._store.name}: damaged (its calibration is no such thing); run calibrate again")
-        if abs(result.offset) > _MAX_OFFSET:
+        if abs(result.offset) > _LARGEST_OFFSET:
             raise GalleryError(
                 f"{self._store.name}: its calibration adds {result.offset:.4g} to every threshold, but calibrating gives -1 to 1;"
                 " somebody has changed it: run calibrate again"

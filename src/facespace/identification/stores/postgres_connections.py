@@ -16,7 +16,7 @@ from typing import Any
 from facespace.errors import GalleryError
 from facespace.identification.stores.postgres_address import Address
 from facespace.identification.stores.protocol import Conflict
-from facespace.identification.stores.sql import Row
+from facespace.identification.stores.sql_tables import Row
 from facespace.io.text import one_line
 
 _MOST = 8  # connections of a process: a server has 100 for everybody

@@ -5,7 +5,7 @@ from __future__ import annotations
 from facespace.errors import GalleryError
 from facespace.identification.stores.postgres_address import Address
 from facespace.identification.stores.postgres_connections import Cursor
-from facespace.identification.stores.sql import TABLES
+from facespace.identification.stores.sql_tables import TABLES
 
 _OLDEST_SERVER = 130_000  # pg_current_xact_id
 _OLDEST_VECTOR = (0, 8)  # halfvec, and index scans that go on where rows were removed

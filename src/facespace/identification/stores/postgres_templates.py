@@ -17,7 +17,8 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest, Rows
 from facespace.identification.stores.postgres_connections import Cursor
-from facespace.identification.stores.sql import Row, SqlStore
+from facespace.identification.stores.sql import SqlStore
+from facespace.identification.stores.sql_tables import Row
 from facespace.identification.stores.sqlite_rows import rows_of
 
 # From so many photos on a collection gets an index; see benchmarks/results/postgres.txt.

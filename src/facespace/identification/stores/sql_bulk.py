@@ -12,7 +12,8 @@ from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_to_json
 from facespace.identification.stores.protocol import Change, Entry, PersonChange, PersonState, PhotoChange, StoredPerson
 from facespace.identification.stores.records import Counts, PersonRecord, PhotoRecord, joined, seconds_of
-from facespace.identification.stores.sql import Cursor, Row, SqlStore
+from facespace.identification.stores.sql import SqlStore
+from facespace.identification.stores.sql_tables import Cursor, Row
 
 _A_TIME = 500  # values in one statement
 

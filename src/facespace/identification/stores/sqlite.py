@@ -27,7 +27,8 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
-from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
+from facespace.identification.stores.sql import SqlStore
+from facespace.identification.stores.sql_tables import TABLES, VERSION, Row
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
 from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, people_rows
 from facespace.io.files import remedy, sync_file, sync_folder

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facespace.errors import GalleryError
-from facespace.identification.stores.sql import VERSION
+from facespace.identification.stores.sql_tables import VERSION
 
 APPLICATION_ID = 0x66616365  # "face"
 _SMALLEST = 512  # bytes of an SQLite file

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from facespace.errors import GalleryError
-from facespace.identification.stores.sql import VERSION
+from facespace.identification.stores.sql_tables import VERSION
 from facespace.identification.stores.tally import count_again
 
 _OLD = ("setting", "person", "face")
