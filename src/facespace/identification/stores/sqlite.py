@@ -28,7 +28,7 @@ from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
 from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, people_rows
+from facespace.identification.stores.sqlite_rows import changed_rows, everybody
 from facespace.io.files import sync_file
 
 _BUSY_SECONDS = 60.0
@@ -172,6 +172,8 @@ class SQLiteStore(SqlStore):
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be good
+            if "decode to UTF-8" in str(error):  # SQLite shows the text itself, which may hold anything
+                raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
             raise GalleryError(f"{self.path}: {error}{self._remedy(str(error))}") from None
         except sqlite3.Error as error:
             if "closed database" in str(error):
@@ -217,11 +219,29 @@ class SQLiteStore(SqlStore):
                     return self._index
                 changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
             if self._index is None or changes is None:  # the first search, or too much has changed since the last one
-                self._index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
+                self._index = everybody(self, cursor, dimension)
             else:
                 self._index = self._index.changed(*changes)
             self._index_seq, self._index_made = seq, made
             return self._index
+
+    def _beside(self, cursor: _Cursor) -> _Cursor | None:
+        """Another connection that reads the state which `cursor` is reading, for another thread; None where there is none."""
+        connection = None
+        try:
+            connection = _connect(self.path, seconds=0)
+            for pragma in ("trusted_schema = OFF", "cell_size_check = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+            connection.execute("BEGIN")
+            beside = _Cursor(connection)
+            # Nobody can change the file while it is being read, but it may have been replaced by another one.
+            if self._seq(beside) == self._seq(cursor):
+                return beside
+        except (sqlite3.Error, OSError, GalleryError):
+            pass
+        if connection is not None:
+            connection.close()
+        return None
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
         """The index follows at the next search."""
@@ -251,6 +271,9 @@ class _Cursor:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    def close(self) -> None:
+        self._connection.close()
+
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         return self._connection.execute(sql, tuple(values)).fetchall()
 
@@ -275,11 +298,11 @@ def make_tables(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:
     """A connection that can write where this user may, and only reads where not, as from a read-only folder."""
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) if path.exists() else True
     uri = f"{path.absolute().as_uri()}{'' if writable else '?mode=ro'}"
-    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
     if hasattr(connection, "setlimit"):  # Python 3.11
         connection.setlimit(0, _MAX_VALUE)  # SQLITE_LIMIT_LENGTH
     return connection

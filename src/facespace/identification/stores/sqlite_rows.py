@@ -9,19 +9,61 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.embedding.calibration import UNKNOWN_QUALITY
-from facespace.identification.people_index import Rows
+from facespace.identification.people_index import PeopleIndex, Rows
+from facespace.identification.stores.sqlite_scan import Unfit, scan
 
 if TYPE_CHECKING:
     from facespace.identification.stores.sqlite import SQLiteStore
 
 _A_TIME = 4096  # photos
+_IN_ONE = 500  # people in one statement
 _MAX_BEHIND = 20_000  # changed people, beyond which everybody is read again
 _FACES = "SELECT face.person, face.vector, face.quality, person.extra FROM {} WHERE face.gone IS NULL AND person.gone IS NULL"
 
 
+def everybody(store: SQLiteStore, cursor: Any, dimension: int) -> PeopleIndex:
+    """The index of everybody of the collection; `GalleryError` where the file is damaged."""
+    n_people, n_photos = store._counts(cursor)
+    # Where few have several photos, these are read as they stand in the file, which takes a third of the time.
+    if n_photos > _A_TIME and n_photos <= 1.25 * n_people and not store._sealing.encrypted:
+        try:
+            return PeopleIndex.build(dimension, _rows_as_they_stand(store, cursor, dimension))
+        except Unfit:  # to be read row by row, which tells what is wrong
+            pass
+    return PeopleIndex.build(dimension, people_rows(store, cursor, dimension))
+
+
+def _rows_as_they_stand(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Rows]:
+    """Everybody of the collection, by the order of the photos in the file, those who have several photos last."""
+    n_people, n_photos = store._counts(cursor)
+    several = np.empty(0, np.int64)
+    if n_photos != n_people:
+        sql = "SELECT person FROM face INDEXED BY face_person WHERE gone IS NULL GROUP BY person HAVING count(*) > 1"
+        several = np.array([store._integer(person) for (person,) in cursor.rows(sql)], np.int64)
+    found: list[npt.NDArray[np.int64]] = []
+    for photos in scan(store, cursor, dimension):
+        store._check_lengths(photos.vectors)
+        alone = ~np.isin(photos.owners, several, assume_unique=True) if len(several) else slice(None)
+        owners, vectors = photos.owners[alone], photos.vectors[alone]
+        found.append(owners)
+        yield Rows(owners, vectors, np.ones(len(owners), np.int32), photos.qualities[alone])
+    seen_people = seen_photos = sum(map(len, found))
+    if len(np.unique(np.concatenate([*found, several]))) != seen_people + len(several):
+        raise store._damaged("a person has several photos where it counts one")
+    default = store.setting("templates") or "mean"
+    sql = f"{_FACES.format('face CROSS JOIN person ON person.id = face.person')} AND person.collection = ?"
+    for start in range(0, len(several), _IN_ONE):
+        part = several[start : start + _IN_ONE].tolist()
+        chosen = f"{sql} AND face.person IN ({', '.join('?' * len(part))}) ORDER BY face.person, face.id"
+        rows = cursor.rows(chosen, (store._collection_id, *part))
+        piece, n = _rows_of(store, rows, dimension, default)
+        seen_people, seen_photos = seen_people + n, seen_photos + len(rows)
+        yield piece
+    _check_counts(store, cursor, seen_people, seen_photos)
+
+
 def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Rows]:
     """Everybody of the collection, by ascending id, some thousands at a time; `GalleryError` where the file is damaged."""
-    n_people, n_photos = store._counts(cursor)
     sql = f"{_FACES.format('person CROSS JOIN face ON face.person = person.id')} AND person.collection = ? ORDER BY person.id"
     answers = cursor.stream(sql, (store._collection_id,))
     default = store.setting("templates") or "mean"
@@ -42,6 +84,11 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
         seen_photos += len(rows)
         seen_people += n
         yield piece
+    _check_counts(store, cursor, seen_people, seen_photos)
+
+
+def _check_counts(store: SQLiteStore, cursor: Any, seen_people: int, seen_photos: int) -> None:
+    n_people, n_photos = store._counts(cursor)
     if (seen_people, seen_photos) != (n_people, n_photos):
         raise store._damaged(
             f"{seen_people} people and {seen_photos} photos where it counts {n_people} and {n_photos}; was it copied "
