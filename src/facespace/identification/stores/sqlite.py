@@ -32,6 +32,7 @@ from facespace.identification.stores.sqlite_rows import changed_rows, everybody
 from facespace.io.files import sync_file
 
 _BUSY_SECONDS = 60.0
+_ASKED_MS = 20  # milliseconds in which SQLite itself asks for a lock again
 _LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
 _PAGE = 8192  # bytes: seven people of one photo with 512 numbers, or 24 with 128, lose less at its end than in 4096
 _WORDS = {
@@ -88,6 +89,9 @@ class SQLiteStore(SqlStore):
             self.remarks = (f"{self.path}: brought from format {version} to {VERSION}; older versions do not open it",)
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
+        # SQLite asks for a lock ten times a second in the end, and among many processes is the last one for half a minute.
+        # From here on `_retried` waits instead.
+        self._connection.execute(f"PRAGMA busy_timeout = {_ASKED_MS}")
         with self._read() as cursor:
             check_whole(self._connection, self.path, SCHEMA)
             told = cursor.rows("SELECT value FROM setting WHERE collection = 0 AND key = 'sealing'")
@@ -211,16 +215,18 @@ class SQLiteStore(SqlStore):
 
     def _people(self, dimension: int) -> PeopleIndex:
         """Everybody, as the file holds them now: read whole once, then only what has changed."""
-        with self._index_lock, self._read() as cursor:
-            seq, made = self._seq(cursor), (dimension, str(self.setting("templates")))
+        with self._index_lock:
             changes = None
-            if self._index is not None and self._index_made == made:
-                if seq == self._index_seq:
-                    return self._index
-                changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
-            if self._index is None or changes is None:  # the first search, or too much has changed since the last one
-                self._index = everybody(self, cursor, dimension)
-            else:
+            with self._read() as cursor:
+                seq, made = self._seq(cursor), (dimension, str(self.setting("templates")))
+                if self._index is not None and self._index_made == made:
+                    if seq == self._index_seq:
+                        return self._index
+                    changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
+                if changes is None:  # the first search, or too much has changed since the last one
+                    self._index = everybody(self, cursor, dimension)
+            if changes is not None:  # nobody who writes waits for this
+                assert self._index is not None
                 self._index = self._index.changed(*changes)
             self._index_seq, self._index_made = seq, made
             return self._index
