@@ -149,7 +149,9 @@ def main() -> None:
     n_changes = sum("did" in line for lines in written for line in lines)
     n_searches = sum(line["searches"] for lines in looked for line in lines)
     longest = [max((line["longest"] for lines in part for line in lines if "longest" in line), default=float("nan")) for part in (written, looked)]  # fmt: skip
-    print(f"{args.each} processes changing and {args.each} identifying for {args.seconds:g} s, {BEFORE:,} people before")
+    print(
+        f"{args.each} processes changing and {args.each} identifying for {args.seconds:g} s, {BEFORE:,} people before"
+    )
     print(f"{'processes that failed':<44}{sum(map(bool, codes)):>10}   must be 0")
     print(f"{'people lost or wrong':<44}{lost:>10}   must be 0")
     print(f"{'people nobody enrolled, or removed':<44}{strange:>10}   must be 0")
