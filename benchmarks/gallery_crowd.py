@@ -132,13 +132,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "people.gallery")
         fill(path, BEFORE, DIMENSION)
-        processes = [
-            subprocess.Popen(
-                [sys.executable, __file__, kind, path, str(k), str(args.seconds)],
-                stdout=Path(folder, f"{kind}{k}").open("w"), env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
-            for kind in ("write", "look") for k in range(args.each)
-        ]  # fmt: skip
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        processes = []
+        for kind in ("write", "look"):
+            for k in range(args.each):
+                command = [sys.executable, __file__, kind, str(path), str(k), str(args.seconds)]
+                with Path(folder, f"{kind}{k}").open("w") as told_to:
+                    processes.append(subprocess.Popen(command, stdout=told_to, env=one_thread))
         codes = [process.wait() for process in processes]
         told = [
             [json.loads(line) for line in Path(folder, f"{kind}{k}").read_text().splitlines()]

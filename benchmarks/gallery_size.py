@@ -110,7 +110,7 @@ def measure_changes(table: Table, gallery: facespace.Gallery, n_people: int, dim
     table.line("search after a change by this process, p50", f"{p50:.1f} ms")
 
 
-def measure_searches(table: Table, gallery: facespace.Gallery, path: Path, n_people: int, dimension: int) -> None:
+def measure_searches(table: Table, gallery: facespace.Gallery, path: Path, dimension: int) -> None:
     probes = drawn_vectors(dimension, 10)(0, N_SEARCHES)
     alone: list[float] = []
     beside: list[float] = []
@@ -174,7 +174,7 @@ def measure(n_people: int, dimension: int, folder: Path) -> int:
     with facespace.Gallery(path, drawn_model(dimension), create=True) as gallery:  # type: ignore[arg-type]
         gallery.identify(drawn_vectors(dimension, 7)(0, 1))
         measure_changes(table, gallery, n_people, dimension)
-        measure_searches(table, gallery, path, n_people, dimension)
+        measure_searches(table, gallery, path, dimension)
     path.unlink()
     return table.n_missed
 

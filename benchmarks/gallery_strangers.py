@@ -262,6 +262,12 @@ def measure(model: str, shared: Path, cache: Path | None, n_large: int) -> None:
                 f"{f'{what} ({len(np.unique(trial.person[rows])):,} people)':<52}{n_people:>10,}{share:>8.4f}   "
                 f"[{low:.4f}, {high:.4f}]  {np.median(least[rows]):.3f}"
             )
+        above = similarities[best] - least
+        for share in (DEFAULT_RATE, 2 * DEFAULT_RATE):
+            moved = np.quantile(above[stranger], 1 - share)
+            would = ((above > moved) & (found.people[best] == trial.enrolled))[~stranger].mean()
+            what = f"known named right, all, if {share:.0%} of these strangers were"
+            print(f"{what:<52}{n_people:>10,}{would:>8.4f}   threshold moved by {moved:+.3f}")
     named = shares["strangers named, all", n_large]
     print(
         f"{'strangers named, all':<52}{named:>10.4f}   must be <= {2 * DEFAULT_RATE:g}{_missed(named <= 2 * DEFAULT_RATE)}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from facespace.embedding.calibration import Calibration
 from facespace.faces.input_spec import InputSpec
+from facespace.identification.stores import tally
 from facespace.identification.stores.sqlite import SQLiteStore
 
 PIECE = 10_000  # people drawn at once
@@ -52,6 +53,8 @@ def fill(path: Path, n_people: int, dimension: int, vectors: Vectors | None = No
                     _put(store, cursor, first + at, vectors(first + at, min(PIECE, stop - at)))
                 counts = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + ? WHERE id = ?"
                 cursor.change(counts, (stop - start, stop - start, store._collection_id))
+        with store._write() as cursor:
+            tally.count_again(cursor, store._collection_id)
 
 
 def _put(store: SQLiteStore, cursor: Any, first: int, vectors: np.ndarray) -> None:
@@ -62,9 +65,9 @@ def _put(store: SQLiteStore, cursor: Any, first: int, vectors: np.ndarray) -> No
     digests = rng.bytes(32 * n)
     qualities = rng.uniform(0.5, 1, n).tolist()
     blobs = vectors.astype("<f2")
-    people = "INSERT INTO person (id, collection, name, added) VALUES (?, ?, ?, ?)"
+    people = "INSERT INTO person (id, collection, name, added, stamp) VALUES (?, ?, ?, ?, ?)"
     connection = store._connection
-    connection.executemany(people, ((key, store._collection_id, name_of(first + k), now) for k, key in enumerate(ids)))
+    connection.executemany(people, ((key, store._collection_id, name_of(first + k), now, tally.new_stamp()) for k, key in enumerate(ids)))
     connection.executemany(
         "INSERT INTO face (person, making, added, quality, digest, source, vector) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import json
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import facespace
 from facespace.embedding.calibration import LookAlikes
@@ -59,7 +63,7 @@ def test_enrolled_people_are_identified(path: Path, gallery: Gallery) -> None:
     for opened in (gallery, open_gallery(path)):
         matches = opened.identify(probes)
         assert [match.name for match in matches] == ["Carl", "Anna", None, None]
-        assert [match.similarity for match in matches] == pytest.approx([0.9, 0.9, 0.3, 0.0], abs=1e-6)
+        assert [match.similarity for match in matches] == pytest.approx([0.9, 0.9, 0.3, 0.0], abs=1e-3)
         assert len({match.threshold for match in matches}) == 1
         opened.close()
 
@@ -95,7 +99,7 @@ def test_in_one_photo_each_person_is_named_once(gallery: Gallery) -> None:
     assert [match.name for match in gallery.identify(faces)] == ["Anna", "Anna", "Ben"]
     matches = gallery.identify(faces, one_photo=True)
     assert [match.name for match in matches] == [None, "Anna", "Ben"]
-    assert matches[0].nearest == "Anna" and matches[0].similarity == pytest.approx(0.9, abs=1e-6)
+    assert matches[0].nearest == "Anna" and matches[0].similarity == pytest.approx(0.9, abs=1e-3)
     with pytest.raises(ValueError, match="top and one_photo exclude each other"):
         gallery.identify(faces, top=2, one_photo=True)  # type: ignore[call-overload]
 
@@ -110,7 +114,7 @@ def test_enroll_embeds_the_crop(gallery: Gallery) -> None:
     assert gallery.enroll("Anna", crop(1), source="anna.jpg")
     assert gallery.enroll("Ben", crop(2))
     matches = gallery.identify(StubEmbedder().represent(np.stack([crop(2), crop(1)])))
-    assert [(match.name, round(match.similarity or 0, 5)) for match in matches] == [("Ben", 1.0), ("Anna", 1.0)]
+    assert [(match.name, round(match.similarity or 0, 3)) for match in matches] == [("Ben", 1.0), ("Anna", 1.0)]
 
 
 def test_the_same_photo_twice_counts_once(gallery: Gallery) -> None:
@@ -129,7 +133,7 @@ def test_a_template_is_the_unit_mean(gallery: Gallery) -> None:
     gallery.add("Anna", axis(1), crop(1))
     probes = np.stack([(axis(0) + axis(1)) / np.float32(math.sqrt(2)), axis(0), axis(2)])
     similarity = [match.similarity for match in gallery.identify(probes)]
-    assert similarity == pytest.approx([1, math.sqrt(0.5), 0], abs=1e-6)
+    assert similarity == pytest.approx([1, math.sqrt(0.5), 0], abs=1e-3)
 
 
 def test_nobody_enrolled(gallery: Gallery) -> None:
@@ -297,6 +301,156 @@ def test_probes_of_another_length(gallery: Gallery) -> None:
         gallery.identify(np.ones((2, DIMENSION + 1), np.float32))
 
 
+# Changes
+
+
+def test_what_is_removed_is_taken_back_until_it_is_erased(gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.add("Anna", axis(1), crop(1))
+    gallery.remove("Anna")
+    assert gallery.undo().kind == "remove"
+    assert gallery.person("Anna").n_photos == 2
+    gallery.remove_photos("Anna", [gallery.photos("Anna")[0].id])
+    assert gallery.identify(axis(1), threshold=0.9)[0].name == "Anna"
+    assert gallery.erase(before=time.time() - 60) == 0
+    assert gallery.erase() == 1
+    removed = next(one for one in gallery.log() if one.kind == "remove" and not one.undone)
+    with pytest.raises(GalleryError, match="cannot be undone: what it changed was erased"):
+        gallery.undo(removed.id)
+
+
+def test_this_is_not_anna(gallery: Gallery) -> None:
+    for k in range(3):
+        gallery.add("Anna", axis(k), crop(k))
+    first, second, _ = (photo.id for photo in gallery.photos("Anna"))
+    gallery.reject("Anna", [first])
+    gallery.reject("Anna", [second], to="Ben")
+    assert [(one.name, one.n_photos) for one in gallery.people()] == [("Anna", 1), ("Ben", 1)]
+    for k in (0, 1):
+        with pytest.raises(GalleryError, match="somebody said that this photo does not show Anna; left out"):
+            gallery.add("Anna", axis(k), crop(k))
+    assert gallery.merge(["Ben"], "Anna") == 1 and gallery.person("Anna").n_photos == 2
+
+
+def test_split_and_edit(gallery: Gallery) -> None:
+    for k in range(3):
+        gallery.add("Anna", axis(k), crop(k))
+    gallery.edit("Anna", external_id="crm-7", metadata={"team": "blue"})
+    gallery.split("Anna", [photo.id for photo in gallery.photos("Anna")[:2]], "Ben")
+    anna, ben = gallery.people()
+    assert (anna.external_id, anna.metadata, anna.n_photos) == ("crm-7", {"team": "blue"}, 1)
+    assert (ben.external_id, ben.metadata, ben.n_photos) == ("", {}, 2)
+    gallery.edit("Ben", templates="best")
+    assert gallery.identify(axis(0))[0].similarity == pytest.approx(1, abs=1e-3)
+    with pytest.raises(ValueError, match="templates must be 'mean' or 'best', got 'worst'"):
+        gallery.edit("Ben", templates="worst")
+
+
+def test_templates_of_the_gallery(path: Path, gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.add("Anna", axis(1), crop(1))
+    for templates, similarity in (("best", 1.0), ("mean", math.sqrt(0.5)), ("best", 1.0), ("", math.sqrt(0.5))):
+        gallery.set_templates(templates)
+        with open_gallery(path) as other:
+            for opened in (gallery, other):
+                assert opened.identify(axis(0))[0].similarity == pytest.approx(similarity, abs=1e-3)
+
+
+@pytest.mark.parametrize("days", [0, 0.00001])
+def test_what_was_removed_long_ago_is_erased_by_itself(path: Path, days: float) -> None:
+    with open_gallery(path, create=True) as gallery:
+        gallery.set_retention(days)
+        gallery.add("Anna", axis(0), crop(0))
+        gallery.remove("Anna")
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE face SET gone = gone - 10")
+    connection.execute("UPDATE person SET gone = gone - 10")
+    connection.commit()
+    connection.close()
+    open_gallery(path).close()
+    with Gallery(path) as looking:
+        assert looking.log()[0].kind == "remove", "looking changes nothing"
+    with open_gallery(path, create=True) as gallery:
+        assert gallery.log()[0].kind == "erase"
+
+
+@pytest.mark.parametrize("days", [-1, math.nan, math.inf, 36_500])
+def test_a_retention_is_a_number_of_days(gallery: Gallery, days: float) -> None:
+    with pytest.raises(ValueError, match=r"a retention must be from 0 to 36,500 days, got"):
+        gallery.set_retention(days)
+
+
+# Calibrations
+
+
+def stored_calibration(path: Path, value: Any) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT OR REPLACE INTO setting VALUES (1, 'calibration', ?)", (json.dumps(value),))
+    connection.commit()
+    connection.close()
+
+
+def test_a_calibration_is_used(path: Path, gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    before = gallery.thresholds()
+    for offset in (-0.5, 0.0, 0.25, -1 + 0.6, 1.0):
+        stored_calibration(path, {"rate": 0.01, "offset": offset, "evidence": {}})
+        assert gallery.thresholds() == pytest.approx(np.minimum(before + offset, 1))
+
+
+@pytest.mark.parametrize("calibration", [CALIBRATION, None], ids=["table", "no table"])
+@pytest.mark.parametrize("offset", [-5, -1.01, 1.01, 7, 1e300])
+def test_an_offset_that_calibrating_cannot_give(path: Path, gallery: Gallery, offset: float, calibration: Any) -> None:
+    """Somebody may have changed the file so that everybody is named."""
+    gallery.add("Anna", axis(0), crop(0))
+    stored_calibration(path, {"rate": 0.01, "offset": offset, "evidence": {}})
+    gallery._embedder.calibration = calibration  # type: ignore[union-attr]
+    with gallery as opened:
+        for use in (lambda: opened.identify(-axis(0)), opened.thresholds, opened.check_thresholds, opened.calibration):
+            with pytest.raises(
+                GalleryError, match=r"its calibration adds .* but calibrating gives -1 to 1;.*run calibrate again"
+            ):
+                use()
+
+
+@pytest.mark.parametrize("offset", [-0.9, -1])
+def test_an_offset_that_names_everybody(path: Path, gallery: Gallery, offset: float) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    stored_calibration(path, {"rate": 0.01, "offset": offset, "evidence": {}})
+    for use in (lambda: gallery.identify(axis(3)), gallery.thresholds, gallery.check_thresholds):
+        with pytest.raises(
+            GalleryError, match=r"by its calibration a similarity of -0\.\d+ would be enough for a name"
+        ):
+            use()
+    assert gallery.identify(axis(0), threshold=0.5)[0].name == "Anna", "a threshold needs no calibration"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, [], "x", {}, {"rate": 0.01, "offset": None, "evidence": {}}, {"rate": 2, "offset": 0, "evidence": {}},
+     {"rate": 0.01, "offset": math.nan, "evidence": {}}, {"rate": 0.01, "offset": math.inf, "evidence": {}},
+     {"rate": 0.01, "offset": 10**400, "evidence": {}}, {"rate": 0.01, "offset": 0, "evidence": 3},
+     {"rate": 0, "offset": 0, "evidence": {}}, {"rate": "x", "offset": 0, "evidence": {}}],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_calibration(path: Path, gallery: Gallery, value: Any) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    stored_calibration(path, value)
+    with pytest.raises(GalleryError, match=r"damaged \(its calibration is no such thing\); run calibrate again"):
+        gallery.identify(axis(0))
+
+
+def test_calibrating_gives_what_is_believed(gallery: Gallery) -> None:
+    """Also on strangers who are nothing like anybody, at the rates that lower thresholds the most."""
+    for k in range(3):
+        gallery.add(f"person {k}", axis(k), crop(k))
+    probes = np.stack([between(0.05, k % 3, 3 + k % 5) for k in range(60)])
+    for rate in (0.001, 0.01, 0.5):
+        result = gallery.calibrate(probes, [f"stranger {k}" for k in range(60)], rate=rate)
+        assert gallery.calibration() == result
+        gallery.identify(probes)
+
+
 # Files
 
 
@@ -319,7 +473,10 @@ def test_another_connections_change_is_seen(path: Path, gallery: Gallery) -> Non
 def test_templates_are_not_made_anew_without_a_change(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery.add("Anna", axis(0), crop(0))
     gallery.identify(axis(0)[None])
-    monkeypatch.setattr("facespace.identification.gallery.templates", lambda *_: pytest.fail("nothing has changed"))
+    for name in ("everybody", "changed_rows"):
+        monkeypatch.setattr(
+            f"facespace.identification.stores.sqlite.{name}", lambda *_: pytest.fail("nothing has changed")
+        )
     gallery.identify(axis(0)[None])
 
 
@@ -405,12 +562,26 @@ def test_a_closed_gallery_leaves_one_file(path: Path) -> None:
 
 def test_what_is_stored_with_a_photo(path: Path, gallery: Gallery) -> None:
     gallery.add("Anna", axis(0), crop(0), source="anna.jpg")
+    gallery.add("Anna", axis(1), crop(1), metadata={"camera": "door"}, keep_crop=True, quality=0.5)
+    first, second = gallery.photos("Anna")
+    assert first.digest == hashlib.sha256(crop(0).tobytes()).hexdigest()
+    assert (first.source, first.made_by, first.metadata, first.has_crop) == (
+        "anna.jpg",
+        "onnxruntime float32",
+        {},
+        False,
+    )
+    assert (second.metadata, second.has_crop, second.quality) == ({"camera": "door"}, True, 0.5)
+    assert np.array_equal(gallery.store.embeddings([first.id])[0], axis(0))
+    kept = gallery.store.crop(second.id)
+    assert kept is not None and np.array_equal(np.asarray(Image.open(io.BytesIO(kept))), crop(1))
     connection = sqlite3.connect(path)
-    digest, source, made_by, blob = connection.execute("SELECT digest, source, made_by, embedding FROM face").fetchone()
+    assert connection.execute("SELECT length(vector) FROM face").fetchall() == [(2 * DIMENSION,)] * 2
     connection.close()
-    assert digest == hashlib.sha256(crop(0).tobytes()).hexdigest()
-    assert (source, made_by) == ("anna.jpg", "onnxruntime float32")
-    assert np.array_equal(np.frombuffer(blob, "<f4"), axis(0))
+    with pytest.raises(ValueError, match="metadata must be a JSON object"):
+        gallery.add("Anna", axis(2), crop(2), metadata={"a": math.nan})
+    with pytest.raises(UnknownPerson, match="nobody is called 'Ben'"):
+        gallery.photos("Ben")
 
 
 # Several matches of a probe, and vectors that know how they were made
@@ -422,7 +593,7 @@ def test_the_best_matches_of_a_probe(gallery: Gallery) -> None:
     probe = (0.9 * axis(1) + 0.3 * axis(2) + 0.1 * axis(0) + 0.3 * axis(7)).astype(np.float32)
     (best,) = gallery.identify(probe[None], threshold=0.25, top=2)
     assert [(match.name, match.nearest) for match in best] == [("Bob", "Bob"), ("Eve", "Eve")]
-    assert [match.similarity for match in best] == pytest.approx([0.9, 0.3])
+    assert [match.similarity for match in best] == pytest.approx([0.9, 0.3], abs=1e-3)
     (best,) = gallery.identify(probe[None], threshold=0.5, top=9)
     assert [(match.name, match.nearest) for match in best] == [("Bob", "Bob"), (None, "Eve"), (None, "Ada")]
     (one,) = gallery.identify(probe[None], threshold=0.95)

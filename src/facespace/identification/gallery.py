@@ -39,6 +39,10 @@ from facespace.identification.threshold_tuning import TunedThresholds
 from facespace.io.png import encode_png
 from facespace.io.text import clean_name, plain_text
 
+_MAX_OFFSET = 1.001  # of thresholds by calibration; 1 up to rounding, see `Gallery.calibration`
+# Similarities of strangers scatter about 0 by 0.09 with 128 numbers and less with 512, and that to the most similar person
+# lies higher: none of thousands lies below, so calibrating cannot give it at any rate.
+_NAMES_EVERYBODY = -0.3
 _MAX_SOURCE = 1000  # characters kept of where a photo came from
 
 
@@ -378,12 +382,22 @@ class Gallery:
             stored = self.calibration()
             rate, offset = (stored.rate, stored.offset) if stored else (DEFAULT_RATE, 0.0)
             if stored and embedder.calibration is None:
-                return np.full(np.shape(n_photos), min(offset, 1.0))
+                return self._believed(np.full(np.shape(n_photos), min(offset, 1.0)))
         if embedder.calibration is None:
             raise calibration.missing(embedder.name)
         probes = calibration.UNKNOWN_QUALITY if probe_qualities is None else probe_qualities
         measured = embedder.calibration.thresholds_among(rate, n_people, n_photos, qualities, probes)
-        return np.minimum(measured + offset, 1.0)
+        thresholds = np.minimum(measured + offset, 1.0)
+        return self._believed(thresholds) if offset else thresholds
+
+    def _believed(self, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The thresholds by a stored calibration; `GalleryError` where they name everybody."""
+        if thresholds.size and thresholds.max() < _NAMES_EVERYBODY:
+            raise GalleryError(
+                f"{self._store.name}: by its calibration a similarity of {thresholds.max():.3g} would be enough for a name, which"
+                " every stranger reaches; somebody has changed it: run calibrate again"
+            )
+        return thresholds
 
     def calibrate(self, probes: Vectors, names: Sequence[str], *, rate: float) -> TunedThresholds:
         """Choose and store the thresholds on labelled photos: see `threshold_tuning.calibrate`."""
@@ -398,16 +412,27 @@ class Gallery:
         return result
 
     def calibration(self) -> TunedThresholds | None:
-        """What `calibrate` stored, or None."""
+        """What `calibrate` stored, or None; `GalleryError` for what it cannot have stored.
+
+        An offset is a similarity less another one. Without a table of the model it is the similarity of a stranger itself,
+        from -1 to 1. With one it is what a stranger's similarity to the nearest person exceeds a threshold of 0 to 1 by, so
+        at most 1, and at least -1 unless that person is less alike than by chance. Offsets within these bounds may still
+        lower thresholds so far that everybody is named: `identify` refuses them.
+        """
         stored = self._store.setting("calibration")
         if stored is None:
             return None
         try:
             result = TunedThresholds(float(stored["rate"]), float(stored["offset"]), dict(stored["evidence"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             result = TunedThresholds(0.0, math.nan, {})
         if not (0 < result.rate < 1 and math.isfinite(result.offset)):
             raise GalleryError(f"{self._store.name}: damaged (its calibration is no such thing); run calibrate again")
+        if abs(result.offset) > _MAX_OFFSET:
+            raise GalleryError(
+                f"{self._store.name}: its calibration adds {result.offset:.4g} to every threshold, but calibrating gives -1 to 1;"
+                " somebody has changed it: run calibrate again"
+            )
         return result
 
     def _model(self) -> Embedder:

@@ -1,34 +1,35 @@
-"""The file itself: what is on disk after a kill, after four writers at once, after a removal; and what it refuses."""
+"""The file itself: what is on disk after a kill, on a full disk, among many processes, after an erasure, in a copy."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from facespace.errors import GalleryError, UnknownPerson
-from facespace.identification.stores import sqlite as store
-from facespace.identification.stores.sqlite import APPLICATION_ID, Entry, SQLiteStore
+from facespace.errors import GalleryError
+from facespace.identification import edits
+from facespace.identification.stores import sqlite as module
+from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.sqlite import SQLiteStore
+from support.galleries import held, integrity, random_entry, read_everything, spawned
 
-DIMENSION = 512
+D = 64
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and permissions")
-
-
-def entry(seed: int, dimension: int = DIMENSION) -> Entry:
-    vector = np.random.default_rng(seed).standard_normal(dimension).astype(np.float32)
-    return Entry(vector / np.linalg.norm(vector), f"digest {seed}", f"photo {seed}.jpg", "onnxruntime float32")
 
 
 @pytest.fixture
@@ -43,158 +44,29 @@ def opened(path: Path) -> Iterator[SQLiteStore]:
     store.close()
 
 
-def people(path: Path) -> dict[str, int]:
+def photos(path: Path) -> dict[str, list[str]]:
+    """The digests of each person's photos, in a file that is whole."""
+    assert integrity(path) == "ok"
     store = SQLiteStore(path)
     try:
-        return {name: n_photos for name, n_photos, _ in store.people()}
+        found = {one.state.name: [photo.digest for photo in store.photos(one.id)] for one in store.people()}
+        assert [one.n_photos for one in store.people()] == [len(some) for some in found.values()]
+        if found:
+            store.nearest(random_entry(0, D).embedding[None], 1)
+        return found
     finally:
         store.close()
 
 
-def integrity(path: Path) -> str:
-    connection = sqlite3.connect(path)
-    try:
-        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
-    finally:
-        connection.close()
-
-
-# What it keeps
-
-
-def test_what_is_added_is_found_again(path: Path) -> None:
-    first = SQLiteStore(path, create=True)
-    assert first.add("Anna", entry(1))
-    assert first.add("Ben", entry(2))
-    assert first.add("Anna", entry(3))
-    first.close()
-    again = SQLiteStore(path)
-    names, owners, vectors, _ = again.vectors(DIMENSION)
-    assert names == ["Anna", "Ben"]
-    assert sorted(zip(owners.tolist(), vectors[:, 0].tolist(), strict=True)) == sorted(
-        (owner, float(entry(seed).embedding[0])) for owner, seed in ((0, 1), (1, 2), (0, 3))
-    )
-    assert vectors.dtype == np.float32
-    assert [row[:2] for row in again.people()] == [("Anna", 2), ("Ben", 1)]
-    assert all(time.strptime(row[2], "%Y-%m-%dT%H:%M:%SZ") for row in again.people())
-    again.close()
-
-
-def test_the_same_crop_twice_counts_once(opened: SQLiteStore) -> None:
-    assert opened.add("Anna", entry(1))
-    assert not opened.add("Anna", entry(1))
-    assert opened.add("Ben", entry(1))
-    assert opened.vectors(DIMENSION)[2].shape == (2, DIMENSION)
-
-
-def test_people_by_name(opened: SQLiteStore) -> None:
-    for seed, name in enumerate(["Zoë", "anna", "Ben", "王小明", "🧑‍🚀", "a/b/../c", "Robert'); DROP TABLE face;--"]):
-        opened.add(name, entry(seed))
-    names = [name for name, _, _ in opened.people()]
-    assert names == sorted(names)
-    assert len(names) == 7
-
-
-def test_nobody(opened: SQLiteStore) -> None:
-    names, owners, vectors, _ = opened.vectors(DIMENSION)
-    assert (names, owners.shape, vectors.shape) == ([], (0,), (0, DIMENSION))
-    assert opened.people() == []
-
-
-def test_rename(opened: SQLiteStore) -> None:
-    opened.add("Anna", entry(1))
-    opened.add("Ben", entry(2))
-    opened.rename("Anna", "Anne")
-    opened.rename("Anne", "Anne")
-    assert [row[0] for row in opened.people()] == ["Anne", "Ben"]
-    with pytest.raises(GalleryError, match="somebody is called 'Ben' already"):
-        opened.rename("Anne", "Ben")
-    with pytest.raises(UnknownPerson, match="nobody is called 'Carl'"):
-        opened.rename("Carl", "Dora")
-    assert [row[0] for row in opened.people()] == ["Anne", "Ben"]
-    names, owners, vectors, _ = opened.vectors(DIMENSION)
-    assert names == ["Anne", "Ben"]
-    assert np.array_equal(vectors[owners == 0][0], entry(1).embedding)
-
-
-def test_remove(opened: SQLiteStore) -> None:
-    for seed in range(3):
-        opened.add("Anna", entry(seed))
-    opened.add("Ben", entry(9))
-    assert opened.remove("Anna") == 3
-    assert [row[:2] for row in opened.people()] == [("Ben", 1)]
-    assert opened.vectors(DIMENSION)[0] == ["Ben"]
-    with pytest.raises(UnknownPerson, match="nobody is called 'Anna'"):
-        opened.remove("Anna")
-    assert opened.add("Anna", entry(0)), "a removed photo can be enrolled again"
-
-
-def test_a_setting_is_stored_once(path: Path, opened: SQLiteStore) -> None:
-    assert opened.setting("embedder") is None
-    assert opened.set_once("embedder", {"model": "a", "name": "é"}) == {"model": "a", "name": "é"}
-    assert opened.set_once("embedder", {"model": "b"}) == {"model": "a", "name": "é"}
-    other = SQLiteStore(path)
-    assert other.setting("embedder") == {"model": "a", "name": "é"}
-    other.close()
-
-
-def test_version_tells_of_every_change_and_of_nothing_else(path: Path, opened: SQLiteStore) -> None:
-    other = SQLiteStore(path)
-    seen = [opened.version()]
-    opened.people(), opened.vectors(DIMENSION), other.people()
-    assert opened.version() == seen[-1]
-    for change in (
-        lambda: opened.add("Anna", entry(1)),
-        lambda: other.add("Anna", entry(2)),
-        lambda: other.rename("Anna", "Anne"),
-        lambda: opened.remove("Anne"),
-        lambda: other.add("Ben", entry(3)),
-    ):
-        change()
-        assert opened.version() not in seen
-        seen.append(opened.version())
-    other.close()
-
-
-def test_threads_share_one_store(opened: SQLiteStore) -> None:
-    failures: list[BaseException] = []
-
-    def work(person: int) -> None:
-        try:
-            for k in range(10):
-                opened.add(f"person {person}", entry(person * 100 + k, 64))
-                opened.vectors(64)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    assert {row[:2] for row in opened.people()} == {(f"person {k}", 10) for k in range(4)}
+# Transactions
 
 
 def test_a_failure_inside_a_transaction_undoes_it(opened: SQLiteStore) -> None:
-    with pytest.raises(RuntimeError), opened._transaction() as connection:
-        connection.execute("INSERT INTO person (name, added) VALUES ('Anna', '')")
+    with pytest.raises(RuntimeError), opened._write() as cursor:
+        cursor.change("INSERT INTO person (collection, name, added) VALUES (1, 'Anna', 0)")
         raise RuntimeError
     assert opened.people() == []
-    assert opened.add("Anna", entry(1))
-
-
-def test_a_full_disk_is_an_error_and_loses_nothing(path: Path, opened: SQLiteStore) -> None:
-    opened._connection.execute("PRAGMA max_page_count = 12")
-    added = []
-    with pytest.raises(GalleryError, match="database or disk is full; make room and start the same command again"):
-        for seed in range(20):
-            opened.add(f"person {seed}", entry(seed))
-            added.append(f"person {seed}")
-    assert list(people(path)) == added
-    opened.remove(added.pop())
-    assert list(people(path)) == added
-    assert integrity(path) == "ok"
+    assert opened.add("Anna", random_entry(1, D))
 
 
 def test_a_transaction_that_sqlite_ended_itself_keeps_its_reason(opened: SQLiteStore) -> None:
@@ -203,17 +75,19 @@ def test_a_transaction_that_sqlite_ended_itself_keeps_its_reason(opened: SQLiteS
         "CREATE TEMP TRIGGER full BEFORE INSERT ON face BEGIN SELECT RAISE(ROLLBACK, 'the disk is full'); END"
     )
     with pytest.raises(GalleryError, match="the disk is full"):
-        opened.add("Anna", entry(1))
+        opened.add("Anna", random_entry(1, D))
     assert opened.people() == []
 
 
-def test_a_commit_that_fails_is_undone(opened: SQLiteStore) -> None:
-    opened._connection.execute("PRAGMA defer_foreign_keys = ON")
-    with pytest.raises(GalleryError, match="FOREIGN KEY"), opened._transaction() as connection:
-        connection.execute("PRAGMA defer_foreign_keys = ON")  # so that COMMIT is what fails
-        connection.execute("INSERT INTO face VALUES (1, 99, 'a', 'b', 'c', x'', 'd', 0.5)")
-    assert opened.add("Anna", entry(1))
-    assert [row[:2] for row in opened.people()] == [("Anna", 1)]
+def test_changes_are_synchronised_and_overwritten(path: Path, opened: SQLiteStore) -> None:
+    del opened
+    store = SQLiteStore(path)
+    settings = {
+        name: store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "secure_delete")
+    }
+    assert settings == {"synchronous": 3, "secure_delete": 1}
+    assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -224,127 +98,497 @@ def test_a_commit_that_fails_is_undone(opened: SQLiteStore) -> None:
         ("attempt to write a readonly database", 10**9, "; .*the right to write .* another place"),
         ("unable to open database file", 10**9, "; .*the right to write .* another place"),
         ("database is locked", 10**9, "; end the other program that uses it"),
+        ("malformed database schema (\x1b[2J\u2028)", 10**9, r" \(\\x1b\[2J\\u2028\)"),
     ],
 )
 def test_what_to_do(opened: SQLiteStore, said: str, free: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: store.shutil._ntuple_diskusage(free, 0, free))
-    with pytest.raises(GalleryError, match=f"{said}{told}$"), opened._errors():
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
+    with pytest.raises(GalleryError, match=f"{said.partition(' (')[0]}{told}$"), opened._errors():
         raise sqlite3.OperationalError(said)
+
+
+def test_one_file_is_complete_after_every_change(path: Path, opened: SQLiteStore) -> None:
+    """A plain copy while nobody writes, though the gallery is open, has everything."""
+    other = SQLiteStore(path)
+    for number, do in enumerate(
+        (
+            lambda: opened.add("Ada", random_entry(1, D)),
+            lambda: other.add("Bob", random_entry(2, D)),
+            lambda: edits.rename(opened, "Ada", "Zoë"),
+            lambda: edits.remove(other, "Bob"),
+            lambda: edits.undo(opened),
+            lambda: opened.set("embedder", {}),
+        )
+    ):
+        do()
+        copy = path.with_name(f"copy {number}")
+        shutil.copyfile(path, copy)
+        assert photos(copy) == photos(path)
+        copy.unlink()
+        assert os.listdir(path.parent) == [path.name]
+    other.close()
 
 
 # Kills and crowds
 
-_ENROLL_FOREVER = """
+# Does one step after the other, each of which a reader knows by its number, and says so when it is done.
+_STEPS = """
 import sys, numpy as np
+from facespace.identification import edits
 from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sqlite import SQLiteStore
+def photo(k):
+    return Entry(np.eye(64, dtype=np.float32)[k % 64], f"{k:064x}", f"photo {k}.jpg", "")
 store = SQLiteStore(sys.argv[1], create=True)
-for k in range(10**6):
-    name = f"{sys.argv[2]}-{k}"
-    store.add(name, Entry(np.eye(512, dtype=np.float32)[k % 512], name, "", ""))
-    print("+", name, flush=True)
-    if k % 4 == 3:
-        store.remove(name)
-        print("-", name, flush=True)
+for k in range(int(sys.argv[2]), 10**6):
+    name, step = f"person {k // 6}", k % 6
+    if step in (0, 1):
+        store.add(name, photo(k))
+    elif step == 2:
+        store.add(name + " again", photo(k))
+    elif step == 3:
+        edits.merge(store, [name + " again"], name)
+    elif step == 4:
+        edits.remove(store, name)
+    elif k // 6 % 2:
+        edits.undo(store)
+    else:
+        store.erase()
+    print(k, flush=True)
 """
+
+
+def after_steps(n: int) -> dict[str, list[str]]:
+    """Who has which photos after the first n steps of `_STEPS`."""
+    people: dict[str, list[str]] = {}
+    for k in range(n):
+        name, step = f"person {k // 6}", k % 6
+        if step < 3:
+            people.setdefault(name + " again" * (step == 2), []).append(f"{k:064x}")
+        elif step == 3:
+            people[name] += people.pop(name + " again")
+        elif step == 4:
+            removed = people.pop(name)
+        elif k // 6 % 2:
+            people[name] = removed
+    return people
 
 
 @posix
 def test_killed_at_any_moment(path: Path) -> None:
-    wanted: set[str] = set()
-    n_rounds = 6
-    for round_ in range(n_rounds):
-        command = [sys.executable, "-c", _ENROLL_FOREVER, str(path), str(round_)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    """Of adding, merging, removing, undoing and erasing: what was said to be done is there, and of the next step all or nothing."""
+    done, chance = 0, random.Random(3)
+    for round_ in range(5):
+        with spawned(_STEPS, path, done) as process:
             assert process.stdout is not None
-            said = [process.stdout.readline()] if round_ else []  # the first round may die while it makes the file
-            time.sleep(random.uniform(0.0, 0.25))
+            said = [process.stdout.readline()] if round_ else []  # the first may die while it makes the file
+            time.sleep(chance.uniform(0.0, 0.3))
             process.send_signal(signal.SIGKILL)
             said += process.stdout.read().splitlines()
-        maybe = set()
-        if said and not said[-1].startswith("-"):
-            maybe = {said[-1].split()[-1]}  # may have been removed and not said so
-        for line in said:
-            sign, name = line.split()
-            wanted = wanted | {name} if sign == "+" else wanted - {name}
+        done = max([done, *(int(line) + 1 for line in said if line.strip())])
         if not path.exists():
             continue
-        reopened = SQLiteStore(path, create=True)
-        names = {row[0] for row in reopened.people()}
-        vectors = reopened.vectors(512)
-        assert all(vectors[2][vectors[1] == k].shape == (1, 512) for k in range(len(vectors[0])))
-        reopened.close()
-        assert wanted - maybe <= names
-        more = names - wanted
-        assert len(more) <= 1, "what was not acknowledged is one write at most"
-        assert integrity(path) == "ok"
-        wanted = names
-    assert len(wanted) > n_rounds
+        SQLiteStore(path, create=True).close()
+        found = photos(path)
+        assert found in (after_steps(done), after_steps(done + 1))
+        done += found != after_steps(done)
+        while done % 6:  # begin the next round with a person of its own
+            path.unlink()
+            done = 0
+    assert done or not path.exists()
 
 
-_ENROLL_TEN = """
+_CROWD = """
+import os, sys, numpy as np
+from facespace.identification import edits
+from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.sqlite import SQLiteStore
+def vector(k):
+    drawn = np.random.default_rng(k).standard_normal(64).astype(np.float32)
+    return drawn / np.linalg.norm(drawn)
+path, who, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+store = SQLiteStore(path, create=True)
+print("ready", flush=True)
+sys.stdin.readline()
+k = 0
+while not os.path.exists(stop):
+    seed = 10_000 * who + k
+    if who < 4:
+        store.add(f"{who} {k:04d}", Entry(vector(seed), f"{2 * seed:064x}", "", ""))
+        store.add("everybody", Entry(vector(seed), f"{2 * seed + 1:064x}", "", ""))
+        if k % 5 == 4:
+            edits.rename(store, f"{who} {k:04d}", f"{who} {k:04d} renamed")
+            edits.remove(store, f"{who} {k - 1:04d}")
+        print(k, flush=True)
+    else:
+        found = store.nearest(np.stack([vector(10_000 * one) for one in range(4)]), 2)
+        people = store.get([int(one) for one in found.people[:, 0] if one >= 0])
+        if k % 10 == 0:
+            store.people(limit=20)
+    k += 1
+store.close()
+print("end", k, flush=True)
+"""
+
+
+def crowd(path: Path, n: int) -> list[subprocess.Popen[str]]:
+    """Processes of which the first four write and the others identify until there is a file `stop`."""
+    processes = [spawned(_CROWD, path, who, path.with_name("stop")) for who in range(n)]
+    for process in processes:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return processes
+
+
+def of_crowd(who: int, n: int) -> set[str]:
+    """Whom a writer has enrolled after n turns."""
+    there = set()
+    for k in range(n):
+        there |= {f"{who} {k:04d}"}
+        if k % 5 == 4:
+            there = (there - {f"{who} {k:04d}", f"{who} {k - 1:04d}"}) | {f"{who} {k:04d} renamed"}
+    return there
+
+
+def test_four_processes_write_and_four_identify(path: Path) -> None:
+    processes = crowd(path, 8)
+    time.sleep(2)
+    path.with_name("stop").touch()
+    ended = [process.communicate(timeout=60) for process in processes]
+    assert [errors for _, errors in ended] == [""] * 8
+    turns = [int(output.split()[-1]) for output, _ in ended]
+    assert sum(turns[:4]) > 0 < sum(turns[4:])
+    found = photos(path)
+    assert len(found.pop("everybody")) == sum(turns[:4])
+    assert set(found) == set().union(*(of_crowd(who, turns[who]) for who in range(4)))
+
+
+def test_copies_while_four_processes_write(path: Path) -> None:
+    """`copy_to` is always whole, and has what was acknowledged before it began; a plain copy is whole or refused."""
+    processes = crowd(path, 4)
+    store = SQLiteStore(path)
+    for number in range(1, 9):
+        at_least = store.count()
+        copy = path.with_name(f"copy {number}")
+        is_plain = number % 2 == 0
+        if is_plain:
+            with path.open("rb") as source, copy.open("wb") as target:
+                while data := source.read(8192 if number % 4 else 2**20):
+                    target.write(data)
+        else:
+            store.copy_to(copy)
+        try:
+            found = photos(copy)
+        except (GalleryError, sqlite3.DatabaseError, AssertionError):
+            assert is_plain, "copy_to made a torn copy"
+            continue
+        assert len(found) >= at_least - 4  # each of four may be removing one
+        everybody = {int(digest, 16) // 2 for digest in found.pop("everybody", [])}
+        for who in range(4):
+            n = sum(one // 10_000 == who for one in everybody)
+            assert {name for name in found if name.startswith(f"{who} ")} in list(of_turn(who, n))
+    store.close()
+    path.with_name("stop").touch()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert errors == ""
+    assert not [one for one in os.listdir(path.parent) if one.startswith(".facespace-")]
+
+
+def of_turn(who: int, n: int) -> Iterator[set[str]]:
+    """What a writer may have enrolled when everybody has n of its photos."""
+    before, last = of_crowd(who, n - 1), f"{who} {n - 1:04d}"
+    yield before | {last}
+    yield before | {f"{last} renamed"}
+    yield of_crowd(who, n)
+    yield of_crowd(who, n) | {f"{who} {n:04d}"}
+
+
+_MAKE = """
 import sys, numpy as np
 from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sqlite import SQLiteStore
 print("ready", flush=True)
 sys.stdin.readline()
-store = SQLiteStore(sys.argv[1], create=True)
-for k in range(10):
-    store.add(f"{sys.argv[2]}-{k}", Entry(np.eye(64, dtype=np.float32)[k], f"{sys.argv[2]} {k}", "", ""))
-    store.add("everybody", Entry(np.eye(64, dtype=np.float32)[k], f"{sys.argv[2]} {k}", "", ""))
-store.close()
+store = SQLiteStore(sys.argv[1], collection=sys.argv[3], create=True)
+for k in range(5):
+    store.add("Ada", Entry(np.eye(64, dtype=np.float32)[k], f"{int(sys.argv[2]):032x}{k:032x}", "", ""))
 """
 
 
 def test_four_processes_make_one_gallery_at_once(path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _ENROLL_TEN, str(path), str(k)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for k in range(4)
-    ]  # fmt: skip
+    processes = [spawned(_MAKE, path, who, "default" if who % 2 else "other") for who in range(4)]
     for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert errors == [""] * 4
-    assert people(path) == {"everybody": 40} | {f"{who}-{k}": 1 for who in range(4) for k in range(10)}
-    assert integrity(path) == "ok"
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    assert [process.communicate("go\n", timeout=60) for process in processes] == [("", "")] * 4
+    assert len(photos(path)["Ada"]) == 10
 
 
-def test_a_lock_while_the_log_is_switched_on_is_waited_for(path: Path) -> None:
-    """SQLite gives up at once where two connections could wait for each other; `_use_log` tries again."""
-    other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    unlock = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+# Full disks
 
-    class Refusing:
-        """A connection whose first two switches of the journal are refused, as in that race."""
 
-        def __init__(self, connection: sqlite3.Connection) -> None:
-            self.connection, self.n_refused = connection, 0
+def steps() -> dict[str, Callable[[SQLiteStore], Any]]:
+    """Every kind of change, of a gallery of some people."""
+    return {
+        "add": lambda store: store.add("new", random_entry(10**6, 4096)),
+        "add with a crop": lambda store: store.add("new", with_crop(random_entry(10**6 + 1, D))),
+        "edit": lambda store: edits.edit(store, "person 1", metadata={"x": "y" * 16_000}),
+        "merge": lambda store: edits.merge(store, [f"person {k}" for k in range(2, 30)], "person 1"),
+        "remove": lambda store: edits.remove(store, "person 0"),
+        "undo": lambda store: edits.undo(store),
+        "erase": lambda store: store.erase(),
+        "setting": lambda store: store.set("embedder", {"x": "y" * 20_000}),
+    }
 
-        def execute(self, sql: str) -> sqlite3.Cursor:
-            if "journal_mode" in sql and self.n_refused < 2:
-                self.n_refused += 1
-                raise sqlite3.OperationalError("database is locked")
-            return self.connection.execute(sql)
 
-    unlock.start()
-    opened = SQLiteStore(path, create=True)
-    unlock.join()
+def with_crop(one: Entry) -> Entry:
+    return dataclasses.replace(one, crop=bytes(range(256)) * 100)
+
+
+@pytest.mark.parametrize("step", steps())
+def test_a_full_disk_at_every_page(path: Path, step: str) -> None:
+    """Each change fails with what to do and changes nothing, with room for one page more each time, until it succeeds."""
+    store = SQLiteStore(path, create=True)
+    store._connection.execute("PRAGMA synchronous = OFF")
+    for k in range(40):
+        store.add(f"person {k}", random_entry(k, D))
+    edits.remove(store, "person 35")
+    do = steps()[step]
+    before = held(store)
+    (n_pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store.setting("embedder")
+    for room in range(40):
+        store._connection.execute(f"PRAGMA max_page_count = {n_pages + room}")
+        try:
+            do(store)
+            break
+        except GalleryError as error:
+            assert str(error).endswith("database or disk is full; make room and start the same command again")
+            assert held(store) == before
+            assert integrity(path) == "ok"
+    else:
+        pytest.fail("it never succeeded")
+    assert room > 0 or step in ("remove", "undo", "erase", "merge")
+    store.close()
+    read_everything(path, D) if step != "add" else photos_of(path)
+
+
+def photos_of(path: Path) -> None:
+    store = SQLiteStore(path)
+    held(store)
+    store.close()
+
+
+_ENROLL_WITH_LIMIT = """
+import resource, sys, numpy as np
+from facespace.errors import GalleryError
+from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.sqlite import SQLiteStore
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    store = SQLiteStore(sys.argv[1], create=True)
+    for k in range(200):
+        store.add(f"person {k}", Entry(np.eye(64, dtype=np.float32)[k % 64], f"{k:064x}", "", ""))
+        print(k, flush=True)
+    if sys.argv[3:]:
+        store.copy_to(sys.argv[3])
+except GalleryError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+@posix
+@pytest.mark.parametrize("limit", [0, 100, 20_000, 114_688, 150_000])
+def test_a_limit_on_the_size_of_files(path: Path, limit: int) -> None:
+    """The gallery's, and its journal's."""
+    output, errors = spawned(_ENROLL_WITH_LIMIT, path, limit).communicate(timeout=60)
+    assert errors.startswith(f"{path}: ") and errors.count("\n") == 1
+    assert errors.rstrip().endswith(("another place", "start the same command again"))
+    said = output.split()
+    assert len(said) > 0 or limit < 150_000
+    if path.exists() and path.stat().st_size:
+        SQLiteStore(path, create=True).close()
+        assert list(photos(path)) == sorted(f"person {k}" for k in said)
+    assert {one.name for one in path.parent.iterdir()} <= {path.name}
+
+
+# Places that cannot be written
+
+_AS_NOBODY = """
+import json, os, sys
+from facespace.errors import GalleryError
+from facespace.identification import edits
+from facespace.identification.stores.sqlite import SQLiteStore
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+said = []
+for attempt in (
+    lambda s: sorted(one.state.name for one in s.people()), lambda s: len(s.photos(1)), lambda s: len(s.log()),
+    lambda s: s.nearest(s.embeddings([1]), 1).people.tolist(), lambda s: edits.rename(s, "Anna", "Anne"), lambda s: s.erase(),
+):
+    try:
+        store = SQLiteStore(sys.argv[1], create=True)
+        try:
+            said.append(attempt(store))
+        finally:
+            store.close()
+    except GalleryError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that other users may look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        inner = Path(folder, "inner")
+        inner.mkdir()
+        yield inner
+        inner.chmod(0o755)
+
+
+def said_by_nobody(path: Path) -> list[Any]:
+    output, errors = spawned(_AS_NOBODY, path).communicate(timeout=60)
+    assert errors == ""
+    said: list[Any] = json.loads(output)
+    return said
+
+
+@posix
+@pytest.mark.parametrize("modes", [(0o444, 0o555), (0o444, 0o777), (0o666, 0o555)], ids=["both", "file", "folder"])
+def test_a_place_that_may_only_be_read(public: Path, modes: tuple[int, int]) -> None:
+    path = public / "people.gallery"
+    store = SQLiteStore(path, create=True)
+    store.add("Anna", random_entry(1, D))
+    store.close()
+    before = path.read_bytes()
+    path.chmod(modes[0])
+    public.chmod(modes[1])
+    names, n_photos, n_entries, nearest, *on_writing = said_by_nobody(path)
+    assert (names, n_photos, n_entries, nearest) == (["Anna"], 1, 1, [[1]])
+    for error in on_writing:
+        assert error.startswith(f"{path}: ") and "\n" not in error
+        assert "get the right to write to it and its folder, or copy it to another place" in error
+    assert path.read_bytes() == before and os.listdir(public) == [path.name]
+
+
+@posix
+def test_a_place_that_may_not_be_read(public: Path) -> None:
+    path = public / "people.gallery"
+    SQLiteStore(path, create=True).close()
+    path.chmod(0o000)
+    for error in said_by_nobody(path):
+        assert error.startswith(f"{path}: unable to open database file; get the right")
+
+
+@posix
+def test_what_a_killed_process_left_in_a_place_that_may_only_be_read(public: Path) -> None:
+    """The journal must be played back first, which needs the right to write: nothing half is read without it."""
+    path = public / "people.gallery"
+    store = SQLiteStore(path, create=True)
+    for k in range(60):
+        store.add("Anna", random_entry(k, D))
+    store._connection.execute("PRAGMA cache_size = 1")
+    with pytest.raises(RuntimeError), store._write() as cursor:
+        cursor.change("UPDATE face SET source = printf('%.*c', 3000, 'x')")
+        left = path.read_bytes(), path.with_name(f"{path.name}-journal").read_bytes()
+        raise RuntimeError
+    store.close()
+    whole = path.read_bytes()
+    assert left[0] != whole and left[1][:8] == bytes.fromhex("d9d505f920a163d7")
+    path.write_bytes(left[0])
+    path.with_name(f"{path.name}-journal").write_bytes(left[1])
+    path.chmod(0o444)
+    public.chmod(0o555)
+    for error in said_by_nobody(path):
+        assert error.startswith(f"{path}: ") and "get the right to write to it" in error
+    public.chmod(0o755)
+    path.chmod(0o644)
+    assert photos(path) == {"Anna": [random_entry(k, D).digest for k in range(60)]}
+    assert path.read_bytes() == whole and os.listdir(public) == [path.name]
+
+
+# Copies
+
+
+def test_a_copy_is_a_gallery_of_its_own(path: Path, opened: SQLiteStore) -> None:
+    opened.add("Ada", random_entry(1, D))
+    copy = path.with_name("copy.gallery")
+    opened.copy_to(copy)
+    opened.add("Bob", random_entry(2, D))
+    assert list(photos(copy)) == ["Ada"]
+    with pytest.raises(GalleryError, match=r"copy\.gallery: exists already; choose another name"):
+        opened.copy_to(copy)
+    assert sorted(os.listdir(path.parent)) == ["copy.gallery", path.name]
+
+
+def test_a_copy_waits_for_a_change_that_is_half_written(path: Path, opened: SQLiteStore) -> None:
+    """A part of it is in the file already, where it did not fit into memory."""
+    for k in range(60):
+        opened.add("Ada", random_entry(k, D))
+    before, other, copy = path.read_bytes(), SQLiteStore(path), path.with_name("copy")
+    other._connection.execute("PRAGMA cache_size = 1")
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(RuntimeError), other._write() as cursor:
+            cursor.change("UPDATE face SET source = printf('%.*c', 3000, 'x')")
+            assert path.read_bytes() != before
+            copying = pool.submit(opened.copy_to, copy)
+            time.sleep(0.1)
+            raise RuntimeError
+        copying.result(timeout=60)
+    assert photos(copy) == photos(path) and copy.read_bytes()[8192:] == before[8192:]
     other.close()
-    refusing = Refusing(opened._connection)
-    opened._connection = refusing  # type: ignore[assignment]
-    opened._use_log()
-    assert refusing.n_refused == 2
-    opened.close = refusing.connection.close  # type: ignore[method-assign]
-    opened.close()
+
+
+def test_a_copy_where_there_are_no_links(path: Path, opened: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the FAT file systems of memory cards."""
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    opened.add("Ada", random_entry(1, D))
+    monkeypatch.setattr(os, "link", refuse)
+    opened.copy_to(path.with_name("copy"))
+    assert list(photos(path.with_name("copy"))) == ["Ada"]
+    assert sorted(os.listdir(path.parent)) == ["copy", path.name]
+
+
+def test_a_copy_that_cannot_be_written(path: Path, opened: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(30):
+        opened.add(f"person {k}", random_entry(k, D))
+    with pytest.raises(GalleryError, match=r"nowhere/copy: cannot be written \(No such file"):
+        opened.copy_to(path.parent / "nowhere" / "copy")
+    connect = sqlite3.connect
+
+    def with_little_room(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA page_size = 8192")
+        connection.execute("PRAGMA max_page_count = 3")
+        return connection
+
+    monkeypatch.setattr(module.sqlite3, "connect", with_little_room)
+    with pytest.raises(GalleryError, match=r"/copy: database or disk is full; make room"):
+        opened.copy_to(path.with_name("copy"))
+    assert os.listdir(path.parent) == [path.name]
+
+
+@posix
+def test_a_copy_onto_a_full_disk(path: Path, opened: SQLiteStore) -> None:
+    few = _ENROLL_WITH_LIMIT.replace("range(200)", "range(20)")
+    output, errors = spawned(few, path, 2**20, path.with_name("copy")).communicate(timeout=60)
+    assert errors == "" and output
+    limited = _ENROLL_WITH_LIMIT.replace("range(200)", "range(0)")
+    _, errors = spawned(limited, path, path.stat().st_size - 8192, path.with_name("other")).communicate(timeout=60)
+    assert errors.startswith(f"{path.with_name('other')}: ") and errors.count("\n") == 1
+    assert sorted(os.listdir(path.parent)) == ["copy", path.name]
 
 
 # Erasing
@@ -355,251 +599,78 @@ def bytes_on_disk(folder: Path) -> bytes:
 
 
 def traces(vector: np.ndarray, data: bytes) -> int:
-    """How many of a vector's 32-byte pieces are to be found."""
-    blob = vector.astype("<f4").tobytes()
-    return sum(blob[at : at + 32] in data for at in range(0, len(blob), 32))
+    """How many of a vector's pieces of 32 bytes are to be found, in float16 or float32."""
+    blobs = (vector.astype(kind).tobytes() for kind in ("<f2", "<f4"))
+    return sum(blob[at : at + 32] in data for blob in blobs for at in range(0, len(blob), 32))
 
 
 @pytest.mark.parametrize("dimension", [128, 512])
-def test_an_erased_vector_is_in_no_file(path: Path, opened: SQLiteStore, dimension: int) -> None:
-    other = SQLiteStore(path)
-    for seed in range(60):
-        opened.add(f"person {seed % 10}", entry(seed, dimension))
-    other.people()
-    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
-    assert traces(entry(13, dimension).embedding, bytes_on_disk(path.parent)) == dimension // 8
-    for person in (3, 7, 0):
-        opened.remove(f"person {person}")
+def test_who_is_erased_is_in_no_file(path: Path, opened: SQLiteStore, dimension: int) -> None:
+    """Vectors, names, sources, crops, digests, metadata, the log and what could be undone."""
+    other, chance = SQLiteStore(path), random.Random(dimension)
+    for store in (opened, other):
+        store._connection.execute("PRAGMA synchronous = OFF")
+    entries = {k: with_crop_of(random_entry(k, dimension), chance) for k in range(40)}
+    for k, one in entries.items():
+        (opened, other)[k % 2].add(f"person-{k % 10}", one)
+    for k in range(10):
+        edits.edit(opened, f"person-{k}", external_id=f"external-{k}", metadata={"secret": f"metadata-{k}"})
+        edits.rename(other, f"person-{k}", f"renamed-{k}")
+    edits.move(opened, "renamed-3", [photo.id for photo in opened.photos(4)][:2], "split-3", reject=True)
+    edits.merge(other, ["renamed-7"], "split-3")
+    number = next(one.id for one in opened.log() if one.kind == "merge")
+    edits.undo(opened, number)
+    gone = {"renamed-3": 3, "renamed-7": 7, "renamed-0": 0}
+    for name in (*gone, "split-3"):
+        edits.remove(opened, name)
         data = bytes_on_disk(path.parent)
-        assert sum(traces(entry(seed, dimension).embedding, data) for seed in range(person, 60, 10)) == 0
-        assert f"photo {person + 10}.jpg".encode() not in data
-    assert traces(entry(11, dimension).embedding, data) == dimension // 8
+        assert name.encode() in data and traces(entries[gone.get(name, 3) + 30].embedding, data) == dimension // 16
+    edits.undo(other)
+    edits.remove(other, "split-3")
+    opened.erase()
+    data = bytes_on_disk(path.parent)
+    for k, one in entries.items():
+        is_gone = k % 10 in gone.values()
+        assert traces(one.embedding, data) == (0 if is_gone else dimension // 16)
+        assert (f"photo {k}.jpg".encode() in data, one.crop in data) == (not is_gone, not is_gone)
+        assert (bytes.fromhex(one.digest) in data or one.digest.encode() in data) == (not is_gone)
+    for k in range(10):
+        for word in (f"person-{k}", f"renamed-{k}", f"external-{k}", f"metadata-{k}"):
+            assert (word.encode() in data) == (k not in gone.values()), word
+    assert b"split-3" not in data
     other.close()
 
 
-def test_bytes_that_cannot_be_erased_yet_are_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.05)
-    opened = SQLiteStore(path, create=True)
-    opened.add("Anna", entry(1))
-    reader = sqlite3.connect(path, isolation_level=None)
-    reader.execute("BEGIN")
-    reader.execute("SELECT * FROM face").fetchone()
-    with pytest.raises(GalleryError, match="'Anna' is removed, but another program keeps the file busy"):
-        opened.remove("Anna")
-    reader.execute("COMMIT")
-    assert opened.people() == []
-    opened.close()
-    reader.close()
-    assert traces(entry(1).embedding, bytes_on_disk(path.parent)) == 0
+def with_crop_of(one: Entry, chance: random.Random) -> Entry:
+    return dataclasses.replace(one, crop=chance.randbytes(3000))
 
 
-# What it refuses
+def test_removed_photos_of_somebody_who_stays_are_in_no_file(path: Path, opened: SQLiteStore) -> None:
+    for k in range(40):
+        opened.add(f"person-{k % 4}", random_entry(k, D))
+    numbers = [photo.id for photo in opened.photos(2)]
+    edits.remove_photos(opened, "person-1", numbers[:3])
+    assert sum(traces(random_entry(k, D).embedding, bytes_on_disk(path.parent)) for k in (1, 5, 9)) == 3 * D // 16
+    assert opened.erase() == 3
+    data = bytes_on_disk(path.parent)
+    for k in (1, 5, 9):
+        assert traces(random_entry(k, D).embedding, data) == 0
+        assert f"photo {k}.jpg".encode() not in data and bytes.fromhex(random_entry(k, D).digest) not in data
+    assert traces(random_entry(13, D).embedding, data) == D // 16
 
 
-def refused(path: Path, match: str, *, create: bool = False) -> None:
-    """Opening and reading raises one line that names the file, and leaves the file and its folder as they are."""
-    before = path.read_bytes() if path.is_file() else None
-    beside = sorted(os.listdir(path.parent))
-    with pytest.raises(GalleryError, match=match) as caught:
-        store = SQLiteStore(path, create=create)
-        try:
-            store.people()
-            store.vectors(DIMENSION)
-        finally:
-            store.close()
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-    assert (path.read_bytes() if path.is_file() else None) == before
-    assert sorted(os.listdir(path.parent)) == beside
+def test_a_removal_alone_erases_nothing(path: Path, opened: SQLiteStore) -> None:
+    opened.add("Ada", random_entry(1, D))
+    before = held(opened)
+    edits.remove(opened, "Ada")
+    assert opened.people() == [] and photos(path) == {}
+    again = SQLiteStore(path)
+    edits.undo(again)
+    assert held(again) == before
+    again.close()
 
 
-@pytest.fixture
-def full_file(path: Path) -> bytes:
-    store = SQLiteStore(path, create=True)
-    for seed in range(40):
-        store.add(f"person {seed}", entry(seed))
-    store.close()
-    return path.read_bytes()
-
-
-@pytest.mark.parametrize("create", [False, True])
-def test_a_file_that_is_something_else(path: Path, create: bool) -> None:
-    for garbage in (b"no gallery\n", random.Random(1).randbytes(10_000), b"\x89PNG\r\n\x1a\n" + bytes(200)):
-        path.write_bytes(garbage)
-        refused(path, "not a database", create=create)
-
-
-def test_an_empty_file(path: Path) -> None:
-    path.write_bytes(b"")
-    refused(path, "an empty file, no gallery")
-
-
-def test_a_file_that_a_kill_left_empty_becomes_a_gallery_by_enrolling(path: Path) -> None:
-    path.write_bytes(b"")
-    opened = SQLiteStore(path, create=True)
-    opened.add("Anna", entry(1))
-    opened.close()
-    assert people(path) == {"Anna": 1}
-
-
-@pytest.mark.parametrize("create", [False, True])
-@pytest.mark.parametrize("size", [10, 100, 1000, 4096, 50_000, -4096, -1500])
-def test_a_truncated_file(path: Path, full_file: bytes, size: int, create: bool) -> None:
-    path.write_bytes(full_file[:size])
-    refused(path, "malformed|not a database|not of length 1", create=create)
-
-
-def test_a_damaged_page(path: Path, full_file: bytes) -> None:
-    where = full_file.index(entry(20).embedding.tobytes()[:64]) // 4096 * 4096
-    path.write_bytes(full_file[:where] + b"\xff" * 4096 + full_file[where + 4096 :])
-    with pytest.raises(GalleryError, match="malformed"):
-        people_and_vectors(path)
-
-
-def people_and_vectors(path: Path) -> None:
-    store = SQLiteStore(path)
-    try:
-        store.people()
-        store.vectors(DIMENSION)
-    finally:
-        store.close()
-
-
-@pytest.mark.parametrize(
-    ("damage", "match"),
-    [
-        ("UPDATE face SET embedding = x'00' WHERE id = 7", r"damaged \(an embedding is not of 512 numbers\)"),
-        ("UPDATE face SET embedding = zeroblob(2048) WHERE id = 7", r"damaged \(an embedding is not of length 1\)"),
-        ("UPDATE person SET name = CAST(x'ff41' AS TEXT) WHERE id = 7", r"not UTF-8|decode"),
-        ("DROP TABLE face", "no such table"),
-    ],
-)
-def test_damage_inside(path: Path, full_file: bytes, damage: str, match: str) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute(damage)
-    connection.commit()
-    connection.close()
-    refused(path, match)
-
-
-def test_a_setting_that_is_no_json(path: Path, opened: SQLiteStore) -> None:
-    opened.set_once("embedder", {})
-    with opened._transaction() as connection:
-        connection.execute("UPDATE setting SET value = '{'")
-    with pytest.raises(GalleryError, match=r"damaged \(the setting embedder is not JSON\)"):
-        opened.setting("embedder")
-
-
-def test_vectors_of_another_length(opened: SQLiteStore) -> None:
-    opened.add("Anna", entry(1, 128))
-    with pytest.raises(GalleryError, match="not of 512 numbers"):
-        opened.vectors(512)
-
-
-@pytest.mark.parametrize("create", [False, True])
-@pytest.mark.parametrize(
-    "statements",
-    [
-        ["CREATE TABLE person (id, name)", "INSERT INTO person VALUES (1, 'Anna')"],
-        ["PRAGMA application_id = 77", "CREATE TABLE person (id, name)"],
-        ["PRAGMA application_id = 77"],
-    ],
-)
-def test_the_database_of_another_program(path: Path, statements: list[str], create: bool) -> None:
-    connection = sqlite3.connect(path)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-    refused(path, "an SQLite file, but not a gallery", create=create)
-
-
-@pytest.mark.parametrize("create", [False, True])
-def test_a_newer_format(path: Path, full_file: bytes, create: bool) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
-    connection.close()
-    refused(path, r"newer facespace \(format 3, this one reads up to 2\); upgrade", create=create)
-
-
-def test_a_file_of_before_opens_without_qualities(path: Path, full_file: bytes) -> None:
-    before = SQLiteStore(path).vectors(DIMENSION)
-    connection = sqlite3.connect(path)
-    connection.execute("ALTER TABLE face DROP COLUMN quality")
-    connection.execute("PRAGMA user_version = 1")
-    connection.commit()
-    connection.close()
-    for _ in range(2):  # migrated by the first
-        opened = SQLiteStore(path)
-        found = opened.vectors(DIMENSION)
-        np.testing.assert_array_equal(found.embeddings, before.embeddings)
-        assert np.isnan(found.qualities).all()
-        opened.close()
-
-
-def test_a_quality_out_of_range_is_damage(path: Path, full_file: bytes) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("UPDATE face SET quality = 1.5")
-    connection.commit()
-    connection.close()
-    with pytest.raises(GalleryError, match=r"damaged \(the quality of a face is not between 0 and 1"):
-        SQLiteStore(path).vectors(DIMENSION)
-
-
-def test_no_file_and_no_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "missing.gallery", "no such gallery; enrolling somebody makes one")
-    with pytest.raises(GalleryError, match=r"the folder .*nowhere does not exist"):
-        SQLiteStore(tmp_path / "nowhere" / "a.gallery", create=True)
-    for create in (False, True):
-        refused(tmp_path, "a folder, where a gallery file was expected", create=create)
-
-
-_WRITE_AS_NOBODY = """
-import json, os, sys, numpy as np
-from facespace.errors import GalleryError
-from facespace.identification.stores.protocol import Entry
-from facespace.identification.stores.sqlite import SQLiteStore
-if os.getuid() == 0:
-    os.setgid(65534), os.setuid(65534)
-said = []
-for attempt in (SQLiteStore.people, lambda s: s.add("B", Entry(np.ones(512, np.float32), "", "", ""))):
-    try:
-        store = SQLiteStore(sys.argv[1], create=True)
-        try:
-            attempt(store)
-            said.append("")
-        finally:
-            store.close()
-    except GalleryError as error:
-        said.append(str(error))
-print(json.dumps(said))
-"""
-
-
-@posix
-def test_a_file_that_may_not_be_written() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "people.gallery")
-        opened = SQLiteStore(path, create=True)
-        opened.add("Anna", entry(1))
-        opened.close()
-        before = path.read_bytes()
-        path.chmod(0o444)
-        os.chmod(folder, 0o555)
-        try:
-            output = subprocess.run(
-                [sys.executable, "-c", _WRITE_AS_NOBODY, str(path)], capture_output=True, text=True, timeout=60
-            )
-            assert output.stderr == ""
-            _, on_writing = json.loads(output.stdout)
-            assert on_writing.startswith(f"{path}: ")
-            assert "\n" not in on_writing
-            assert path.read_bytes() == before
-            assert os.listdir(folder) == [path.name]
-        finally:
-            os.chmod(folder, 0o755)
-
-
-def test_the_file_says_what_it_is(path: Path, full_file: bytes) -> None:
-    assert full_file[:16] == b"SQLite format 3\0"
-    assert int.from_bytes(full_file[68:72], "big") == APPLICATION_ID == int.from_bytes(b"face", "big")
+def test_very_many_are_erased_at_once(opened: SQLiteStore) -> None:
+    opened.add("Ada", random_entry(1, D))
+    edits.remove(opened, "Ada")
+    assert opened.erase(range(1, 100_000)) == 1

@@ -213,7 +213,8 @@ class Store(Protocol):
         """Do a change and log it; returns its number in the log.
 
         `Conflict` where what is there is not what the change expects before, where a person would share a name or an
-        external id with another one, or where nobody would own a photo that is not removed. With `undoes`, the number of
+        external id with another one, where nobody would own a photo that is not removed, or where a person would have no photos.
+        With `undoes`, the number of
         the change that this one takes back, that one is marked as undone; `Conflict` where it was already.
         """
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
+from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_to_json, extra_of, state_from_row, state_to_json
 from facespace.identification.stores.protocol import (
     Change,
@@ -46,11 +47,12 @@ _A_TIME = 500  # ids in one statement
 # {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64.
 TABLES = (
     "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
-    "CREATE TABLE collection (id {id}, name TEXT NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL)",
+    "CREATE TABLE collection (id {id}, name TEXT NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
+    " tally {integer} NOT NULL DEFAULT 0)",
     "CREATE TABLE setting (collection {integer} NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (collection, key))",
     "CREATE TABLE making (id {id}, text TEXT NOT NULL, actor TEXT NOT NULL, UNIQUE (text, actor))",
     "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name TEXT NOT NULL, external_id TEXT, added {integer} NOT NULL,"
-    " gone {integer}, extra TEXT)",
+    " gone {integer}, extra TEXT, stamp {integer} NOT NULL DEFAULT 0)",
     "CREATE UNIQUE INDEX person_name ON person (collection, name) WHERE gone IS NULL",
     "CREATE UNIQUE INDEX person_external ON person (collection, external_id) WHERE external_id IS NOT NULL AND gone IS NULL",
     "CREATE TABLE face (id {id}, person {integer} NOT NULL, making {integer} NOT NULL, added {integer} NOT NULL,"
@@ -171,6 +173,10 @@ class SqlStore(ABC):
             raise self._damaged(f"the collection {self.collection!r} is gone")
         return self._integer(rows[0][0]), self._integer(rows[0][1])
 
+    def _tally(self, cursor: Cursor) -> int:
+        rows = cursor.rows("SELECT tally FROM collection WHERE id = ?", (self._collection_id,))
+        return self._integer(rows[0][0] if rows else None)
+
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
         """People by name, those after the name `after` and at most `limit`."""
         if self._sealing.encrypted:  # the database does not know the order of encrypted names
@@ -180,10 +186,10 @@ class SqlStore(ABC):
             return [one for one in known if one.state.name > after][:limit]
         with self._read() as cursor:
             rows = cursor.rows(
-                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name > ? ORDER BY p.name LIMIT ?",
+                f"{_INDEXED.format('name')} WHERE i.collection = ? AND i.gone IS NULL AND i.name > ? ORDER BY i.name LIMIT ?",
                 (self._collection_id, after, 2**62 if limit is None else limit),
             )
-            return self._people_of(rows)
+            return self._people_of(self._of_table(rows))
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
         """The people with these ids who are there, in the order of `ids`."""
@@ -204,9 +210,21 @@ class SqlStore(ABC):
 
     def _found(self, column: str, value: str) -> StoredPerson | None:
         with self._read() as cursor:
-            sql = f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.{column} = ?"
-            people = self._people_of(cursor.rows(sql, (self._collection_id, self._sealing.key_of_text(value))))
+            return self._held(cursor, column, value)
+
+    def _held(self, cursor: Cursor, column: str, value: str) -> StoredPerson | None:
+        """The person who has that name or external id."""
+        sql = f"{_INDEXED.format(column)} WHERE i.collection = ? AND i.gone IS NULL AND i.{column} = ?"
+        rows = cursor.rows(sql, (self._collection_id, self._sealing.key_of_text(value)))
+        people = self._people_of(self._of_table(rows))
         return people[0] if people else None
+
+    def _of_table(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The columns out of the table, of rows that were found by an index; `GalleryError` where the two differ."""
+        for *columns, gone, name, indexed in rows:
+            if gone is not None or name != indexed:
+                raise self._damaged("people are not called as their index says; was it copied while somebody wrote?")
+            yield tuple(columns)
 
     def _people_of(self, rows: Iterable[Row]) -> list[StoredPerson]:
         return [
@@ -304,21 +322,17 @@ class SqlStore(ABC):
         if self._sealing.encrypted:
             known = {"digest": entry.digest, "metadata": entry.metadata}
         with self._write() as cursor:
-            rows = cursor.rows(
-                f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL AND p.name = ?",
-                (self._collection_id, self._sealing.key_of_text(name)),
-            )
-            new = not rows
-            if rows:
-                (person,) = self._people_of(rows)
-                owner, state = person.id, person.state
+            person = self._held(cursor, "name", name)
+            new, stamp = person is None, 0
+            if person is not None:
+                owner = person.id
                 held = "SELECT id FROM face WHERE person = ? AND digest = ? AND gone IS NULL"
-                if entry.digest in state.rejected:
+                if entry.digest in person.state.rejected:
                     raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
                 if cursor.rows(held, (owner, digest)):
                     return False
             else:
-                owner = self._new_person(cursor, PersonState(name), now)
+                owner, stamp = self._new_person(cursor, PersonState(name), now)
             photo = cursor.insert(
                 "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (owner, self._making(cursor, entry.made_by), now, entry.quality, digest, self._sealing.seal_text(entry.source),
@@ -327,16 +341,19 @@ class SqlStore(ABC):
             )  # fmt: skip
             if entry.crop is not None:
                 cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
-            sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1 WHERE id = ?"
-            cursor.change(sql, (int(new), self._collection_id))
+            sum_ = tally.added(self._tally(cursor), tally.of_photos([photo], [owner]), stamp)
+            sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1, tally = ? WHERE id = ?"
+            cursor.change(sql, (int(new), sum_, self._collection_id))
             what = {"photo": photo, "person": owner} | ({"new": True} if new else {})
             self._log(cursor, "enroll", "", json.dumps(what))
             self._touch(cursor, [owner])
         return True
 
-    def _new_person(self, cursor: Cursor, state: PersonState, now: int) -> int:
-        sql = "INSERT INTO person (collection, name, external_id, extra, added) VALUES (?, ?, ?, ?, ?)"
-        return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now))
+    def _new_person(self, cursor: Cursor, state: PersonState, now: int) -> tuple[int, int]:
+        """The id and the stamp."""
+        sql = "INSERT INTO person (collection, name, external_id, extra, added, stamp) VALUES (?, ?, ?, ?, ?, ?)"
+        stamp = tally.new_stamp()
+        return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now, stamp)), stamp
 
     def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:
         """The name, external id and the rest as they are written; of encrypted ones the columns hold keys."""
@@ -351,7 +368,8 @@ class SqlStore(ABC):
 
         with self._write() as cursor:
             if undoes is not None and not cursor.change(
-                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0", (undoes,)
+                "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0 AND collection = ?",
+                (undoes, self._collection_id),
             ):
                 raise Conflict(f"{self.name}: change {undoes} was undone already")
             change, touched = apply_change(self, cursor, change)
@@ -390,8 +408,7 @@ class SqlStore(ABC):
         sealed = None if change is None else self._sealing.seal_text(change)
         values = (self._collection_id, int(time.time()), self._actor, kind, self._sealing.seal_text(text), sealed)
         entry = cursor.insert(sql, values)
-        if kind == "enroll":
-            cursor.change("DELETE FROM log WHERE id = ? AND kind = 'enroll'", (entry - _KEPT_LOG,))
+        cursor.change("DELETE FROM log WHERE id = ? AND kind = 'enroll'", (entry - _KEPT_LOG,))
         return entry
 
     def _touch(self, cursor: Cursor, people: Sequence[int]) -> None:
@@ -462,8 +479,10 @@ class SqlStore(ABC):
             raise self._damaged(str(error)) from None
 
     def _json(self, text: Any, what: str) -> Any:
+        if not isinstance(text, str):  # bytes would be taken
+            raise self._damaged(f"{what} is not JSON")
         try:
-            return json.loads(text) if isinstance(text, str) else None
+            return json.loads(text)
         except (ValueError, RecursionError):
             raise self._damaged(f"{what} is not JSON") from None
 
@@ -521,10 +540,13 @@ def _squared_lengths(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32
     return found
 
 
-_PERSON = (
-    "SELECT p.id, p.name, p.external_id, p.extra, p.added,"
-    " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL) FROM person p"
+_COLUMNS = (
+    "p.id, p.name, p.external_id, p.extra, p.added,"
+    " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL)"
 )
+_PERSON = f"SELECT {_COLUMNS} FROM person p"
+# Joined with itself, so that names come from the table and from its index: in a torn copy of a file they may differ.
+_INDEXED = f"SELECT {_COLUMNS}, p.gone, p.{{0}}, i.{{0}} FROM person p JOIN person i ON i.id = p.id"
 
 
 def _parts(ids: Sequence[int]) -> Iterator[list[int]]:

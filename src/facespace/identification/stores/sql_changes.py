@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_from_json
 from facespace.identification.stores.protocol import Change, Conflict, PersonChange, PersonState, PhotoChange
 
@@ -19,42 +20,51 @@ _FACES_OF = "SELECT count(*) FROM face WHERE person = ? AND gone IS NULL"
 
 def apply_change(store: SqlStore, cursor: Cursor, change: Change) -> tuple[Change, list[int]]:
     """Do a change; returns it with the ids that new people were given, and the people whose photos changed."""
-    now, before = int(time.time()), store._counts(cursor)
+    for what in (change.people, change.photos):
+        if len({one.id for one in what}) != len(what):
+            raise ValueError("a change must name each person and each photo once")
+    now, (n_people, n_photos), sum_ = int(time.time()), store._counts(cursor), store._tally(cursor)
     ids: dict[int, int] = {}
-    n_people, n_photos = before
-    # Who goes makes room for a name before somebody takes it.
-    for one in sorted(change.people, key=lambda one: one.after is not None):
-        _check_person(store, cursor, one)
-        if one.after is None:
+    # Everybody makes room for names and external ids before somebody takes them.
+    for one in change.people:
+        sum_ -= _check_person(store, cursor, one)
+        if one.before is not None:
             cursor.change("UPDATE person SET gone = ? WHERE id = ?", (now, one.id))
     for one in change.people:
         if one.after is not None:
             _check_free(store, cursor, one)
-            ids[one.id] = _put_person(store, cursor, one, now)
+            ids[one.id], stamp = _put_person(store, cursor, one, now)
+            sum_ += stamp
         n_people += (one.after is not None) - (one.before is not None)
     touched: set[int] = set()
     done = []
     for photo in change.photos:
         owner = photo.after if photo.after is None else ids.get(photo.after, photo.after)
-        owner = _move(cursor, photo, owner, now, store.name)
+        owner = _move(store, cursor, photo, owner, now)
+        sum_ += sum(
+            sign * tally.of_photos([photo.id], [whose])
+            for sign, whose in ((-1, photo.before), (1, owner))
+            if whose is not None
+        )
         done.append(photo._replace(after=owner))
         n_photos += (owner is not None) - (photo.before is not None)
         touched |= {one for one in (photo.before, owner) if one is not None}
     for person in touched | {ids.get(one.id, one.id) for one in change.people}:
         _check_owner(store, cursor, person)
-    sql = "UPDATE collection SET n_people = ?, n_photos = ? WHERE id = ?"
-    cursor.change(sql, (n_people, n_photos, store._collection_id))
+    sql = "UPDATE collection SET n_people = ?, n_photos = ?, tally = ? WHERE id = ?"
+    cursor.change(sql, (n_people, n_photos, tally.added(sum_), store._collection_id))
     # Of a person whose state alone changed the templates may be made in another way.
     touched |= {ids.get(one.id, one.id) for one in change.people}
     people = tuple(one._replace(id=ids.get(one.id, one.id)) for one in change.people)
     return dataclasses.replace(change, people=people, photos=tuple(done)), sorted(touched)
 
 
-def _check_person(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
+def _check_person(store: SqlStore, cursor: Cursor, change: PersonChange) -> int:
+    """The stamp of the person who is there, or 0; `Conflict` where that is not whom the change expects."""
     if change.id <= 0:
-        return
+        return 0
     rows = cursor.rows(
-        "SELECT name, external_id, extra, gone FROM person WHERE id = ? AND collection = ?",
+        "SELECT name, external_id, extra, gone, stamp FROM person WHERE id = ? AND collection = ?",
         (change.id, store._collection_id),
     )
     held = None
@@ -62,6 +72,7 @@ def _check_person(store: SqlStore, cursor: Cursor, change: PersonChange) -> None
         held = store._state(*rows[0][:3])
     if not rows or held != change.before:
         raise Conflict(f"{store.name}: {_told(change)} was changed meanwhile; try again")
+    return 0 if held is None else store._integer(rows[0][4])
 
 
 def _check_free(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
@@ -80,23 +91,27 @@ def _check_free(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
             raise Conflict(f"{store.name}: {what} {value!r} already")
 
 
-def _put_person(store: SqlStore, cursor: Cursor, change: PersonChange, now: int) -> int:
+def _put_person(store: SqlStore, cursor: Cursor, change: PersonChange, now: int) -> tuple[int, int]:
+    """The id and the new stamp."""
     state: PersonState = change.after  # type: ignore[assignment]
     if change.id <= 0:
         return store._new_person(cursor, state, now)
-    values = store._columns_of(state)
-    cursor.change(
-        "UPDATE person SET name = ?, external_id = ?, extra = ?, gone = NULL WHERE id = ?", (*values, change.id)
-    )
-    return change.id
+    values, stamp = store._columns_of(state), tally.new_stamp()
+    sql = "UPDATE person SET name = ?, external_id = ?, extra = ?, gone = NULL, stamp = ? WHERE id = ?"
+    cursor.change(sql, (*values, stamp, change.id))
+    return change.id, stamp
 
 
-def _move(cursor: Cursor, photo: PhotoChange, owner: int | None, now: int, name: str) -> int | None:
+def _move(store: SqlStore, cursor: Cursor, photo: PhotoChange, owner: int | None, now: int) -> int | None:
     """Give a photo to a person, or remove it; returns who has it then."""
-    rows = cursor.rows("SELECT person, gone FROM face WHERE id = ?", (photo.id,))
+    rows = cursor.rows(
+        "SELECT face.person, face.gone FROM face JOIN person ON person.id = face.person"
+        " WHERE face.id = ? AND person.collection = ?",
+        (photo.id, store._collection_id),
+    )
     held = rows[0][0] if rows and rows[0][1] is None else None
     if not rows or held != photo.before:
-        raise Conflict(f"{name}: photo {photo.id} was changed meanwhile; try again")
+        raise Conflict(f"{store.name}: photo {photo.id} was changed meanwhile; try again")
     twice = (
         "SELECT a.id FROM face a JOIN face b ON b.digest = a.digest AND b.id = ? WHERE a.person = ? AND a.gone IS NULL"
         " AND a.id <> b.id"
@@ -111,8 +126,11 @@ def _move(cursor: Cursor, photo: PhotoChange, owner: int | None, now: int, name:
 def _check_owner(store: SqlStore, cursor: Cursor, person: int) -> None:
     rows = cursor.rows("SELECT gone, collection FROM person WHERE id = ?", (person,))
     ((n_photos,),) = cursor.rows(_FACES_OF, (person,))
-    if n_photos and (not rows or rows[0] != (None, store._collection_id)):
+    is_there = bool(rows) and tuple(rows[0]) == (None, store._collection_id)
+    if n_photos and not is_there:
         raise Conflict(f"{store.name}: a photo would belong to nobody; try again")
+    if is_there and not n_photos:  # who could not be recognised, and is not counted when everybody is read
+        raise Conflict(f"{store.name}: somebody would have no photos; try again")
 
 
 def _told(change: PersonChange) -> str:

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import random
+import secrets
 import shutil
 import sqlite3
 import threading
@@ -28,8 +29,9 @@ from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
 from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, everybody
-from facespace.io.files import sync_file
+from facespace.identification.stores.sqlite_rows import changed_rows, check_on_opening, everybody
+from facespace.io.files import remedy, sync_file, sync_folder
+from facespace.io.text import one_line
 
 _BUSY_SECONDS = 60.0
 _ASKED_MS = 20  # milliseconds in which SQLite itself asks for a lock again
@@ -57,7 +59,7 @@ class SQLiteStore(SqlStore):
         self.remarks: tuple[str, ...] = ()
         self._index: PeopleIndex | None = None
         self._index_seq = -1
-        self._index_made: tuple[int, str] = (0, "")
+        self._index_of: tuple[int, Any] = (0, None)  # numbers of a vector, and the setting "templates"
         self._process = os.getpid()
         self._index_lock = threading.Lock()
         if self.path.is_dir():
@@ -85,8 +87,9 @@ class SQLiteStore(SqlStore):
         elif version < VERSION:
             from facespace.identification.stores.sqlite_migration import migrate
 
-            migrate(self._connection, self.path, version)
+            self._retried(functools.partial(migrate, self._connection, self.path, version))
             self.remarks = (f"{self.path}: brought from format {version} to {VERSION}; older versions do not open it",)
+        self._without_log()
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         # SQLite asks for a lock ten times a second in the end, and among many processes is the last one for half a minute.
@@ -102,6 +105,16 @@ class SQLiteStore(SqlStore):
             self.remarks += (
                 f"{self.path}: not encrypted though {VARIABLE} is set; a copy of it will be (facespace gallery copy)",
             )
+
+    def _without_log(self) -> None:
+        """Keep the file complete by itself: another program may have switched on a write-ahead log beside it."""
+        if self._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+            self._retried(lambda: self._connection.execute("PRAGMA journal_mode = DELETE").fetchone())
+
+    def _open_collection(self, create: bool) -> None:
+        super()._open_collection(create)
+        with self._read() as cursor:
+            check_on_opening(self, cursor)
 
     def _make(self) -> None:
         self._connection.execute(f"PRAGMA page_size = {_PAGE}")
@@ -172,29 +185,23 @@ class SQLiteStore(SqlStore):
             raise GalleryError(f"{self.path}: opened before this process was forked; open it again in the child")
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, written: Path | None = None) -> Iterator[None]:
+        """Errors of SQLite as one line; `written` is what was written, where that was another file."""
+        path = written or self.path
         try:
             yield
         except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be good
-            if "decode to UTF-8" in str(error):  # SQLite shows the text itself, which may hold anything
-                raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
-            raise GalleryError(f"{self.path}: {error}{self._remedy(str(error))}") from None
+            if "decode" in str(error):  # which quotes the text
+                raise GalleryError(f"{path}: damaged (a text in it is not UTF-8)") from None
+            raise GalleryError(f"{path}: {one_line(str(error))[:200]}{_remedy(path, str(error))}") from None
         except sqlite3.Error as error:
             if "closed database" in str(error):
                 raise GalleryError(f"{self.path}: the gallery was closed; open it again") from None
-            raise GalleryError(f"{self.path}: damaged, or no gallery of facespace ({error})") from None
+            raise GalleryError(
+                f"{self.path}: damaged, or no gallery of facespace ({one_line(str(error))[:200]})"
+            ) from None
         except UnicodeDecodeError:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
-
-    def _remedy(self, said: str) -> str:
-        """What to do, as the end of a message. SQLite names a full disk as such only where it writes the gallery itself."""
-        if "full" in said or ("disk I/O" in said and shutil.disk_usage(self.path.parent).free < _LITTLE_ROOM):
-            return "; make room and start the same command again"
-        if "disk I/O" in said:
-            return "; its disk fails, or limits files: copy it to another place"
-        if "readonly" in said or "unable to open" in said:
-            return "; get the right to write to it and its folder, or copy it to another place"
-        return "; end the other program that uses it" if "locked" in said else ""
 
     @property
     def name(self) -> str:
@@ -218,8 +225,8 @@ class SQLiteStore(SqlStore):
         with self._index_lock:
             changes = None
             with self._read() as cursor:
-                seq, made = self._seq(cursor), (dimension, str(self.setting("templates")))
-                if self._index is not None and self._index_made == made:
+                seq, of = self._seq(cursor), (dimension, self.setting("templates"))
+                if self._index is not None and self._index_of == of:
                     if seq == self._index_seq:
                         return self._index
                     changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
@@ -228,7 +235,7 @@ class SQLiteStore(SqlStore):
             if changes is not None:  # nobody who writes waits for this
                 assert self._index is not None
                 self._index = self._index.changed(*changes)
-            self._index_seq, self._index_made = seq, made
+            self._index_seq, self._index_of = seq, of
             return self._index
 
     def _beside(self, cursor: _Cursor) -> _Cursor | None:
@@ -257,18 +264,32 @@ class SQLiteStore(SqlStore):
         target = Path(path)
         if target.exists():
             raise GalleryError(f"{target}: exists already; choose another name")
-        unfinished = target.with_name(f".facespace-{os.getpid()}-{target.name}")
+        unfinished = target.with_name(f".facespace-{secrets.token_hex(8)}-{target.name}"[:255])
         try:
-            with self._lock, self._errors(), contextlib.closing(sqlite3.connect(unfinished)) as copy:
+            os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            with self._lock, self._errors(target), contextlib.closing(sqlite3.connect(unfinished)) as copy:
                 self._connection.backup(copy)
             sync_file(unfinished)
-            os.link(unfinished, target)
+            _link(unfinished, target)
+            sync_folder(target.parent)
         except FileExistsError:
             raise GalleryError(f"{target}: exists already; choose another name") from None
         except OSError as error:
-            raise GalleryError(f"{target}: cannot be written ({error.strerror})") from None
+            raise GalleryError(f"{target}: cannot be written ({error.strerror}){remedy(error)}") from None
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def _link(unfinished: Path, target: Path) -> None:
+    """Give a file its name where no other has it."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a FAT file system, as on memory cards, has no links
+        if target.exists():
+            raise FileExistsError from None
+        unfinished.rename(target)
 
 
 class _Cursor:
@@ -293,6 +314,17 @@ class _Cursor:
         key = self._connection.execute(sql, tuple(values)).lastrowid
         assert key is not None
         return key
+
+
+def _remedy(path: Path, said: str) -> str:
+    """What to do, as the end of a message. SQLite names a full disk as such only where it writes the gallery itself."""
+    if "full" in said or ("disk I/O" in said and shutil.disk_usage(path.parent).free < _LITTLE_ROOM):
+        return "; make room and start the same command again"
+    if "disk I/O" in said:
+        return "; its disk fails, or limits files: copy it to another place"
+    if "readonly" in said or "unable to open" in said:
+        return "; get the right to write to it and its folder, or copy it to another place"
+    return "; end the other program that uses it" if "locked" in said else ""
 
 
 def make_tables(connection: sqlite3.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import sqlite3
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from facespace.errors import GalleryError
 from facespace.identification.stores.sql import VERSION
+from facespace.identification.stores.tally import count_again
 
 _OLD = ("setting", "person", "face")
 _A_TIME = 1024
@@ -22,9 +24,9 @@ def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
 
     Vectors of float32 become float16. A process that is killed leaves the old file; one that was faster has done the work.
     """
-    from facespace.identification.stores.sqlite import _PAGE, make_tables
+    from facespace.identification.stores.sqlite import _PAGE, _Cursor, make_tables
 
-    connection.execute("PRAGMA journal_mode = DELETE")  # the log of the old format beside the file goes
+    connection.execute("PRAGMA journal_mode = DELETE").fetchone()  # the log of the old format beside the file goes
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA synchronous = EXTRA")
     connection.execute("PRAGMA foreign_keys = OFF")
@@ -40,13 +42,16 @@ def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
         _copy(connection, path, has_quality=version > 1)
         for table in reversed(_OLD):
             connection.execute(f"DROP TABLE old_{table}")
+        count_again(_Cursor(connection), 1)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
     connection.execute(f"PRAGMA page_size = {_PAGE}")
-    connection.execute("VACUUM")  # gives the room of the float32 vectors back
+    # Without room for a second file, or while somebody reads, it stays larger than it must be.
+    with contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("VACUUM")  # gives the room of the float32 vectors back
 
 
 def _copy(connection: sqlite3.Connection, path: Path, *, has_quality: bool) -> None:
@@ -80,9 +85,9 @@ def _copy(connection: sqlite3.Connection, path: Path, *, has_quality: bool) -> N
             )
     # A person without photos was never shown to be searched: nobody can be recognised by none.
     connection.execute("DELETE FROM person WHERE id NOT IN (SELECT person FROM face)")
-    connection.execute(
-        "UPDATE collection SET n_people = (SELECT count(*) FROM person), n_photos = (SELECT count(*) FROM face)"
-    )
+    (n_lost,) = connection.execute("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)").fetchone()
+    if n_lost:
+        raise GalleryError(f"{path}: damaged ({n_lost} photos in it are nobody's)")
 
 
 def _half(blob: Any, path: Path) -> bytes:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.identification.people_index import PeopleIndex, Rows
+from facespace.identification.stores import tally
 from facespace.identification.stores.sqlite_scan import Unfit, scan
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 _A_TIME = 4096  # photos
 _IN_ONE = 500  # people in one statement
 _MAX_BEHIND = 20_000  # changed people, beyond which everybody is read again
-_FACES = "SELECT face.person, face.vector, face.quality, person.extra FROM {} WHERE face.gone IS NULL AND person.gone IS NULL"
+_FEW = 4096  # photos that are counted whenever a file is opened
+_LAST = 256  # changed people whose names are looked up then
+_FACES = (
+    "SELECT face.person, face.vector, face.quality, person.extra, face.id FROM {}"
+    " WHERE face.gone IS NULL AND person.gone IS NULL"
+)
 
 
 def everybody(store: SQLiteStore, cursor: Any, dimension: int) -> PeopleIndex:
@@ -41,11 +47,13 @@ def _rows_as_they_stand(store: SQLiteStore, cursor: Any, dimension: int) -> Iter
         sql = "SELECT person FROM face INDEXED BY face_person WHERE gone IS NULL GROUP BY person HAVING count(*) > 1"
         several = np.array([store._integer(person) for (person,) in cursor.rows(sql)], np.int64)
     found: list[npt.NDArray[np.int64]] = []
+    sum_ = 0
     for photos in scan(store, cursor, dimension):
         store._check_lengths(photos.vectors)
         alone = ~np.isin(photos.owners, several, assume_unique=True) if len(several) else slice(None)
         owners, vectors = photos.owners[alone], photos.vectors[alone]
         found.append(owners)
+        sum_ += tally.of_photos(photos.ids[alone], owners)
         yield Rows(owners, vectors, np.ones(len(owners), np.int32), photos.qualities[alone])
     seen_people = seen_photos = sum(map(len, found))
     if len(np.unique(np.concatenate([*found, several]))) != seen_people + len(several):
@@ -57,9 +65,9 @@ def _rows_as_they_stand(store: SQLiteStore, cursor: Any, dimension: int) -> Iter
         chosen = f"{sql} AND face.person IN ({', '.join('?' * len(part))}) ORDER BY face.person, face.id"
         rows = cursor.rows(chosen, (store._collection_id, *part))
         piece, n = _rows_of(store, rows, dimension, default)
-        seen_people, seen_photos = seen_people + n, seen_photos + len(rows)
+        seen_people, seen_photos, sum_ = seen_people + n, seen_photos + len(rows), sum_ + _tally_of(store, rows)
         yield piece
-    _check_counts(store, cursor, seen_people, seen_photos)
+    check_counts(store, cursor, seen_people, seen_photos, sum_)
 
 
 def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Rows]:
@@ -67,33 +75,69 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
     sql = f"{_FACES.format('person CROSS JOIN face ON face.person = person.id')} AND person.collection = ? ORDER BY person.id"
     answers = cursor.stream(sql, (store._collection_id,))
     default = store.setting("templates") or "mean"
-    seen_people = seen_photos = 0
+    n_people = n_photos = sum_ = 0
     left: list[Any] = []
     while True:
-        rows = answers.fetchmany(_A_TIME)
-        if not rows and not left:
+        more = answers.fetchmany(_A_TIME)
+        rows = left + more
+        cut = len(rows)
+        # The last person of the piece may go on in the next one.
+        while more and cut and rows[cut - 1][0] == rows[-1][0]:
+            cut -= 1
+        rows, left = rows[:cut], rows[cut:]
+        if not rows and more:
+            continue
+        if not rows:
             break
-        rows, left = left + rows, []
-        if len(rows) >= _A_TIME:  # the last person of the piece may go on in the next one
-            cut = len(rows)
-            while cut and rows[cut - 1][0] == rows[-1][0]:
-                cut -= 1
-            if cut:
-                rows, left = rows[:cut], rows[cut:]
         piece, n = _rows_of(store, rows, dimension, default)
-        seen_photos += len(rows)
-        seen_people += n
+        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(store, rows)
         yield piece
-    _check_counts(store, cursor, seen_people, seen_photos)
+    check_counts(store, cursor, n_people, n_photos, sum_)
 
 
-def _check_counts(store: SQLiteStore, cursor: Any, seen_people: int, seen_photos: int) -> None:
-    n_people, n_photos = store._counts(cursor)
-    if (seen_people, seen_photos) != (n_people, n_photos):
-        raise store._damaged(
-            f"{seen_people} people and {seen_photos} photos where it counts {n_people} and {n_photos}; was it copied "
-            "while somebody wrote? Copy it again by facespace gallery copy"
-        )
+def check_counts(store: SQLiteStore, cursor: Any, n_people: int, n_photos: int, sum_: int) -> None:
+    """`GalleryError` where the people and photos that were read, of that tally, are not those that the file says it has."""
+    expected = store._counts(cursor)
+    # Through the table and not an index: each person once, also one whose photos are not there.
+    sql = "SELECT count(*), ifnull(sum(stamp), 0) FROM person NOT INDEXED WHERE collection = ? AND gone IS NULL"
+    ((n_rows, stamps),) = cursor.rows(sql, (store._collection_id,))
+    names = "SELECT count(*) FROM person INDEXED BY person_name WHERE collection = ? AND gone IS NULL"
+    ((n_names,),) = cursor.rows(names, (store._collection_id,))
+    if (n_people, n_photos) != expected:
+        what = f"{n_people} people and {n_photos} photos where it counts {expected[0]} and {expected[1]}"
+    elif not n_rows == n_names == n_people or tally.added(sum_, store._integer(stamps)) != store._tally(cursor):
+        what = "some of its people are those of another moment than the rest"
+    else:
+        return
+    raise store._damaged(f"{what}; was it copied while somebody wrote? Copy it again by facespace gallery copy")
+
+
+def check_on_opening(store: SQLiteStore, cursor: Any) -> None:
+    """The same where few photos are in the collection; larger ones are checked when everybody is read first.
+
+    Of who was changed last, the name must be in its index too: of another change pages from before and from after it are not
+    together in a copy that was read from begin to end, as each is newer than the head.
+    """
+    named = (
+        "SELECT p.id, p.gone, (SELECT i.id FROM person i INDEXED BY person_name WHERE i.collection = p.collection"
+        " AND i.name = p.name AND i.gone IS NULL) FROM (SELECT person FROM touched ORDER BY seq DESC LIMIT ?) t"
+        " JOIN person p ON p.id = t.person"
+    )
+    if any((found == key) != (gone is None) for key, gone, found in cursor.rows(named, (_LAST,))):
+        raise store._damaged("its index of names is of another moment; was it copied while somebody wrote?")
+    if store._counts(cursor)[1] > _FEW:
+        return
+    sql = (
+        "SELECT face.person, NULL, NULL, NULL, face.id FROM person CROSS JOIN face ON face.person = person.id"
+        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ?"
+    )
+    rows = cursor.rows(sql, (store._collection_id,))
+    check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(store, rows))
+
+
+def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
+    """The tally of photos (person, ..., id)."""
+    return tally.of_photos([store._integer(row[4]) for row in rows], [store._integer(row[0]) for row in rows])
 
 
 def changed_rows(

@@ -1,0 +1,43 @@
+"""Which store an address opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facespace.errors import GalleryError
+from facespace.identification.stores.opening import open_store
+from facespace.identification.stores.sqlite import SQLiteStore
+
+
+def test_a_path_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "people of 2026?#%.gallery"
+    with pytest.raises(GalleryError, match="no such gallery"):
+        open_store(str(path))
+    for create in (True, False):
+        store = open_store(str(path), create=create)
+        assert isinstance(store, SQLiteStore) and store.name == str(path)
+        store.close()
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_collection_is_made_or_missing(tmp_path: Path) -> None:
+    path = str(tmp_path / "people.gallery")
+    open_store(path, create=True, collection="team-a").close()
+    with pytest.raises(GalleryError, match="no collection 'default'; it has: team-a"):
+        open_store(path)
+    open_store(path, collection="team-a").close()
+
+
+@pytest.mark.parametrize("collection", ["", "a b", "a/b", "x" * 101, "a'b", "\x1b"])
+def test_a_collection_is_a_plain_word(tmp_path: Path, collection: str) -> None:
+    with pytest.raises(ValueError, match="a collection must be letters, digits"):
+        open_store(str(tmp_path / "a"), collection=collection, create=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["mysql://host/db", "http://host", "file:///tmp/a"])
+def test_other_addresses(address: str) -> None:
+    with pytest.raises(GalleryError, match="a gallery is a file, or is at postgresql:// or qdrant://; got"):
+        open_store(address)

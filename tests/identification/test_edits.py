@@ -1,0 +1,187 @@
+"""What people do with a gallery; that each can be taken back is in the contract of stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facespace.errors import GalleryError, UnknownPerson
+from facespace.identification import edits
+from facespace.identification.stores.protocol import Change, Conflict, PersonState
+from facespace.identification.stores.sqlite import SQLiteStore
+from support.galleries import entry, held
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SQLiteStore]:
+    """Ada with three photos, Bob with two, Eve with one."""
+    opened = SQLiteStore(tmp_path / "people.gallery", create=True)
+    for k, name in enumerate(("Ada", "Ada", "Ada", "Bob", "Bob", "Eve")):
+        opened.add(name, entry(k))
+    yield opened
+    opened.close()
+
+
+def numbers(store: SQLiteStore, name: str) -> list[int]:
+    return [photo.id for photo in store.photos(edits.person_called(store, name).id)]
+
+
+def states(store: SQLiteStore) -> dict[str, int]:
+    return {one.state.name: one.n_photos for one in store.people()}
+
+
+def test_a_person_by_name(store: SQLiteStore) -> None:
+    assert edits.person_called(store, "  Ada\n").state == PersonState("Ada")
+    with pytest.raises(UnknownPerson, match="nobody is called 'ada'"):
+        edits.person_called(store, "ada")
+
+
+def test_rename(store: SQLiteStore) -> None:
+    edits.rename(store, "Ada", " Zoe\u0308 ")
+    assert states(store) == {"Bob": 2, "Eve": 1, "Zoë": 3}
+    n_entries = len(store.log())
+    edits.rename(store, "Zoë", "Zoë")
+    assert len(store.log()) == n_entries, "nothing was changed"
+    with pytest.raises(GalleryError, match="somebody is called 'Bob' already; merge joins the two"):
+        edits.rename(store, "Zoë", "Bob")
+    with pytest.raises(UnknownPerson, match="nobody is called 'Ada'"):
+        edits.rename(store, "Ada", "Eva")
+
+
+def test_edit(store: SQLiteStore) -> None:
+    edits.edit(store, "Ada", external_id="a", metadata={"x": 1}, templates="best")
+    edits.edit(store, "Ada", metadata={"y": 2})
+    assert edits.person_called(store, "Ada").state == PersonState("Ada", "a", {"y": 2}, (), "best")
+    n_entries = len(store.log())
+    edits.edit(store, "Ada", metadata={"y": 2})
+    edits.edit(store, "Ada")
+    assert len(store.log()) == n_entries
+    with pytest.raises(GalleryError, match="'Ada' has the external id 'a' already"):
+        edits.edit(store, "Bob", external_id="a")
+    edits.edit(store, "Ada", external_id="", metadata={}, templates="")
+    assert edits.person_called(store, "Ada").state == PersonState("Ada")
+    edits.edit(store, "Bob", external_id="a")
+    for wrong in ({"external_id": "a\n"}, {"metadata": []}, {"templates": "x"}):
+        with pytest.raises(ValueError, match="must be"):
+            edits.edit(store, "Bob", **wrong)
+
+
+def test_remove(store: SQLiteStore) -> None:
+    assert edits.remove(store, "Ada") == 3
+    assert states(store) == {"Bob": 2, "Eve": 1}
+    with pytest.raises(UnknownPerson):
+        edits.remove(store, "Ada")
+
+
+def test_remove_photos(store: SQLiteStore) -> None:
+    first, second, third = numbers(store, "Ada")
+    edits.remove_photos(store, "Ada", [second, second])
+    assert numbers(store, "Ada") == [first, third]
+    assert store.log()[0].text == "1 photo of Ada"
+    edits.remove_photos(store, "Ada", [first, third])
+    assert states(store) == {"Bob": 2, "Eve": 1}, "a person goes with the last photo"
+    edits.undo(store)
+    assert numbers(store, "Ada") == [first, third]
+
+
+WRONG: list[tuple[Callable[[SQLiteStore], Any], str]] = [
+    (lambda store: edits.remove_photos(store, "Ada", []), "no photo was chosen"),
+    (
+        lambda store: edits.remove_photos(store, "Ada", numbers(store, "Bob")),
+        r"'Ada' has no photo 4; facespace gallery show",
+    ),
+    (lambda store: edits.remove_photos(store, "Ada", [10**9]), "'Ada' has no photo 1000000000"),
+    (lambda store: edits.move(store, "Ada", numbers(store, "Ada"), "Ada"), "the photos are 'Ada''s already"),
+    (lambda store: edits.move(store, "Ada", [], "Cy"), "no photo was chosen"),
+    (lambda store: edits.remove_photos(store, "Eve", numbers(store, "Eve"), reject=True), "'Eve' has no other photos"),
+    (lambda store: edits.merge(store, ["Nobody"], "Ada"), "nobody is called 'Nobody'"),
+    (lambda store: edits.merge(store, ["Ada"], "Nobody"), "nobody is called 'Nobody'"),
+    (lambda store: edits.undo(store, 10**9), "no change has the number 1000000000"),
+]
+
+
+@pytest.mark.parametrize(("do", "match"), WRONG)
+def test_what_cannot_be_done_changes_nothing(store: SQLiteStore, do: Callable[[SQLiteStore], Any], match: str) -> None:
+    before = held(store), store.version(), len(store.log())
+    with pytest.raises(GalleryError, match=match):
+        do(store)
+    assert (held(store), store.version(), len(store.log())) == before
+
+
+def test_merge_joins_what_is_known(store: SQLiteStore) -> None:
+    edits.edit(store, "Ada", metadata={"team": "blue"})
+    edits.edit(store, "Bob", external_id="b", metadata={"team": "red", "door": 3})
+    edits.remove_photos(store, "Bob", numbers(store, "Bob")[:1], reject=True)
+    assert edits.merge(store, ["Bob", "Bob", "Ada", "Eve"], "Ada") == 2
+    assert states(store) == {"Ada": 5}
+    state = edits.person_called(store, "Ada").state
+    assert state == PersonState("Ada", "b", {"team": "blue", "door": 3}, (entry(3).digest,))
+    assert store.log()[0].text == "Bob, Eve into Ada"
+    n_entries = len(store.log())
+    assert edits.merge(store, ["Ada"], "Ada") == 0 and len(store.log()) == n_entries
+
+
+def test_split_and_move(store: SQLiteStore) -> None:
+    first, second, third = numbers(store, "Ada")
+    edits.move(store, "Ada", [second], "Cy")
+    edits.move(store, "Ada", [first], "Bob")
+    assert states(store) == {"Ada": 1, "Bob": 3, "Cy": 1, "Eve": 1}
+    assert [one.kind for one in store.log(2)] == ["move", "split"]
+    edits.move(store, "Ada", [third], "Cy")
+    assert states(store) == {"Bob": 3, "Cy": 2, "Eve": 1} and numbers(store, "Cy") == [second, third]
+
+
+def test_not_this_person(store: SQLiteStore) -> None:
+    """A rejected crop comes back neither by enrolling, nor by moving; but to others."""
+    first, second, _ = numbers(store, "Ada")
+    edits.remove_photos(store, "Ada", [first], reject=True)
+    edits.move(store, "Ada", [second], "Bob", reject=True)
+    assert edits.person_called(store, "Ada").state.rejected == (entry(0).digest, entry(1).digest)
+    for k in (0, 1):
+        with pytest.raises(GalleryError, match="this photo does not show Ada; left out"):
+            store.add("Ada", entry(k))
+    with pytest.raises(GalleryError, match="somebody said that 1 of these photos do not show Ada"):
+        edits.move(store, "Bob", [second], "Ada")
+    assert store.add("Eve", entry(0))
+    edits.rename(store, "Ada", "Zoë")
+    with pytest.raises(GalleryError, match="does not show Zoë"):
+        store.add("Zoë", entry(0))
+    edits.move(store, "Bob", numbers(store, "Bob")[:2], "Eve", reject=True)
+    edits.move(store, "Bob", numbers(store, "Bob"), "Eve", reject=True)
+    assert states(store) == {"Eve": 5, "Zoë": 1}, "nobody is left to reject anything"
+
+
+def test_the_last_change_that_can_be_is_undone(store: SQLiteStore) -> None:
+    edits.rename(store, "Ada", "Zoë")
+    edits.remove(store, "Bob")
+    assert [edits.undo(store).kind for _ in range(3)] == ["remove", "rename", "enroll"]
+    assert states(store) == {"Ada": 3, "Bob": 2}
+    assert store.log()[0].text.startswith("6: enroll Eve")
+
+
+class Rival:
+    """A store of which somebody else changes the same person right before a change, so many times."""
+
+    def __init__(self, store: SQLiteStore, n_times: int) -> None:
+        self._store, self._n_times = store, n_times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def apply(self, change: Change, **options: Any) -> int:
+        if self._n_times:
+            self._n_times -= 1
+            edits.edit(self._store, "Ada", metadata={"n": self._n_times})
+        return self._store.apply(change, **options)
+
+
+def test_a_change_is_tried_again_where_somebody_was_faster(store: SQLiteStore) -> None:
+    edits.rename(Rival(store, 3), "Ada", "Zoë")  # type: ignore[arg-type]
+    assert edits.person_called(store, "Zoë").state.metadata == {"n": 0}, "the others' changes are kept"
+    edits.rename(store, "Zoë", "Ada")
+    with pytest.raises(Conflict, match="'Ada' was changed meanwhile; try again"):
+        edits.rename(Rival(store, 99), "Ada", "Zoë")  # type: ignore[arg-type]
+    assert "Ada" in states(store)
