@@ -223,20 +223,19 @@ class SQLiteStore(SqlStore):
     def _people(self, dimension: int) -> PeopleIndex:
         """Everybody, as the file holds them now: read whole once, then only what has changed."""
         with self._index_lock:
-            changes = None
+            index, changes = self._index, None
             with self._read() as cursor:
                 seq, of = self._seq(cursor), (dimension, self.setting("templates"))
-                if self._index is not None and self._index_of == of:
+                if index is not None and of == self._index_of:
                     if seq == self._index_seq:
-                        return self._index
+                        return index
                     changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
-                if changes is None:  # the first search, or too much has changed since the last one
-                    self._index = everybody(self, cursor, dimension)
+                if index is None or changes is None:  # the first search, or too much has changed since the last one
+                    index = everybody(self, cursor, dimension)
             if changes is not None:  # nobody who writes waits for this
-                assert self._index is not None
-                self._index = self._index.changed(*changes)
-            self._index_seq, self._index_of = seq, of
-            return self._index
+                index = index.changed(*changes)
+            self._index, self._index_seq, self._index_of = index, seq, of
+            return index
 
     def _beside(self, cursor: _Cursor) -> _Cursor | None:
         """Another connection that reads the state which `cursor` is reading, for another thread; None where there is none."""
