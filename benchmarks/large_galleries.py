@@ -67,7 +67,9 @@ def _put(store: SQLiteStore, cursor: Any, first: int, vectors: np.ndarray) -> No
     blobs = vectors.astype("<f2")
     people = "INSERT INTO person (id, collection, name, added, stamp) VALUES (?, ?, ?, ?, ?)"
     connection = store._connection
-    connection.executemany(people, ((key, store._collection_id, name_of(first + k), now, tally.new_stamp()) for k, key in enumerate(ids)))
+    connection.executemany(
+        people, ((key, store._collection_id, name_of(first + k), now, tally.new_stamp()) for k, key in enumerate(ids))
+    )
     connection.executemany(
         "INSERT INTO face (person, making, added, quality, digest, source, vector) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
