@@ -473,7 +473,7 @@ def test_another_connections_change_is_seen(path: Path, gallery: Gallery) -> Non
 def test_templates_are_not_made_anew_without_a_change(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery.add("Anna", axis(0), crop(0))
     gallery.identify(axis(0)[None])
-    for name in ("people_rows", "changed_rows"):
+    for name in ("everybody", "changed_rows"):
         monkeypatch.setattr(
             f"facespace.identification.stores.sqlite.{name}", lambda *_: pytest.fail("nothing has changed")
         )

@@ -14,6 +14,7 @@ import importlib.resources
 import json
 import math
 import numbers
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
 from facespace.models.zoo import MODELS
 
+_NORMAL = statistics.NormalDist()
 UNKNOWN_QUALITY = 0.75  # taken for a face whose quality nobody has told: that of a sharp face of 45 px
 
 
@@ -93,8 +95,8 @@ class Calibration:
         """The similarity which a share `fmr` of pairs of different people reaches.
 
         With `look_alikes` these are pairs within one photo, and `quality` is the mean of that of both faces
-        (`UNKNOWN_QUALITY` where it is None); without, they are random pairs of portraits. Between the table's points, and
-        beyond its rarest, straight in log(fmr). `ValueError` outside (0, 0.5].
+        (`UNKNOWN_QUALITY` where it is None); without, they are random pairs of portraits. Straight in log(fmr) between the
+        table's points, and in the normal quantile of fmr beyond its rarest. `ValueError` outside (0, 0.5].
         """
         if not isinstance(fmr, numbers.Real):
             raise TypeError(f"a false match rate must be a number, got {type(fmr).__name__}")
@@ -143,7 +145,8 @@ class Calibration:
     ) -> npt.NDArray[np.float64]:
         """`identification_thresholds` of some of the `n_people` of a gallery; what is given of them is broadcast together.
 
-        Beyond the rarest rate that was measured, which many people need, thresholds go on straight in log(rate).
+        Beyond the rarest rate that was measured, which many people need, thresholds go on straight in its normal quantile:
+        at the default rate of 0.01 from 1,000 people on.
         """
         if not isinstance(rate, numbers.Real):
             raise TypeError(f"a rate of strangers named must be a number, got {type(rate).__name__}")
@@ -191,23 +194,34 @@ def _among_look_alikes(
 
 
 def _at(fmr: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
-    """The similarity of a false match rate: straight in its logarithm between the points and beyond the rarest."""
+    """The similarity of a false match rate: straight in its logarithm between the points, else see `_beyond`."""
+    if fmr < rates[-1]:
+        slope, last = _beyond(tuple(rates), tuple(similarities))
+        return similarities[-1] + slope * (-_NORMAL.inv_cdf(fmr) - last)
     # From the rarest to the most frequent, as interpolation wants it.
-    x, y = [math.log(value) for value in rates[::-1]], similarities[::-1]
-    at = math.log(fmr)
-    if at < x[0]:
-        slope = (y[1] - y[0]) / (x[1] - x[0])
-        return y[0] + slope * (at - x[0])
-    return float(np.interp(at, x, y))
+    return float(np.interp(math.log(fmr), [math.log(value) for value in rates[::-1]], similarities[::-1]))
 
 
 def _rate_at(similarity: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
     """The inverse of `_at`."""
-    x, y = similarities, [math.log(value) for value in rates]
-    if similarity > x[-1]:
-        slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
-        return math.exp(y[-1] + slope * (similarity - x[-1]))
-    return math.exp(float(np.interp(similarity, x, y)))
+    if similarity > similarities[-1]:
+        slope, last = _beyond(tuple(rates), tuple(similarities))
+        return math.erfc((last + (similarity - similarities[-1]) / slope) / math.sqrt(2)) / 2
+    return math.exp(float(np.interp(similarity, similarities, [math.log(value) for value in rates])))
+
+
+@functools.lru_cache(maxsize=64)
+def _beyond(rates: tuple[float, ...], similarities: tuple[float, ...]) -> tuple[float, float]:
+    """How thresholds go on beyond the rarest rate: by how much for each standard deviation, and how many that rate is.
+
+    Similarities of different people lie about normally in their upper tail: against the normal quantile of the rate they
+    are nearly straight, against its logarithm they bend. The line goes through the rarest point and the first one of at
+    least a hundred times its rate, as the slope between two neighbours rests on a few pairs (see
+    `benchmarks/gallery_strangers.py`).
+    """
+    first = max((k for k, rate in enumerate(rates) if rate >= 99 * rates[-1]), default=0)
+    last, before = -_NORMAL.inv_cdf(rates[-1]), -_NORMAL.inv_cdf(rates[first])
+    return (similarities[-1] - similarities[first]) / (last - before), last
 
 
 @functools.cache

@@ -42,7 +42,7 @@ _Run = Callable[..., Iterator[Any]]  # map, or that of a pool of threads
 
 
 class Rows(NamedTuple):
-    """Vectors of people, by ascending id; the rows of a person who has several follow each other.
+    """Vectors of people; the rows of a person who has several follow each other.
 
     `ids` (n,) are those of the people, `vectors` (n,D) of length 1 up to rounding, `n_photos` (n,) how many photos a
     vector is the mean of, and `qualities` (n,) the mean quality of these.
@@ -107,18 +107,16 @@ class PeopleIndex:
     def build(cls, dimension: int, batches: Iterable[Rows]) -> PeopleIndex:
         """The index of all rows of `batches`, which are copied: the memory of a batch is free when the next one comes.
 
-        `ValueError` where ids do not ascend, or vectors are not (n, `dimension`).
+        `ValueError` where the rows of a person do not follow each other, or vectors are not (n, `dimension`).
         """
         blocks: list[_Block] = []
-        n_people, last = 0, None
         for rows in _pieces(batches):
             _check_vectors(rows, dimension)
-            steps = np.diff(rows.ids, prepend=rows.ids[:1] if last is None else last)
-            if steps.min() < 0:
-                raise ValueError(f"the ids of rows must ascend, got {rows.ids[steps.argmin()]} after a larger one")
-            n_people += np.count_nonzero(steps) + (last is None)
-            last = rows.ids[-1]
             blocks.append(_Block(rows))
+        ids = np.concatenate([block.rows.ids for block in blocks]) if blocks else np.empty(0, np.int64)
+        n_people = len(np.unique(ids))
+        if n_people != np.count_nonzero(np.diff(ids)) + bool(len(ids)):
+            raise ValueError("the rows of a person must follow each other")
         return cls(dimension, blocks, n_people, None)
 
     def changed(self, gone: npt.NDArray[np.int64], rows: Rows) -> PeopleIndex:

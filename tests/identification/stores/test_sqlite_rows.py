@@ -65,7 +65,7 @@ def test_only_what_changed_is_read_again(store: SQLiteStore, path: Path, monkeyp
     probe = random_entry(3, D).embedding[None]
     assert other.nearest(probe, 1).people.tolist() == [[4]]
     monkeypatch.setattr(
-        "facespace.identification.stores.sqlite.people_rows", lambda *_: pytest.fail("everybody was read")
+        "facespace.identification.stores.sqlite.everybody", lambda *_: pytest.fail("everybody was read")
     )
     edits.remove(store, "person 3")
     store.add("again", random_entry(3, D))

@@ -134,8 +134,7 @@ class SqlValues(ABC):
         return vectors
 
     def _check_lengths(self, vectors: npt.NDArray[np.float16]) -> None:
-        exact = vectors.astype(np.float32)
-        if not (np.abs(np.einsum("nd,nd->n", exact, exact) - 1) < 4e-3).all():  # so written, NaN fails it too
+        if not (np.abs(_squared_lengths(vectors) - 1) < 4e-3).all():  # so written, NaN fails it too
             raise self._damaged("an embedding is not of length 1")
 
     def _counts(self, cursor: Cursor) -> tuple[int, int]:
@@ -160,3 +159,22 @@ class SqlValues(ABC):
         sql = "INSERT INTO person (collection, name, external_id, extra, added, stamp) VALUES (?, ?, ?, ?, ?, ?)"
         stamp = tally.new_stamp()
         return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now, stamp)), stamp
+
+
+def _squared_lengths(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """The sums of squares (n,) of vectors (n,D); of those that are not finite, a large number."""
+    found = np.empty(len(vectors), np.float32)
+    # NumPy takes three times as long to turn float16 into float32. Of their bits all but the sign move to where float32 has
+    # them, whose exponents are by 112 larger.
+    step = max(1, 65_536 // max(1, vectors.shape[1]))  # which stays in a core's own cache
+    bits = np.empty((step, vectors.shape[1]), np.uint32)
+    numbers = bits.view(np.float32)
+    for start in range(0, len(vectors), step):
+        part = vectors[start : start + step].view(np.uint16)
+        n = len(part)
+        np.copyto(bits[:n], part)
+        np.left_shift(bits[:n], 17, out=bits[:n])
+        np.right_shift(bits[:n], 4, out=bits[:n])
+        np.multiply(numbers[:n], np.float32(2.0**112), out=numbers[:n])
+        np.einsum("nd,nd->n", numbers[:n], numbers[:n], out=found[start : start + n])
+    return found

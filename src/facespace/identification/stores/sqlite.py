@@ -30,11 +30,12 @@ from facespace.identification.stores.sealing import VARIABLE, new_sealing, seali
 from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sql_tables import TABLES, VERSION, Row
 from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, people_rows
+from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, everybody
 from facespace.io.files import remedy, sync_file, sync_folder
 from facespace.io.text import one_line
 
 _BUSY_SECONDS = 60.0
+_ASKED_MS = 20  # milliseconds in which SQLite itself asks for a lock again
 _LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
 _PAGE = 8192  # bytes: seven people of one photo with 512 numbers, or 24 with 128, lose less at its end than in 4096
 _WORDS = {
@@ -92,6 +93,9 @@ class SQLiteStore(SqlStore):
         self._without_log()
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
+        # SQLite asks for a lock ten times a second in the end, and among many processes is the last one for half a minute.
+        # From here on `_retried` waits instead.
+        self._connection.execute(f"PRAGMA busy_timeout = {_ASKED_MS}")
         with self._read() as cursor:
             check_whole(self._connection, self.path, SCHEMA)
             told = cursor.rows("SELECT value FROM setting WHERE collection = 0 AND key = 'sealing'")
@@ -234,19 +238,37 @@ class SQLiteStore(SqlStore):
     def _people(self, dimension: int) -> PeopleIndex:
         """Everybody, as the file holds them now: read whole once, then only what has changed."""
         with self._index_lock:
+            index, changes = self._index, None
             with self._read() as cursor:
                 seq, of = self._seq(cursor), (dimension, self.setting("templates"))
-                changes = None
-                if self._index is not None and of == self._index_of:
+                if index is not None and of == self._index_of:
                     if seq == self._index_seq:
-                        return self._index
+                        return index
                     changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
-                if self._index is None or changes is None:  # or too many have gone by since
-                    self._index = PeopleIndex.build(dimension, people_rows(self, cursor, dimension))
-                else:
-                    self._index = self._index.changed(*changes)
-                self._index_seq, self._index_of = seq, of
-            return self._index
+                if index is None or changes is None:  # the first search, or too much has changed since the last one
+                    index = everybody(self, cursor, dimension, self._beside)
+            if changes is not None:  # nobody who writes waits for this
+                index = index.changed(*changes)
+            self._index, self._index_seq, self._index_of = index, seq, of
+            return index
+
+    def _beside(self, cursor: _Cursor) -> _Cursor | None:
+        """Another connection that reads the state which `cursor` is reading, for another thread; None where there is none."""
+        connection = None
+        try:
+            connection = _connect(self.path, seconds=0)
+            for pragma in ("trusted_schema = OFF", "cell_size_check = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+            connection.execute("BEGIN")
+            beside = _Cursor(connection)
+            # Nobody can change the file while it is being read, but it may have been replaced by another one.
+            if self._seq(beside) == self._seq(cursor):
+                return beside
+        except (sqlite3.Error, OSError, GalleryError):
+            pass
+        if connection is not None:
+            connection.close()
+        return None
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
         """The index follows at the next search."""
@@ -290,6 +312,9 @@ class _Cursor:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    def close(self) -> None:
+        self._connection.close()
+
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         return self._connection.execute(sql, tuple(values)).fetchall()
 
@@ -325,11 +350,11 @@ def make_tables(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:
     """A connection that can write where this user may, and only reads where not, as from a read-only folder."""
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) if path.exists() else True
     uri = f"{path.absolute().as_uri()}{'' if writable else '?mode=ro'}"
-    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
     if hasattr(connection, "setlimit"):  # Python 3.11
         connection.setlimit(0, _MAX_VALUE)  # SQLITE_LIMIT_LENGTH
     return connection

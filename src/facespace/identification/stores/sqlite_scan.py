@@ -1,0 +1,136 @@
+"""Every photo of a file read in the order in which it stands there, by two threads, some thousands of rows at once.
+
+A row that comes to Python by itself costs a microsecond or two, and a million of them seconds. So SQLite joins the vectors of
+some thousands of rows, and the numbers beside them, and checks their types: one row of long values comes for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.embedding.calibration import UNKNOWN_QUALITY
+from facespace.runtime.onnx_network import usable_cores
+
+_A_TIME = 4096  # photos
+_MOST_BYTES = 8 << 20  # of their vectors
+_WAITING = 4  # pieces read and not yet taken
+_MIN = -(2**63)
+
+# Rows of people who are there. `fits` is 0 for a row of wrong types: it is read again by itself, where it raises an error.
+_ROWS = """
+SELECT face.id AS photo, face.person AS person, face.quality AS quality, face.vector AS vector,
+  typeof(face.person) = 'integer' AND face.person >= 0 AND face.id >= 0
+  AND typeof(face.vector) = 'blob' AND length(face.vector) = ?1
+  AND (face.quality IS NULL OR typeof(face.quality) = 'real' AND face.quality BETWEEN 0 AND 1) AS fits
+FROM face CROSS JOIN person ON person.id = face.person
+WHERE face.id > ?2 AND face.id <= ?3 AND face.gone IS NULL AND person.gone IS NULL AND person.collection = ?4
+ORDER BY face.id LIMIT ?5
+"""
+# SQLite joins bytes as it joins text, and does not look at them.
+_PIECE = f"""
+SELECT count(*), sum(fits), max(photo), group_concat(photo), group_concat(person),
+  group_concat(coalesce(quality, {UNKNOWN_QUALITY})), CAST(group_concat(vector, '') AS BLOB)
+FROM ({_ROWS})
+"""
+
+
+class Photos(NamedTuple):
+    """Photos by ascending id: their ids and owners (n,), qualities (n,), and vectors (n,D), whose length is not checked."""
+
+    ids: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    qualities: npt.NDArray[np.float32]
+    vectors: npt.NDArray[np.float16]
+
+
+class Unfit(Exception):
+    """A row is not as it was written."""
+
+
+def scan(cursor: Any, collection: int, dimension: int, beside: Callable[[Any], Any]) -> Iterator[Photos]:
+    """All photos of the people of the collection, in pieces that do not follow each other; `Unfit` where a row is wrong.
+
+    `cursor` reads one state of the file, and while it does, other connections of this process read the same: `beside` gives
+    another one, or None.
+    """
+    first, last = cursor.rows("SELECT min(id), max(id) FROM face")[0]
+    if first is None:
+        return
+    other = beside(cursor) if usable_cores() > 1 else None
+    if other is None:
+        yield from _pieces(cursor, collection, dimension, _MIN, last)
+        return
+    waiting: queue.Queue[Photos | BaseException | None] = queue.Queue(_WAITING)
+    stopped = threading.Event()
+    middle = (first + last) // 2
+    with contextlib.closing(other):
+        threads = [
+            threading.Thread(target=_read, args=(waiting, stopped, one, collection, dimension, *part))
+            for one, part in ((cursor, (_MIN, middle)), (other, (middle, last)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            running = len(threads)
+            while running:
+                piece = waiting.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                if piece is None:
+                    running -= 1
+                else:
+                    yield piece
+        finally:
+            stopped.set()
+            for thread in threads:
+                while thread.is_alive():
+                    with contextlib.suppress(queue.Empty):
+                        waiting.get(timeout=0.01)
+            for thread in threads:
+                thread.join()
+
+
+def _read(
+    waiting: queue.Queue[Photos | BaseException | None],
+    stopped: threading.Event,
+    cursor: Any,
+    collection: int,
+    dimension: int,
+    after: int,
+    last: int,
+) -> None:
+    try:
+        for piece in _pieces(cursor, collection, dimension, after, last):
+            waiting.put(piece)
+            if stopped.is_set():
+                return
+        waiting.put(None)
+    except BaseException as error:
+        waiting.put(error)
+
+
+def _pieces(cursor: Any, collection: int, dimension: int, after: int, last: int) -> Iterator[Photos]:
+    most = max(1, min(_A_TIME, _MOST_BYTES // (2 * max(1, dimension))))
+    while True:
+        values = (2 * dimension, after, last, collection, most)
+        n, n_fit, end, photos, owners, qualities, vectors = cursor.rows(_PIECE, values)[0]
+        if not n:
+            return
+        if n != n_fit or len(vectors) != n * 2 * dimension:
+            raise Unfit
+        yield Photos(
+            np.fromstring(photos, np.int64, sep=","),
+            np.fromstring(owners, np.int64, sep=","),
+            np.fromstring(qualities, np.float32, sep=","),
+            np.frombuffer(vectors, "<f2").reshape(n, dimension).astype(np.float16, copy=False),
+        )
+        if n < most:
+            return
+        after = end
