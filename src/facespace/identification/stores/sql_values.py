@@ -56,7 +56,7 @@ class SqlValues(ABC):
 
     def _time(self, value: Any) -> str:
         seconds = self._integer(value)
-        if seconds >= 2**38:  # the year 10680
+        if seconds >= 253_402_300_800:  # the year 10000
             raise self._damaged("a time in it is no time")
         return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
