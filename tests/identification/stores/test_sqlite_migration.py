@@ -6,15 +6,17 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from facespace.errors import GalleryError
 from facespace.identification import edits
-from facespace.identification.stores import sqlite_migration
+from facespace.identification.stores import sqlite as module, sqlite_migration
 from facespace.identification.stores.sqlite import SQLiteStore
 from facespace.identification.stores.sqlite_checks import OLD_SCHEMAS
 from facespace.identification.stores.sqlite_tables import APPLICATION_ID
@@ -241,6 +243,35 @@ def test_who_comes_late_finds_the_work_done(path: Path) -> None:
     sqlite_migration.migrate(connection, path, 2)
     connection.close()
     assert path.read_bytes() == before
+
+
+def test_nobody_waits_for_who_waits_for_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that have both read the old file keep each other from switching off its log, until one reads it again."""
+    old_file(path, 2)
+    both, check = threading.Barrier(2), module.check_file
+    turns = {True: 0, False: 0}
+
+    def check_together(*arguments: Any) -> int:
+        version = check(*arguments)
+        is_first = threading.current_thread() is first
+        turns[is_first] += 1
+        if turns[is_first] == 1:
+            both.wait(timeout=30)
+        return version
+
+    def open_it() -> None:
+        SQLiteStore(path).close()
+        opened.append(True)
+
+    opened: list[bool] = []
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 5.0)
+    monkeypatch.setattr(module, "check_file", check_together)
+    first, second = threading.Thread(target=open_it), threading.Thread(target=open_it)
+    for thread in (first, second):
+        thread.start()
+    for thread in (first, second):
+        thread.join()
+    assert opened == [True, True]
 
 
 def test_a_file_that_an_older_version_has_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

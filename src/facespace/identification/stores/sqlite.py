@@ -76,25 +76,17 @@ class SQLiteStore(SqlStore):
                 raise
 
     def _prepare(self, create: bool) -> None:
-        version = self._retried(functools.partial(check_file, self._connection, self.path))
-        if version == 0 and not create:  # whoever was making it was stopped, or it never was one
-            raise GalleryError(f"{self.path}: an empty file, no gallery; enrolling somebody makes one of it")
-        if version == 0:
-            self._make()
-        elif version < VERSION:
-            from facespace.identification.stores.sqlite_migration import migrate
-
-            self._retried(functools.partial(migrate, self._connection, self.path, version))
-            self.remarks = (f"{self.path}: brought from format {version} to {VERSION}; older versions do not open it",)
-        self._without_log()
+        self._retried(functools.partial(self._bring_up, create))
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         # SQLite asks for a lock ten times a second in the end, and among many processes is the last one for half a minute.
         # From here on `_retried` waits instead.
         self._connection.execute(f"PRAGMA busy_timeout = {_ASKED_MS}")
         with self._read() as cursor:
-            check_whole(self._connection, self.path, SCHEMA)
+            n_bytes = check_whole(self._connection, self.path, SCHEMA)
             told = cursor.rows("SELECT value FROM setting WHERE collection = 0 AND key = 'sealing'")
+        if os.path.getsize(self.path) > n_bytes and _is_writable(self.path):
+            self._cut_off()
         self._sealing = sealing_of(
             self._json(told[0][0], "what it tells of its encryption") if told else None, self.name
         )
@@ -103,10 +95,40 @@ class SQLiteStore(SqlStore):
                 f"{self.path}: not encrypted though {VARIABLE} is set; a copy of it will be (facespace gallery copy)",
             )
 
-    def _without_log(self) -> None:
-        """Keep the file complete by itself: another program may have switched on a write-ahead log beside it."""
-        if self._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-            self._retried(lambda: self._connection.execute("PRAGMA journal_mode = DELETE").fetchone())
+    def _bring_up(self, create: bool) -> None:
+        """Make the tables of an empty file, and bring an older file to the present format."""
+        try:
+            version = check_file(self._connection, self.path)
+            if version == 0 and not create:  # whoever was making it was stopped, or it never was one
+                raise GalleryError(f"{self.path}: an empty file, no gallery; enrolling somebody makes one of it")
+            if version == 0:
+                self._make()
+            elif version < VERSION:
+                from facespace.identification.stores.sqlite_migration import migrate
+
+                migrate(self._connection, self.path, version)
+                self.remarks = (
+                    f"{self.path}: brought from format {version} to {VERSION}; older versions do not open it",
+                )
+            # The file is complete by itself: another program may have switched on a write-ahead log beside it.
+            if self._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+        except sqlite3.OperationalError:
+            # Whoever has read a file with a log keeps it locked until the connection ends: two would wait for each other.
+            self._connection.close()
+            self._connection = _connect(self.path)
+            raise
+
+    def _cut_off(self) -> None:
+        """Cut off what a process left at the end of the file that was killed right after it had made the file shorter.
+
+        By the name of the file: to close another descriptor of it would take away this process's locks (POSIX).
+        """
+        with self._write_raw() as connection:
+            (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (page,) = connection.execute("PRAGMA page_size").fetchone()
+            if os.path.getsize(self.path) > n_pages * page:
+                os.truncate(self.path, n_pages * page)
 
     def _open_collection(self, create: bool) -> None:
         super()._open_collection(create)
@@ -313,10 +335,13 @@ def _remedy(path: Path, said: str) -> str:
     return "; end the other program that uses it" if "locked" in said else ""
 
 
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
 def _connect(path: Path, seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:
     """A connection that can write where this user may, and only reads where not, as from a read-only folder."""
-    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) if path.exists() else True
-    uri = f"{path.absolute().as_uri()}{'' if writable else '?mode=ro'}"
+    uri = f"{path.absolute().as_uri()}{'' if not path.exists() or _is_writable(path) else '?mode=ro'}"
     connection = sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
     if hasattr(connection, "setlimit"):  # Python 3.11
         connection.setlimit(0, _MAX_VALUE)  # SQLITE_LIMIT_LENGTH

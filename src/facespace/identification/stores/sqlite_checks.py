@@ -68,8 +68,11 @@ def check_tables(path: Path, found: Sequence[tuple[object, object]], schema: Seq
         raise GalleryError(f"{path}: damaged ({len(missing)} of its tables and indices are missing)")
 
 
-def check_whole(connection: sqlite3.Connection, path: Path, schema: Sequence[str]) -> None:
-    """Within a transaction: `GalleryError` where the tables are others, or the file is a copy made amidst a change."""
+def check_whole(connection: sqlite3.Connection, path: Path, schema: Sequence[str]) -> int:
+    """Within a transaction: `GalleryError` where the tables are others, or the file is a copy made amidst a change.
+
+    Returns how many bytes the file must have. More are no damage: a process may have been killed before it cut them off.
+    """
     check_tables(path, connection.execute("SELECT name, sql FROM sqlite_master").fetchall(), schema)
     (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page,) = connection.execute("PRAGMA page_size").fetchone()
@@ -78,7 +81,7 @@ def check_whole(connection: sqlite3.Connection, path: Path, schema: Sequence[str
     head = connection.execute("SELECT seq FROM head").fetchall()
     (last,) = connection.execute("SELECT max(seq) FROM touched").fetchone()
     size = os.path.getsize(path)
-    if size != n_pages * page or len(head) != 1 or (last or 0) != head[0][0]:
+    if size < n_pages * page or len(head) != 1 or (last or 0) != head[0][0]:
         raise GalleryError(
             f"{path}: not whole ({size} bytes, {n_pages * page} expected): cut short, or copied while somebody wrote; copy it "
             "again by facespace gallery copy"
@@ -88,6 +91,7 @@ def check_whole(connection: sqlite3.Connection, path: Path, schema: Sequence[str
             f"{path}: damaged (its pages do not fit together); was it copied while somebody wrote? Copy it again by facespace "
             "gallery copy"
         )
+    return int(n_pages * page)
 
 
 def _is_own(name: object, sql: object, expected: set[str]) -> bool:
