@@ -28,7 +28,7 @@ import numpy as np
 from facespace.identification import edits
 from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sqlite import SQLiteStore
-from facespace.identification.stores.sqlite_checks import APPLICATION_ID
+from facespace.identification.stores.sqlite_tables import APPLICATION_ID
 from large_galleries import drawn_vectors, fill, name_of
 from speed import processor
 

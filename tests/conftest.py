@@ -114,6 +114,7 @@ def cli(
     """The command `facespace` in this process, `main` and all, with networks that are loaded already."""
     from facespace.cli.main import main
 
+    monkeypatch.delenv("FACESPACE_GALLERY", raising=False)
     load = facespace.Embedder.load
 
     def detector_with(*, min_size: float = 20.0, device: str = "auto") -> facespace.MTCNN:

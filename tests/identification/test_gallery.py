@@ -697,3 +697,26 @@ def test_two_women_and_a_stranger(
         matches = gallery.identify(embedder.represent(probes))
     assert [match.name for match in matches] == ["Eileen Collins", "Grace Hopper", None]
     assert min(match.similarity or 0 for match in matches[:2]) > 0.8
+
+
+def test_templates_of_nobody(gallery: Gallery) -> None:
+    assert gallery.templates(500).shape == (0, DIMENSION)
+
+
+def test_everybody_who_has_it_open_follows_another_way_to_compare(path: Path, gallery: Gallery) -> None:
+    gallery.add("Anna", axis(0), crop(0))
+    gallery.add("Anna", axis(1), crop(1))
+    with open_gallery(path) as elsewhere:
+        for opened in (gallery, elsewhere):
+            assert opened.identify(axis(0))[0].similarity == pytest.approx(math.sqrt(0.5), abs=1e-3)
+        gallery.set_templates("best")
+        for opened in (gallery, elsewhere):
+            assert opened.identify(axis(0))[0].similarity == pytest.approx(1, abs=1e-3)
+
+
+def test_thresholds_for_one_certain_person_are_lower_than_among_all(gallery: Gallery) -> None:
+    for k in range(5):
+        gallery.add(f"P{k}", axis(k), crop(k))
+    alone, among_all = gallery.thresholds_for(1, among=1), gallery.thresholds_for(1)
+    assert alone == pytest.approx(0.4) and float(among_all) > 0.4
+    assert gallery.thresholds_for([1, 2], 0.75, [[0.5], [0.9], [1.0]]).shape == (3, 2)

@@ -8,8 +8,10 @@ import unicodedata
 import pytest
 from hypothesis import given, strategies as st
 
-from facespace.io.text import clean_name, one_line, plain_text
+from facespace.io.text import clean_name, escape_marks, one_line, plain_text
 
+MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+MOVING = {"LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 anything = st.text(st.characters(codec=None, exclude_categories=()), max_size=60)
 
 
@@ -39,6 +41,26 @@ def test_plain_text_can_be_encoded_and_controls_nothing(text: str) -> None:
     assert not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in plain)
     assert len(one_line(text).splitlines()) <= 1
     assert plain_text(plain) == plain
+
+
+@given(anything)
+def test_one_line_moves_nothing_on_a_terminal(text: str) -> None:
+    shown = one_line(text)
+    assert not any(unicodedata.bidirectional(letter) in MOVING for letter in shown)
+    assert one_line(shown) == shown
+
+
+@pytest.mark.parametrize("mark", [*MARKS, "\u2028", "\u2029"])
+def test_marks_are_escaped(mark: str) -> None:
+    assert escape_marks(f"a{mark}b") == f"a\\u{ord(mark):04x}b"
+    assert plain_text(f"a{mark}b") == clean_name(f"a{mark}b") == f"a{mark}b", "a name that is stored keeps it"
+
+
+def test_what_joins_letters_and_emoji_stays() -> None:
+    assert (
+        one_line("\U0001f469\u200d\U0001f680 \u0645\u06cc\u200c\u062e")
+        == "\U0001f469\u200d\U0001f680 \u0645\u06cc\u200c\u062e"
+    )
 
 
 @pytest.mark.parametrize(

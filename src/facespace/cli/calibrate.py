@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder, model_of_classifier, model_of_gallery
-from facespace.cli.shared.options import Aligned, Device, EmbeddingDevice, Json, OptionalModel
+from facespace.cli.shared.galleries import is_address, model_of_gallery, open_gallery
+from facespace.cli.shared.models import load_embedder, model_of_classifier
+from facespace.cli.shared.options import Aligned, Collection, Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import Report, progress, write_json, write_line
 from facespace.defaults import CLASSIFY_RATE
 from facespace.io.text import plain_text
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A gallery, or a classifier of `classify train`.")],
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A gallery, or a classifier of `classify train`; or a server's address."),
+    ],
     photos: Annotated[
         Path, typer.Argument(metavar="PHOTOS", help="A folder a person; whom FILE does not know is a stranger.")
     ],
@@ -28,6 +32,7 @@ def calibrate(
         float, typer.Option("--rate", metavar="R", help="Share of strangers' faces that may be given a name.")
     ] = CLASSIFY_RATE,
     aligned: Aligned = False,
+    collection: Collection = "default",
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
@@ -38,17 +43,20 @@ def calibrate(
     from facespace.pipeline.people import read_people
 
     gallery = _is_gallery(file)
-    made_with = (model_of_gallery if gallery else model_of_classifier)(file)
+    made_with = model_of_gallery(file, collection=collection) if gallery else model_of_classifier(Path(file))
     embedder = load_embedder(model, device.value, made_with=made_with)
     if not gallery:
         from facespace.identification.classifier import Classifier
 
-        Classifier.load(file, embedder)  # told before the work, not after it
+        Classifier.load(Path(file), embedder)  # told before the work, not after it
     people = read_people(photos, embedder, aligned=aligned, progress=progress)
     report = Report()
     for path, reason in people.failed:
         report.fail(path, f"{reason}; left out")
-    result, thresholds = (_gallery if gallery else _classifier)(file, people, rate, embedder)
+    if gallery:
+        result, thresholds = _gallery(file, collection, people, rate, embedder)
+    else:
+        result, thresholds = _classifier(Path(file), people, rate, embedder)
     found = result.evidence
     if json:
         write_json({**found, "offset": result.offset, "thresholds": {n: round(t, 4) for n, t in thresholds.items()}})
@@ -66,21 +74,23 @@ def calibrate(
             share = found[name]
             if share["n"]:
                 write_line(f"  {words:28} {share['share']:.4f}  (95 % {share['low']:.3f} to {share['high']:.3f})")
-        write_line(f"similarity to reach {span}, for {rate:g} of strangers named -> {plain_text(str(file))}")
+        write_line(f"similarity to reach {span}, for {rate:g} of strangers named -> {plain_text(file)}")
     report.finish()
 
 
-def _is_gallery(file: Path) -> bool:
-    with file.open("rb") as opened:
+def _is_gallery(file: str) -> bool:
+    if is_address(file):
+        return True
+    with Path(file).open("rb") as opened:
         return opened.read(16) == b"SQLite format 3\0"
 
 
-def _gallery(file: Path, people: People, rate: float, embedder: Embedder) -> tuple[TunedThresholds, dict[str, float]]:
-    from facespace.identification.gallery import Gallery
-
-    with Gallery(file, embedder) as gallery:
+def _gallery(
+    address: str, collection: str, people: People, rate: float, embedder: Embedder
+) -> tuple[TunedThresholds, dict[str, float]]:
+    with open_gallery(address, embedder, collection=collection) as gallery:
         result = gallery.calibrate(people.embeddings, people.names, rate=rate)
-        names = [person.name for person in gallery.people()]
+        names = gallery.store.vectors(embedder.dimension).names  # in the order of the thresholds
         return result, dict(zip(names, gallery.thresholds().tolist(), strict=True))
 
 

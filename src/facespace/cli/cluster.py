@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facespace.cli.shared.galleries import open_gallery
 from facespace.cli.shared.models import load_embedder, name_in
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
+    Collection,
     Device,
     EmbeddingDevice,
     Images,
     Json,
     MinSize,
+    OptionalGallery,
     OptionalModel,
     Repeats,
     TryRotations,
@@ -62,9 +65,8 @@ def cluster(
             "--threshold", metavar="T", min=0.01, max=1, help="Similarity to reach; by default from the model's table."
         ),
     ] = None,
-    gallery: Annotated[
-        Path | None, typer.Option("--gallery", metavar="FILE", help="Call groups by the people enrolled here.")
-    ] = None,
+    gallery: OptionalGallery = None,
+    collection: Collection = "default",
     photos: Annotated[
         PhotosOption, typer.Option("--photos", help="Put whole photos too into each person's folder.")
     ] = PhotosOption.none,
@@ -91,6 +93,8 @@ def cluster(
     embedder = load_embedder(model, device.value, made_with=made_with)
     if threshold is None and embedder.calibration is None:
         raise calibration.missing(embedder.name)
+    if gallery:  # one that is missing, or of another model, is told before the work
+        open_gallery(gallery, embedder, collection=collection).close()
     output.mkdir(parents=True, exist_ok=True)
     context.with_resource(_alone(output))
     tidy(output)
@@ -130,7 +134,7 @@ def cluster(
             repeats=repeats,
             progress=show,
         )
-    names = _names(groups, gallery, embedder) if gallery else {}
+    names = _names(groups, gallery, collection, embedder) if gallery else {}
     groups.save(state, embedder)  # before what follows from it: stopped from here on, the next run completes it
     places = write_folders(output, groups, names, photos=photos.value)
     write_table(output, groups, places)
@@ -179,14 +183,13 @@ def _alone(output: Path) -> Iterator[None]:
         ) from None
 
 
-def _names(groups: FaceGroups, gallery: Path, embedder: Embedder) -> dict[int, str]:
+def _names(groups: FaceGroups, gallery: str, collection: str, embedder: Embedder) -> dict[int, str]:
     """The name of every group whose mean face a gallery knows."""
     import numpy as np
 
-    from facespace.identification.gallery import Gallery
     from facespace.identification.open_set import templates
 
     ids, places = np.unique(groups.group, return_inverse=True)
-    with Gallery(gallery, embedder) as people:
+    with open_gallery(gallery, embedder, collection=collection) as people:
         matches = people.identify(templates(places.reshape(-1), groups.embeddings(), len(ids)))
     return {int(group): match.name for group, match in zip(ids, matches, strict=True) if match.name}

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facespace.cli.shared.models import load_embedder, model_of_gallery, say_if_people_are_alike
+from facespace.cli.shared.galleries import model_of_gallery, open_gallery, parsed_metadata
+from facespace.cli.shared.models import load_embedder, say_if_people_are_alike
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
+    Collection,
     Device,
     EmbeddingDevice,
+    ExternalId,
     GalleryFile,
     Largest,
     MinSize,
     OptionalModel,
     TryRotations,
 )
-from facespace.cli.shared.output import Report, progress, say, turned, write_line
-from facespace.errors import DatasetError
+from facespace.cli.shared.output import Report, progress, say, turned, where, write_line
+from facespace.errors import DatasetError, GalleryError
 from facespace.io.text import clean_name, plain_text
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from facespace.embedding.embedder import Embedder
+    from facespace.faces.face import Face
     from facespace.identification.gallery import Gallery
+    from facespace.pipeline.photos import Photo
 
 _GOOD = 0.5  # quality below which a face is enrolled with a warning
 
@@ -43,6 +45,17 @@ def enroll(
     any_quality: Annotated[
         bool, typer.Option("--any-quality", help="Enrol faces too that are too small or too blurred to be recognised.")
     ] = False,
+    external_id: ExternalId = None,
+    metadata: Annotated[
+        str | None, typer.Option("--metadata", metavar="JSON", help="A small JSON object to keep with each photo.")
+    ] = None,
+    keep_crops: Annotated[
+        bool,
+        typer.Option(
+            "--keep-crops", help="Keep the pictures of the faces, so that another model can embed them later."
+        ),
+    ] = False,
+    collection: Collection = "default",
     try_rotations: TryRotations = False,
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
@@ -50,13 +63,17 @@ def enroll(
 ) -> None:
     """Add people to a gallery: `enroll --gallery G NAME IMAGE...` or `enroll --gallery G --folder DIR`.
 
-    A photo without a face, with several, or with a face too poor to be recognised is reported and left out; far smaller
-    faces in the background do not count. Enrolling a photo twice changes nothing.
+    A photo without a face, or with a face too poor to be recognised, is reported and left out; far smaller faces in the
+    background do not count. Of several faces the one is taken that is clearly like the person's other photos. Enrolling a
+    photo twice changes nothing.
     """
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.photos import find_images
 
     report = Report()
+    known = parsed_metadata(metadata)
+    if external_id is not None and folder is not None:
+        raise typer.BadParameter("is of one person; enrol each with NAME IMAGE...", param_hint="--external-id")
     if (folder is None) == (name is None):
         raise typer.BadParameter("wants either NAME IMAGE... or --folder DIR")
     if folder is not None:
@@ -82,11 +99,24 @@ def enroll(
             raise typer.BadParameter(f"no photos of {name} given", param_hint="IMAGE")
         work = [(clean_name(name), path) for path in find_images(images)]
 
-    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, create=True))
-    _enroll(
-        work, report, gallery, embedder, largest=largest, any_quality=any_quality, min_size=min_size,
-        try_rotations=try_rotations,
-    )  # fmt: skip
+    made_with = model_of_gallery(gallery, collection=collection, create=True)
+    embedder = load_embedder(model, device.value, made_with=made_with)
+    with open_gallery(gallery, embedder, collection=collection, create=True) as opened:
+        if external_id is not None:
+            other = opened.store.find_external(external_id)
+            if other is not None and other.state.name != work[0][0]:
+                raise GalleryError(
+                    f"{opened.store.name}: {other.state.name!r} has the external id {external_id!r} already"
+                )
+        enroller = _Enroller(
+            opened, report, known or {}, largest=largest, any_quality=any_quality, keep_crops=keep_crops
+        )
+        n_added = enroller.run(work, embedder, min_size=min_size, try_rotations=try_rotations)
+        if external_id is not None and opened.store.find(work[0][0]) is not None:
+            opened.edit(work[0][0], external_id=external_id)
+        say_if_people_are_alike(embedder, opened.templates(500))
+        write_line(f"{n_added} photos added; {len(opened)} people in {plain_text(opened.store.name)}")
+    report.finish()
 
 
 def _has_class_folders(folder: Path) -> bool:
@@ -98,60 +128,108 @@ def _has_class_folders(folder: Path) -> bool:
         return False
 
 
-def _enroll(
-    work: list[tuple[str, str]],
-    report: Report,
-    path: Path,
-    embedder: Embedder,
-    *,
-    largest: bool,
-    any_quality: bool,
-    min_size: float,
-    try_rotations: bool,
-) -> None:
-    from facespace.detection.factory import create_detector
-    from facespace.faces.face import clear_face
-    from facespace.faces.quality import weakness
-    from facespace.identification.gallery import Gallery
-    from facespace.pipeline.photos import process
+class _Enroller:
+    """Adds the faces of photos to a gallery, and says what was noticed about each."""
 
-    n_added = 0
-    with Gallery(path, embedder, create=True) as gallery:
+    def __init__(
+        self,
+        gallery: Gallery,
+        report: Report,
+        metadata: dict[str, Any],
+        *,
+        largest: bool,
+        any_quality: bool,
+        keep_crops: bool,
+    ) -> None:
+        from facespace.identification.enrolment import can_compare
+
+        self._gallery = gallery
+        self._report = report
+        self._metadata = metadata
+        self._largest = largest
+        self._any_quality = any_quality
+        self._keep_crops = keep_crops
+        self._can_compare = can_compare(gallery)
+
+    def run(self, work: list[tuple[str, str]], embedder: Embedder, *, min_size: float, try_rotations: bool) -> int:
+        """Enrol (name, path) after (name, path); returns how many photos were new."""
+        from facespace.detection.factory import create_detector
+        from facespace.pipeline.photos import process
+
         detector = create_detector(embedder.detector, min_size=min_size)
         photos = process(
-            (p for _, p in work), detector, embedder, largest=largest, keep_crops=True, try_rotations=try_rotations
-        )
+            (path for _, path in work), detector, embedder, largest=self._largest, keep_crops=True,
+            try_rotations=try_rotations,
+        )  # fmt: skip
+        n_added = 0
         for (person, _), photo in zip(work, progress(photos, len(work), "enrolling"), strict=True):
-            if photo.error is not None:
-                report.fail(photo.path, photo.error)
-                continue
-            face = clear_face(photo.faces)
-            if face is None:
-                n = len(photo.faces)
-                hint = f"{n} faces, one expected (--largest takes the largest)" if n else "no face found"
-                report.fail(photo.path, f"{hint}; left out")
-                continue
-            if (reason := weakness(face)) and not any_quality:
-                report.fail(photo.path, f"{reason} (quality {face.quality:.2f}); left out (--any-quality takes it)")
-                continue
-            row = photo.faces.index(face)
-            vector = photo.embeddings[row]
-            if face.quality is not None and face.quality < _GOOD:
-                say(f"{photo.path}: of poor quality ({face.quality:.2f}); {person} may not be recognised by it")
-            if other := _resembles(gallery, embedder, person, vector):
-                say(f"{photo.path}: resembles {other}, who is enrolled; is {person} the same person?")
-            new = gallery.add(person, vector, photo.crops[row], source=photo.path, quality=face.quality)
-            n_added += new
-            done = f"{'enrolled' if new else 'known already'}{turned(photo)}"
-            write_line(f"{plain_text(person)}: {plain_text(photo.path)} {done}")
-        say_if_people_are_alike(embedder, gallery.templates(500))
-        write_line(f"{n_added} photos added; {len(gallery)} people in {path}")
-    report.finish()
+            try:
+                n_added += self._add(person, photo)
+            except _LeftOut as reason:
+                self._report.fail(photo.path, str(reason))
+        return n_added
+
+    def _add(self, person: str, photo: Photo) -> bool:
+        from facespace.faces.quality import weakness
+        from facespace.identification import enrolment
+
+        if photo.error is not None:
+            raise _LeftOut(photo.error)
+        face, chosen = self._face(person, photo)
+        if (reason := weakness(face)) and not self._any_quality:
+            raise _LeftOut(f"{reason} (quality {face.quality:.2f}); left out (--any-quality takes it)")
+        row = photo.faces.index(face)
+        vector, crop = photo.embeddings[row], photo.crops[row]
+        if enrolment.is_rejected(self._gallery, person, crop):
+            raise _LeftOut(f"somebody said that this photo does not show {person} (gallery reject); left out")
+        if face.quality is not None and face.quality < _GOOD:
+            say(f"{photo.path}: of poor quality ({face.quality:.2f}); {person} may not be recognised by it")
+        self._say_who_else(person, photo, row)
+        new = self._gallery.add(
+            person, vector, crop, source=photo.path, quality=face.quality, metadata=self._metadata,
+            keep_crop=self._keep_crops,
+        )  # fmt: skip
+        done = f"{'enrolled' if new else 'known already'}{chosen}{turned(photo)}"
+        write_line(f"{plain_text(person)}: {plain_text(photo.path)} {done}")
+        return new
+
+    def _face(self, person: str, photo: Photo) -> tuple[Face, str]:
+        """The face of a photo that is the person's, and how it was chosen where there were several."""
+        from facespace.faces.face import clear_face
+        from facespace.identification.enrolment import NoClearFace, face_like_others
+
+        face = clear_face(photo.faces)
+        if face is not None:
+            return face, ""
+        n = len(photo.faces)
+        if not n:
+            raise _LeftOut("no face found; left out")
+        if not self._can_compare or self._gallery.store.find(person) is None:
+            raise _LeftOut(f"{n} faces, one expected (--largest takes the largest); left out")
+        try:
+            row = face_like_others(self._gallery, person, photo.embeddings)
+        except NoClearFace as reason:
+            raise _LeftOut(f"{reason}; left out (--largest takes the largest)") from None
+        return photo.faces[row], f" (of {n} faces the one {where(photo.faces[row])})"
+
+    def _say_who_else(self, person: str, photo: Photo, row: int) -> None:
+        """Say that the photo is somebody else's too, resembles somebody else, or is unlike the person's others."""
+        from facespace.identification import enrolment
+
+        vector = photo.embeddings[row]
+        others = [name for name in enrolment.holders(self._gallery, photo.crops[row]) if name != person]
+        if others:
+            say(f"{photo.path}: the same photo is enrolled as {', '.join(others)}; is {person} the same person?")
+        if not self._can_compare:
+            return
+        other = enrolment.resembles(self._gallery, person, vector)
+        if other and other not in others:
+            say(f"{photo.path}: resembles {other}, who is enrolled; is {person} the same person?")
+        like = enrolment.likeness(self._gallery, person, vector)
+        if like is not None and like.similarities[0] < like.wanted[0]:
+            figures = f"similarity {like.similarities[0]:.3f}, {like.wanted[0]:.3f} wanted"
+            say(f"{photo.path}: unlike the other photos of {person} ({figures}); is it the same person?")
 
 
-def _resembles(gallery: Gallery, embedder: Embedder, person: str, vector: npt.NDArray[np.float32]) -> str:
-    """Another enrolled person by whose name this face would be called, or nothing."""
-    if embedder.calibration is None or not len(gallery):
-        return ""
-    matches = gallery.identify(vector, top=2)[0]
-    return next((match.name for match in matches if match.name is not None and match.name != person), "")
+class _LeftOut(Exception):
+    """Why a photo is not enrolled."""

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from facespace.cli.shared.models import load_embedder, model_of_gallery, say_if_people_are_alike
+from facespace.cli.shared.galleries import model_of_gallery, open_gallery
+from facespace.cli.shared.models import load_embedder, say_if_people_are_alike
 from facespace.cli.shared.options import (
     DEFAULT_MIN_SIZE,
     Camera,
+    Collection,
     Device,
     Draw,
     EmbeddingDevice,
@@ -43,6 +45,13 @@ def identify(
         float | None,
         typer.Option("--threshold", metavar="T", min=-1, max=1, help="Similarity to reach, instead of a rate."),
     ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top", metavar="K", min=1, max=1000, help="Of each face in a photo, also the K most similar people."
+        ),
+    ] = None,
+    collection: Collection = "default",
     camera: Camera = None,
     json: Json = False,
     draw: Draw = None,
@@ -62,13 +71,14 @@ def identify(
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
 
     from facespace.cli.shared.name_files import check_sights, name_files
+    from facespace.io.file_kinds import is_video
 
     sights = check_sights(images, camera, draw, subtitles)
-    from facespace.identification.gallery import Gallery
-
+    if top is not None and (camera is not None or any(is_video(path) for path in sights)):
+        raise typer.BadParameter("is for photos, not for videos and cameras", param_hint="--top")
     report = Report()
-    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery))
-    with Gallery(gallery, embedder) as people:
+    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, collection=collection))
+    with open_gallery(gallery, embedder, collection=collection) as people:
         if threshold is None:
             people.check_thresholds(rate)  # a model without any is told before the work, not after it
         say_if_people_are_alike(embedder, people.templates(500))
@@ -76,5 +86,6 @@ def identify(
             sights, functools.partial(people.identify, rate=rate, threshold=threshold), embedder, camera=camera,
             json=json, draw=draw, every=every, subtitles=subtitles, min_size=min_size, report=report, repeats=repeats,
             try_rotations=try_rotations,
+            ranker=None if top is None else functools.partial(people.identify, rate=rate, threshold=threshold, top=top),
         )  # fmt: skip
     report.finish()

@@ -37,7 +37,7 @@ from facespace.cli.legacy import facenet, tiny
 from facespace.defaults import MAX_PIXELS, MAX_PIXELS_VARIABLE
 from facespace.errors import FacespaceError
 from facespace.io.files import remedy
-from facespace.io.text import plain_text
+from facespace.io.text import escape_marks, one_line
 
 _HOME = re.compile(r"((?:-*[\w.-]+=)?)(~(?:/.*)?)", re.DOTALL)
 
@@ -105,7 +105,7 @@ def _notes() -> Callable[..., None]:
     said: set[str] = set()
 
     def note(message: Warning | str, *_: object) -> None:
-        line = f"facespace: {message}"
+        line = f"facespace: {escape_marks(str(message))}"
         if line not in said:
             print(line, file=sys.stderr)
         said.add(line)
@@ -123,10 +123,10 @@ def main() -> None:
             warnings.showwarning = _notes()
             app(prog_name="facespace", args=[expand_home(argument) for argument in sys.argv[1:]])
     except (FacespaceError, ValueError) as error:
-        print(f"facespace: {error}", file=sys.stderr)
+        print(f"facespace: {escape_marks(str(error))}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        where = f"{plain_text(str(error.filename))}: " if error.filename else ""
+        where = f"{one_line(str(error.filename))}: " if error.filename else ""
         print(f"facespace: {where}{error.strerror or error}{remedy(error)}", file=sys.stderr)
         sys.exit(1)
     except MemoryError:

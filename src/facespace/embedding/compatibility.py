@@ -41,7 +41,7 @@ def model_of(embedder: _Model) -> dict[str, Any]:
 
 def other_model(held: Any, embedder: _Model) -> str | None:
     """Whose vectors a file has, in words, where they cannot be compared with this embedder's; `held` is `model_of`'s."""
-    if (other := _other(held, model_of(embedder))) is None:
+    if (other := difference(held, model_of(embedder))) is None:
         return None
     return f"its vectors {other}; use --model {_name(held)}"
 
@@ -65,7 +65,7 @@ def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.ND
             raise ValueError(
                 f"these vectors are of Embedder.{some.made_by}; what is compared are those of Embedder.represent"
             )
-        if model and (other := _other(some.model, model)):
+        if model and (other := difference(some.model, model)):
             raise ValueError(f"these vectors {other}")
     bare = [np.asarray(some) for some in several]
     if not is_list:
@@ -124,8 +124,11 @@ def _kind(value: Any) -> str:
     return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _other(held: Any, wanted: dict[str, Any]) -> str | None:
-    """By whom vectors were made, in words, where not by `wanted`."""
+def difference(held: Any, wanted: dict[str, Any]) -> str | None:
+    """By whom vectors of `held` were made, in words, where they cannot be compared with those of `wanted`.
+
+    Both are as `model_of` tells them.
+    """
     if isinstance(held, dict) and {**held, "model": ""} == {**wanted, "model": ""}:
         return None
     made_by, name = _name(held), plain_text(str(wanted.get("model", "another")))

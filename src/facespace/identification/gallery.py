@@ -39,7 +39,7 @@ from facespace.identification.threshold_tuning import TunedThresholds
 from facespace.io.png import encode_png
 from facespace.io.text import clean_name, plain_text
 
-_MAX_OFFSET = 1.001  # of thresholds by calibration; 1 up to rounding, see `Gallery.calibration`
+_LARGEST_OFFSET = 1.001  # of thresholds by calibration; 1 up to rounding, see `Gallery.calibration`
 # Similarities of strangers scatter about 0 by 0.09 with 128 numbers and less with 512, and that to the most similar person
 # lies higher: none of thousands lies below, so calibrating cannot give it at any rate.
 _NAMES_EVERYBODY = -0.3
@@ -169,7 +169,7 @@ class Gallery:
             photos = [[photo.id for photo in self._store.photos(one.id)] for one in people]
             owners = np.repeat(np.arange(len(people)), [len(some) for some in photos])
             vectors = self._store.embeddings([photo for some in photos for photo in some])
-            return templates(owners, vectors.reshape(len(owners), -1), len(people))
+            return templates(owners, vectors.reshape(len(owners), self._model().dimension), len(people))
         return self._everybody().templates
 
     def enroll(self, name: str, crop: npt.NDArray[np.uint8] | FaceWithEmbedding, *, source: str = "") -> bool:
@@ -215,7 +215,7 @@ class Gallery:
         name = clean_name(name)
         if not self._claimed:
             self._check_model(embedder, create=True)
-        digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
+        digest = crop_digest(crop)
         made_by = f"{embedder.runtime} {embedder.precision}"
         picture = encode_png(crop) if keep_crop else None
         what = checked_metadata(metadata or {})
@@ -363,6 +363,25 @@ class Gallery:
         people = self._everybody()
         return self._thresholds(len(people.names), rate, people.n_photos, people.qualities)
 
+    def thresholds_for(
+        self,
+        n_photos: npt.ArrayLike,
+        qualities: npt.ArrayLike = calibration.UNKNOWN_QUALITY,
+        probe_qualities: npt.ArrayLike = calibration.UNKNOWN_QUALITY,
+        *,
+        among: int | None = None,
+        rate: float | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """The similarity to reach for people of whom so many photos of such mean quality are enrolled.
+
+        `among` is how many people could be meant: everybody enrolled, unless it says 1 for the question whether a face is of
+        one certain person.
+        """
+        n_people = len(self) if among is None else among
+        shape = np.broadcast_shapes(*(np.shape(given) for given in (n_photos, qualities, probe_qualities)))
+        counts = np.broadcast_to(np.asarray(n_photos), shape)
+        return self._thresholds(n_people, rate, counts, np.asarray(qualities), np.asarray(probe_qualities))
+
     def check_thresholds(self, rate: float | None = None) -> None:
         """Raise now what `identify` would raise for want of thresholds: `ModelError`, `ValueError`, `GalleryError`."""
         self._thresholds(1, rate, np.ones(1), np.ones(1))
@@ -428,7 +447,7 @@ class Gallery:
             result = TunedThresholds(0.0, math.nan, {})
         if not (0 < result.rate < 1 and math.isfinite(result.offset)):
             raise GalleryError(f"{self._store.name}: damaged (its calibration is no such thing); run calibrate again")
-        if abs(result.offset) > _MAX_OFFSET:
+        if abs(result.offset) > _LARGEST_OFFSET:
             raise GalleryError(
                 f"{self._store.name}: its calibration adds {result.offset:.4g} to every threshold, but calibrating gives -1 to 1;"
                 " somebody has changed it: run calibrate again"
@@ -456,6 +475,11 @@ class _People(NamedTuple):
     templates: npt.NDArray[np.float32]
     qualities: npt.NDArray[np.float64]
     vectors: npt.NDArray[np.float32]
+
+
+def crop_digest(crop: npt.NDArray[np.uint8]) -> str:
+    """What a store knows a crop (S,S,3) by: the SHA-256 of its pixels, in hex."""
+    return hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
 
 
 def _person(stored: StoredPerson) -> Person:

@@ -17,8 +17,7 @@ import numpy.typing as npt
 N_BITS = 512
 _N_WORDS = N_BITS // 64
 _SIGN = np.uint16(0x8000)
-# Rows compared at once: with their differing bits they stay in the 512 kB of a core's own cache.
-_TILE = 2048
+_MOST = np.array(127, np.uint8)
 
 
 class Sketcher:
@@ -57,8 +56,8 @@ class Sketcher:
             above = (vectors.view(np.uint16) ^ self._flips).view(np.int16) > self._middle
         else:
             above = vectors.astype(np.float32) @ self._planes > self._offsets
-        words = np.packbits(above, axis=1).view(np.uint64)
-        return np.ascontiguousarray(words.T)
+        packed = np.ascontiguousarray(np.packbits(above, axis=1))
+        return np.ascontiguousarray(packed.view(np.uint64).T)
 
 
 @functools.lru_cache(maxsize=4)
@@ -104,21 +103,25 @@ def distances(sketches: Sequence[npt.NDArray[np.uint64]], probes: npt.NDArray[np
     [[16, 254]]
     """
     found = np.empty((probes.shape[1], sum(part.shape[1] for part in sketches)), np.uint8)
-    differing = np.empty(_N_WORDS * _TILE, np.uint64)
-    counts = np.empty(_N_WORDS * _TILE, np.uint8)
+    largest = _N_WORDS * max((part.shape[1] for part in sketches), default=0)
+    differing, counts = np.empty(largest, np.uint64), np.empty(largest, np.uint8)
     start = 0
     for part in sketches:
-        for first in range(0, part.shape[1], _TILE):
-            tile = part[:, first : first + _TILE]
-            n = tile.shape[1]
-            words, bits = differing[: _N_WORDS * n].reshape(_N_WORDS, n), counts[: _N_WORDS * n].reshape(2, -1, n)
-            for row, probe in zip(found, probes.T, strict=True):
-                np.bitwise_xor(tile, probe[:, None], out=words)
-                count_bits(words.reshape(-1), bits.reshape(-1))
-                # Four words have 256 bits, one more than a byte counts to. All differ only in opposite vectors, which
-                # are taken for equal here, and told apart when similarities are computed.
-                halves = np.add.reduce(bits, axis=1, dtype=np.uint8)
-                np.minimum(halves, 127, out=halves)
-                np.add(halves[0], halves[1], out=row[start : start + n])
-            start += n
+        n = part.shape[1]
+        words, bits = differing[: _N_WORDS * n], counts[: _N_WORDS * n]
+        as_part, places = words.reshape(part.shape), found[:, start : start + n]
+        # Counts are added as long runs: words 0 to 3 and 4 to 7, then their sums, so that 0, 2, 4, 6 are one half.
+        low, high = bits[: 4 * n], bits[4 * n :]
+        halves, others = bits[: 2 * n], bits[2 * n : 4 * n]
+        one, other = bits[:n], bits[n : 2 * n]
+        for probe, row in zip(probes.T[:, :, None], places, strict=True):
+            np.bitwise_xor(part, probe, out=as_part)
+            count_bits(words, bits)
+            np.add(low, high, out=low)
+            # Four words have 256 bits, one more than a byte counts to. All differ only in opposite vectors, which are
+            # taken for equal here, and told apart when similarities are computed.
+            np.add(halves, others, out=halves)
+            np.minimum(halves, _MOST, out=halves)
+            np.add(one, other, out=row)
+        start += n
     return found

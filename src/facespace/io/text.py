@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _MAX_NAME = 200
+# Marks that reorder the text around them, and line ends that are no controls.
+_MARKS = re.compile("[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def plain_text(text: str) -> str:
@@ -13,7 +16,8 @@ def plain_text(text: str) -> str:
     >>> plain_text("caf\\udce9.jpg")
     'caf\\\\xe9.jpg'
     """
-    return "".join(map(_plain, text))
+    # Nearly all names and paths are printable as they are: letters are looked at one by one only where they are not.
+    return text if text.isprintable() else "".join(map(_plain, text))
 
 
 def _plain(letter: str) -> str:
@@ -25,12 +29,23 @@ def _plain(letter: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`plain_text` for a message: Unicode's line separators, which a name that is stored keeps, become escapes too.
+    """`plain_text` for a message: what `escape_marks` replaces becomes escapes too.
 
     >>> print(one_line("a" + chr(0x2028) + "b.jpg"))
     a\\u2028b.jpg
     """
-    return plain_text(text).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return escape_marks(plain_text(text))
+
+
+def escape_marks(text: str) -> str:
+    """Direction marks and Unicode's line separators as escapes, as JSON writes them too.
+
+    A name that is stored keeps them, but on a terminal they could show a line in another order than it has.
+
+    >>> print(escape_marks("gpj." + chr(0x202E) + "anna"))
+    gpj.\\u202eanna
+    """
+    return _MARKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def clean_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Which store an address opens."""
+"""Addresses of stores, and the collections at one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from facespace.errors import GalleryError
-from facespace.identification.stores.opening import open_store
+from facespace.identification.stores.opening import list_collections, open_store
+from facespace.identification.stores.protocol import NoSuchCollection
 from facespace.identification.stores.sqlite import SQLiteStore
 
 
@@ -22,15 +23,19 @@ def test_a_path_is_a_file(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_collection_is_made_or_missing(tmp_path: Path) -> None:
-    path = str(tmp_path / "people.gallery")
-    open_store(path, create=True, collection="team-a").close()
-    with pytest.raises(GalleryError, match="no collection 'default'; it has: team-a"):
+def test_collections_are_listed_whichever_there_are(tmp_path: Path) -> None:
+    path = str(tmp_path / "g")
+    for name in ("staff", "guests"):
+        open_store(path, collection=name, create=True).close()
+    assert list_collections(path) == ["guests", "staff"]
+    with pytest.raises(NoSuchCollection, match="no collection 'default'; it has: guests, staff") as refused:
         open_store(path)
-    open_store(path, collection="team-a").close()
+    assert refused.value.collections == ["guests", "staff"]
+    open_store(path, create=True).close()
+    assert list_collections(path) == ["default", "guests", "staff"]
 
 
-@pytest.mark.parametrize("collection", ["", "a b", "a/b", "x" * 101, "a'b", "\x1b"])
+@pytest.mark.parametrize("collection", ["", "a b", "a/b", "x" * 101, "a'b", "\x1b", "../up", "a\n"])
 def test_a_collection_is_a_plain_word(tmp_path: Path, collection: str) -> None:
     with pytest.raises(ValueError, match="a collection must be letters, digits"):
         open_store(str(tmp_path / "a"), collection=collection, create=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import pytest
 from facespace.errors import GalleryError
 from facespace.identification import edits
 from facespace.identification.gallery import Gallery
+from facespace.identification.stores.postgres import PostgresStore
 from facespace.identification.stores.protocol import (
     Change,
     Conflict,
@@ -24,25 +27,49 @@ from facespace.identification.stores.protocol import (
     Store,
     StoredPerson,
 )
+from facespace.identification.stores.qdrant import QdrantStore
 from facespace.identification.stores.sqlite import SQLiteStore
 from support.calibrations import StubEmbedder
 from support.galleries import DIMENSION, entry, held, vector
+from support.postgres_server import running
+from support.qdrant import SharedClient
 
 
 @dataclass(frozen=True)
 class Opener:
     """How a store is opened: `open` gives that of a folder, the same one each time, made where it is not there yet.
 
-    `restart` kills the server behind it and starts it again; a file has none.
+    `restart` kills the server behind it and starts it again; a file has none. `fixture` is what starts the server.
     """
 
     open: Callable[[Path, str], Store]
     restart: Callable[[Path], None] = lambda _: None
+    fixture: str = ""
+
+
+def in_postgres(folder: Path, name: str) -> Store:
+    schema = f"t{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
+    return PostgresStore(running().gallery(schema=schema), collection=name, create=True)
+
+
+def kill_postgres(_: Path) -> None:
+    running().kill()
+    running().start()
+
+
+@functools.cache
+def qdrant_of(_: Path) -> SharedClient:
+    """Qdrant in memory, the same for all that is opened of a folder; nothing of it is kept on a disk."""
+    return SharedClient()
 
 
 # A new store adds a line here.
 STORES = {
     "sqlite": Opener(lambda folder, name: SQLiteStore(folder / "people.gallery", collection=name, create=True)),
+    "postgres": Opener(in_postgres, kill_postgres, "postgres"),
+    "qdrant in memory": Opener(
+        lambda folder, name: QdrantStore("qdrant://memory", collection=name, create=True, client=qdrant_of(folder))
+    ),
 }
 
 
@@ -67,7 +94,10 @@ class Place:
 
 @pytest.fixture(params=STORES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    place = Place(STORES[request.param], tmp_path)
+    opener = STORES[request.param]
+    if opener.fixture:
+        request.getfixturevalue(opener.fixture)
+    place = Place(opener, tmp_path)
     yield place
     place.close()
 

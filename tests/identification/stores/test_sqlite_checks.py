@@ -15,7 +15,7 @@ from facespace.errors import GalleryError
 from facespace.identification import edits
 from facespace.identification.stores import sqlite_checks, sqlite_rows
 from facespace.identification.stores.sqlite import SQLiteStore
-from facespace.identification.stores.sqlite_checks import APPLICATION_ID
+from facespace.identification.stores.sqlite_tables import APPLICATION_ID
 from support.galleries import damage, entry, held, random_entry, read_everything, refused, spawned
 
 PAGE = 8192

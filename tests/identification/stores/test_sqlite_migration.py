@@ -16,7 +16,8 @@ from facespace.errors import GalleryError
 from facespace.identification import edits
 from facespace.identification.stores import sqlite_migration
 from facespace.identification.stores.sqlite import SQLiteStore
-from facespace.identification.stores.sqlite_checks import APPLICATION_ID, OLD_SCHEMAS
+from facespace.identification.stores.sqlite_checks import OLD_SCHEMAS
+from facespace.identification.stores.sqlite_tables import APPLICATION_ID
 from support.galleries import damage, integrity, random_entry, refused, spawned
 
 D = 64

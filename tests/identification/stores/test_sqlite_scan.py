@@ -55,7 +55,7 @@ def answers(index: PeopleIndex) -> list[list[object]]:
 def test_it_finds_what_reading_row_by_row_finds(store: SQLiteStore) -> None:
     with store._read() as cursor:
         whole = PeopleIndex.build(DIMENSION, sqlite_rows.people_rows(store, cursor, DIMENSION))
-        quick = PeopleIndex.build(DIMENSION, sqlite_rows._rows_as_they_stand(store, cursor, DIMENSION))
+        quick = PeopleIndex.build(DIMENSION, sqlite_rows._rows_as_they_stand(store, cursor, DIMENSION, store._beside))
     assert (len(quick), quick.n_rows) == (len(whole), whole.n_rows) == (N_PEOPLE - 1, N_PEOPLE - 1)
     assert answers(quick) == answers(whole)
 
@@ -90,7 +90,7 @@ def test_what_is_damaged_is_told(store: SQLiteStore, statement: str, message: st
 
 def test_bytes_of_every_kind_are_joined_as_they_are(store: SQLiteStore) -> None:
     with store._read() as cursor:
-        pieces = list(sqlite_scan.scan(store, cursor, DIMENSION))
+        pieces = list(sqlite_scan.scan(cursor, store._collection_id, DIMENSION, store._beside))
         held = dict(cursor.rows("SELECT id, vector FROM face"))
     read = {key: row.tobytes() for piece in pieces for key, row in zip(piece.ids.tolist(), piece.vectors, strict=True)}
     assert len(read) == N_PEOPLE + 1
@@ -103,7 +103,7 @@ def test_reading_that_is_given_up_leaves_no_thread(store: SQLiteStore) -> None:
 
     before = threading.active_count()
     with store._read() as cursor:
-        pieces = sqlite_scan.scan(store, cursor, DIMENSION)
+        pieces = sqlite_scan.scan(cursor, store._collection_id, DIMENSION, store._beside)
         next(pieces)
         pieces.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before

@@ -47,19 +47,6 @@ def say_if_people_are_alike(embedder: Embedder, people: npt.NDArray[np.float32])
         say(f"{embedder.name}: {collapse_remark(people, f'{len(people)} known people')}")
 
 
-def model_of_gallery(path: Path, *, create: bool = False) -> str:
-    """The name of the model whose vectors a gallery has; empty where it has none yet.
-
-    With `create`, a file that a stopped process left empty is made a gallery; one that is missing stays so.
-    """
-    from facespace.identification.gallery import Gallery
-
-    if not path.exists():
-        return ""
-    with Gallery(path, create=create) as gallery:
-        return gallery.model_name
-
-
 def model_of_classifier(path: Path) -> str:
     """The name of the model a classifier was fitted with; empty where it does not say."""
     from facespace.identification.classifier import Classifier

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from facespace.cli.shared.name_photos import PhotoNamer, name_photos
+from facespace.cli.shared.name_photos import PhotoNamer, Ranker, name_photos
 from facespace.cli.shared.name_videos import name_camera, name_video, subtitle_files
 from facespace.cli.shared.output import Drawings, Report
 
@@ -42,12 +42,14 @@ def name_files(
     report: Report,
     repeats: bool = False,
     try_rotations: bool = False,
+    ranker: Ranker | None = None,
 ) -> None:
     """Name and print the people of each file in order, or those before a camera; failures are counted in `report`.
 
     `namer` answers embeddings (N,D) as `Embedder.represent` makes them. `draw` and `subtitles` are folders for
     annotated copies and for the .srt files of videos; `every` is that of `name_video`. With `repeats` a person may
-    stand in a picture more than once. `try_rotations` is that of `process`, for photos alone.
+    stand in a picture more than once. `try_rotations` is that of `process`, for photos alone, and so is `ranker`, which
+    tells the most similar people of each face.
     """
     from facespace.detection.factory import create_detector
     from facespace.io.file_kinds import is_video
@@ -72,7 +74,7 @@ def name_files(
         if not are_videos:
             name_photos(
                 list(group), namer, detector, embedder, json=json, drawings=drawings, report=report, repeats=repeats,
-                try_rotations=try_rotations,
+                try_rotations=try_rotations, ranker=ranker,
             )  # fmt: skip
             continue
         for path in group:

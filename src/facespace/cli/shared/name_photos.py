@@ -37,6 +37,13 @@ class PhotoNamer(Protocol):
         """The match of each face."""
 
 
+class Ranker(Protocol):
+    """What ranks people by similarity: `Gallery.identify` with `top`."""
+
+    def __call__(self, embeddings: npt.NDArray[np.float32]) -> Sequence[Sequence[Match]]:
+        """The most similar people of each face, best first."""
+
+
 def name_photos(
     paths: Sequence[str],
     namer: PhotoNamer,
@@ -48,10 +55,12 @@ def name_photos(
     report: Report,
     repeats: bool = False,
     try_rotations: bool = False,
+    ranker: Ranker | None = None,
 ) -> None:
     """Detect, name and print every face of each photo; what cannot be read is told and counted in `report`.
 
     With `repeats` a person may stand in a photo more than once, as in collages. `try_rotations` is that of `process`.
+    Where there is a `ranker`, the people it gives are printed too.
     """
     from facespace.faces.drawing import KNOWN, UNKNOWN, numbered
     from facespace.pipeline.photos import process
@@ -63,19 +72,32 @@ def name_photos(
             report.fail(photo.path, photo.error, json=json)
             continue
         matches = namer(photo.embeddings, one_photo=not repeats)
+        ranked = ranker(photo.embeddings) if ranker is not None and photo.faces else []
         if drawings:
             labels = [match.name or unknown(face) for face, match in zip(photo.faces, matches, strict=True)]
             drawings.write(photo, numbered(labels), [KNOWN if match.name else UNKNOWN for match in matches])
         if json:
             named = (named_face(face, match) for face, match in zip(photo.faces, matches, strict=True))
             faces = [{"number": number, **entry} for number, entry in enumerate(named, 1)]
+            for face, several in zip(faces, ranked, strict=bool(ranked)):
+                face["most_similar"] = [_ranked_json(one) for one in several if one.nearest is not None]
             write_json({"image": path, **turned_json(photo), "faces": faces})
             continue
         n = len(photo.faces)
         write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}{turned(photo)}")
         lines = [f"{in_words(match, face)} {where(face)}" for face, match in zip(photo.faces, matches, strict=True)]
-        for line in numbered(lines):
+        for k, line in enumerate(numbered(lines)):
             write_line(f"  {line}")
+            for one in ranked[k] if ranked else ():
+                if one.nearest is not None and one.similarity is not None and one.nearest != matches[k].name:
+                    write_line(
+                        f"       {plain_text(one.nearest)}  {similarity_and_wanted(one.similarity, one.threshold)}"
+                    )
+
+
+def _ranked_json(match: Match) -> dict[str, Any]:
+    similarity = None if match.similarity is None else round(match.similarity, 4)
+    return {"name": match.nearest, "similarity": similarity, "wanted": round(match.threshold, 4)}
 
 
 def named_face(face: Face, match: Match | Prediction) -> dict[str, Any]:

@@ -86,7 +86,29 @@ TryRotations = Annotated[
         help="For photos turned without EXIF: look in four turns, slower. Boxes are those of the upright photo.",
     ),
 ]
-GalleryFile = Annotated[Path, typer.Option("--gallery", metavar="FILE", help="The gallery, one file.")]
+GALLERY_VARIABLE = "FACESPACE_GALLERY"
+GalleryFile = Annotated[
+    str,
+    typer.Option(
+        "--gallery",
+        metavar="FILE|URL",
+        envvar=GALLERY_VARIABLE,
+        help="The gallery: a file, or a server at postgresql:// or qdrant://.",
+    ),
+]
+OptionalGallery = Annotated[
+    str | None,
+    typer.Option(
+        "--gallery", metavar="FILE|URL", envvar=GALLERY_VARIABLE, help="Call groups by the people enrolled here."
+    ),
+]
+Collection = Annotated[
+    str, typer.Option("--collection", metavar="NAME", help="Which of several collections of people in the gallery.")
+]
+ExternalId = Annotated[
+    str | None,
+    typer.Option("--external-id", metavar="ID", help="What another system calls the person.", show_default=False),
+]
 Largest = Annotated[bool, typer.Option("--largest", help="Of several faces in a photo take the largest.")]
 
 Aligned = Annotated[

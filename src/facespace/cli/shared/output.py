@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as json_format
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import typer
 
 from facespace.io.files import remedy
-from facespace.io.text import plain_text
+from facespace.io.text import escape_marks, plain_text
 
 if TYPE_CHECKING:
     from facespace.faces.face import Face
     from facespace.pipeline.photos import Photo
 
 T = TypeVar("T")
+_CONTROLS = re.compile("[\x7f-\x9f]")  # that JSON leaves as they are
 _MAX_STEM = 240  # bytes; a file name has at most 255, and an ending and a number are to come
 
 
@@ -92,15 +94,16 @@ def write_line(text: str) -> None:
 
 def _write(stream: TextIO, line: str) -> None:
     """The line and its end in one piece: `print` writes two where Python does not buffer, and lines of processes that share
-    a pipe get mixed up."""
-    stream.write(f"{line}\n")
+    a pipe get mixed up. Whatever name or path is in it, it is shown in its order."""
+    stream.write(f"{escape_marks(line)}\n")
     stream.flush()
 
 
 def write_json(value: dict[str, Any]) -> None:
     """One object on one line; letters beyond ASCII as they are where stdout takes them."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
-    write_line(json_format.dumps(value, ensure_ascii=encoding != "utf8"))
+    text = json_format.dumps(value, ensure_ascii=encoding != "utf8")
+    write_line(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def resumable(error: KeyboardInterrupt | OSError, out: Path) -> str:

@@ -7,7 +7,6 @@ both ends until the result is made.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from facespace.detection.mtcnn.area_resize import area_crop, area_resize
 from facespace.detection.mtcnn.networks import output_network, proposal_network, refinement_network
@@ -24,6 +22,7 @@ from facespace.detection.mtcnn.pyramid import CELL, Layout, layout
 from facespace.detection.nms import non_maximum_suppression, non_maximum_suppressions
 from facespace.faces.face import Face
 from facespace.io.image import Source, are_several, as_rgb
+from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.devices import Device
 from facespace.runtime.forks import tell_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
@@ -31,43 +30,6 @@ from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
 Array = npt.NDArray[np.float64]
 
 
-class _Blas:
-    """Keeps the threads of NumPy's BLAS away from the runtime's.
-
-    The products of resizing are small; several BLAS threads gain nothing on them and, spinning while they wait,
-    take the cores from the networks: detection was seen to take twice as long. Counted, so that threads that
-    detect at the same time leave the setting as they found it.
-    """
-
-    def __init__(self) -> None:
-        self._controller: ThreadpoolController | None = None
-        self.after_fork()
-        tell_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Nobody detects yet, neither at first nor in a child process."""
-        self._lock = threading.Lock()
-        self._users = 0
-        self._limit: Any = None
-
-    @contextlib.contextmanager
-    def one_thread(self) -> Iterator[None]:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._controller = self._controller or ThreadpoolController()
-                self._limit = self._controller.limit(limits=1, user_api="blas")
-                self._limit.__enter__()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._limit.__exit__(None, None, None)
-
-
-_BLAS = _Blas()
 _STRIDE = 2
 # Crops a network computes at once at most, by their side, and in steps of how many: what it makes of them in between
 # stays in a core's cache, and few shapes are met, each of which a runtime compiles for.
@@ -163,14 +125,14 @@ class MTCNN:
         The image is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes: a path, a PIL image, a gray array.
         Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.
         """
-        with _BLAS.one_thread():
+        with one_blas_thread():
             return self._cascade([as_rgb(image)], self._spread)[0]
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
         if not are_several(images):
             raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
-        with _BLAS.one_thread():
+        with one_blas_thread():
             return [faces for part in self._drivers.map(self._detect_chunk, _chunks(images)) for faces in part]
 
     def _detect_chunk(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:

@@ -24,6 +24,8 @@ def checked_metadata(metadata: Any) -> dict[str, Any]:
     """
     if not isinstance(metadata, dict):
         raise ValueError(f"metadata must be a JSON object, got {type(metadata).__name__}")  # noqa: TRY004 - of a file too
+    if not metadata:
+        return {}
     try:
         text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

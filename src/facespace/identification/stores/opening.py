@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from facespace.errors import GalleryError
-from facespace.identification.stores.protocol import Store
+from facespace.identification.stores.protocol import NoSuchCollection, Store
 from facespace.identification.stores.sqlite import SQLiteStore
+from facespace.io.text import one_line
 
 _MAX_COLLECTION = 100  # characters
 
@@ -26,5 +27,18 @@ def open_store(address: str, *, collection: str = "default", create: bool = Fals
 
         return QdrantStore(address, collection=collection, create=create)
     if scheme:
-        raise GalleryError(f"{address}: a gallery is a file, or is at postgresql:// or qdrant://; got {scheme}://")
+        # The address is not repeated: there may be a password in it.
+        raise GalleryError(f"a gallery is a file, or is at postgresql:// or qdrant://; got {one_line(scheme)[:40]}://")
     return SQLiteStore(address, collection=collection, create=create)
+
+
+def list_collections(address: str) -> list[str]:
+    """The names of all collections of the store at an address; `GalleryError` where there is no store."""
+    try:
+        store = open_store(address)
+    except NoSuchCollection as there_are_others:
+        return there_are_others.collections
+    try:
+        return store.collections()
+    finally:
+        store.close()

@@ -134,6 +134,14 @@ class Conflict(GalleryError):
     """Somebody else changed the same people or photos first: read them again and try again."""
 
 
+class NoSuchCollection(GalleryError):
+    """The store has no collection of that name; `collections` are those it has."""
+
+    def __init__(self, message: str, collections: Sequence[str]) -> None:
+        super().__init__(message)
+        self.collections = list(collections)
+
+
 class StoredVectors(NamedTuple):
     """The P people of a store and their N embeddings.
 

@@ -1,21 +1,16 @@
-"""A store in the tables of an SQL database: what SQLite and PostgreSQL have in common.
-
-`person` and `face` keep removed rows, with the time they went, until they are erased. `touched` lists whose templates
-changed, in order, so that a process that holds all templates reads what has changed alone; `head.seq` is its last number.
-"""
+"""A store in the tables of an SQL database: what SQLite and PostgreSQL have in common."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import getpass
 import json
 import math
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,79 +18,34 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
 from facespace.identification.stores import tally
-from facespace.identification.stores.changes import change_to_json, extra_of, state_from_row, state_to_json
+from facespace.identification.stores.changes import change_to_json
 from facespace.identification.stores.protocol import (
     Change,
     Conflict,
     Entry,
     LogEntry,
+    NoSuchCollection,
     PersonState,
     StoredPerson,
     StoredPhoto,
     StoredVectors,
 )
-from facespace.identification.stores.sealing import Plain, Sealing
+from facespace.identification.stores.sql_tables import Cursor, Row
+from facespace.identification.stores.sql_values import SqlValues
 from facespace.io.text import plain_text
 
-VERSION = 3  # of the tables; 1 and 2 were others
 _KEPT_TOUCHED = 100_000  # changes that a process may be behind before it reads everybody again
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
-_MAX_DIMENSION = 65_536
-_MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypted
 _A_TIME = 500  # ids in one statement
 
-# {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64.
-TABLES = (
-    "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
-    "CREATE TABLE collection (id {id}, name TEXT NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
-    " tally {integer} NOT NULL DEFAULT 0)",
-    "CREATE TABLE setting (collection {integer} NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (collection, key))",
-    "CREATE TABLE making (id {id}, text TEXT NOT NULL, actor TEXT NOT NULL, UNIQUE (text, actor))",
-    "CREATE TABLE person (id {id}, collection {integer} NOT NULL, name TEXT NOT NULL, external_id TEXT, added {integer} NOT NULL,"
-    " gone {integer}, extra TEXT, stamp {integer} NOT NULL DEFAULT 0)",
-    "CREATE UNIQUE INDEX person_name ON person (collection, name) WHERE gone IS NULL",
-    "CREATE UNIQUE INDEX person_external ON person (collection, external_id) WHERE external_id IS NOT NULL AND gone IS NULL",
-    "CREATE TABLE face (id {id}, person {integer} NOT NULL, making {integer} NOT NULL, added {integer} NOT NULL,"
-    " gone {integer}, quality {real}, digest {blob} NOT NULL, source TEXT NOT NULL, extra TEXT, vector {blob} NOT NULL)",
-    "CREATE INDEX face_person ON face (person)",
-    "CREATE INDEX face_digest ON face (substr(digest, 1, 8))",
-    "CREATE TABLE crop (face {integer} PRIMARY KEY, data {blob} NOT NULL)",
-    "CREATE TABLE touched (seq {integer} PRIMARY KEY, person {integer} NOT NULL)",
-    "CREATE TABLE log (id {id}, collection {integer} NOT NULL, at {integer} NOT NULL, actor TEXT NOT NULL, kind TEXT NOT NULL,"
-    " text TEXT NOT NULL, change TEXT, undone {integer} NOT NULL)",
-)
 
-Row = tuple[Any, ...]
-
-
-class Cursor(Protocol):
-    """A database's answers, with `?` for values whatever the database writes."""
-
-    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """What a SELECT finds."""
-
-    def change(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """How many rows another statement changed."""
-
-    def insert(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """The id of the row that an INSERT made."""
-
-
-class SqlStore(ABC):
+class SqlStore(SqlValues):
     """The store on a database that `_read` and `_write` give a cursor of."""
 
-    _collection_id: int
-
     def __init__(self, collection: str) -> None:
-        self.collection = collection
+        super().__init__(collection)
         self._lock = threading.RLock()
         self._actor = _user()
-        self._sealing: Sealing = Plain()
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The file or address."""
 
     @abstractmethod
     def _read(self) -> contextlib.AbstractContextManager[Cursor]:
@@ -119,8 +69,9 @@ class SqlStore(ABC):
         with self._read() as cursor:
             found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
         if not found and not create:
-            names = ", ".join(self.collections()[:5]) or "none"
-            raise GalleryError(f"{self.name}: no collection {self.collection!r}; it has: {names}")
+            there = self.collections()
+            has = ", ".join(there[:5]) or "none"
+            raise NoSuchCollection(f"{self.name}: no collection {self.collection!r}; it has: {has}", there)
         if not found:
             with self._write() as cursor:
                 found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
@@ -166,16 +117,6 @@ class SqlStore(ABC):
         """How many people there are."""
         with self._read() as cursor:
             return self._counts(cursor)[0]
-
-    def _counts(self, cursor: Cursor) -> tuple[int, int]:
-        rows = cursor.rows("SELECT n_people, n_photos FROM collection WHERE id = ?", (self._collection_id,))
-        if not rows:
-            raise self._damaged(f"the collection {self.collection!r} is gone")
-        return self._integer(rows[0][0]), self._integer(rows[0][1])
-
-    def _tally(self, cursor: Cursor) -> int:
-        rows = cursor.rows("SELECT tally FROM collection WHERE id = ?", (self._collection_id,))
-        return self._integer(rows[0][0] if rows else None)
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
         """People by name, those after the name `after` and at most `limit`."""
@@ -262,18 +203,6 @@ class SqlStore(ABC):
             for key, owner, digest, source, making, actor, added, quality, extra, crop in rows
         ]  # fmt: skip
 
-    def _known_of_photo(self, digest: Any, extra: Any) -> tuple[str, dict[str, Any]]:
-        """The digest and the metadata of a photo out of its row; of an encrypted digest only a key stands in the column."""
-        if not isinstance(digest, (bytes, memoryview)) or len(digest) != 32:
-            raise self._damaged("a digest is not 32 bytes")
-        known = {} if extra is None else self._object(self._opened(extra), "what is known of a photo")
-        if not self._sealing.encrypted:
-            return bytes(digest).hex(), known
-        real, metadata = known.get("digest"), known.get("metadata", {})
-        if not isinstance(real, str) or len(real) != 64 or not isinstance(metadata, dict):
-            raise self._damaged("what is known of a photo is not as it was written")
-        return real, metadata
-
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
         """The vectors (n,D) of photos, removed ones included."""
         found: dict[int, bytes] = {}
@@ -316,11 +245,7 @@ class SqlStore(ABC):
 
     def add(self, name: str, entry: Entry) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
-        vector = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
         digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
-        known: dict[str, Any] = entry.metadata
-        if self._sealing.encrypted:
-            known = {"digest": entry.digest, "metadata": entry.metadata}
         with self._write() as cursor:
             person = self._held(cursor, "name", name)
             new, stamp = person is None, 0
@@ -333,14 +258,7 @@ class SqlStore(ABC):
                     return False
             else:
                 owner, stamp = self._new_person(cursor, PersonState(name), now)
-            photo = cursor.insert(
-                "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (owner, self._making(cursor, entry.made_by), now, entry.quality, digest, self._sealing.seal_text(entry.source),
-                 self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None,
-                 self._sealing.seal(vector)),
-            )  # fmt: skip
-            if entry.crop is not None:
-                cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
+            photo = self._new_photo(cursor, owner, entry, self._making(cursor, entry.made_by), now)
             sum_ = tally.added(self._tally(cursor), tally.of_photos([photo], [owner]), stamp)
             sql = "UPDATE collection SET n_people = n_people + ?, n_photos = n_photos + 1, tally = ? WHERE id = ?"
             cursor.change(sql, (int(new), sum_, self._collection_id))
@@ -349,18 +267,21 @@ class SqlStore(ABC):
             self._touch(cursor, [owner])
         return True
 
-    def _new_person(self, cursor: Cursor, state: PersonState, now: int) -> tuple[int, int]:
-        """The id and the stamp."""
-        sql = "INSERT INTO person (collection, name, external_id, extra, added, stamp) VALUES (?, ?, ?, ?, ?, ?)"
-        stamp = tally.new_stamp()
-        return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now, stamp)), stamp
-
-    def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:
-        """The name, external id and the rest as they are written; of encrypted ones the columns hold keys."""
-        known = state_to_json(state) if self._sealing.encrypted else extra_of(state)
-        external = self._sealing.key_of_text(state.external_id) if state.external_id else None
-        extra = self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None
-        return self._sealing.key_of_text(state.name), external, extra
+    def _new_photo(self, cursor: Cursor, owner: int, entry: Entry, making: int, added: int) -> int:
+        """Store one embedding of a person, which is new there, within a change; returns its number."""
+        known: dict[str, Any] = entry.metadata
+        if self._sealing.encrypted:
+            known = {"digest": entry.digest, "metadata": entry.metadata}
+        vector = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
+        photo = cursor.insert(
+            "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (owner, making, added, entry.quality, self._sealing.key_of(bytes.fromhex(entry.digest)),
+             self._sealing.seal_text(entry.source),
+             self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None, self._sealing.seal(vector)),
+        )  # fmt: skip
+        if entry.crop is not None:
+            cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
+        return photo
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:
         """Do a change and log it; returns its number in the log."""
@@ -427,117 +348,13 @@ class SqlStore(ABC):
             raise self._damaged("its head is gone")
         return self._integer(rows[0][0])
 
-    def _making(self, cursor: Cursor, text: str) -> int:
-        """The number of what computed a vector and who enrolled it, which many photos share."""
-        rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, self._actor))
+    def _making(self, cursor: Cursor, text: str, actor: str = "") -> int:
+        """The number of what computed a vector and who enrolled it, this user by default, which many photos share."""
+        actor = actor or self._actor
+        rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
         if rows:
             return self._integer(rows[0][0])
-        return cursor.insert("INSERT INTO making (text, actor) VALUES (?, ?)", (text, self._actor))
-
-    # Values out of a file that anybody may have written
-
-    def _damaged(self, what: str) -> GalleryError:
-        return GalleryError(f"{self.name}: damaged ({what})")
-
-    def _integer(self, value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-            raise self._damaged("a number in it is none")
-        return value
-
-    def _text(self, value: Any, most: int = 65_536) -> str:
-        if not isinstance(value, str) or len(value) > most:
-            raise self._damaged("a text in it is none, or too long")
-        return plain_text(value)
-
-    def _time(self, value: Any) -> str:
-        seconds = self._integer(value)
-        if seconds >= 2**38:  # the year 10680
-            raise self._damaged("a time in it is no time")
-        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    def _quality(self, value: Any) -> float | None:
-        if value is not None and not (isinstance(value, (float, int)) and 0 <= value <= 1):
-            raise self._damaged("the quality of a face is not between 0 and 1")
-        return None if value is None else float(value)
-
-    def _opened(self, value: Any) -> str:
-        """A text that may be encrypted."""
-        if not isinstance(value, str) or len(value) > _MAX_SEALED:
-            raise self._damaged("a text in it is none, or too long")
-        try:
-            return self._text(self._sealing.open_text(value))
-        except ValueError as error:
-            raise self._damaged(str(error)) from None
-
-    def _opened_bytes(self, value: Any) -> bytes:
-        """Bytes that may be encrypted."""
-        if not isinstance(value, (bytes, memoryview)):
-            raise self._damaged("what should be bytes is none")
-        try:
-            return self._sealing.open(bytes(value))
-        except ValueError as error:
-            raise self._damaged(str(error)) from None
-
-    def _json(self, text: Any, what: str) -> Any:
-        if not isinstance(text, str):  # bytes would be taken
-            raise self._damaged(f"{what} is not JSON")
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            raise self._damaged(f"{what} is not JSON") from None
-
-    def _object(self, text: Any, what: str) -> dict[str, Any]:
-        value = self._json(text, what)
-        if not isinstance(value, dict):
-            raise self._damaged(f"{what} is no JSON object")
-        return value
-
-    def _state(self, name: Any, external_id: Any, extra: Any) -> PersonState:
-        known = self._known_of_person(extra)
-        if self._sealing.encrypted:
-            name, external_id = known.get("name"), known.get("external_id")
-        try:
-            return state_from_row(name, external_id, known)
-        except (TypeError, ValueError) as error:
-            raise self._damaged(str(error)) from None
-
-    def _known_of_person(self, extra: Any) -> dict[str, Any]:
-        return {} if extra is None else self._object(self._opened(extra), "what is known of a person")
-
-    def _vectors_of(self, blobs: Sequence[Any], dimension: int) -> npt.NDArray[np.float16]:
-        """Vectors (n,D) out of their bytes; `GalleryError` for another length, and for vectors not of length 1."""
-        if self._sealing.encrypted:
-            blobs = [self._opened_bytes(one) for one in blobs]
-        if not 0 <= dimension <= _MAX_DIMENSION or any(
-            not isinstance(one, (bytes, memoryview)) or len(one) != 2 * dimension for one in blobs
-        ):
-            raise self._damaged(f"an embedding is not of {dimension} numbers")
-        vectors = np.frombuffer(b"".join(blobs), "<f2").reshape(len(blobs), dimension).astype(np.float16, copy=False)
-        self._check_lengths(vectors)
-        return vectors
-
-    def _check_lengths(self, vectors: npt.NDArray[np.float16]) -> None:
-        if not (np.abs(_squared_lengths(vectors) - 1) < 4e-3).all():  # so written, NaN fails it too
-            raise self._damaged("an embedding is not of length 1")
-
-
-def _squared_lengths(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """The sums of squares (n,) of vectors (n,D); of those that are not finite, a large number."""
-    found = np.empty(len(vectors), np.float32)
-    # NumPy takes three times as long to turn float16 into float32. Of their bits all but the sign move to where float32 has
-    # them, whose exponents are by 112 larger.
-    step = max(1, 65_536 // max(1, vectors.shape[1]))  # which stays in a core's own cache
-    bits = np.empty((step, vectors.shape[1]), np.uint32)
-    numbers = bits.view(np.float32)
-    for start in range(0, len(vectors), step):
-        part = vectors[start : start + step].view(np.uint16)
-        n = len(part)
-        np.copyto(bits[:n], part)
-        np.left_shift(bits[:n], 17, out=bits[:n])
-        np.right_shift(bits[:n], 4, out=bits[:n])
-        np.multiply(numbers[:n], np.float32(2.0**112), out=numbers[:n])
-        np.einsum("nd,nd->n", numbers[:n], numbers[:n], out=found[start : start + n])
-    return found
+        return cursor.insert("INSERT INTO making (text, actor) VALUES (?, ?)", (text, actor))
 
 
 _COLUMNS = (

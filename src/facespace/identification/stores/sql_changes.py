@@ -6,19 +6,18 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from facespace.identification.stores import tally
 from facespace.identification.stores.changes import change_from_json
 from facespace.identification.stores.protocol import Change, Conflict, PersonChange, PersonState, PhotoChange
-
-if TYPE_CHECKING:
-    from facespace.identification.stores.sql import Cursor, SqlStore
+from facespace.identification.stores.sql_tables import Cursor
+from facespace.identification.stores.sql_values import SqlValues
 
 _FACES_OF = "SELECT count(*) FROM face WHERE person = ? AND gone IS NULL"
 
 
-def apply_change(store: SqlStore, cursor: Cursor, change: Change) -> tuple[Change, list[int]]:
+def apply_change(store: SqlValues, cursor: Cursor, change: Change) -> tuple[Change, list[int]]:
     """Do a change; returns it with the ids that new people were given, and the people whose photos changed."""
     for what in (change.people, change.photos):
         if len({one.id for one in what}) != len(what):
@@ -59,7 +58,7 @@ def apply_change(store: SqlStore, cursor: Cursor, change: Change) -> tuple[Chang
     return dataclasses.replace(change, people=people, photos=tuple(done)), sorted(touched)
 
 
-def _check_person(store: SqlStore, cursor: Cursor, change: PersonChange) -> int:
+def _check_person(store: SqlValues, cursor: Cursor, change: PersonChange) -> int:
     """The stamp of the person who is there, or 0; `Conflict` where that is not whom the change expects."""
     if change.id <= 0:
         return 0
@@ -75,7 +74,7 @@ def _check_person(store: SqlStore, cursor: Cursor, change: PersonChange) -> int:
     return 0 if held is None else store._integer(rows[0][4])
 
 
-def _check_free(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
+def _check_free(store: SqlValues, cursor: Cursor, change: PersonChange) -> None:
     assert change.after is not None
     taken = [("name", change.after.name)] + (
         [("external_id", change.after.external_id)] if change.after.external_id else []
@@ -91,7 +90,7 @@ def _check_free(store: SqlStore, cursor: Cursor, change: PersonChange) -> None:
             raise Conflict(f"{store.name}: {what} {value!r} already")
 
 
-def _put_person(store: SqlStore, cursor: Cursor, change: PersonChange, now: int) -> tuple[int, int]:
+def _put_person(store: SqlValues, cursor: Cursor, change: PersonChange, now: int) -> tuple[int, int]:
     """The id and the new stamp."""
     state: PersonState = change.after  # type: ignore[assignment]
     if change.id <= 0:
@@ -102,7 +101,7 @@ def _put_person(store: SqlStore, cursor: Cursor, change: PersonChange, now: int)
     return change.id, stamp
 
 
-def _move(store: SqlStore, cursor: Cursor, photo: PhotoChange, owner: int | None, now: int) -> int | None:
+def _move(store: SqlValues, cursor: Cursor, photo: PhotoChange, owner: int | None, now: int) -> int | None:
     """Give a photo to a person, or remove it; returns who has it then."""
     rows = cursor.rows(
         "SELECT face.person, face.gone FROM face JOIN person ON person.id = face.person"
@@ -123,7 +122,7 @@ def _move(store: SqlStore, cursor: Cursor, photo: PhotoChange, owner: int | None
     return owner
 
 
-def _check_owner(store: SqlStore, cursor: Cursor, person: int) -> None:
+def _check_owner(store: SqlValues, cursor: Cursor, person: int) -> None:
     rows = cursor.rows("SELECT gone, collection FROM person WHERE id = ?", (person,))
     ((n_photos,),) = cursor.rows(_FACES_OF, (person,))
     is_there = bool(rows) and tuple(rows[0]) == (None, store._collection_id)
@@ -138,7 +137,7 @@ def _told(change: PersonChange) -> str:
     return "somebody" if state is None else repr(state.name)
 
 
-def logged_change(store: SqlStore, cursor: Cursor, kind: Any, stored: Any) -> tuple[Change | None, str]:
+def logged_change(store: SqlValues, cursor: Cursor, kind: Any, stored: Any) -> tuple[Change | None, str]:
     """The change of a row of the log, and a line for people where the row has none: enrolments are logged short."""
     if stored is None:
         return None, ""
@@ -163,7 +162,7 @@ def logged_change(store: SqlStore, cursor: Cursor, kind: Any, stored: Any) -> tu
 
 
 def erase_removed(
-    store: SqlStore, cursor: Cursor, people: Sequence[int] | None, before: float | None
+    store: SqlValues, cursor: Cursor, people: Sequence[int] | None, before: float | None
 ) -> tuple[int, list[str], list[int]]:
     """Erase removed photos and people, and what the log says of them.
 
@@ -173,7 +172,7 @@ def erase_removed(
     of = "SELECT id FROM person WHERE collection = ?"
     values: tuple[Any, ...] = (store._collection_id,)
     if people is not None:
-        of += f" AND id IN ({', '.join('?' * len(people))})"
+        of += f" AND id IN ({', '.join('?' * len(people)) or 'NULL'})"  # PostgreSQL knows no empty list
         values += tuple(people)
     photos = cursor.rows(
         f"SELECT face.id, face.person, making.actor, face.added FROM face LEFT JOIN making ON making.id = face.making"
@@ -200,7 +199,7 @@ def erase_removed(
     return len(photos), told, owners
 
 
-def _forget(store: SqlStore, cursor: Cursor, photos: dict[int, str], people: dict[int, str]) -> None:
+def _forget(store: SqlValues, cursor: Cursor, photos: dict[int, str], people: dict[int, str]) -> None:
     """Put random names into log entries that speak of erased photos and people; they cannot be undone any more."""
     if not photos and not people:
         return

@@ -27,20 +27,17 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest, PeopleIndex
 from facespace.identification.stores.sealing import VARIABLE, new_sealing, sealing_of
-from facespace.identification.stores.sql import TABLES, VERSION, Row, SqlStore
-from facespace.identification.stores.sqlite_checks import APPLICATION_ID, check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, check_on_opening, everybody
+from facespace.identification.stores.sql import SqlStore
+from facespace.identification.stores.sql_tables import VERSION
+from facespace.identification.stores.sqlite_checks import check_file, check_whole
+from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, everybody
+from facespace.identification.stores.sqlite_tables import PAGE, SCHEMA, SQLiteCursor, make_tables
 from facespace.io.files import remedy, sync_file, sync_folder
 from facespace.io.text import one_line
 
 _BUSY_SECONDS = 60.0
 _ASKED_MS = 20  # milliseconds in which SQLite itself asks for a lock again
 _LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
-_PAGE = 8192  # bytes: seven people of one photo with 512 numbers, or 24 with 128, lose less at its end than in 4096
-_WORDS = {
-    "id": "INTEGER PRIMARY KEY AUTOINCREMENT", "integer": "INTEGER", "blob": "BLOB", "real": "REAL",
-}  # fmt: skip
-SCHEMA = tuple(statement.format(**_WORDS) for statement in TABLES)
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
 
 
@@ -117,7 +114,7 @@ class SQLiteStore(SqlStore):
             check_on_opening(self, cursor)
 
     def _make(self) -> None:
-        self._connection.execute(f"PRAGMA page_size = {_PAGE}")
+        self._connection.execute(f"PRAGMA page_size = {PAGE}")
         with self._write_raw() as connection:
             (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if n_tables:  # another process was first
@@ -141,15 +138,15 @@ class SQLiteStore(SqlStore):
                 time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - not a secret
 
     @contextlib.contextmanager
-    def _read(self) -> Iterator[_Cursor]:
+    def _read(self) -> Iterator[SQLiteCursor]:
         with self._lock, self._errors():
             self._check_process()
             if self._connection.in_transaction:  # within a change, or within another reading
-                yield _Cursor(self._connection)
+                yield SQLiteCursor(self._connection)
                 return
             self._retried(lambda: self._begin("BEGIN", "SELECT count(*) FROM sqlite_master WHERE rowid = 1"))
             try:
-                yield _Cursor(self._connection)
+                yield SQLiteCursor(self._connection)
             finally:
                 self._connection.execute("COMMIT")
 
@@ -163,9 +160,9 @@ class SQLiteStore(SqlStore):
             raise
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[_Cursor]:
+    def _write(self) -> Iterator[SQLiteCursor]:
         with self._write_raw() as connection:
-            yield _Cursor(connection)
+            yield SQLiteCursor(connection)
 
     @contextlib.contextmanager
     def _write_raw(self) -> Iterator[sqlite3.Connection]:
@@ -214,6 +211,20 @@ class SQLiteStore(SqlStore):
             self._connection.close()
             self._index = None
 
+    def problems(self) -> list[str]:
+        """What is wrong with the file, found by reading all of it; empty for a whole one."""
+        with self._read() as cursor:
+            told = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
+            found = [] if told == ["ok"] else told
+            ((n_lost,),) = cursor.rows("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)")
+            if n_lost:
+                found.append(f"{n_lost} photos belong to nobody")
+            try:
+                check_everybody(self, cursor)
+            except GalleryError as error:
+                found.append(str(error).removeprefix(f"{self.name}: "))
+        return found
+
     # Search
 
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
@@ -231,13 +242,13 @@ class SQLiteStore(SqlStore):
                         return index
                     changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
                 if index is None or changes is None:  # the first search, or too much has changed since the last one
-                    index = everybody(self, cursor, dimension)
+                    index = everybody(self, cursor, dimension, self._beside)
             if changes is not None:  # nobody who writes waits for this
                 index = index.changed(*changes)
             self._index, self._index_seq, self._index_of = index, seq, of
             return index
 
-    def _beside(self, cursor: _Cursor) -> _Cursor | None:
+    def _beside(self, cursor: SQLiteCursor) -> SQLiteCursor | None:
         """Another connection that reads the state which `cursor` is reading, for another thread; None where there is none."""
         connection = None
         try:
@@ -245,7 +256,7 @@ class SQLiteStore(SqlStore):
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON"):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN")
-            beside = _Cursor(connection)
+            beside = SQLiteCursor(connection)
             # Nobody can change the file while it is being read, but it may have been replaced by another one.
             if self._seq(beside) == self._seq(cursor):
                 return beside
@@ -291,30 +302,6 @@ def _link(unfinished: Path, target: Path) -> None:
         unfinished.rename(target)
 
 
-class _Cursor:
-    """SQLite's answers."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._connection.execute(sql, tuple(values)).fetchall()
-
-    def stream(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        return self._connection.execute(sql, tuple(values))
-
-    def change(self, sql: str, values: Sequence[Any] = ()) -> int:
-        return self._connection.execute(sql, tuple(values)).rowcount
-
-    def insert(self, sql: str, values: Sequence[Any] = ()) -> int:
-        key = self._connection.execute(sql, tuple(values)).lastrowid
-        assert key is not None
-        return key
-
-
 def _remedy(path: Path, said: str) -> str:
     """What to do, as the end of a message. SQLite names a full disk as such only where it writes the gallery itself."""
     if "full" in said or ("disk I/O" in said and shutil.disk_usage(path.parent).free < _LITTLE_ROOM):
@@ -324,15 +311,6 @@ def _remedy(path: Path, said: str) -> str:
     if "readonly" in said or "unable to open" in said:
         return "; get the right to write to it and its folder, or copy it to another place"
     return "; end the other program that uses it" if "locked" in said else ""
-
-
-def make_tables(connection: sqlite3.Connection) -> None:
-    """Make the tables of an empty file, within a transaction."""
-    for statement in SCHEMA:
-        connection.execute(statement)
-    connection.execute("INSERT INTO head VALUES (1, 0)")
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _connect(path: Path, seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facespace.errors import GalleryError
-from facespace.identification.stores.sql import VERSION
+from facespace.identification.stores.sql_tables import VERSION
+from facespace.identification.stores.sqlite_tables import APPLICATION_ID
 
-APPLICATION_ID = 0x66616365  # "face"
 _SMALLEST = 512  # bytes of an SQLite file
 _SMALL = 4 * 2**20  # bytes of a file that is checked from begin to end whenever it is opened, which takes some 15 ms
 _SEQUENCES = "CREATE TABLE sqlite_sequence(name,seq)"  # SQLite's own, of the last ids

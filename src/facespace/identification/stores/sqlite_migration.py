@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from facespace.errors import GalleryError
-from facespace.identification.stores.sql import VERSION
+from facespace.identification.stores.sql_tables import VERSION
+from facespace.identification.stores.sqlite_tables import PAGE, SQLiteCursor, make_tables
 from facespace.identification.stores.tally import count_again
 
 _OLD = ("setting", "person", "face")
@@ -24,8 +25,6 @@ def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
 
     Vectors of float32 become float16. A process that is killed leaves the old file; one that was faster has done the work.
     """
-    from facespace.identification.stores.sqlite import _PAGE, _Cursor, make_tables
-
     connection.execute("PRAGMA journal_mode = DELETE").fetchone()  # the log of the old format beside the file goes
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA synchronous = EXTRA")
@@ -42,13 +41,13 @@ def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
         _copy(connection, path, has_quality=version > 1)
         for table in reversed(_OLD):
             connection.execute(f"DROP TABLE old_{table}")
-        count_again(_Cursor(connection), 1)
+        count_again(SQLiteCursor(connection), 1)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    connection.execute(f"PRAGMA page_size = {_PAGE}")
+    connection.execute(f"PRAGMA page_size = {PAGE}")
     # Without room for a second file, or while somebody reads, it stays larger than it must be.
     with contextlib.suppress(sqlite3.OperationalError):
         connection.execute("VACUUM")  # gives the room of the float32 vectors back

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,8 @@ import numpy.typing as npt
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.identification.people_index import PeopleIndex, Rows
 from facespace.identification.stores import tally
+from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sqlite_scan import Unfit, scan
-
-if TYPE_CHECKING:
-    from facespace.identification.stores.sqlite import SQLiteStore
 
 _A_TIME = 4096  # photos
 _IN_ONE = 500  # people in one statement
@@ -27,19 +25,22 @@ _FACES = (
 )
 
 
-def everybody(store: SQLiteStore, cursor: Any, dimension: int) -> PeopleIndex:
-    """The index of everybody of the collection; `GalleryError` where the file is damaged."""
+def everybody(store: SqlStore, cursor: Any, dimension: int, beside: Callable[[Any], Any]) -> PeopleIndex:
+    """The index of everybody of the collection; `GalleryError` where the file is damaged.
+
+    `beside` gives another cursor that reads the state which a cursor reads, for another thread, or None.
+    """
     n_people, n_photos = store._counts(cursor)
     # Where few have several photos, these are read as they stand in the file, which takes a third of the time.
     if n_photos > _A_TIME and n_photos <= 1.25 * n_people and not store._sealing.encrypted:
         try:
-            return PeopleIndex.build(dimension, _rows_as_they_stand(store, cursor, dimension))
+            return PeopleIndex.build(dimension, _rows_as_they_stand(store, cursor, dimension, beside))
         except Unfit:  # to be read row by row, which tells what is wrong
             pass
     return PeopleIndex.build(dimension, people_rows(store, cursor, dimension))
 
 
-def _rows_as_they_stand(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Rows]:
+def _rows_as_they_stand(store: SqlStore, cursor: Any, dimension: int, beside: Callable[[Any], Any]) -> Iterator[Rows]:
     """Everybody of the collection, by the order of the photos in the file, those who have several photos last."""
     n_people, n_photos = store._counts(cursor)
     several = np.empty(0, np.int64)
@@ -48,7 +49,7 @@ def _rows_as_they_stand(store: SQLiteStore, cursor: Any, dimension: int) -> Iter
         several = np.array([store._integer(person) for (person,) in cursor.rows(sql)], np.int64)
     found: list[npt.NDArray[np.int64]] = []
     sum_ = 0
-    for photos in scan(store, cursor, dimension):
+    for photos in scan(cursor, store._collection_id, dimension, beside):
         store._check_lengths(photos.vectors)
         alone = ~np.isin(photos.owners, several, assume_unique=True) if len(several) else slice(None)
         owners, vectors = photos.owners[alone], photos.vectors[alone]
@@ -64,13 +65,13 @@ def _rows_as_they_stand(store: SQLiteStore, cursor: Any, dimension: int) -> Iter
         part = several[start : start + _IN_ONE].tolist()
         chosen = f"{sql} AND face.person IN ({', '.join('?' * len(part))}) ORDER BY face.person, face.id"
         rows = cursor.rows(chosen, (store._collection_id, *part))
-        piece, n = _rows_of(store, rows, dimension, default)
-        seen_people, seen_photos, sum_ = seen_people + n, seen_photos + len(rows), sum_ + _tally_of(store, rows)
+        piece, n = rows_of(store, rows, dimension, default)
+        seen_people, seen_photos, sum_ = seen_people + n, seen_photos + len(rows), sum_ + _tally_of(rows)
         yield piece
     check_counts(store, cursor, seen_people, seen_photos, sum_)
 
 
-def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Rows]:
+def people_rows(store: SqlStore, cursor: Any, dimension: int) -> Iterator[Rows]:
     """Everybody of the collection, by ascending id, some thousands at a time; `GalleryError` where the file is damaged."""
     sql = f"{_FACES.format('person CROSS JOIN face ON face.person = person.id')} AND person.collection = ? ORDER BY person.id"
     answers = cursor.stream(sql, (store._collection_id,))
@@ -89,13 +90,13 @@ def people_rows(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Row
             continue
         if not rows:
             break
-        piece, n = _rows_of(store, rows, dimension, default)
-        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(store, rows)
+        piece, n = rows_of(store, rows, dimension, default)
+        n_people, n_photos, sum_ = n_people + n, n_photos + len(rows), sum_ + _tally_of(rows)
         yield piece
     check_counts(store, cursor, n_people, n_photos, sum_)
 
 
-def check_counts(store: SQLiteStore, cursor: Any, n_people: int, n_photos: int, sum_: int) -> None:
+def check_counts(store: SqlStore, cursor: Any, n_people: int, n_photos: int, sum_: int) -> None:
     """`GalleryError` where the people and photos that were read, of that tally, are not those that the file says it has."""
     expected = store._counts(cursor)
     # Through the table and not an index: each person once, also one whose photos are not there.
@@ -112,7 +113,7 @@ def check_counts(store: SQLiteStore, cursor: Any, n_people: int, n_photos: int, 
     raise store._damaged(f"{what}; was it copied while somebody wrote? Copy it again by facespace gallery copy")
 
 
-def check_on_opening(store: SQLiteStore, cursor: Any) -> None:
+def check_on_opening(store: SqlStore, cursor: Any) -> None:
     """The same where few photos are in the collection; larger ones are checked when everybody is read first.
 
     Of who was changed last, the name must be in its index too: of another change pages from before and from after it are not
@@ -127,21 +128,32 @@ def check_on_opening(store: SQLiteStore, cursor: Any) -> None:
         raise store._damaged("its index of names is of another moment; was it copied while somebody wrote?")
     if store._counts(cursor)[1] > _FEW:
         return
+    check_everybody(store, cursor)
+
+
+def check_everybody(store: SqlStore, cursor: Any) -> None:
+    """Read who owns which photo, without vectors, and check it as `check_counts` does."""
     sql = (
         "SELECT face.person, NULL, NULL, NULL, face.id FROM person CROSS JOIN face ON face.person = person.id"
-        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ?"
+        " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ? ORDER BY person.id"
     )
-    rows = cursor.rows(sql, (store._collection_id,))
-    check_counts(store, cursor, len({row[0] for row in rows}), len(rows), _tally_of(store, rows))
+    answers = cursor.stream(sql, (store._collection_id,))
+    n_people = n_photos = sum_ = 0
+    last = None
+    while rows := answers.fetchmany(_A_TIME):
+        owners = [store._integer(row[0]) for row in rows]
+        n_people += sum(one != before for one, before in zip(owners, [last, *owners], strict=False))
+        n_photos, sum_, last = n_photos + len(rows), sum_ + _tally_of(rows), owners[-1]
+    check_counts(store, cursor, n_people, n_photos, sum_)
 
 
-def _tally_of(store: SQLiteStore, rows: Sequence[Any]) -> int:
-    """The tally of photos (person, ..., id)."""
-    return tally.of_photos([store._integer(row[4]) for row in rows], [store._integer(row[0]) for row in rows])
+def _tally_of(rows: Sequence[Any]) -> int:
+    """The tally of photos (person, ..., id) of which the first is known to be an integer, as the last is by the table."""
+    return tally.of_photos([row[4] for row in rows], [row[0] for row in rows])
 
 
 def changed_rows(
-    store: SQLiteStore, cursor: Any, dimension: int, since: int, until: int
+    store: SqlStore, cursor: Any, dimension: int, since: int, until: int
 ) -> tuple[npt.NDArray[np.int64], Rows] | None:
     """Who changed after `since`, and their rows as they are now; None where too many did."""
     if until < since or until - since > _MAX_BEHIND:
@@ -155,11 +167,11 @@ def changed_rows(
     sql = f"{_FACES.format('face JOIN person ON person.id = face.person')} AND person.collection = ? AND face.person = ? ORDER BY face.id"
     for person in people:
         rows += cursor.rows(sql, (store._collection_id, person))
-    piece, _ = _rows_of(store, rows, dimension, default)
+    piece, _ = rows_of(store, rows, dimension, default)
     return np.array(people, np.int64), piece
 
 
-def _rows_of(store: SQLiteStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
+def rows_of(store: SqlStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
     """Index rows of photos (person, vector, quality, extra) that stand person by person; and how many people these are."""
     vectors = store._vectors_of([row[1] for row in rows], dimension)
     ids = np.array([store._integer(row[0]) for row in rows], np.int64)

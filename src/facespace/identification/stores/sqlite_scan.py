@@ -9,17 +9,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.runtime.onnx_network import usable_cores
-
-if TYPE_CHECKING:
-    from facespace.identification.stores.sqlite import SQLiteStore
 
 _A_TIME = 4096  # photos
 _MOST_BYTES = 8 << 20  # of their vectors
@@ -57,24 +54,25 @@ class Unfit(Exception):
     """A row is not as it was written."""
 
 
-def scan(store: SQLiteStore, cursor: Any, dimension: int) -> Iterator[Photos]:
+def scan(cursor: Any, collection: int, dimension: int, beside: Callable[[Any], Any]) -> Iterator[Photos]:
     """All photos of the people of the collection, in pieces that do not follow each other; `Unfit` where a row is wrong.
 
-    `cursor` reads one state of the file, and while it does, other connections of this process read the same.
+    `cursor` reads one state of the file, and while it does, other connections of this process read the same: `beside` gives
+    another one, or None.
     """
     first, last = cursor.rows("SELECT min(id), max(id) FROM face")[0]
     if first is None:
         return
-    other = store._beside(cursor) if usable_cores() > 1 else None
+    other = beside(cursor) if usable_cores() > 1 else None
     if other is None:
-        yield from _pieces(cursor, store._collection_id, dimension, _MIN, last)
+        yield from _pieces(cursor, collection, dimension, _MIN, last)
         return
     waiting: queue.Queue[Photos | BaseException | None] = queue.Queue(_WAITING)
     stopped = threading.Event()
     middle = (first + last) // 2
     with contextlib.closing(other):
         threads = [
-            threading.Thread(target=_read, args=(waiting, stopped, one, store._collection_id, dimension, *part))
+            threading.Thread(target=_read, args=(waiting, stopped, one, collection, dimension, *part))
             for one, part in ((cursor, (_MIN, middle)), (other, (middle, last)))
         ]
         for thread in threads:

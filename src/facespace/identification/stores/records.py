@@ -1,0 +1,113 @@
+"""People with all their photos, as they go from one store to another, and what becomes of one who is known there."""
+
+from __future__ import annotations
+
+import calendar
+import dataclasses
+import datetime
+import functools
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from facespace.identification.stores.protocol import Entry, PersonState
+
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+
+class PhotoRecord(NamedTuple):
+    """One photo of a person; `added` is a UTC time, `actor` who enrolled it, where that is known."""
+
+    entry: Entry
+    added: str
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRecord:
+    """One person with at least one photo; `added` is a UTC time."""
+
+    state: PersonState
+    added: str
+    photos: tuple[PhotoRecord, ...]
+
+
+class Counts(NamedTuple):
+    """What became of people and photos that were brought to a store.
+
+    `new_people` and `new_photos` were added, `known_people` were there by name, `known_photos` were theirs already,
+    `rejected_photos` were left out because somebody said that they do not show the person. `remarks` are lines for users.
+    """
+
+    new_people: int = 0
+    known_people: int = 0
+    new_photos: int = 0
+    known_photos: int = 0
+    rejected_photos: int = 0
+    remarks: tuple[str, ...] = ()
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together.
+
+        >>> Counts(1, remarks=("a",)).plus(Counts(2, 3)).new_people
+        3
+        """
+        return Counts(
+            self.new_people + other.new_people, self.known_people + other.known_people,
+            self.new_photos + other.new_photos, self.known_photos + other.known_photos,
+            self.rejected_photos + other.rejected_photos, self.remarks + other.remarks,
+        )  # fmt: skip
+
+
+class Joined(NamedTuple):
+    """A person to be: the state, the photos that are new, and what is to be counted."""
+
+    state: PersonState
+    photos: tuple[PhotoRecord, ...]
+    counts: Counts
+
+
+def joined(
+    record: PersonRecord, held: PersonState | None, digests: Collection[str], is_free: Callable[[str], bool]
+) -> Joined:
+    """What a store should hold of a person after `record` was brought to it. Doing it twice changes nothing more.
+
+    `held` is the state of the person who has the name there, or None, and `digests` are that person's photos. Photos that are
+    new are added, except those that were rejected there; what is said of the person there wins over the record. `is_free`
+    tells whether nobody else there has an external id.
+    """
+    remarks: tuple[str, ...] = ()
+    external_id = record.state.external_id if held is None else held.external_id or record.state.external_id
+    if external_id and (held is None or external_id != held.external_id) and not is_free(external_id):
+        remarks = (f"{record.state.name}: somebody else has the external id {external_id!r}; left without one",)
+        external_id = "" if held is None else held.external_id
+    if held is None:
+        state = dataclasses.replace(record.state, external_id=external_id)
+        return Joined(state, record.photos, Counts(1, 0, len(record.photos), remarks=remarks))
+    new = tuple(
+        one for one in record.photos if one.entry.digest not in digests and one.entry.digest not in held.rejected
+    )
+    n_rejected = sum(one.entry.digest in held.rejected for one in record.photos)
+    rejected = (*held.rejected, *(one for one in record.state.rejected if one not in digests))
+    state = PersonState(
+        held.name, external_id, {**record.state.metadata, **held.metadata}, tuple(dict.fromkeys(rejected)),
+        held.templates or record.state.templates,
+    )  # fmt: skip
+    n_known = len(record.photos) - len(new) - n_rejected
+    return Joined(state, new, Counts(0, 1, len(new), n_known, n_rejected, remarks))
+
+
+@functools.lru_cache(4096)  # photos of one import share theirs
+def seconds_of(time: str) -> int:
+    """A UTC time as stores tell it, in seconds since 1970; `ValueError` for anything else.
+
+    >>> seconds_of("2026-01-02T03:04:05Z")
+    1767323045
+    """
+    if not _TIME.fullmatch(time):
+        raise ValueError(f"a time must be written like 2026-01-02T03:04:05Z, got {time[:40]!r}")
+    seconds = calendar.timegm(datetime.datetime.fromisoformat(time[:-1]).timetuple())
+    if seconds < 0:
+        raise ValueError(f"a time must be after 1970, got {time}")
+    return seconds
