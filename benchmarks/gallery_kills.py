@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import random
 import select
@@ -25,11 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
+from facespace.embedding.compatibility import model_of
 from facespace.identification import edits
+from facespace.identification.exchange import export_gallery, import_gallery
 from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sqlite import SQLiteStore
 from facespace.identification.stores.sqlite_tables import APPLICATION_ID
-from large_galleries import drawn_vectors, fill, name_of
+from large_galleries import drawn_model, drawn_vectors, fill, name_of
 from speed import processor
 
 DIMENSION = 128
@@ -176,8 +177,6 @@ def start_whole(kind: str, source: Path, path: Path) -> None:
     if kind == "migration":
         SQLiteStore(path).close()
     else:
-        from facespace.identification.exchange import import_gallery  # type: ignore[import-not-found]
-
         with contextlib.closing(SQLiteStore(path, create=True)) as store:
             import_gallery(store, source)
 
@@ -238,14 +237,10 @@ def rounds(kinds: list[str], n_kills: int, seed: int, folder: Path) -> Iterator[
             old_gallery(source)
             shutil.copy(source, folder / "once.gallery")
         else:
-            if importlib.util.find_spec("facespace.identification.exchange") is None:
-                yield kind, ["there is no import in this version"]
-                continue
-            from facespace.identification.exchange import export_gallery  # type: ignore[import-not-found]
-
             large = folder / "large.gallery"
             fill(large, N_MOVED, DIMENSION)
             with contextlib.closing(SQLiteStore(large)) as store:
+                store.set_once("embedder", model_of(drawn_model(DIMENSION)))
                 export_gallery(store, source)
         seconds = seconds_of(kind, source, folder / "once.gallery")
         yield f"{kind} ({seconds:.1f} s)", [kill_whole(kind, source, folder, rng, seconds) for _ in range(n_kills)]

@@ -314,10 +314,27 @@ def test_expanded_numbers_are_those_of_numpy() -> None:
 
 
 def test_rows_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="must ascend, got 4 after a larger one"):
-        PeopleIndex.build(DIMENSION, [rows_of([1, 5]), rows_of([4])])
+    assert len(PeopleIndex.build(DIMENSION, [rows_of([5, 1]), rows_of([1, 4])])) == 3
+    with pytest.raises(ValueError, match="the rows of a person must follow each other"):
+        PeopleIndex.build(DIMENSION, [rows_of([1, 5]), rows_of([1])])
     with pytest.raises(ValueError, match=r"vectors must be \(2, 64\), got \(2, 32\)"):
         PeopleIndex.build(DIMENSION, [rows_of([1, 5], 32)])
     index = PeopleIndex.build(DIMENSION, [rows_of([1, 5])])
     with pytest.raises(ValueError, match=r"vectors must be \(1, 64\), got \(1, 32\)"):
         index.changed(np.array([1]), rows_of([9], 32))
+
+
+def test_a_change_sketches_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = drawn(range(6001))
+    before = rows.ids < 6000
+    index = PeopleIndex.build(DIMENSION, [Rows(*(values[before] for values in rows))])
+    sketch, sketched = people_index.Sketcher.sketch, []
+    monkeypatch.setattr(people_index.Sketcher, "sketch", lambda self, x: sketched.append(len(x)) or sketch(self, x))
+    new = np.isin(rows.ids, [3, 6000])
+    later = index.changed(np.array([7, 5999]), Rows(*(values[new] for values in rows)))
+    assert sketched == [2]
+    left = ~np.isin(rows.ids, [7, 5999])
+    whole = PeopleIndex.build(DIMENSION, [Rows(*(values[left] for values in rows))])
+    probes = rows.vectors[[3, 8, 4500, 6000]].astype(np.float32)
+    assert later.nearest(probes, 1).people.ravel().tolist() == [3, 8, 4500, 6000]
+    assert whole.nearest(probes, 1).people.ravel().tolist() == [3, 8, 4500, 6000]

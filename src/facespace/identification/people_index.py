@@ -141,7 +141,8 @@ class PeopleIndex:
         if len(rows.ids) and not loose and kept and kept[-1].n_rows < _BLOCK:
             loose = [kept.pop()]
         if len(rows.ids) or len(loose) > 1:
-            loose = [_Block(piece) for piece in _pieces([*(block.rows for block in loose), rows])]
+            sketches = None if self._sketcher is None else self._sketcher.sketch(np.ascontiguousarray(rows.vectors))
+            loose = _rejoined([*loose, _Block(rows, sketches)])
         return PeopleIndex(self.dimension, [*kept, *(b for b in loose if b.n_rows)], n_people, self._sketcher)
 
     def __len__(self) -> int:
@@ -365,11 +366,26 @@ def _first_rows(blocks: Sequence[_Block]) -> Iterator[_Block]:
 def _with_sketches(blocks: Sequence[_Block], sketcher: Sketcher) -> Iterator[_Block]:
     """The blocks, each with sketches."""
 
+    if all(block.sketches is not None for block in blocks):  # as after most changes
+        yield from blocks
+        return
+
     def sketched(block: _Block) -> _Block:
         return block if block.sketches is not None else _Block(block.rows, sketcher.sketch(block.rows.vectors))
 
     with ThreadPoolExecutor(usable_cores()) as pool, one_blas_thread():
         yield from pool.map(sketched, blocks)
+
+
+def _rejoined(blocks: Sequence[_Block]) -> list[_Block]:
+    """The rows of some blocks in blocks of 4,096, with the sketches that they have."""
+    pieces = list(_pieces(block.rows for block in blocks))
+    sketches = [block.sketches for block in blocks if block.sketches is not None]
+    if not pieces or len(sketches) < len(blocks):
+        return [_Block(piece) for piece in pieces]
+    ends = np.cumsum([len(piece.ids) for piece in pieces])
+    parts = np.split(np.concatenate(sketches, axis=1), ends[:-1], axis=1)
+    return [_Block(piece, np.ascontiguousarray(part)) for piece, part in zip(pieces, parts, strict=True)]
 
 
 def _without(block: _Block, leaving: npt.NDArray[np.int64]) -> tuple[_Block, npt.NDArray[np.int64]]:
