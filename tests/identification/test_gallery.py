@@ -584,6 +584,23 @@ def test_what_is_stored_with_a_photo(path: Path, gallery: Gallery) -> None:
         gallery.photos("Ben")
 
 
+def test_who_is_compared_with_every_photo_may_be_mistaken_for_each(gallery: Gallery) -> None:
+    for k, name in enumerate(("Anna", "Anna", "Ben")):
+        gallery.add(name, axis(k), crop(k))
+    mean = gallery.identify(axis(2))[0].threshold
+    gallery.set_templates("best")
+    best = gallery.identify(axis(2))[0].threshold
+    assert best > mean
+    gallery.remove("Anna")
+    gallery.add("Carl", axis(0), crop(0))
+    gallery.add("Dora", axis(1), crop(1))
+    gallery.set_templates("mean")
+    assert gallery.identify(axis(2))[0].threshold == best, "as among three people"
+    gallery.set_templates("best")
+    with pytest.raises(GalleryError, match="thresholds can be chosen for templates 'mean' alone"):
+        gallery.calibrate(np.stack([axis(2)]), ["Ben"], rate=0.01)
+
+
 # Several matches of a probe, and vectors that know how they were made
 
 

@@ -339,10 +339,11 @@ class Gallery:
         # A face that cannot have its best person can have one of the next: of N faces of a photo each needs N.
         n_best = max(1, len(probes)) if one_photo else top or 1
         found = self._store.nearest(probes, n_best)
-        n_people = self._store.count()
         if threshold is None:
             of_probes = None if qualities is None else np.asarray(qualities, np.float64)[:, None]
-            thresholds = self._thresholds(n_people, rate, found.n_photos, found.qualities, of_probes)
+            # A stranger who is compared with every photo may be mistaken for each of them.
+            n_compared = self._store.count(photos=self._store.setting("templates") == "best")
+            thresholds = self._thresholds(n_compared, rate, found.n_photos, found.qualities, of_probes)
         else:
             thresholds = np.full(found.people.shape, float(threshold))
         kept = sorted({int(one) for one in found.people.ravel() if one >= 0})
@@ -421,6 +422,10 @@ class Gallery:
     def calibrate(self, probes: Vectors, names: Sequence[str], *, rate: float) -> TunedThresholds:
         """Choose and store the thresholds on labelled photos: see `threshold_tuning.calibrate`."""
         probes = self._probes(probes)
+        if self._store.setting("templates") == "best":
+            raise GalleryError(
+                f"{self._store.name}: thresholds can be chosen for templates 'mean' alone; it has 'best'"
+            )
         people, table = self._everybody(), self._model().calibration
         result = threshold_tuning.calibrate(
             probes, names, people.templates, people.names,

@@ -157,7 +157,7 @@ def test_what_is_added_is_there(store: Store) -> None:
     assert (wang.state, wang.n_photos) == (PersonState("王小明"), 1)
     assert 0 < ada.id != wang.id > 0
     assert began <= ada.added <= wang.added <= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    assert store.count() == 2
+    assert store.count() == 2 and store.count(photos=True) == sum(one.n_photos for one in store.people())
 
 
 def test_people_stand_by_the_code_points_of_their_names_page_by_page(store: Store) -> None:

@@ -187,8 +187,8 @@ class Store(Protocol):
     def set(self, key: str, value: Any) -> None:
         """Store a setting in place of what it was."""
 
-    def count(self) -> int:
-        """How many people there are."""
+    def count(self, *, photos: bool = False) -> int:
+        """How many people there are, or how many `photos` they have together."""
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
         """People by name (in the order of its code points), those after the name `after` and at most `limit`."""

@@ -185,9 +185,10 @@ class QdrantStore:
 
     # Reading people
 
-    def count(self) -> int:
-        """How many people there are."""
-        return self._ledger.head().n_people
+    def count(self, *, photos: bool = False) -> int:
+        """How many people there are, or how many `photos` they have together."""
+        head = self._ledger.head()
+        return head.n_photos if photos else head.n_people
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
         """People by name, those after the name `after` and at most `limit`."""

@@ -113,10 +113,10 @@ class SqlStore(SqlValues):
 
     # Reading people
 
-    def count(self) -> int:
-        """How many people there are."""
+    def count(self, *, photos: bool = False) -> int:
+        """How many people there are, or how many `photos` they have together."""
         with self._read() as cursor:
-            return self._counts(cursor)[0]
+            return self._counts(cursor)[1 if photos else 0]
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
         """People by name, those after the name `after` and at most `limit`."""
