@@ -351,7 +351,7 @@ def other_database(path: Path) -> None:
         (lambda path, people: path.write_bytes(b""), "an empty file, no gallery"),
         (
             lambda path, people: path.write_bytes(random.Random(1).randbytes(9000)),
-            "no gallery of facespace (it is not an SQLite file)",
+            "damaged, or no gallery of facespace (file is not a database)",
         ),
         (
             lambda path, people: path.write_bytes(people.read_bytes()[:9000]),
@@ -381,7 +381,7 @@ def test_enrolling_into_what_is_no_gallery(cli: Cli, folder: Path, hopper_file: 
     shutil.copy(hopper_file, folder / "photo.jpg")
     outcome = cli("enroll", "--gallery", "photo.jpg", "Grace", "photo.jpg")  # the wrong way round
     assert outcome.code == 1
-    assert outcome.errors == ["facespace: photo.jpg: no gallery of facespace (it is not an SQLite file)"]
+    assert outcome.errors == ["facespace: photo.jpg: damaged, or no gallery of facespace (file is not a database)"]
     assert (folder / "photo.jpg").read_bytes() == hopper_file.read_bytes()
 
 

@@ -75,7 +75,7 @@ def test_the_gallery_of_the_variable(cli: Cli, people: Path, monkeypatch: pytest
     assert cli("gallery", "list", "missing.gallery").code == 1
     assert cli("gallery", "list", "--gallery", "other.gallery").lines[0] == "    3  Ada"
     outcome = cli("gallery", "list", "mysql://host/people")
-    assert outcome.errors == ["facespace: a gallery is a file, or is at postgresql:// or qdrant://; got 'mysql'://"]
+    assert outcome.errors == ["facespace: a gallery is a file, or is at postgresql:// or qdrant://; got mysql://"]
 
 
 def test_the_variable_serves_every_command(

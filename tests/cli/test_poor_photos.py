@@ -127,7 +127,7 @@ def test_one_person_under_two_names_is_told(cli: Cli, tmp_path: Path, gallery: P
         f"facespace: {mirrored}: resembles Grace, who is enrolled; is Rear Admiral the same person?"
     ]
     assert cli("enroll", "--gallery", gallery, "Grace", mirrored).errors == [
-        f"facespace: {mirrored}: resembles Rear Admiral, who is enrolled; is Grace the same person?"
+        f"facespace: {mirrored}: the same photo is enrolled as Rear Admiral; is Grace the same person?"
     ]
 
 

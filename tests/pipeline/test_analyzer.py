@@ -170,7 +170,7 @@ def test_names_make_an_analyzer(hopper_file):
         FaceAnalyzer(None, made.detector)
     with pytest.raises(TypeError, match="detector must be a name or a Detector, got int"):
         FaceAnalyzer(made.embedder, 3)
-    with pytest.raises(TypeError, match="a gallery takes the path of its file, or a store; got NoneType"):
+    with pytest.raises(TypeError, match="a gallery takes the path of its file, an address, or a store; got NoneType"):
         Gallery(None, made.embedder)
 
 

@@ -96,8 +96,8 @@ class Lettering:
 
     def _drawable(self, name: str) -> tuple[list[str], bool]:
         """The letters of a name, each with its marks, in what can be drawn of it; and whether its end is left out."""
-        seen = "".join(filter(self._is_seen, one_line(name[: 2 * _MAX_LETTERS])))
-        text = " ".join(unicodedata.normalize("NFC", seen).split()) or "?"
+        seen = "".join(filter(self._is_seen, name[: 2 * _MAX_LETTERS]))
+        text = " ".join(unicodedata.normalize("NFC", one_line(seen)).split()) or "?"
         words = []
         for word in text[:_MAX_LETTERS].split(" "):
             clusters = _clusters(word)
