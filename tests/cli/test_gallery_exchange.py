@@ -99,7 +99,10 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
         ),
         (["import", "--gallery", "new.gallery", "."], ".: no such file"),
         (["copy", "people.gallery", "people.gallery"], "people.gallery: the collection 'default' has people already"),
-        (["copy", "people.gallery", "nonsense://x"], "a gallery is a file, or is at postgresql:// or qdrant://; got nonsense://"),
+        (
+            ["copy", "people.gallery", "nonsense://x"],
+            "a gallery is a file, or is at postgresql:// or qdrant://; got nonsense://",
+        ),
         (["copy", "people.gallery", "no/such/folder.gallery"], "no/such/folder.gallery"),
         (["migrate", "--gallery", "people.gallery", "--model", "no-such-model"], "no-such-model"),
     ],

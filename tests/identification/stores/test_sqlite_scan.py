@@ -49,7 +49,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def answers(index: PeopleIndex) -> list[list[object]]:
     probes = np.stack([entry(seed).embedding for seed in (*range(N_PEOPLE), 1000, 1001, 1002)])
-    return [values.tolist() for values in index.nearest(probes, 3)]
+    people, similarities, n_photos, qualities = index.nearest(probes, 3)
+    return [people.tolist(), similarities.tolist(), n_photos.tolist(), np.round(qualities, 6).tolist()]
 
 
 def test_it_finds_what_reading_row_by_row_finds(store: SQLiteStore) -> None:

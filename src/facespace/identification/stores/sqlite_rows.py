@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.embedding.calibration import UNKNOWN_QUALITY
-from facespace.identification.people_index import PeopleIndex, Rows
+from facespace.identification.people_index import PeopleIndex, Rows, n_different
 from facespace.identification.stores import tally
 from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sqlite_scan import Unfit, scan
@@ -57,7 +57,7 @@ def _rows_as_they_stand(store: SqlStore, cursor: Any, dimension: int, beside: Ca
         sum_ += tally.of_photos(photos.ids[alone], owners)
         yield Rows(owners, vectors, np.ones(len(owners), np.int32), photos.qualities[alone])
     seen_people = seen_photos = sum(map(len, found))
-    if len(np.unique(np.concatenate([*found, several]))) != seen_people + len(several):
+    if n_different(np.concatenate([*found, several])) != seen_people + len(several):
         raise store._damaged("a person has several photos where it counts one")
     default = store.setting("templates") or "mean"
     sql = f"{_FACES.format('face CROSS JOIN person ON person.id = face.person')} AND person.collection = ?"
