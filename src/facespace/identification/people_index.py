@@ -27,7 +27,7 @@ _BLOCK = 4096
 # in 99.9 % of cases among this many rows of the smallest distances, in galleries of 10 thousand, 100 thousand and a million:
 #   128 numbers (sface)          1,053   4,360   15,067   (taken: 1,563   4,942   15,625)
 #   512 numbers (casia-webface)    398     986    2,743   (taken:   391   1,236    3,907)
-# The most similar one was there for 99.9 % of probes among at most 1,954 and 1,235.
+# The most similar one was there for 99.9 % of probes among at most 1,954 and 1,235: where up to five are wanted, half is taken.
 _CANDIDATES = 2000
 # Bytes of distances computed before candidates are chosen from them: 64 probes and a million rows.
 _SCANNED_BYTES = 64 << 20
@@ -167,8 +167,9 @@ class PeopleIndex:
         wanted = min(k, self._n_people)
         step = min(256, max(1, _SCANNED_BYTES // self.n_rows))
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-search") as pool:
-            # A small gallery is searched before a thread has started.
-            run = map if self.n_rows <= _BLOCK else pool.map
+            # A small gallery is searched before a thread has started, and for one probe threads wait for each other: NumPy's
+            # calls on a block are too short for them.
+            run = map if self.n_rows <= _BLOCK or len(probes) == 1 else pool.map
             for start in range(0, len(probes), step):
                 chunk = probes[start : start + step]
                 parts = [Nearest(*(values[start + n] for values in found)) for n in range(len(chunk))]
@@ -290,8 +291,8 @@ class PeopleIndex:
 
 
 def _n_candidates(n_rows: int, dimension: int, k: int) -> int:
-    """How many rows are compared in full: 3,906 of a million of 512 numbers, 15,625 of as many of 128."""
-    return math.ceil(_CANDIDATES * math.sqrt(n_rows) / min(dimension, N_BITS) * max(1.0, k / 10))
+    """How many rows are compared in full: for ten people 3,906 of a million of 512 numbers, 15,625 of as many of 128."""
+    return math.ceil(_CANDIDATES * math.sqrt(n_rows) / min(dimension, N_BITS) * max(0.5, k / 10))
 
 
 def _expand(vectors: npt.NDArray[np.float16], *, out: npt.NDArray[np.float32]) -> None:
