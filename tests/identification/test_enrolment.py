@@ -36,8 +36,8 @@ def test_likeness_is_to_the_mean_of_the_photos(gallery: Gallery) -> None:
     assert found is not None
     assert found.similarities == pytest.approx([math.sqrt(0.5), 0], abs=1e-3)
     # Two photos of Anna reach 0.05 more; among two people a name needs more than with one certain person.
-    assert found.wanted == pytest.approx([0.45, 0.45])
-    assert (found.wanted_among_all > found.wanted).all()
+    assert found.thresholds == pytest.approx([0.45, 0.45])
+    assert (found.thresholds_among_all > found.thresholds).all()
     assert enrolment.likeness(gallery, "Nobody", axis(0)) is None
 
 

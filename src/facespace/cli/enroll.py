@@ -226,8 +226,8 @@ class _Enroller:
         if other and other not in others:
             say(f"{photo.path}: resembles {other}, who is enrolled; is {person} the same person?")
         like = enrolment.likeness(self._gallery, person, vector)
-        if like is not None and like.similarities[0] < like.wanted[0]:
-            figures = f"similarity {like.similarities[0]:.3f}, {like.wanted[0]:.3f} wanted"
+        if like is not None and like.similarities[0] < like.thresholds[0]:
+            figures = f"similarity {like.similarities[0]:.3f}, {like.thresholds[0]:.3f} wanted"
             say(f"{photo.path}: unlike the other photos of {person} ({figures}); is it the same person?")
 
 

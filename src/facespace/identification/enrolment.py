@@ -29,13 +29,13 @@ class NoClearFace(GalleryError):
 class Likeness(NamedTuple):
     """How much F faces resemble a person who is enrolled.
 
-    `similarities` (F,) are to the mean of the person's photos. `wanted` (F,) is what a face must reach that is said to be this
-    person's, `wanted_among_all` (F,) one that could be anybody's of the gallery.
+    `similarities` (F,) are to the mean of the person's photos. `thresholds` (F,) is what a face must reach that is said to be this
+    person's, `thresholds_among_all` (F,) one that could be anybody's of the gallery.
     """
 
     similarities: npt.NDArray[np.float32]
-    wanted: npt.NDArray[np.float64]
-    wanted_among_all: npt.NDArray[np.float64]
+    thresholds: npt.NDArray[np.float64]
+    thresholds_among_all: npt.NDArray[np.float64]
 
 
 def can_compare(gallery: Gallery) -> bool:
@@ -75,9 +75,9 @@ def face_like_others(gallery: Gallery, name: str, embeddings: Vectors) -> int:
         raise NoClearFace(f"{n} faces, one expected")
     best = int(found.similarities.argmax())
     reached = float(found.similarities[best])
-    if reached < found.wanted_among_all[best]:
+    if reached < found.thresholds_among_all[best]:
         raise NoClearFace(
-            f"{n} faces, none like {name}'s other photos (similarity {reached:.3f}, {found.wanted_among_all[best]:.3f} wanted)"
+            f"{n} faces, none like {name}'s other photos (similarity {reached:.3f}, {found.thresholds_among_all[best]:.3f} wanted)"
         )
     others = np.delete(found.similarities, best)
     if len(others) and reached - float(others.max()) < CLEARLY_MORE:

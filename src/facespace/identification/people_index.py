@@ -66,6 +66,19 @@ class Nearest(NamedTuple):
     n_photos: npt.NDArray[np.int32]
     qualities: npt.NDArray[np.float32]
 
+    @classmethod
+    def nobody(cls, n: int, k: int) -> Nearest:
+        """What N probes have found in an empty gallery.
+
+        >>> Nearest.nobody(1, 2).people.tolist()
+        [[-1, -1]]
+        """
+        shape = (n, k)
+        return cls(
+            np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32),
+            np.zeros(shape, np.int32), np.zeros(shape, np.float32),
+        )  # fmt: skip
+
 
 class _Block(NamedTuple):
     """Up to 4,096 rows, never changed, and their sketches (8,n) where the index has any."""
@@ -157,11 +170,7 @@ class PeopleIndex:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         probes = np.ascontiguousarray(probes, np.float32)
-        shape = (len(probes), k)
-        found = Nearest(
-            np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32),
-            np.zeros(shape, np.int32), np.zeros(shape, np.float32),
-        )  # fmt: skip
+        found = Nearest.nobody(len(probes), k)
         if not found.people.size or not self.n_rows:
             return found
         wanted = min(k, self._n_people)

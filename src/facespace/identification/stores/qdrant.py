@@ -62,7 +62,7 @@ from facespace.identification.stores.qdrant_points import (
     where,
 )
 from facespace.identification.stores.qdrant_server import Server, models, parts
-from facespace.identification.stores.sql import _user as _user_name
+from facespace.identification.stores.sql import user_name
 
 _PERSON = (equal("kind", "person"), equal("state", LIVE))
 _PAGE = 100  # people read at once where a page of them is asked for
@@ -84,7 +84,7 @@ class QdrantStore:
 
     def __init__(self, address: str, *, collection: str = "default", create: bool = False, client: Any = None) -> None:
         self.collection = collection
-        self._actor = _user_name()
+        self._actor = user_name()
         self._lock = threading.RLock()  # one change at a time: those of threads need not compete
         self._server = Server(address, client)
         try:

@@ -20,11 +20,7 @@ def nearest_people(ledger: Ledger, probes: npt.NDArray[np.float32], k: int) -> N
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     probes = np.ascontiguousarray(probes, np.float32)
-    shape = (len(probes), k)
-    found = Nearest(
-        np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32),
-        np.zeros(shape, np.int32), np.zeros(shape, np.float32),
-    )  # fmt: skip
+    found = Nearest.nobody(len(probes), k)
     head = ledger.head()
     if not head.n_photos or not len(probes):
         return found

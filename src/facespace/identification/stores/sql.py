@@ -45,7 +45,7 @@ class SqlStore(SqlValues):
     def __init__(self, collection: str) -> None:
         super().__init__(collection)
         self._lock = threading.RLock()
-        self._actor = _user()
+        self._actor = user_name()
 
     @abstractmethod
     def _read(self) -> contextlib.AbstractContextManager[Cursor]:
@@ -375,7 +375,7 @@ def _marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _user() -> str:
+def user_name() -> str:
     """Who changes the gallery, for its log."""
     try:
         return plain_text(getpass.getuser())[:100]
