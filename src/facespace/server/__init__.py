@@ -1,0 +1,1 @@
+"""The HTTP API and the page over a gallery. Begin with `app.create_app`."""
