@@ -6,7 +6,7 @@ import ipaddress
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -15,9 +15,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 from facespace.identification.stores.actors import act_as, user_name
 from facespace.server.keys import GRANTS, ROLES, KeyRecord, Role
 from facespace.server.problems import Problem
-
-if TYPE_CHECKING:
-    from facespace.server.service import Service
+from facespace.server.service import Service, service_of
 
 # Which collections a route uses: the one that the request names; those of the caller, which the route itself sees to;
 # or all of the service, which only keys for all collections may.
@@ -60,11 +58,6 @@ class Needs:
 
 
 Dependency = Callable[..., Coroutine[Any, Any, Caller]]
-
-
-def service_of(request: Request) -> Service:
-    """The service that a request came to."""
-    return cast("Service", request.app.state.service)
 
 
 def allowed(*roles: Role, scope: Scope = "named") -> Dependency:

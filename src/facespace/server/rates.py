@@ -14,7 +14,7 @@ class Rates:
     """Token buckets: a caller who was quiet may make `burst` requests at once, and `per_second` on average.
 
     The buckets are in memory. With several workers each holds its own, so `share` divides both numbers among them.
-    `per_second` 0 or below is no limit. Safe to share between threads.
+    `per_second` None is no limit. Safe to share between threads.
 
     >>> now = [0.0]
     >>> rates = Rates(2.0, burst=2, clock=lambda: now[0])
@@ -26,9 +26,9 @@ class Rates:
     """
 
     def __init__(
-        self, per_second: float, *, burst: float, share: int = 1, clock: Callable[[], float] = time.monotonic
+        self, per_second: float | None, *, burst: float, share: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.per_second = per_second / share
+        self.per_second = None if per_second is None else per_second / share
         self.burst = max(1.0, burst / share)
         self._clock = clock
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Rates:
 
         More than the bucket holds is taken from a full bucket, which is then empty for longer.
         """
-        if self.per_second <= 0:
+        if self.per_second is None:
             return 0.0
         now = self._clock()
         with self._lock:

@@ -204,15 +204,6 @@ class State:
             raise self._damaged(str(error)) from None
 
 
-def state_folder(gallery: str, current: str | os.PathLike[str] = ".") -> Path:
-    """The state folder of a gallery where none is named: beside its file, or in the current folder.
-
-    >>> state_folder("faces.gallery").name, state_folder("postgresql://db/faces").as_posix()
-    ('faces.gallery.service', 'facespace.service')
-    """
-    return Path(current, "facespace.service") if "://" in gallery else Path(f"{gallery}.service")
-
-
 def prepare_folder(folder: Path) -> None:
     """Make the state folder (mode 0700) unless it is there; `StateError` for one that others can write."""
     try:
