@@ -6,6 +6,8 @@ from typing import Any
 
 from fastapi import Request
 
+from facespace.server.answers import Answers
+from facespace.server.audit import Audit
 from facespace.server.engine import Engine
 from facespace.server.galleries import Galleries
 from facespace.server.keys import Keys
@@ -54,6 +56,8 @@ class Service:
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
         self.keys = Keys(self.state)
+        self.audit = Audit(self.state)
+        self.answers = Answers(self.state)
         self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
         self.galleries = Galleries(settings, self.engine)
         self.events: Any = NoEvents()
