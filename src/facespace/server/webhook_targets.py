@@ -276,6 +276,8 @@ def _posted(
     finally:
         watch.cancel()
         connection.close()
+    if late.is_set():  # the cut may have looked like the end of an answer
+        raise DeliveryFailed("no answer in time")
     if 300 <= status < 400:
         raise DeliveryFailed(f"it answered {status}; redirects are not followed")
     if not 200 <= status < 300:
