@@ -12,13 +12,16 @@ from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import faces, health
+from facespace.server.routes import events, faces, health, webhooks
 from facespace.server.service import Service
 from facespace.server.settings import Settings
+from facespace.server.stopping import calling_at_stop
 
 ROUTERS = (
+    events.router,
     faces.router,
     health.router,
+    webhooks.router,
 )
 
 
@@ -32,7 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             gallery = await service.engine.run(service.galleries.get)
             await service.engine.run(service.engine.warm, gallery.model_name or settings.model)
-            yield
+            with calling_at_stop(service.events.end_streams):
+                yield
         finally:
             service.close()
 

@@ -86,7 +86,7 @@ def identified(
         }
         faces.append(entry)
     kept: dict[int, str] = {}
-    if strangers and keep_unknown and service.settings.unknowns_days:
+    if strangers and keep_unknown:
         kept = service.unknowns.keep(collection, photo, strangers, source=source)
     for k, entry in zip(chosen, faces, strict=True):
         if k in kept:

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import Request
 
 from facespace.server.answers import Answers
 from facespace.server.audit import Audit
+from facespace.server.delivering import Delivering
 from facespace.server.engine import Engine
+from facespace.server.events import Events
 from facespace.server.galleries import Galleries
 from facespace.server.keys import Keys
 from facespace.server.metrics import Metrics
+from facespace.server.mqtt import Bridge, Publisher, parsed_broker
 from facespace.server.rates import Rates
 from facespace.server.settings import Settings
 from facespace.server.state import State
-
-
-class NoEvents:
-    """Takes the place of `Events` where there are none."""
-
-    def emit(self, kind: str, collection: str, data: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class NoUnknowns:
-    """Takes the place of `Unknowns` where there are none."""
-
-    def ignored(self, collection: str, photo: Any, numbers: list[int]) -> set[int]:
-        """The numbers of those faces of the photo that shall be ignored for good."""
-        del collection, photo, numbers
-        return set()
-
-    def keep(self, collection: str, photo: Any, numbers: list[int], *, source: str = "") -> dict[int, str]:
-        """Keep these faces of an analysed photo; returns the ids of those that are kept, by number."""
-        del collection, photo, numbers, source
-        return {}
-
-    def close(self) -> None:
-        """Do nothing."""
+from facespace.server.unknowns import Unknowns
+from facespace.server.webhooks import Webhooks
 
 
 class Service:
@@ -60,14 +36,20 @@ class Service:
         self.answers = Answers(self.state)
         self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
         self.galleries = Galleries(settings, self.engine)
-        self.events: Any = NoEvents()
-        self.unknowns: Any = NoUnknowns()
+        self.events = Events(self.state)
+        self.webhooks = Webhooks(self.state, self.events, allow_private=settings.allow_private_webhooks)
+        broker = parsed_broker(settings.mqtt) if settings.mqtt else None
+        self.delivering = Delivering(
+            self.state, self.events, self.webhooks, allow_private=settings.allow_private_webhooks,
+            make_bridge=None if broker is None else lambda: Bridge(self.events, Publisher(broker)),
+        )  # fmt: skip
+        self.unknowns = Unknowns(settings, self.galleries)
         self.is_closing = False
 
     def close(self) -> None:
         """Finish what was accepted, and close the stores."""
         self.is_closing = True
-        for part in (self.engine, self.unknowns, self.events, self.galleries, self.state):
+        for part in (self.engine, self.unknowns, self.delivering, self.events, self.galleries, self.state):
             part.close()
 
 
