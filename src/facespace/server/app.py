@@ -12,15 +12,30 @@ from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import events, faces, health, webhooks
+from facespace.server.routes import (
+    collections,
+    events,
+    faces,
+    health,
+    log,
+    people,
+    photos,
+    unknowns,
+    webhooks,
+)
 from facespace.server.service import Service
 from facespace.server.settings import Settings
 from facespace.server.stopping import calling_at_stop
 
 ROUTERS = (
+    collections.router,
     events.router,
     faces.router,
     health.router,
+    log.router,
+    people.router,
+    photos.router,
+    unknowns.router,
     webhooks.router,
 )
 

@@ -40,11 +40,11 @@ RejectedCode = Literal[
 ]
 Accepted = Literal["poor_quality", "other_person"]
 
-EXAMPLE_ADDED = {
+EXAMPLE_ADDED: dict[str, Any] = {
     "index": 0, "filename": "a.jpg", "photo_id": "7", "quality": 0.81, "box": [31.5, 40.2, 118.9, 155.0], "warnings": [],
 }  # fmt: skip
-EXAMPLE_REJECTED = {"index": 1, "filename": "b.jpg", "code": "no_face", "detail": "no face found"}
-EXAMPLE_ENROLMENT = {"person": EXAMPLE_PERSON, "added": [EXAMPLE_ADDED], "rejected": [EXAMPLE_REJECTED]}
+EXAMPLE_REJECTED: dict[str, Any] = {"index": 1, "filename": "b.jpg", "code": "no_face", "detail": "no face found"}
+EXAMPLE_ENROLMENT: dict[str, Any] = {"person": EXAMPLE_PERSON, "added": [EXAMPLE_ADDED], "rejected": [EXAMPLE_REJECTED]}
 
 
 class Warned(BaseModel):

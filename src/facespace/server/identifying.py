@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from facespace.defaults import DEFAULT_RATE
 from facespace.faces.face import Face
 from facespace.faces.quality import weakness
 from facespace.identification.gallery import Gallery
@@ -94,13 +93,12 @@ def identified(
     for entry in faces:
         kind = "unknown" if entry["name"] is None else "known"
         service.events.emit(kind, collection, {key: value for key, value in entry.items() if key != "embedding"})
-    stored = None if rate is not None else gallery.calibration()
     return {
         "image": image_entry(photo),
         "collection": collection,
         "model": gallery.model_name,
         "n_people": len(gallery),
-        "strangers_named": rate if rate is not None else stored.rate if stored else DEFAULT_RATE,
+        "strangers_named": gallery.rate() if rate is None else rate,
         "faces": faces,
     }
 

@@ -27,11 +27,11 @@ _ID = re.compile("[1-9][0-9]{0,18}")
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 _SHOWN = 40
 
-EXAMPLE_PHOTO = {
+EXAMPLE_PHOTO: dict[str, Any] = {
     "id": "7", "source": "party.jpg", "added": "2026-01-02T03:04:05Z", "quality": 0.81, "metadata": {}, "has_crop": True,
     "actor": "front desk (key 3f9a)",
 }  # fmt: skip
-EXAMPLE_PERSON = {
+EXAMPLE_PERSON: dict[str, Any] = {
     "id": "3", "name": "Ada Lovelace", "external_id": "emp-17", "metadata": {"team": "engines"}, "templates": "",
     "n_photos": 2, "added": "2026-01-02T03:04:05Z", "etag": "5f1c0a9d7be24c31a8e0d9b4", "cover": "7",
 }  # fmt: skip
@@ -136,7 +136,9 @@ def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = 
     given = request.headers.get("if-match")
     if given is None:
         if needed:
-            raise Problem(428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost")
+            raise Problem(
+                428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost"
+            )
         return Seen(number)
     if given.strip() == "*":
         return Seen(number)

@@ -16,6 +16,7 @@ from facespace.server.mqtt import Bridge, Publisher, parsed_broker
 from facespace.server.rates import Rates
 from facespace.server.settings import Settings
 from facespace.server.state import State
+from facespace.server.unknown_clusters import Grouping
 from facespace.server.unknowns import Unknowns
 from facespace.server.webhooks import Webhooks
 
@@ -44,6 +45,7 @@ class Service:
             make_bridge=None if broker is None else lambda: Bridge(self.events, Publisher(broker)),
         )  # fmt: skip
         self.unknowns = Unknowns(settings, self.galleries)
+        self.grouping = Grouping(self.unknowns)
         self.is_closing = False
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -207,9 +207,9 @@ class Unknowns:
             found.append(unknown)
         return found, None
 
-    def crop(self, collection: str, id: str, *, ignored: bool = False) -> tuple[str, bytes] | None:
+    def crop(self, collection: str, face: str, *, ignored: bool = False) -> tuple[str, bytes] | None:
         """The digest and the PNG of a face."""
-        (one,) = self.find(collection, [id], ignored=ignored)
+        (one,) = self.find(collection, [face], ignored=ignored)
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         data = None if gallery is None else gallery.store.crop(one.photo.id)
         return None if data is None else (one.photo.digest, data)
@@ -376,17 +376,17 @@ def _erase(gallery: Gallery, people: Sequence[int]) -> int:
     return 0
 
 
-def _is_new(id: str) -> bool:
+def _is_new(face: str) -> bool:
     """Whether an id was told in the last seconds."""
-    if not _ID.fullmatch(id):
+    if not _ID.fullmatch(face):
         return False
-    return abs(time.time() * 1000 - (_LAST_MS - int(id[:11], 16))) < 10_000
+    return abs(time.time() * 1000 - (_LAST_MS - int(face[:11], 16))) < 10_000
 
 
-def photo_of(id: str) -> str:
+def photo_of(face: str) -> str:
     """What the ids of all faces of one photo have in common.
 
     >>> photo_of("0f1e2d3c4b5-0a0b0c0d-2")
     '0f1e2d3c4b5-0a0b0c0d'
     """
-    return id.rpartition("-")[0]
+    return face.rpartition("-")[0]

@@ -18,7 +18,7 @@ MAX_LOG = 1_000  # entries of one answer
 
 router = APIRouter(tags=["log"])
 
-EXAMPLE_CHANGE = {
+EXAMPLE_CHANGE: dict[str, Any] = {
     "number": 12, "at": "2026-01-02T03:04:05Z", "actor": "front desk (key 3f9a)", "kind": "merge",
     "text": "Ada into Ada Lovelace", "undone": False, "can_be_undone": True,
 }  # fmt: skip

@@ -260,34 +260,34 @@ async def _form_or_json(request: Request) -> Form:
 
 
 @router.get(
-    "/v1/people/{id}", operation_id="get_person", summary="One person with the photos",
+    "/v1/people/{person_id}", operation_id="get_person", summary="One person with the photos",
     responses={**problems(), 200: {"headers": _ETAG}},
 )  # fmt: skip
 async def get_person(
     request: Request,
     response: Response,
-    id: str,
+    person_id: str,
     collection: CollectionName = "default",
     caller: Caller = Depends(allowed("read")),
 ) -> PersonWithPhotos:
-    """At most 1,000 photos are listed here; `/v1/people/{id}/photos` has them all."""
+    """At most 1,000 photos are listed here; `/v1/people/{person_id}/photos` has them all."""
     del caller
     service = service_of(request)
     gallery = await collection_of(service, collection)
-    found = await service.engine.run(person_with_photos, gallery.store, person_number(id))
+    found = await service.engine.run(person_with_photos, gallery.store, person_number(person_id))
     person = PersonWithPhotos.model_validate(found)
     _tell_etag(response, person)
     return person
 
 
 @router.patch(
-    "/v1/people/{id}", operation_id="change_person", summary="Change what is known of a person",
+    "/v1/people/{person_id}", operation_id="change_person", summary="Change what is known of a person",
     responses={**problems(409, 412, 428), 200: {"headers": _ETAG}}, openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def change_person(
     request: Request,
     response: Response,
-    id: str,
+    person_id: str,
     patch: PersonPatch,
     collection: CollectionName = "default",
     caller: Caller = Depends(allowed("enroll")),
@@ -304,41 +304,41 @@ async def change_person(
             templates=patch.templates,
         )  # fmt: skip
 
-    return await _changed(request, response, caller, collection, id, change)
+    return await _changed(request, response, caller, collection, person_id, change)
 
 
 @router.delete(
-    "/v1/people/{id}", operation_id="remove_person", summary="Remove a person, until undone or erased",
+    "/v1/people/{person_id}", operation_id="remove_person", summary="Remove a person, until undone or erased",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def remove_person(
     request: Request,
-    id: str,
+    person_id: str,
     collection: CollectionName = "default",
     caller: Caller = Depends(allowed("enroll")),
 ) -> Undo:
     """The person is no longer found or named. `undo` brings them back; `erase` erases them for good."""
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
     def remove() -> Done:
         who = if_match(request, gallery, number)
         name = edits.person_called(gallery.store, who).state.name
         done = edits.remove(gallery.store, who)
-        service.events.emit("removed", collection, {"person": {"id": id, "name": name}, "undo": done.number})
+        service.events.emit("removed", collection, {"person": {"id": person_id, "name": name}, "undo": done.number})
         return done
 
     return Undo(undo=(await acting(service, caller, remove)).number)
 
 
 @router.post(
-    "/v1/people/{id}/merge", operation_id="merge_people", summary="Give a person the photos of others",
+    "/v1/people/{person_id}/merge", operation_id="merge_people", summary="Give a person the photos of others",
     responses={**problems(409, 412, 428), 200: {"headers": _ETAG}}, openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def merge_people(
     request: Request,
     response: Response,
-    id: str,
+    person_id: str,
     merge: Merge,
     collection: CollectionName = "default",
     caller: Caller = Depends(allowed("enroll")),
@@ -347,52 +347,52 @@ async def merge_people(
     if merge.etags is not None and len(merge.etags) != len(merge.others):
         raise Problem(422, "invalid", f"etags must be as many as others, {len(merge.others)}, got {len(merge.etags)}")
     numbers = [person_number(one) for one in merge.others]
-    if person_number(id) in numbers:
+    if person_number(person_id) in numbers:
         raise Problem(422, "invalid", "a person cannot be merged into the same person")
     tags: list[str | None] = [tag.strip('"') for tag in merge.etags] if merge.etags else [None] * len(numbers)
     others = [Seen(one, tag) for one, tag in zip(numbers, tags, strict=True)]
     return await _changed(
-        request, response, caller, collection, id, lambda gallery, who: edits.merge(gallery.store, others, who)
+        request, response, caller, collection, person_id, lambda gallery, who: edits.merge(gallery.store, others, who)
     )
 
 
 @router.post(
-    "/v1/people/{id}/split", operation_id="split_person", summary="Give photos to another person, who may be new",
+    "/v1/people/{person_id}/split", operation_id="split_person", summary="Give photos to another person, who may be new",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def split_person(
     request: Request,
-    id: str,
+    person_id: str,
     split: Split,
     collection: CollectionName = "default",
     caller: Caller = Depends(allowed("enroll")),
 ) -> Moved:
     """A person whose last photo goes is removed."""
-    return await _moved(request, caller, collection, id, split.photos, split.to, reject=False)
+    return await _moved(request, caller, collection, person_id, split.photos, split.to, reject=False)
 
 
 @router.post(
-    "/v1/people/{id}/reject", operation_id="reject_photos", summary="Say that photos do not show this person",
+    "/v1/people/{person_id}/reject", operation_id="reject_photos", summary="Say that photos do not show this person",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def reject_photos(
     request: Request,
-    id: str,
+    person_id: str,
     reject: Reject,
     collection: CollectionName = "default",
     caller: Caller = Depends(allowed("enroll")),
 ) -> Moved:
     """They go, or to the person `to`, and are never enrolled as this person again."""
-    return await _moved(request, caller, collection, id, reject.photos, reject.to, reject=True)
+    return await _moved(request, caller, collection, person_id, reject.photos, reject.to, reject=True)
 
 
 @router.post(
-    "/v1/people/{id}/erase", operation_id="erase_person", summary="Erase a person for good",
+    "/v1/people/{person_id}/erase", operation_id="erase_person", summary="Erase a person for good",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def erase_person(
     request: Request,
-    id: str,
+    person_id: str,
     collection: CollectionName = "default",
     caller: Caller = Depends(allowed("admin")),
 ) -> Erased:
@@ -400,7 +400,7 @@ async def erase_person(
 
     Unnamed faces that are kept are not touched, nor are backups and exports.
     """
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
     def erase() -> int:
@@ -414,8 +414,8 @@ async def erase_person(
                 raise
         else:
             n_photos = store.erase([number])
-        service.events.forget(collection, id)
-        service.events.emit("removed", collection, {"person": {"id": id, "name": None}, "erased": True})
+        service.events.forget(collection, person_id)
+        service.events.emit("removed", collection, {"person": {"id": person_id, "name": None}, "erased": True})
         return n_photos
 
     return Erased(erased=await acting(service, caller, erase))
@@ -426,10 +426,10 @@ async def _changed(
     response: Response,
     caller: Caller,
     collection: str,
-    id: str,
+    person_id: str,
     change: Callable[[Gallery, Seen], Done],
 ) -> ChangedPerson:
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
     def run() -> dict[str, Any]:
@@ -447,9 +447,9 @@ async def _changed(
 
 
 async def _moved(
-    request: Request, caller: Caller, collection: str, id: str, photos: list[str], to: str | None, *, reject: bool
+    request: Request, caller: Caller, collection: str, person_id: str, photos: list[str], to: str | None, *, reject: bool
 ) -> Moved:
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     name = None if to is None else checked_name(to)
     numbers = [photo_number(one) for one in photos]
     gallery = await collection_of(service, collection)
