@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import facespace
-from facespace.server import answers
+from facespace.server import face_answers as answers
 from support.service import running_service, service_behind
 
 JPEG = {"content-type": "image/jpeg"}

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from facespace.identification.gallery import Gallery
-from facespace.server import answers
+from facespace.server import face_answers as answers
 from facespace.server.access import allowed
 from facespace.server.bodies import Upload, read_form, read_photos
 from facespace.server.comparing import (
