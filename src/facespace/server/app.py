@@ -12,13 +12,15 @@ from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import faces, health
+from facespace.server.routes import faces, health, keys, settings as settings_routes
 from facespace.server.service import Service
 from facespace.server.settings import Settings
 
 ROUTERS = (
     faces.router,
     health.router,
+    keys.router,
+    settings_routes.router,
 )
 
 

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from facespace.server.answers import Answers
 from facespace.server.audit import Audit
+from facespace.server.choices import Choices
 from facespace.server.engine import Engine
 from facespace.server.galleries import Galleries
 from facespace.server.keys import Keys
@@ -56,6 +57,7 @@ class Service:
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
         self.keys = Keys(self.state)
+        self.choices = Choices(settings)
         self.audit = Audit(self.state)
         self.answers = Answers(self.state)
         self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
