@@ -11,17 +11,22 @@ from facespace._version import __version__
 from facespace.server import logs, openapi
 from facespace.server.admission import Admission
 from facespace.server.metrics import Metrics
+from facespace.server.orphans import end_with_parent
+from facespace.server.audit_trail import AuditTrail
+from facespace.server.cross_site import CrossSite
+from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import faces, health
+from facespace.server.routes import faces, health, keys, settings as settings_routes
 from facespace.server.service import Service
 from facespace.server.settings import Settings
-from facespace.server.shutdown import end_with_parent, tell_of_signals
 from facespace.server.tracing import Tracing
 
 ROUTERS = (
     faces.router,
     health.router,
     openapi.router,
+    keys.router,
+    settings_routes.router,
 )
 
 
@@ -31,14 +36,12 @@ def create_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = Service(settings)
-        undo = tell_of_signals(service.begin_closing)
         end_with_parent()
         try:
             await service.engine.run(service.start)
             app.state.service = service
             yield
         finally:
-            undo()
             service.begin_closing()
             service.close()
 
@@ -64,7 +67,11 @@ def create_app(settings: Settings) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     openapi.describe(app)
-    # The last one added is the first that a request passes.
+    # The last one that is added comes first.
+    app.add_middleware(AuditTrail)
+    app.add_middleware(Erasure)
+    app.add_middleware(Idempotency)
+    app.add_middleware(CrossSite, settings=settings)
     app.add_middleware(Admission, settings=settings, service=service)
     app.add_middleware(Tracing, metrics=metrics)
     return app

@@ -66,6 +66,8 @@ def identified(
 
     Nobody has a name whose similarity is below the threshold. A face without one has the reason.
     """
+    choice = service.choices.of(gallery)
+    rate = choice.rate if rate is None else rate
     chosen = largest_first(photo, max_faces)
     matches = gallery.identify(photo.embeddings[chosen], rate=rate, one_photo=True) if chosen else []
     there = {name: gallery.store.find(name) for name in {match.name for match in matches if match.name is not None}}
@@ -89,7 +91,7 @@ def identified(
                 "unknown": None if reason is None else {"reason": reason},
             }
         )
-    if strangers and keep_unknown and service.settings.unknowns_days:
+    if strangers and keep_unknown and choice.unknowns_days:
         for k, unknown_id in service.unknowns.keep(collection, photo, strangers, source=source).items():
             faces[chosen.index(k)]["unknown_id"] = unknown_id
     for entry in faces:

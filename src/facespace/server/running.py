@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -13,7 +14,9 @@ import uvicorn
 from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
 from facespace.server import logs
 from facespace.server.connections import Connections
+from facespace.server.exposure import check_exposure
 from facespace.server.settings import SETTINGS_VARIABLE, Settings
+from facespace.server.state import serving
 
 _BACKLOG = 2048
 _SHUTDOWN_SECONDS = 30  # for requests that were accepted, and streams
@@ -21,27 +24,42 @@ _KEEP_ALIVE_SECONDS = 15
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl+C. `OSError` where the address cannot be bound."""
-    listener = bind(settings)
-    os.environ[SETTINGS_VARIABLE] = settings.as_json()
-    logs.configure(settings.log_level)
-    with tempfile.TemporaryDirectory(prefix="facespace-metrics-") as folder:
-        if settings.workers == 1:
-            server = _Server(config(settings), address(settings, listener))
-            server.run(sockets=[listener])
-            started = server.started
-        else:
-            os.environ[CORES_VARIABLE] = str(max(1, usable_cores() // settings.workers))
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            say(address(settings, listener))
-            from uvicorn.supervisors import Multiprocess
+    """Serve until SIGTERM or Ctrl+C.
 
-            supervisor = Multiprocess(config(settings), sockets=[listener])
-            supervisor.run()
-            started = True
-    listener.close()
+    `OSError` where the address cannot be bound, `StateError` where another service uses the state folder, `ValueError`
+    where a key is needed first.
+    """
+    with serving(Path(settings.state)):
+        if warning := check_exposure(settings):
+            print(f"facespace: {warning}", file=sys.stderr, flush=True)
+        listener = bind(settings)
+        os.environ[SETTINGS_VARIABLE] = settings.as_json()
+        logs.configure(settings.log_level)
+        try:
+            started = _serve_alone(settings, listener) if settings.workers == 1 else _serve_together(settings, listener)
+        finally:
+            listener.close()
     if not started:
         sys.exit(1)
+
+
+def _serve_alone(settings: Settings, listener: socket.socket) -> bool:
+    server = _Server(config(settings), address(settings, listener))
+    server.run(sockets=[listener])
+    return server.started
+
+
+def _serve_together(settings: Settings, listener: socket.socket) -> bool:
+    """Worker processes that accept connections of the same socket, each with its share of the cores."""
+    from uvicorn.supervisors import Multiprocess
+
+    os.environ[CORES_VARIABLE] = str(max(1, usable_cores() // settings.workers))
+    with tempfile.TemporaryDirectory(prefix="facespace-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        say(address(settings, listener))
+        supervisor = Multiprocess(config(settings), sockets=[listener])
+        supervisor.run()
+    return all(process.exitcode == 0 for process in supervisor.processes)
 
 
 def config(settings: Settings) -> uvicorn.Config:
