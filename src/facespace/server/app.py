@@ -16,17 +16,20 @@ from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import faces, health, keys, settings as settings_routes
+from facespace.server.routes import events, faces, health, keys, settings as settings_routes, webhooks
 from facespace.server.service import Service
 from facespace.server.settings import Settings
+from facespace.server.stopping import calling_at_stop
 from facespace.server.tracing import Tracing
 
 ROUTERS = (
+    events.router,
     faces.router,
     health.router,
     openapi.router,
     keys.router,
     settings_routes.router,
+    webhooks.router,
 )
 
 
@@ -40,7 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             await service.engine.run(service.start)
             app.state.service = service
-            yield
+            with calling_at_stop(service.begin_closing):
+                yield
         finally:
             service.begin_closing()
             service.close()
