@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from facespace._version import __version__
 from facespace.server import logs, openapi
 from facespace.server.admission import Admission
-from facespace.server.metrics import Metrics
-from facespace.server.orphans import end_with_parent
 from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
+from facespace.server.metrics import Metrics
+from facespace.server.orphans import end_with_parent
 from facespace.server.problems import add_problem_handlers
 from facespace.server.routes import events, faces, health, keys, settings as settings_routes, webhooks
 from facespace.server.service import Service
