@@ -275,26 +275,6 @@ class Gallery:
         """Compare with the `mean` of a person's photos, or with the `best` of them; a person may have their own."""
         self._store.set("templates", edits.checked_templates(templates) or "mean")
 
-    def rate(self) -> float:
-        """The share of strangers that may be given a name: what `calibrate` or `set_rate` stored, or 0.01."""
-        stored = self.calibration()
-        if stored is not None:
-            return stored.rate
-        held = self._store.setting("rate")
-        if held is None:
-            return DEFAULT_RATE
-        if not isinstance(held, (int, float)) or not 0 < held < 1:
-            raise GalleryError(f"{self._store.name}: damaged (its rate is no number between 0 and 1)")
-        return float(held)
-
-    def set_rate(self, rate: float) -> None:
-        """Choose the share of strangers that may be given a name; `Refused` where `calibrate` has chosen thresholds."""
-        if not 0 < rate < 1:
-            raise ValueError(f"a rate must be between 0 and 1, got {rate}")
-        if self.calibration() is not None:
-            raise edits.Refused(f"{self._store.name}: its thresholds were calibrated; run calibrate with another rate")
-        self._store.set("rate", rate)
-
     def log(self, limit: int = 20) -> list[LogEntry]:
         """The last changes, the latest first."""
         return self._store.log(limit)
@@ -428,7 +408,7 @@ class Gallery:
         offset = 0.0
         if rate is None:
             stored = self.calibration()
-            rate, offset = (stored.rate, stored.offset) if stored else (self.rate(), 0.0)
+            rate, offset = (stored.rate, stored.offset) if stored else (DEFAULT_RATE, 0.0)
             if stored and embedder.calibration is None:
                 return self._believed(np.full(np.shape(n_photos), min(offset, 1.0)))
         if embedder.calibration is None:

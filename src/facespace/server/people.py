@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.identification import edits
 from facespace.identification.edits import Seen
@@ -42,7 +42,7 @@ R = TypeVar("R")
 class Person(BaseModel):
     """One person who is enrolled."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_PERSON]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_PERSON]})
 
     id: str
     name: str
@@ -58,7 +58,7 @@ class Person(BaseModel):
 class PhotoEntry(BaseModel):
     """One photo of a person."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_PHOTO]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_PHOTO]})
 
     id: str
     source: str = Field(description="Where the photo came from, such as the name of its file.")
@@ -72,7 +72,7 @@ class PhotoEntry(BaseModel):
 class PersonWithPhotos(Person):
     """One person with the photos."""
 
-    model_config = {"json_schema_extra": {"examples": [{**EXAMPLE_PERSON, "photos": [EXAMPLE_PHOTO]}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_PERSON, "photos": [EXAMPLE_PHOTO]}]})
 
     photos: list[PhotoEntry]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 from fastapi import Request
 
 from facespace.server.answers import Answers
 from facespace.server.audit import Audit
+from facespace.server.choices import Choices
 from facespace.server.delivering import Delivering
 from facespace.server.engine import Engine
 from facespace.server.events import Events
@@ -33,6 +37,7 @@ class Service:
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
         self.keys = Keys(self.state)
+        self.choices = Choices(settings)
         self.audit = Audit(self.state)
         self.answers = Answers(self.state)
         self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
@@ -44,13 +49,35 @@ class Service:
             self.state, self.events, self.webhooks, allow_private=settings.allow_private_webhooks,
             make_bridge=None if broker is None else lambda: Bridge(self.events, Publisher(broker)),
         )  # fmt: skip
-        self.unknowns = Unknowns(settings, self.galleries)
+        self.unknowns = Unknowns(settings, self.galleries, self.choices)
         self.grouping = Grouping(self.unknowns)
         self.is_closing = False
+        self._on_closing: list[Callable[[], None]] = [self.events.end_streams]
+
+    def start(self) -> None:
+        """Open the gallery and load its network; blocks. Raises what `Galleries.get` raises."""
+        gallery = self.galleries.get()
+        if self.settings.warm:
+            self.engine.warm(gallery.model_name or self.settings.model)
+
+    def on_closing(self, call: Callable[[], None]) -> None:
+        """Have something called when the service begins to end, in a thread of its own."""
+        self._on_closing.append(call)
+
+    def begin_closing(self) -> None:
+        """Refuse further requests; those that were accepted go on."""
+        if not self.is_closing:
+            self.is_closing = True
+            # Not here: a signal may come while this very thread holds a lock that they take.
+            threading.Thread(target=self._tell_closing, name="facespace-closing").start()
+
+    def _tell_closing(self) -> None:
+        for call in self._on_closing:
+            call()
 
     def close(self) -> None:
         """Finish what was accepted, and close the stores."""
-        self.is_closing = True
+        self.begin_closing()
         for part in (self.engine, self.unknowns, self.delivering, self.events, self.galleries, self.state):
             part.close()
 

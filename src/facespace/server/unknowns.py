@@ -14,7 +14,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ from facespace.identification.stores.records import PersonRecord, PhotoRecord
 from facespace.io.png import encode_png
 from facespace.io.text import plain_text
 from facespace.pipeline.photos import Photo
+from facespace.server.choices import Choices
 from facespace.server.galleries import Galleries
 from facespace.server.problems import Problem
 from facespace.server.settings import Settings
@@ -90,11 +91,8 @@ class _Waiting:
 class Unknowns:
     """The unnamed and the ignored faces of all collections. All methods are thread-safe and may block."""
 
-    def __init__(
-        self, settings: Settings, galleries: Galleries, days: Callable[[], float | None] | None = None
-    ) -> None:
-        self._settings, self._galleries = settings, galleries
-        self._days = days or (lambda: settings.unknowns_days)
+    def __init__(self, settings: Settings, galleries: Galleries, choices: Choices) -> None:
+        self._settings, self._galleries, self._choices = settings, galleries, choices
         self._waiting: list[_Waiting] = []
         self._changed = threading.Condition()
         self._writing = threading.Lock()
@@ -125,10 +123,10 @@ class Unknowns:
 
         A face whose very crop is kept already has the id of that one. They are on the disk a moment later.
         """
-        if not numbers or not self._days():
+        gallery = self._galleries.get(collection)
+        if not numbers or not self._choices.of(gallery).unknowns_days:
             return {}
         kept: dict[int, str] = {}
-        gallery = self._galleries.get(collection)
         held = self._opened(collection + UNKNOWNS)
         prefix = f"{_LAST_MS - int(time.time() * 1000):011x}-{secrets.token_hex(4)}"
         new = []
@@ -143,7 +141,7 @@ class Unknowns:
                 _Waiting(
                     collection, kept[k], np.asarray(photo.embeddings[k], np.float32).view(np.ndarray),
                     photo.crops[k].copy(), digest, face.quality, face.box, plain_text(source)[:200],
-                    f"{gallery.embedder.runtime} {gallery.embedder.precision}", gallery.model_name,
+                    f"{gallery.embedder.runtime} {gallery.embedder.precision}", self._model(collection),
                 )
             )  # fmt: skip
         with self._changed:
@@ -216,7 +214,7 @@ class Unknowns:
 
     def vectors(self, collection: str, unknowns: Sequence[Unknown]) -> npt.NDArray[np.float32]:
         """The embeddings (N,D) of faces."""
-        gallery = self._galleries.get(collection + UNKNOWNS)
+        gallery = self._galleries.get(collection + UNKNOWNS, hidden=True)
         return gallery.store.embeddings([one.photo.id for one in unknowns])
 
     def everything(self, collection: str, most: int) -> tuple[list[str], Embeddings] | None:
@@ -238,7 +236,7 @@ class Unknowns:
 
     def entries(self, collection: str, unknowns: Sequence[Unknown]) -> list[Entry]:
         """The faces as they are stored, to be stored elsewhere."""
-        gallery = self._galleries.get(collection + UNKNOWNS)
+        gallery = self._galleries.get(collection + UNKNOWNS, hidden=True)
         vectors = gallery.store.embeddings([one.photo.id for one in unknowns])
         return [
             Entry(vector, one.photo.digest, one.source, one.photo.made_by, one.quality, {}, gallery.store.crop(one.photo.id))
@@ -249,7 +247,7 @@ class Unknowns:
         """Ignore these faces, of one person, for good: they are no strangers any more, and never kept again."""
         unknowns = self.find(collection, ids)
         entries = self.entries(collection, unknowns)
-        gallery = self._galleries.create(collection + IGNORED, self._galleries.get(collection).model_name)
+        gallery = self._galleries.create(collection + IGNORED, self._model(collection))
         record = PersonRecord(
             PersonState(min(one.id for one in unknowns)), unknowns[0].seen,
             tuple(PhotoRecord(entry, one.seen) for entry, one in zip(entries, unknowns, strict=True)),
@@ -281,13 +279,16 @@ class Unknowns:
 
     def expire(self, now: float | None = None) -> int:
         """Erase faces that are older than they are kept, and the oldest where there are too many; returns how many."""
-        days, now = self._days(), time.time() if now is None else now
-        least = f"{_LAST_MS - int((now - (days or 0) * _DAY) * 1000):011x}"
+        now = time.time() if now is None else now
         n_erased = 0
-        for name in self._galleries.get().store.collections():
+        there = self._galleries.get().store.collections()
+        for name in there:
             gallery = self._opened(name) if name.endswith(UNKNOWNS) else None
             if gallery is None:
                 continue
+            owner = name[: -len(UNKNOWNS)]
+            days = self._choices.of(self._galleries.get(owner)).unknowns_days if owner in there else None
+            least = f"{_LAST_MS - int((now - (days or 0) * _DAY) * 1000):011x}"
             while old := gallery.store.people(after=least, limit=_BATCH):
                 n_erased += _erase(gallery, [one.id for one in old])
             if len(gallery) > MAX_UNKNOWNS:
@@ -326,15 +327,16 @@ class Unknowns:
                 gallery.store, [_record(one) for one in faces], text="seen", skip_known=True, undoable=False
             )  # fmt: skip
 
+    def _model(self, collection: str) -> str:
+        self._galleries.get(collection)
+        return self._galleries.model(collection)
+
     def _opened(self, collection: str) -> Gallery | None:
         """A hidden collection, or None where it was not made yet."""
-        found = self._galleries.opened(collection)
-        if found is not None:
-            return found
-        # Another worker may have made it since. A name with nothing in front is that of no collection.
+        # Another worker may have made it since, or removed it.
         if collection not in self._galleries.get().store.collections():
             return None
-        return self._galleries.get(collection)
+        return self._galleries.get(collection, hidden=True)
 
 
 def _record(one: _Waiting) -> PersonRecord:

@@ -9,23 +9,22 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from facespace.defaults import DEFAULT_RATE
 from facespace.errors import FacespaceError, GalleryError
 from facespace.identification.exchange import export_gallery, import_gallery
 from facespace.identification.gallery import Gallery
 from facespace.identification.stores.protocol import NoSuchCollection
 from facespace.identification.stores.records import Counts
-from facespace.server.access import Caller, allowed
-from facespace.server.acting import acting, check_visible, collection_of
+from facespace.server.acting import Admin, AdminOfAll, AnyOfCollections, AnyReader, acting, check_visible, collection_of
 from facespace.server.galleries import HIDDEN
 from facespace.server.people import checked
 from facespace.server.problems import Problem, problems, without_store
 from facespace.server.service import Service, service_of
 
-MAX_IMPORT = 4 * 2**30  # bytes of a file that is imported
 MAX_COLLECTIONS = 1_000  # that one answer lists
 _MAX_DAYS = 36_500
 _PIECE = 2**20
@@ -42,7 +41,7 @@ EXAMPLE_COLLECTION: dict[str, Any] = {
 class Collection(BaseModel):
     """A collection of people."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_COLLECTION]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_COLLECTION]})
 
     name: str
     model: str | None = Field(description="The model that made its vectors.")
@@ -60,7 +59,7 @@ class Collection(BaseModel):
 class Collections(BaseModel):
     """All collections that the key may use."""
 
-    model_config = {"json_schema_extra": {"examples": [{"collections": [EXAMPLE_COLLECTION]}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"collections": [EXAMPLE_COLLECTION]}]})
 
     collections: list[Collection]
 
@@ -68,7 +67,7 @@ class Collections(BaseModel):
 class NewCollection(BaseModel):
     """A collection to be made; `model` is by default that of the service."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"name": "visitors"}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "visitors"}]})
 
     name: Annotated[str, Field(min_length=1, max_length=80, pattern=f"^{_NAME}$")]
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -77,7 +76,7 @@ class NewCollection(BaseModel):
 class CollectionPatch(BaseModel):
     """What to change of a collection; what is missing stays. `retention_days` null keeps removed photos until erased."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"retention_days": 30}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"retention_days": 30}]})
 
     templates: Literal["mean", "best"] | None = None
     rate: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -87,9 +86,9 @@ class CollectionPatch(BaseModel):
 class Imported(BaseModel):
     """What became of the people and photos in a file."""
 
-    model_config = {"json_schema_extra": {"examples": [{
+    model_config = ConfigDict(json_schema_extra={"examples": [{
         "new_people": 2, "known_people": 0, "new_photos": 5, "known_photos": 0, "rejected_photos": 0, "remarks": [],
-    }]}}  # fmt: skip
+    }]})  # fmt: skip
 
     new_people: int
     known_people: int
@@ -100,9 +99,7 @@ class Imported(BaseModel):
 
 
 @router.get("/v1/collections", operation_id="list_collections", summary="The collections", responses=problems())
-async def list_collections(
-    request: Request, caller: Caller = Depends(allowed("identify", "read", scope="callers"))
-) -> Collections:
+async def list_collections(request: Request, caller: AnyOfCollections) -> Collections:
     """A key that is for one collection sees that one alone."""
     service = service_of(request)
 
@@ -117,9 +114,7 @@ async def list_collections(
     "/v1/collections", operation_id="create_collection", summary="Make a collection", status_code=201,
     responses=problems(409),
 )  # fmt: skip
-async def create_collection(
-    request: Request, wanted: NewCollection, caller: Caller = Depends(allowed("admin", scope="all"))
-) -> Collection:
+async def create_collection(request: Request, caller: AdminOfAll, wanted: NewCollection) -> Collection:
     """Empty, and bound to its model. 409 `conflict` where it is there already."""
     service = service_of(request)
     if wanted.name.endswith(HIDDEN):
@@ -142,9 +137,7 @@ async def create_collection(
 
 
 @router.get("/v1/collections/{name}", operation_id="get_collection", summary="One collection", responses=problems())
-async def get_collection(
-    request: Request, name: str, caller: Caller = Depends(allowed("identify", "read"))
-) -> Collection:
+async def get_collection(request: Request, caller: AnyReader, name: str) -> Collection:
     """Its model, thresholds, and how many people it has."""
     del caller
     service = service_of(request)
@@ -155,9 +148,7 @@ async def get_collection(
 @router.patch(
     "/v1/collections/{name}", operation_id="change_collection", summary="Change a collection", responses=problems(409)
 )
-async def change_collection(
-    request: Request, name: str, patch: CollectionPatch, caller: Caller = Depends(allowed("admin"))
-) -> Collection:
+async def change_collection(request: Request, caller: Admin, name: str, patch: CollectionPatch) -> Collection:
     """How photos are compared, and how long removed ones are kept."""
     service = service_of(request)
     gallery = await _named(service, name)
@@ -166,7 +157,7 @@ async def change_collection(
         if patch.templates is not None:
             gallery.set_templates(patch.templates)
         if patch.rate is not None:
-            checked(gallery.set_rate, patch.rate)
+            checked(lambda rate: service.choices.change(gallery, {"rate": rate}), patch.rate)
         if "retention_days" in patch.model_fields_set:
             checked(gallery.set_retention, patch.retention_days)
         return _entry(service, gallery)
@@ -178,7 +169,7 @@ async def change_collection(
     "/v1/collections/{name}", operation_id="erase_collection", summary="Erase a collection for good", status_code=204,
     responses=problems(),
 )  # fmt: skip
-async def erase_collection(request: Request, name: str, caller: Caller = Depends(allowed("admin"))) -> Response:
+async def erase_collection(request: Request, caller: Admin, name: str) -> Response:
     """Everybody in it, removed people, unnamed and ignored faces, settings and log; nothing undoes it."""
     service = service_of(request)
     gallery = await _named(service, name)
@@ -188,7 +179,7 @@ async def erase_collection(request: Request, name: str, caller: Caller = Depends
         there = gallery.store.collections()
         for hidden in HIDDEN:
             if name + hidden in there:
-                service.galleries.get(name + hidden).store.drop()
+                service.galleries.get(name + hidden, hidden=True).store.drop()
                 service.galleries.forget(name + hidden)
         gallery.store.drop()
         service.galleries.forget(name)
@@ -209,9 +200,7 @@ async def erase_collection(request: Request, name: str, caller: Caller = Depends
         },
     },
 )  # fmt: skip
-async def export_collection(
-    request: Request, name: str, caller: Caller = Depends(allowed("admin"))
-) -> StreamingResponse:
+async def export_collection(request: Request, caller: Admin, name: str) -> StreamingResponse:
     """`import` reads it here or elsewhere; removed people and the log stay behind."""
     del caller
     service = service_of(request)
@@ -244,9 +233,9 @@ async def export_collection(
 )  # fmt: skip
 async def import_collection(
     request: Request,
+    caller: Admin,
     name: str,
     skip_known: Annotated[bool, Query(description="Leave people as they are whose names are known already.")] = False,
-    caller: Caller = Depends(allowed("admin")),
 ) -> Imported:
     """The file is checked before anything changes. Who is known by name gets the photos that are new."""
     service = service_of(request)
@@ -255,11 +244,7 @@ async def import_collection(
         raise Problem(415, "unsupported_media_type", "the body must be application/zip or application/octet-stream")
     gallery = await _named(service, name)
     with tempfile.NamedTemporaryFile(dir=_folder(service), prefix="import-", suffix=".facespace") as file:
-        n_bytes = 0
-        async for piece in request.stream():
-            n_bytes += len(piece)
-            if n_bytes > MAX_IMPORT:
-                raise Problem(413, "too_large", f"a file that is imported may have {MAX_IMPORT} bytes")
+        async for piece in request.stream():  # bounded by `admission.MAX_IMPORT`
             await service.engine.run(file.write, piece)
         await service.engine.run(file.flush)
         counts = await acting(service, caller, _imported, gallery, Path(file.name), skip_known)
@@ -319,13 +304,14 @@ def _entry_if_there(service: Service, name: str) -> dict[str, Any] | None:
 def _entry(service: Service, gallery: Gallery) -> dict[str, Any]:
     store = gallery.store
     days = store.setting("retention_days")
-    stored = gallery.calibration()
+    stored, chosen = gallery.calibration(), service.choices.of(gallery).rate
+    rate = chosen if chosen is not None else stored.rate if stored is not None else DEFAULT_RATE
     return {
         "name": store.collection, "model": gallery.model_name or None, "n_people": len(gallery),
         "n_photos": store.count(photos=True), "templates": "best" if store.setting("templates") == "best" else "mean",
         "retention_days": float(days) if isinstance(days, (int, float)) else None, "calibrated": stored is not None,
-        "strangers_named": gallery.rate(),
-        "threshold": _or_none(lambda: round(float(gallery.thresholds_for(1, 1.0, 1.0)), 4)),
+        "strangers_named": rate,
+        "threshold": _or_none(lambda: round(float(gallery.thresholds_for(1, 1.0, 1.0, rate=chosen)), 4)),
         "n_unknowns": service.unknowns.count(store.collection),
         "n_ignored": service.unknowns.count(store.collection, ignored=True),
     }  # fmt: skip

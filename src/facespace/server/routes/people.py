@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facespace.errors import UnknownPerson
 from facespace.identification import edits
@@ -14,8 +14,8 @@ from facespace.identification.edits import Done, Seen
 from facespace.identification.gallery import Gallery
 from facespace.identification.stores.changes import checked_external_id, checked_metadata
 from facespace.identification.stores.protocol import Store
-from facespace.server.access import Caller, allowed
-from facespace.server.acting import CollectionName, acting, collection_of
+from facespace.server.access import Caller
+from facespace.server.acting import Admin, CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.bodies import Form, read_form
 from facespace.server.enrolling import (
     BOX_FIELD,
@@ -69,7 +69,7 @@ _IF_MATCH: dict[str, Any] = {
 class People(BaseModel):
     """A page of a list of people."""
 
-    model_config = {"json_schema_extra": {"examples": [{"people": [EXAMPLE_PERSON], "next": None, "total": 1}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"people": [EXAMPLE_PERSON], "next": None, "total": 1}]})
 
     people: list[Person]
     next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
@@ -87,7 +87,7 @@ class NewPerson(BaseModel):
 class PersonPatch(BaseModel):
     """What to change of a person; what is missing stays."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"name": "Ada King"}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "Ada King"}]})
 
     name: Name | None = None
     external_id: str | None = None
@@ -98,7 +98,7 @@ class PersonPatch(BaseModel):
 class Undo(BaseModel):
     """The number of a change, which `undo` takes back; null where nothing had to change."""
 
-    model_config = {"json_schema_extra": {"examples": [{"undo": 12}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"undo": 12}]})
 
     undo: int | None
 
@@ -106,13 +106,13 @@ class Undo(BaseModel):
 class ChangedPerson(Person, Undo):
     """A person after a change."""
 
-    model_config = {"json_schema_extra": {"examples": [{**EXAMPLE_PERSON, "undo": 12}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_PERSON, "undo": 12}]})
 
 
 class Merge(BaseModel):
     """Whose photos the person gets; `etags`, in the same order, are those that the client saw."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"others": ["4"]}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"others": ["4"]}]})
 
     others: Annotated[list[Annotated[str, Field(max_length=20)]], Field(min_length=1, max_length=MAX_MERGED)]
     etags: list[Annotated[str, Field(max_length=100)]] | None = None
@@ -121,7 +121,7 @@ class Merge(BaseModel):
 class Split(BaseModel):
     """Which photos are somebody else's."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"photos": ["7"], "to": "Grace Hopper"}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"photos": ["7"], "to": "Grace Hopper"}]})
 
     photos: Ids
     to: Name
@@ -130,7 +130,7 @@ class Split(BaseModel):
 class Reject(BaseModel):
     """Which photos do not show the person, and whom they show, if that is known."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"photos": ["7"]}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"photos": ["7"]}]})
 
     photos: Ids
     to: Name | None = None
@@ -139,7 +139,7 @@ class Reject(BaseModel):
 class Moved(BaseModel):
     """Both people after photos moved; null for who has no photos left."""
 
-    model_config = {"json_schema_extra": {"examples": [{"person": EXAMPLE_PERSON, "other": None, "undo": 12}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"person": EXAMPLE_PERSON, "other": None, "undo": 12}]})
 
     person: Person | None
     other: Person | None
@@ -149,7 +149,7 @@ class Moved(BaseModel):
 class Erased(BaseModel):
     """How many photos were erased for good."""
 
-    model_config = {"json_schema_extra": {"examples": [{"erased": 2}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"erased": 2}]})
 
     erased: int
 
@@ -157,12 +157,12 @@ class Erased(BaseModel):
 @router.get("/v1/people", operation_id="list_people", summary="List the people", responses=problems())
 async def list_people(
     request: Request,
+    caller: Reader,
     collection: CollectionName = "default",
     after: Annotated[str | None, Query(max_length=2000, description="The `next` of an earlier answer.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     search: Annotated[str, Query(max_length=200, description="A part of the name, without case and accents.")] = "",
     external_id: Annotated[str | None, Query(max_length=200)] = None,
-    caller: Caller = Depends(allowed("read")),
 ) -> People:
     """People by name. A page of a search may be short, or empty, though `next` says that more follow."""
     del caller
@@ -192,10 +192,10 @@ async def list_people(
 )  # fmt: skip
 async def create_person(
     request: Request,
+    caller: Enroller,
     response: Response,
     options: Annotated[Options, Depends()],
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> CreatedPerson:
     """A person exists only with photos: the request is a form with `name` and one or more files `photo`.
 
@@ -227,10 +227,7 @@ async def create_person(
     },
 )  # fmt: skip
 async def enroll(
-    request: Request,
-    options: Annotated[Options, Depends()],
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, options: Annotated[Options, Depends()], collection: CollectionName = "default"
 ) -> Enrolment:
     """Each photo is added or rejected by itself, with a stable code; `metadata` is kept with each photo.
 
@@ -264,11 +261,7 @@ async def _form_or_json(request: Request) -> Form:
     responses={**problems(), 200: {"headers": _ETAG}},
 )  # fmt: skip
 async def get_person(
-    request: Request,
-    response: Response,
-    person_id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("read")),
+    request: Request, caller: Reader, response: Response, person_id: str, collection: CollectionName = "default"
 ) -> PersonWithPhotos:
     """At most 1,000 photos are listed here; `/v1/people/{person_id}/photos` has them all."""
     del caller
@@ -286,11 +279,11 @@ async def get_person(
 )  # fmt: skip
 async def change_person(
     request: Request,
+    caller: Enroller,
     response: Response,
     person_id: str,
     patch: PersonPatch,
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> ChangedPerson:
     """Rename a person, or change the external id, the metadata (as a whole) or the templates."""
     name = None if patch.name is None else checked_name(patch.name)
@@ -312,10 +305,7 @@ async def change_person(
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def remove_person(
-    request: Request,
-    person_id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, collection: CollectionName = "default"
 ) -> Undo:
     """The person is no longer found or named. `undo` brings them back; `erase` erases them for good."""
     service, number = service_of(request), person_number(person_id)
@@ -337,11 +327,11 @@ async def remove_person(
 )  # fmt: skip
 async def merge_people(
     request: Request,
+    caller: Enroller,
     response: Response,
     person_id: str,
     merge: Merge,
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> ChangedPerson:
     """The others are gone then; `undo` takes it back. With `etags` none of them may have changed since."""
     if merge.etags is not None and len(merge.etags) != len(merge.others):
@@ -361,11 +351,7 @@ async def merge_people(
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def split_person(
-    request: Request,
-    person_id: str,
-    split: Split,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, split: Split, collection: CollectionName = "default"
 ) -> Moved:
     """A person whose last photo goes is removed."""
     return await _moved(request, caller, collection, person_id, split.photos, split.to, reject=False)
@@ -376,11 +362,7 @@ async def split_person(
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def reject_photos(
-    request: Request,
-    person_id: str,
-    reject: Reject,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, reject: Reject, collection: CollectionName = "default"
 ) -> Moved:
     """They go, or to the person `to`, and are never enrolled as this person again."""
     return await _moved(request, caller, collection, person_id, reject.photos, reject.to, reject=True)
@@ -391,10 +373,7 @@ async def reject_photos(
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def erase_person(
-    request: Request,
-    person_id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("admin")),
+    request: Request, caller: Admin, person_id: str, collection: CollectionName = "default"
 ) -> Erased:
     """Vectors, crops and what the log knows of the person are gone, of a removed person too; nothing undoes it.
 
@@ -447,7 +426,14 @@ async def _changed(
 
 
 async def _moved(
-    request: Request, caller: Caller, collection: str, person_id: str, photos: list[str], to: str | None, *, reject: bool
+    request: Request,
+    caller: Caller,
+    collection: str,
+    person_id: str,
+    photos: list[str],
+    to: str | None,
+    *,
+    reject: bool,
 ) -> Moved:
     service, number = service_of(request), person_number(person_id)
     name = None if to is None else checked_name(to)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.identification import edits
 from facespace.identification.edits import Done, Seen
 from facespace.identification.stores.protocol import StoredPhoto
-from facespace.server.access import Caller, allowed
-from facespace.server.acting import CollectionName, acting, collection_of
+from facespace.server.acting import CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.bodies import read_form
 from facespace.server.enrolling import (
     BOX_FIELD,
@@ -48,7 +47,7 @@ router = APIRouter(tags=["photos"])
 class Photos(BaseModel):
     """Photos of a person, in the order they were added."""
 
-    model_config = {"json_schema_extra": {"examples": [{"photos": [EXAMPLE_PHOTO], "next": None, "total": 1}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"photos": [EXAMPLE_PHOTO], "next": None, "total": 1}]})
 
     photos: list[PhotoEntry]
     next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
@@ -58,7 +57,7 @@ class Photos(BaseModel):
 class PhotoRemoved(Undo):
     """What a removed photo leaves: `person` is null if it was the last one."""
 
-    model_config = {"json_schema_extra": {"examples": [{"undo": 12, "person": None}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"undo": 12, "person": None}]})
 
     person: ChangedPerson | None
 
@@ -69,10 +68,10 @@ class PhotoRemoved(Undo):
 )  # fmt: skip
 async def add_photos(
     request: Request,
+    caller: Enroller,
     person_id: str,
     options: Annotated[Options, Depends()],
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> Enrolment:
     """Each photo is added or rejected by itself, with a stable code; what is said to be added is on the disk.
 
@@ -92,11 +91,11 @@ async def add_photos(
 )
 async def list_photos(
     request: Request,
+    caller: Reader,
     person_id: str,
     collection: CollectionName = "default",
     after: Annotated[str | None, Query(max_length=20, description="The `next` of an earlier answer.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PHOTOS_PAGE)] = 100,
-    caller: Caller = Depends(allowed("read")),
 ) -> Photos:
     """In the order they were added; `next` is the id of the last one here."""
     del caller
@@ -122,11 +121,7 @@ async def list_photos(
     response_class=Response, responses={**problems(), **PNG_RESPONSE},
 )  # fmt: skip
 async def get_crop(
-    request: Request,
-    person_id: str,
-    photo_id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("read")),
+    request: Request, caller: Reader, person_id: str, photo_id: str, collection: CollectionName = "default"
 ) -> Response:
     """The face as it was cut out to be recognised; photos themselves are not kept. 404 where no crop was kept."""
     del caller
@@ -158,11 +153,7 @@ def png_response(request: Request, crop: tuple[str, bytes] | None) -> Response:
     responses=problems(409, 412),
 )  # fmt: skip
 async def remove_photo(
-    request: Request,
-    person_id: str,
-    photo_id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, photo_id: str, collection: CollectionName = "default"
 ) -> PhotoRemoved:
     """With the last photo the person is removed. If-Match with the person's ETag may be given."""
     service, number, wanted = service_of(request), person_number(person_id), photo_number(photo_id)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.errors import ModelError
 from facespace.identification import edits
 from facespace.identification.edits import Seen
 from facespace.identification.stores.protocol import Conflict
-from facespace.server.access import Caller, allowed
-from facespace.server.acting import CollectionName, acting, collection_of
+from facespace.server.acting import CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.bodies import read_photos
 from facespace.server.enrolling import Added, Enrolment, Rejected, Warned, model_of, request_body
 from facespace.server.identifying import face_entry, largest_first
@@ -43,7 +42,7 @@ Ignored = Annotated[bool, Query(description="Look at the faces that are ignored 
 class UnknownFace(BaseModel):
     """One face that nobody could name."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_UNKNOWN]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_UNKNOWN]})
 
     id: str
     seen: str = Field(description="When the photo was looked at, UTC.")
@@ -56,7 +55,9 @@ class UnknownFace(BaseModel):
 class UnknownFaces(BaseModel):
     """A page of faces, the newest first."""
 
-    model_config = {"json_schema_extra": {"examples": [{"unknowns": [EXAMPLE_UNKNOWN], "next": None, "total": 1}]}}
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"unknowns": [EXAMPLE_UNKNOWN], "next": None, "total": 1}]}
+    )
 
     unknowns: list[UnknownFace]
     next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
@@ -99,7 +100,7 @@ _EXAMPLE_CLUSTER: dict[str, Any] = {
 class FaceClusters(BaseModel):
     """All clusters, the largest first, and the faces that are in none."""
 
-    model_config = {"json_schema_extra": {"examples": [{"clusters": [_EXAMPLE_CLUSTER], "loose": []}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"clusters": [_EXAMPLE_CLUSTER], "loose": []}]})
 
     clusters: list[FaceCluster]
     loose: list[str]
@@ -125,10 +126,10 @@ class SearchedFace(BaseModel):
 class Searched(BaseModel):
     """The faces of the photo, the largest first."""
 
-    model_config = {"json_schema_extra": {"examples": [{"faces": [{
+    model_config = ConfigDict(json_schema_extra={"examples": [{"faces": [{
         "box": [31.5, 40.2, 118.9, 155.0], "score": 0.999, "quality": 0.74,
         "matches": [{"unknown_id": EXAMPLE_ID, "similarity": 0.63, "threshold": 0.31}],
-    }]}]}}  # fmt: skip
+    }]}]})  # fmt: skip
 
     faces: list[SearchedFace]
 
@@ -136,9 +137,7 @@ class Searched(BaseModel):
 class Naming(BaseModel):
     """Whose the faces are: a `name`, who may be new, or the id of a `person`."""
 
-    model_config = {
-        "extra": "forbid", "json_schema_extra": {"examples": [{"faces": [EXAMPLE_ID], "name": "Ada Lovelace"}]},
-    }  # fmt: skip
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"faces": [EXAMPLE_ID], "name": "Ada Lovelace"}]},)  # fmt: skip
 
     faces: FaceIds
     name: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
@@ -148,7 +147,7 @@ class Naming(BaseModel):
 class Faces(BaseModel):
     """Which faces."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"faces": [EXAMPLE_ID]}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"faces": [EXAMPLE_ID]}]})
 
     faces: FaceIds
 
@@ -156,7 +155,7 @@ class Faces(BaseModel):
 class IgnoredFaces(BaseModel):
     """How many faces are ignored now."""
 
-    model_config = {"json_schema_extra": {"examples": [{"ignored": 1}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ignored": 1}]})
 
     ignored: int
 
@@ -164,11 +163,11 @@ class IgnoredFaces(BaseModel):
 @router.get("/v1/unknowns", operation_id="list_unknowns", summary="Faces nobody could name", responses=problems())
 async def list_unknowns(
     request: Request,
+    caller: Reader,
     collection: CollectionName = "default",
     after: Annotated[str, Query(max_length=40, description="The `next` of an earlier answer.")] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
     ignored: Ignored = False,
-    caller: Caller = Depends(allowed("read")),
 ) -> UnknownFaces:
     """The newest first. They are kept as long as the setting `unknowns_days` says."""
     del caller
@@ -189,9 +188,7 @@ async def list_unknowns(
     "/v1/unknowns/clusters", operation_id="cluster_unknowns", summary="Unnamed faces in groups of one person",
     responses=problems(),
 )  # fmt: skip
-async def cluster_unknowns(
-    request: Request, collection: CollectionName = "default", caller: Caller = Depends(allowed("read"))
-) -> FaceClusters:
+async def cluster_unknowns(request: Request, caller: Reader, collection: CollectionName = "default") -> FaceClusters:
     """Of the newest 5,000 faces. Known people are suggested whose threshold for a 1:1 comparison is reached."""
     del caller
     service = service_of(request)
@@ -220,11 +217,7 @@ async def cluster_unknowns(
     response_class=Response, responses={**problems(), **PNG_RESPONSE},
 )  # fmt: skip
 async def get_unknown_crop(
-    request: Request,
-    face_id: str,
-    collection: CollectionName = "default",
-    ignored: Ignored = False,
-    caller: Caller = Depends(allowed("read")),
+    request: Request, caller: Reader, face_id: str, collection: CollectionName = "default", ignored: Ignored = False
 ) -> Response:
     """The face as it was cut out to be recognised."""
     del caller
@@ -239,10 +232,10 @@ async def get_unknown_crop(
 )  # fmt: skip
 async def search_unknowns(
     request: Request,
+    caller: Reader,
     collection: CollectionName = "default",
     largest: Annotated[bool, Query(description="Look at the largest face alone.")] = False,
     limit: Annotated[int, Query(ge=1, le=100, description="Answer at most so many for each face.")] = 20,
-    caller: Caller = Depends(allowed("read")),
 ) -> Searched:
     """Best first; nothing below the threshold of a 1:1 comparison."""
     del caller
@@ -281,10 +274,7 @@ async def search_unknowns(
     "/v1/unknowns/name", operation_id="name_unknowns", summary="Say whose unnamed faces are", responses=problems(409)
 )
 async def name_unknowns(
-    request: Request,
-    naming: Naming,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, naming: Naming, collection: CollectionName = "default"
 ) -> Enrolment:
     """They become photos of the person, and are no unnamed faces any more. `undo` removes them from the person."""
     if (naming.name is None) == (naming.person is None):
@@ -304,9 +294,10 @@ def _name(service: Service, collection: str, ids: list[str], name: str | None, n
     unknowns = service.unknowns.find(collection, ids)
     added: list[tuple[int, Unknown, list[Warned]]] = []
     rejected, done = [], []
-    for k, (one, entry) in enumerate(zip(unknowns, service.unknowns.entries(collection, unknowns), strict=True)):
-        if not service.settings.keep_crops:
-            entry = dataclasses.replace(entry, crop=None)
+    entries = service.unknowns.entries(collection, unknowns)
+    if not service.choices.of(gallery).keep_crops:
+        entries = [dataclasses.replace(entry, crop=None) for entry in entries]
+    for k, (one, entry) in enumerate(zip(unknowns, entries, strict=True)):
         for turn in range(_TRIES):
             person = edits.person_called(store, Seen(number)) if number is not None else store.find(name or "")
             called = person.state.name if person is not None else name or ""
@@ -353,10 +344,7 @@ def _name(service: Service, collection: str, ids: list[str], name: str | None, n
     responses=problems(409),
 )  # fmt: skip
 async def ignore_unknowns(
-    request: Request,
-    faces: Faces,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, faces: Faces, collection: CollectionName = "default"
 ) -> IgnoredFaces:
     """Whoever is like these faces, which shall be of one person, is `ignored` in what `identify` answers, and never kept."""
     service = service_of(request)
@@ -369,11 +357,7 @@ async def ignore_unknowns(
     responses=problems(),
 )  # fmt: skip
 async def erase_unknown(
-    request: Request,
-    face_id: str,
-    collection: CollectionName = "default",
-    ignored: Ignored = False,
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, face_id: str, collection: CollectionName = "default", ignored: Ignored = False
 ) -> Response:
     """With `ignored=true` a person who was ignored is a stranger again."""
     service = service_of(request)
