@@ -11,6 +11,7 @@ from facespace._version import __version__
 from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
+from facespace.server.key_check import KeyCheck
 from facespace.server.problems import add_problem_handlers
 from facespace.server.routes import faces, health, keys, settings as settings_routes
 from facespace.server.service import Service
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AuditTrail)
     app.add_middleware(Erasure)
     app.add_middleware(Idempotency)
+    app.add_middleware(KeyCheck)
     app.add_middleware(CrossSite, settings=settings)
     for router in ROUTERS:
         app.include_router(router)
