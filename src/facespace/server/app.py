@@ -13,6 +13,7 @@ from facespace.server.admission import Admission
 from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
+from facespace.server.key_check import KeyCheck
 from facespace.server.metrics import Metrics
 from facespace.server.orphans import end_with_parent
 from facespace.server.problems import add_problem_handlers
@@ -92,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AuditTrail)
     app.add_middleware(Erasure)
     app.add_middleware(Idempotency)
+    app.add_middleware(KeyCheck)
     app.add_middleware(CrossSite, settings=settings)
     app.add_middleware(Admission, settings=settings, service=service)
     app.add_middleware(Tracing, metrics=metrics)
