@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
 from facespace._version import __version__
+from facespace.errors import FacespaceError
 from facespace.server import logs, openapi
 from facespace.server.admission import Admission
 from facespace.server.audit_trail import AuditTrail
@@ -59,7 +61,11 @@ def create_app(settings: Settings) -> FastAPI:
         service = Service(settings)
         end_with_parent()
         try:
-            await service.engine.run(service.start)
+            try:
+                await service.engine.run(service.start)
+            except FacespaceError as error:
+                logs.log("the service cannot start", level=logging.ERROR, reason=str(error))
+                raise
             app.state.service = service
             with calling_at_stop(service.begin_closing):
                 yield
