@@ -249,6 +249,7 @@ class _Work:
         listed = store.photos(person.id) if person is not None else []
         ids = {photo.digest: str(photo.id) for photo in listed}
         entry = None if person is None else Person.model_validate(person_entry(store, person, listed))
+        self._service.unknowns.named(self._collection, [one.digest for _, one in added])
         if added and entry is not None:
             data = {"person": {"id": entry.id, "name": entry.name}, "n_added": len(added), "n_photos": entry.n_photos}
             self._service.events.emit("enrolled", self._collection, data)

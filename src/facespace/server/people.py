@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import unicodedata
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def person_entry(store: Store, person: StoredPerson, photos: list[StoredPhoto] |
     with_crop = [photo for photo in photos if photo.has_crop]
     cover = max(with_crop, key=lambda photo: photo.quality or 0.0, default=None)
     return {
-        "id": str(person.id), "name": state.name, "external_id": state.external_id, "metadata": state.metadata,
+        "id": str(person.id), "name": state.name, "external_id": state.external_id, "metadata": encodable(state.metadata),
         "templates": state.templates, "n_photos": len(photos), "added": person.added,
         "etag": edits.fingerprint(person, photos), "cover": None if cover is None else str(cover.id),
     }  # fmt: skip
@@ -95,9 +96,23 @@ def photo_entry(photo: StoredPhoto) -> dict[str, Any]:
     """A photo as JSON."""
     return {
         "id": str(photo.id), "source": photo.source, "added": photo.added,
-        "quality": None if photo.quality is None else round(photo.quality, 3), "metadata": photo.metadata,
+        "quality": None if photo.quality is None else round(photo.quality, 3), "metadata": encodable(photo.metadata),
         "has_crop": photo.has_crop, "actor": photo.actor,
     }  # fmt: skip
+
+
+def encodable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that UTF-8 can tell: halves of letters, which JSON escapes can hold, become question marks.
+
+    >>> encodable({"a": chr(0xD800), "b": 1})
+    {'a': '?', 'b': 1}
+    """
+    text = json.dumps(metadata, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return dict(json.loads(text.encode("utf-8", "replace")))
+    return metadata
 
 
 def person_with_photos(store: Store, number: int) -> dict[str, Any]:

@@ -262,6 +262,19 @@ class Unknowns:
         if gallery is not None:
             _erase(gallery, [one.person.id for one in unknowns])
 
+    def named(self, collection: str, digests: Sequence[str]) -> None:
+        """Erase faces whose very crops are a known person's now."""
+        with self._changed:
+            waits = any(one.collection == collection for one in self._waiting)
+        if waits:
+            self.flush()
+        gallery = self._opened(collection + UNKNOWNS)
+        if gallery is None or not len(gallery):
+            return
+        found = [number for digest in digests for number in gallery.store.find_digest(digest)]
+        if found:
+            _erase(gallery, list(dict.fromkeys(found)))
+
     def forget(self, collection: str) -> None:
         """Drop what waits to be written of a collection that is removed."""
         with self._writing, self._changed:

@@ -15,6 +15,7 @@ from facespace.identification.gallery import Gallery
 from facespace.identification.stores.changes import checked_external_id, checked_metadata
 from facespace.identification.stores.protocol import Store
 from facespace.server.access import Caller
+from facespace.io.text import plain_text
 from facespace.server.acting import Admin, CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.bodies import Form, read_form
 from facespace.server.enrolling import (
@@ -172,7 +173,7 @@ async def list_people(
     def read() -> dict[str, Any]:
         store = gallery.store
         if external_id is not None:
-            found = store.find_external(external_id) if external_id else None
+            found = store.find_external(external_id) if external_id and plain_text(external_id) == external_id else None
             people, following = [found] if found is not None else [], None
         else:
             people, following = people_page(store, after=after, limit=limit, search=search)
