@@ -23,7 +23,7 @@ def state(tmp_path: Path) -> str:
 
 
 def test_a_key_is_printed_once_and_holds(cli, state: str):
-    done = run(
+    done = cli(
         "serve", "key", "create", "--role", "enroll", "--collection", "staff", "--label", "door", "--state", state
     )
     assert done.code == 0, done.err
