@@ -42,6 +42,9 @@ class SmallService:
         """`Engine.run`."""
         return await asyncio.to_thread(function, *args, **options)
 
+    def room(self, n_photos: int) -> None:
+        """`Engine.room`: there is always some."""
+
     def close(self) -> None:
         self.state.close()
 
