@@ -79,7 +79,7 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
         header: Annotated[object, Security(_HEADER)],
     ) -> Caller:
         del bearer, header
-        caller = _counted(request)
+        caller = getattr(request.state, "caller", None) or counted_caller(request)
         request.state.caller = caller
         request.state.needs = needs
         act_as(caller.actor)
@@ -150,6 +150,17 @@ def authenticate(request: Request) -> Caller:
     return Caller(None, "", "admin", None)
 
 
+def counted_caller(request: Request) -> Caller:
+    """The caller; requests with a wrong key or none count for their address."""
+    try:
+        caller = authenticate(request)
+    except Problem:
+        take_rate(request, None)
+        raise
+    take_rate(request, caller)
+    return caller
+
+
 def take_rate(request: Request, caller: Caller | None) -> None:
     """Count a request of a key, or of an address where there is none; `Problem` 429 where there were too many."""
     rates = service_of(request).rates
@@ -203,17 +214,6 @@ def address_of(request: Request) -> str:
     except ValueError:
         return host
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
-
-
-def _counted(request: Request) -> Caller:
-    """The caller; requests with a wrong key or none count for their address."""
-    try:
-        caller = authenticate(request)
-    except Problem:
-        take_rate(request, None)
-        raise
-    take_rate(request, caller)
-    return caller
 
 
 def _unauthorized(detail: str) -> Problem:
