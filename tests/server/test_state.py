@@ -172,7 +172,9 @@ def test_a_file_of_a_newer_version_is_refused(state: State):
     with state.transaction() as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     state.close()
-    with pytest.raises(StateError, match=rf"newer version of facespace \(format {VERSION + 1}, this one reads {VERSION}"):
+    with pytest.raises(
+        StateError, match=rf"newer version of facespace \(format {VERSION + 1}, this one reads {VERSION}"
+    ):
         State(state.folder)
 
 
@@ -227,7 +229,9 @@ def test_the_lock_of_a_killed_server_is_gone(tmp_path: Path):
         "import sys, time\nfrom pathlib import Path\nfrom facespace.server.state import serving\n"
         "with serving(Path(sys.argv[1])):\n    print('served', flush=True)\n    time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True) as one:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True
+    ) as one:
         assert one.stdout is not None
         assert one.stdout.readline() == "served\n"
         one.kill()

@@ -83,8 +83,8 @@ class Idempotency:
         try:
             async with _renewed(answers, owner):
                 await self._app(request.scope, _replay(body, request.receive), held.take)
-        except BaseException:
-            await asyncio.shield(asyncio.to_thread(answers.release, owner))
+        except Exception:  # but where the request is cancelled its thread may go on: then the lease has to end
+            await asyncio.to_thread(answers.release, owner)
             raise
         with contextlib.suppress(StateError):  # the change is made; what cannot be kept is answered all the same
             if 200 <= held.status < 300:
