@@ -7,6 +7,7 @@ are decoded by then. Nothing waits for more photos to come, so a single client l
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import threading
 from collections import deque
@@ -247,9 +248,10 @@ class Engine:
                 job.future.cancel()
 
     async def run(self, function: Callable[..., R], *args: object, **options: object) -> R:
-        """Call something that blocks in a thread."""
+        """Call something that blocks in a thread, which knows for whom it acts (`stores.actors`)."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._blocking, functools.partial(function, *args, **options))
+        context = contextvars.copy_context()
+        return await loop.run_in_executor(self._blocking, functools.partial(context.run, function, *args, **options))
 
     def close(self) -> None:
         """Finish what was begun, and end the threads."""

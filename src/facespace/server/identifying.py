@@ -65,6 +65,8 @@ def identified(
 
     Nobody has a name whose similarity is below the threshold. A face without one has the reason.
     """
+    choice = service.choices.of(gallery)
+    rate = choice.rate if rate is None else rate
     chosen = largest_first(photo, max_faces)
     matches: Sequence[Match] = gallery.identify(photo.embeddings[chosen], rate=rate, one_photo=True) if chosen else []
     ignored = service.unknowns.ignored(
@@ -86,7 +88,7 @@ def identified(
         }
         faces.append(entry)
     kept: dict[int, str] = {}
-    if strangers and keep_unknown and service.settings.unknowns_days:
+    if strangers and keep_unknown and choice.unknowns_days:
         kept = service.unknowns.keep(collection, photo, strangers, source=source)
     for k, entry in zip(chosen, faces, strict=True):
         if k in kept:

@@ -5,16 +5,30 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 
 import uvicorn
 
+from facespace.server.exposure import check_exposure
 from facespace.server.settings import SETTINGS_VARIABLE, Settings
+from facespace.server.state import serving
 
 _BACKLOG = 512
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl+C. `OSError` where the address cannot be bound."""
+    """Serve until SIGTERM or Ctrl+C.
+
+    `OSError` where the address cannot be bound, `StateError` where another service uses the state folder, `ValueError`
+    where a key is needed first.
+    """
+    with serving(Path(settings.state)):
+        if warning := check_exposure(settings):
+            print(f"facespace: {warning}", file=sys.stderr, flush=True)
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
     listener = _bind(settings)
     os.environ[SETTINGS_VARIABLE] = settings.as_json()
     config = uvicorn.Config(

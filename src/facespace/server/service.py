@@ -6,6 +6,9 @@ from typing import Any
 
 from fastapi import Request
 
+from facespace.server.answers import Answers
+from facespace.server.audit import Audit
+from facespace.server.choices import Choices
 from facespace.server.delivering import Delivering
 from facespace.server.engine import Engine
 from facespace.server.events import Events
@@ -48,6 +51,9 @@ class Service:
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
         self.keys = Keys(self.state)
+        self.choices = Choices(settings)
+        self.audit = Audit(self.state)
+        self.answers = Answers(self.state)
         self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
         self.galleries = Galleries(settings, self.engine)
         self.events = Events(self.state)
