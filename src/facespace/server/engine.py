@@ -227,7 +227,9 @@ class Engine:
         Without `embed` faces are found and their quality is told, and no more. `Problem` 503 where too many photos wait.
         """
         self.room(len(photos))
-        networks = self._networks.get(model) or await self.run(self._of, model)
+        networks = self._networks.get(model)
+        if networks is None:
+            networks = await self.run(self._of, model)
         loop = asyncio.get_running_loop()
         self.room(len(photos))
         jobs = []
@@ -260,7 +262,7 @@ class Engine:
             networks.close()
         self._blocking.shutdown()
 
-    def _one_less(self, future: asyncio.Future[AnalyzedPhoto]) -> None:
+    def _one_less(self, _: asyncio.Future[AnalyzedPhoto]) -> None:
         self.waiting -= 1
         self._metrics.waiting.set(self.waiting)
 

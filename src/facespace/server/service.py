@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
@@ -65,10 +66,28 @@ class Service:
         )  # fmt: skip
         self.unknowns: Any = NoUnknowns()
         self.is_closing = False
+        self._on_closing: list[Callable[[], None]] = [self.events.end_streams]
+
+    def start(self) -> None:
+        """Open the gallery and load its network; blocks. Raises what `Galleries.get` raises."""
+        gallery = self.galleries.get()
+        if self.settings.warm:
+            self.engine.warm(gallery.model_name or self.settings.model)
+
+    def on_closing(self, call: Callable[[], None]) -> None:
+        """Have something called when the service begins to end: at once, within a signal handler, so it must not block."""
+        self._on_closing.append(call)
+
+    def begin_closing(self) -> None:
+        """Refuse further requests; those that were accepted go on."""
+        if not self.is_closing:
+            self.is_closing = True
+            for call in self._on_closing:
+                call()
 
     def close(self) -> None:
         """Finish what was accepted, and close the stores."""
-        self.is_closing = True
+        self.begin_closing()
         for part in (self.engine, self.unknowns, self.delivering, self.events, self.galleries, self.state):
             part.close()
 
