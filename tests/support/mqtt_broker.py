@@ -1,21 +1,32 @@
-"""A real MQTT broker (amqtt) on loopback, in a thread of the test, and a client that hears all of it."""
+"""A real MQTT broker (amqtt) on loopback, in a process of its own, and a client that hears all of it."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import socket
+import subprocess
+import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from support.webhook_server import wait_until
+
+_BROKER = """
+import asyncio, json, sys
+from amqtt.broker import Broker
+
+async def run():
+    broker = Broker(json.loads(sys.argv[1]))
+    await broker.start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(run())
+"""
 
 
 def free_port() -> int:
@@ -26,46 +37,26 @@ def free_port() -> int:
 @contextlib.contextmanager
 def mqtt_broker(port: int, *, certificate: Path | None = None, passwords: Path | None = None) -> Iterator[None]:
     """A broker at that port until the block ends; with a certificate it speaks TLS; `passwords`: amqtt's file of users."""
-    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
-    logging.getLogger("transitions").setLevel(logging.CRITICAL)
-    listener: dict[str, Any] = {"type": "tcp", "bind": f"127.0.0.1:{port}"}
+    import json
+
+    listener: dict[str, object] = {"type": "tcp", "bind": f"127.0.0.1:{port}"}
     if certificate is not None:
         listener |= {"ssl": True, "certfile": str(certificate), "keyfile": str(certificate)}
-    plugins: dict[str, Any] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+    plugins: dict[str, object] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
     if passwords is not None:
         plugins = {"amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(passwords)}}
-    ready, done = threading.Event(), threading.Event()
-    failed: list[BaseException] = []
-
-    async def run() -> None:
-        from amqtt.broker import Broker
-
-        broker = Broker({"listeners": {"default": listener}, "plugins": plugins})
-        await broker.start()
-        ready.set()
-        while not done.is_set():
-            await asyncio.sleep(0.02)
-        with contextlib.suppress(Exception):
-            await broker.shutdown()
-
-    def serve() -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                asyncio.run(run())
-        except BaseException as error:  # told to the test
-            failed.append(error)
-            ready.set()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert ready.wait(20)
-    assert not failed, failed
+    told = json.dumps({"listeners": {"default": listener}, "plugins": plugins})
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BROKER, told], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
         yield
     finally:
-        done.set()
-        thread.join(20)
+        process.kill()
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @contextlib.contextmanager
