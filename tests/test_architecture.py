@@ -37,6 +37,7 @@ ROOMS = [
     ["curation"],
     ["training"],
     ["demo", "selftest"],
+    ["client"],
     ["cli"],
     ["__init__", "__main__"],
 ]
