@@ -38,6 +38,7 @@ ROOMS = [
     ["training"],
     ["demo", "selftest"],
     ["client"],
+    ["server"],
     ["cli"],
     ["__init__", "__main__"],
 ]
