@@ -230,7 +230,11 @@ def read_embedded_face(fields: Fields) -> EmbeddedFace:
 
 def read_named_face(fields: Fields) -> NamedFace:
     """A face with a name, or without; `ServiceError` for a name below its threshold, which no service may give."""
-    name, similarity, threshold = fields.text("name", None), fields.number("similarity", None), fields.number("threshold")
+    name, similarity, threshold = (
+        fields.text("name", None),
+        fields.number("similarity", None),
+        fields.number("threshold"),
+    )
     if name is not None and (similarity is None or similarity < threshold):
         raise fields.refuse(f"the name {name[:60]!r} has a similarity below the threshold {threshold:g}")
     person, unknown = fields.inner_or_none("person"), fields.inner_or_none("unknown")
@@ -344,8 +348,11 @@ def read_cluster(fields: Fields) -> Cluster:
         person = one.inner("person")
         suggestions.append(
             Suggestion(
-                person.text("id"), person.text("name"), one.number("similarity"), one.number("threshold"),
+                person.text("id"),
+                person.text("name"),
+                one.number("similarity"),
+                one.number("threshold"),
                 one.text("likeness", ""),
-            )  # fmt: skip
+            )
         )
     return Cluster(fields.texts("faces"), fields.text("cover", ""), tuple(suggestions))

@@ -39,7 +39,7 @@ from facespace.client.answers import (
 from facespace.client.fields import Fields
 from facespace.client.forms import Form
 from facespace.client.pictures import picture_of
-from facespace.client.transport import MAX_FILE, Call, Transport
+from facespace.client.transport import Call, Transport
 from facespace.errors import UnknownPerson
 from facespace.faces.face import Face
 from facespace.io.files import atomic_path
@@ -129,8 +129,13 @@ class Client:
         """
         return read_named_faces(
             self._look(
-                "/v1/identify", photo, rate=rate, max_faces=max_faces, keep_unknown=keep_unknown, try_rotations=try_rotations
-            )  # fmt: skip
+                "/v1/identify",
+                photo,
+                rate=rate,
+                max_faces=max_faces,
+                keep_unknown=keep_unknown,
+                try_rotations=try_rotations,
+            )
         )
 
     def identify_many(
@@ -200,7 +205,7 @@ class Client:
         others are enrolled nevertheless. A request that is repeated with one `idempotency_key` enrols once; by default
         each call has its own.
         """
-        sources = list(photos) if isinstance(photos, (list, tuple)) else [photos]
+        sources: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
         if not sources:
             raise ValueError("enroll needs at least one photo")
         form = enrolment_form(name, sources, external_id=external_id, metadata=metadata)
@@ -208,9 +213,11 @@ class Client:
 
     def send_enrolment(self, form: Form, *, largest: bool = False, idempotency_key: str | None = None) -> Enrolment:
         """`enroll` with a form that `enrolment_form` made."""
-        call = self._form("/v1/enroll", form.texts, form.photos, query={"largest": largest or None}, key=idempotency_key)
+        call = self._form(
+            "/v1/enroll", form.texts, form.photos, query={"largest": largest or None}, key=idempotency_key
+        )
         enrolment = read_enrolment(self._transport.fields(call))
-        told = sorted(one.index for one in (*enrolment.added, *enrolment.rejected))
+        told = sorted([one.index for one in enrolment.added] + [one.index for one in enrolment.rejected])
         if told != list(range(len(form.photos))):
             raise Fields({}, self.url).refuse(f"it is about {len(told)} photos, and {len(form.photos)} were sent")
         return enrolment
@@ -274,16 +281,12 @@ class Client:
     def remove(self, person: Person | str) -> Change:
         """Remove a person, until it is undone or erased."""
         path = f"/v1/people/{_segment(_id(person))}"
-        return read_change(
-            self._transport.fields(Call("DELETE", path, self._query(), headers=self._if_match(person)))
-        )
+        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=self._if_match(person))))
 
     def remove_photo(self, person: Person | str, photo: StoredPhoto | str) -> Change:
         """Remove one photo, and the person with the last of them."""
         path = f"/v1/people/{_segment(_id(person))}/photos/{_segment(_id(photo))}"
-        return read_change(
-            self._transport.fields(Call("DELETE", path, self._query(), headers=self._if_match(person)))
-        )
+        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=self._if_match(person))))
 
     def erase(self, person: Person | str) -> None:
         """Erase a person for good, from the service's disk too; it cannot be undone."""

@@ -65,7 +65,9 @@ def picture_of(source: Source) -> Picture:
         return _picture(_file_at(path), path, os.path.basename(path))
     if callable(getattr(source, "read", None)):
         return _picture(_rest_of(source), "<file>", "photo")
-    raise TypeError(f"a photo must be a path, bytes, a binary file, a PIL image or an array, got {type(source).__name__}")
+    raise TypeError(
+        f"a photo must be a path, bytes, a binary file, a PIL image or an array, got {type(source).__name__}"
+    )
 
 
 def _picture(data: bytes, name: str, filename: str) -> Picture:

@@ -75,13 +75,19 @@ class Transport:
         self._retries = retries
         self._sleep: Callable[[float], object] = time.sleep
         self._httpx = _load_httpx()
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"facespace/{__version__}"}
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"facespace/{__version__}",
+        }
         parts = urlsplit(self.url)
         if key is not None:
             headers["Authorization"] = f"Bearer {_checked_key(key)}"
             if parts.scheme == "http" and parts.hostname not in _LOCAL:
                 warnings.warn(
-                    f"{self.url}: the key goes over the network unencrypted; use https://", PlainTextWarning, stacklevel=4
+                    f"{self.url}: the key goes over the network unencrypted; use https://",
+                    PlainTextWarning,
+                    stacklevel=4,
                 )
         self._http: httpx.Client = self._httpx.Client(
             headers=headers,
