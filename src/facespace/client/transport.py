@@ -233,7 +233,7 @@ class Transport:
                 code="unexpected_answer",
             )
         end, n_bytes = time.monotonic() + seconds, 0
-        for part in response.iter_raw(2**16):
+        for part in response.iter_raw():
             n_bytes += len(part)
             if n_bytes > most:
                 raise ServiceError(
