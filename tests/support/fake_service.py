@@ -50,7 +50,9 @@ def fake_service(*answers: Answer) -> Iterator[FakeService]:
 
         def handle_one(self) -> None:
             n_bytes = int(self.headers.get("Content-Length") or 0)
-            request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, self.rfile.read(n_bytes))
+            request = Request(
+                self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, self.rfile.read(n_bytes)
+            )
             with lock:
                 service.requests.append(request)
                 answer = service.answers.pop(0) if len(service.answers) > 1 else service.answers[0]

@@ -109,6 +109,7 @@ class Person:
     added: str
     external_id: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    templates: str = ""
     etag: str = ""
     cover: str | None = None
 
@@ -127,13 +128,22 @@ class StoredPhoto:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """What is worth looking at in a photo that was enrolled: a stable `code`, and `detail` in words."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddedPhoto:
-    """A photo that was enrolled: the `index` of it among those sent, and what was noticed about it."""
+    """A photo that was enrolled: the `index` of it among those sent, its id, the face's box, and what was noticed."""
 
     index: int
-    photo: str
+    id: str
+    box: Box
     quality: float | None = None
-    warnings: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +262,17 @@ def read_named_face(fields: Fields) -> NamedFace:
 
 
 def _face(fields: Fields, kind: type[F], **more: Any) -> F:
-    x1, y1, x2, y2 = fields.numbers("box", 4)
-    box: Box = (x1, y1, x2, y2)
+    box = _box(fields)
     landmarks: tuple[Point, ...] = fields.points("landmarks")
     try:
         return kind(box, fields.number("score"), landmarks, quality=fields.number("quality", None), **more)
     except ValueError as error:
         raise fields.refuse(str(error)) from None
+
+
+def _box(fields: Fields) -> Box:
+    x1, y1, x2, y2 = fields.numbers("box", 4)
+    return x1, y1, x2, y2
 
 
 def read_named_faces(fields: Fields) -> NamedFaces:
@@ -285,7 +299,8 @@ def read_person(fields: Fields) -> Person:
     """An enrolled person."""
     return Person(
         fields.text("id"), fields.text("name"), fields.whole("n_photos"), fields.text("added", ""),
-        fields.text("external_id", ""), fields.mapping("metadata", {}), fields.text("etag", ""), fields.text("cover", None),
+        fields.text("external_id", ""), fields.mapping("metadata", {}), fields.text("templates", ""),
+        fields.text("etag", ""), fields.text("cover", None),
     )  # fmt: skip
 
 
@@ -301,9 +316,12 @@ def read_enrolment(fields: Fields) -> Enrolment:
     """What became of photos."""
     person = fields.inner_or_none("person")
     added = tuple(
-        AddedPhoto(one.whole("index"), one.text("photo_id"), one.number("quality", None), one.texts("warnings", ()))
+        AddedPhoto(
+            one.whole("index"), one.text("photo_id"), _box(one), one.number("quality", None),
+            tuple(Remark(remark.text("code"), remark.text("detail", "")) for remark in one.each("warnings", ())),
+        )
         for one in fields.each("added")
-    )
+    )  # fmt: skip
     rejected = tuple(
         RejectedPhoto(one.whole("index"), one.text("code"), one.text("detail", "")) for one in fields.each("rejected")
     )
@@ -322,7 +340,7 @@ def read_change(fields: Fields) -> Change:
 def read_log_entry(fields: Fields) -> LogEntry:
     """A line of the log."""
     return LogEntry(
-        fields.whole("id"), fields.text("at"), fields.text("actor", ""), fields.text("kind"), fields.text("text", ""),
+        fields.whole("number"), fields.text("at"), fields.text("actor", ""), fields.text("kind"), fields.text("text", ""),
         fields.truth("undone", False),
     )  # fmt: skip
 

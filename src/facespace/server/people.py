@@ -136,7 +136,9 @@ def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = 
     given = request.headers.get("if-match")
     if given is None:
         if needed:
-            raise Problem(428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost")
+            raise Problem(
+                428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost"
+            )
         return Seen(number)
     if given.strip() == "*":
         return Seen(number)

@@ -87,7 +87,9 @@ async def add_photos(
     )  # fmt: skip
 
 
-@router.get("/v1/people/{id}/photos", operation_id="list_photos", summary="List a person's photos", responses=problems())
+@router.get(
+    "/v1/people/{id}/photos", operation_id="list_photos", summary="List a person's photos", responses=problems()
+)
 async def list_photos(
     request: Request,
     id: str,
