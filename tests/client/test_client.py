@@ -49,7 +49,16 @@ def test_photos_come_as_anything(client: Client, hopper_file: Path) -> None:
     with Image.open(hopper_file) as picture, hopper_file.open("rb") as file:
         found = [
             client.detect(one)  # type: ignore[arg-type]
-            for one in (hopper_file, str(hopper_file), data, bytearray(data), io.BytesIO(data), file, picture, np.asarray(picture))
+            for one in (
+                hopper_file,
+                str(hopper_file),
+                data,
+                bytearray(data),
+                io.BytesIO(data),
+                file,
+                picture,
+                np.asarray(picture),
+            )
         ]
     (face,) = found[0]
     assert (found[0].width, found[0].height, found[0].turned, len(found[0])) == (512, 600, 0, 1)
@@ -61,7 +70,9 @@ def test_photos_come_as_anything(client: Client, hopper_file: Path) -> None:
         assert np.allclose(faces[0].landmarks, face.landmarks, atol=0.01)
 
 
-def test_a_day_with_the_client(client: Client, hopper_file: Path, collins_file: Path, cat_file: Path, tmp_path: Path) -> None:
+def test_a_day_with_the_client(
+    client: Client, hopper_file: Path, collins_file: Path, cat_file: Path, tmp_path: Path
+) -> None:
     (nobody,) = client.identify(hopper_file)
     assert (nobody.name, nobody.similarity, nobody.reason) == (None, None, "nobody_enrolled")
 
@@ -215,7 +226,9 @@ WRONG_FACES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "wanted"), WRONG_FACES, ids=[f"{next(iter(one))}-{n}" for n, (one, _) in enumerate(WRONG_FACES)])
+@pytest.mark.parametrize(
+    ("wrong", "wanted"), WRONG_FACES, ids=[f"{next(iter(one))}-{n}" for n, (one, _) in enumerate(WRONG_FACES)]
+)
 def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, Any], wanted: str) -> None:
     answer = {**IDENTIFIED, "faces": [{**FACE, **wrong}]}
     with fake_service(answering(200, answer)) as service, Client(service.url) as client:
@@ -257,7 +270,11 @@ def test_pages_without_end_end() -> None:
 
 
 def test_an_enrolment_about_other_photos(hopper_file: Path) -> None:
-    for added in ([], [{"index": 7, "photo_id": "1", "box": [1, 2, 3, 4]}], [{"index": 0, "photo_id": "1", "box": [1, 2, 3, 4]}] * 2):
+    for added in (
+        [],
+        [{"index": 7, "photo_id": "1", "box": [1, 2, 3, 4]}],
+        [{"index": 0, "photo_id": "1", "box": [1, 2, 3, 4]}] * 2,
+    ):
         answer = {"person": PERSON, "added": added, "rejected": []}
         with fake_service(answering(200, answer)) as service, Client(service.url) as client:
             with pytest.raises(ServiceError, match=r"photos, and 1 were sent"):
@@ -281,7 +298,10 @@ def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "people.safetensors"
     data = bytes(range(256)) * 1000
     whole = answering(200, data, media_type="application/octet-stream")
-    with fake_service(problem(403, "forbidden", "an admin key is needed"), whole) as service, Client(service.url) as client:
+    with (
+        fake_service(problem(403, "forbidden", "an admin key is needed"), whole) as service,
+        Client(service.url) as client,
+    ):
         with pytest.raises(ServiceError, match="an admin key is needed"):
             client.export(target)
         assert list(tmp_path.iterdir()) == []

@@ -275,24 +275,26 @@ def _box(fields: Fields) -> Box:
     return x1, y1, x2, y2
 
 
-def read_named_faces(fields: Fields) -> NamedFaces:
-    """The named faces of one photo."""
-    image = fields.inner("image")
+def read_named_faces(fields: Fields, gallery: Fields | None = None) -> NamedFaces:
+    """The named faces of one photo; `gallery` is where an answer about several photos says whom they were compared with."""
+    image, gallery = fields.inner("image"), gallery or fields
     return NamedFaces(
         tuple(read_named_face(face) for face in fields.each("faces")),
-        image.whole("width"), image.whole("height"), image.whole("turned", 0), fields.text("model", ""),
-        n_people=fields.whole("n_people"), strangers_named=fields.number("strangers_named", None),
+        image.whole("width"), image.whole("height"), image.whole("turned", 0), gallery.text("model", ""),
+        n_people=gallery.whole("n_people"), strangers_named=gallery.number("strangers_named", None),
     )  # fmt: skip
 
 
-def read_verdict(fields: Fields) -> Verdict:
+def read_verdict(fields: Fields, rate: float | None = None) -> Verdict:
     """What two faces are; `ServiceError` where `same` does not follow from the numbers."""
     similarity, threshold, same = fields.number("similarity"), fields.number("threshold"), fields.truth("same")
-    if same and similarity < threshold:
-        raise fields.refuse(f"the same person with a similarity below the threshold {threshold:g}")
-    qualities = [face.number("quality", None) for face in fields.each("faces", ())]
-    known = tuple(quality for quality in qualities if quality is not None)
-    return Verdict(similarity, threshold, same, fields.number("false_match_rate", None), known)
+    if same != (similarity >= threshold):
+        what = "the same person" if same else "different people"
+        raise fields.refuse(f"{what} with a similarity of {similarity:g} and a threshold of {threshold:g}")
+    face = fields.inner_or_none("face")
+    faces = [face] if face is not None else list(fields.each("faces", ()))
+    qualities = tuple(quality for one in faces if (quality := one.number("quality", None)) is not None)
+    return Verdict(similarity, threshold, same, fields.number("false_match_rate", rate), qualities)
 
 
 def read_person(fields: Fields) -> Person:

@@ -152,7 +152,7 @@ class Client:
                 raise one.refuse(f"its index is not {number}")
             problem = one.inner_or_none("error")
             if problem is None:
-                found.append(read_named_faces(one))
+                found.append(read_named_faces(one, answer))
             else:
                 found.append(
                     NamedFaces((), 0, 0, code=problem.text("code"), error=problem.text("detail", "") or "refused")
@@ -161,23 +161,31 @@ class Client:
             raise answer.refuse(f"{len(found)} photos answered of {len(pictures)}")
         return found
 
-    def verify(self, a: Source, b: Source | None = None, *, person: Person | str | None = None) -> Verdict:
-        """Whether two photos show one person, or whether a photo shows a `person` who is enrolled."""
+    def verify(
+        self, a: Source, b: Source | None = None, *, person: Person | str | None = None, rate: float | None = None
+    ) -> Verdict:
+        """Whether two photos show one person, or whether a photo shows a `person` who is enrolled; largest faces count.
+
+        `rate` is the share of pairs of different people that may be called the same.
+        """
         if (b is None) == (person is None):
             raise TypeError("verify takes two photos, or a photo and a person")
         photos = [("photo", picture_of(photo)) for photo in (a, b) if photo is not None]
         texts = [] if person is None else [("person", _id(person))]
-        return read_verdict(self._transport.fields(self._form("/v1/verify", texts, photos, repeatable=True)))
+        call = self._form("/v1/verify", texts, photos, query={"rate": rate}, repeatable=True)
+        return read_verdict(self._transport.fields(call))
 
-    def verify_many(self, photo: Source, others: Sequence[Source]) -> list[Verdict]:
+    def verify_many(self, photo: Source, others: Sequence[Source], *, rate: float | None = None) -> list[Verdict]:
         """Compare a photo with each of several others; one that cannot be used has its `error`."""
         photos = [("photo", picture_of(photo)), *(("other", picture_of(other)) for other in others)]
-        answer = self._transport.fields(self._form("/v1/verify", [], photos, repeatable=True))
+        call = self._form("/v1/verify", [], photos, query={"rate": rate}, repeatable=True)
+        answer = self._transport.fields(call)
+        rate_used = answer.number("false_match_rate", None)
         found: list[Verdict] = []
         for one in answer.each("photos"):
             problem = one.inner_or_none("error")
             if problem is None:
-                found.append(read_verdict(one))
+                found.append(read_verdict(one, rate_used))
             else:
                 found.append(
                     Verdict(None, None, False, code=problem.text("code"), error=problem.text("detail", "") or "refused")
