@@ -122,8 +122,10 @@ def test_a_day_with_the_client(
     entry = client.undo(merged.undo)
     assert (entry.kind, entry.undone) == ("merge", True)
     assert client.log(1)[0].id >= entry.id
-    rejected = client.reject(client.person_called("Somebody"), client.photos(split.other))
+    rejected = client.reject(client.person_called("Somebody"), client.photos(split.other), to="Somebody else")
     assert rejected.person is None
+    assert rejected.other is not None
+    assert (rejected.other.name, rejected.other.n_photos) == ("Somebody else", 1)
     left = client.remove_photo(hopper.id, photos[0])
     assert left.person is None
     with pytest.raises(UnknownPerson, match="nobody called 'Amazing Grace' is enrolled in 'default'"):
@@ -137,19 +139,52 @@ def test_a_day_with_the_client(
         client.person_called("Eileen Collins")
 
 
+def test_faces_are_compared(client: Client, hopper_file: Path, collins_file: Path, cat_file: Path) -> None:
+    other = variant(hopper_file, 4)
+    verdict = client.verify(hopper_file, other)
+    assert verdict.same
+    assert verdict.similarity is not None
+    assert verdict.threshold is not None
+    assert verdict.similarity > verdict.threshold
+    assert len(verdict.qualities) == 2
+    assert not client.verify(hopper_file, collins_file).same
+    assert client.verify(hopper_file, other, rate=0.1).false_match_rate == 0.1
+    same, different, none = client.verify_many(hopper_file, [other, collins_file, cat_file])
+    assert (same.same, different.same, none.same) == (True, False, False)
+    assert (none.code, none.similarity) == ("no_face", None)
+    assert none.error
+
+    person = client.enroll("Grace", hopper_file).person
+    assert person is not None
+    assert client.verify(other, person=person).same
+    assert not client.verify(collins_file, person=person.id).same
+
+    embedded = client.embed(hopper_file)
+    (vector,) = [face.embedding for face in embedded]
+    assert embedded.model == "sface"
+    assert vector.dtype == np.float32
+    assert abs(float(np.linalg.norm(vector)) - 1) < 1e-3
+
+    grace, strange, cut = client.identify_many([other, collins_file, b"\xff\xd8\xff\xe0" + bytes(50)], keep_unknown=False)
+    assert [face.name for face in grace] == ["Grace"]
+    assert [(face.name, face.reason) for face in strange] == [(None, "stranger")]
+    assert grace.n_people == strange.n_people == 1
+    assert (cut.code, len(cut)) == ("unreadable_image", 0)
+
+
 def test_nobody_of_that_id(client: Client) -> None:
-    for strange in ("999999", "../keys", "a/b", "1?x=1", "%2e%2e", "1'; DROP TABLE people; --"):
+    for strange in ("999999", "1?x=1", "%2e%2e", "%2F", "1'; DROP TABLE people; --"):
         with pytest.raises(ServiceError) as caught:
             client.person(strange)
         assert (caught.value.status, caught.value.code) == (404, "no_such_person")
         assert caught.value.request_id
-    for none in ("", ".", ".."):
+    for none in ("", ".", "..", "../keys", "1/photos/2", "1\\2", "1\n"):
         with pytest.raises((ValueError, TypeError), match="id"):
-            client.person(none)
+            client.remove(none)
 
 
 def test_no_such_collection(service: Served, hopper_file: Path) -> None:
-    with Client(service.url, collection="nobody's") as client, pytest.raises(ServiceError) as caught:
+    with Client(service.url, collection="guests") as client, pytest.raises(ServiceError) as caught:
         client.identify(hopper_file)
     assert (caught.value.status, caught.value.code) == (404, "no_such_collection")
 

@@ -44,7 +44,7 @@ from facespace.errors import UnknownPerson
 from facespace.faces.face import Face
 from facespace.io.files import atomic_path
 from facespace.io.image import Source
-from facespace.io.text import clean_name
+from facespace.io.text import clean_name, one_line
 
 MAX_CROP = 2**24  # bytes of the picture of one face
 _PAGE = 200  # people or faces that are read at once
@@ -463,7 +463,11 @@ def _id(one: Any) -> str:
 
 
 def _segment(text: str) -> str:
-    """Text as one segment of a path: no id and no name leads to another address."""
-    if text in ("", ".", ".."):
-        raise ValueError(f"{text!r} cannot be an id")
+    """Text as one segment of a path; `ValueError` for what could lead to another address, as servers decode `%2F`.
+
+    >>> _segment("zoë?")
+    'zo%C3%AB%3F'
+    """
+    if text in (".", "..") or "/" in text or "\\" in text or not text.isprintable():
+        raise ValueError(f"{one_line(text)[:60]!r} cannot be an id or a collection")
     return quote(text, safe="")
