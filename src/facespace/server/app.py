@@ -10,15 +10,16 @@ from fastapi import FastAPI
 from facespace._version import __version__
 from facespace.server import logs, openapi
 from facespace.server.admission import Admission
-from facespace.server.metrics import Metrics
-from facespace.server.orphans import end_with_parent
 from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
+from facespace.server.metrics import Metrics
+from facespace.server.orphans import end_with_parent
 from facespace.server.problems import add_problem_handlers
 from facespace.server.routes import events, faces, health, keys, settings as settings_routes, webhooks
 from facespace.server.service import Service
 from facespace.server.settings import Settings
+from facespace.server.stopping import calling_at_stop
 from facespace.server.tracing import Tracing
 
 ROUTERS = (
@@ -42,7 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             await service.engine.run(service.start)
             app.state.service = service
-            yield
+            with calling_at_stop(service.begin_closing):
+                yield
         finally:
             service.begin_closing()
             service.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -75,15 +76,19 @@ class Service:
             self.engine.warm(gallery.model_name or self.settings.model)
 
     def on_closing(self, call: Callable[[], None]) -> None:
-        """Have something called when the service begins to end: at once, within a signal handler, so it must not block."""
+        """Have something called when the service begins to end, in a thread of its own."""
         self._on_closing.append(call)
 
     def begin_closing(self) -> None:
         """Refuse further requests; those that were accepted go on."""
         if not self.is_closing:
             self.is_closing = True
-            for call in self._on_closing:
-                call()
+            # Not here: a signal may come while this very thread holds a lock that they take.
+            threading.Thread(target=self._tell_closing, name="facespace-closing").start()
+
+    def _tell_closing(self) -> None:
+        for call in self._on_closing:
+            call()
 
     def close(self) -> None:
         """Finish what was accepted, and close the stores."""
