@@ -32,7 +32,8 @@ def test_what_is_out_of_range_is_told(wrong):
 
 
 @pytest.mark.parametrize(
-    ("host", "is_loopback"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False)]
+    ("host", "is_loopback"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False)],
 )
 def test_loopback(host, is_loopback):
     assert Settings("a", host=host).is_loopback == is_loopback
