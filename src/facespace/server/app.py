@@ -19,16 +19,33 @@ from facespace.server.key_check import KeyCheck
 from facespace.server.metrics import Metrics
 from facespace.server.orphans import end_with_parent
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import events, faces, health, keys, settings as settings_routes, webhooks
+from facespace.server.routes import (
+    collections,
+    events,
+    faces,
+    health,
+    keys,
+    log,
+    people,
+    photos,
+    settings as settings_routes,
+    unknowns,
+    webhooks,
+)
 from facespace.server.service import Service
 from facespace.server.settings import Settings
 from facespace.server.stopping import calling_at_stop
 from facespace.server.tracing import Tracing
 
 ROUTERS = (
+    collections.router,
     events.router,
     faces.router,
     health.router,
+    log.router,
+    people.router,
+    photos.router,
+    unknowns.router,
     openapi.router,
     keys.router,
     settings_routes.router,

@@ -332,24 +332,26 @@ class QdrantStore:
 
     # Changing people
 
-    def add(self, name: str, entry: Entry) -> bool:
+    def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
         vector = np.ascontiguousarray(entry.embedding, np.float16)
         with self._lock:
             self._ledger.take_vectors(len(vector))
             for head in self._ledger.attempts():
                 draft = Draft(self._ledger, head, actor_name())
-                person = draft.called(name)
-                if person is not None:
-                    if entry.digest in person.state.rejected:
+                held = draft.called(name)
+                if person is not None and person != (0 if held is None else held.id):
+                    raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
+                if held is not None:
+                    if entry.digest in held.state.rejected:
                         raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
-                    draft.load_photos_of([person.id])
+                    draft.load_photos_of([held.id])
                     if any(one.photo.digest == entry.digest for one in draft.photos.values()):
                         return False
-                owner = person.id if person is not None else draft.put_person(0, PersonState(name))
+                owner = held.id if held is not None else draft.put_person(0, PersonState(name))
                 photo = draft.add_photo(entry, vector, owner)
                 # Short, and without a name.
-                what = {"photo": photo, "person": owner} | ({"new": True} if person is None else {})
+                what = {"photo": photo, "person": owner} | ({"new": True} if held is None else {})
                 draft.log("enroll", "", json.dumps(what))
                 if draft.commit():
                     return True
@@ -377,6 +379,11 @@ class QdrantStore:
         from facespace.identification.stores.qdrant_log import log_entries
 
         return log_entries(self._ledger, limit)
+
+    def drop(self) -> None:
+        """Erase the collection itself, with everybody, settings and log."""
+        with self._lock:
+            self._server.remove([self._ledger.photos, self._ledger.records])
 
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people for good; returns how many photos there were.

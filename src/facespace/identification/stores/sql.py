@@ -241,16 +241,18 @@ class SqlStore(SqlValues):
 
     # Changing people
 
-    def add(self, name: str, entry: Entry) -> bool:
+    def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
         digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
         with self._write() as cursor:
-            person = self._held(cursor, "name", name)
-            new, stamp = person is None, 0
-            if person is not None:
-                owner = person.id
+            found = self._held(cursor, "name", name)
+            if person is not None and person != (0 if found is None else found.id):
+                raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
+            new, stamp = found is None, 0
+            if found is not None:
+                owner = found.id
                 held = "SELECT id FROM face WHERE person = ? AND digest = ? AND gone IS NULL"
-                if entry.digest in person.state.rejected:
+                if entry.digest in found.state.rejected:
                     raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
                 if cursor.rows(held, (owner, digest)):
                     return False
@@ -321,6 +323,23 @@ class SqlStore(SqlValues):
                 self._log(cursor, "erase", text, None)
             self._touch(cursor, touched)
         return n_photos
+
+    def drop(self) -> None:
+        """Erase the collection itself, with everybody, settings and log."""
+        people = "SELECT id FROM person WHERE collection = ?"
+        own = (self._collection_id,)
+        with self._write() as cursor:
+            self._counts(cursor)
+            cursor.change(f"DELETE FROM crop WHERE face IN (SELECT id FROM face WHERE person IN ({people}))", own)
+            cursor.change(f"DELETE FROM face WHERE person IN ({people})", own)
+            for table in ("person", "setting", "log"):
+                cursor.change(f"DELETE FROM {table} WHERE collection = ?", own)
+            self._forget_collection(cursor)
+            cursor.change("DELETE FROM collection WHERE id = ?", own)
+            cursor.change("UPDATE head SET seq = seq + 1 WHERE id = 1")
+
+    def _forget_collection(self, cursor: Cursor) -> None:
+        """Drop what else the database keeps of the collection, within a change."""
 
     def _log(self, cursor: Cursor, kind: str, text: str, change: str | None) -> int:
         sql = "INSERT INTO log (collection, at, actor, kind, text, change, undone) VALUES (?, ?, ?, ?, ?, ?, 0)"
