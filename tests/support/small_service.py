@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastapi import Depends, FastAPI, Request
-from starlette.testclient import TestClient
 
 from facespace.identification.stores.actors import actor_name
 from facespace.server.access import allowed
@@ -42,6 +42,9 @@ class SmallService:
         """`Engine.run`."""
         return await asyncio.to_thread(function, *args, **options)
 
+    def room(self, n_photos: int) -> None:
+        """`Engine.room`: there is always some."""
+
     def close(self) -> None:
         self.state.close()
 
@@ -63,9 +66,9 @@ def small_app(folder: Path, **settings: Any) -> FastAPI:
             raise Problem(fail, "busy", "as asked")
         return {"n": next(n_changes), "n_bytes": len(await request.body())}
 
-    @app.post("/v1/try/{id}/erase", dependencies=[Depends(allowed("admin"))])
-    async def erase(id: str) -> dict[str, str]:
-        return {"erased": id}
+    @app.post("/v1/try/{person}/erase", dependencies=[Depends(allowed("admin"))])
+    async def erase(person: str) -> dict[str, str]:
+        return {"erased": person}
 
     @app.get("/v1/collections/{name}/try-export", operation_id="export_try", dependencies=[Depends(allowed("admin"))])
     async def export(name: str) -> dict[str, str]:
@@ -74,10 +77,38 @@ def small_app(folder: Path, **settings: Any) -> FastAPI:
     return app
 
 
-def client(app: FastAPI, key: str | None = None) -> TestClient:
+class Client:
+    """Sends requests to an application in this process, each in an event loop of its own."""
+
+    def __init__(self, app: FastAPI, headers: dict[str, str]) -> None:
+        self._app = app
+        self._headers = headers
+
+    async def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request, for tests that send several at once."""
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False, client=("127.0.0.1", 50_000))
+        async with httpx.AsyncClient(transport=transport, base_url=ADDRESS, headers=self._headers) as sender:
+            return await sender.request(method, path, **options)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return asyncio.run(self.send(method, path, **options))
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+    def patch(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("PATCH", path, **options)
+
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("DELETE", path, **options)
+
+
+def client(app: FastAPI, key: str | None = None) -> Client:
     """A client at the loopback address, with a key."""
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return TestClient(app, base_url=ADDRESS, headers=headers, raise_server_exceptions=False)
+    return Client(app, {} if key is None else {"Authorization": f"Bearer {key}"})
 
 
 def new_key(app: FastAPI, role: Role, collection: str | None = None) -> str:

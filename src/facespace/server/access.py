@@ -6,10 +6,9 @@ import ipaddress
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Request
 from fastapi.security.utils import get_authorization_scheme_param
 
 from facespace.identification.stores.actors import act_as, user_name
@@ -21,8 +20,6 @@ from facespace.server.service import Service, service_of
 # or all of the service, which only keys for all collections may.
 Scope = Literal["named", "callers", "all"]
 DEFAULT_COLLECTION = "default"
-_BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="`Authorization: Bearer fsk_…`")
-_HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key header", description="`X-API-Key: fsk_…`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +70,7 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
         raise ValueError(f"a route must need one or more of the roles {', '.join(ROLES)}, got {roles!r}")
     needs = Needs(roles, scope)
 
-    async def caller_of(
-        request: Request,
-        bearer: Annotated[object, Security(_BEARER)],  # for the OpenAPI page; the headers are read below
-        header: Annotated[object, Security(_HEADER)],
-    ) -> Caller:
-        del bearer, header
+    async def caller_of(request: Request) -> Caller:
         caller = getattr(request.state, "caller", None) or counted_caller(request)
         request.state.caller = caller
         request.state.needs = needs
@@ -88,12 +80,6 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
 
     caller_of.needs = needs  # type: ignore[attr-defined]
     return caller_of
-
-
-Identifier = Annotated[Caller, Depends(allowed("identify"))]
-Reader = Annotated[Caller, Depends(allowed("read"))]
-Enroller = Annotated[Caller, Depends(allowed("enroll"))]
-Administrator = Annotated[Caller, Depends(allowed("admin"))]
 
 
 def needs_of(dependency: object) -> Needs | None:

@@ -53,10 +53,7 @@ class Idempotency:
             return
         request = Request(scope, receive)
         try:
-            if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-                raise Problem(
-                    422, "invalid", "Idempotency-Key must be given once, with 1 to 200 visible ASCII characters"
-                )
+            _check(keys)
             body = await _body(request, service_of(request).settings.max_body)
             if body is None:
                 return
@@ -83,8 +80,8 @@ class Idempotency:
         try:
             async with _renewed(answers, owner):
                 await self._app(request.scope, _replay(body, request.receive), held.take)
-        except BaseException:
-            await asyncio.shield(asyncio.to_thread(answers.release, owner))
+        except Exception:  # but where the request is cancelled its thread may go on: then the lease has to end
+            await asyncio.to_thread(answers.release, owner)
             raise
         with contextlib.suppress(StateError):  # the change is made; what cannot be kept is answered all the same
             if 200 <= held.status < 300:
@@ -137,6 +134,11 @@ def fingerprint(request: Request, body: bytes) -> str:
     for part in (request.method.encode(), request.scope["path"].encode(), request.scope["query_string"], kind, body):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+
+
+def _check(keys: list[str]) -> None:
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise Problem(422, "invalid", "Idempotency-Key must be given once, with 1 to 200 visible ASCII characters")
 
 
 class _Held:
