@@ -102,6 +102,8 @@ def _pictures(address: str, patience: float, about: _About) -> Iterator[tuple[fl
             raise VideoError(source, "its video is coded in a way FFmpeg does not know")
         if coding.width * coding.height > most:
             raise VideoError(source, f"frames of {coding.width * coding.height:,} pixels; the limit is {most:,}")
+        if not coding.width * coding.height:  # FFmpeg forgets a size beyond its own limit
+            raise VideoError(source, f"its frames have no size that can be read, or more than {most:,} pixels")
         coding.options = {"max_pixels": options["max_pixels"]}
         about.aspect = float(stream.sample_aspect_ratio or 1)
         about.seconds = seconds = container.duration / 1e6 if container.duration and container.duration > 0 else None

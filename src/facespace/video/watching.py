@@ -17,7 +17,7 @@ MAX_PEOPLE = 10_000  # whose last sight is remembered
 _LOOKS = 2  # at a face in a row under one name, before the person is reported
 _UNKNOWN_LOOKS = 5  # at a face that has had no name, before a stranger is reported
 _WEAK_LOOKS = 15  # the same where every look was too small or too blurred
-_LOST = 10.0  # seconds after which a track is not waited for any more
+_LOST = 3.0  # seconds after which a track is not waited for any more
 _REASONS = {"too small": "too_small", "too blurred or dark": "too_blurred"}
 
 Reason = Literal["stranger", "nobody_enrolled", "too_small", "too_blurred"]
@@ -61,7 +61,7 @@ class Watcher:
 
     A person is reported after two looks in a row, and again when they have been away for `cooldown` seconds. A face
     without a name is reported once a track, after five looks of which none had a name, with its best look: as a stranger if
-    that is good enough to tell, else later, as too small or too blurred.
+    that is good enough to tell, else after fifteen looks or when it is gone, as too small or too blurred.
 
     >>> from facespace.faces.face import Face
     >>> watcher, face = Watcher(), Face((0, 0, 90, 90), 0.9, ((1, 1),) * 5)
@@ -92,13 +92,17 @@ class Watcher:
             )
             if seen is not None:
                 found.append(seen)
-        for number in [number for number, followed in self._tracks.items() if at - followed.last > _LOST]:
-            del self._tracks[number]
-        return found
+        return found + self._lost(at - _LOST)
 
-    def reopen(self) -> None:
-        """The source is opened again: its tracks begin anew."""
-        self._tracks.clear()
+    def end(self) -> list[Seen]:
+        """Whom to report at the end of a source; if it is opened again, its tracks begin anew."""
+        return self._lost(None)
+
+    def _lost(self, before: float | None) -> list[Seen]:
+        """Forget tracks that were not seen since that second, or all; whom to report of them."""
+        lost = [number for number, followed in self._tracks.items() if before is None or followed.last < before]
+        gone = [self._tracks.pop(number) for number in lost]
+        return [one.best for one in gone if one.best is not None and one.n_unknown >= _UNKNOWN_LOOKS]
 
     def _named(self, followed: _Followed, face: NamedFace, frame: NamedFrame, at: float) -> Seen | None:
         name = face.name or ""
@@ -149,12 +153,12 @@ def watched(
     share networks and a gallery in turns, with one lock `turn`, which is not held while a source is waited for.
     """
     for frames in connections:
-        watcher.reopen()
         taking = frames if turn is None else _in_turn(frames, turn)
         named = make_namer().name(taking, chunk_frames=1)
         try:
             for frame in named:
                 yield from watcher.update(frame, clock(frame))
+            yield from watcher.end()
         finally:
             for one in (named, taking):
                 if close := getattr(one, "close", None):
