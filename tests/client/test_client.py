@@ -165,7 +165,9 @@ def test_faces_are_compared(client: Client, hopper_file: Path, collins_file: Pat
     assert vector.dtype == np.float32
     assert abs(float(np.linalg.norm(vector)) - 1) < 1e-3
 
-    grace, strange, cut = client.identify_many([other, collins_file, b"\xff\xd8\xff\xe0" + bytes(50)], keep_unknown=False)
+    grace, strange, cut = client.identify_many(
+        [other, collins_file, b"\xff\xd8\xff\xe0" + bytes(50)], keep_unknown=False
+    )
     assert [face.name for face in grace] == ["Grace"]
     assert [(face.name, face.reason) for face in strange] == [(None, "stranger")]
     assert grace.n_people == strange.n_people == 1

@@ -135,11 +135,15 @@ class Conflict(GalleryError):
 
 
 class NoSuchCollection(GalleryError):
-    """The store has no collection of that name; `collections` are those it has."""
+    """The store has no collection of that name; `collections` are those it has.
 
-    def __init__(self, message: str, collections: Sequence[str]) -> None:
+    `removed` is the name of one that was open, and that somebody has removed since.
+    """
+
+    def __init__(self, message: str, collections: Sequence[str], removed: str = "") -> None:
         super().__init__(message)
         self.collections = list(collections)
+        self.removed = removed
 
 
 class StoredVectors(NamedTuple):
@@ -237,6 +241,12 @@ class Store(Protocol):
 
         Of the people with these ids, or of all; with `before`, a time in seconds since 1970 (UTC), what was removed before it.
         In the log a random name stands for each of them then, with who enrolled and removed them and when.
+        """
+
+    def drop(self) -> None:
+        """Erase the collection itself: everybody, removed ones too, settings and log; from the disk too.
+
+        Whoever has it open gets `NoSuchCollection` from then on.
         """
 
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
