@@ -9,13 +9,14 @@ from fastapi import FastAPI
 
 from facespace._version import __version__
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import faces, health
+from facespace.server.routes import faces, health, page
 from facespace.server.service import Service
 from facespace.server.settings import Settings
 
 ROUTERS = (
     faces.router,
     health.router,
+    page.router,
 )
 
 
