@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Request, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
 from facespace.identification.stores.actors import act_as, user_name
-from facespace.server.keys import GRANTS, ROLES, KeyRecord, Role
+from facespace.server.keys import GRANTS, ROLES, Role
 from facespace.server.problems import Problem
 from facespace.server.service import Service, service_of
 
@@ -79,7 +79,7 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
         header: Annotated[object, Security(_HEADER)],
     ) -> Caller:
         del bearer, header
-        caller = authenticate(request)
+        caller = _counted(request)
         request.state.caller = caller
         request.state.needs = needs
         act_as(caller.actor)
@@ -88,6 +88,12 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
 
     caller_of.needs = needs  # type: ignore[attr-defined]
     return caller_of
+
+
+Identifier = Annotated[Caller, Depends(allowed("identify"))]
+Reader = Annotated[Caller, Depends(allowed("read"))]
+Enroller = Annotated[Caller, Depends(allowed("enroll"))]
+Administrator = Annotated[Caller, Depends(allowed("admin"))]
 
 
 def needs_of(dependency: object) -> Needs | None:
@@ -129,29 +135,32 @@ def is_loopback(host: str) -> bool:
 
 
 def authenticate(request: Request) -> Caller:
-    """The caller of a request, whose rate is taken; `Problem` 401 without a valid key, 429 for too many requests."""
+    """The caller of a request; `Problem` 401 without a valid key where one is needed."""
     service = service_of(request)
     text = key_text(request)
     record = service.keys.check(text) if text else None
-    if record is None and text is None and is_open(service):
-        if "x-forwarded-for" in request.headers or "forwarded" in request.headers:
-            raise _unauthorized("this request came through a proxy: a key is needed (facespace serve key create)")
-        _take(service, address_of(request))
-        return Caller(None, "", "admin", None)
-    if record is None:
-        _take(service, address_of(request))
-        raise _unauthorized(
-            "a key is needed: send Authorization: Bearer <key>"
-            if text is None
-            else "the key is wrong, expired or revoked; make a new one (facespace serve key create)"
+    if record is not None:
+        return Caller(record.id, record.label, record.role, record.collection)
+    if text is not None:
+        raise _unauthorized("the key is wrong, expired or revoked; make a new one (facespace serve key create)")
+    if not is_open(service):
+        raise _unauthorized("a key is needed: send Authorization: Bearer <key>")
+    if "x-forwarded-for" in request.headers or "forwarded" in request.headers:
+        raise _unauthorized("this request came through a proxy: a key is needed (facespace serve key create)")
+    return Caller(None, "", "admin", None)
+
+
+def take_rate(request: Request, caller: Caller | None) -> None:
+    """Count a request of a key, or of an address where there is none; `Problem` 429 where there were too many."""
+    rates = service_of(request).rates
+    seconds = rates.take(caller.key_id if caller and caller.key_id else address_of(request))
+    if seconds > 0:
+        raise Problem(
+            429,
+            "too_many_requests",
+            f"at most {rates.per_second:g} requests a second on average; try again in {math.ceil(seconds)} s",
+            headers={"Retry-After": str(math.ceil(seconds))},
         )
-    _take(service, record.id)
-    return caller_with(record)
-
-
-def caller_with(record: KeyRecord) -> Caller:
-    """The caller with a key that was checked."""
-    return Caller(record.id, record.label, record.role, record.collection)
 
 
 def authorize(request: Request, caller: Caller, needs: Needs) -> None:
@@ -176,8 +185,7 @@ def named_collection(request: Request) -> str:
     named = request.query_params.getlist("collection")
     if len(named) > 1:
         raise Problem(400, "malformed", f"collection must be given once, got it {len(named)} times")
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    if path.startswith("/v1/collections/") and "name" in request.path_params:
+    if getattr(request.scope.get("route"), "path", "").startswith("/v1/collections/{name}"):
         return str(request.path_params["name"])
     return named[0] if named else DEFAULT_COLLECTION
 
@@ -197,16 +205,15 @@ def address_of(request: Request) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
 
 
-def _take(service: Service, caller: str) -> None:
-    seconds = service.rates.take(caller)
-    if seconds > 0:
-        raise Problem(
-            429,
-            "too_many_requests",
-            f"too many requests: at most {service.rates.per_second:g} a second on average;"
-            f" try again in {math.ceil(seconds)} s",
-            headers={"Retry-After": str(math.ceil(seconds))},
-        )
+def _counted(request: Request) -> Caller:
+    """The caller; requests with a wrong key or none count for their address."""
+    try:
+        caller = authenticate(request)
+    except Problem:
+        take_rate(request, None)
+        raise
+    take_rate(request, caller)
+    return caller
 
 
 def _unauthorized(detail: str) -> Problem:

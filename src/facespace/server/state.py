@@ -172,6 +172,12 @@ class State:
                 (key, json.dumps(value, sort_keys=True)),
             )
 
+    def scrub(self) -> None:
+        """Move the log into the file and empty it: what was deleted is overwritten on the disk, unless somebody reads."""
+        with self._write_lock, self._errors():
+            self._check_process()
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def size(self) -> int:
         """Bytes of the state file and of its log."""
         return sum(path.stat().st_size for path in (self.path, _beside(self.path, "-wal")) if path.exists())

@@ -35,8 +35,7 @@ export function collection() {
 
 export function address(path, query = {}) {
   const url = new URL(`v1/${path}`, document.baseURI.split("#")[0]);
-  if (collection() !== "default" && !/^(keys|collections|audit|settings$)/.test(path)) url.searchParams.set("collection", collection());
-  if (path === "settings" && collection() !== "default") url.searchParams.set("collection", collection());
+  if (collection() !== "default" && !/^(keys|collections|audit)/.test(path)) url.searchParams.set("collection", collection());
   for (const [name, value] of Object.entries(query)) if (value !== null && value !== undefined && value !== "") url.searchParams.set(name, value);
   return url;
 }
@@ -50,7 +49,7 @@ export function onceKey() {
 export async function send(method, path, { query, json, body, headers = {}, etag, signal, once = null } = {}) {
   const sent = { ...headers };
   if (json !== undefined) sent["Content-Type"] = "application/json";
-  if (etag) sent["If-Match"] = etag;
+  if (etag) sent["If-Match"] = etag.startsWith('"') ? etag : `"${etag}"`;
   if (once) sent["Idempotency-Key"] = once;
   const safe = method === "GET" || method === "POST";
   for (let tries = 1; ; tries++) {

@@ -31,13 +31,20 @@ export function people(main, { signal, redraw }) {
   async function load(afresh = false) {
     const turn = ++asked;
     try {
-      const answer = await get("people", { query: { search: search.value.trim(), limit: PAGE, after: afresh ? null : next }, signal });
-      if (turn !== asked) return;
-      next = answer.next;
+      const found = [];
+      let answer;
+      let after = afresh ? null : next;
+      do { // a page of a search may be empty though more follows
+        answer = await get("people", { query: { search: search.value.trim(), limit: PAGE, after }, signal });
+        if (turn !== asked) return;
+        found.push(...answer.people);
+        after = answer.next;
+      } while (after && found.length < PAGE / 2);
+      next = after;
       if (afresh) grid.replaceChildren();
-      grid.append(...answer.people.map(card));
+      grid.append(...found.map(card));
       more.hidden = !next;
-      fill(tally, t("people_n", { n: answer.total }));
+      fill(tally, search.value.trim() ? t("people.found", { n: grid.children.length, of: answer.total }) : t("people_n", { n: answer.total }));
       main.querySelector(".empty")?.remove();
       if (!grid.children.length) {
         grid.after(search.value.trim()
@@ -102,11 +109,11 @@ export function askKept(all, signal) {
   }, { signal });
 }
 
-/** What a toast's undo button does: takes back the change of that number, and shows how it stands then. */
-export function undoOf(number, then) {
+/** What a toast's undo button does: takes back the change of that number (or these, the latest first), and shows how it stands. */
+export function undoOf(numbers, then) {
   return async () => {
     try {
-      await post("undo", { json: { number }, once: onceKey() });
+      for (const number of [numbers].flat()) await post("undo", { json: { number }, once: onceKey() });
       toast(t("undone"));
       then({ focus: false });
     } catch (error) { failed(error); }

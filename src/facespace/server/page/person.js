@@ -152,11 +152,13 @@ export async function person(main, { id, signal, redraw }) {
       if (!(await confirm(t("person.delete"), t("person.delete_text", { n: chosen.size }), t("person.delete_go"), { danger: true, signal }))) return;
       await change(async () => {
         let etag = known.etag;
+        const done = [];
         for (const photo of chosen) {
-          await del(`${path}/photos/${encodeURIComponent(photo)}`, { signal, etag });
-          etag = (await get(path, { signal })).etag;
+          const left = await del(`${path}/photos/${encodeURIComponent(photo)}`, { signal, etag });
+          done.unshift(left.undo);
+          etag = left.person?.etag;
         }
-        toast(t("person.deleted", { n: chosen.size }));
+        toast(t("person.deleted", { n: chosen.size }), { undo: undoOf(done, redraw) });
         await load();
       });
     }

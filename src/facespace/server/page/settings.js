@@ -7,7 +7,7 @@ import { button, fill, h } from "./dom.js";
 import { nameField } from "./names.js";
 import { recall, remember } from "./memory.js";
 import { undoOf } from "./people.js";
-import { bytes, chooseLanguage, date, language, LANGUAGES, number, percent, similarityText, t } from "./text.js";
+import { bytes, chooseLanguage, date, known, language, LANGUAGES, number, percent, similarityText, t } from "./text.js";
 import { explain } from "./words.js";
 
 const ROLES = ["read", "identify", "enroll", "admin"];
@@ -57,10 +57,10 @@ export function settings(main, { signal, redraw }) {
   async function recognition(body, again) {
     const told = await get("settings", { signal });
     const now = { rate: told.rate, threshold: told.threshold };
-    const points = (told.curve ?? []).map((point) => ({ rate: point.rate ?? point.fmr, threshold: point.threshold }));
+    const points = told.calibration.strangers;
     const rates = [...new Set([...RATES, told.rate])].filter((rate) => rate > 0).sort((a, b) => a - b);
     fill(body,
-      h("p", {}, told.threshold === null || told.threshold === undefined ? t("settings.no_threshold")
+      h("p", {}, told.threshold === null ? t("settings.no_threshold")
         : t("settings.threshold", { threshold: similarityText(told.threshold), rate: percent(told.rate), n: told.n_people ?? 0 })),
       field("rate", t("settings.rate"), h("select", {
         class: "select", id: "rate", onchange: async (event) => {
@@ -68,14 +68,14 @@ export function settings(main, { signal, redraw }) {
         },
       }, rates.map((rate) => h("option", { value: String(rate), selected: rate === told.rate }, t("settings.rate_of", { rate: percent(rate), n: number(Math.round(1 / rate)) }))))),
       points.length > 1 && h("figure", { class: "curve-box" }, h("figcaption", {}, t("curve.title")), curve(points, told.threshold === null ? null : now)),
-      list([[t("settings.model"), modelOf(told)], [t("settings.people"), told.n_people === undefined ? null : number(told.n_people)]]));
+      told.calibration.measured_on && h("p", { class: "hint" }, t("settings.measured_on", { what: told.calibration.measured_on })),
+      list([[t("settings.model"), modelOf(told.model)], [t("settings.licence"), told.model.licence], [t("settings.people"), number(told.n_people)]]));
   }
 
   async function storage(body, again) {
     const told = await get("settings", { signal });
-    const used = told.storage ?? {};
-    const sizes = Object.entries(used).filter(([, value]) => typeof value === "number").map(([name, value]) => [t(`storage.${name}`), bytes(value)]);
-    fill(body, list([...sizes, [t("settings.photos"), told.n_photos === undefined ? null : number(told.n_photos)]]),
+    const size = (value) => (value === null ? null : bytes(value));
+    fill(body, list([[t("storage.gallery"), size(told.storage.gallery)], [t("storage.state"), size(told.storage.state)], [t("settings.photos"), number(told.n_photos)]]),
       h("div", { class: "fields" },
         field("unknowns", t("settings.unknowns_days"), days("unknowns", told.unknowns_days, "unknowns_days", again)),
         field("retention", t("settings.retention_days"), days("retention", told.retention_days, "retention_days", again))),
@@ -107,10 +107,10 @@ export function settings(main, { signal, redraw }) {
     pressed.disabled = true;
     try {
       const told = await get("check", { signal });
-      const found = told.problems ?? told.findings ?? [];
+      const found = told.findings;
       body.querySelector(".check-result")?.remove();
       body.append(h("div", { class: "check-result", role: "status" }, found.length
-        ? h("ul", {}, found.map((one) => h("li", {}, typeof one === "string" ? one : one.detail ?? one.message ?? JSON.stringify(one))))
+        ? h("ul", {}, found.map((one) => h("li", {}, one.text)))
         : h("p", {}, t("settings.check_fine"))));
     } catch (error) { failed(error, signal); }
     pressed.disabled = false;
@@ -124,7 +124,7 @@ export function settings(main, { signal, redraw }) {
     fill(body, h("p", { class: "hint" }, t(told.length ? "keys.text" : "keys.none")),
       told.length > 0 && h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": t("settings.keys") }, h("table", {},
         h("thead", {}, h("tr", {}, ["label", "role", "collection", "created", "used", "action"].map((name) => h("th", { scope: "col" }, t(`keys.${name}`))))),
-        h("tbody", {}, told.map((key) => h("tr", { class: key.revoked ? "off" : "" },
+        h("tbody", {}, told.map((key) => h("tr", { class: key.valid ? "" : "off" },
           h("td", {}, key.label || key.id), h("td", {}, t(`role.${key.role}.short`)), h("td", {}, key.collection ?? t("keys.all")),
           h("td", {}, date(key.created)), h("td", {}, key.expires ? date(key.expires) : t("keys.never")),
           h("td", {}, key.revoked ? t("keys.revoked") : button(t("keys.revoke"), () => revoke(key, again), { look: "small", "aria-label": t("keys.revoke_n", { label: key.label || key.id }) }))))))),
@@ -137,9 +137,9 @@ export function settings(main, { signal, redraw }) {
     try {
       const told = await post("keys", { json: { role, label }, signal });
       await again();
-      body.append(h("div", { class: "secret", role: "status" }, h("p", {}, h("b", {}, t("keys.once"))), h("code", {}, told.key ?? told.text),
+      body.append(h("div", { class: "secret", role: "status" }, h("p", {}, h("b", {}, t("keys.once"))), h("code", {}, told.key),
         button(t("keys.copy"), async (event) => {
-          try { await navigator.clipboard.writeText(told.key ?? told.text); event.target.textContent = t("keys.copied"); } catch { /* it can be selected by hand */ }
+          try { await navigator.clipboard.writeText(told.key); event.target.textContent = t("keys.copied"); } catch { /* it can be selected by hand */ }
         }, { look: "small" })));
     } catch (error) { failed(error, signal); }
   }
@@ -151,23 +151,18 @@ export function settings(main, { signal, redraw }) {
 
   async function changes(body) {
     const told = await get("log", { query: { limit: SHOWN }, signal });
-    const rows = told.entries ?? told.log ?? [];
+    const rows = told.changes;
     if (!rows.length) { fill(body, h("p", { class: "hint" }, t("changes.none"))); return; }
-    fill(body, h("ol", { class: "log" }, rows.map((row) => h("li", {}, h("time", {}, date(row.at ?? row.time)), h("span", {}, sentence(row)), h("span", { class: "hint" }, row.actor ?? ""),
-      row.undoable && button(t("undo"), undoOf(row.number, redraw), { look: "quiet small", "aria-label": t("changes.undo_n", { n: row.number }) })))));
-  }
-
-  function sentence(row) {
-    const people = (row.people ?? row.names ?? []).map((one) => one.name ?? one).join(", ");
-    return [row.kind ?? row.action, people || row.person || row.name].filter(Boolean).join(" · ") || row.text;
+    fill(body, h("ol", { class: "log" }, rows.map((row) => h("li", {}, h("time", {}, date(row.at)), h("span", { class: row.undone ? "undone" : "" }, known(`change.${row.kind}`) ? `${t(`change.${row.kind}`)}: ${row.text}` : row.text), h("span", { class: "hint" }, row.actor),
+      row.can_be_undone && button(t("undo"), undoOf(row.number, redraw), { look: "quiet small", "aria-label": t("changes.undo_n", { n: row.number }) })))));
   }
 
   async function audit(body) {
     const told = await get("audit", { query: { limit: SHOWN }, signal });
-    const rows = told.entries ?? told.audit ?? [];
+    const rows = told.entries;
     if (!rows.length) { fill(body, h("p", { class: "hint" }, t("audit.none"))); return; }
-    fill(body, h("ol", { class: "log" }, rows.map((row) => h("li", {}, h("time", {}, date(row.at ?? row.time)),
-      h("span", {}, [row.action ?? row.kind, row.subject ?? row.detail].filter(Boolean).join(" · ")), h("span", { class: "hint" }, row.actor ?? "")))));
+    fill(body, h("ol", { class: "log" }, rows.map((row) => h("li", {}, h("time", {}, date(row.at)),
+      h("span", {}, [row.action, row.path, row.status].filter(Boolean).join(" · ")), h("span", { class: "hint" }, row.actor)))));
   }
 
   function erase(body) {
@@ -192,6 +187,6 @@ function list(rows) {
   return h("dl", { class: "facts" }, rows.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
-function modelOf(told) {
-  return typeof told.model === "object" && told.model !== null ? told.model.name ?? told.model.model : told.model;
+function modelOf({ name, network, dimension }) {
+  return [name, network, dimension && t("settings.dimension", { n: dimension })].filter(Boolean).join(" · ");
 }
