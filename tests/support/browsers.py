@@ -40,7 +40,11 @@ class Served:
     def __init__(self, gallery: Path, *arguments: str, port: int = 0) -> None:
         self.gallery, self.arguments = gallery, arguments
         self.log = gallery.with_suffix(".log").open("ab")
-        self.start(port)
+        try:
+            self.start(port)
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, port: int = 0) -> None:
         """Start the process and wait until it says its address."""
