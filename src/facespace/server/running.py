@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+from facespace.identification.gallery import Gallery
 from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
 from facespace.server import logs
 from facespace.server.connections import Connections
@@ -27,11 +31,12 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl+C.
 
     `OSError` where the address cannot be bound, `StateError` where another service uses the state folder, `ValueError`
-    where a key is needed first.
+    where a key is needed first, `GalleryError` where the gallery cannot be opened.
     """
     with serving(Path(settings.state)):
         if warning := check_exposure(settings):
             print(f"facespace: {warning}", file=sys.stderr, flush=True)
+        Gallery(settings.gallery, create=True).close()  # what is wrong with it is said before anything is started
         listener = bind(settings)
         os.environ[SETTINGS_VARIABLE] = settings.as_json()
         logs.configure(settings.log_level)
@@ -59,7 +64,8 @@ def _serve_together(settings: Settings, listener: socket.socket) -> bool:
         say(address(settings, listener))
         supervisor = Multiprocess(config(settings), sockets=[listener])
         supervisor.run()
-    return all(process.exitcode == 0 for process in supervisor.processes)
+    ended = (0, -signal.SIGTERM, -signal.SIGINT)
+    return all(process.exitcode in ended for process in supervisor.processes)
 
 
 def config(settings: Settings) -> uvicorn.Config:
@@ -103,7 +109,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says where it serves, once it does."""
+    """Says where it serves, once it does, and ends as a program that has done its work."""
 
     def __init__(self, config: uvicorn.Config, where: str) -> None:
         super().__init__(config)
@@ -112,3 +118,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         say(self._where)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, which sends the signal to itself again at the end, and so is killed by it."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -217,7 +217,7 @@ class Store(Protocol):
     def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
         """Store one embedding under a name, a new one makes a person; False when the person has that digest already.
 
-        With `person`, the id of who has the name: `Conflict` where nobody or somebody else has it.
+        With `person`, the id of who has the name, or 0 for nobody: `Conflict` where that is not so any more.
         """
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:
@@ -237,6 +237,12 @@ class Store(Protocol):
 
         Of the people with these ids, or of all; with `before`, a time in seconds since 1970 (UTC), what was removed before it.
         In the log a random name stands for each of them then, with who enrolled and removed them and when.
+        """
+
+    def drop(self) -> None:
+        """Erase the collection itself: everybody, removed ones too, settings and log; from the disk too.
+
+        Whoever has it open gets `NoSuchCollection` from then on.
         """
 
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:

@@ -340,7 +340,7 @@ class QdrantStore:
             for head in self._ledger.attempts():
                 draft = Draft(self._ledger, head, actor_name())
                 held = draft.called(name)
-                if person is not None and (held is None or held.id != person):
+                if person is not None and person != (0 if held is None else held.id):
                     raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
                 if held is not None:
                     if entry.digest in held.state.rejected:
@@ -379,6 +379,11 @@ class QdrantStore:
         from facespace.identification.stores.qdrant_log import log_entries
 
         return log_entries(self._ledger, limit)
+
+    def drop(self) -> None:
+        """Erase the collection itself, with everybody, settings and log."""
+        with self._lock:
+            self._server.remove([self._ledger.photos, self._ledger.records])
 
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people for good; returns how many photos there were.
