@@ -136,7 +136,7 @@ def test_a_busy_server_is_asked_again_when_it_says(
 
     page.route("**/v1/identify*", refuse)
     choose(page, "Choose photos", hopper_photos[0])
-    page.locator(".row").wait_for()
+    page.locator(".row .why").first.wait_for()
     assert refusals == []
 
 
@@ -150,7 +150,7 @@ def test_a_photo_is_pasted_and_dropped(open_page: Opener, hopper_photos: list[Pa
     }"""
     content = list(hopper_photos[0].read_bytes())
     page.evaluate(give, ["paste", content])
-    page.locator(".row").wait_for()
+    page.locator(".row .why").first.wait_for()
     page.evaluate(give, ["drop", content])
     page.get_by_text("2 photos").wait_for()
 

@@ -80,7 +80,7 @@ class Served:
         """End the process."""
         self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(8)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(20)
