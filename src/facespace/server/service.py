@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import Request
 
@@ -21,24 +20,9 @@ from facespace.server.mqtt import Bridge, Publisher, parsed_broker
 from facespace.server.rates import Rates
 from facespace.server.settings import Settings
 from facespace.server.state import State
+from facespace.server.unknown_clusters import Grouping
+from facespace.server.unknowns import Unknowns
 from facespace.server.webhooks import Webhooks
-
-
-class NoUnknowns:
-    """Takes the place of `Unknowns` where there are none."""
-
-    def ignored(self, collection: str, photo: Any, numbers: list[int]) -> set[int]:
-        """The numbers of those faces of the photo that shall be ignored for good."""
-        del collection, photo, numbers
-        return set()
-
-    def keep(self, collection: str, photo: Any, numbers: list[int], *, source: str = "") -> dict[int, str]:
-        """Keep these faces of an analysed photo; returns the ids of those that are kept, by number."""
-        del collection, photo, numbers, source
-        return {}
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Service:
@@ -65,7 +49,8 @@ class Service:
             self.state, self.events, self.webhooks, allow_private=settings.allow_private_webhooks,
             make_bridge=None if broker is None else lambda: Bridge(self.events, Publisher(broker)),
         )  # fmt: skip
-        self.unknowns: Any = NoUnknowns()
+        self.unknowns = Unknowns(settings, self.galleries, self.choices)
+        self.grouping = Grouping(self.unknowns)
         self.is_closing = False
         self._on_closing: list[Callable[[], None]] = [self.events.end_streams]
 
