@@ -336,9 +336,7 @@ class SqlStore(SqlValues):
                 cursor.change(f"DELETE FROM {table} WHERE collection = ?", own)
             self._forget_collection(cursor)
             cursor.change("DELETE FROM collection WHERE id = ?", own)
-            seq = self._seq(cursor) + 2  # one number is left out: whoever follows the changes reads everybody again
-            cursor.change("INSERT INTO touched VALUES (?, 0)", (seq,))
-            cursor.change("UPDATE head SET seq = ? WHERE id = 1", (seq,))
+            self._touch(cursor, [0])  # nobody: but the version is another one
 
     def _forget_collection(self, cursor: Cursor) -> None:
         """Drop what else the database keeps of the collection, within a change."""
