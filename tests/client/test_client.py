@@ -244,7 +244,11 @@ def test_keys_and_what_they_allow(tmp_path: Path, hopper_file: Path) -> None:
         assert made.code == 0, made.err
         return made.out.strip()
 
-    admin, identify, other = key("--role", "admin"), key("--role", "identify"), key("--role", "enroll", "--collection", "guests")
+    admin, identify, other = (
+        key("--role", "admin"),
+        key("--role", "identify"),
+        key("--role", "enroll", "--collection", "guests"),
+    )
     with served(tmp_path) as service:
         with Client(service.url, admin) as client:
             client.enroll("Grace", hopper_file)
