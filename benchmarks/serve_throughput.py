@@ -103,7 +103,9 @@ def main() -> None:
     ratio = statistics.median(rates["HTTP"]) / statistics.median(rates["library"])
     print(f"\n{processor()}; {args.workers} worker(s), {args.clients} clients, load now {os.getloadavg()[0]:.1f}")
     print(f"answered 200               {len(good)} requests in {args.minutes:g} minutes")
-    print(f"other answers              {n_errors} {dict((k, len(v)) for k, v in statuses.items())}   must be 0")
+    print(
+        f"other answers              {n_errors} { {status: len(times) for status, times in statuses.items()} or 'none' }   must be 0"
+    )
     for line in strange[:3]:
         print(f"    {line}")
     print(f"HTTP, median               {statistics.median(rates['HTTP']):.1f} photos/s")

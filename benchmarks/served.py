@@ -47,7 +47,7 @@ class Served:
     def __init__(self, gallery: Path | str, *options: str, workers: int = 1, port: int | None = None) -> None:
         self.gallery, self.workers = gallery, workers
         self.port = port or free_port()
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the object
         command = [sys.executable, "-m", "facespace", "serve", "--gallery", str(gallery), "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--workers", str(workers), "--no-page", *options]
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
