@@ -37,6 +37,8 @@ ROOMS = [
     ["curation"],
     ["training"],
     ["demo", "selftest"],
+    ["client"],
+    ["server"],
     ["cli"],
     ["__init__", "__main__"],
 ]

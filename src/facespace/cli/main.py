@@ -30,6 +30,7 @@ from facespace.cli import (
     identify,
     models,
     runs,
+    serve,
     train,
     verify,
 )
@@ -56,6 +57,7 @@ app.command("embed")(embed.embed)
 app.command("enroll")(enroll.enroll)
 app.command("identify")(identify.identify)
 app.add_typer(gallery.app, name="gallery")
+app.add_typer(serve.app, name="serve")
 app.add_typer(classify.app, name="classify")
 app.command("calibrate")(calibrate.calibrate)
 app.command("cluster")(cluster.cluster)

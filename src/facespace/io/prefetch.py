@@ -6,6 +6,7 @@ begun and not yet given back have `MOST_PIXELS` together, or there is one alone.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import threading
@@ -58,8 +59,27 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int, a
                 future.cancel()
 
 
+@contextlib.contextmanager
+def reading_within(enter: Callable[[int], None]) -> Iterator[None]:
+    """A context in which `io.image.read` calls `enter` with the number of pixels before it decodes them.
+
+    `enter` may wait. It is called again where an image is read in two attempts.
+
+    >>> with reading_within(print):
+    ...     wait_for_room(12)
+    12
+    """
+    token = _enter.set(enter)
+    try:
+        yield
+    finally:
+        _enter.reset(token)
+
+
 def wait_for_room(n_pixels: int) -> None:
-    """Wait until so many pixels have room beside those read ahead; outside of `map_ahead` there is nothing to wait for."""
+    """Wait until so many pixels have room, as `map_ahead` or `reading_within` says; elsewhere there is nothing to wait for."""
+    if enter := _enter.get():
+        enter(n_pixels)
     if place := _place.get():
         room, number = place
         room.enter(number, n_pixels)
@@ -117,3 +137,4 @@ class _Room:
 
 # The room and the number of the item that this thread computes, inside `map_ahead`.
 _place: contextvars.ContextVar[tuple[_Room, int] | None] = contextvars.ContextVar("_place", default=None)
+_enter: contextvars.ContextVar[Callable[[int], None] | None] = contextvars.ContextVar("_enter", default=None)

@@ -1,0 +1,184 @@
+"""Photos and fields out of a request's body: raw bytes, or multipart/form-data.
+
+The body is in memory at once, as it is bounded (`Settings.max_body`); nothing of it is written to a disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from facespace.io.text import plain_text
+from facespace.server.problems import Problem
+from facespace.server.service import service_of
+
+MAX_FIELDS = 1000  # parts of a form beside its photos
+MAX_FIELD = 2**20  # bytes of one of them
+MAX_PART_HEADERS = 2**13  # bytes of the headers of one part
+_MAX_FILENAME = 255
+_RAW = ("image/", "application/octet-stream", "binary/octet-stream")
+
+
+@dataclass(slots=True)
+class Upload:
+    """One file of a request; `filename` is what the client calls it, for people to read: never a path to open."""
+
+    data: bytes
+    filename: str = ""
+    content_type: str = ""
+
+
+@dataclass(slots=True)
+class Form:
+    """The parts of a form: files by the name of their field, texts by theirs, each in the order they came."""
+
+    files: dict[str, list[Upload]] = field(default_factory=dict)
+    fields: dict[str, list[str]] = field(default_factory=dict)
+
+    def photos(self, name: str = "photo") -> list[Upload]:
+        """The files of one field."""
+        return self.files.get(name, [])
+
+    def text(self, name: str, default: str | None = None) -> str | None:
+        """The one value of a field; `Problem` 422 where it is given twice."""
+        values = self.fields.get(name, [])
+        if len(values) > 1:
+            raise Problem(422, "invalid", f"the field {name!r} must be given once, got {len(values)} times")
+        return values[0] if values else default
+
+
+async def read_photos(request: Request, *, field: str = "photo", most: int | None = None) -> list[Upload]:
+    """The photos of a request: its raw body, or the files `photo` of its form; at least one.
+
+    `Problem` 415 for another type of body, 413 for more than `most` photos (by default `Settings.max_photos`), 422
+    `photo_needed` for none, 400 for a broken form.
+    """
+    form = await read_form(request, raw_as=field)
+    photos = form.photos(field)
+    most = service_of(request).settings.max_photos if most is None else most
+    if not photos:
+        raise Problem(422, "photo_needed", f"a photo is needed: as the body itself, or as the file {field!r} of a form")
+    if len(photos) > most:
+        raise Problem(413, "too_large", f"at most {most} photos are taken by this request, got {len(photos)}")
+    return photos
+
+
+async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
+    """The form of a request; with `raw_as`, a raw image counts as the one file of that field."""
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    kind = kind.lower()
+    if kind == b"multipart/form-data":
+        boundary = options.get(b"boundary", b"")
+        if not 0 < len(boundary) <= 200:
+            raise Problem(400, "malformed", "the Content-Type of a form must say its boundary, of 1 to 200 characters")
+        return parse_form(await request.body(), boundary, max_files=service_of(request).settings.max_photos)
+    if raw_as is not None and kind.decode("latin-1").startswith(_RAW):
+        data = await request.body()
+        return Form({raw_as: [Upload(data, "", kind.decode("latin-1"))]} if data else {})
+    wanted = "multipart/form-data" + ("" if raw_as is None else ", image/* or application/octet-stream")
+    got = plain_text(kind.decode("latin-1"))[:100]
+    raise Problem(415, "unsupported_media_type", f"the body must be {wanted}, got {got or 'no Content-Type'}")
+
+
+def parse_form(body: bytes, boundary: bytes, *, max_files: int) -> Form:
+    """The parts of a whole multipart body; `Problem` 400 for what is none, 413 for too many or too large parts.
+
+    >>> body = b'--x\\r\\nContent-Disposition: form-data; name="a"\\r\\n\\r\\n1\\r\\n--x--\\r\\n'
+    >>> parse_form(body, b"x", max_files=1).fields
+    {'a': ['1']}
+    """
+    parts = _Parts(max_files)
+    try:
+        parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, UnicodeDecodeError) as error:
+        raise Problem(400, "malformed", f"the form cannot be read ({plain_text(str(error))[:100]})") from None
+    if not parts.ended:
+        raise Problem(400, "malformed", "the form ends before its last boundary")
+    return parts.form
+
+
+class _Parts:
+    """Collects the parts while the parser goes through the body."""
+
+    def __init__(self, max_files: int) -> None:
+        self.form = Form()
+        self.ended = False
+        self._max_files = max_files
+        self._n_files = self._n_fields = 0
+        self._begin()
+
+    def callbacks(self) -> dict[str, Any]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._all,
+        }
+
+    def _begin(self) -> None:
+        self._name, self._value, self._n_header_bytes = b"", b"", 0
+        self._headers: dict[bytes, bytes] = {}
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._is_file = False
+
+    def _count(self, n: int) -> None:
+        self._n_header_bytes += n
+        if self._n_header_bytes > MAX_PART_HEADERS:
+            raise Problem(413, "too_large", f"the headers of a part may have {MAX_PART_HEADERS} bytes")
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name, self._value = b"", b""
+
+    def _headers_finished(self) -> None:
+        kind, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        if kind.lower() != b"form-data" or b"name" not in options:
+            raise Problem(400, "malformed", "each part must have a Content-Disposition: form-data with a name")
+        self._field = options[b"name"].decode("utf-8")
+        self._filename = options.get(b"filename", b"").decode("utf-8", "replace")
+        self._is_file = b"filename" in options
+        self._n_files += self._is_file
+        self._n_fields += not self._is_file
+        if self._n_files > self._max_files:
+            raise Problem(413, "too_large", f"at most {self._max_files} files are taken in one request")
+        if self._n_fields > MAX_FIELDS:
+            raise Problem(413, "too_large", f"at most {MAX_FIELDS} fields are taken in one request")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._size += end - start
+        if not self._is_file and self._size > MAX_FIELD:
+            raise Problem(413, "too_large", f"a field may have {MAX_FIELD} bytes")
+        self._chunks.append(data[start:end])
+
+    def _end(self) -> None:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks = []
+        if self._is_file:
+            content_type = self._headers.get(b"content-type", b"").decode("latin-1")
+            upload = Upload(data, plain_text(self._filename)[:_MAX_FILENAME], content_type[:100])
+            self.form.files.setdefault(self._field, []).append(upload)
+        else:
+            self.form.fields.setdefault(self._field, []).append(data.decode("utf-8"))
+
+    def _all(self) -> None:
+        self.ended = True

@@ -1,0 +1,311 @@
+"""The networks, shared by all requests: photos that wait at the same time are searched and embedded together.
+
+A photo is decoded in one of a few threads and then searched and embedded in the one thread of its model, with all others that
+are decoded by then. Nothing waits for more photos to come, so a single client loses nothing by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
+from facespace.embedding.embedder import Embedder
+from facespace.errors import ImageError
+from facespace.io import image
+from facespace.io.prefetch import reading_within
+from facespace.pipeline.face_batches import MAX_IMAGES, FoundFaces, find_faces
+from facespace.pipeline.photos import Photo
+from facespace.pipeline.rotations import turn
+from facespace.runtime.onnx_network import usable_cores
+from facespace.server.metrics import Metrics
+from facespace.server.problems import busy
+from facespace.server.settings import Settings
+
+MAX_DECODED_PIXELS = 100_000_000  # of photos that are decoded and not finished; a single one may have more
+_BATCH_PIXELS = 24_000_000
+_BLOCKING_THREADS = 16
+
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class AnalyzedPhoto(Photo):
+    """A photo with its size after it was turned upright, in pixels; 0 where it could not be read."""
+
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One photo on its way; `done` takes it, from any thread."""
+
+    data: bytes
+    options: tuple[bool, bool, bool, bool]  # embed, largest, want_crops, try_rotations
+    keep_pixels: bool
+    photo: AnalyzedPhoto
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[AnalyzedPhoto]
+    n_pixels: int = 0
+
+
+class _Room:
+    """Bounds the pixels of photos that are decoded and not finished."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+
+    def enter(self, job: _Job, n_pixels: int) -> None:
+        with self._changed:
+            if job.n_pixels:  # an image read in two attempts is there once
+                return
+            self._changed.wait_for(lambda: not self._inside or self._inside + n_pixels <= MAX_DECODED_PIXELS)
+            self._inside += n_pixels
+            job.n_pixels = n_pixels
+
+    def leave(self, jobs: Sequence[_Job]) -> None:
+        with self._changed:
+            for job in jobs:
+                self._inside -= job.n_pixels
+                job.n_pixels = 0
+            self._changed.notify_all()
+
+
+class _Networks:
+    """One model's detector and embedder, and the thread in which they compute."""
+
+    def __init__(self, embedder: Embedder, detector: Detector, finish: Callable[[list[_Job]], None]) -> None:
+        self.embedder, self.detector = embedder, detector
+        self._finish = finish
+        self._changed = threading.Condition()
+        self._ready: deque[_Job] = deque()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="facespace-networks", daemon=True)
+        self._thread.start()
+
+    def put(self, job: _Job) -> None:
+        with self._changed:
+            self._ready.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready or self._closing)
+                if not self._ready:
+                    return
+                jobs = self._take()
+            self._compute([job for job in jobs if not job.future.cancelled()])
+            self._finish(jobs)
+            del jobs
+
+    def _take(self) -> list[_Job]:
+        """The photos that are ready and asked for in the same way, as many as one call takes."""
+        first = self._ready.popleft()
+        jobs, others, total = [first], [], first.n_pixels
+        while self._ready and len(jobs) < MAX_IMAGES and total < _BATCH_PIXELS:
+            job = self._ready.popleft()
+            if job.options != first.options:
+                others.append(job)
+                continue
+            jobs.append(job)
+            total += job.n_pixels
+        self._ready.extendleft(reversed(others))
+        return jobs
+
+    def _compute(self, jobs: Sequence[_Job]) -> None:
+        if not jobs:
+            return
+        images = [job.photo.pixels for job in jobs if job.photo.pixels is not None]
+        try:
+            found = self._found(images, jobs[0].options)
+        except Exception:  # one of them is the cause: the others shall not fail with it
+            if len(jobs) == 1:
+                raise_in(jobs[0])
+                return
+            for job in jobs:
+                self._compute([job])
+            return
+        for job, of_photo in zip(jobs, found, strict=True):
+            photo = job.photo
+            assert photo.pixels is not None
+            height, width = photo.pixels.shape[:2]
+            photo.width, photo.height = (height, width) if of_photo.turned % 180 else (width, height)
+            photo.faces, photo.embeddings, photo.turned = of_photo.faces, of_photo.embeddings, of_photo.turned
+            photo.crops = of_photo.crops
+            photo.pixels = turn(photo.pixels, photo.turned) if job.keep_pixels else None
+
+    def _found(self, images: list[npt.NDArray[np.uint8]], options: tuple[bool, bool, bool, bool]) -> list[FoundFaces]:
+        embed, largest, want_crops, try_rotations = options
+        return find_faces(
+            images, self.detector, self.embedder if embed else None, largest=largest, keep_crops=want_crops,
+            try_rotations=try_rotations,
+        )  # fmt: skip
+
+
+def raise_in(job: _Job) -> None:
+    """Give a job's future the exception that is being handled."""
+    import sys
+
+    error = sys.exc_info()[1]
+    assert error is not None
+
+    def fail() -> None:
+        if not job.future.done():
+            job.future.set_exception(error)
+
+    job.loop.call_soon_threadsafe(fail)
+
+
+class Engine:
+    """Decodes photos, finds and embeds their faces, and runs what blocks, for all requests of a worker process."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._networks: dict[str, _Networks] = {}
+        self._lock = threading.RLock()
+        self._room = _Room()
+        self.waiting = 0  # photos that are accepted and not finished; only the event loop's thread changes it
+        cores = usable_cores()
+        self._readers = ThreadPoolExecutor(max(2, cores), thread_name_prefix="facespace-read")
+        self._blocking = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="facespace-serve")
+
+    def embedder(self, model: str) -> Embedder:
+        """The embedder of a model, loaded once; may block. `ModelError` where it cannot be loaded."""
+        return self._of(model).embedder
+
+    def detector(self, model: str) -> Detector:
+        """The detector that the model's crops come from; may block."""
+        return self._of(model).detector
+
+    def warm(self, model: str) -> None:
+        """Compute once, so that the first request does not wait for what is prepared then."""
+        networks = self._of(model)
+        size = networks.embedder.spec.size
+        for n in (1, 2, 4, 8, 16, 32):
+            networks.embedder.represent(np.full((n, size, size, 3), 127, np.uint8))
+        networks.detector.detect_many([np.full((250, 250, 3), 127, np.uint8)])
+
+    def room(self, n_photos: int) -> None:
+        """`Problem` 503 `busy` if so many photos more would be too many to wait for the networks."""
+        if self.waiting and self.waiting + n_photos > self._settings.queue:
+            self._metrics.refused.labels("busy").inc()
+            raise busy(f"{self.waiting} photos wait already; try again")
+
+    async def analyze(
+        self,
+        photos: Sequence[bytes],
+        *,
+        model: str,
+        embed: bool = True,
+        largest: bool = False,
+        want_crops: bool = True,
+        try_rotations: bool = False,
+        keep_pixels: bool = False,
+    ) -> list[AnalyzedPhoto]:
+        """The faces of encoded photos, one `AnalyzedPhoto` each, in order; with `error` where it cannot be read.
+
+        Without `embed` faces are found and their quality is told, and no more. `Problem` 503 where too many photos wait.
+        """
+        self.room(len(photos))
+        networks = self._networks.get(model) or await self.run(self._of, model)
+        loop = asyncio.get_running_loop()
+        self.room(len(photos))
+        jobs = []
+        for data in photos:
+            job = _Job(
+                data, (embed, largest, want_crops and embed, try_rotations), keep_pixels, AnalyzedPhoto("<upload>"), loop,
+                loop.create_future(),
+            )  # fmt: skip
+            jobs.append(job)
+            self.waiting += 1
+            self._metrics.waiting.set(self.waiting)
+            job.future.add_done_callback(self._one_less)
+            self._readers.submit(self._decode, job, networks)
+        try:
+            return [await job.future for job in jobs]
+        finally:
+            for job in jobs:
+                job.future.cancel()
+
+    async def run(self, function: Callable[..., R], *args: object, **options: object) -> R:
+        """Call something that blocks in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._blocking, functools.partial(function, *args, **options))
+
+    def close(self) -> None:
+        """Finish what was begun, and end the threads."""
+        self._readers.shutdown()
+        for networks in self._networks.values():
+            networks.close()
+        self._blocking.shutdown()
+
+    def _one_less(self, future: asyncio.Future[AnalyzedPhoto]) -> None:
+        self.waiting -= 1
+        self._metrics.waiting.set(self.waiting)
+
+    def _of(self, model: str) -> _Networks:
+        with self._lock:
+            found = self._networks.get(model)
+            if found is None:
+                embedder = Embedder.load(model)
+                detector = create_detector(embedder.detector, min_size=self._settings.min_size)
+                found = self._networks[model] = _Networks(embedder, detector, self._finish)
+            return found
+
+    def _decode(self, job: _Job, networks: _Networks) -> None:
+        if job.future.cancelled():
+            return
+        try:
+            with reading_within(lambda n_pixels: self._room.enter(job, n_pixels)):
+                job.photo.pixels = image.read(job.data, max_pixels=self._settings.max_pixels)
+        except ImageError as error:
+            job.photo.error = error.reason
+        except Exception:
+            raise_in(job)
+            self._room.leave([job])
+            return
+        job.data = b""
+        if job.photo.pixels is None:
+            self._finish([job])
+        else:
+            networks.put(job)
+
+    def _finish(self, jobs: list[_Job]) -> None:
+        """Hand photos to the requests that wait for them; called from any thread."""
+        self._room.leave(jobs)
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+        for job in jobs:
+            by_loop.setdefault(job.loop, []).append(job)
+        for loop, of_loop in by_loop.items():
+            loop.call_soon_threadsafe(self._deliver, of_loop)
+
+    def _deliver(self, jobs: list[_Job]) -> None:
+        n_searched = sum(job.photo.error is None for job in jobs)
+        if n_searched:
+            self._metrics.batch.observe(n_searched)
+            self._metrics.photos.inc(n_searched)
+            self._metrics.faces.inc(sum(len(job.photo.faces) for job in jobs))
+        if n_searched < len(jobs):
+            self._metrics.unreadable.inc(len(jobs) - n_searched)
+        for job in jobs:
+            if not job.future.done():
+                job.future.set_result(job.photo)

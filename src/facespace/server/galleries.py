@@ -1,0 +1,92 @@
+"""The collections of the gallery, opened once and shared by all requests."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from facespace.errors import GalleryError
+from facespace.identification.gallery import Gallery
+from facespace.identification.stores.opening import list_collections
+from facespace.identification.stores.protocol import NoSuchCollection
+from facespace.server.problems import Problem
+from facespace.server.settings import Settings
+
+if TYPE_CHECKING:
+    from facespace.server.engine import Engine
+
+DEFAULT_COLLECTION = "default"
+HIDDEN = ("-unknowns", "-ignored")  # how the names of collections end that the service keeps for itself
+
+
+def is_hidden(collection: str) -> bool:
+    """Whether a collection belongs to the service itself.
+
+    >>> is_hidden("default-unknowns"), is_hidden("default")
+    (True, False)
+    """
+    return collection.endswith(HIDDEN)
+
+
+class Galleries:
+    """Opens each collection once, with the model that made its vectors. All methods are thread-safe and may block."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._address = settings.gallery
+        self._model = settings.model
+        self._engine = engine
+        self._open: dict[str, Gallery] = {}
+        self._lock = threading.RLock()
+
+    def opened(self, collection: str) -> Gallery | None:
+        """The collection, if it is open already; never blocks for long."""
+        return self._open.get(collection)
+
+    def get(self, collection: str = DEFAULT_COLLECTION) -> Gallery:
+        """The collection, open; `Problem` 404 where there is none, 503 where the store cannot be reached."""
+        found = self._open.get(collection)
+        return found if found is not None else self._opened(collection, create=collection == DEFAULT_COLLECTION)
+
+    def create(self, collection: str, model: str | None = None) -> Gallery:
+        """The collection, made if it is not there; a new one belongs to `model`, by default the service's."""
+        return self._opened(collection, create=True, model=model)
+
+    def names(self) -> list[str]:
+        """The names of all collections but the hidden ones."""
+        self.get()
+        return [name for name in list_collections(self._address) if not is_hidden(name)]
+
+    def forget(self, collection: str) -> None:
+        """Close a collection, such as one that was removed; the next `get` opens it again."""
+        with self._lock:
+            gallery = self._open.pop(collection, None)
+        if gallery is not None:
+            gallery.close()
+
+    def close(self) -> None:
+        """Close all collections."""
+        with self._lock:
+            for gallery in self._open.values():
+                gallery.close()
+            self._open.clear()
+
+    def _opened(self, collection: str, *, create: bool, model: str | None = None) -> Gallery:
+        with self._lock:
+            if (found := self._open.get(collection)) is not None:
+                return found
+            try:
+                held = ""
+                try:
+                    with Gallery(self._address, collection=collection) as there:
+                        held = there.model_name
+                except GalleryError:
+                    if not create:
+                        raise
+                embedder = self._engine.embedder(held or model or self._model)
+                gallery = Gallery(self._address, embedder, collection=collection, create=create)
+            except NoSuchCollection:
+                raise Problem(404, "no_such_collection", f"there is no collection {collection!r}") from None
+            except ValueError as error:
+                raise Problem(422, "invalid", str(error)) from None
+            self._open[collection] = gallery
+            return gallery

@@ -1,0 +1,44 @@
+"""What Prometheus reads of the service."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Counters of one worker process; `text` adds those of all workers where there are several."""
+
+    media_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self.requests = Counter("facespace_requests", "Requests answered.", ["operation", "status"], registry=registry)
+        self.seconds = Histogram(
+            "facespace_request_seconds", "From the request's headers to the end of its answer.", ["operation"],
+            registry=registry, buckets=_SECONDS,
+        )  # fmt: skip
+        self.photos = Counter("facespace_photos", "Photos whose faces were looked for.", registry=registry)
+        self.unreadable = Counter("facespace_photos_unreadable", "Photos that could not be read.", registry=registry)
+        self.faces = Counter("facespace_faces", "Faces found.", registry=registry)
+        self.batch = Histogram(
+            "facespace_batch_photos", "Photos in one network call.", registry=registry, buckets=(1, 2, 4, 8, 16)
+        )
+        self.refused = Counter("facespace_refused", "Requests refused for want of room.", ["code"], registry=registry)
+        self.waiting = Gauge(
+            "facespace_photos_waiting", "Photos accepted and not yet finished.", registry=registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+
+    def text(self) -> bytes:
+        """All figures in Prometheus' text format."""
+        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
