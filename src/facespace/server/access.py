@@ -1,31 +1,220 @@
-"""Who calls, and what they may do."""
+"""Who may call a route: `allowed(role)` is the dependency that every route except the public ones has."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import ipaddress
+import math
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from fastapi import Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 
-ROLES = ("identify", "read", "enroll", "admin")
+from facespace.identification.stores.actors import act_as, user_name
+from facespace.server.keys import GRANTS, ROLES, Role
+from facespace.server.problems import Problem
+from facespace.server.service import Service, service_of
+
+# Which collections a route uses: the one that the request names; those of the caller, which the route itself sees to;
+# or all of the service, which only keys for all collections may.
+Scope = Literal["named", "callers", "all"]
+DEFAULT_COLLECTION = "default"
+_BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="`Authorization: Bearer fsk_…`")
+_HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key header", description="`X-API-Key: fsk_…`")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request: the key's id, label and role, and the collection it is for, or None for all."""
+    """Who makes a request: a key, or with `key_id` None anybody on this machine while the service has no keys.
 
-    key_id: str
+    `collection` is the only one that the caller may use, or None for all.
+    """
+
+    key_id: str | None
     label: str
-    role: str
-    collection: str | None = None
+    role: Role
+    collection: str | None
+
+    @property
+    def actor(self) -> str:
+        """The caller's name in logs."""
+        if self.key_id is None:
+            return f"{user_name()} over HTTP"
+        return f"{self.label} (key {self.key_id})" if self.label else f"key {self.key_id}"
+
+    def may(self, need: Role) -> bool:
+        """Whether the role of the caller includes what a route needs."""
+        return need in GRANTS.get(self.role, frozenset())
 
 
-def allowed(role: str) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency that lets callers of this role pass; else `Problem` 401 or 403."""
-    assert role in ROLES
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a route asks of its caller: one of these `roles`, and the right to the collections in `scope`."""
 
-    async def check(request: Request) -> Caller:
-        del request
-        return Caller("", "everybody on this machine", "admin")
+    roles: tuple[Role, ...]
+    scope: Scope
 
-    return check
+
+Dependency = Callable[..., Coroutine[Any, Any, Caller]]
+
+
+def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
+    """The dependency of a route whose callers need one of these roles; it gives the `Caller`.
+
+    With `scope="named"` a key that is limited to a collection may call the route for that collection only: the one in
+    `?collection=` (or "default"), or the `{name}` of a route below `/v1/collections/`. With "callers" the route itself
+    limits what it does to `caller.collection`. With "all" only keys that are not limited may call it.
+
+    It raises `Problem`: 401 `unauthorized`, 403 `forbidden` or `other_collection`, 429 `too_many_requests`.
+    """
+    if not roles or not set(roles) <= set(ROLES):
+        raise ValueError(f"a route must need one or more of the roles {', '.join(ROLES)}, got {roles!r}")
+    needs = Needs(roles, scope)
+
+    async def caller_of(
+        request: Request,
+        bearer: Annotated[object, Security(_BEARER)],  # for the OpenAPI page; the headers are read below
+        header: Annotated[object, Security(_HEADER)],
+    ) -> Caller:
+        del bearer, header
+        caller = _counted(request)
+        request.state.caller = caller
+        request.state.needs = needs
+        act_as(caller.actor)
+        authorize(request, caller, needs)
+        return caller
+
+    caller_of.needs = needs  # type: ignore[attr-defined]
+    return caller_of
+
+
+Identifier = Annotated[Caller, Depends(allowed("identify"))]
+Reader = Annotated[Caller, Depends(allowed("read"))]
+Enroller = Annotated[Caller, Depends(allowed("enroll"))]
+Administrator = Annotated[Caller, Depends(allowed("admin"))]
+
+
+def needs_of(dependency: object) -> Needs | None:
+    """What a dependency made by `allowed` asks for, or None for any other."""
+    found = getattr(dependency, "needs", None)
+    return found if isinstance(found, Needs) else None
+
+
+def key_text(request: Request) -> str | None:
+    """The key in the headers of a request: `Authorization: Bearer …` or `X-API-Key: …`. None where there is neither."""
+    given = request.headers.get("authorization")
+    if given is None:
+        return request.headers.get("x-api-key")
+    scheme, text = get_authorization_scheme_param(given)
+    return text if scheme.lower() == "bearer" else ""
+
+
+def is_open(service: Service) -> bool:
+    """Whether everybody who reaches the service may do everything: on a loopback address, until the first key is made.
+
+    Not behind a proxy: its requests come from this machine too, whoever made them.
+    """
+    settings = service.settings
+    if settings.forwarded_from or settings.root_path or not is_loopback(settings.host):
+        return False
+    return not service.keys.any()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host name or address.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.com")]
+    [True, True, True, False, False]
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def authenticate(request: Request) -> Caller:
+    """The caller of a request; `Problem` 401 without a valid key where one is needed."""
+    service = service_of(request)
+    text = key_text(request)
+    record = service.keys.check(text) if text else None
+    if record is not None:
+        return Caller(record.id, record.label, record.role, record.collection)
+    if text is not None:
+        raise _unauthorized("the key is wrong, expired or revoked; make a new one (facespace serve key create)")
+    if not is_open(service):
+        raise _unauthorized("a key is needed: send Authorization: Bearer <key>")
+    if "x-forwarded-for" in request.headers or "forwarded" in request.headers:
+        raise _unauthorized("this request came through a proxy: a key is needed (facespace serve key create)")
+    return Caller(None, "", "admin", None)
+
+
+def take_rate(request: Request, caller: Caller | None) -> None:
+    """Count a request of a key, or of an address where there is none; `Problem` 429 where there were too many."""
+    rates = service_of(request).rates
+    seconds = rates.take(caller.key_id if caller and caller.key_id else address_of(request))
+    if seconds > 0:
+        raise Problem(
+            429,
+            "too_many_requests",
+            f"at most {rates.per_second:g} requests a second on average; try again in {math.ceil(seconds)} s",
+            headers={"Retry-After": str(math.ceil(seconds))},
+        )
+
+
+def authorize(request: Request, caller: Caller, needs: Needs) -> None:
+    """Raise `Problem` 403 unless the caller may do what a route does."""
+    if not any(caller.may(role) for role in needs.roles):
+        wanted = " or ".join(role for role in ROLES if any(need in GRANTS[role] for need in needs.roles))
+        raise Problem(403, "forbidden", f"this needs a key of the role {wanted}; this key has the role {caller.role}")
+    if caller.collection is None or needs.scope == "callers":
+        return
+    if needs.scope == "all":
+        raise Problem(403, "other_collection", f"this key is for the collection {caller.collection!r} alone")
+    if named_collection(request) != caller.collection:
+        raise Problem(
+            403,
+            "other_collection",
+            f"this key is for the collection {caller.collection!r} alone: add ?collection= with its name",
+        )
+
+
+def named_collection(request: Request) -> str:
+    """The collection that a request names; `Problem` 400 where it names several."""
+    named = request.query_params.getlist("collection")
+    if len(named) > 1:
+        raise Problem(400, "malformed", f"collection must be given once, got it {len(named)} times")
+    if getattr(request.scope.get("route"), "path", "").startswith("/v1/collections/{name}"):
+        return str(request.path_params["name"])
+    return named[0] if named else DEFAULT_COLLECTION
+
+
+def address_of(request: Request) -> str:
+    """The address of a caller without a key; of an IPv6 address its network, since one caller has all of that.
+
+    >>> from types import SimpleNamespace as N
+    >>> address_of(N(client=N(host="2001:db8::1:2"))), address_of(N(client=None))
+    ('2001:db8::/64', 'nowhere')
+    """
+    host = request.client.host if request.client else "nowhere"
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
+
+
+def _counted(request: Request) -> Caller:
+    """The caller; requests with a wrong key or none count for their address."""
+    try:
+        caller = authenticate(request)
+    except Problem:
+        take_rate(request, None)
+        raise
+    take_rate(request, caller)
+    return caller
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="facespace"'})

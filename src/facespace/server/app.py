@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from facespace._version import __version__
+from facespace.server.audit_trail import AuditTrail
+from facespace.server.cross_site import CrossSite
+from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.problems import add_problem_handlers
 from facespace.server.routes import faces, health
 from facespace.server.service import Service
@@ -45,6 +48,11 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     add_problem_handlers(app)
+    # The last one that is added comes first.
+    app.add_middleware(AuditTrail)
+    app.add_middleware(Erasure)
+    app.add_middleware(Idempotency)
+    app.add_middleware(CrossSite, settings=settings)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from facespace.errors import FacespaceError, GalleryError, ImageError, ModelError, UnknownPerson
 from facespace.identification.stores.protocol import Conflict, NoSuchCollection
+from facespace.server.state import StateError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -166,6 +167,8 @@ def as_problem(error: Exception) -> Problem | None:
     if isinstance(error, Conflict):
         return Problem(409, "conflict", str(error))
     if isinstance(error, GalleryError):
+        return Problem(503, "store_unavailable", str(error), headers={"Retry-After": "5"})
+    if isinstance(error, StateError):
         return Problem(503, "store_unavailable", str(error), headers={"Retry-After": "5"})
     if isinstance(error, ImageError):
         return Problem(422, "unreadable_image", error.reason)

@@ -6,9 +6,13 @@ from typing import Any
 
 from fastapi import Request
 
+from facespace.server.answers import Answers
+from facespace.server.audit import Audit
 from facespace.server.engine import Engine
 from facespace.server.galleries import Galleries
+from facespace.server.keys import Keys
 from facespace.server.metrics import Metrics
+from facespace.server.rates import Rates
 from facespace.server.settings import Settings
 from facespace.server.state import State
 
@@ -51,6 +55,10 @@ class Service:
         self.metrics = Metrics()
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
+        self.keys = Keys(self.state)
+        self.audit = Audit(self.state)
+        self.answers = Answers(self.state)
+        self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
         self.galleries = Galleries(settings, self.engine)
         self.events: Any = NoEvents()
         self.unknowns: Any = NoUnknowns()

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
+from facespace.identification.stores.actors import actor_name
 from facespace.identification.stores.changes import change_to_json
 from facespace.identification.stores.protocol import (
     Change,
@@ -62,7 +63,6 @@ from facespace.identification.stores.qdrant_points import (
     where,
 )
 from facespace.identification.stores.qdrant_server import Server, models, parts
-from facespace.identification.stores.sql import user_name
 
 _PERSON = (equal("kind", "person"), equal("state", LIVE))
 _PAGE = 100  # people read at once where a page of them is asked for
@@ -84,7 +84,6 @@ class QdrantStore:
 
     def __init__(self, address: str, *, collection: str = "default", create: bool = False, client: Any = None) -> None:
         self.collection = collection
-        self._actor = user_name()
         self._lock = threading.RLock()  # one change at a time: those of threads need not compete
         self._server = Server(address, client)
         try:
@@ -159,7 +158,7 @@ class QdrantStore:
             return
         with self._lock:
             for head in self._ledger.attempts():
-                draft = Draft(self._ledger, head, self._actor)
+                draft = Draft(self._ledger, head, actor_name())
                 draft.set_templates(json.dumps(value))
                 if draft.commit():
                     break
@@ -179,7 +178,7 @@ class QdrantStore:
             self._reader.integer(self._reader.field(one, "id"))
             for one in self._server.scroll(self._ledger.records, condition, fields=["id"], limit=_REMADE)
         ]:
-            draft = Draft(self._ledger, self._ledger.head(), self._actor)
+            draft = Draft(self._ledger, self._ledger.head(), actor_name())
             draft.load_people(ids)
             draft.commit()  # or again, where somebody else was faster
 
@@ -339,7 +338,7 @@ class QdrantStore:
         with self._lock:
             self._ledger.take_vectors(len(vector))
             for head in self._ledger.attempts():
-                draft = Draft(self._ledger, head, self._actor)
+                draft = Draft(self._ledger, head, actor_name())
                 person = draft.called(name)
                 if person is not None:
                     if entry.digest in person.state.rejected:
@@ -360,7 +359,7 @@ class QdrantStore:
         """Do a change and log it; returns its number in the log."""
         with self._lock:
             for head in self._ledger.attempts():
-                draft = Draft(self._ledger, head, self._actor)
+                draft = Draft(self._ledger, head, actor_name())
                 if undoes is not None:
                     condition = where(equal("kind", "log"), equal("state", LIVE), equal("id", undoes))
                     line = next(iter(self._server.scroll(self._ledger.records, condition, limit=1)), None)
@@ -389,7 +388,7 @@ class QdrantStore:
 
         with self._lock:
             for head in self._ledger.attempts():
-                n_photos, decided = erase_removed(Draft(self._ledger, head, self._actor), people, before)
+                n_photos, decided = erase_removed(Draft(self._ledger, head, actor_name()), people, before)
                 if decided:
                     return n_photos
         raise AssertionError  # attempts end with an error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import math
 import threading
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
 from facespace.identification.stores import tally
+from facespace.identification.stores.actors import actor_name
 from facespace.identification.stores.changes import change_to_json
 from facespace.identification.stores.protocol import (
     Change,
@@ -32,7 +32,6 @@ from facespace.identification.stores.protocol import (
 )
 from facespace.identification.stores.sql_tables import Cursor, Row
 from facespace.identification.stores.sql_values import SqlValues
-from facespace.io.text import plain_text
 
 _KEPT_TOUCHED = 100_000  # changes that a process may be behind before it reads everybody again
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
@@ -45,7 +44,6 @@ class SqlStore(SqlValues):
     def __init__(self, collection: str) -> None:
         super().__init__(collection)
         self._lock = threading.RLock()
-        self._actor = user_name()
 
     @abstractmethod
     def _read(self) -> contextlib.AbstractContextManager[Cursor]:
@@ -327,7 +325,7 @@ class SqlStore(SqlValues):
     def _log(self, cursor: Cursor, kind: str, text: str, change: str | None) -> int:
         sql = "INSERT INTO log (collection, at, actor, kind, text, change, undone) VALUES (?, ?, ?, ?, ?, ?, 0)"
         sealed = None if change is None else self._sealing.seal_text(change)
-        values = (self._collection_id, int(time.time()), self._actor, kind, self._sealing.seal_text(text), sealed)
+        values = (self._collection_id, int(time.time()), actor_name(), kind, self._sealing.seal_text(text), sealed)
         entry = cursor.insert(sql, values)
         cursor.change("DELETE FROM log WHERE id = ? AND kind = 'enroll'", (entry - _KEPT_LOG,))
         return entry
@@ -349,8 +347,8 @@ class SqlStore(SqlValues):
         return self._integer(rows[0][0])
 
     def _making(self, cursor: Cursor, text: str, actor: str = "") -> int:
-        """The number of what computed a vector and who enrolled it, this user by default, which many photos share."""
-        actor = actor or self._actor
+        """The number of what computed a vector and who enrolled it, `actor_name` by default, which many photos share."""
+        actor = actor or actor_name()
         rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
         if rows:
             return self._integer(rows[0][0])
@@ -373,11 +371,3 @@ def _parts(ids: Sequence[int]) -> Iterator[list[int]]:
 
 def _marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
-
-
-def user_name() -> str:
-    """Who changes the gallery, for its log."""
-    try:
-        return plain_text(getpass.getuser())[:100]
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return "unknown"

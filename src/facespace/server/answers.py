@@ -1,0 +1,101 @@
+"""Answers that were given to requests with an `Idempotency-Key`, and requests that are carried out: see `idempotency`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+
+from facespace.server.problems import Problem
+from facespace.server.state import State
+
+KEPT_SECONDS = 24 * 3600.0
+LEASE_SECONDS = 15.0
+MAX_ANSWER = 2**20  # bytes of an answer that is kept; of a larger one only that it was given
+MAX_ANSWERS = 10_000  # that are kept, the latest ones
+GONE = 0  # the status of an answer that was given and is not kept
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that was given: `status` 0 where it was too large to keep, or erased since."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Answers:
+    """The answers in a state file. Methods block; they are safe to share between threads and processes."""
+
+    def __init__(self, state: State, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        self.lease_seconds = lease_seconds
+        self._state = state
+        state.table(
+            "CREATE TABLE IF NOT EXISTS answer (caller TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL,"
+            " collection TEXT NOT NULL, at REAL NOT NULL, owner TEXT, lease REAL, status INTEGER, headers TEXT, body BLOB,"
+            " PRIMARY KEY (caller, key));"
+            "CREATE INDEX IF NOT EXISTS answer_at ON answer (at)"
+        )
+
+    def begin(self, caller: str, key: str, request: str, collection: str, owner: str) -> Answer | None:
+        """The answer that was given to this request before, or None when `owner` is to carry it out now.
+
+        `request` is the hash of all that was asked. `Problem` 422 `idempotency_key_reused` where another request had this key,
+        409 `in_progress` while it is carried out.
+        """
+        now = time.time()
+        with self._state.transaction(durable=False) as connection:
+            connection.execute("DELETE FROM answer WHERE at < ?", (now - KEPT_SECONDS,))
+            sql = "SELECT request, lease, status, headers, body FROM answer WHERE caller = ? AND key = ?"
+            found = connection.execute(sql, (caller, key)).fetchone()
+            if found is not None and found[0] != request:
+                raise Problem(
+                    422, "idempotency_key_reused",
+                    "this Idempotency-Key was used with another request within a day; make a new one for each request",
+                )  # fmt: skip
+            if found is not None and found[2] is not None:
+                return Answer(found[2], json.loads(found[3] or "{}"), found[4] or b"")
+            if found is not None and found[1] > now:
+                wait = str(max(1, math.ceil(found[1] - now)))
+                raise Problem(409, "in_progress", "the same request is still running", headers={"Retry-After": wait})
+            connection.execute(
+                "INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+                (caller, key, request, collection, now, owner, now + self.lease_seconds),
+            )
+            connection.execute(
+                "DELETE FROM answer WHERE at < (SELECT at FROM answer ORDER BY at DESC LIMIT 1 OFFSET ?)",
+                (MAX_ANSWERS,),
+            )
+        return None
+
+    def renew(self, owner: str) -> None:
+        """Say that the request is still being carried out."""
+        with self._state.transaction(durable=False) as connection:
+            sql = "UPDATE answer SET lease = ? WHERE owner = ? AND status IS NULL"
+            connection.execute(sql, (time.time() + self.lease_seconds, owner))
+
+    def finish(self, owner: str, answer: Answer) -> None:
+        """Keep the answer; it is on the disk when this returns."""
+        if len(answer.body) > MAX_ANSWER:
+            answer = Answer(GONE, {}, b"")
+        with self._state.transaction() as connection:
+            connection.execute(
+                "UPDATE answer SET status = ?, headers = ?, body = ?, owner = NULL WHERE owner = ?",
+                (answer.status, json.dumps(answer.headers), answer.body, owner),
+            )
+
+    def release(self, owner: str) -> None:
+        """The request changed nothing: it may be sent again at once."""
+        with self._state.transaction(durable=False) as connection:
+            connection.execute("DELETE FROM answer WHERE owner = ? AND status IS NULL", (owner,))
+
+    def erase(self, collection: str) -> None:
+        """Erase the answers of a collection, which may name people; that they were given stays known."""
+        with self._state.transaction() as connection:
+            connection.execute(
+                "UPDATE answer SET status = ?, headers = NULL, body = NULL WHERE collection = ? AND status IS NOT NULL",
+                (GONE, collection),
+            )
+        self._state.scrub()

@@ -1,0 +1,79 @@
+"""Writes the audit log: the middleware that records every use of the routes that only administrators may call.
+
+A refused call is recorded too. Of reading, only exports are, as they take data out. An entry is on the disk before the
+caller has the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from facespace.server.access import Caller, Needs, address_of, named_collection
+from facespace.server.problems import Problem, problem_response, request_id_of
+from facespace.server.service import service_of
+from facespace.server.state import StateError
+
+
+class AuditTrail:
+    """The middleware that records what `Audit` is for, before the answer is sent.
+
+    A route adds what matters beside its path by `request.state.audit = {…}`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, and record it when its answer begins."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        failed = False
+
+        async def recorded(message: Message) -> None:
+            nonlocal failed
+            if failed:
+                return
+            if message["type"] == "http.response.start" and _is_recorded(scope):
+                try:
+                    await asyncio.to_thread(_record, scope, int(message["status"]))
+                except StateError as error:
+                    failed = True
+                    detail = f"this could not be written into the audit log, though it may be done: {error}"
+                    problem = Problem(503, "store_unavailable", detail, headers={"Retry-After": "5"})
+                    await problem_response(problem, request_id_of(Request(scope)))(scope, receive, send)
+                    return
+            await send(message)
+
+        await self._app(scope, receive, recorded)
+
+
+def _is_recorded(scope: Scope) -> bool:
+    needs = scope.get("state", {}).get("needs")
+    if not isinstance(needs, Needs) or needs.roles != ("admin",):
+        return False
+    return scope["method"] not in ("GET", "HEAD") or "export" in _operation(scope)
+
+
+def _operation(scope: Scope) -> str:
+    route = scope.get("route")
+    return str(getattr(route, "operation_id", None) or getattr(route, "name", ""))
+
+
+def _record(scope: Scope, status: int) -> None:
+    request = Request(scope)
+    service = service_of(request)
+    caller: Caller = request.state.caller
+    needs: Needs = request.state.needs
+    details = getattr(request.state, "audit", None)
+    try:
+        collection = named_collection(request) if needs.scope == "named" else caller.collection
+    except Problem:
+        collection = None
+    service.audit.record(
+        caller.actor, _operation(scope), key=caller.key_id, collection=collection, path=scope["path"], status=status,
+        address=address_of(request), request=request_id_of(request), details=details if isinstance(details, dict) else None,
+    )  # fmt: skip
