@@ -82,7 +82,6 @@ def main() -> None:
             told(clients, seconds=warm, **order)
             told(other, seconds=warm, photos=photos)
             for turn in range(args.rounds):
-                memory.append(server.megabytes())
                 got = told(clients, seconds=seconds, **order)
                 memory.append(server.megabytes())
                 own = told(other, seconds=seconds, photos=photos)
@@ -114,7 +113,7 @@ def main() -> None:
     print(f"one request, p50           {percentile(good, 0.5) * 1000:.0f} ms")
     print(f"one request, p99           {percentile(good, 0.99) * 1000:.0f} ms")
     print(
-        f"memory of all processes    {memory[0]:.0f} MB at the start, {memory[-1]:.0f} MB at the end, most {max(memory):.0f} MB"
+        f"memory of all processes    {memory[0]:.0f} MB after the first round, {memory[-1]:.0f} MB after the last, most {max(memory):.0f} MB"
     )
     sys.exit(bool(n_errors or ratio < 0.85))
 

@@ -49,7 +49,24 @@ done
 if find "$root/opt/facespace" -maxdepth 5 -type d -name 'torch' | grep -q .; then echo "torch is in it" >&2; exit 1; fi
 inside facespace doctor >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 echo "facespace doctor in this root: fine"
-inside facespace serve --help >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+
+# The service as the image starts it: another user than root, who may write in /data and /tmp alone; then its health check.
+install -d -o 10001 -g 10001 -m 0700 "$root/data"
+rm -rf "$root/tmp"/*
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+check=$(sed -n 's/^ *CMD \[".*python", "-c", "\(.*\)"\]$/\1/p' "$clone/Dockerfile")
+env -i PATH=/opt/facespace/bin:/usr/bin:/bin FACESPACE_HOME=/data/models FACESPACE_GALLERY=/data/people.gallery \
+  chroot --userspec=10001:10001 "$root" facespace serve --port "$port" >"$work/log" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$work"' EXIT
+for _ in $(seq 120); do
+  if chroot --userspec=10001:10001 "$root" /opt/facespace/bin/python -c "${check/8000/$port}" 2>/dev/null; then healthy=yes; break; fi
+  kill -0 $server 2>/dev/null || break
+  sleep 0.5
+done
+[ "${healthy:-}" = yes ] || { echo "the service does not answer its health check" >&2; cat "$work/log" >&2; exit 1; }
+echo "facespace serve as user 10001: the health check is answered"
+kill $server && wait $server || true
 total=$((debian + venv))
 echo "image                      $total MB   must be below $limit_mb"
 [ "$total" -lt "$limit_mb" ]
