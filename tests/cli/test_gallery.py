@@ -344,7 +344,7 @@ def test_a_later_group_photo_enrols_the_person_in_it(
 ) -> None:
     people = tmp_path / "g"
     outcome = enroll(cli, people, "Grace", group_file)
-    assert outcome.errors == [f"facespace: {group_file}: 2 faces, one expected (--largest takes the largest); left out"]
+    assert outcome.errors == [f"facespace: {group_file}: 2 faces, one expected; left out (--largest takes the largest)"]
     outcome = enroll(cli, people, "Grace", hopper_file, group_file)
     assert (outcome.code, outcome.err) == (0, "")
     assert re.search(r"group\.png enrolled \(of 2 faces the one at \d+,\d+, \d+x\d+ px\)$", outcome.lines[1])
@@ -383,7 +383,7 @@ def test_a_rejected_photo_is_not_enrolled_again(
     outcome = enroll(cli, people, "Grace", collins_file)
     assert (outcome.code, outcome.errors) == (
         1,
-        [f"facespace: {collins_file}: somebody said that this photo does not show Grace (gallery reject); left out"],
+        [f"facespace: {collins_file}: somebody said that this photo does not show Grace; left out (gallery reject)"],
     )
 
 

@@ -656,7 +656,7 @@ def test_enroll_leaves_out_what_is_not_one_face(
         f"1 photos added; 1 people in {gallery}",
     ]
     outcome = cli("enroll", "--gallery", gallery, "Eileen", two_faces)
-    assert outcome.errors == [f"facespace: {two_faces}: 2 faces, one expected (--largest takes the largest); left out"]
+    assert outcome.errors == [f"facespace: {two_faces}: 2 faces, one expected; left out (--largest takes the largest)"]
     outcome = cli("enroll", "--gallery", gallery, "Eileen", "--largest", two_faces)
     assert (outcome.code, outcome.err) == (0, "")
     assert [(p["name"], p["photos"]) for p in cli("gallery", "list", "--json", "--gallery", gallery).json] == [

@@ -70,7 +70,7 @@ def test_edit(store: SQLiteStore) -> None:
 
 
 def test_remove(store: SQLiteStore) -> None:
-    assert edits.remove(store, "Ada") == 3
+    assert edits.remove(store, "Ada").n_photos == 3
     assert states(store) == {"Bob": 2, "Eve": 1}
     with pytest.raises(UnknownPerson):
         edits.remove(store, "Ada")
@@ -115,13 +115,13 @@ def test_merge_joins_what_is_known(store: SQLiteStore) -> None:
     edits.edit(store, "Ada", metadata={"team": "blue"})
     edits.edit(store, "Bob", external_id="b", metadata={"team": "red", "door": 3})
     edits.remove_photos(store, "Bob", numbers(store, "Bob")[:1], reject=True)
-    assert edits.merge(store, ["Bob", "Bob", "Ada", "Eve"], "Ada") == 2
+    assert edits.merge(store, ["Bob", "Bob", "Ada", "Eve"], "Ada").n_photos == 2
     assert states(store) == {"Ada": 5}
     state = edits.person_called(store, "Ada").state
     assert state == PersonState("Ada", "b", {"team": "blue", "door": 3}, (entry(3).digest,))
     assert store.log()[0].text == "Bob, Eve into Ada"
     n_entries = len(store.log())
-    assert edits.merge(store, ["Ada"], "Ada") == 0 and len(store.log()) == n_entries
+    assert edits.merge(store, ["Ada"], "Ada") == (None, 0) and len(store.log()) == n_entries
 
 
 def test_split_and_move(store: SQLiteStore) -> None:
@@ -185,3 +185,102 @@ def test_a_change_is_tried_again_where_somebody_was_faster(store: SQLiteStore) -
     with pytest.raises(Conflict, match="'Ada' was changed meanwhile; try again"):
         edits.rename(Rival(store, 99), "Ada", "Zoë")  # type: ignore[arg-type]
     assert "Ada" in states(store)
+
+
+def seen(store: SQLiteStore, name: str) -> edits.Seen:
+    person = edits.person_called(store, name)
+    return edits.Seen(person.id, edits.fingerprint(person, store.photos(person.id)))
+
+
+CHANGES: dict[str, Callable[[Any, edits.Seen, edits.Seen], Any]] = {
+    "rename": lambda store, ada, _: edits.rename(store, ada, "Zoë"),
+    "edit": lambda store, ada, _: edits.edit(store, ada, new_name="Zoë", metadata={"x": 1}),
+    "remove": lambda store, ada, _: edits.remove(store, ada),
+    "photos": lambda store, ada, _: edits.remove_photos(store, ada, [1]),
+    "reject": lambda store, ada, _: edits.remove_photos(store, ada, [1], reject=True),
+    "move": lambda store, ada, _: edits.move(store, ada, [1], "Cy"),
+    "merge into": lambda store, ada, bob: edits.merge(store, [bob], ada),
+    "merge from": lambda store, ada, bob: edits.merge(store, [ada], bob),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_person_who_is_not_as_seen_stays(store: SQLiteStore, what: str) -> None:
+    ada, bob = seen(store, "Ada"), seen(store, "Bob")
+    store.add("Ada", entry(9))
+    before = held(store)
+    with pytest.raises(edits.Stale, match="'Ada' was changed since; look again"):
+        CHANGES[what](store, ada, bob)
+    assert held(store) == before
+    done = CHANGES[what](store, seen(store, "Ada"), bob)
+    assert done.number == store.log()[0].id and held(store) != before
+    edits.undo(store, done.number)
+    CHANGES[what](store, edits.Seen(ada.id), edits.Seen(bob.id))
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_who_was_changed_between_looking_and_changing_stays(store: SQLiteStore, what: str) -> None:
+    ada, bob = seen(store, "Ada"), seen(store, "Bob")
+    rival = Rival(store, 1)
+    if what in ("photos", "move"):  # they change photos alone, so what is known of the person may change beside them
+        CHANGES[what](rival, ada, bob)
+        assert edits.person_called(store, "Ada").state.metadata == {"n": 0}
+        return
+    if what == "merge into":
+        CHANGES[what](rival, ada, bob)
+        assert edits.person_called(store, "Ada").state.metadata == {"n": 0}
+        return
+    with pytest.raises(edits.Stale):
+        CHANGES[what](rival, ada, bob)
+    assert states(store) == {"Ada": 3, "Bob": 2, "Eve": 1}
+
+
+def test_the_fingerprint_follows_everything(store: SQLiteStore) -> None:
+    told = {seen(store, "Ada").fingerprint}
+    for change in (
+        lambda: edits.rename(store, "Ada", "Zoë"),
+        lambda: edits.rename(store, "Zoë", "Ada"),
+        lambda: edits.edit(store, "Ada", external_id="a"),
+        lambda: edits.edit(store, "Ada", metadata={"a": 1}),
+        lambda: edits.edit(store, "Ada", templates="best"),
+        lambda: store.add("Ada", entry(9)),
+        lambda: edits.remove_photos(store, "Ada", numbers(store, "Ada")[:1], reject=True),
+    ):
+        change()
+        told.add(seen(store, store.people(limit=4)[0 if store.find("Ada") else 2].state.name).fingerprint)
+    assert len(told) == 7, "after the two renames it is as at first"
+
+
+def test_a_person_by_number(store: SQLiteStore) -> None:
+    ada = edits.person_called(store, "Ada")
+    assert edits.person_called(store, edits.Seen(ada.id)) == ada
+    for number in (0, -1, 10**9, 2**63, 2**70):
+        with pytest.raises(UnknownPerson, match=f"no person has the number {number}"):
+            edits.person_called(store, edits.Seen(number))
+
+
+def test_a_name_that_is_taken_says_by_whom(store: SQLiteStore) -> None:
+    bob = edits.person_called(store, "Bob").id
+    for change in (
+        lambda: edits.rename(store, "Ada", "Bob"),
+        lambda: edits.edit(store, "Ada", new_name="Bob"),
+        lambda: edits.edit(store, "Ada", external_id="b"),
+    ):
+        edits.edit(store, "Bob", external_id="b")
+        with pytest.raises(edits.NameTaken) as caught:
+            change()
+        assert caught.value.other == bob
+
+
+def test_a_photo_goes_to_the_person_of_that_number_alone(store: SQLiteStore) -> None:
+    ada = edits.person_called(store, "Ada").id
+    assert store.add("Ada", entry(9), ada) and not store.add("Ada", entry(9), ada)
+    edits.rename(store, "Ada", "Zoë")
+    before = held(store)
+    with pytest.raises(Conflict, match="'Ada' was changed meanwhile"):
+        store.add("Ada", entry(10), ada)
+    edits.rename(store, "Bob", "Ada")
+    with pytest.raises(Conflict, match="'Ada' was changed meanwhile"):
+        store.add("Ada", entry(10), ada)
+    edits.rename(store, "Ada", "Bob")
+    assert held(store) == before

@@ -27,11 +27,17 @@ from facespace.io.text import clean_name, plain_text
 
 if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
-    from facespace.faces.face import Face
     from facespace.identification.gallery import Gallery
     from facespace.pipeline.photos import Photo
 
-_GOOD = 0.5  # quality below which a face is enrolled with a warning
+# What follows the reason for which a photo is left out; photos that cannot be read have their own.
+_WHAT_TO_DO = {
+    "unreadable_image": "",
+    "no_face": "; left out",
+    "several_faces": "; left out (--largest takes the largest)",
+    "poor_quality": "; left out (--any-quality takes it)",
+    "other_person": "; left out (gallery reject)",
+}
 
 
 def enroll(
@@ -141,19 +147,17 @@ class _Enroller:
         any_quality: bool,
         keep_crops: bool,
     ) -> None:
-        from facespace.identification.enrolment import can_compare
+        from facespace.pipeline.enrolling import Enroller
 
-        self._gallery = gallery
+        self._enroller = Enroller(gallery, any_quality=any_quality, keep_crops=keep_crops)
         self._report = report
         self._metadata = metadata
         self._largest = largest
-        self._any_quality = any_quality
-        self._keep_crops = keep_crops
-        self._can_compare = can_compare(gallery)
 
     def run(self, work: list[tuple[str, str]], embedder: Embedder, *, min_size: float, try_rotations: bool) -> int:
         """Enrol (name, path) after (name, path); returns how many photos were new."""
         from facespace.detection.factory import create_detector
+        from facespace.pipeline.enrolling import LeftOut
         from facespace.pipeline.photos import process
 
         detector = create_detector(embedder.detector, min_size=min_size)
@@ -165,71 +169,16 @@ class _Enroller:
         for (person, _), photo in zip(work, progress(photos, len(work), "enrolling"), strict=True):
             try:
                 n_added += self._add(person, photo)
-            except _LeftOut as reason:
-                self._report.fail(photo.path, str(reason))
+            except LeftOut as left:
+                self._report.fail(photo.path, f"{left.text}{_WHAT_TO_DO[left.code]}")
         return n_added
 
     def _add(self, person: str, photo: Photo) -> bool:
-        from facespace.faces.quality import weakness
-        from facespace.identification import enrolment
-
-        if photo.error is not None:
-            raise _LeftOut(photo.error)
-        face, chosen = self._face(person, photo)
-        if (reason := weakness(face)) and not self._any_quality:
-            raise _LeftOut(f"{reason} (quality {face.quality:.2f}); left out (--any-quality takes it)")
-        row = photo.faces.index(face)
-        vector, crop = photo.embeddings[row], photo.crops[row]
-        if enrolment.is_rejected(self._gallery, person, crop):
-            raise _LeftOut(f"somebody said that this photo does not show {person} (gallery reject); left out")
-        if face.quality is not None and face.quality < _GOOD:
-            say(f"{photo.path}: of poor quality ({face.quality:.2f}); {person} may not be recognised by it")
-        self._say_who_else(person, photo, row)
-        new = self._gallery.add(
-            person, vector, crop, source=photo.path, quality=face.quality, metadata=self._metadata,
-            keep_crop=self._keep_crops,
-        )  # fmt: skip
-        done = f"{'enrolled' if new else 'known already'}{chosen}{turned(photo)}"
+        enrolled = self._enroller.add(person, photo, metadata=self._metadata)
+        for remark in enrolled.remarks:
+            if remark.code != "of_several":  # said below
+                say(f"{photo.path}: {remark.text}")
+        chosen = f" (of {len(photo.faces)} faces the one {where(enrolled.face)})" if enrolled.of_several else ""
+        done = f"{'enrolled' if enrolled.new else 'known already'}{chosen}{turned(photo)}"
         write_line(f"{plain_text(person)}: {plain_text(photo.path)} {done}")
-        return new
-
-    def _face(self, person: str, photo: Photo) -> tuple[Face, str]:
-        """The face of a photo that is the person's, and how it was chosen where there were several."""
-        from facespace.faces.face import clear_face
-        from facespace.identification.enrolment import NoClearFace, face_like_others
-
-        face = clear_face(photo.faces)
-        if face is not None:
-            return face, ""
-        n = len(photo.faces)
-        if not n:
-            raise _LeftOut("no face found; left out")
-        if not self._can_compare or self._gallery.store.find(person) is None:
-            raise _LeftOut(f"{n} faces, one expected (--largest takes the largest); left out")
-        try:
-            row = face_like_others(self._gallery, person, photo.embeddings)
-        except NoClearFace as reason:
-            raise _LeftOut(f"{reason}; left out (--largest takes the largest)") from None
-        return photo.faces[row], f" (of {n} faces the one {where(photo.faces[row])})"
-
-    def _say_who_else(self, person: str, photo: Photo, row: int) -> None:
-        """Say that the photo is somebody else's too, resembles somebody else, or is unlike the person's others."""
-        from facespace.identification import enrolment
-
-        vector = photo.embeddings[row]
-        others = [name for name in enrolment.holders(self._gallery, photo.crops[row]) if name != person]
-        if others:
-            say(f"{photo.path}: the same photo is enrolled as {', '.join(others)}; is {person} the same person?")
-        if not self._can_compare:
-            return
-        other = enrolment.resembles(self._gallery, person, vector)
-        if other and other not in others:
-            say(f"{photo.path}: resembles {other}, who is enrolled; is {person} the same person?")
-        like = enrolment.likeness(self._gallery, person, vector)
-        if like is not None and like.similarities[0] < like.thresholds[0]:
-            figures = f"similarity {like.similarities[0]:.3f}, {like.thresholds[0]:.3f} wanted"
-            say(f"{photo.path}: unlike the other photos of {person} ({figures}); is it the same person?")
-
-
-class _LeftOut(Exception):
-    """Why a photo is not enrolled."""
+        return enrolled.new

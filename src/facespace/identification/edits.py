@@ -1,17 +1,24 @@
 """What people do with a gallery: rename, merge, split, remove, say who somebody is not, and take it back.
 
 Each is one `Change` of a store. Where another process changed the same people meanwhile, they are read again and the
-change is tried again.
+change is tried again. A person is given by name, or as `Seen`: by number, and as the person was when somebody looked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from facespace.errors import GalleryError, UnknownPerson
-from facespace.identification.stores.changes import TEMPLATES, checked_external_id, checked_metadata
+from facespace.identification.stores.changes import (
+    TEMPLATES,
+    checked_external_id,
+    checked_metadata,
+    state_to_json,
+)
 from facespace.identification.stores.protocol import (
     Change,
     Conflict,
@@ -26,19 +33,60 @@ from facespace.identification.stores.protocol import (
 from facespace.io.text import clean_name
 
 _TRIES = 20
-T = TypeVar("T")
 
 
-def person_called(store: Store, name: str) -> StoredPerson:
-    """The person of that name; `UnknownPerson` if there is nobody."""
-    found = store.find(name := clean_name(name))
-    if found is None:
-        raise UnknownPerson(f"{store.name}: nobody is called {name!r}")
-    return found
+class Stale(GalleryError):
+    """A person is not as somebody saw them who wants to change them: look again first."""
 
 
-def rename(store: Store, old: str, new: str) -> None:
-    """Give a person another name; `GalleryError` if the name is taken."""
+class NameTaken(GalleryError):
+    """Somebody else has the name, or the external id, already; `other` is the number of that person."""
+
+    def __init__(self, message: str, other: int) -> None:
+        super().__init__(message)
+        self.other = other
+
+
+class Seen(NamedTuple):
+    """A person by number (`StoredPerson.id`), and the `fingerprint` they had when somebody looked; None: as they are."""
+
+    id: int
+    fingerprint: str | None = None
+
+
+Who = str | Seen
+
+
+class Done(NamedTuple):
+    """What a change did: its `number` in the log, None where nothing had to change, and how many photos it moved."""
+
+    number: int | None
+    n_photos: int = 0
+
+
+def fingerprint(person: StoredPerson, photos: Sequence[StoredPhoto]) -> str:
+    """A short text that differs whenever what is known of the person differs, or which photos are theirs."""
+    told = [person.id, state_to_json(person.state), [photo.id for photo in photos]]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def person_called(store: Store, who: Who) -> StoredPerson:
+    """That person; `UnknownPerson` if there is nobody, `Stale` if the person is not as seen."""
+    if not isinstance(who, Seen):
+        found = store.find(name := clean_name(who))
+        if found is None:
+            raise UnknownPerson(f"{store.name}: nobody is called {name!r}")
+        return found
+    there = store.get([who.id]) if 0 < who.id < 2**63 else []
+    if not there:
+        raise UnknownPerson(f"{store.name}: no person has the number {who.id}")
+    if who.fingerprint is not None and fingerprint(there[0], store.photos(who.id)) != who.fingerprint:
+        raise Stale(f"{store.name}: {there[0].state.name!r} was changed since; look again before changing more")
+    return there[0]
+
+
+def rename(store: Store, old: Who, new: str) -> Done:
+    """Give a person another name; `NameTaken` if somebody else has it."""
     new = clean_name(new)
 
     def change() -> Change | None:
@@ -46,23 +94,26 @@ def rename(store: Store, old: str, new: str) -> None:
         if person.state.name == new:
             return None
         if other is not None:
-            raise _Refused(f"{store.name}: somebody is called {new!r} already; merge joins the two")
+            raise NameTaken(f"{store.name}: somebody is called {new!r} already; merge joins the two", other.id)
         after = dataclasses.replace(person.state, name=new)
         return Change("rename", f"{person.state.name} is {new}", (PersonChange(person.id, person.state, after),))
 
-    _apply(store, change)
+    return Done(_apply(store, change))
 
 
 def edit(
     store: Store,
-    name: str,
+    name: Who,
     *,
+    new_name: str | None = None,
     external_id: str | None = None,
     metadata: dict[str, Any] | None = None,
     templates: str | None = None,
-) -> None:
-    """Change what is known of a person; what is None stays."""
+) -> Done:
+    """Change what is known of a person; what is None stays. `NameTaken` if somebody else has the name or external id."""
     given: dict[str, Any] = {}
+    if new_name is not None:
+        given["name"] = clean_name(new_name)
     if external_id is not None:
         given["external_id"] = checked_external_id(external_id)
     if metadata is not None:
@@ -75,12 +126,16 @@ def edit(
         after = dataclasses.replace(person.state, **given)
         if after == person.state:
             return None
+        if after.name != person.state.name and (other := store.find(after.name)):
+            raise NameTaken(f"{store.name}: somebody is called {after.name!r} already; merge joins the two", other.id)
         if external_id and (other := store.find_external(external_id)) and other.id != person.id:
-            raise _Refused(f"{store.name}: {other.state.name!r} has the external id {external_id!r} already")
-        text = f"{person.state.name}: {', '.join(given)}"
-        return Change("edit", text, (PersonChange(person.id, person.state, after),))
+            raise NameTaken(f"{store.name}: {other.state.name!r} has the external id {external_id!r} already", other.id)
+        kind, text = "edit", f"{person.state.name}: {', '.join(given)}"
+        if dataclasses.replace(person.state, name=after.name) == after:
+            kind, text = "rename", f"{person.state.name} is {after.name}"
+        return Change(kind, text, (PersonChange(person.id, person.state, after),))
 
-    _apply(store, change)
+    return Done(_apply(store, change))
 
 
 def checked_templates(templates: str) -> str:
@@ -90,8 +145,8 @@ def checked_templates(templates: str) -> str:
     return templates
 
 
-def remove(store: Store, name: str) -> int:
-    """Remove a person with all photos, until it is undone or erased; returns how many photos there were."""
+def remove(store: Store, name: Who) -> Done:
+    """Remove a person with all photos, until it is undone or erased."""
     n_photos = 0
 
     def change() -> Change:
@@ -104,11 +159,10 @@ def remove(store: Store, name: str) -> int:
             tuple(PhotoChange(photo.id, person.id, None) for photo in photos),
         )  # fmt: skip
 
-    _apply(store, change)
-    return n_photos
+    return Done(_apply(store, change), n_photos)
 
 
-def remove_photos(store: Store, name: str, numbers: Sequence[int], *, reject: bool = False) -> None:
+def remove_photos(store: Store, name: Who, numbers: Sequence[int], *, reject: bool = False) -> Done:
     """Remove some photos of a person, and the person with the last of them.
 
     With `reject` they do not show this person: the same crops are never enrolled under the name again.
@@ -131,10 +185,10 @@ def remove_photos(store: Store, name: str, numbers: Sequence[int], *, reject: bo
         text = f"{len(photos)} photo{'' if len(photos) == 1 else 's'} of {person.state.name}"
         return Change(kind, text, people, tuple(PhotoChange(photo.id, person.id, None) for photo in photos))
 
-    _apply(store, change)
+    return Done(_apply(store, change), len(set(numbers)))
 
 
-def move(store: Store, name: str, numbers: Sequence[int], to: str, *, reject: bool = False) -> None:
+def move(store: Store, name: Who, numbers: Sequence[int], to: str, *, reject: bool = False) -> Done:
     """Give some photos of a person to another one, who may be new; a person whose last photo goes is removed.
 
     With `reject` the same crops are never enrolled under the old name again.
@@ -162,19 +216,19 @@ def move(store: Store, name: str, numbers: Sequence[int], to: str, *, reject: bo
         moved = tuple(PhotoChange(photo.id, person.id, owner) for photo in photos)
         return Change("split" if other is None else "move", text, tuple(people), moved)
 
-    _apply(store, change)
+    return Done(_apply(store, change), len(set(numbers)))
 
 
-def merge(store: Store, names: Sequence[str], into: str) -> int:
-    """Give all photos of the people `names` to the person `into`, who stays alone; returns how many photos moved."""
+def merge(store: Store, names: Sequence[Who], into: Who) -> Done:
+    """Give all photos of the people `names` to the person `into`, who stays alone."""
     moved = 0
 
     def change() -> Change | None:
         nonlocal moved
         target = person_called(store, into)
         people, photos, state = [], [], target.state
-        for name in dict.fromkeys(clean_name(name) for name in names):
-            person = person_called(store, name)
+        given = {person.id: person for person in (person_called(store, one) for one in names)}
+        for person in given.values():
             if person.id == target.id:
                 continue
             people.append(PersonChange(person.id, person.state, None))
@@ -194,8 +248,7 @@ def merge(store: Store, names: Sequence[str], into: str) -> int:
             people.append(PersonChange(target.id, target.state, state))
         return Change("merge", f"{gone} into {target.state.name}", tuple(people), tuple(photos))
 
-    _apply(store, change)
-    return moved
+    return Done(_apply(store, change), moved)
 
 
 def undo(store: Store, number: int | None = None) -> LogEntry:
@@ -229,21 +282,20 @@ class _Refused(GalleryError):
     """Not to be tried again."""
 
 
-def _apply(store: Store, make: Callable[[], Change | None]) -> None:
-    for turn in range(_TRIES):
-        change = make()
-        if change is None:
-            return
+def _apply(store: Store, make: Callable[[], Change | None]) -> int | None:
+    """Do the change that `make` makes of what is there, again where somebody else was faster; its number in the log."""
+    turn = 0
+    while (change := make()) is not None:
+        turn += 1
         try:
-            store.apply(change)
+            return store.apply(change)
         except Conflict:
-            if turn == _TRIES - 1:
+            if turn == _TRIES:
                 raise
-        else:
-            return
+    return None
 
 
-def _chosen(store: Store, name: str, numbers: Sequence[int]) -> tuple[StoredPerson, list[StoredPhoto], int]:
+def _chosen(store: Store, name: Who, numbers: Sequence[int]) -> tuple[StoredPerson, list[StoredPhoto], int]:
     """The person, the photos with these numbers, and how many others there are."""
     person = person_called(store, name)
     photos = {photo.id: photo for photo in store.photos(person.id)}

@@ -30,6 +30,7 @@ from facespace.embedding.compatibility import (
 from facespace.embedding.embedder import Embedder
 from facespace.errors import GalleryError
 from facespace.identification import edits, threshold_tuning
+from facespace.identification.edits import Who
 from facespace.identification.matching import Match, matches, matches_of_photo
 from facespace.identification.open_set import templates, thresholds_of_table
 from facespace.identification.stores.changes import checked_metadata
@@ -150,15 +151,20 @@ class Gallery:
         """What keeps the people."""
         return self._store
 
+    @property
+    def embedder(self) -> Embedder:
+        """The model it was opened with; `GalleryError` if it was opened without one."""
+        return self._model()
+
     def people(self, *, after: str = "", limit: int | None = None) -> list[Person]:
         """Everyone enrolled, by name; with `after` and `limit` a page of them: those after that name, at most so many."""
         return [_person(one) for one in self._store.people(after=after, limit=limit)]
 
-    def person(self, name: str) -> Person:
-        """One person; `UnknownPerson` if there is nobody of that name."""
+    def person(self, name: Who) -> Person:
+        """One person; `UnknownPerson` if there is nobody of that name, or of the number in `edits.Seen`."""
         return _person(edits.person_called(self._store, name))
 
-    def photos(self, name: str) -> list[StoredPhoto]:
+    def photos(self, name: Who) -> list[StoredPhoto]:
         """The photos of a person, in the order they were enrolled; `UnknownPerson` if there is nobody."""
         return self._store.photos(edits.person_called(self._store, name).id)
 
@@ -196,11 +202,13 @@ class Gallery:
         quality: float | None = None,
         metadata: dict[str, Any] | None = None,
         keep_crop: bool = False,
+        person: int | None = None,
     ) -> bool:
         """`enroll` for a crop that `represent` has made an embedding of already.
 
         `quality` is that of the face, from 0 to 1; without it, what the embedding knows of its face. `metadata` is a small JSON
-        object to keep of the photo. `keep_crop` keeps the crop too, so that another model can embed it.
+        object to keep of the photo. `keep_crop` keeps the crop too, so that another model can embed it. With `person`, the
+        number of the person who has the name, nobody else gets the photo: `Conflict` where that person has another name now.
         """
         embedder = self._model()
         if quality is None and (known := qualities_of([embedding])) is not None:
@@ -220,41 +228,41 @@ class Gallery:
         picture = encode_png(crop) if keep_crop else None
         what = checked_metadata(metadata or {})
         return self._store.add(
-            name, Entry(embedding, digest, plain_text(source)[:_MAX_SOURCE], made_by, quality, what, picture)
+            name, Entry(embedding, digest, plain_text(source)[:_MAX_SOURCE], made_by, quality, what, picture), person
         )
 
-    # Changes; each can be undone
+    # Changes; each can be undone. People are given by name, or by number as `edits.Seen`.
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: Who, new: str) -> None:
         """Give a person another name; `UnknownPerson` if there is nobody, `GalleryError` if the name is taken."""
         edits.rename(self._store, old, new)
 
-    def remove(self, name: str) -> int:
+    def remove(self, name: Who) -> int:
         """Remove a person, until it is undone or erased; returns how many photos were enrolled."""
-        return edits.remove(self._store, name)
+        return edits.remove(self._store, name).n_photos
 
-    def remove_photos(self, name: str, numbers: Sequence[int]) -> None:
+    def remove_photos(self, name: Who, numbers: Sequence[int]) -> None:
         """Remove the photos with these numbers (`StoredPhoto.id`), and the person with the last of them."""
         edits.remove_photos(self._store, name, numbers)
 
-    def reject(self, name: str, numbers: Sequence[int], to: str | None = None) -> None:
+    def reject(self, name: Who, numbers: Sequence[int], to: str | None = None) -> None:
         """Say that these photos do not show the person: they go, or to another name, and never come back to this one."""
         if to is None:
             edits.remove_photos(self._store, name, numbers, reject=True)
         else:
             edits.move(self._store, name, numbers, to, reject=True)
 
-    def merge(self, names: Sequence[str], into: str) -> int:
+    def merge(self, names: Sequence[Who], into: Who) -> int:
         """Give all photos of some people to the person `into`; returns how many moved."""
-        return edits.merge(self._store, names, into)
+        return edits.merge(self._store, names, into).n_photos
 
-    def split(self, name: str, numbers: Sequence[int], to: str) -> None:
+    def split(self, name: Who, numbers: Sequence[int], to: str) -> None:
         """Give the photos with these numbers to another person, who may be new."""
         edits.move(self._store, name, numbers, to)
 
     def edit(
         self,
-        name: str,
+        name: Who,
         *,
         external_id: str | None = None,
         metadata: dict[str, Any] | None = None,

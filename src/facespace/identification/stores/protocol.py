@@ -214,8 +214,11 @@ class Store(Protocol):
     def crop(self, photo: int) -> bytes | None:
         """The encoded crop of a photo, where it was kept."""
 
-    def add(self, name: str, entry: Entry) -> bool:
-        """Store one embedding under a name, a new one makes a person; False when the person has that digest already."""
+    def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
+        """Store one embedding under a name, a new one makes a person; False when the person has that digest already.
+
+        With `person`, the id of who has the name: `Conflict` where nobody or somebody else has it.
+        """
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:
         """Do a change and log it; returns its number in the log.

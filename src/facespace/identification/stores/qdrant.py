@@ -332,24 +332,26 @@ class QdrantStore:
 
     # Changing people
 
-    def add(self, name: str, entry: Entry) -> bool:
+    def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
         vector = np.ascontiguousarray(entry.embedding, np.float16)
         with self._lock:
             self._ledger.take_vectors(len(vector))
             for head in self._ledger.attempts():
                 draft = Draft(self._ledger, head, actor_name())
-                person = draft.called(name)
-                if person is not None:
-                    if entry.digest in person.state.rejected:
+                held = draft.called(name)
+                if person is not None and (held is None or held.id != person):
+                    raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
+                if held is not None:
+                    if entry.digest in held.state.rejected:
                         raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
-                    draft.load_photos_of([person.id])
+                    draft.load_photos_of([held.id])
                     if any(one.photo.digest == entry.digest for one in draft.photos.values()):
                         return False
-                owner = person.id if person is not None else draft.put_person(0, PersonState(name))
+                owner = held.id if held is not None else draft.put_person(0, PersonState(name))
                 photo = draft.add_photo(entry, vector, owner)
                 # Short, and without a name.
-                what = {"photo": photo, "person": owner} | ({"new": True} if person is None else {})
+                what = {"photo": photo, "person": owner} | ({"new": True} if held is None else {})
                 draft.log("enroll", "", json.dumps(what))
                 if draft.commit():
                     return True

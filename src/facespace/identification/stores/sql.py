@@ -241,16 +241,18 @@ class SqlStore(SqlValues):
 
     # Changing people
 
-    def add(self, name: str, entry: Entry) -> bool:
+    def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
         """Store one embedding under a name; False when this crop is there already."""
         digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
         with self._write() as cursor:
-            person = self._held(cursor, "name", name)
-            new, stamp = person is None, 0
-            if person is not None:
-                owner = person.id
+            found = self._held(cursor, "name", name)
+            if person is not None and (found is None or found.id != person):
+                raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
+            new, stamp = found is None, 0
+            if found is not None:
+                owner = found.id
                 held = "SELECT id FROM face WHERE person = ? AND digest = ? AND gone IS NULL"
-                if entry.digest in person.state.rejected:
+                if entry.digest in found.state.rejected:
                     raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
                 if cursor.rows(held, (owner, digest)):
                     return False
