@@ -23,6 +23,7 @@ TREE = {
     "RuntimeUnavailable": "FacespaceError",
     "GalleryError": "FacespaceError",
     "UnknownPerson": "GalleryError",
+    "ServiceError": "FacespaceError",
 }
 
 
@@ -50,6 +51,12 @@ def test_errors_travel_between_processes(name):
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert vars(again) == vars(error)
+
+
+def test_a_service_error_keeps_what_the_service_said_when_it_travels():
+    error = errors.ServiceError("refused", status=404, code="no_such_person", request_id="abc")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.status, again.code, again.request_id) == ("refused", 404, "no_such_person", "abc")
 
 
 def test_one_name_catches_all():

@@ -22,6 +22,7 @@ from facespace._lazy import attach
 if TYPE_CHECKING:
     from facespace._version import __version__ as __version__
     from facespace.alignment.aligner import align_dataset as align_dataset
+    from facespace.client.client import Client as Client
     from facespace.clustering.algorithms import cluster as cluster
     from facespace.datasets.opening import open_dataset as open_dataset
     from facespace.detection.factory import create_detector as create_detector
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         ImageError as ImageError,
         ModelError as ModelError,
         RuntimeUnavailable as RuntimeUnavailable,
+        ServiceError as ServiceError,
         UnknownPerson as UnknownPerson,
         VideoError as VideoError,
     )
@@ -59,6 +61,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "_version": ["__version__"],
         "alignment.aligner": ["align_dataset"],
+        "client.client": ["Client"],
         "clustering.algorithms": ["cluster"],
         "datasets.opening": ["open_dataset"],
         "detection.factory": ["create_detector"],
@@ -74,6 +77,7 @@ __getattr__, __dir__, __all__ = attach(
             "ImageError",
             "ModelError",
             "RuntimeUnavailable",
+            "ServiceError",
             "UnknownPerson",
             "VideoError",
         ],

@@ -9,8 +9,9 @@
     ├── TrainingError            training cannot go on: numbers, memory, disk or data; says what to do
     ├── ClassifierError          a classifier's file is damaged, or belongs to another model
     ├── RuntimeUnavailable       a device or runtime was asked for by name and is not here
-    └── GalleryError             a gallery file is damaged, or belongs to another model
-        └── UnknownPerson        a name that is not in the gallery
+    ├── GalleryError             a gallery file is damaged, or belongs to another model
+    │   └── UnknownPerson        a name that is not in the gallery
+    └── ServiceError             a facespace service refused a request, failed, or cannot be reached
 
 A wrong type or a value out of range is Python's own `TypeError` or `ValueError`.
 """
@@ -74,3 +75,21 @@ class GalleryError(FacespaceError):
 
 class UnknownPerson(GalleryError):
     """The gallery holds nobody of that name."""
+
+
+class ServiceError(FacespaceError):
+    """A facespace service refused a request, failed, or cannot be reached.
+
+    `status` is the HTTP status, or None where no answer came; `code` the service's stable name of the problem, such as
+    `no_such_person`; `request_id` what its log knows the request by. Both are empty where the service did not say them.
+
+    >>> error = ServiceError("http://localhost:8000: nobody has this id", status=404, code="no_such_person")
+    >>> error.status, error.code
+    (404, 'no_such_person')
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id

@@ -15,11 +15,14 @@ from facespace.cli.shared.options import (
     Device,
     EmbeddingDevice,
     ExternalId,
-    GalleryFile,
+    GalleryOrServer,
+    Key,
     Largest,
     MinSize,
     OptionalModel,
+    Server,
     TryRotations,
+    check_gallery_or_server,
 )
 from facespace.cli.shared.output import Report, progress, say, turned, where, write_line
 from facespace.errors import DatasetError, GalleryError
@@ -41,7 +44,8 @@ _WHAT_TO_DO = {
 
 
 def enroll(
-    gallery: GalleryFile,
+    context: typer.Context,
+    gallery: GalleryOrServer = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The person's name.")] = None,
     images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Photos of that person alone.")] = None,
     folder: Annotated[
@@ -66,8 +70,21 @@ def enroll(
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
+    server: Server = None,
+    key: Key = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            "--journal", metavar="FILE", help="Where a stopped run with --server is remembered.", show_default=False
+        ),
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option("--parallel", metavar="N", min=1, max=64, help="Photos on their way to the server at once.")
+    ] = 4,
 ) -> None:
     """Add people to a gallery: `enroll --gallery G NAME IMAGE...` or `enroll --gallery G --folder DIR`.
+
+    With `--server URL` in the place of `--gallery G` photos are sent to a service, each once, whatever stops the run.
 
     A photo without a face, or with a face too poor to be recognised, is reported and left out; far smaller faces in the
     background do not count. Of several faces the one is taken that is clearly like the person's other photos. Enrolling a
@@ -76,6 +93,9 @@ def enroll(
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.photos import find_images
 
+    check_gallery_or_server(
+        context, gallery, server, "any_quality", "keep_crops", "try_rotations", "min_size", "device", "model"
+    )
     report = Report()
     known = parsed_metadata(metadata)
     if external_id is not None and folder is not None:
@@ -105,6 +125,16 @@ def enroll(
             raise typer.BadParameter(f"no photos of {name} given", param_hint="IMAGE")
         work = [(clean_name(name), path) for path in find_images(images)]
 
+    if server is not None:
+        from facespace.cli.enroll_remote import enroll_remote
+
+        enroll_remote(
+            server, work, report, key=key, collection=collection, journal=journal, parallel=parallel,
+            external_id=external_id, metadata=known, largest=largest,
+        )  # fmt: skip
+        report.finish()
+        return
+    assert gallery is not None
     made_with = model_of_gallery(gallery, collection=collection, create=True)
     embedder = load_embedder(model, device.value, made_with=made_with)
     with open_gallery(gallery, embedder, collection=collection, create=True) as opened:

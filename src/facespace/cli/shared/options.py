@@ -96,6 +96,36 @@ GalleryFile = Annotated[
         help="The gallery: a file, or a server at postgresql:// or qdrant://.",
     ),
 ]
+GalleryOrServer = Annotated[
+    str | None,
+    typer.Option(
+        "--gallery",
+        metavar="FILE|URL",
+        envvar=GALLERY_VARIABLE,
+        help="The gallery: a file, or a server at postgresql:// or qdrant://; --server takes its place.",
+        show_default=False,
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="A service of `facespace serve`, like http://127.0.0.1:8000.",
+        show_default=False,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        envvar="FACESPACE_KEY",
+        help="The key for the server; the variable hides it from other users of the machine.",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
 OptionalGallery = Annotated[
     str | None,
     typer.Option(
@@ -116,3 +146,16 @@ Aligned = Annotated[
 ]
 
 DEFAULT_MIN_SIZE = 20.0
+
+
+def check_gallery_or_server(context: typer.Context, gallery: str | None, server: str | None, *local: str) -> None:
+    """A usage error unless one of both is given. `local` are parameters that a server does not take, by their names."""
+    if server is None:
+        if gallery is None:
+            raise typer.BadParameter("is missing; give --gallery FILE, or --server URL", param_hint="--gallery")
+        return
+    for name in ("gallery", *local):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter("is not for --server, which decides that itself", param_hint=option)

@@ -1,0 +1,25 @@
+"""A facespace service over HTTP, with the names of the library.
+
+Begin with `client.Client`. `transport` sends requests and decides which are repeated, `fields` checks every value of an
+answer, `answers` are what the client returns. `uploads` sends many photos exactly once, with `journal` as its memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from facespace._lazy import attach
+
+if TYPE_CHECKING:
+    from facespace.client.client import Client as Client
+    from facespace.client.journal import Journal as Journal
+    from facespace.client.uploads import upload as upload
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "client": ["Client"],
+        "journal": ["Journal"],
+        "uploads": ["upload"],
+    },
+)

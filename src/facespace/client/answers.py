@@ -1,0 +1,358 @@
+"""What the client returns: small frozen dataclasses, each made of the checked fields of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.client.fields import Fields
+from facespace.faces.face import Box, Face, Point
+
+F = TypeVar("F", bound=Face)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedFace(Face):
+    """A face with its `embedding` (D,) float32 of length 1."""
+
+    embedding: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFace(Face):
+    """A face with the person it shows: `name` is None for unknown, as in the library's `Match`.
+
+    `person` is the id behind the name. `similarity` (cosine) is that to the nearest person, also of somebody unknown,
+    and None where nobody is enrolled; a name is given where it reaches `threshold`. `reason` says why a face is unknown:
+    `stranger`, `too_small`, `too_blurred`, `nobody_enrolled`, `ignored` or `somebody_else_here`. `unknown_id` is what
+    the face is kept by among the unknowns.
+    """
+
+    name: str | None
+    similarity: float | None
+    threshold: float
+    person: str | None = None
+    external_id: str = ""
+    reason: str = ""
+    unknown_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Faces(Generic[F]):
+    """The faces of one photo, the largest first: a sequence to loop over.
+
+    Coordinates are those of the photo of `width` and `height`, after it was `turned` by so many degrees clockwise.
+    """
+
+    faces: tuple[F, ...]
+    width: int
+    height: int
+    turned: int = 0
+    model: str = ""
+
+    def __iter__(self) -> Iterator[F]:
+        return iter(self.faces)
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: int) -> F:
+        return self.faces[index]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFaces(Faces[NamedFace]):
+    """`Faces` that were compared with `n_people` people; of strangers, a share `strangers_named` gets a name.
+
+    Of several photos sent at once, one that cannot be used has its `code` and `error`, and no faces.
+    """
+
+    n_people: int = 0
+    strangers_named: float | None = None
+    code: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether two faces are of one person: `same` where their cosine `similarity` reaches `threshold`.
+
+    `false_match_rate` is the share of pairs of different people that this threshold calls the same, where it is known;
+    `qualities` are those of the two faces. Of several photos compared at once, one that cannot be used has its `code` and
+    `error`, and `same` is False.
+    """
+
+    similarity: float | None
+    threshold: float | None
+    same: bool
+    false_match_rate: float | None = None
+    qualities: tuple[float, ...] = ()
+    code: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One enrolled person, as the library's `Person`, and what a service knows them by: `id`.
+
+    `etag` is the state that was read: a change that is asked for by this `Person` is refused (412) where somebody else
+    has changed the person since. `cover` is the id of the photo that shows them best.
+    """
+
+    id: str
+    name: str
+    n_photos: int
+    added: str
+    external_id: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    etag: str = ""
+    cover: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPhoto:
+    """One photo of a person: where it came from, when it was added (UTC) and by which key."""
+
+    id: str
+    source: str
+    added: str
+    quality: float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    has_crop: bool = False
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedPhoto:
+    """A photo that was enrolled: the `index` of it among those sent, and what was noticed about it."""
+
+    index: int
+    photo: str
+    quality: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedPhoto:
+    """A photo that was not enrolled: the `index` of it among those sent, a stable `code`, and `detail` in words.
+
+    Codes: `no_face`, `several_faces`, `poor_quality`, `already_known`, `other_person`, `unreadable_image`, `too_large`.
+    """
+
+    index: int
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What became of photos that were sent to be enrolled; `person` is None where none of them was taken."""
+
+    person: Person | None
+    added: tuple[AddedPhoto, ...]
+    rejected: tuple[RejectedPhoto, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change did: the `person` after it, the `other` one of a split, and the number that `undo` takes it back by."""
+
+    undo: int | None
+    person: Person | None = None
+    other: Person | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of the log: `at` a UTC time, `actor` the key that did it."""
+
+    id: int
+    at: str
+    actor: str
+    kind: str
+    text: str
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One collection of people, with its own model and thresholds."""
+
+    name: str
+    model: str = ""
+    n_people: int | None = None
+    n_photos: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A face nobody could name: when and where it was seen."""
+
+    id: str
+    seen: str
+    source: str = ""
+    quality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """Who a group of unknown faces may show; `likeness` is `very likely`, `likely` or `possible`."""
+
+    person: str
+    name: str
+    similarity: float
+    threshold: float
+    likeness: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Unknown faces that are of one person, as it seems: their ids, the one that shows them best, and whom to think of."""
+
+    faces: tuple[str, ...]
+    cover: str
+    suggestions: tuple[Suggestion, ...] = ()
+
+
+def read_face(fields: Fields) -> Face:
+    """A detected face."""
+    return _face(fields, Face)
+
+
+def read_embedded_face(fields: Fields) -> EmbeddedFace:
+    """A detected face with its embedding."""
+    return _face(fields, EmbeddedFace, embedding=np.array(fields.numbers("embedding"), np.float32))
+
+
+def read_named_face(fields: Fields) -> NamedFace:
+    """A face with a name, or without; `ServiceError` for a name below its threshold, which no service may give."""
+    name, similarity, threshold = (
+        fields.text("name", None),
+        fields.number("similarity", None),
+        fields.number("threshold"),
+    )
+    if name is not None and (similarity is None or similarity < threshold):
+        raise fields.refuse(f"the name {name[:60]!r} has a similarity below the threshold {threshold:g}")
+    person, unknown = fields.inner_or_none("person"), fields.inner_or_none("unknown")
+    return _face(
+        fields,
+        NamedFace,
+        name=name,
+        similarity=similarity,
+        threshold=threshold,
+        person=None if person is None else person.text("id"),
+        external_id="" if person is None else person.text("external_id", ""),
+        reason="" if unknown is None else unknown.text("reason"),
+        unknown_id=fields.text("unknown_id", None),
+    )
+
+
+def _face(fields: Fields, kind: type[F], **more: Any) -> F:
+    x1, y1, x2, y2 = fields.numbers("box", 4)
+    box: Box = (x1, y1, x2, y2)
+    landmarks: tuple[Point, ...] = fields.points("landmarks")
+    try:
+        return kind(box, fields.number("score"), landmarks, quality=fields.number("quality", None), **more)
+    except ValueError as error:
+        raise fields.refuse(str(error)) from None
+
+
+def read_named_faces(fields: Fields) -> NamedFaces:
+    """The named faces of one photo."""
+    image = fields.inner("image")
+    return NamedFaces(
+        tuple(read_named_face(face) for face in fields.each("faces")),
+        image.whole("width"), image.whole("height"), image.whole("turned", 0), fields.text("model", ""),
+        n_people=fields.whole("n_people"), strangers_named=fields.number("strangers_named", None),
+    )  # fmt: skip
+
+
+def read_verdict(fields: Fields) -> Verdict:
+    """What two faces are; `ServiceError` where `same` does not follow from the numbers."""
+    similarity, threshold, same = fields.number("similarity"), fields.number("threshold"), fields.truth("same")
+    if same and similarity < threshold:
+        raise fields.refuse(f"the same person with a similarity below the threshold {threshold:g}")
+    qualities = [face.number("quality", None) for face in fields.each("faces", ())]
+    known = tuple(quality for quality in qualities if quality is not None)
+    return Verdict(similarity, threshold, same, fields.number("false_match_rate", None), known)
+
+
+def read_person(fields: Fields) -> Person:
+    """An enrolled person."""
+    return Person(
+        fields.text("id"), fields.text("name"), fields.whole("n_photos"), fields.text("added", ""),
+        fields.text("external_id", ""), fields.mapping("metadata", {}), fields.text("etag", ""), fields.text("cover", None),
+    )  # fmt: skip
+
+
+def read_photo(fields: Fields) -> StoredPhoto:
+    """A photo of a person."""
+    return StoredPhoto(
+        fields.text("id"), fields.text("source", ""), fields.text("added", ""), fields.number("quality", None),
+        fields.mapping("metadata", {}), fields.truth("has_crop", False), fields.text("actor", ""),
+    )  # fmt: skip
+
+
+def read_enrolment(fields: Fields) -> Enrolment:
+    """What became of photos."""
+    person = fields.inner_or_none("person")
+    added = tuple(
+        AddedPhoto(one.whole("index"), one.text("photo_id"), one.number("quality", None), one.texts("warnings", ()))
+        for one in fields.each("added")
+    )
+    rejected = tuple(
+        RejectedPhoto(one.whole("index"), one.text("code"), one.text("detail", "")) for one in fields.each("rejected")
+    )
+    return Enrolment(None if person is None else read_person(person), added, rejected)
+
+
+def read_change(fields: Fields) -> Change:
+    """What a change did, with the people after it, however deep they stand in the answer."""
+    person, other = fields.inner_or_none("person"), fields.inner_or_none("other")
+    if person is None and fields.text("id", None) is not None:  # the answer is the person
+        return Change(fields.whole("undo", None), read_person(fields))
+    people = [None if one is None else read_person(one) for one in (person, other)]
+    return Change(fields.whole("undo", None), people[0], people[1])
+
+
+def read_log_entry(fields: Fields) -> LogEntry:
+    """A line of the log."""
+    return LogEntry(
+        fields.whole("id"), fields.text("at"), fields.text("actor", ""), fields.text("kind"), fields.text("text", ""),
+        fields.truth("undone", False),
+    )  # fmt: skip
+
+
+def read_collection(fields: Fields) -> Collection:
+    """A collection of people."""
+    return Collection(
+        fields.text("name"), fields.text("model", ""), fields.whole("n_people", None), fields.whole("n_photos", None)
+    )
+
+
+def read_unknown(fields: Fields) -> Unknown:
+    """A face nobody could name."""
+    return Unknown(
+        fields.text("id"), fields.text("seen", ""), fields.text("source", ""), fields.number("quality", None)
+    )
+
+
+def read_cluster(fields: Fields) -> Cluster:
+    """A group of unknown faces."""
+    suggestions = []
+    for one in fields.each("suggestions", ()):
+        person = one.inner("person")
+        suggestions.append(
+            Suggestion(
+                person.text("id"),
+                person.text("name"),
+                one.number("similarity"),
+                one.number("threshold"),
+                one.text("likeness", ""),
+            )
+        )
+    return Cluster(fields.texts("faces"), fields.text("cover", ""), tuple(suggestions))

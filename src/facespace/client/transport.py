@@ -1,0 +1,334 @@
+"""Requests to one service: sent, repeated where that is safe, and their answers held to a size and a time.
+
+The key goes to the host it was given for and to no other: redirects are not followed, certificates are verified, and
+proxies from the environment are used for https alone, where they do not see the key.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from facespace._version import __version__
+from facespace.client.fields import Fields, read_json
+from facespace.client.forms import Form
+from facespace.client.pictures import Picture
+from facespace.errors import ServiceError
+from facespace.io.text import one_line
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_ANSWER = 2**26  # bytes of a JSON answer: 100 photos of 100 faces, with embeddings, have a third of it
+MAX_FILE = 2**34  # bytes of an export, which is written to a file as it comes
+_MAX_PROBLEM = 2**16  # bytes that are read of an answer that says what went wrong
+_MAX_DETAIL = 500  # characters of it in a message
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_CONNECT_SECONDS = 10.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0  # seconds before a request is repeated
+_BUSY = (429, 503)  # the service did not begin
+_PROXY_FAILED = (502, 504)  # nobody knows whether it did
+
+
+class PlainTextWarning(UserWarning):
+    """A key goes over the network unencrypted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: a method, a path below the service's URL, and what is sent with it.
+
+    `repeatable` says that the request may be done twice without harm: it changes nothing, or its `Idempotency-Key` lets
+    the service recognise it.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    form: Form | None = None
+    picture: Picture | None = None
+    repeatable: bool = False
+
+
+class Transport:
+    """A connection to the service at `url`, which threads may share.
+
+    `timeout` are the seconds a step may take and an answer as a whole, once it has begun; `retries` how often a request
+    is repeated at most. Raises `ValueError` for a URL or a key that cannot be one.
+    """
+
+    def __init__(self, url: str, key: str | None, *, timeout: float, retries: int) -> None:
+        if not 0 < timeout < 86_400:
+            raise ValueError(f"timeout must be from 0 to 86,400 seconds, got {timeout}")
+        if not 0 <= retries <= 100:
+            raise ValueError(f"retries must be from 0 to 100, got {retries}")
+        self.url = checked_url(url)
+        self._timeout = timeout
+        self._retries = retries
+        self._sleep: Callable[[float], object] = time.sleep
+        self._httpx = _load_httpx()
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"facespace/{__version__}",
+        }
+        parts = urlsplit(self.url)
+        if key is not None:
+            headers["Authorization"] = f"Bearer {_checked_key(key)}"
+            if parts.scheme == "http" and parts.hostname not in _LOCAL:
+                warnings.warn(
+                    f"{self.url}: the key goes over the network unencrypted; use https://",
+                    PlainTextWarning,
+                    stacklevel=4,
+                )
+        self._http: httpx.Client = self._httpx.Client(
+            headers=headers,
+            timeout=self._httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            follow_redirects=False,
+            trust_env=parts.scheme == "https",
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def fields(self, call: Call) -> Fields:
+        """The JSON object that a request is answered with."""
+        answer = self._send(call, lambda response: self._whole(response, "application/json", MAX_ANSWER))
+        return read_json(answer, self.url)
+
+    def content(self, call: Call, media_type: str, most: int) -> bytes:
+        """The body of an answer of this media type, of at most so many bytes."""
+        return self._send(call, lambda response: self._whole(response, media_type, most))
+
+    def nothing(self, call: Call) -> None:
+        """Send a request whose answer holds nothing that is needed."""
+        self._send(call, lambda response: self._whole(response, None, MAX_ANSWER))
+
+    def write_to(self, call: Call, write: Callable[[bytes], object]) -> None:
+        """Hand an answer on, part by part; it is not repeated once its first part has been written."""
+
+        def pass_on(response: httpx.Response) -> bytes:
+            for part in self._parts(response, MAX_FILE, seconds=86_400):
+                write(part)
+            return b""
+
+        self._send(call, pass_on)
+
+    def _send(self, call: Call, take: Callable[[httpx.Response], bytes]) -> bytes:
+        for n_failed in range(self._retries + 1):
+            try:
+                return self._once(call, take)
+            except _Again as again:
+                wait = again.seconds
+                if wait is None:
+                    wait = min(_FIRST_WAIT * 2**n_failed, _LONGEST_WAIT) * random.uniform(0.75, 1.25)  # noqa: S311
+                if n_failed == self._retries or wait > 2 * _LONGEST_WAIT:
+                    raise again.error from None
+                self._sleep(wait)
+        raise AssertionError  # the last round returns or raises
+
+    def _once(self, call: Call, take: Callable[[httpx.Response], bytes]) -> bytes:
+        """Send a request once; `_Again` where it may be repeated."""
+        httpx = self._httpx
+        try:
+            response = self._http.send(self._request(call), stream=True)
+            try:
+                if 200 <= response.status_code < 300:
+                    return take(response)
+                self._refuse(call, response)
+            finally:
+                response.close()
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:  # nothing was sent
+            raise _Again(self._unreachable(error)) from None
+        except (httpx.TransportError, httpx.StreamError) as error:
+            failure = self._unreachable(error)
+            raise (_Again(failure) if call.repeatable else failure) from None
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ServiceError(f"{self.url}: no request can be made of this ({_said(error)})") from None
+        raise AssertionError  # `_refuse` has raised
+
+    def _request(self, call: Call) -> httpx.Request:
+        headers = dict(call.headers)
+        body: dict[str, Any] = {}
+        if call.form is not None:
+            headers["Content-Type"] = f"multipart/form-data; boundary=facespace-{call.form.digest()[:48]}"
+            texts: dict[str, list[str]] = {}
+            for name, text in call.form.texts:
+                texts.setdefault(name, []).append(text)
+            photos = [(name, (photo.filename, photo.data, photo.media_type)) for name, photo in call.form.photos]
+            body = {"data": texts, "files": photos}
+        elif call.picture is not None:
+            headers["Content-Type"] = call.picture.media_type
+            body = {"content": call.picture.data}
+        elif call.json is not None:
+            body = {"json": call.json}
+        query = {name: _query_value(value) for name, value in call.query.items() if value is not None}
+        return self._http.build_request(call.method, f"{self.url}{call.path}", params=query, headers=headers, **body)
+
+    def _refuse(self, call: Call, response: httpx.Response) -> None:
+        """Raise what an answer other than success means."""
+        status = response.status_code
+        if 300 <= status < 400:
+            target = one_line(response.headers.get("Location", "nowhere"))[:_MAX_DETAIL]
+            raise ServiceError(
+                f"{self.url}: redirects to {target}, where neither photos nor the key are sent; give that address if you trust it",
+                status=status,
+                code="redirected",
+            )
+        error = self._problem(response, status)
+        wait = _retry_after(response.headers.get("Retry-After", ""))
+        if status in _BUSY and (wait is not None or call.repeatable):
+            raise _Again(error, wait)
+        if call.repeatable and (status in _PROXY_FAILED or error.code == "in_progress"):
+            raise _Again(error, wait)
+        raise error
+
+    def _problem(self, response: httpx.Response, status: int) -> ServiceError:
+        """The error that an answer describes, by RFC 9457 where it is one of this service's."""
+        request_id = one_line(response.headers.get("X-Request-Id", ""))[:64]
+        code, detail = "", ""
+        if "json" in response.headers.get("Content-Type", ""):
+            try:
+                fields = read_json(self._whole(response, None, _MAX_PROBLEM), self.url)
+                code = one_line(fields.text("code", ""))[:64]
+                detail = one_line(" ".join(fields.text("detail", "").split()))[:_MAX_DETAIL]
+                detail = detail or one_line(fields.text("title", ""))[:_MAX_DETAIL]
+                request_id = request_id or one_line(fields.text("request_id", ""))[:64]
+            except ServiceError:  # it is not one of this service's; its status is known
+                code, detail = "", ""
+        what = detail or f"answered {status} {one_line(response.reason_phrase)[:80]}".rstrip()
+        known = ", ".join(
+            part for part in (code and f"code {code}", request_id and f"request {request_id}") if part and detail
+        )
+        return ServiceError(
+            f"{self.url}: {what}{f' ({known})' if known else ''}", status=status, code=code, request_id=request_id
+        )
+
+    def _whole(self, response: httpx.Response, media_type: str | None, most: int) -> bytes:
+        got = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type is not None and got != media_type:
+            raise ServiceError(
+                f"{self.url}: answered {one_line(got)[:80] or 'something without a type'} where {media_type} was expected; is this the "
+                "URL of a facespace service?",
+                status=response.status_code,
+                code="unexpected_answer",
+            )
+        return b"".join(self._parts(response, most, seconds=self._timeout))
+
+    def _parts(self, response: httpx.Response, most: int, *, seconds: float) -> Iterator[bytes]:
+        """The body as it came over the network; `ServiceError` beyond `most` bytes, or after so many seconds."""
+        if (encoding := response.headers.get("Content-Encoding", "identity").lower()) != "identity":
+            raise ServiceError(
+                f"{self.url}: the answer is packed ({one_line(encoding)[:40]}), which was not asked for",
+                status=response.status_code,
+                code="unexpected_answer",
+            )
+        end, n_bytes = time.monotonic() + seconds, 0
+        for part in response.iter_raw(2**16):
+            n_bytes += len(part)
+            if n_bytes > most:
+                raise ServiceError(
+                    f"{self.url}: the answer has more than {most:,} bytes; ask for fewer photos or faces at once",
+                    status=response.status_code,
+                    code="unexpected_answer",
+                )
+            if time.monotonic() > end:
+                raise self._httpx.ReadTimeout("the answer does not end")
+            yield part
+
+    def _unreachable(self, error: Exception) -> ServiceError:
+        httpx = self._httpx
+        if isinstance(error, httpx.ConnectTimeout):
+            said = f"no connection within {min(self._timeout, _CONNECT_SECONDS):g} s; is the service running?"
+        elif isinstance(error, httpx.ConnectError):
+            said = f"cannot be reached ({_said(error)}); is the service running?"
+        elif isinstance(error, httpx.TimeoutException):
+            said = f"no answer within {self._timeout:g} s"
+        else:
+            said = f"the connection broke ({_said(error)})"
+        return ServiceError(f"{self.url}: {said}", code="unreachable")
+
+
+class _Again(Exception):
+    """A request failed with `error`, and may be sent again after so many seconds."""
+
+    def __init__(self, error: ServiceError, seconds: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.seconds = seconds
+
+
+def checked_url(url: str) -> str:
+    """The URL of a service without a slash at its end; `ValueError` where it cannot be one.
+
+    >>> checked_url("https://faces.example/root/")
+    'https://faces.example/root'
+    >>> checked_url("faces.example:8000")
+    Traceback (most recent call last):
+        ...
+    ValueError: a service's URL must be like http://127.0.0.1:8000 or https://faces.example, got 'faces.example:8000'
+    """
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and url.isascii() and url.isprintable()
+        good = good and " " not in url and "\\" not in url and parts.port != 0
+    except ValueError:  # a port that is no number, brackets that do not close
+        good = False
+    if not good:
+        raise ValueError(
+            f"a service's URL must be like http://127.0.0.1:8000 or https://faces.example, got {one_line(url)[:80]!r}"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a service's URL must not hold a name or a password; give the key as key")
+    if parts.query or parts.fragment:
+        raise ValueError(f"a service's URL must end with its path, got {one_line(url)[:80]!r}")
+    return url.rstrip("/")
+
+
+def _checked_key(key: str) -> str:
+    if not (isinstance(key, str) and 8 <= len(key) <= 512 and key.isascii() and key.isprintable() and " " not in key):
+        raise ValueError("a key must be what `facespace serve key create` printed: 8 to 512 letters without blanks")
+    return key
+
+
+def _load_httpx() -> Any:
+    try:
+        import httpx
+    except ImportError:
+        raise ServiceError("the client needs httpx; pip install 'facespace[client]'") from None
+    return httpx
+
+
+def _retry_after(text: str) -> float | None:
+    """The seconds that a service asks to wait, from a `Retry-After` in seconds or with a date; None for neither.
+
+    >>> _retry_after("3"), _retry_after("soon"), _retry_after("Thu, 01 Jan 1970 00:00:00 GMT")
+    (3.0, None, 0.0)
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return max(0.0, moment - time.time())
+
+
+def _query_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _said(error: Exception) -> str:
+    return one_line(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -1,0 +1,93 @@
+"""Many photos enrolled at a service, each exactly once, whatever stops a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from facespace.client.client import Client, enrolment_form
+from facespace.client.journal import Journal
+from facespace.errors import ImageError, ServiceError
+from facespace.io.prefetch import map_ahead
+
+PARALLEL = 4  # requests at once; a service works on what it gets in batches
+_OF_ONE_PHOTO = (400, 413, 415, 422)  # statuses that say something of the photo, not of the service
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one photo: `added`, `already_known`, `sent_before` (by an earlier run), or why it was refused."""
+
+    name: str
+    path: str
+    code: str
+    detail: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the person does not have the photo."""
+        return self.code not in ("added", "already_known", "sent_before")
+
+
+def upload(
+    client: Client,
+    work: Iterable[tuple[str, str]],
+    journal: Journal,
+    *,
+    parallel: int = PARALLEL,
+    external_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    largest: bool = False,
+) -> Iterator[Sent]:
+    """Enrol (name, path) after (name, path), some at once; yields what became of each, in order.
+
+    A photo that the `journal` knows as enrolled is not sent. Each other one is sent with an `Idempotency-Key` made of
+    the service's URL, the collection, the name and the photo itself: the service enrols it once, however often it is
+    sent. A photo that was refused by an earlier run is tried again. `ServiceError` where the service cannot be used at
+    all; what was sent until then is in the journal.
+    """
+    if not 1 <= parallel <= 64:
+        raise ValueError(f"parallel must be from 1 to 64, got {parallel}")
+    taken: set[str] = set()
+    lock = threading.Lock()
+
+    def send(item: tuple[str, str]) -> Sent:
+        name, path = item
+        try:
+            form = enrolment_form(name, [path], external_id=external_id, metadata=metadata)
+        except ImageError as error:
+            return Sent(name, path, "unreadable_image", error.reason)
+        photo = _hash(client.url, client.collection, largest, form.digest())
+        if journal.is_enrolled(photo):
+            return Sent(name, path, "sent_before")
+        with lock:
+            if photo in taken:
+                return Sent(name, path, "already_known")
+            taken.add(photo)
+        n_refused = journal.n_refused(photo)  # an answer is repeated to the same key, so a new try needs a new one
+        key = photo if not n_refused else _hash(photo, n_refused)
+        try:
+            enrolment = client.send_enrolment(form, largest=largest, idempotency_key=key)
+        except ServiceError as error:
+            if error.status not in _OF_ONE_PHOTO:
+                raise
+            result = Sent(name, path, error.code or "refused", str(error).removeprefix(f"{client.url}: "))
+        else:
+            if enrolment.added:
+                result = Sent(name, path, "added", warnings=enrolment.added[0].warnings)
+            else:
+                result = Sent(name, path, enrolment.rejected[0].code, enrolment.rejected[0].detail)
+        journal.note(photo, result.code)
+        return result
+
+    yield from map_ahead(send, work, threads=parallel, ahead=2 * parallel)
+
+
+def _hash(*parts: Any) -> str:
+    """SHA-256 of values, in hex; no two lists of them are written alike."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
