@@ -37,7 +37,7 @@ inside() { env -i PATH=/opt/facespace/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tm
 [ -c "$root/dev/urandom" ] || mknod -m 444 "$root/dev/urandom" c 1 9
 inside python3 -m venv --without-pip /opt/facespace
 python=$(ls "$clone"/.venv/bin/python 2>/dev/null || command -v python3)
-"$python" -m pip --quiet download --no-deps --dest "$work/pip" pip # the root has none, and should have none
+"$python" -m pip --quiet download --no-deps --dest "$work/pip" pip 2>"$work/log" || { cat "$work/log" >&2; exit 1; } # the root has none, and should have none
 "$python" -m zipfile -e "$work"/pip/pip-*.whl "$root/tmp/pip"
 inside env PYTHONPATH=/tmp/pip PYTHONDONTWRITEBYTECODE= /opt/facespace/bin/python -m pip install --quiet --no-cache-dir "/src[$extras]" \
   >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; exit 1; }
@@ -55,8 +55,8 @@ install -d -o 10001 -g 10001 -m 0700 "$root/data"
 rm -rf "$root/tmp"/*
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 check=$(sed -n 's/^ *CMD \[".*python", "-c", "\(.*\)"\]$/\1/p' "$clone/Dockerfile")
-env -i PATH=/opt/facespace/bin:/usr/bin:/bin FACESPACE_HOME=/data/models FACESPACE_GALLERY=/data/people.gallery \
-  chroot --userspec=10001:10001 "$root" facespace serve --port "$port" >"$work/log" 2>&1 &
+chroot --userspec=10001:10001 "$root" /usr/bin/env -i PATH=/opt/facespace/bin:/usr/bin:/bin FACESPACE_HOME=/data/models \
+  FACESPACE_GALLERY=/data/people.gallery facespace serve --port "$port" >"$work/log" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$work"' EXIT
 for _ in $(seq 120); do
