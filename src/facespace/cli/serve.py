@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from facespace.cli import serve_keys
 from facespace.cli.shared.options import GALLERY_VARIABLE
 
 app = typer.Typer(
@@ -15,6 +16,7 @@ app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode=None,
 )
+app.add_typer(serve_keys.app, name="key")
 
 
 @app.callback()
@@ -42,6 +44,7 @@ def serve(
 ) -> None:
     """Serve the API and the page until Ctrl+C or SIGTERM."""
     if context.invoked_subcommand is not None:
+        serve_keys.check_options_before(context)
         return
     check_extra()
     from facespace.server.running import run

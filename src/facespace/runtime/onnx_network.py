@@ -40,6 +40,7 @@ _SFACE = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
 _MEASURED: dict[str, dict[Processor, Precision]] = {_SFACE: {"amx": "float32", "bfloat16": "float32"}}
 
 _CUDA = "CUDAExecutionProvider"
+CORES_VARIABLE = "FACESPACE_CORES"  # how many of the cores this process shall use
 _OPENVINO = "OpenVINOExecutionProvider"
 
 
@@ -336,10 +337,13 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on: a container's or a scheduler's limit counts, not the machine's size."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may run on: a container's or a scheduler's limit counts, not the machine's size.
+
+    The variable `FACESPACE_CORES` makes them fewer, as for one of several worker processes.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CORES_VARIABLE, "")
+    return min(n_cores, max(1, int(share))) if share.isascii() and share.isdigit() and len(share) < 9 else n_cores
 
 
 @functools.cache

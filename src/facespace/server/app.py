@@ -8,17 +8,28 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from facespace._version import __version__
+from facespace.server import logs, openapi
+from facespace.server.admission import Admission
+from facespace.server.metrics import Metrics
+from facespace.server.orphans import end_with_parent
 from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import faces, health
+from facespace.server.routes import events, faces, health, keys, settings as settings_routes, webhooks
 from facespace.server.service import Service
 from facespace.server.settings import Settings
+from facespace.server.stopping import calling_at_stop
+from facespace.server.tracing import Tracing
 
 ROUTERS = (
+    events.router,
     faces.router,
     health.router,
+    openapi.router,
+    keys.router,
+    settings_routes.router,
+    webhooks.router,
 )
 
 
@@ -28,36 +39,50 @@ def create_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = Service(settings)
-        app.state.service = service
+        end_with_parent()
         try:
-            gallery = await service.engine.run(service.galleries.get)
-            await service.engine.run(service.engine.warm, gallery.model_name or settings.model)
-            yield
+            await service.engine.run(service.start)
+            app.state.service = service
+            with calling_at_stop(service.begin_closing):
+                yield
         finally:
+            service.begin_closing()
             service.close()
+
+    def service() -> Service | None:
+        return getattr(app.state, "service", None)
+
+    def metrics() -> Metrics | None:
+        there = service()
+        return None if there is None else there.metrics
 
     app = FastAPI(
         title="facespace",
         version=__version__,
         summary="Finds faces, compares them, and names the people who are enrolled.",
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         root_path=settings.root_path,
         redirect_slashes=False,
     )
-    add_problem_handlers(app)
+    add_problem_handlers(app, ROUTERS)
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.describe(app)
     # The last one that is added comes first.
     app.add_middleware(AuditTrail)
     app.add_middleware(Erasure)
     app.add_middleware(Idempotency)
     app.add_middleware(CrossSite, settings=settings)
-    for router in ROUTERS:
-        app.include_router(router)
+    app.add_middleware(Admission, settings=settings, service=service)
+    app.add_middleware(Tracing, metrics=metrics)
     return app
 
 
 def app_from_environment() -> FastAPI:
     """The application of a worker process, whose settings are in the environment."""
-    return create_app(Settings.from_environment())
+    settings = Settings.from_environment()
+    logs.configure(settings.log_level)
+    return create_app(settings)

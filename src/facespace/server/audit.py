@@ -97,4 +97,4 @@ class Audit:
 
 def _entry(*row: Any) -> AuditEntry:
     *told, details = row
-    return AuditEntry(*told, details=json.loads(details))
+    return AuditEntry(*told, json.loads(details))  # type: ignore[call-arg]

@@ -7,6 +7,7 @@ are decoded by then. Nothing waits for more photos to come, so a single client l
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import threading
 from collections import deque
@@ -226,7 +227,9 @@ class Engine:
         Without `embed` faces are found and their quality is told, and no more. `Problem` 503 where too many photos wait.
         """
         self.room(len(photos))
-        networks = self._networks.get(model) or await self.run(self._of, model)
+        networks = self._networks.get(model)
+        if networks is None:
+            networks = await self.run(self._of, model)
         loop = asyncio.get_running_loop()
         self.room(len(photos))
         jobs = []
@@ -247,9 +250,10 @@ class Engine:
                 job.future.cancel()
 
     async def run(self, function: Callable[..., R], *args: object, **options: object) -> R:
-        """Call something that blocks in a thread."""
+        """Call something that blocks in a thread, which knows for whom it acts (`stores.actors`)."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._blocking, functools.partial(function, *args, **options))
+        context = contextvars.copy_context()
+        return await loop.run_in_executor(self._blocking, functools.partial(context.run, function, *args, **options))
 
     def close(self) -> None:
         """Finish what was begun, and end the threads."""
@@ -258,7 +262,7 @@ class Engine:
             networks.close()
         self._blocking.shutdown()
 
-    def _one_less(self, future: asyncio.Future[AnalyzedPhoto]) -> None:
+    def _one_less(self, _: asyncio.Future[AnalyzedPhoto]) -> None:
         self.waiting -= 1
         self._metrics.waiting.set(self.waiting)
 

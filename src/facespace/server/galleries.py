@@ -36,16 +36,26 @@ class Galleries:
         self._model = settings.model
         self._engine = engine
         self._open: dict[str, Gallery] = {}
+        self._models: dict[str, str] = {}
         self._lock = threading.RLock()
 
     def opened(self, collection: str) -> Gallery | None:
         """The collection, if it is open already; never blocks for long."""
-        return self._open.get(collection)
+        return None if is_hidden(collection) else self._open.get(collection)
 
-    def get(self, collection: str = DEFAULT_COLLECTION) -> Gallery:
-        """The collection, open; `Problem` 404 where there is none, 503 where the store cannot be reached."""
+    def get(self, collection: str = DEFAULT_COLLECTION, *, hidden: bool = False) -> Gallery:
+        """The collection, open; `Problem` 404 where there is none, 503 where the store cannot be reached.
+
+        With `hidden` also one that belongs to the service itself.
+        """
+        if is_hidden(collection) and not hidden:
+            raise Problem(404, "no_such_collection", "there is no collection of this name")
         found = self._open.get(collection)
         return found if found is not None else self._opened(collection, create=collection == DEFAULT_COLLECTION)
+
+    def model(self, collection: str) -> str:
+        """The name of the model of a collection that is open: what `Engine.analyze` is told."""
+        return self._models[collection]
 
     def create(self, collection: str, model: str | None = None) -> Gallery:
         """The collection, made if it is not there; a new one belongs to `model`, by default the service's."""
@@ -82,11 +92,13 @@ class Galleries:
                 except GalleryError:
                     if not create:
                         raise
-                embedder = self._engine.embedder(held or model or self._model)
+                chosen = held or model or self._model
+                embedder = self._engine.embedder(chosen)
                 gallery = Gallery(self._address, embedder, collection=collection, create=create)
             except NoSuchCollection:
-                raise Problem(404, "no_such_collection", f"there is no collection {collection!r}") from None
+                raise Problem(404, "no_such_collection", "there is no collection of this name") from None
             except ValueError as error:
                 raise Problem(422, "invalid", str(error)) from None
+            self._models[collection] = chosen
             self._open[collection] = gallery
             return gallery

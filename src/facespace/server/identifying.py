@@ -12,6 +12,7 @@ from facespace.faces.face import Face
 from facespace.faces.quality import weakness
 from facespace.identification.gallery import Gallery
 from facespace.identification.matching import Match
+from facespace.identification.stores.protocol import StoredPerson
 from facespace.server.engine import AnalyzedPhoto
 from facespace.server.service import Service
 
@@ -61,48 +62,61 @@ def identified(
     keep_unknown: bool = True,
     source: str = "",
 ) -> dict[str, Any]:
-    """Who the faces of an analysed photo are; blocks while the store is asked.
+    """Who the faces of an analysed photo are, as /v1/identify answers it but for the size; blocks while the store is asked.
 
     Nobody has a name whose similarity is below the threshold. A face without one has the reason.
     """
+    choice = service.choices.of(gallery)
+    rate = choice.rate if rate is None else rate
     chosen = largest_first(photo, max_faces)
-    matches: Sequence[Match] = gallery.identify(photo.embeddings[chosen], rate=rate, one_photo=True) if chosen else []
-    ignored = service.unknowns.ignored(
-        collection, photo, [k for k, match in zip(chosen, matches, strict=True) if not match.name]
-    )
+    matches = gallery.identify(photo.embeddings[chosen], rate=rate, one_photo=True) if chosen else []
+    there = {name: gallery.store.find(name) for name in {match.name for match in matches if match.name is not None}}
+    unnamed = [k for k, match in zip(chosen, matches, strict=True) if match.name is None]
+    ignored = service.unknowns.ignored(collection, photo, unnamed) if unnamed else set()
     faces, strangers = [], []
     for k, match in zip(chosen, matches, strict=True):
         face = photo.faces[k]
-        entry = face_entry(face, embedding_of(photo, k) if embeddings else None, landmarks=landmarks)
         reason = None if match.name is not None else _reason(match, face, k in ignored)
         if reason in ("stranger", "nobody_enrolled"):
             strangers.append(k)
-        entry |= {
-            "name": match.name,
-            "person": None if match.name is None else _person(gallery, match.name),
-            "similarity": None if match.similarity is None else round(match.similarity, 4),
-            "threshold": round(match.threshold, 4),
-            "unknown": None if reason is None else {"reason": reason},
-        }
-        faces.append(entry)
-    kept: dict[int, str] = {}
-    if strangers and keep_unknown and service.settings.unknowns_days:
-        kept = service.unknowns.keep(collection, photo, strangers, source=source)
-    for k, entry in zip(chosen, faces, strict=True):
-        if k in kept:
-            entry["unknown_id"] = kept[k]
+        person = None if match.name is None else there[match.name]
+        similarity, threshold = _rounded(match)
+        faces.append(
+            {
+                **face_entry(face, embedding_of(photo, k) if embeddings else None, landmarks=landmarks),
+                "name": match.name,
+                "person": None if person is None else person_entry(person),
+                "similarity": similarity,
+                "threshold": threshold,
+                "unknown": None if reason is None else {"reason": reason},
+            }
+        )
+    if strangers and keep_unknown and choice.unknowns_days:
+        for k, unknown_id in service.unknowns.keep(collection, photo, strangers, source=source).items():
+            faces[chosen.index(k)]["unknown_id"] = unknown_id
     for entry in faces:
         kind = "unknown" if entry["name"] is None else "known"
         service.events.emit(kind, collection, {key: value for key, value in entry.items() if key != "embedding"})
     stored = None if rate is not None else gallery.calibration()
     return {
-        "image": image_entry(photo),
         "collection": collection,
-        "model": gallery.model_name,
+        "model": service.galleries.model(collection),
         "n_people": len(gallery),
         "strangers_named": rate if rate is not None else stored.rate if stored else DEFAULT_RATE,
         "faces": faces,
     }
+
+
+def _rounded(match: Match) -> tuple[float | None, float]:
+    """Similarity and threshold for people to read: a name never stands beside a similarity that looks too small for it."""
+    threshold = round(match.threshold, 4)
+    if match.similarity is None:
+        return None, threshold
+    similarity = round(match.similarity, 4)
+    reached = match.similarity >= match.threshold
+    if reached != (similarity >= threshold):
+        similarity = threshold if reached else round(threshold - 0.0001, 4)
+    return similarity, threshold
 
 
 def _reason(match: Match, face: Face, is_ignored: bool) -> str:
@@ -115,8 +129,6 @@ def _reason(match: Match, face: Face, is_ignored: bool) -> str:
     return "nobody_enrolled" if match.similarity is None else "stranger"
 
 
-def _person(gallery: Gallery, name: str) -> dict[str, Any] | None:
-    found = gallery.store.find(name)
-    if found is None:
-        return None
-    return {"id": str(found.id), "name": name, "external_id": found.state.external_id}
+def person_entry(person: StoredPerson) -> dict[str, Any]:
+    """Who a person is, in short."""
+    return {"id": str(person.id), "name": person.state.name, "external_id": person.state.external_id}

@@ -6,14 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from facespace.errors import FacespaceError, GalleryError, ImageError, ModelError, UnknownPerson
 from facespace.identification.stores.protocol import Conflict, NoSuchCollection
+from facespace.io.text import plain_text
 from facespace.server.state import StateError
 
 MEDIA_TYPE = "application/problem+json"
@@ -202,16 +204,19 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     return Response(body, problem.status, dict(problem.headers or {}), MEDIA_TYPE)
 
 
-def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every error that routes raise as a problem."""
+def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Answer every error that routes raise as a problem; a 405 says which methods the address takes."""
 
     async def handle(request: Request, error: Exception) -> Response:
         problem = as_problem(error)
         assert problem is not None
         if problem.status == 405:
-            allowed = _allowed_methods(app, request)
+            allowed = _allowed_methods(routers, request)
+            detail = f"this address takes {allowed}, got {plain_text(request.method)[:20]}"
+            problem = Problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
+        elif isinstance(error, HTTPException) and not isinstance(error, Problem) and problem.status == 404:
             problem = Problem(
-                405, "method_not_allowed", f"{request.method} is not taken here", headers={"Allow": allowed}
+                404, "not_found", "there is nothing at this address; /v1/openapi.json lists what there is"
             )
         return problem_response(problem, request_id_of(request))
 
@@ -219,11 +224,10 @@ def add_problem_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, handle)
 
 
-def _allowed_methods(app: FastAPI, request: Request) -> str:
-    from starlette.routing import Match
-
+def _allowed_methods(routers: Sequence[APIRouter], request: Request) -> str:
     methods: set[str] = set()
-    for route in app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= set(getattr(route, "methods", None) or ())
-    return ", ".join(sorted(methods)) or "GET"
+    for router in routers:
+        for route in router.routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                methods |= set(getattr(route, "methods", None) or ())
+    return ", ".join(sorted(methods))

@@ -5,26 +5,72 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 
+from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
+from facespace.server import logs
+from facespace.server.connections import Connections
+from facespace.server.exposure import check_exposure
 from facespace.server.settings import SETTINGS_VARIABLE, Settings
+from facespace.server.state import serving
 
-_BACKLOG = 512
+_BACKLOG = 2048
+_SHUTDOWN_SECONDS = 30  # for requests that were accepted, and streams
+_KEEP_ALIVE_SECONDS = 15
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl+C. `OSError` where the address cannot be bound."""
-    listener = _bind(settings)
-    os.environ[SETTINGS_VARIABLE] = settings.as_json()
-    config = uvicorn.Config(
-        "facespace.server.app:app_from_environment", factory=True, workers=settings.workers,
-        proxy_headers=bool(settings.forwarded_from), forwarded_allow_ips=list(settings.forwarded_from),
-        access_log=False, log_level="warning", server_header=False, timeout_keep_alive=15, lifespan="on",
+    """Serve until SIGTERM or Ctrl+C.
+
+    `OSError` where the address cannot be bound, `StateError` where another service uses the state folder, `ValueError`
+    where a key is needed first.
+    """
+    with serving(Path(settings.state)):
+        if warning := check_exposure(settings):
+            print(f"facespace: {warning}", file=sys.stderr, flush=True)
+        listener = bind(settings)
+        os.environ[SETTINGS_VARIABLE] = settings.as_json()
+        logs.configure(settings.log_level)
+        try:
+            started = _serve_alone(settings, listener) if settings.workers == 1 else _serve_together(settings, listener)
+        finally:
+            listener.close()
+    if not started:
+        sys.exit(1)
+
+
+def _serve_alone(settings: Settings, listener: socket.socket) -> bool:
+    server = _Server(config(settings), address(settings, listener))
+    server.run(sockets=[listener])
+    return server.started
+
+
+def _serve_together(settings: Settings, listener: socket.socket) -> bool:
+    """Worker processes that accept connections of the same socket, each with its share of the cores."""
+    from uvicorn.supervisors import Multiprocess
+
+    os.environ[CORES_VARIABLE] = str(max(1, usable_cores() // settings.workers))
+    with tempfile.TemporaryDirectory(prefix="facespace-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        say(address(settings, listener))
+        supervisor = Multiprocess(config(settings), sockets=[listener])
+        supervisor.run()
+    return all(process.exitcode == 0 for process in supervisor.processes)
+
+
+def config(settings: Settings) -> uvicorn.Config:
+    """What uvicorn is told. It must fit into a pickle, for worker processes."""
+    connections: Any = Connections(settings)
+    return uvicorn.Config(
+        "facespace.server.app:app_from_environment", factory=True, workers=settings.workers, http=connections,
+        ws="none", proxy_headers=bool(settings.forwarded_from), forwarded_allow_ips=list(settings.forwarded_from),
+        access_log=False, log_config=None, server_header=False, lifespan="on", backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )  # fmt: skip
-    print(f"facespace: serving at {address(settings, listener)}", flush=True)
-    uvicorn.Server(config).run(sockets=[listener])
-    sys.exit(0)
 
 
 def address(settings: Settings, listener: socket.socket) -> str:
@@ -33,7 +79,13 @@ def address(settings: Settings, listener: socket.socket) -> str:
     return f"http://{host}:{listener.getsockname()[1]}{settings.root_path}/"
 
 
-def _bind(settings: Settings) -> socket.socket:
+def say(where: str) -> None:
+    """The line that says where the service is; programs read it."""
+    print(f"facespace: serving at {where}", flush=True)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A socket that listens at the host and port; `OSError` where it cannot."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere it would let another program take the same port
@@ -48,3 +100,15 @@ def _bind(settings: Settings) -> socket.socket:
         ) from None
     listener.set_inheritable(True)
     return listener
+
+
+class _Server(uvicorn.Server):
+    """Says where it serves, once it does."""
+
+    def __init__(self, config: uvicorn.Config, where: str) -> None:
+        super().__init__(config)
+        self._where = where
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        say(self._where)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
 
 from facespace.server.answers import Answers
 from facespace.server.audit import Audit
+from facespace.server.choices import Choices
+from facespace.server.delivering import Delivering
 from facespace.server.engine import Engine
+from facespace.server.events import Events
 from facespace.server.galleries import Galleries
 from facespace.server.keys import Keys
 from facespace.server.metrics import Metrics
+from facespace.server.mqtt import Bridge, Publisher, parsed_broker
 from facespace.server.rates import Rates
 from facespace.server.settings import Settings
 from facespace.server.state import State
-
-
-class NoEvents:
-    """Takes the place of `Events` where there are none."""
-
-    def emit(self, kind: str, collection: str, data: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+from facespace.server.webhooks import Webhooks
 
 
 class NoUnknowns:
@@ -56,18 +52,43 @@ class Service:
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
         self.keys = Keys(self.state)
+        self.choices = Choices(settings)
         self.audit = Audit(self.state)
         self.answers = Answers(self.state)
         self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
         self.galleries = Galleries(settings, self.engine)
-        self.events: Any = NoEvents()
+        self.events = Events(self.state)
+        self.webhooks = Webhooks(self.state, self.events, allow_private=settings.allow_private_webhooks)
+        broker = parsed_broker(settings.mqtt) if settings.mqtt else None
+        self.delivering = Delivering(
+            self.state, self.events, self.webhooks, allow_private=settings.allow_private_webhooks,
+            make_bridge=None if broker is None else lambda: Bridge(self.events, Publisher(broker)),
+        )  # fmt: skip
         self.unknowns: Any = NoUnknowns()
         self.is_closing = False
+        self._on_closing: list[Callable[[], None]] = [self.events.end_streams]
+
+    def start(self) -> None:
+        """Open the gallery and load its network; blocks. Raises what `Galleries.get` raises."""
+        gallery = self.galleries.get()
+        if self.settings.warm:
+            self.engine.warm(gallery.model_name or self.settings.model)
+
+    def on_closing(self, call: Callable[[], None]) -> None:
+        """Have something called when the service begins to end: at once, within a signal handler, so it must not block."""
+        self._on_closing.append(call)
+
+    def begin_closing(self) -> None:
+        """Refuse further requests; those that were accepted go on."""
+        if not self.is_closing:
+            self.is_closing = True
+            for call in self._on_closing:
+                call()
 
     def close(self) -> None:
         """Finish what was accepted, and close the stores."""
-        self.is_closing = True
-        for part in (self.engine, self.unknowns, self.events, self.galleries, self.state):
+        self.begin_closing()
+        for part in (self.engine, self.unknowns, self.delivering, self.events, self.galleries, self.state):
             part.close()
 
 

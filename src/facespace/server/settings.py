@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from facespace.defaults import DEFAULT_MODEL
 
@@ -27,7 +28,7 @@ class Settings:
     `gallery` is the path or address of the gallery, `state` the folder of the service's own file. `forwarded_from` are the
     addresses of proxies whose X-Forwarded headers are believed, `hosts` other names by which clients may call the service.
     `unknowns_days` is how long faces nobody could name are kept; None or 0 keeps none. `rate_per_second` and `burst` are
-    those of one key; None sets no limit. Limits are bytes, pixels, seconds and numbers, as their names say.
+    those of one key; None sets no limit. `warm` computes once before the first request. Limits are bytes, pixels, seconds and numbers, as their names say.
 
     >>> Settings.from_json(Settings("people.gallery", port=9000).as_json()).port
     9000
@@ -58,6 +59,8 @@ class Settings:
     header_seconds: float = 10.0
     allow_private_webhooks: bool = False
     mqtt: str = ""
+    log_level: str = "info"
+    warm: bool = True
 
     def __post_init__(self) -> None:
         if not self.state:
@@ -95,7 +98,8 @@ class Settings:
     def from_json(cls, text: str) -> Settings:
         """The settings that `as_json` wrote."""
         held = json.loads(text)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in held.items()})
+        given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in held.items()}
+        return cls(**given)
 
     @classmethod
     def from_environment(cls) -> Settings:

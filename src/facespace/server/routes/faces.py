@@ -2,79 +2,250 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
-from facespace.server.access import Caller, allowed
-from facespace.server.bodies import read_photos
-from facespace.server.identifying import face_entry, identified, image_entry, largest_first
-from facespace.server.problems import Problem, problems
-from facespace.server.service import service_of
+from facespace.identification.gallery import Gallery
+from facespace.server import face_answers as answers
+from facespace.server.access import allowed
+from facespace.server.bodies import Upload, read_form, read_photos
+from facespace.server.comparing import (
+    OneFace,
+    compare_faces,
+    compare_with_person,
+    face_of,
+    one_face,
+    person_with,
+)
+from facespace.server.engine import AnalyzedPhoto
+from facespace.server.identifying import embedding_of, face_entry, identified, image_entry, largest_first, person_entry
+from facespace.server.openapi import answer, photo_body
+from facespace.server.problems import Problem
+from facespace.server.service import Service, service_of
 
-router = APIRouter(tags=["faces"])
+router = APIRouter(tags=["faces"], dependencies=[Depends(allowed("identify"))])
 
-CollectionName = Annotated[str, Query(max_length=100, description="The collection of people.")]
-MaxFaces = Annotated[int | None, Query(ge=1, le=1000, description="Answer at most so many faces, the largest first.")]
-Landmarks = Annotated[bool, Query(description="Answer the landmarks of each face too.")]
-WithEmbeddings = Annotated[bool, Query(description="Answer the embedding of each face too.")]
-Largest = Annotated[bool, Query(description="Look at the largest face alone.")]
-TryRotations = Annotated[bool, Query(description="Look in four turns; takes four times as long.")]
-Rate = Annotated[float | None, Query(gt=0, lt=1, description="The share of strangers that may be given a name.")]
+CollectionName = Annotated[str, Query(min_length=1, max_length=100, description="The collection of people.")]
+Rate = Annotated[
+    float | None,
+    Query(
+        gt=0, le=0.5, description="The share of strangers that may be given a name; by default the collection's own."
+    ),
+]
 
 
-@router.post("/v1/detect", operation_id="detect", summary="Find the faces of a photo", responses=problems())
-async def detect(
-    request: Request,
+@dataclass(frozen=True, slots=True)
+class FaceOptions:
+    """What the operations on one photo have in common."""
+
+    collection: str
+    max_faces: int | None
+    landmarks: bool
+    largest: bool
+    try_rotations: bool
+
+    def most(self, service: Service) -> int:
+        """How many faces are answered."""
+        return min(self.max_faces or service.settings.max_faces, service.settings.max_faces)
+
+
+async def face_options(
     collection: CollectionName = "default",
-    max_faces: MaxFaces = None,
-    landmarks: Landmarks = False,
-    largest: Largest = False,
-    try_rotations: TryRotations = False,
-    caller: Caller = Depends(allowed("identify")),
-) -> Any:
-    """Boxes, scores and qualities, the largest face first."""
+    max_faces: Annotated[
+        int | None, Query(ge=1, le=1000, description="Answer at most so many faces, the largest first.")
+    ] = None,
+    landmarks: Annotated[bool, Query(description="Answer five points of each face too.")] = False,
+    largest: Annotated[bool, Query(description="Look at the largest face alone.")] = False,
+    try_rotations: Annotated[
+        bool, Query(description="Look in four turns, for photos that are not upright; takes four times as long.")
+    ] = False,
+) -> FaceOptions:
+    """The options of a request."""
+    return FaceOptions(collection, max_faces, landmarks, largest, try_rotations)
+
+
+Options = Annotated[FaceOptions, Depends(face_options)]
+Embeddings = Annotated[bool, Query(description="Answer the embedding of each face too.")]
+KeepUnknown = Annotated[
+    bool, Query(description="Keep faces nobody could name, where the service keeps them; false keeps none.")
+]
+
+
+async def gallery_of(service: Service, collection: str) -> Gallery:
+    """The collection, open."""
+    opened = service.galleries.opened(collection)  # an empty one is false
+    return opened if opened is not None else await service.engine.run(service.galleries.get, collection)
+
+
+async def _analyzed(request: Request, options: FaceOptions, *, embed: bool) -> tuple[Gallery, Upload, AnalyzedPhoto]:
+    """The one photo of a request, analysed with the model of its collection."""
     service = service_of(request)
-    service.engine.room(1)
-    upload = (await read_photos(request, most=1))[0]
-    gallery = service.galleries.opened(collection) or await service.engine.run(service.galleries.get, collection)
+    (upload,) = await read_photos(request, most=1)
+    gallery = await gallery_of(service, options.collection)
     (photo,) = await service.engine.analyze(
-        [upload.data], model=gallery.model_name, embed=False, largest=largest, try_rotations=try_rotations
-    )
+        [upload.data], model=service.galleries.model(options.collection), embed=embed, largest=options.largest,
+        try_rotations=options.try_rotations,
+    )  # fmt: skip
     if photo.error is not None:
         raise Problem(422, "unreadable_image", photo.error)
-    chosen = largest_first(photo, min(max_faces or service.settings.max_faces, service.settings.max_faces))
-    faces = [face_entry(photo.faces[k], landmarks=landmarks) for k in chosen]
+    return gallery, upload, photo
+
+
+@router.post(
+    "/v1/detect", operation_id="detect", summary="Find the faces of a photo", openapi_extra=photo_body(),
+    response_class=JSONResponse, responses=answer(answers.Detected, answers.DETECTED_EXAMPLE),
+)  # fmt: skip
+async def detect(request: Request, options: Options) -> Response:
+    """Boxes, scores and qualities, the largest face first."""
+    _, _, photo = await _analyzed(request, options, embed=False)
+    chosen = largest_first(photo, options.most(service_of(request)))
+    faces = [face_entry(photo.faces[k], landmarks=options.landmarks) for k in chosen]
     return JSONResponse({"image": image_entry(photo), "faces": faces})
 
 
-@router.post("/v1/identify", operation_id="identify", summary="Name the people of a photo", responses=problems())
+@router.post(
+    "/v1/embed", operation_id="embed", summary="Find and embed the faces of a photo", openapi_extra=photo_body(),
+    response_class=JSONResponse, responses=answer(answers.Embedded, answers.EMBEDDED_EXAMPLE),
+)  # fmt: skip
+async def embed(request: Request, options: Options) -> Response:
+    """Faces with their embeddings, the largest first; vectors of one model can be compared by their cosine."""
+    _, _, photo = await _analyzed(request, options, embed=True)
+    service = service_of(request)
+    chosen = largest_first(photo, options.most(service))
+    faces = [face_entry(photo.faces[k], embedding_of(photo, k), landmarks=options.landmarks) for k in chosen]
+    return JSONResponse(
+        {"image": image_entry(photo), "model": service.galleries.model(options.collection), "faces": faces}
+    )
+
+
+@router.post(
+    "/v1/identify", operation_id="identify", summary="Name the people of a photo", openapi_extra=photo_body(),
+    response_class=JSONResponse, responses=answer(answers.Identified, answers.IDENTIFIED_EXAMPLE),
+)  # fmt: skip
 async def identify(
     request: Request,
-    collection: CollectionName = "default",
+    options: Options,
     rate: Rate = None,
-    max_faces: MaxFaces = None,
-    landmarks: Landmarks = False,
-    embeddings: WithEmbeddings = False,
-    largest: Largest = False,
-    try_rotations: TryRotations = False,
-    keep_unknown: bool = True,
-    caller: Caller = Depends(allowed("identify")),
-) -> Any:
-    """Everybody who is enrolled has a name; everybody else is unknown, with the reason."""
+    embeddings: Embeddings = False,
+    keep_unknown: KeepUnknown = True,
+) -> Response:
+    """Everybody who is enrolled has a name; everybody else is unknown, with the reason. No name stands below its threshold."""
+    gallery, upload, photo = await _analyzed(request, options, embed=True)
     service = service_of(request)
-    service.engine.room(1)
-    upload = (await read_photos(request, most=1))[0]
-    gallery = service.galleries.opened(collection) or await service.engine.run(service.galleries.get, collection)
-    (photo,) = await service.engine.analyze(
-        [upload.data], model=gallery.model_name, largest=largest, try_rotations=try_rotations
-    )
-    if photo.error is not None:
-        raise Problem(422, "unreadable_image", photo.error)
-    answer = await service.engine.run(
-        identified, service, gallery, collection, photo, rate=rate,
-        max_faces=min(max_faces or service.settings.max_faces, service.settings.max_faces), landmarks=landmarks,
-        embeddings=embeddings, keep_unknown=keep_unknown, source=upload.filename,
+    found = await service.engine.run(
+        identified, service, gallery, options.collection, photo, rate=rate, max_faces=options.most(service),
+        landmarks=options.landmarks, embeddings=embeddings, keep_unknown=keep_unknown, source=upload.filename,
     )  # fmt: skip
-    return JSONResponse(answer)
+    return JSONResponse({"image": image_entry(photo), **found})
+
+
+@router.post(
+    "/v1/identify/batch", operation_id="identify_batch", summary="Name the people of several photos",
+    openapi_extra=photo_body(several=True), response_class=JSONResponse,
+    responses=answer(answers.IdentifiedBatch, answers.BATCH_EXAMPLE),
+)  # fmt: skip
+async def identify_batch(
+    request: Request,
+    options: Options,
+    rate: Rate = None,
+    embeddings: Embeddings = False,
+    keep_unknown: KeepUnknown = True,
+) -> Response:
+    """As identify, for the files `photo` of a form; a photo that cannot be read has an `error`, and the others go on."""
+    service = service_of(request)
+    uploads = await read_photos(request)
+    gallery = await gallery_of(service, options.collection)
+    photos = await service.engine.analyze(
+        [upload.data for upload in uploads], model=service.galleries.model(options.collection), largest=options.largest,
+        try_rotations=options.try_rotations,
+    )  # fmt: skip
+
+    def name_all() -> dict[str, Any]:
+        held: dict[str, Any] = {}
+        entries = []
+        for index, (upload, photo) in enumerate(zip(uploads, photos, strict=True)):
+            entry: dict[str, Any] = {"index": index, "filename": upload.filename}
+            if photo.error is not None:
+                entries.append({**entry, "error": {"code": "unreadable_image", "detail": photo.error}})
+                continue
+            found = identified(
+                service, gallery, options.collection, photo, rate=rate, max_faces=options.most(service),
+                landmarks=options.landmarks, embeddings=embeddings, keep_unknown=keep_unknown, source=upload.filename,
+            )  # fmt: skip
+            entries.append({**entry, "image": image_entry(photo), "faces": found.pop("faces")})
+            held = found
+        if not held:
+            nothing = AnalyzedPhoto("")
+            held = identified(service, gallery, options.collection, nothing, rate=rate, max_faces=1)
+            held.pop("faces")
+        return {**held, "photos": entries}
+
+    return JSONResponse(await service.engine.run(name_all))
+
+
+@router.post(
+    "/v1/verify", operation_id="verify", summary="Are two faces of one person?",
+    openapi_extra=photo_body(
+        several=True,
+        fields={
+            "person": {"type": "string", "description": "The id of a person to compare one photo with."},
+            "other": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "Photos to compare one with."},
+        },
+    ),
+    response_class=JSONResponse, responses=answer(answers.Verified | answers.VerifiedMany, answers.VERIFIED_EXAMPLE),
+)  # fmt: skip
+async def verify(
+    request: Request,
+    collection: CollectionName = "default",
+    rate: Annotated[
+        float | None, Query(gt=0, le=0.5, description="The share of different people that may be called the same.")
+    ] = None,
+) -> Response:
+    """Compares the largest faces of two files `photo`; of one `photo` and each file `other`; or of one and a `person`."""
+    service = service_of(request)
+    form = await read_form(request)
+    photos, others, person = form.photos("photo"), form.photos("other"), form.text("person")
+    n_wanted = 1 if others or person is not None else 2
+    if len(photos) != n_wanted or (others and person is not None):
+        raise Problem(
+            422,
+            "invalid",
+            "verify takes two files 'photo', or one 'photo' and a 'person', or one 'photo' and files 'other'; got "
+            f"{len(photos)} photo, {len(others)} other, {0 if person is None else 1} person",
+        )
+    gallery = await gallery_of(service, collection)
+    model = service.galleries.model(collection)
+    embedder = service.engine.embedder(model)
+    stored = None if person is None else await service.engine.run(person_with, gallery, person)
+    found = await service.engine.analyze([one.data for one in (*photos, *others)], model=model, largest=True)
+    first = one_face(found[0], "photo")
+    if stored is not None:
+        compared = await service.engine.run(compare_with_person, first, stored, gallery, rate)
+        return JSONResponse(
+            {
+                **compared.entry(),
+                "false_match_rate": compared.rate,
+                "faces": [face_of(first)],
+                "person": person_entry(stored),
+            }
+        )
+    if not others:
+        second = one_face(found[1], "photo")
+        compared = compare_faces(first, second, embedder, rate)
+        faces = [face_of(first), face_of(second)]
+        return JSONResponse({**compared.entry(), "false_match_rate": compared.rate, "faces": faces})
+    entries = []
+    for index, (upload, photo) in enumerate(zip(others, found[1:], strict=True)):
+        entry: dict[str, Any] = {"index": index, "filename": upload.filename}
+        try:
+            other: OneFace = one_face(photo, "other")
+        except Problem as problem:
+            entries.append({**entry, "error": {"code": problem.code, "detail": str(problem.detail)}})
+            continue
+        entries.append({**entry, **compare_faces(first, other, embedder, rate).entry(), "face": face_of(other)})
+    table = embedder.calibration
+    used = rate if rate is not None else table.default_rate if table is not None else 0.0
+    return JSONResponse({"false_match_rate": used, "face": face_of(first), "photos": entries})

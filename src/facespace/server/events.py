@@ -1,0 +1,508 @@
+"""What happens in the service, in order: people seen, enrolled, changed and removed, for whoever listens.
+
+Events stand in the state file, so that all workers see all of them, a listener that was away gets what it has missed, and a
+webhook loses nothing when the service is killed. Changes of the gallery are on the disk before `emit` returns. People seen are
+many and nobody was promised them: they are written a few times a second, and only while somebody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import TYPE_CHECKING, Any
+
+from facespace.errors import FacespaceError
+
+if TYPE_CHECKING:
+    from facespace.server.state import State
+
+SEEN = ("known", "unknown")  # kinds that are written only while somebody listens
+CHANGES = ("enrolled", "removed", "changed")
+KINDS = (*SEEN, *CHANGES)
+KEYS = (
+    "source", "person", "similarity", "threshold", "box", "quality", "photo_id", "unknown_id", "reason", "actor",
+)  # fmt: skip
+
+MAX_EVENTS = 100_000  # kept; older ones are deleted
+MAX_DAYS = 30  # that an event is kept
+MAX_WAITING = 10_000  # people seen that are not written yet; above it the oldest are left out
+MAX_LISTENERS = 1000  # open event streams of one worker
+MAX_EVENT = 65_536  # characters of one event as JSON
+MAX_LISTED = 1000  # events given at once
+
+_POLL = 0.25  # seconds until the file is asked for what other workers have written
+_PRUNE = 60.0  # seconds between two looks for events that are too old
+_RECENT = 2000  # events in memory, so that listeners who follow closely cost no query
+_LISTENS_ON = 60.0  # seconds after which somebody who asked for a list no longer counts as a listener
+_RENEW = 5.0  # seconds after which a worker says again that it has listeners
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS event (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL, collection TEXT NOT NULL,
+    person TEXT, body TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS event_person ON event (collection, person) WHERE person IS NOT NULL;
+CREATE TABLE IF NOT EXISTS event_mark (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS event_listener (name TEXT PRIMARY KEY, until REAL NOT NULL)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its number, which grows from event to event, and the JSON object that listeners get."""
+
+    number: int
+    kind: str
+    collection: str
+    person: str | None
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events somebody gets; None stands for all.
+
+    >>> Wanted(kinds=("known",)).takes(Event(1, "known", "default", "7", "{}"))
+    True
+    >>> Wanted(collection="staff").takes(Event(1, "known", "default", "7", "{}"))
+    False
+    """
+
+    kinds: tuple[str, ...] | None = None
+    collection: str | None = None
+    person: str | None = None
+
+    def takes(self, event: Event) -> bool:
+        """Whether an event is among them."""
+        return (
+            (self.kinds is None or event.kind in self.kinds)
+            and (self.collection is None or event.collection == self.collection)
+            and (self.person is None or event.person == self.person)
+        )
+
+
+def checked_kinds(kinds: Iterable[str]) -> tuple[str, ...] | None:
+    """Kinds of events without repeats, None for no kind at all; `ValueError` for a kind that does not exist.
+
+    >>> checked_kinds(["removed", "known", "known"])
+    ('removed', 'known')
+    """
+    found = tuple(dict.fromkeys(kinds))
+    for kind in found:
+        if kind not in KINDS:
+            raise ValueError(f"a kind of event must be one of {', '.join(KINDS)}, got {kind[:40]!r}")
+    return found or None
+
+
+def event_body(kind: str, collection: str, data: Mapping[str, Any], *, at: float | None = None) -> str:
+    """An event as JSON, without its id. Of `data` only `KEYS` get into it: no image, no vector, whatever it holds.
+
+    `data` may be a face as `/v1/identify` answers it. `ValueError` for an unknown kind, and for an event that is too long.
+
+    >>> event_body("unknown", "staff", {"unknown": {"reason": "stranger"}, "embedding": [0.1]}, at=0)
+    '{"at":"1970-01-01T00:00:00.000Z","kind":"unknown","collection":"staff","source":"api","reason":"stranger"}'
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    moment = datetime.datetime.fromtimestamp(time.time() if at is None else at, datetime.timezone.utc)
+    fields = {
+        "at": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "kind": kind,
+        "collection": collection,
+        "source": "api",
+        **{key: data[key] for key in KEYS if data.get(key) is not None},
+    }
+    if isinstance(unknown := data.get("unknown"), dict):
+        fields["reason"] = unknown.get("reason")
+    text = json.dumps(fields, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    if len(text) > MAX_EVENT:
+        raise ValueError(f"an event must have at most {MAX_EVENT:,} characters as JSON, got {len(text):,}")
+    return text
+
+
+def with_id(number: int | str, body: str) -> str:
+    """The JSON of `event_body` with the event's id in front.
+
+    >>> with_id(7, '{"kind":"known"}')
+    '{"id":"7","kind":"known"}'
+    """
+    return f'{{"id":"{number}",{body[1:]}'
+
+
+class Events:
+    """The events of a service; one object a worker. Safe to share between threads.
+
+    `close` ends it: what waits is written, and listeners get nothing more.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        state.table(_TABLES)
+        with state.transaction() as connection:
+            # Numbers go on from the clock, so that a state file made again never repeats the id of an event.
+            connection.execute(
+                "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', ? WHERE NOT EXISTS"
+                " (SELECT 1 FROM sqlite_sequence WHERE name = 'event')",
+                (int(time.time() * 1000),),
+            )
+        self._lock = threading.Condition()
+        self._writing = threading.Lock()  # held while people seen are written, so that none comes back after `forget`
+        self._waiting: deque[tuple[float, str, str, str | None, str]] = deque(maxlen=MAX_WAITING)
+        self._recent: deque[Event] = deque(maxlen=_RECENT)
+        self._last = self._newest()
+        self._recent_after = self._last  # `_recent` has all events after this number
+        self._listeners: set[Listener] = set()
+        self._callbacks: list[Callable[[], None]] = []
+        self._forgetters: list[Callable[[Connection, str, str], None]] = []
+        self._renewed = 0.0
+        self._until = self._listened_until()
+        self._woken = self._closed = False
+        self._name = f"worker {id(self)} {time.time_ns()}"
+        self._thread = threading.Thread(target=self._run, name="facespace-events", daemon=True)
+        self._thread.start()
+
+    # What happens
+
+    def emit(self, kind: str, collection: str, data: Mapping[str, Any]) -> None:
+        """Something happened. `data` are `KEYS`, as `event_body` takes them; `person` is {id, name, external_id}.
+
+        Kinds of `CHANGES` are on the disk when this returns: call it before the request is answered, in a thread, as it
+        waits for the disk. Kinds of `SEEN` return at once.
+        """
+        at = time.time()
+        if kind in SEEN and (not self.anybody_listens() or _is_ignored(data)):
+            return
+        person = data.get("person")
+        row = (
+            at,
+            kind,
+            collection,
+            None if person is None else str(person["id"]),
+            event_body(kind, collection, data, at=at),
+        )
+        if kind in SEEN:
+            with self._lock:
+                self._waiting.append(row)
+            return
+        with self._state.transaction() as connection:
+            _insert(connection, [row])
+        self._wake()
+
+    def anybody_listens(self) -> bool:
+        """Whether a stream, a webhook or MQTT of any worker may take people seen."""
+        return time.time() < self._until
+
+    def set_listening(self, name: str, until: float | None) -> None:
+        """Say that somebody listens until that moment (seconds of the clock), or no longer (None)."""
+        with self._state.transaction(durable=False) as connection:
+            if until is None:
+                connection.execute("DELETE FROM event_listener WHERE name = ?", (name,))
+            else:
+                connection.execute(
+                    "INSERT INTO event_listener VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET until = excluded.until",
+                    (name, until),
+                )
+        self._until = self._listened_until()
+
+    def forget(self, collection: str, person: str) -> None:
+        """Delete every event that names a person, and what waits to be sent of them: for people who are erased."""
+        of_person = (collection, person)
+        with self._writing:
+            with self._lock:
+                waiting = [row for row in self._waiting if (row[2], row[3]) != of_person]
+                self._waiting.clear()
+                self._waiting.extend(waiting)
+                recent = [event for event in self._recent if (event.collection, event.person) != of_person]
+                self._recent.clear()
+                self._recent.extend(recent)
+            with self._state.transaction() as connection:
+                connection.execute("DELETE FROM event WHERE collection = ? AND person = ?", of_person)
+                for forget in self._forgetters:
+                    forget(connection, collection, person)
+
+    # Who listens
+
+    def newest(self) -> int:
+        """The number of the newest event that this worker knows of."""
+        return self._last
+
+    def after(self, number: int, limit: int = 100, wanted: Wanted | None = None) -> list[Event]:
+        """Up to `limit` events after that number, oldest first; reads the file where they are not recent."""
+        return self.read(number, limit, wanted)[0]
+
+    def read(self, number: int, limit: int = 100, wanted: Wanted | None = None) -> tuple[list[Event], int]:
+        """As `after`, and the number to go on from: that of the last event looked at, wanted or not."""
+        recent = self.recent(number, limit, wanted)
+        if recent is not None:
+            return recent
+        where, values = ["number > ?"], [number]
+        if wanted is not None and wanted.kinds is not None:
+            where.append(f"kind IN ({', '.join('?' * len(wanted.kinds))})")
+            values += wanted.kinds  # type: ignore[arg-type]
+        if wanted is not None and wanted.collection is not None:
+            where.append("collection = ?")
+            values.append(wanted.collection)  # type: ignore[arg-type]
+        if wanted is not None and wanted.person is not None:
+            where.append("person = ?")
+            values.append(wanted.person)  # type: ignore[arg-type]
+        newest = self._newest()
+        rows = self._state.rows(
+            f"SELECT number, kind, collection, person, body FROM event WHERE {' AND '.join(where)}"  # noqa: S608
+            " ORDER BY number LIMIT ?",
+            (*values, min(limit, MAX_LISTED)),
+        )
+        found = [_event(row) for row in rows]
+        full = len(found) == min(limit, MAX_LISTED)
+        return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
+
+    def recent(self, number: int, limit: int, wanted: Wanted | None) -> tuple[list[Event], int] | None:
+        """As `read`, without the file; None where the memory does not reach back to that number."""
+        found: list[Event] = []
+        with self._lock:
+            if number < self._recent_after:
+                return None
+            last = max(number, self._last)
+            newer: list[Event] = []
+            for event in reversed(self._recent):
+                if event.number <= number:
+                    break
+                newer.append(event)
+        for event in reversed(newer):
+            if wanted is None or wanted.takes(event):
+                found.append(event)
+                if len(found) == limit:
+                    return found, event.number
+        return found, last
+
+    def missed_before(self, number: int) -> bool:
+        """Whether events after that number were deleted, as they were too old or too many."""
+        found = self._state.rows("SELECT number FROM event_mark WHERE name = 'pruned'")
+        return bool(found) and number < found[0][0]
+
+    def listed(self) -> None:
+        """Somebody asked for a list: people seen are written for a while, so that the next list has them."""
+        now = time.time()
+        if self._until < now + _LISTENS_ON / 2:
+            self.set_listening("list", now + _LISTENS_ON)
+
+    def listen(self) -> Listener:
+        """A listener in the running event loop; close it. `RuntimeError` where there are too many, or none any more."""
+        listener = Listener(self, asyncio.get_running_loop())
+        with self._lock:
+            if self._closed or len(self._listeners) >= MAX_LISTENERS:
+                raise RuntimeError("closed" if self._closed else f"there are {MAX_LISTENERS} event streams already")
+            self._listeners.add(listener)
+            self._renewed = 0.0
+            self._until = max(self._until, time.time() + 3 * _RENEW)  # at once in this worker
+        self._wake()
+        return listener
+
+    def when_new(self, callback: Callable[[], None]) -> None:
+        """Call a function, in the thread of the events, whenever there are new ones."""
+        self._callbacks.append(callback)
+
+    def when_forgotten(self, forget: Callable[[Connection, str, str], None]) -> None:
+        """Call a function within the change that forgets a person: (connection, collection, person's id)."""
+        self._forgetters.append(forget)
+
+    # Marks: how far somebody who must miss nothing has come
+
+    def mark(self, name: str) -> int | None:
+        """The number stored under a name."""
+        found = self._state.rows("SELECT number FROM event_mark WHERE name = ?", (name,))
+        return int(found[0][0]) if found else None
+
+    def set_mark(self, name: str, number: int) -> None:
+        """Store a number under a name."""
+        with self._state.transaction(durable=False) as connection:
+            _set_mark(connection, name, number)
+
+    # The end
+
+    def end_streams(self) -> None:
+        """End all event streams: a server that stops would wait for them."""
+        with self._lock:
+            self._closed = True
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.wake()
+
+    @property
+    def closed(self) -> bool:
+        """Whether streams must end."""
+        return self._closed
+
+    def close(self) -> None:
+        """Write what waits and end; the state file stays open."""
+        self.end_streams()
+        self._wake()
+        self._thread.join(timeout=10)
+
+    def _remove(self, listener: Listener) -> None:
+        with self._lock:
+            self._listeners.discard(listener)
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._woken = True
+            self._lock.notify_all()
+
+    # The thread
+
+    def _run(self) -> None:
+        version, pruned = -1, 0.0
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._woken or self._closed, timeout=_POLL)
+                woken, self._woken = self._woken, False
+                closed = self._closed
+            try:
+                written = self._write_waiting()
+                seen = self._state.version()
+                if written or woken or seen != version:
+                    version = seen
+                    self._until = max(self._listened_until(), self._own_until())
+                    self._take_new()
+                self._renew(closed)
+                if (now := time.monotonic()) > pruned + _PRUNE:
+                    pruned = now
+                    self._prune()
+            except FacespaceError:  # a full or failing disk: what waits is tried again, and requests say what is wrong
+                if not closed:
+                    time.sleep(_POLL)
+            if closed:
+                return
+
+    def _write_waiting(self) -> bool:
+        with self._writing:
+            with self._lock:
+                rows = list(self._waiting)
+            if not rows:
+                return False
+            with self._state.transaction(durable=False) as connection:
+                _insert(connection, rows)
+            with self._lock:
+                for row in rows:  # those that were left out meanwhile, as too many came, are gone already
+                    if self._waiting and self._waiting[0] is row:
+                        self._waiting.popleft()
+            return True
+
+    def _take_new(self) -> None:
+        while True:
+            rows = self._state.rows(
+                "SELECT number, kind, collection, person, body FROM event WHERE number > ? ORDER BY number LIMIT ?",
+                (self._last, _RECENT),
+            )
+            if not rows:
+                return
+            with self._lock:
+                for row in rows:
+                    event = _event(row)
+                    if len(self._recent) == _RECENT:
+                        self._recent_after = self._recent[0].number
+                    self._recent.append(event)
+                    self._last = event.number
+                listeners = list(self._listeners)
+            for listener in listeners:
+                listener.wake()
+            for callback in self._callbacks:
+                callback()
+
+    def _own_until(self) -> float:
+        with self._lock:
+            return time.time() + 3 * _RENEW if self._listeners else 0.0
+
+    def _renew(self, closed: bool) -> None:
+        now = time.monotonic()
+        with self._lock:
+            some = bool(self._listeners) and not closed
+        if some and now > self._renewed + _RENEW:
+            self._renewed = now
+            self.set_listening(self._name, time.time() + 3 * _RENEW)
+        elif not some and self._renewed:
+            self._renewed = 0.0
+            self.set_listening(self._name, None)
+
+    def _prune(self) -> None:
+        ((newest, oldest, at),) = self._state.rows("SELECT max(number), min(number), min(at) FROM event")
+        if oldest is None:
+            return
+        old = time.time() - MAX_DAYS * 86_400
+        if newest - oldest < MAX_EVENTS and at >= old:
+            return
+        with self._state.transaction() as connection:
+            ((last,),) = connection.execute(
+                "SELECT max(number) FROM event WHERE number <= ? OR at < ?", (newest - MAX_EVENTS, old)
+            ).fetchall()
+            if last is not None:
+                connection.execute("DELETE FROM event WHERE number <= ?", (last,))
+                _set_mark(connection, "pruned", last)
+            connection.execute("DELETE FROM event_listener WHERE until < ?", (time.time(),))
+
+    def _newest(self) -> int:
+        ((newest,),) = self._state.rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+        return int(newest)
+
+    def _listened_until(self) -> float:
+        ((until,),) = self._state.rows("SELECT max(until) FROM event_listener")
+        return float(until or 0.0)
+
+
+class Listener:
+    """Somebody who waits for events in an event loop. It keeps no events: who is slow reads them when it is ready."""
+
+    def __init__(self, events: Events, loop: asyncio.AbstractEventLoop) -> None:
+        self._events = events
+        self._loop = loop
+        self._new = asyncio.Event()
+
+    def wake(self) -> None:
+        """There are new events; called in any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._new.set)
+
+    async def wait(self, seconds: float) -> bool:
+        """Until there may be new events (True), or so many seconds have passed."""
+        try:
+            await asyncio.wait_for(self._new.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        self._new.clear()
+        return True
+
+    async def read(self, number: int, limit: int, wanted: Wanted) -> tuple[list[Event], int]:
+        """As `Events.read`, in a thread where the file has to be asked."""
+        recent = self._events.recent(number, limit, wanted)
+        return recent if recent is not None else await asyncio.to_thread(self._events.read, number, limit, wanted)
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._events._remove(self)
+
+
+def _is_ignored(data: Mapping[str, Any]) -> bool:
+    """Whether it is a face that somebody has said to ignore."""
+    unknown = data.get("unknown")
+    return isinstance(unknown, dict) and unknown.get("reason") == "ignored"
+
+
+def _insert(connection: Connection, rows: Iterable[tuple[float, str, str, str | None, str]]) -> None:
+    connection.executemany("INSERT INTO event (at, kind, collection, person, body) VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _set_mark(connection: Connection, name: str, number: int) -> None:
+    connection.execute(
+        "INSERT INTO event_mark VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = excluded.number", (name, number)
+    )
+
+
+def _event(row: tuple[Any, ...]) -> Event:
+    number, kind, collection, person, body = row
+    return Event(number, kind, collection, person, with_id(number, body))

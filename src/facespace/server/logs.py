@@ -1,0 +1,61 @@
+"""Logs as lines of JSON on stderr: ids, operations and times; never a photo, a name, a vector or an address.
+
+What an unexpected error says may hold any of these, so its kind and its place in the code are logged, and not its text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from typing import Any
+
+LOGGER = "facespace.server"
+_MAX_FRAMES = 30
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record; its `fields` become keys of their own."""
+        at = time.gmtime(record.created)
+        line: dict[str, Any] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', at)}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage().strip(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line |= told_error(record.exc_info[1])
+        return json.dumps(line)
+
+
+def told_error(error: BaseException) -> dict[str, Any]:
+    """The kind of an error and where it was raised, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
+    return {
+        "error": f"{type(error).__module__}.{type(error).__qualname__}",
+        "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }
+
+
+def log(message: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Any) -> None:
+    """Write one line; `fields` must fit into JSON."""
+    logger = logging.getLogger(LOGGER)
+    if logger.isEnabledFor(level):
+        logger.log(level, message, extra={"fields": fields}, exc_info=error)
+
+
+def configure(level: str = "info") -> None:
+    """Let the service and uvicorn write JSON lines to stderr, from this level on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name, least in ((LOGGER, level.upper()), ("uvicorn.error", "WARNING"), ("asyncio", "ERROR")):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(least)
+        logger.propagate = False
+    logging.getLogger("uvicorn.access").handlers[:] = []

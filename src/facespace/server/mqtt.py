@@ -1,0 +1,250 @@
+"""Events to an MQTT broker (extra `mqtt`): QoS 1, so that the broker says that it has each of them.
+
+The library, paho-mqtt, connects again by itself. An address is `mqtt://user@host:port/topic`, or `mqtts://` for TLS; the
+password is better given by the variable FACESPACE_MQTT_PASSWORD than on the command line, where other users can see it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from facespace.errors import RuntimeUnavailable
+from facespace.io.text import first_line, one_line
+
+if TYPE_CHECKING:
+    from facespace.server.events import Event, Events
+
+PASSWORD_VARIABLE = "FACESPACE_MQTT_PASSWORD"  # noqa: S105 - the name of a variable
+DEFAULT_TOPIC = "facespace"
+MAX_UNSENT = 10_000  # events of a publisher that the broker has not; above it new ones are left out
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_IN_FLIGHT = 100  # events that a service has given to its publisher and the broker has not
+_FIRST_PAUSE, _LAST_PAUSE = 1, 60  # seconds between attempts to connect
+_KEEPALIVE = 30  # seconds
+_MARK = "mqtt"
+
+_log = logging.getLogger("facespace.mqtt")
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where events go: the parts of an address."""
+
+    host: str
+    port: int
+    topic: str
+    tls: bool
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """The address without user and password, for messages."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}/{self.topic}"
+
+    def topic_of(self, collection: str, kind: str) -> str:
+        """The topic of one event: signs that mean something in topics are percent-encoded.
+
+        >>> parsed_broker("mqtt://localhost").topic_of("staff/night", "known")
+        'facespace/staff%2Fnight/known'
+        """
+        return f"{self.topic}/{quote(collection, safe=' ')}/{kind}"
+
+
+def parsed_broker(address: str) -> Broker:
+    """The broker of an address `mqtt[s]://[user[:password]@]host[:port][/topic]`; `ValueError` for what is none.
+
+    The password is that of FACESPACE_MQTT_PASSWORD where the address has none.
+
+    >>> print(parsed_broker("mqtts://anna:secret@broker.example/house/door"))
+    mqtts://broker.example:8883/house/door
+    """
+    try:
+        parts = urlsplit(address)
+        port, host = parts.port, parts.hostname
+    except ValueError as error:
+        raise ValueError(f"the address of an MQTT broker cannot be read ({first_line(error)})") from None
+    if parts.scheme not in _PORTS or not host:  # the address is not repeated: it may have a password
+        raise ValueError(
+            "the address of an MQTT broker must be mqtt://host or mqtts://host, with a port and topic if needed"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError("the address of an MQTT broker must have no ? and no #")
+    topic = unquote(parts.path).strip("/") or DEFAULT_TOPIC
+    if any(sign in topic for sign in "+#\0") or len(topic) > 200:
+        raise ValueError("the topic of an MQTT broker must have at most 200 characters and no + and #")
+    password = parts.password if parts.password is not None else os.environ.get(PASSWORD_VARIABLE)
+    user = None if parts.username is None else unquote(parts.username)
+    if parts.password is not None:
+        password = unquote(parts.password)
+    return Broker(host, port or _PORTS[parts.scheme], topic, parts.scheme == "mqtts", user, password)
+
+
+class Publisher:
+    """Publishes to a broker, in a thread, from when it is made; connects again whenever the connection is lost.
+
+    At most `most_unsent` events wait for the broker: `publish` answers False for one too many. `tls` stands in for the
+    usual context of `mqtts://`. `RuntimeUnavailable` without paho-mqtt.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        most_unsent: int = MAX_UNSENT,
+        tls: ssl.SSLContext | None = None,
+        first_pause: int = _FIRST_PAUSE,
+    ) -> None:
+        try:
+            from paho.mqtt import client as mqtt
+            from paho.mqtt.enums import CallbackAPIVersion
+        except ImportError as error:
+            raise RuntimeUnavailable("MQTT needs the extra mqtt: pip install 'facespace[mqtt]'") from error
+        self.broker = broker
+        self._most = most_unsent
+        self._changed = threading.Condition()
+        self._unsent: OrderedDict[int, Any] = OrderedDict()  # the key of each event by message, until the broker has it
+        self._early: set[int] = set()  # acknowledged before `publish` had told us the message's number
+        self._connected = False
+        self._said = ""
+        self._client: Any = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
+        if broker.user is not None:
+            self._client.username_pw_set(broker.user, broker.password)
+        if broker.tls:
+            self._client.tls_set_context(tls or ssl.create_default_context())
+        self._client.max_queued_messages_set(0)  # counted here
+        self._client.reconnect_delay_set(first_pause, _LAST_PAUSE)
+        self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = self._on_connect_fail
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_publish = self._on_publish
+        self._client.connect_async(broker.host, broker.port, keepalive=_KEEPALIVE)
+        self._client.loop_start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted the connection."""
+        return self._connected
+
+    @property
+    def n_unsent(self) -> int:
+        """How many events the broker does not have yet."""
+        with self._changed:
+            return len(self._unsent)
+
+    def publish(self, topic: str, body: str, key: Any = None) -> bool:
+        """Publish one event, now or once there is a connection; False where too many wait already."""
+        with self._changed:
+            if len(self._unsent) >= self._most:
+                return False
+        message = self._client.publish(topic, body.encode(), qos=1)
+        with self._changed:
+            if message.mid in self._early:
+                self._early.discard(message.mid)
+            else:
+                self._unsent[message.mid] = key
+        return True
+
+    def unsent(self) -> list[Any]:
+        """The keys of the events that the broker does not have, in the order they were published."""
+        with self._changed:
+            return list(self._unsent.values())
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until the broker has everything, or so many seconds; whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._unsent, timeout=seconds)
+
+    def close(self) -> None:
+        """End the connection; what the broker does not have is not sent any more."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    # What paho calls, in its thread
+
+    def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        del client, data, flags, properties
+        self._connected = not reason.is_failure
+        if reason.is_failure:
+            self._say(f"the broker refuses the connection ({one_line(str(reason))[:100]})")
+        else:
+            self._said = ""
+            _log.info("%s: connected", self.broker)
+
+    def _on_connect_fail(self, client: Any, data: Any) -> None:
+        del client, data
+        self._say("the broker cannot be reached")
+
+    def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        del client, data, flags, properties
+        self._connected = False
+        if reason.is_failure:
+            self._say("the connection was lost")
+
+    def _on_publish(self, client: Any, data: Any, mid: int, reason: Any, properties: Any) -> None:
+        del client, data, reason, properties
+        with self._changed:
+            if mid in self._unsent:
+                del self._unsent[mid]
+            else:
+                self._early.add(mid)
+            self._changed.notify_all()
+
+    def _say(self, what: str) -> None:
+        if what != self._said:  # once, not with each attempt
+            self._said = what
+            _log.warning("%s: %s; trying again", self.broker, what)
+
+
+class Bridge:
+    """Publishes the events of a service, each until the broker has it; how far it has come is in the state file."""
+
+    def __init__(self, events: Events, publisher: Publisher) -> None:
+        self._events = events
+        self._publisher = publisher
+        mark = events.mark(_MARK)
+        if mark is None:
+            events.set_mark(_MARK, mark := events.newest())
+        self._mark = self._given = mark
+        self._listening_until = 0.0
+
+    def pump(self) -> None:
+        """Give the publisher what is new, and store how far the broker has it; call it again and again."""
+        now = time.time()
+        if now > self._listening_until - 15:
+            self._listening_until = now + 45
+            self._events.set_listening(_MARK, self._listening_until)
+        unsent = self._publisher.unsent()
+        done = min(unsent) - 1 if unsent else self._given
+        if done > self._mark:
+            self._mark = done
+            self._events.set_mark(_MARK, done)
+        room = _IN_FLIGHT - len(unsent)
+        if room <= 0 or self._events.newest() <= self._given:
+            return
+        found, last = self._events.read(self._given, room)
+        for event in found:
+            if not self._publisher.publish(self._topic(event), event.json, key=event.number):
+                return
+            self._given = event.number
+        self._given = last
+
+    def close(self) -> None:
+        """Wait a moment for the broker, store how far it has come, and end the connection."""
+        self._publisher.flush(2.0)
+        with contextlib.suppress(Exception):  # a full disk: those events are published once more
+            self.pump()
+        self._publisher.close()
+
+    def _topic(self, event: Event) -> str:
+        return self._publisher.broker.topic_of(event.collection, event.kind)

@@ -1,0 +1,110 @@
+"""The description of the API at /v1/openapi.json, and the pieces of it that several routes use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
+
+from facespace.server.problems import ProblemModel, problems
+
+_DESCRIPTION = """\
+Finds faces in photos, compares them, and names the people who are enrolled. No operation answers a name whose similarity is
+below the threshold. Photos come in the body alone, as raw bytes or as files of a form; never as an address or a path.
+
+A key comes as `Authorization: Bearer …` or as `X-API-Key`. Errors are problems as RFC 9457 describes them, with a stable
+`code`. Every answer has an `X-Request-Id`, which the service's log has too.
+"""
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def describe(app: FastAPI) -> None:
+    """Let the application describe itself, and answer the description at /v1/openapi.json."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title, version=app.version, summary=app.summary, description=_DESCRIPTION, routes=app.routes
+            )
+            app.openapi_schema = _completed(schema)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+router = APIRouter(tags=["description"])
+
+
+def _completed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The description with the model of problems, without FastAPI's own errors, and with the two ways to send a key."""
+    components = schema.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    model = ProblemModel.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(model.pop("$defs", {}))
+    schemas["ProblemModel"] = model
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "A key that `facespace serve key create` made."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    schema["security"] = [{"bearer": []}, {"header": []}, {}]
+    return schema
+
+
+def photo_body(
+    *,
+    field: str = "photo",
+    several: bool = False,
+    fields: Mapping[str, Any] | None = None,
+    required: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """The `openapi_extra` of a route that takes a photo, raw or in a form; `several` photos come in a form alone.
+
+    `fields` are the schemas of the form's other fields.
+    """
+    photos: dict[str, Any] = {"type": "array", "items": _BINARY, "minItems": 1} if several else _BINARY
+    form = {
+        "schema": {
+            "type": "object",
+            "properties": {field: photos, **(fields or {})},
+            "required": [field, *required],
+        },
+        "encoding": {field: {"contentType": "image/*, application/octet-stream"}},
+    }
+    content: dict[str, Any] = {"multipart/form-data": form}
+    if not required:
+        content |= {
+            kind: {"schema": _BINARY} for kind in ("image/jpeg", "image/png", "image/*", "application/octet-stream")
+        }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def answer(
+    model: Any, example: Any, *, description: str = "Done", status: int = 200, also: tuple[int, ...] = ()
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route: its answer with an example, and all problems."""
+    documented: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
+    if model is not None:
+        documented["model"] = model
+    return {**problems(*also), status: documented}
+
+
+@router.get(
+    "/v1/openapi.json",
+    operation_id="openapi",
+    summary="This description",
+    response_class=Response,
+    responses={
+        **problems(),
+        200: {"content": {"application/json": {"schema": {"type": "object"}, "example": {"openapi": "3.1.0"}}}},
+    },
+)
+async def openapi_json(request: Request) -> Response:
+    """The API as OpenAPI 3.1 describes it."""
+    app: FastAPI = request.app
+    return Response(json.dumps(app.openapi(), ensure_ascii=False).encode(), media_type="application/json")

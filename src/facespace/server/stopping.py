@@ -1,0 +1,38 @@
+"""What a worker has to end before the server can stop: event streams, which have no end of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def calling_at_stop(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function when SIGTERM or SIGINT comes, before the handler that is there already.
+
+    A server that is asked to stop waits for its open connections; the function lets the streams among them end. Outside
+    the main thread, where no signal is handled, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        function()
+        earlier = before[signal.Signals(number)]
+        if callable(earlier):
+            earlier(number, frame)
+
+    ours = {number for number, earlier in before.items() if callable(earlier)}
+    for number in ours:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is handler:
+                signal.signal(number, before[number])

@@ -1,0 +1,296 @@
+"""Where webhooks may go, and one signed request to such a target.
+
+A target is checked by its address, not by its name: the name is resolved once, every address it has is checked, and the
+connection goes to an address that was checked. So a name that later means another address (DNS rebinding) reaches nothing.
+Only the standard library is used, so that `facespace watch` can post without the extra `serve`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from facespace._version import __version__
+from facespace.io.text import first_line, one_line
+
+MAX_URL = 2048  # characters of a target's address
+TIMEOUT = 10.0  # seconds for one delivery, from connecting to the end of the answer
+
+SIGNATURE_HEADER = "X-Facespace-Signature"
+EVENT_ID_HEADER = "X-Facespace-Event-Id"
+
+_MOST_READ = 4096  # bytes of an answer's body; what it says is not kept
+# Addresses of clouds' metadata that no range below covers: Azure's. Those of others are link-local, CGNAT or ULA.
+_METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAMES = ("localhost", "localhost.localdomain")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class TargetRefused(ValueError):
+    """A webhook may not go to this address; the text says why."""
+
+
+class DeliveryFailed(Exception):
+    """One delivery was not accepted; the text says why, without anything that the target has answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The parts of a webhook's address; `path` has the query too."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def host_header(self) -> str:
+        """The value of `Host`: without the port where it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def checked_target(url: str, *, allow_private: bool = False) -> Target:
+    """The parts of a webhook's URL; `TargetRefused` for what no webhook may go to.
+
+    Names are not resolved here; `deliver` checks the addresses they have when it connects.
+
+    >>> checked_target("https://example.com/hooks?n=1")
+    Target(scheme='https', host='example.com', port=443, path='/hooks?n=1')
+    >>> checked_target("http://127.0.0.1/")
+    Traceback (most recent call last):
+    facespace.server.webhook_targets.TargetRefused: 127.0.0.1 is not a public address; webhooks to it are refused
+    """
+    if len(url) > MAX_URL:
+        raise TargetRefused(f"the URL must have at most {MAX_URL} characters, got {len(url)}")
+    if any(not "\x21" <= letter <= "\x7e" for letter in url):
+        raise TargetRefused("the URL must have visible ASCII characters only; other characters must be percent-encoded")
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname
+    except ValueError as error:
+        raise TargetRefused(f"the URL cannot be read ({first_line(error)})") from None
+    if parts.scheme not in _PORTS:
+        raise TargetRefused(f"the URL must begin with https:// or http://, got {one_line(url)[:40]!r}")
+    if not host:
+        raise TargetRefused("the URL must name a host")
+    if parts.username is not None or parts.password is not None:
+        raise TargetRefused("the URL must have no user name and no password; the signature tells who sends")
+    if parts.fragment:
+        raise TargetRefused("the URL must have no fragment (#)")
+    if port == 0:
+        raise TargetRefused("the port must be from 1 to 65535, got 0")
+    if "%" in host:
+        raise TargetRefused("the host must have no zone and no percent-encoding")
+    target = Target(
+        parts.scheme,
+        host,
+        port or _PORTS[parts.scheme],
+        (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+    )
+    if not allow_private:
+        name = host.rstrip(".").lower()
+        if name in _LOCAL_NAMES or name.endswith(".localhost"):
+            raise TargetRefused(f"{host} is this machine; webhooks to it are refused")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a name
+        return target
+    check_address(address, allow_private=allow_private)
+    return target
+
+
+def check_address(address: Address, *, allow_private: bool = False) -> None:
+    """`TargetRefused` for an address that is not a public one: loopback, private, link-local, shared, reserved, multicast.
+
+    An IPv4 address inside an IPv6 address (mapped, 6to4, Teredo, NAT64) is checked too.
+
+    >>> check_address(ipaddress.ip_address("::ffff:10.0.0.1"))
+    Traceback (most recent call last):
+    facespace.server.webhook_targets.TargetRefused: ::ffff:10.0.0.1 is not a public address; webhooks to it are refused
+    """
+    inner = _inner(address)
+    checked = [address, *inner]
+    if any(one.is_multicast for one in checked):
+        raise TargetRefused(f"{_shown(address)} is a multicast address; webhooks to it are refused")
+    if allow_private:
+        return
+    # An address that wraps a public IPv4 address is public, whatever its own range is registered as.
+    decisive = inner or [address]
+    if any(not one.is_global or one in _METADATA or getattr(one, "is_site_local", False) for one in decisive):
+        raise TargetRefused(f"{_shown(address)} is not a public address; webhooks to it are refused")
+
+
+def _inner(address: Address) -> list[Address]:
+    """The IPv4 addresses that an IPv6 address stands for."""
+    if not isinstance(address, ipaddress.IPv6Address):
+        return []
+    inner: list[Address] = []
+    if address.ipv4_mapped is not None:
+        inner.append(address.ipv4_mapped)
+    if address.sixtofour is not None:
+        inner.append(address.sixtofour)
+    if address.teredo is not None:
+        inner += address.teredo
+    low = int(address) & 0xFFFFFFFF
+    if address in _NAT64 or (int(address) >> 32 == 0 and low > 1):  # the second: the old IPv4-compatible form
+        inner.append(ipaddress.IPv4Address(low))
+    return inner
+
+
+def _shown(address: Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return f"::ffff:{address.ipv4_mapped}"
+    return str(address)
+
+
+def resolved(target: Target, *, allow_private: bool = False) -> list[str]:
+    """The addresses of a target, all checked.
+
+    One address that is refused refuses the target: which of several is used would otherwise be up to whoever answers.
+    Raises `TargetRefused`, or `DeliveryFailed` where the name has no address.
+    """
+    try:
+        answers = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise DeliveryFailed(f"{one_line(target.host)} has no address ({_reason(error)})") from None
+    addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    for text in addresses:
+        check_address(ipaddress.ip_address(text.partition("%")[0]), allow_private=allow_private)
+    return addresses
+
+
+def signature(secret: str, body: bytes, *, at: int) -> str:
+    """The value of `X-Facespace-Signature`: the second it was made at, and the HMAC-SHA256 of "second.body" in hex.
+
+    >>> signature("fsw_secret", b"{}", at=1700000000)[:24]
+    't=1700000000,v1=d3b5bacd'
+    """
+    made = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={made}"
+
+
+def deliver(
+    url: str,
+    body: bytes,
+    *,
+    event_id: str,
+    secret: str | None,
+    allow_private: bool = False,
+    timeout: float = TIMEOUT,
+    tls: ssl.SSLContext | None = None,
+) -> int:
+    """POST one event to a webhook; the status of its answer, from 200 to 299.
+
+    No redirect is followed, no proxy is used, and the whole takes at most `timeout` seconds after the name is resolved.
+    Raises `TargetRefused` where the target may not be connected to, `DeliveryFailed` for everything else that is no success.
+    """
+    target = checked_target(url, allow_private=allow_private)
+    headers = {
+        "Host": target.host_header,
+        "Content-Type": "application/json",
+        "User-Agent": f"facespace/{__version__}",
+        EVENT_ID_HEADER: event_id,
+        "Connection": "close",
+    }
+    if secret is not None:
+        headers[SIGNATURE_HEADER] = signature(secret, body, at=int(time.time()))
+    addresses = resolved(target, allow_private=allow_private)
+    end = time.monotonic() + timeout
+    failure = "it has no address"
+    for address in addresses:
+        try:
+            return _posted(target, address, body, headers, end, tls)
+        except _NotConnected as error:  # another of its addresses may answer
+            failure = str(error)
+    raise DeliveryFailed(failure)
+
+
+class _NotConnected(Exception):
+    """Nothing was sent: the connection could not be made."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to an address that was checked, whatever its host's name means by now."""
+
+    def __init__(self, target: Target, address: str, end: float, tls: ssl.SSLContext | None) -> None:
+        super().__init__(target.host, target.port)
+        self._target = target
+        self._address = address
+        self._end = end
+        self._tls = tls or ssl.create_default_context()
+
+    def connect(self) -> None:
+        """Connect to the address; with TLS, the certificate is verified for the host's name."""
+        left = max(self._end - time.monotonic(), 0.001)
+        self.sock = socket.create_connection((self._address, self._target.port), timeout=left)
+        if self._target.scheme == "https":
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._target.host)
+
+
+def _posted(
+    target: Target, address: str, body: bytes, headers: Mapping[str, str], end: float, tls: ssl.SSLContext | None
+) -> int:
+    connection = _Connection(target, address, end, tls)
+    late = threading.Event()
+
+    def cut_off() -> None:
+        # A time limit of the socket holds for each read alone; a target that sends a byte now and then would never end.
+        late.set()
+        if (sock := connection.sock) is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    watch = threading.Timer(max(end - time.monotonic(), 0.001), cut_off)
+    watch.daemon = True
+    watch.start()
+    try:
+        try:
+            connection.connect()
+        except OSError as error:
+            said = "no answer in time" if late.is_set() or isinstance(error, TimeoutError) else _reason(error)
+            raise _NotConnected(f"cannot be connected to ({said})") from None
+        try:
+            connection.request("POST", target.path, body, dict(headers))
+            answer = connection.getresponse()
+            status = answer.status
+            answer.read(_MOST_READ)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            said = "no answer in time" if late.is_set() or isinstance(error, TimeoutError) else _reason(error)
+            raise DeliveryFailed(said) from None
+    finally:
+        watch.cancel()
+        connection.close()
+    if late.is_set():  # the cut may have looked like the end of an answer
+        raise DeliveryFailed("no answer in time")
+    if 300 <= status < 400:
+        raise DeliveryFailed(f"it answered {status}; redirects are not followed")
+    if not 200 <= status < 300:
+        raise DeliveryFailed(f"it answered {status}")
+    return status
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without words of the target: its class, or what the system calls it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {one_line(error.verify_message)}"
+    if isinstance(error, ssl.SSLError):
+        return "TLS could not be set up"
+    if isinstance(error, OSError):
+        return error.strerror or first_line(error)
+    return f"no valid HTTP answer ({type(error).__name__})"

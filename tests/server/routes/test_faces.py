@@ -1,0 +1,233 @@
+"""Detect, embed, identify and verify, as a client sees them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+import facespace
+from facespace.server import face_answers as answers
+from support.service import running_service, service_behind
+
+JPEG = {"content-type": "image/jpeg"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_file: Path) -> Iterator[TestClient]:
+    """A service that knows Hopper and Collins."""
+    with running_service(tmp_path_factory.mktemp("service")) as client:
+        service = service_behind(client)
+        analyzer = facespace.FaceAnalyzer(service.engine.embedder("sface"), service.engine.detector("sface"))
+        for name, file in (("Grace Hopper", hopper_file), ("Eileen Collins", collins_file)):
+            analyzer.enroll(service.galleries.get(), name, file, largest=True)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def both(hopper_file: Path, collins_file: Path) -> bytes:
+    """Collins, and Hopper smaller beside her."""
+    left, right = Image.open(collins_file).convert("RGB"), Image.open(hopper_file).convert("RGB").resize((256, 300))
+    picture = Image.new("RGB", (left.width + right.width, left.height))
+    picture.paste(left, (0, 0))
+    picture.paste(right, (left.width, 0))
+    return encoded(picture)
+
+
+def encoded(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_detect_answers_faces_largest_first(client, both):
+    answer = client.post("/v1/detect", content=both, headers=JPEG, params={"landmarks": True})
+    assert answer.status_code == 200
+    found = answers.Detected.model_validate(answer.json())
+    areas = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in found.faces]
+    assert len(areas) >= 2
+    assert areas == sorted(areas, reverse=True)
+    assert (found.image.width, found.image.height, found.image.turned) == (768, 512, 0)
+    assert all(len(face.landmarks) == 5 for face in found.faces)
+    one = client.post("/v1/detect", content=both, headers=JPEG, params={"max_faces": 1}).json()
+    assert [face["box"] for face in one["faces"]] == [found.faces[0].box]
+    assert "landmarks" not in one["faces"][0]
+    assert len(client.post("/v1/detect", content=both, headers=JPEG, params={"largest": True}).json()["faces"]) == 1
+
+
+def test_a_form_and_raw_bytes_are_the_same(client, hopper_file):
+    raw = client.post("/v1/detect", content=hopper_file.read_bytes(), headers=JPEG)
+    form = client.post("/v1/detect", files={"photo": ("h.jpg", hopper_file.read_bytes(), "image/jpeg")})
+    assert raw.json() == form.json()
+
+
+def test_embed_answers_what_the_library_computes(client, hopper_file):
+    answer = client.post("/v1/embed", content=hopper_file.read_bytes(), headers=JPEG)
+    found = answers.Embedded.model_validate(answer.json())
+    service = service_behind(client)
+    analyzer = facespace.FaceAnalyzer(service.engine.embedder("sface"), service.engine.detector("sface"))
+    (face,) = analyzer(hopper_file)
+    assert np.allclose(found.faces[0].embedding, face.embedding, atol=1e-3)
+    assert found.model == "sface"
+
+
+def test_a_turned_photo_is_found_upright(client, hopper_file):
+    turned = encoded(Image.open(hopper_file).rotate(90, expand=True))
+    answer = client.post("/v1/detect", content=turned, headers=JPEG, params={"try_rotations": True}).json()
+    assert answer["image"] == {"width": 512, "height": 600, "turned": 90}
+
+
+def test_identify_names_who_is_enrolled_and_nobody_else(client, both, stranger_file):
+    answer = client.post("/v1/identify", content=both, headers=JPEG, params={"embeddings": True})
+    found = answers.Identified.model_validate(answer.json())
+    named = [face.name for face in found.faces if face.name]
+    assert named == ["Eileen Collins", "Grace Hopper"]
+    assert found.n_people == 2
+    assert found.strangers_named == 0.01
+    for face in found.faces:
+        assert (face.name is None) == (face.similarity < face.threshold) == (face.person is None) == bool(face.unknown)
+        assert len(face.embedding) == 128
+    assert found.faces[0].person.id
+    stranger = client.post("/v1/identify", content=stranger_file.read_bytes(), headers={"content-type": "image/png"})
+    (face,) = answers.Identified.model_validate(stranger.json()).faces[:1]
+    assert face.name is None
+    assert face.unknown.reason in ("stranger", "too_small", "too_blurred")
+    assert face.embedding is None
+
+
+def test_a_person_stands_in_a_photo_once(client, hopper_file):
+    """The same picture twice side by side: one of the two is called somebody else."""
+    hopper = Image.open(hopper_file).convert("RGB")
+    twice = Image.new("RGB", (hopper.width * 2, hopper.height))
+    twice.paste(hopper, (0, 0))
+    twice.paste(hopper, (hopper.width, 0))
+    faces = client.post("/v1/identify", content=encoded(twice), headers=JPEG).json()["faces"]
+    assert sorted(face["name"] or "" for face in faces) == ["", "Grace Hopper"]
+    assert [face["unknown"]["reason"] for face in faces if face["unknown"]] == ["somebody_else_here"]
+
+
+def test_a_small_face_is_no_stranger(client, stranger_file, hopper_file):
+    small = encoded(Image.open(hopper_file).convert("RGB").resize((50, 58)).resize((600, 700)).crop((0, 0, 600, 700)))
+    faces = client.post("/v1/identify", content=small, headers=JPEG).json()["faces"]
+    assert [face["unknown"]["reason"] for face in faces if face["unknown"]] in ([], ["too_blurred"])
+
+
+def test_nobody_enrolled(tmp_path, hopper_file):
+    with running_service(tmp_path) as client:
+        (face,) = client.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG).json()["faces"]
+    assert face["unknown"] == {"reason": "nobody_enrolled"}
+    assert face["similarity"] is None
+
+
+def test_a_batch_goes_on_after_a_bad_photo(client, hopper_file):
+    photo = ("photo", ("h.jpg", hopper_file.read_bytes(), "image/jpeg"))
+    answer = client.post("/v1/identify/batch", files=[photo, ("photo", ("n.txt", b"no photo", "text/plain")), photo])
+    found = answers.IdentifiedBatch.model_validate(answer.json())
+    assert [photo.index for photo in found.photos] == [0, 1, 2]
+    assert [photo.filename for photo in found.photos] == ["h.jpg", "n.txt", "h.jpg"]
+    assert [photo.faces[0].name if photo.faces else None for photo in found.photos] == [
+        "Grace Hopper",
+        None,
+        "Grace Hopper",
+    ]
+    assert found.photos[1].error.code == "unreadable_image"
+    nothing = client.post("/v1/identify/batch", files=[("photo", ("n.txt", b"no photo", "text/plain"))])
+    assert answers.IdentifiedBatch.model_validate(nothing.json()).n_people == 2
+
+
+def test_verify_two_photos(client, hopper_file, collins_file):
+    hopper, collins = hopper_file.read_bytes(), collins_file.read_bytes()
+    same = client.post("/v1/verify", files=[("photo", hopper), ("photo", hopper)])
+    found = answers.Verified.model_validate(same.json())
+    assert found.same
+    assert found.similarity > 0.99
+    other = answers.Verified.model_validate(
+        client.post("/v1/verify", files=[("photo", hopper), ("photo", collins)]).json()
+    )
+    assert not other.same
+    assert other.similarity < other.threshold
+    stricter = client.post("/v1/verify", files=[("photo", hopper), ("photo", collins)], params={"rate": 0.0001}).json()
+    assert stricter["threshold"] > other.threshold
+    assert stricter["false_match_rate"] == 0.0001
+
+
+def test_verify_against_a_person(client, hopper_file, collins_file):
+    store = service_behind(client).galleries.get().store
+    person = str(store.find("Grace Hopper").id)
+    answer = client.post("/v1/verify", files={"photo": hopper_file.read_bytes()}, data={"person": person})
+    found = answers.Verified.model_validate(answer.json())
+    assert found.same
+    assert found.person.name == "Grace Hopper"
+    assert not client.post("/v1/verify", files={"photo": collins_file.read_bytes()}, data={"person": person}).json()[
+        "same"
+    ]
+    nobody = client.post("/v1/verify", files={"photo": hopper_file.read_bytes()}, data={"person": "999"})
+    assert (nobody.status_code, nobody.json()["code"]) == (404, "no_such_person")
+
+
+def test_verify_one_against_many(client, hopper_file, collins_file):
+    files = [
+        ("photo", hopper_file.read_bytes()),
+        ("other", ("a.jpg", hopper_file.read_bytes())),
+        ("other", ("b.png", collins_file.read_bytes())),
+        ("other", ("c.txt", b"no photo")),
+    ]
+    found = answers.VerifiedMany.model_validate(client.post("/v1/verify", files=files).json())
+    assert [photo.same for photo in found.photos] == [True, False, None]
+    assert found.photos[2].error.code == "unreadable_image"
+
+
+def test_verify_says_what_is_wrong(client, hopper_file, cat_file):
+    hopper = hopper_file.read_bytes()
+    one = client.post("/v1/verify", files={"photo": hopper})
+    assert (one.status_code, one.json()["code"]) == (422, "invalid")
+    cat = client.post("/v1/verify", files=[("photo", hopper), ("photo", cat_file.read_bytes())])
+    assert (cat.status_code, cat.json()["code"]) == (422, "no_face")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "code"),
+    [
+        (b"", "image/jpeg", 422, "photo_needed"),
+        (b"no photo", "image/jpeg", 422, "unreadable_image"),
+        (b"{}", "application/json", 415, "unsupported_media_type"),
+        (b"http://127.0.0.1/x.jpg", "text/plain", 415, "unsupported_media_type"),
+        (b"--x\r\n", "multipart/form-data; boundary=x", 400, "malformed"),
+        (b"x", "multipart/form-data", 400, "malformed"),
+        (b"--x\r\nA: b\r\n\r\n1\r\n--x--\r\n", "multipart/form-data; boundary=x", 400, "malformed"),
+    ],
+)
+def test_bad_bodies_are_problems(client, content, kind, status, code):
+    answer = client.post("/v1/detect", content=content, headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("query", ["max_faces=0", "max_faces=x", "landmarks=perhaps", "collection="])
+def test_bad_options_are_problems(client, query):
+    answer = client.post(f"/v1/detect?{query}", content=b"x", headers=JPEG)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    assert answer.json()["errors"][0]["where"].startswith("query.")
+
+
+@pytest.mark.parametrize("collection", ["nobody", "default-unknowns", "../../etc/passwd", "a'; DROP TABLE people --"])
+def test_other_collections_are_not_there(client, collection, hopper_file):
+    answer = client.post(
+        "/v1/identify", params={"collection": collection}, content=hopper_file.read_bytes(), headers=JPEG
+    )
+    assert answer.status_code in (404, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_examples_are_answers():
+    answers.Detected.model_validate(answers.DETECTED_EXAMPLE)
+    answers.Embedded.model_validate(answers.EMBEDDED_EXAMPLE)
+    answers.Identified.model_validate(answers.IDENTIFIED_EXAMPLE)
+    answers.IdentifiedBatch.model_validate(answers.BATCH_EXAMPLE)
+    answers.Verified.model_validate(answers.VERIFIED_EXAMPLE)

@@ -1,0 +1,122 @@
+"""A service to test: within this process, or as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import httpx
+from starlette.testclient import TestClient
+
+from facespace.embedding.embedder import Embedder
+from facespace.server.app import create_app
+from facespace.server.service import Service
+from facespace.server.settings import Settings
+
+HOST = "http://127.0.0.1:8000"
+_PATIENCE = 60.0
+_LOAD = Embedder.load
+
+
+@functools.cache
+def _embedder(model: str) -> Embedder:
+    return _LOAD(model)
+
+
+@contextlib.contextmanager
+def running_service(folder: Path, **settings: Any) -> Iterator[TestClient]:
+    """A client of a service in this process; networks are loaded once for all tests.
+
+    `folder` holds its gallery, `people.gallery`. The service itself is `service_behind(client)`.
+    """
+    given = {"gallery": str(folder / "people.gallery"), "warm": False, **settings}
+    with mock.patch.object(Embedder, "load", _embedder):
+        app = create_app(Settings(**given))
+        with TestClient(app, base_url=HOST, raise_server_exceptions=False) as client:
+            yield client
+
+
+def service_behind(client: TestClient) -> Service:
+    """The service that a client of `running_service` talks to."""
+    return client.app.state.service
+
+
+class Served:
+    """A service in a process of its own, at `url`; `log` is what it has written to stderr."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, log_file: Path) -> None:
+        self.process, self.url, self._log_file = process, url, log_file
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text(encoding="utf-8")
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=_PATIENCE, trust_env=False, **options)
+
+    def end(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(_PATIENCE)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(_PATIENCE)
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str, gallery: Path | None = None, port: int = 0) -> Iterator[Served]:
+    """`facespace serve` in a process of its own on a free port, ready to answer; it is ended at the end."""
+    log_file = folder / f"serve-{time.monotonic_ns()}.log"
+    command = [
+        sys.executable, "-m", "facespace", "serve", "--gallery", str(gallery or folder / "people.gallery"),
+        "--port", str(port), *arguments,
+    ]  # fmt: skip
+    with log_file.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True, env=dict(os.environ)
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+?:\d+", line)
+        assert found, f"it printed {line!r}; {log_file.read_text(encoding='utf-8')[-3000:]}"
+        there = Served(process, found[0], log_file)
+        with there.client() as client:
+            wait_until(lambda: _is_ready(client), "the service is not ready")
+        yield there
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str, seconds: float = _PATIENCE) -> None:
+    """Wait for a condition; an `AssertionError` if it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

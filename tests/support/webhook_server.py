@@ -1,0 +1,84 @@
+"""A webhook's target on loopback, which answers as a test says; and waiting for what is to come."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """What `condition` answers once it is true; a failure after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < end, f"not true within {seconds} s: {condition}"
+        time.sleep(0.01)
+    return answer
+
+
+@dataclass
+class WebhookServer:
+    """What has come, (headers, body) each; `answers` are statuses for the next requests, then always 204.
+
+    An answer may also be bytes that are sent as they are, or a function of the handler.
+    """
+
+    port: int = 0
+    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    def bodies(self) -> list[bytes]:
+        return [body for _, body in self.requests]
+
+
+@contextlib.contextmanager
+def webhook_server(certificate: Path | None = None) -> Iterator[WebhookServer]:
+    """A server until the block ends; with a certificate it speaks TLS."""
+    found = WebhookServer()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            found.requests.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            answer = found.answers.pop(0) if found.answers else 204
+            if callable(answer):
+                answer(self)
+            elif isinstance(answer, bytes):
+                self.wfile.write(answer)
+            else:
+                self.send_response(answer)
+                self.send_header("Location", f"http://127.0.0.1:{found.port}/elsewhere")
+                self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    found.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
