@@ -39,7 +39,15 @@ class Stale(GalleryError):
     """A person is not as somebody saw them who wants to change them: look again first."""
 
 
-class NameTaken(GalleryError):
+class Refused(GalleryError):
+    """A change that cannot be done to what is there, however often it is tried."""
+
+
+class NoSuchPhoto(Refused):
+    """The person has no photo of that number."""
+
+
+class NameTaken(Refused):
     """Somebody else has the name, or the external id, already; `other` is the number of that person."""
 
     def __init__(self, message: str, other: int) -> None:
@@ -177,7 +185,7 @@ def remove_photos(store: Store, name: Who, numbers: Sequence[int], *, reject: bo
         elif not left:
             after = None
         if not left and reject:
-            raise _Refused(
+            raise Refused(
                 f"{store.name}: {person.state.name!r} has no other photos; remove the person, or move the photos to another name"
             )
         people = () if after == person.state else (PersonChange(person.id, person.state, after),)
@@ -199,9 +207,9 @@ def move(store: Store, name: Who, numbers: Sequence[int], to: str, *, reject: bo
         person, photos, left = _chosen(store, name, numbers)
         other = store.find(to)
         if other is not None and other.id == person.id:
-            raise _Refused(f"{store.name}: the photos are {to!r}'s already")
+            raise Refused(f"{store.name}: the photos are {to!r}'s already")
         if other is not None and (refused := set(other.state.rejected) & {photo.digest for photo in photos}):
-            raise _Refused(f"{store.name}: somebody said that {len(refused)} of these photos do not show {to}")
+            raise Refused(f"{store.name}: somebody said that {len(refused)} of these photos do not show {to}")
         people = []
         if not left:
             people.append(PersonChange(person.id, person.state, None))
@@ -264,22 +272,18 @@ def undo(store: Store, number: int | None = None) -> LogEntry:
     else:
         chosen = next((one for one in entries if one.id == number), None)
     if chosen is None:
-        raise GalleryError(
+        raise Refused(
             f"{store.name}: {'nothing is left to undo' if number is None else f'no change has the number {number}'}"
         )
     if chosen.change is None or chosen.undone:
         why = "was undone already" if chosen.undone else "cannot be undone: what it changed was erased"
-        raise GalleryError(f"{store.name}: change {chosen.id} {why}")
+        raise Refused(f"{store.name}: change {chosen.id} {why}")
     text = f"{chosen.id}: {chosen.kind} {chosen.text}"
     try:
         store.apply(dataclasses.replace(chosen.change.inverse(), text=text), undoes=chosen.id)
     except Conflict as conflict:
-        raise GalleryError(f"{conflict} (the same people or photos were changed since; undo that first)") from None
+        raise Refused(f"{conflict} (the same people or photos were changed since; undo that first)") from None
     return chosen
-
-
-class _Refused(GalleryError):
-    """Not to be tried again."""
 
 
 def _apply(store: Store, make: Callable[[], Change | None]) -> int | None:
@@ -300,12 +304,11 @@ def _chosen(store: Store, name: Who, numbers: Sequence[int]) -> tuple[StoredPers
     person = person_called(store, name)
     photos = {photo.id: photo for photo in store.photos(person.id)}
     wrong = [number for number in numbers if number not in photos]
-    if wrong or not numbers:
-        what = f"no photo {wrong[0]}" if wrong else "no photo was chosen"
-        raise GalleryError(
-            f"{store.name}: {person.state.name!r} has {what}; facespace gallery show lists them"
-            if wrong
-            else f"{store.name}: {what}"
+    if wrong:
+        raise NoSuchPhoto(
+            f"{store.name}: {person.state.name!r} has no photo {wrong[0]}; facespace gallery show lists them"
         )
+    if not numbers:
+        raise Refused(f"{store.name}: no photo was chosen")
     chosen = [photos[number] for number in dict.fromkeys(numbers)]
     return person, chosen, len(photos) - len(chosen)

@@ -208,7 +208,7 @@ class Gallery:
 
         `quality` is that of the face, from 0 to 1; without it, what the embedding knows of its face. `metadata` is a small JSON
         object to keep of the photo. `keep_crop` keeps the crop too, so that another model can embed it. With `person`, the
-        number of the person who has the name, nobody else gets the photo: `Conflict` where that person has another name now.
+        number of who has the name, or 0 for nobody, the photo goes to no other: `Conflict` where that is not so any more.
         """
         embedder = self._model()
         if quality is None and (known := qualities_of([embedding])) is not None:

@@ -81,8 +81,8 @@ class Enroller:
     ) -> Enrolled:
         """Enrol the one face of a photo, which has embeddings and crops, under a name; on disk when this returns.
 
-        `source` is where it came from, by default the photo's path. With `person`, the number of who has the name, nobody else gets
-        the photo (see `Gallery.add`). `LeftOut` says why the photo is not enrolled.
+        `source` is where it came from, by default the photo's path. With `person` the photo goes to
+        nobody but who has that number (see `Gallery.add`). `LeftOut` says why the photo is not enrolled.
         """
         name = clean_name(name)
         if photo.error is not None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from facespace.errors import FacespaceError, GalleryError, ImageError, ModelError, UnknownPerson
+from facespace.identification.edits import NameTaken, NoSuchPhoto, Refused, Stale
 from facespace.identification.stores.protocol import Conflict, NoSuchCollection
 from facespace.io.text import plain_text
 from facespace.server.state import StateError
@@ -163,11 +164,19 @@ def as_problem(error: Exception) -> Problem | None:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, UnknownPerson):
-        return Problem(404, "no_such_person", str(error))
+        return Problem(404, "no_such_person", without_store(error))
     if isinstance(error, NoSuchCollection):
         return Problem(404, "no_such_collection", "there is no collection of this name")
+    if isinstance(error, Stale):
+        return Problem(412, "stale", without_store(error))
+    if isinstance(error, NameTaken):
+        return Problem(409, "name_taken", without_store(error), other=str(error.other))
+    if isinstance(error, NoSuchPhoto):
+        return Problem(404, "no_such_photo", without_store(error))
+    if isinstance(error, Refused):
+        return Problem(409, "conflict", without_store(error))
     if isinstance(error, Conflict):
-        return Problem(409, "conflict", str(error))
+        return Problem(409, "conflict", without_store(error))
     if isinstance(error, GalleryError):
         return Problem(503, "store_unavailable", str(error), headers={"Retry-After": "5"})
     if isinstance(error, StateError):
@@ -177,6 +186,16 @@ def as_problem(error: Exception) -> Problem | None:
     if isinstance(error, ModelError):
         return Problem(503, "store_unavailable", str(error), headers={"Retry-After": "60"})
     return None
+
+
+def without_store(error: Exception) -> str:
+    """What an error of a store says, without the store's file or address, which are no business of a client.
+
+    >>> without_store(GalleryError("people.gallery: nobody is called 'Ada'"))
+    "nobody is called 'Ada'"
+    """
+    place, colon, text = str(error).partition(": ")
+    return text if colon and "'" not in place else str(error)
 
 
 def _invalid(error: RequestValidationError) -> Problem:

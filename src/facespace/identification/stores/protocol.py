@@ -217,7 +217,7 @@ class Store(Protocol):
     def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
         """Store one embedding under a name, a new one makes a person; False when the person has that digest already.
 
-        With `person`, the id of who has the name: `Conflict` where nobody or somebody else has it.
+        With `person`, the id of who has the name, or 0 for nobody: `Conflict` where that is not so any more.
         """
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:

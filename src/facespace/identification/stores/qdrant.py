@@ -340,7 +340,7 @@ class QdrantStore:
             for head in self._ledger.attempts():
                 draft = Draft(self._ledger, head, actor_name())
                 held = draft.called(name)
-                if person is not None and (held is None or held.id != person):
+                if person is not None and person != (0 if held is None else held.id):
                     raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
                 if held is not None:
                     if entry.digest in held.state.rejected:

@@ -246,7 +246,7 @@ class SqlStore(SqlValues):
         digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
         with self._write() as cursor:
             found = self._held(cursor, "name", name)
-            if person is not None and (found is None or found.id != person):
+            if person is not None and person != (0 if found is None else found.id):
                 raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
             new, stamp = found is None, 0
             if found is not None:

@@ -1,0 +1,40 @@
+"""What the routes that read and change people share: the open collection, and who the log says did it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Query
+
+from facespace.identification.gallery import Gallery
+from facespace.identification.stores.actors import acting_as
+from facespace.server.access import Caller
+from facespace.server.galleries import is_hidden
+from facespace.server.problems import Problem
+from facespace.server.service import Service
+
+CollectionName = Annotated[str, Query(max_length=100, description="The collection of people.")]
+R = TypeVar("R")
+
+
+def check_visible(collection: str) -> None:
+    """`Problem` 404 for a collection that the service keeps for itself."""
+    if is_hidden(collection):
+        raise Problem(404, "no_such_collection", f"there is no collection {collection!r}")
+
+
+async def collection_of(service: Service, collection: str) -> Gallery:
+    """The collection, open; `Problem` 404 where there is none."""
+    check_visible(collection)
+    return service.galleries.opened(collection) or await service.engine.run(service.galleries.get, collection)
+
+
+async def acting(service: Service, caller: Caller, function: Callable[..., R], *args: object, **options: object) -> R:
+    """Call something that blocks in a thread, as the caller: so the log says who did it."""
+
+    def call() -> R:
+        with acting_as(caller.actor):
+            return function(*args, **options)
+
+    return await service.engine.run(call)

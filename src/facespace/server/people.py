@@ -1,0 +1,226 @@
+"""People and their photos as the service tells them: ids, ETags, cursors, and what a page of a list holds."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, Field
+
+from facespace.identification import edits
+from facespace.identification.edits import Seen
+from facespace.identification.gallery import Gallery
+from facespace.identification.stores.protocol import Store, StoredPerson, StoredPhoto
+from facespace.io.text import clean_name, one_line
+from facespace.server.problems import Problem
+
+MAX_PAGE = 500  # people of one answer
+MAX_SCANNED = 20_000  # people whose names one request compares with what is searched for
+MAX_PERSON_PHOTOS = 1_000  # photos of one person that one answer lists
+_A_TIME = 1_000
+_ID = re.compile("[1-9][0-9]{0,18}")
+_TAG = re.compile(r'(W/)?"([^"]*)"')
+_SHOWN = 40
+
+EXAMPLE_PHOTO = {
+    "id": "7", "source": "party.jpg", "added": "2026-01-02T03:04:05Z", "quality": 0.81, "metadata": {}, "has_crop": True,
+    "actor": "front desk (key 3f9a)",
+}  # fmt: skip
+EXAMPLE_PERSON = {
+    "id": "3", "name": "Ada Lovelace", "external_id": "emp-17", "metadata": {"team": "engines"}, "templates": "",
+    "n_photos": 2, "added": "2026-01-02T03:04:05Z", "etag": "5f1c0a9d7be24c31a8e0d9b4", "cover": "7",
+}  # fmt: skip
+
+R = TypeVar("R")
+
+
+class Person(BaseModel):
+    """One person who is enrolled."""
+
+    model_config = {"json_schema_extra": {"examples": [EXAMPLE_PERSON]}}
+
+    id: str
+    name: str
+    external_id: str = Field(description="What another system calls the person; empty if nothing.")
+    metadata: dict[str, Any]
+    templates: str = Field(description="`mean` or `best` of the photos is compared; empty: as the collection says.")
+    n_photos: int
+    added: str = Field(description="When the person was enrolled, UTC.")
+    etag: str = Field(description="Changes with the person and the photos; send it as If-Match, in quotes.")
+    cover: str | None = Field(description="The id of the photo whose crop stands for the person.")
+
+
+class PhotoEntry(BaseModel):
+    """One photo of a person."""
+
+    model_config = {"json_schema_extra": {"examples": [EXAMPLE_PHOTO]}}
+
+    id: str
+    source: str = Field(description="Where the photo came from, such as the name of its file.")
+    added: str
+    quality: float | None
+    metadata: dict[str, Any]
+    has_crop: bool
+    actor: str = Field(description="Who enrolled it.")
+
+
+class PersonWithPhotos(Person):
+    """One person with the photos."""
+
+    model_config = {"json_schema_extra": {"examples": [{**EXAMPLE_PERSON, "photos": [EXAMPLE_PHOTO]}]}}
+
+    photos: list[PhotoEntry]
+
+
+def person_entry(store: Store, person: StoredPerson, photos: list[StoredPhoto] | None = None) -> dict[str, Any]:
+    """A person as JSON."""
+    if photos is None:
+        photos = store.photos(person.id)
+    state = person.state
+    with_crop = [photo for photo in photos if photo.has_crop]
+    cover = max(with_crop, key=lambda photo: photo.quality or 0.0, default=None)
+    return {
+        "id": str(person.id), "name": state.name, "external_id": state.external_id, "metadata": state.metadata,
+        "templates": state.templates, "n_photos": len(photos), "added": person.added,
+        "etag": edits.fingerprint(person, photos), "cover": None if cover is None else str(cover.id),
+    }  # fmt: skip
+
+
+def photo_entry(photo: StoredPhoto) -> dict[str, Any]:
+    """A photo as JSON."""
+    return {
+        "id": str(photo.id), "source": photo.source, "added": photo.added,
+        "quality": None if photo.quality is None else round(photo.quality, 3), "metadata": photo.metadata,
+        "has_crop": photo.has_crop, "actor": photo.actor,
+    }  # fmt: skip
+
+
+def person_with_photos(store: Store, number: int) -> dict[str, Any]:
+    """A person with the photos, as JSON; `UnknownPerson` if there is nobody of that number."""
+    person = edits.person_called(store, Seen(number))
+    photos = store.photos(number)
+    listed = [photo_entry(photo) for photo in photos[:MAX_PERSON_PHOTOS]]
+    return {**person_entry(store, person, photos), "photos": listed}
+
+
+def person_number(text: str) -> int:
+    """The number of a person out of an id in a request; `Problem` 404 for what is no id.
+
+    >>> person_number("12")
+    12
+    """
+    return _number(text, "no_such_person", "person")
+
+
+def photo_number(text: str) -> int:
+    """The same for a photo."""
+    return _number(text, "no_such_photo", "photo")
+
+
+def _number(text: str, code: str, what: str) -> int:
+    if not _ID.fullmatch(text) or int(text) >= 2**63:
+        raise Problem(404, code, f"there is no {what} {one_line(text[:_SHOWN])!r}")
+    return int(text)
+
+
+def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = True) -> Seen:
+    """The person as the client saw them, by the header If-Match; `*` takes them as they are. May block.
+
+    `Problem` 428 where the header is missing, 412 where it holds no ETag of this service.
+    """
+    given = request.headers.get("if-match")
+    if given is None:
+        if needed:
+            raise Problem(428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost")
+        return Seen(number)
+    if given.strip() == "*":
+        return Seen(number)
+    tags = [tag for weak, tag in _TAG.findall(given) if not weak]
+    if not tags:
+        raise Problem(412, "stale", 'If-Match must be an ETag of this person in quotes, such as "5f1c0a9d", or *')
+    if len(tags) > 1:
+        person = edits.person_called(gallery.store, Seen(number))
+        now = edits.fingerprint(person, gallery.store.photos(number))
+        return Seen(number, now if now in tags else tags[0])
+    return Seen(number, tags[0])
+
+
+def checked_name(text: str) -> str:
+    """A person's name as it is stored; `Problem` 422 for what is none."""
+    return checked(clean_name, text)
+
+
+def checked(check: Callable[[Any], R], value: Any) -> R:
+    """What `check` makes of a value; `Problem` 422 with what it says where it raises `ValueError`."""
+    try:
+        return check(value)
+    except (TypeError, ValueError) as error:
+        raise Problem(422, "invalid", one_line(str(error))[:300]) from None
+
+
+def cursor_of(name: str) -> str:
+    """Where a list goes on, as opaque text.
+
+    >>> name_of(cursor_of("Ada"))
+    'Ada'
+    """
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def name_of(cursor: str) -> str:
+    """The inverse of `cursor_of`; `Problem` 422 for anything else."""
+    try:
+        name = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        name = ""
+    if not name or "\0" in name or cursor_of(name) != cursor:
+        raise Problem(422, "invalid", "after must be the `next` of an earlier answer")
+    return name
+
+
+def folded(text: str) -> str:
+    """Text without case and accents, to search in.
+
+    >>> folded("Zoë"), folded("STRASSE") == folded("Straße")
+    ('zoe', True)
+    """
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return unicodedata.normalize("NFKC", "".join(letter for letter in apart if not unicodedata.combining(letter)))
+
+
+class Page(NamedTuple):
+    """Some people of a list, and the cursor of what follows, or None at its end."""
+
+    people: list[StoredPerson]
+    next: str | None
+
+
+def people_page(store: Store, *, after: str | None, limit: int, search: str = "") -> Page:
+    """People by name, with `search` those with that in their name or external id.
+
+    A page that is searched for may be short though more follow: one request looks at 20,000 people at most.
+    """
+    name = "" if after is None else name_of(after)
+    wanted = folded(search.strip())
+    if not wanted:
+        people = store.people(after=name, limit=limit + 1)
+        return Page(people[:limit], cursor_of(people[limit - 1].state.name) if len(people) > limit else None)
+    found: list[StoredPerson] = []
+    n_seen = 0
+    while people := store.people(after=name, limit=_A_TIME):
+        for one in people:
+            n_seen, name = n_seen + 1, one.state.name
+            if wanted in folded(name) or (one.state.external_id and wanted in folded(one.state.external_id)):
+                if len(found) == limit:
+                    return Page(found, cursor_of(found[-1].state.name))
+                found.append(one)
+        if len(people) < _A_TIME:
+            return Page(found, None)
+        if n_seen >= MAX_SCANNED:
+            return Page(found, cursor_of(name))
+    return Page(found, None)

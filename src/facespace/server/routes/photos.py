@@ -1,0 +1,182 @@
+"""Photos of a person: added many at once, listed, seen as crops, removed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from facespace.identification import edits
+from facespace.identification.edits import Done, Seen
+from facespace.identification.stores.protocol import StoredPhoto
+from facespace.server.access import Caller, allowed
+from facespace.server.acting import CollectionName, acting, collection_of
+from facespace.server.bodies import read_form
+from facespace.server.enrolling import (
+    BOX_FIELD,
+    METADATA_FIELD,
+    Enrolment,
+    Options,
+    Target,
+    enroll_form,
+    metadata_of,
+    request_body,
+)
+from facespace.server.people import (
+    EXAMPLE_PHOTO,
+    PhotoEntry,
+    if_match,
+    person_entry,
+    person_number,
+    photo_entry,
+    photo_number,
+)
+from facespace.server.problems import Problem, problems
+from facespace.server.routes.people import ChangedPerson, Undo
+from facespace.server.service import service_of
+
+MAX_PHOTOS_PAGE = 1_000  # photos of one answer
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The crop."}
+}
+
+router = APIRouter(tags=["photos"])
+
+
+class Photos(BaseModel):
+    """Photos of a person, in the order they were added."""
+
+    model_config = {"json_schema_extra": {"examples": [{"photos": [EXAMPLE_PHOTO], "next": None, "total": 1}]}}
+
+    photos: list[PhotoEntry]
+    next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
+    total: int
+
+
+class PhotoRemoved(Undo):
+    """What a removed photo leaves: `person` is null if it was the last one."""
+
+    model_config = {"json_schema_extra": {"examples": [{"undo": 12, "person": None}]}}
+
+    person: ChangedPerson | None
+
+
+@router.post(
+    "/v1/people/{id}/photos", operation_id="add_photos", summary="Add photos to a person", responses=problems(409),
+    openapi_extra={"requestBody": request_body(raw=True, metadata=METADATA_FIELD, box=BOX_FIELD)},
+)  # fmt: skip
+async def add_photos(
+    request: Request,
+    id: str,
+    options: Annotated[Options, Depends()],
+    collection: CollectionName = "default",
+    caller: Caller = Depends(allowed("enroll")),
+) -> Enrolment:
+    """Each photo is added or rejected by itself, with a stable code; what is said to be added is on the disk.
+
+    `metadata` is a JSON object that is kept with each photo. With `box`, of one photo, the face in a box drawn by hand is taken, also where
+    the detector found none.
+    """
+    service_of(request).engine.room(1)
+    number = person_number(id)
+    form = await read_form(request, raw_as="photo")
+    return await enroll_form(
+        request, caller, collection, form, Target(number=number), options, photo_metadata=metadata_of(form)
+    )  # fmt: skip
+
+
+@router.get("/v1/people/{id}/photos", operation_id="list_photos", summary="List a person's photos", responses=problems())
+async def list_photos(
+    request: Request,
+    id: str,
+    collection: CollectionName = "default",
+    after: Annotated[str | None, Query(max_length=20, description="The `next` of an earlier answer.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PHOTOS_PAGE)] = 100,
+    caller: Caller = Depends(allowed("read")),
+) -> Photos:
+    """In the order they were added; `next` is the id of the last one here."""
+    del caller
+    service, number = service_of(request), person_number(id)
+    last = 0 if after is None else photo_number(after)
+    gallery = await collection_of(service, collection)
+
+    def read() -> list[StoredPhoto]:
+        edits.person_called(gallery.store, Seen(number))
+        return gallery.store.photos(number)
+
+    photos = await service.engine.run(read)
+    rest = [photo for photo in photos if photo.id > last]
+    return Photos(
+        photos=[PhotoEntry.model_validate(photo_entry(photo)) for photo in rest[:limit]],
+        next=str(rest[limit - 1].id) if len(rest) > limit else None,
+        total=len(photos),
+    )
+
+
+@router.get(
+    "/v1/people/{id}/photos/{photo}/crop", operation_id="get_crop", summary="The crop of a photo, as PNG",
+    response_class=Response, responses={**problems(), **PNG_RESPONSE},
+)  # fmt: skip
+async def get_crop(
+    request: Request,
+    id: str,
+    photo: str,
+    collection: CollectionName = "default",
+    caller: Caller = Depends(allowed("read")),
+) -> Response:
+    """The face as it was cut out to be recognised; photos themselves are not kept. 404 where no crop was kept."""
+    del caller
+    service, number, wanted = service_of(request), person_number(id), photo_number(photo)
+    gallery = await collection_of(service, collection)
+
+    def read() -> tuple[str, bytes] | None:
+        edits.person_called(gallery.store, Seen(number))
+        found = next((one for one in gallery.store.photos(number) if one.id == wanted), None)
+        crop = gallery.store.crop(wanted) if found is not None and found.has_crop else None
+        return None if found is None or crop is None else (found.digest, crop)
+
+    return png_response(request, await service.engine.run(read))
+
+
+def png_response(request: Request, crop: tuple[str, bytes] | None) -> Response:
+    """A stored crop (its digest and bytes); `Problem` 404 where there is none, or where it is no PNG."""
+    if crop is None or not crop[1].startswith(PNG):
+        raise Problem(404, "no_such_photo", "there is no such photo, or no crop of it was kept")
+    digest, data = crop
+    headers = {"ETag": f'"{digest[:24]}"', "Cache-Control": "private, no-cache"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="image/png", headers=headers)
+
+
+@router.delete(
+    "/v1/people/{id}/photos/{photo}", operation_id="remove_photo", summary="Remove a photo, until undone or erased",
+    responses=problems(409, 412),
+)  # fmt: skip
+async def remove_photo(
+    request: Request,
+    id: str,
+    photo: str,
+    collection: CollectionName = "default",
+    caller: Caller = Depends(allowed("enroll")),
+) -> PhotoRemoved:
+    """With the last photo the person is removed. If-Match with the person's ETag may be given."""
+    service, number, wanted = service_of(request), person_number(id), photo_number(photo)
+    gallery = await collection_of(service, collection)
+
+    def remove() -> tuple[Done, dict[str, Any] | None]:
+        store = gallery.store
+        who = if_match(request, gallery, number, needed=False)
+        name = edits.person_called(store, who).state.name
+        done = edits.remove_photos(store, who, [wanted])
+        left = store.get([number])
+        entry = person_entry(store, left[0]) if left else None
+        data = {"person": {"id": id, "name": name}, "undo": done.number}
+        service.events.emit("removed" if entry is None else "changed", collection, data)
+        return done, entry
+
+    done, entry = await acting(service, caller, remove)
+    person = None if entry is None else ChangedPerson.model_validate({**entry, "undo": done.number})
+    return PhotoRemoved(undo=done.number, person=person)
