@@ -59,7 +59,7 @@ def every_error_is_a_problem(ctx: Any, response: Any, case: Any) -> None:
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """Keep the run inside this machine, short, and in possession of its key."""
     if OWN_KEY and case.path.startswith("/v1/keys/") and OWN_KEY in map(str, (case.path_parameters or {}).values()):
-        case.path_parameters = {name: "none" for name in case.path_parameters}
+        case.path_parameters = dict.fromkeys(case.path_parameters, "none")
     if case.path == "/v1/events" and case.query and "wait" in case.query:
         case.query["wait"] = 0
     if case.path.startswith("/v1/webhooks") and isinstance(case.body, dict) and isinstance(case.body.get("url"), str):
