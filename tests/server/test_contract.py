@@ -6,13 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 CONTRACT = Path(__file__).parents[1] / "support" / "contract"
-SECONDS = 30  # the budget; the rest of the test starts and ends the service
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ends the service by SIGTERM")
 pytest.importorskip("schemathesis")
 
@@ -37,10 +37,13 @@ def service(
     assert key, made.stdout
     with (folder / "log").open("w+") as log:
         server = subprocess.Popen(
-            [*facespace, "serve", "--gallery", str(gallery), "--port", "0", "--no-page"], stdout=subprocess.PIPE, stderr=log, text=True
+            [*facespace, "serve", "--gallery", str(gallery), "--port", "0", "--no-page"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
+        assert server.stdout is not None
         try:
-            assert server.stdout is not None
             found = None
             while found is None:
                 line = server.stdout.readline()
@@ -53,19 +56,36 @@ def service(
             yield found[0], {**os.environ, **more, "PYTHONPATH": str(CONTRACT)}
         finally:
             server.terminate()
-            assert server.wait(30) == 0, "the service did not end as it should"
-            assert server.stdout is not None
+            code = server.wait(30)
             server.stdout.close()
+        assert code in (0, -15), "the service did not end as it should"  # uvicorn raises SIGTERM again after its end
 
 
-def test_what_it_answers_is_what_it_says(service: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+def readable(output: str) -> str:
+    """What schemathesis says, without the bytes of photos."""
+    lines = ("".join(letter for letter in line if letter.isprintable())[:300] for line in output.splitlines())
+    return "\n".join(lines)[-8000:]
+
+
+@pytest.mark.parametrize(("phases", "seconds"), [("examples,coverage", 24), ("stateful", 10)])
+def test_what_it_answers_is_what_it_says(
+    phases: str, seconds: int, service: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
     address, environment = service
-    schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONTRACT / "schemathesis.toml")]
     done = subprocess.run(
         [
-            *schemathesis, "run", f"{address}/v1/openapi.json", "--url", address, "--max-time", str(SECONDS), "--seed", "1",
-            "--header", f"Authorization: Bearer {environment['KEY']}", "--max-failures", "5", "--no-shrink",
+            sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONTRACT / "schemathesis.toml"),
+            "run", f"{address}/v1/openapi.json", "--url", address, "--header", f"Authorization: Bearer {environment['KEY']}",
+            "--phases", phases, "--max-time", str(seconds), "--seed", "1", "--max-failures", "5", "--no-shrink",
         ],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=4 * SECONDS,
+        env=environment, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False, timeout=120,
     )  # fmt: skip
-    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    assert done.returncode == 0, f"{readable(done.stdout)}\n{done.stderr[-2000:]}"
+
+
+def test_the_key_of_the_run_is_still_good(service: tuple[str, dict[str, str]]) -> None:
+    """Otherwise the tests above would have seen 401 alone."""
+    address, environment = service
+    asked = urllib.request.Request(f"{address}/v1/people", headers={"Authorization": f"Bearer {environment['KEY']}"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        assert answer.status == 200
