@@ -48,9 +48,36 @@ def name_means(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "address",
-    """127.0.0.1 127.8.9.1 10.1.1.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200 168.63.129.16 0.0.0.0
-    255.255.255.255 224.0.0.1 198.18.0.1 240.0.0.1 ::1 :: fe80::1 fc00::1 fd00:ec2::254 fec0::1 ff02::1 ::ffff:127.0.0.1
-    ::ffff:169.254.169.254 64:ff9b::7f00:1 2002:7f00:1:: 2002:a00:1:: ::7f00:1 2001:0:7f00:1::f7f7:f7f7""".split(),
+    [
+        "127.0.0.1",
+        "127.8.9.1",
+        "10.1.1.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "100.100.100.200",
+        "168.63.129.16",
+        "0.0.0.0",
+        "255.255.255.255",
+        "224.0.0.1",
+        "198.18.0.1",
+        "240.0.0.1",
+        "::1",
+        "::",
+        "fe80::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fec0::1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "2002:a00:1::",
+        "::7f00:1",
+        "2001:0:7f00:1::f7f7:f7f7",
+    ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
     with pytest.raises(TargetRefused, match="refused"):
@@ -58,7 +85,7 @@ def test_addresses_that_are_not_public(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", "8.8.8.8 2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::808:808 2002:808:808::".split()
+    "address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
 )  # fmt: skip
 def test_public_addresses(address: str) -> None:
     check_address(ipaddress.ip_address(address))

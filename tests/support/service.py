@@ -33,6 +33,11 @@ def _embedder(model: str) -> Embedder:
     return _LOAD(model)
 
 
+def cached_embedders() -> contextlib.AbstractContextManager[object]:
+    """A context in which models are loaded once for all tests."""
+    return mock.patch.object(Embedder, "load", _embedder)
+
+
 @contextlib.contextmanager
 def running_service(folder: Path, **settings: Any) -> Iterator[TestClient]:
     """A client of a service in this process; networks are loaded once for all tests.
@@ -40,7 +45,7 @@ def running_service(folder: Path, **settings: Any) -> Iterator[TestClient]:
     `folder` holds its gallery, `people.gallery`. The service itself is `service_behind(client)`.
     """
     given = {"gallery": str(folder / "people.gallery"), "warm": False, **settings}
-    with mock.patch.object(Embedder, "load", _embedder):
+    with cached_embedders():
         app = create_app(Settings(**given))
         with TestClient(app, base_url=HOST, raise_server_exceptions=False) as client:
             yield client

@@ -93,9 +93,7 @@ def enroll(
     from facespace.datasets.formats.class_folders import read_class_folders
     from facespace.pipeline.photos import find_images
 
-    check_gallery_or_server(
-        context, gallery, server, "any_quality", "keep_crops", "try_rotations", "min_size", "device", "model"
-    )
+    check_gallery_or_server(context, gallery, server, "keep_crops", "min_size", "device", "model")
     report = Report()
     known = parsed_metadata(metadata)
     if external_id is not None and folder is not None:
@@ -130,7 +128,8 @@ def enroll(
 
         enroll_remote(
             server, work, report, key=key, collection=collection, journal=journal, parallel=parallel,
-            external_id=external_id, metadata=known, largest=largest,
+            external_id=external_id, metadata=known, largest=largest, try_rotations=try_rotations,
+            any_quality=any_quality,
         )  # fmt: skip
         report.finish()
         return

@@ -29,6 +29,8 @@ def enroll_remote(
     external_id: str | None,
     metadata: dict[str, Any] | None,
     largest: bool,
+    try_rotations: bool,
+    any_quality: bool,
 ) -> None:
     """Send (name, path) after (name, path), and print what became of each; failures are counted in `report`."""
     n_added = n_before = 0
@@ -36,8 +38,9 @@ def enroll_remote(
         path = journal or default_journal(client.url, collection)
         with Journal(path) as memory:
             photos = upload(
-                client, work, memory, parallel=parallel, external_id=external_id, metadata=metadata, largest=largest
-            )
+                client, work, memory, parallel=parallel, external_id=external_id, metadata=metadata, largest=largest,
+                try_rotations=try_rotations, accept=("poor_quality",) if any_quality else (),
+            )  # fmt: skip
             try:
                 for sent in progress(photos, len(work), "enrolling"):
                     n_added += sent.code == "added"
@@ -57,8 +60,8 @@ def enroll_remote(
 
 
 def _print(sent: Sent, report: Report) -> None:
-    for warning in sent.warnings:
-        say(f"{sent.path}: {warning}")
+    for remark in sent.remarks:
+        say(f"{sent.path}: {remark}")
     if sent.is_refused:
         report.fail(sent.path, f"{sent.detail or 'refused'}; left out ({sent.code})")
     elif sent.code != "sent_before":

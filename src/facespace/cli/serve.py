@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from enum import Enum
 from typing import Annotated
 
 import typer
 
 from facespace.cli import serve_keys
-from facespace.cli.shared.options import GALLERY_VARIABLE
+from facespace.cli.shared.options import DEFAULT_MIN_SIZE, GALLERY_VARIABLE, MinSize
+from facespace.defaults import DEFAULT_MODEL
 
 app = typer.Typer(
     help="Serve a gallery over HTTP, with a page in the browser.",
@@ -17,6 +19,17 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(serve_keys.app, name="key")
+
+_NEEDED = ("fastapi", "uvicorn", "python_multipart", "pydantic", "prometheus_client")
+_MEGABYTE = 2**20
+
+
+class LogLevel(str, Enum):
+    """What is written to the log."""
+
+    info = "info"
+    warning = "warning"
+    error = "error"
 
 
 @app.callback()
@@ -31,31 +44,104 @@ def serve(
             help="The gallery: a file, which is made if it is missing, or a server at postgresql:// or qdrant://.",
         ),
     ] = "people.gallery",
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; other than on loopback keys are needed.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one and prints it.")
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one, which is printed.")
     ] = 8000,
     no_page: Annotated[bool, typer.Option("--no-page", help="Serve the API alone.")] = False,
     state: Annotated[
         str | None,
         typer.Option("--state", metavar="DIR", help="Folder of keys and events; by default beside the gallery."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, max=64, help="Processes.")] = 1,
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME|PATH", help="The model of a gallery that has none yet.")
+    ] = DEFAULT_MODEL,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, max=64, help="Processes, which share the cores.")
+    ] = 1,
+    root_path: Annotated[
+        str, typer.Option("--root-path", metavar="PATH", help="Where a proxy shows the service, such as /faces.")
+    ] = "",
+    host_name: Annotated[
+        list[str] | None,
+        typer.Option("--host-name", metavar="NAME", help="A name by which clients call the service; may be repeated."),
+    ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--proxy", metavar="ADDRESS", help="A proxy whose X-Forwarded headers are believed; may be repeated."
+        ),
+    ] = None,
+    min_size: MinSize = DEFAULT_MIN_SIZE,
+    no_crops: Annotated[bool, typer.Option("--no-crops", help="Keep no pictures of enrolled faces.")] = False,
+    unknowns_days: Annotated[
+        float,
+        typer.Option(
+            "--unknowns-days",
+            metavar="DAYS",
+            min=0,
+            max=36_500,
+            help="Keep faces nobody could name for so long; 0 keeps none.",
+        ),
+    ] = 30.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate", metavar="N", min=0.001, help="Requests a second of one key on average.", show_default="any"
+        ),
+    ] = None,
+    burst: Annotated[
+        int, typer.Option("--burst", metavar="N", min=1, help="Requests of one key at once, with --rate.")
+    ] = 100,
+    max_body: Annotated[
+        int, typer.Option("--max-body", metavar="MB", min=1, max=1024, help="Megabytes of one request.")
+    ] = 32,
+    max_photos: Annotated[
+        int, typer.Option("--max-photos", metavar="N", min=1, max=1000, help="Photos of one request.")
+    ] = 100,
+    queue: Annotated[
+        int, typer.Option("--queue", metavar="N", min=1, max=10_000, help="Photos that may wait for the networks.")
+    ] = 64,
+    request_seconds: Annotated[
+        float, typer.Option("--request-seconds", metavar="S", min=1, max=3600, help="Seconds that a request may take.")
+    ] = 60.0,
+    allow_private_webhooks: Annotated[
+        bool, typer.Option("--allow-private-webhooks", help="Let webhooks call addresses of the local network.")
+    ] = False,
+    mqtt: Annotated[
+        str, typer.Option("--mqtt", metavar="URL", help="Publish events at mqtt://user@host/topic (extra mqtt).")
+    ] = "",
+    log_level: Annotated[LogLevel, typer.Option("--log-level", help="What is written to stderr.")] = LogLevel.info,
 ) -> None:
-    """Serve the API and the page until Ctrl+C or SIGTERM."""
+    """Serve the API and the page until Ctrl+C or SIGTERM.
+
+    It prints its address when it serves. Photos of up to 50 megapixels are taken; `facespace --max-pixels N serve` moves that.
+    """
     if context.invoked_subcommand is not None:
         serve_keys.check_options_before(context)
         return
     check_extra()
+    from facespace.io.image import pixel_limit
     from facespace.server.running import run
-    from facespace.server.settings import Settings
+    from facespace.server.settings import MAX_SERVED_PIXELS, Settings
 
-    run(Settings(gallery=gallery, state=state or "", host=host, port=port, page=not no_page, workers=workers))
+    run(
+        Settings(
+            gallery=gallery, state=state or "", model=model, host=host, port=port, page=not no_page, workers=workers,
+            root_path=root_path, hosts=tuple(host_name or ()), forwarded_from=tuple(proxy or ()), min_size=min_size,
+            keep_crops=not no_crops, unknowns_days=unknowns_days or None, rate_per_second=rate, burst=burst,
+            max_body=max_body * _MEGABYTE, max_photos=max_photos, max_pixels=pixel_limit(MAX_SERVED_PIXELS), queue=queue,
+            request_seconds=request_seconds, allow_private_webhooks=allow_private_webhooks, mqtt=mqtt,
+            log_level=log_level.value,
+        )
+    )  # fmt: skip
 
 
 def check_extra() -> None:
-    """A usage error where the packages of the extra `serve` are missing."""
-    missing = [name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None]
+    """`ValueError` where packages of the extra `serve` are missing."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"serving needs the extra serve ({', '.join(missing)} missing): pip install 'facespace[serve]'"

@@ -109,6 +109,7 @@ class Person:
     added: str
     external_id: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    templates: str = ""
     etag: str = ""
     cover: str | None = None
 
@@ -127,13 +128,22 @@ class StoredPhoto:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """What is worth looking at in a photo that was enrolled: a stable `code`, and `detail` in words."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddedPhoto:
-    """A photo that was enrolled: the `index` of it among those sent, and what was noticed about it."""
+    """A photo that was enrolled: the `index` of it among those sent, its id, the face's box, and what was noticed."""
 
     index: int
-    photo: str
+    id: str
+    box: Box
     quality: float | None = None
-    warnings: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +262,7 @@ def read_named_face(fields: Fields) -> NamedFace:
 
 
 def _face(fields: Fields, kind: type[F], **more: Any) -> F:
-    x1, y1, x2, y2 = fields.numbers("box", 4)
-    box: Box = (x1, y1, x2, y2)
+    box = _box(fields)
     landmarks: tuple[Point, ...] = fields.points("landmarks")
     try:
         return kind(box, fields.number("score"), landmarks, quality=fields.number("quality", None), **more)
@@ -261,31 +270,39 @@ def _face(fields: Fields, kind: type[F], **more: Any) -> F:
         raise fields.refuse(str(error)) from None
 
 
-def read_named_faces(fields: Fields) -> NamedFaces:
-    """The named faces of one photo."""
-    image = fields.inner("image")
+def _box(fields: Fields) -> Box:
+    x1, y1, x2, y2 = fields.numbers("box", 4)
+    return x1, y1, x2, y2
+
+
+def read_named_faces(fields: Fields, gallery: Fields | None = None) -> NamedFaces:
+    """The named faces of one photo; `gallery` is where an answer about several photos says whom they were compared with."""
+    image, gallery = fields.inner("image"), gallery or fields
     return NamedFaces(
         tuple(read_named_face(face) for face in fields.each("faces")),
-        image.whole("width"), image.whole("height"), image.whole("turned", 0), fields.text("model", ""),
-        n_people=fields.whole("n_people"), strangers_named=fields.number("strangers_named", None),
+        image.whole("width"), image.whole("height"), image.whole("turned", 0), gallery.text("model", ""),
+        n_people=gallery.whole("n_people"), strangers_named=gallery.number("strangers_named", None),
     )  # fmt: skip
 
 
-def read_verdict(fields: Fields) -> Verdict:
+def read_verdict(fields: Fields, rate: float | None = None) -> Verdict:
     """What two faces are; `ServiceError` where `same` does not follow from the numbers."""
     similarity, threshold, same = fields.number("similarity"), fields.number("threshold"), fields.truth("same")
-    if same and similarity < threshold:
-        raise fields.refuse(f"the same person with a similarity below the threshold {threshold:g}")
-    qualities = [face.number("quality", None) for face in fields.each("faces", ())]
-    known = tuple(quality for quality in qualities if quality is not None)
-    return Verdict(similarity, threshold, same, fields.number("false_match_rate", None), known)
+    if same != (similarity >= threshold):
+        what = "the same person" if same else "different people"
+        raise fields.refuse(f"{what} with a similarity of {similarity:g} and a threshold of {threshold:g}")
+    face = fields.inner_or_none("face")
+    faces = [face] if face is not None else list(fields.each("faces", ()))
+    qualities = tuple(quality for one in faces if (quality := one.number("quality", None)) is not None)
+    return Verdict(similarity, threshold, same, fields.number("false_match_rate", rate), qualities)
 
 
 def read_person(fields: Fields) -> Person:
     """An enrolled person."""
     return Person(
         fields.text("id"), fields.text("name"), fields.whole("n_photos"), fields.text("added", ""),
-        fields.text("external_id", ""), fields.mapping("metadata", {}), fields.text("etag", ""), fields.text("cover", None),
+        fields.text("external_id", ""), fields.mapping("metadata", {}), fields.text("templates", ""),
+        fields.text("etag", ""), fields.text("cover", None),
     )  # fmt: skip
 
 
@@ -301,9 +318,12 @@ def read_enrolment(fields: Fields) -> Enrolment:
     """What became of photos."""
     person = fields.inner_or_none("person")
     added = tuple(
-        AddedPhoto(one.whole("index"), one.text("photo_id"), one.number("quality", None), one.texts("warnings", ()))
+        AddedPhoto(
+            one.whole("index"), one.text("photo_id"), _box(one), one.number("quality", None),
+            tuple(Remark(remark.text("code"), remark.text("detail", "")) for remark in one.each("warnings", ())),
+        )
         for one in fields.each("added")
-    )
+    )  # fmt: skip
     rejected = tuple(
         RejectedPhoto(one.whole("index"), one.text("code"), one.text("detail", "")) for one in fields.each("rejected")
     )
@@ -322,7 +342,7 @@ def read_change(fields: Fields) -> Change:
 def read_log_entry(fields: Fields) -> LogEntry:
     """A line of the log."""
     return LogEntry(
-        fields.whole("id"), fields.text("at"), fields.text("actor", ""), fields.text("kind"), fields.text("text", ""),
+        fields.whole("number"), fields.text("at"), fields.text("actor", ""), fields.text("kind"), fields.text("text", ""),
         fields.truth("undone", False),
     )  # fmt: skip
 

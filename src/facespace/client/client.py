@@ -44,7 +44,7 @@ from facespace.errors import UnknownPerson
 from facespace.faces.face import Face
 from facespace.io.files import atomic_path
 from facespace.io.image import Source
-from facespace.io.text import clean_name
+from facespace.io.text import clean_name, one_line
 
 MAX_CROP = 2**24  # bytes of the picture of one face
 _PAGE = 200  # people or faces that are read at once
@@ -152,7 +152,7 @@ class Client:
                 raise one.refuse(f"its index is not {number}")
             problem = one.inner_or_none("error")
             if problem is None:
-                found.append(read_named_faces(one))
+                found.append(read_named_faces(one, answer))
             else:
                 found.append(
                     NamedFaces((), 0, 0, code=problem.text("code"), error=problem.text("detail", "") or "refused")
@@ -161,23 +161,31 @@ class Client:
             raise answer.refuse(f"{len(found)} photos answered of {len(pictures)}")
         return found
 
-    def verify(self, a: Source, b: Source | None = None, *, person: Person | str | None = None) -> Verdict:
-        """Whether two photos show one person, or whether a photo shows a `person` who is enrolled."""
+    def verify(
+        self, a: Source, b: Source | None = None, *, person: Person | str | None = None, rate: float | None = None
+    ) -> Verdict:
+        """Whether two photos show one person, or whether a photo shows a `person` who is enrolled; largest faces count.
+
+        `rate` is the share of pairs of different people that may be called the same.
+        """
         if (b is None) == (person is None):
             raise TypeError("verify takes two photos, or a photo and a person")
         photos = [("photo", picture_of(photo)) for photo in (a, b) if photo is not None]
         texts = [] if person is None else [("person", _id(person))]
-        return read_verdict(self._transport.fields(self._form("/v1/verify", texts, photos, repeatable=True)))
+        call = self._form("/v1/verify", texts, photos, query={"rate": rate}, repeatable=True)
+        return read_verdict(self._transport.fields(call))
 
-    def verify_many(self, photo: Source, others: Sequence[Source]) -> list[Verdict]:
+    def verify_many(self, photo: Source, others: Sequence[Source], *, rate: float | None = None) -> list[Verdict]:
         """Compare a photo with each of several others; one that cannot be used has its `error`."""
         photos = [("photo", picture_of(photo)), *(("other", picture_of(other)) for other in others)]
-        answer = self._transport.fields(self._form("/v1/verify", [], photos, repeatable=True))
+        call = self._form("/v1/verify", [], photos, query={"rate": rate}, repeatable=True)
+        answer = self._transport.fields(call)
+        rate_used = answer.number("false_match_rate", None)
         found: list[Verdict] = []
         for one in answer.each("photos"):
             problem = one.inner_or_none("error")
             if problem is None:
-                found.append(read_verdict(one))
+                found.append(read_verdict(one, rate_used))
             else:
                 found.append(
                     Verdict(None, None, False, code=problem.text("code"), error=problem.text("detail", "") or "refused")
@@ -196,12 +204,14 @@ class Client:
         external_id: str | None = None,
         metadata: dict[str, Any] | None = None,
         largest: bool = False,
+        accept: Sequence[str] = (),
         idempotency_key: str | None = None,
     ) -> Enrolment:
         """Add photos of a person, who may be new, and say what became of each.
 
-        `external_id` is what another system calls the person, `metadata` a small JSON object to keep. With `largest` the
-        largest of several faces is taken. Photos that are not taken are among the `rejected`, each with its code; the
+        `external_id` is what another system calls the person, `metadata` a small JSON object to keep with each photo. With
+        `largest` the largest of several faces is taken. `accept` are codes for which photos are not rejected,
+        `poor_quality` or `other_person`: they become remarks. Photos that are not taken are among the `rejected`, each with its code; the
         others are enrolled nevertheless. A request that is repeated with one `idempotency_key` enrols once; by default
         each call has its own.
         """
@@ -209,13 +219,20 @@ class Client:
         if not sources:
             raise ValueError("enroll needs at least one photo")
         form = enrolment_form(name, sources, external_id=external_id, metadata=metadata)
-        return self.send_enrolment(form, largest=largest, idempotency_key=idempotency_key)
+        return self.send_enrolment(form, largest=largest, accept=accept, idempotency_key=idempotency_key)
 
-    def send_enrolment(self, form: Form, *, largest: bool = False, idempotency_key: str | None = None) -> Enrolment:
+    def send_enrolment(
+        self,
+        form: Form,
+        *,
+        largest: bool = False,
+        try_rotations: bool = False,
+        accept: Sequence[str] = (),
+        idempotency_key: str | None = None,
+    ) -> Enrolment:
         """`enroll` with a form that `enrolment_form` made."""
-        call = self._form(
-            "/v1/enroll", form.texts, form.photos, query={"largest": largest or None}, key=idempotency_key
-        )
+        query = {"largest": largest or None, "try_rotations": try_rotations or None, "accept": list(accept) or None}
+        call = self._form("/v1/enroll", form.texts, form.photos, query=query, key=idempotency_key)
         enrolment = read_enrolment(self._transport.fields(call))
         told = sorted([one.index for one in enrolment.added] + [one.index for one in enrolment.rejected])
         if told != list(range(len(form.photos))):
@@ -242,7 +259,8 @@ class Client:
 
     def photos(self, person: Person | str) -> list[StoredPhoto]:
         """The photos of a person, in the order they were enrolled."""
-        return [read_photo(one) for one in self._get(f"/v1/people/{_segment(_id(person))}").each("photos")]
+        path = f"/v1/people/{_segment(_id(person))}/photos"
+        return [read_photo(one) for one in self._pages(path, "photos", {})]
 
     def crop(self, person: Person | str, photo: StoredPhoto | str) -> bytes:
         """The picture of a person's face in one photo, as a PNG file; where the service keeps them."""
@@ -267,7 +285,11 @@ class Client:
 
     def merge(self, into: Person | str, others: Sequence[Person | str]) -> Change:
         """Give all photos of `others` to one person."""
-        return self._change(into, "merge", {"others": [_id(other) for other in others]})
+        body: dict[str, Any] = {"others": [_id(other) for other in others]}
+        etags = [other.etag for other in others if isinstance(other, Person) and other.etag]
+        if len(etags) == len(others):
+            body["etags"] = etags
+        return self._change(into, "merge", body)
 
     def split(self, person: Person | str, photos: Sequence[StoredPhoto | str], to: str) -> Change:
         """Give some photos of a person to another one, called `to`, who may be new."""
@@ -281,21 +303,22 @@ class Client:
     def remove(self, person: Person | str) -> Change:
         """Remove a person, until it is undone or erased."""
         path = f"/v1/people/{_segment(_id(person))}"
-        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=self._if_match(person))))
+        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=_if_match(person))))
 
     def remove_photo(self, person: Person | str, photo: StoredPhoto | str) -> Change:
         """Remove one photo, and the person with the last of them."""
         path = f"/v1/people/{_segment(_id(person))}/photos/{_segment(_id(photo))}"
-        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=self._if_match(person))))
+        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=_if_match(person))))
 
-    def erase(self, person: Person | str) -> None:
-        """Erase a person for good, from the service's disk too; it cannot be undone."""
+    def erase(self, person: Person | str) -> int:
+        """Erase a person for good, from the service's disk too, and say how many photos that were; nothing undoes it."""
         path = f"/v1/people/{_segment(_id(person))}/erase"
-        self._transport.nothing(self._post(path, {}, headers=self._if_match(person)))
+        fields = self._transport.fields(self._post(path, {}, headers=_if_match(person)))
+        return int(fields.whole("erased"))
 
     def log(self, limit: int = 20) -> list[LogEntry]:
         """The last changes, the latest first."""
-        return [read_log_entry(one) for one in self._get("/v1/log", limit=limit).each("log")]
+        return [read_log_entry(one) for one in self._get("/v1/log", limit=limit).each("changes")]
 
     def undo(self, number: int | None = None) -> LogEntry:
         """Take back the last change, or the one of that number in the log."""
@@ -386,17 +409,12 @@ class Client:
 
     def _change(self, person: Person | str, what: str, body: dict[str, Any]) -> Change:
         path = f"/v1/people/{_segment(_id(person))}/{what}"
-        return read_change(self._transport.fields(self._post(path, body, headers=self._if_match(person))))
+        return read_change(self._transport.fields(self._post(path, body, headers=_if_match(person))))
 
     def _edit(self, person: Person | str, changes: dict[str, Any]) -> Person:
         path = f"/v1/people/{_segment(_id(person))}"
-        call = Call("PATCH", path, self._query(), headers=self._if_match(person), json=changes)
+        call = Call("PATCH", path, self._query(), headers=_if_match(person), json=changes)
         return read_person(self._transport.fields(call))
-
-    def _if_match(self, person: Person | str) -> dict[str, str]:
-        """The state of a person that a change is meant for: the one of the `Person`, or of an id the one of now."""
-        known = person if isinstance(person, Person) and person.etag else self.person(person)
-        return {"If-Match": known.etag} if known.etag else {}
 
     def _pages(self, path: str, name: str, query: dict[str, Any]) -> Iterator[Fields]:
         cursor: str | None = None
@@ -430,6 +448,12 @@ def _faces(fields: Fields, faces: tuple[Any, ...]) -> Faces[Any]:
     return Faces(faces, image.whole("width"), image.whole("height"), image.whole("turned", 0), fields.text("model", ""))
 
 
+def _if_match(person: Person | str) -> dict[str, str]:
+    """The state of a person that a change is meant for: that of a `Person`, or of an id any."""
+    etag = person.etag if isinstance(person, Person) else ""
+    return {"If-Match": f'"{etag}"' if etag else "*"}
+
+
 def _id(one: Any) -> str:
     """The id of something that has one, or that is one."""
     known = getattr(one, "id", one)
@@ -439,7 +463,11 @@ def _id(one: Any) -> str:
 
 
 def _segment(text: str) -> str:
-    """Text as one segment of a path: no id and no name leads to another address."""
-    if text in ("", ".", ".."):
-        raise ValueError(f"{text!r} cannot be an id")
+    """Text as one segment of a path; `ValueError` for what could lead to another address, as servers decode `%2F`.
+
+    >>> _segment("zoë?")
+    'zo%C3%AB%3F'
+    """
+    if text in (".", "..") or "/" in text or "\\" in text or not text.isprintable():
+        raise ValueError(f"{one_line(text)[:60]!r} cannot be an id or a collection")
     return quote(text, safe="")

@@ -233,7 +233,7 @@ class Transport:
                 code="unexpected_answer",
             )
         end, n_bytes = time.monotonic() + seconds, 0
-        for part in response.iter_raw(2**16):
+        for part in response.iter_raw():
             n_bytes += len(part)
             if n_bytes > most:
                 raise ServiceError(
@@ -324,7 +324,9 @@ def _retry_after(text: str) -> float | None:
     return max(0.0, moment - time.time())
 
 
-def _query_value(value: Any) -> str:
+def _query_value(value: Any) -> str | list[str]:
+    if isinstance(value, list):
+        return [str(one) for one in value]
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

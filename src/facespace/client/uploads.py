@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from facespace.errors import ImageError, ServiceError
 from facespace.io.prefetch import map_ahead
 
 PARALLEL = 4  # requests at once; a service works on what it gets in batches
-_OF_ONE_PHOTO = (400, 413, 415, 422)  # statuses that say something of the photo, not of the service
+_OF_ONE_PHOTO = (400, 409, 413, 415, 422)  # statuses that say something of the photo, not of the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Sent:
     path: str
     code: str
     detail: str = ""
-    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_refused(self) -> bool:
@@ -43,13 +43,15 @@ def upload(
     external_id: str | None = None,
     metadata: dict[str, Any] | None = None,
     largest: bool = False,
+    try_rotations: bool = False,
+    accept: Sequence[str] = (),
 ) -> Iterator[Sent]:
     """Enrol (name, path) after (name, path), some at once; yields what became of each, in order.
 
     A photo that the `journal` knows as enrolled is not sent. Each other one is sent with an `Idempotency-Key` made of
     the service's URL, the collection, the name and the photo itself: the service enrols it once, however often it is
     sent. A photo that was refused by an earlier run is tried again. `ServiceError` where the service cannot be used at
-    all; what was sent until then is in the journal.
+    all; what was sent until then is in the journal. The other options are those of `Client.enroll`.
     """
     if not 1 <= parallel <= 64:
         raise ValueError(f"parallel must be from 1 to 64, got {parallel}")
@@ -62,7 +64,7 @@ def upload(
             form = enrolment_form(name, [path], external_id=external_id, metadata=metadata)
         except ImageError as error:
             return Sent(name, path, "unreadable_image", error.reason)
-        photo = _hash(client.url, client.collection, largest, form.digest())
+        photo = _hash(client.url, client.collection, largest, try_rotations, sorted(accept), form.digest())
         if journal.is_enrolled(photo):
             return Sent(name, path, "sent_before")
         with lock:
@@ -72,14 +74,16 @@ def upload(
         n_refused = journal.n_refused(photo)  # an answer is repeated to the same key, so a new try needs a new one
         key = photo if not n_refused else _hash(photo, n_refused)
         try:
-            enrolment = client.send_enrolment(form, largest=largest, idempotency_key=key)
+            enrolment = client.send_enrolment(
+                form, largest=largest, try_rotations=try_rotations, accept=accept, idempotency_key=key
+            )
         except ServiceError as error:
             if error.status not in _OF_ONE_PHOTO:
                 raise
             result = Sent(name, path, error.code or "refused", str(error).removeprefix(f"{client.url}: "))
         else:
             if enrolment.added:
-                result = Sent(name, path, "added", warnings=enrolment.added[0].warnings)
+                result = Sent(name, path, "added", remarks=tuple(one.detail for one in enrolment.added[0].remarks))
             else:
                 result = Sent(name, path, enrolment.rejected[0].code, enrolment.rejected[0].detail)
         journal.note(photo, result.code)

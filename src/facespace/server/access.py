@@ -8,8 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Depends, Request
 from fastapi.security.utils import get_authorization_scheme_param
 
 from facespace.identification.stores.actors import act_as, user_name
@@ -21,8 +20,6 @@ from facespace.server.service import Service, service_of
 # or all of the service, which only keys for all collections may.
 Scope = Literal["named", "callers", "all"]
 DEFAULT_COLLECTION = "default"
-_BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="`Authorization: Bearer fsk_…`")
-_HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key header", description="`X-API-Key: fsk_…`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +70,8 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
         raise ValueError(f"a route must need one or more of the roles {', '.join(ROLES)}, got {roles!r}")
     needs = Needs(roles, scope)
 
-    async def caller_of(
-        request: Request,
-        bearer: Annotated[object, Security(_BEARER)],  # for the OpenAPI page; the headers are read below
-        header: Annotated[object, Security(_HEADER)],
-    ) -> Caller:
-        del bearer, header
-        caller = _counted(request)
+    async def caller_of(request: Request) -> Caller:
+        caller = getattr(request.state, "caller", None) or counted_caller(request)
         request.state.caller = caller
         request.state.needs = needs
         act_as(caller.actor)
@@ -150,6 +142,17 @@ def authenticate(request: Request) -> Caller:
     return Caller(None, "", "admin", None)
 
 
+def counted_caller(request: Request) -> Caller:
+    """The caller; requests with a wrong key or none count for their address."""
+    try:
+        caller = authenticate(request)
+    except Problem:
+        take_rate(request, None)
+        raise
+    take_rate(request, caller)
+    return caller
+
+
 def take_rate(request: Request, caller: Caller | None) -> None:
     """Count a request of a key, or of an address where there is none; `Problem` 429 where there were too many."""
     rates = service_of(request).rates
@@ -203,17 +206,6 @@ def address_of(request: Request) -> str:
     except ValueError:
         return host
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
-
-
-def _counted(request: Request) -> Caller:
-    """The caller; requests with a wrong key or none count for their address."""
-    try:
-        caller = authenticate(request)
-    except Problem:
-        take_rate(request, None)
-        raise
-    take_rate(request, caller)
-    return caller
 
 
 def _unauthorized(detail: str) -> Problem:

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 
 from facespace.identification.gallery import Gallery
 from facespace.identification.stores.actors import acting_as
-from facespace.server.access import Caller
+from facespace.server.access import Caller, allowed
 from facespace.server.galleries import is_hidden
 from facespace.server.problems import Problem
 from facespace.server.service import Service
 
 CollectionName = Annotated[str, Query(max_length=100, description="The collection of people.")]
+# Who may call a route, by the role that the key must have.
+Reader = Annotated[Caller, Depends(allowed("read"))]
+Enroller = Annotated[Caller, Depends(allowed("enroll"))]
+Admin = Annotated[Caller, Depends(allowed("admin"))]
+AdminOfAll = Annotated[Caller, Depends(allowed("admin", scope="all"))]
+AnyReader = Annotated[Caller, Depends(allowed("identify", "read"))]
+AnyOfCollections = Annotated[Caller, Depends(allowed("identify", "read", scope="callers"))]
+
 R = TypeVar("R")
 
 
@@ -27,7 +35,8 @@ def check_visible(collection: str) -> None:
 async def collection_of(service: Service, collection: str) -> Gallery:
     """The collection, open; `Problem` 404 where there is none."""
     check_visible(collection)
-    return service.galleries.opened(collection) or await service.engine.run(service.galleries.get, collection)
+    found = service.galleries.opened(collection)
+    return found if found is not None else await service.engine.run(service.galleries.get, collection)
 
 
 async def acting(service: Service, caller: Caller, function: Callable[..., R], *args: object, **options: object) -> R:

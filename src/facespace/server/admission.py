@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,8 @@ from facespace.server.settings import Settings
 
 MAX_HELD_BODIES = 2**28  # bytes of all bodies that are in memory, of those below the limit of one
 MAX_DRAINED = 2**22  # bytes that are still read of a body that was refused, so that the client sees the answer
+MAX_IMPORT = 4 * 2**30  # bytes of a gallery's file that is imported; it goes to the disk as it comes
+_FILE = re.compile(r"/v1/collections/[^/]+/(import|export)")  # of any size, so they may take their time
 _DRAIN_SECONDS = 1.0
 _AT_HAND = 2**16  # bytes; so small a body has come with its headers
 _AT_HAND_SECONDS = 0.02
@@ -64,8 +68,10 @@ class Admission:
             raise Problem(503, "shutting_down", "the service is not serving", headers={"Retry-After": "5"})
         if not passage.has_body:
             return
-        if passage.n_expected > self._settings.max_body:
-            raise too_large(self._settings.max_body)
+        if passage.n_expected > passage.max_body:
+            raise too_large(passage.max_body)
+        if passage.is_file:
+            return
         if passage.content_type.startswith(_PHOTO_TYPES):
             service.engine.room(1)
         self.hold(passage.n_expected)
@@ -89,6 +95,9 @@ class _Passage:
         self.n_expected = int(length) if length.isdigit() and len(length) < 20 else 0
         self.has_body = self.n_expected > 0 or b"transfer-encoding" in headers
         self.n_held = self._n_read = 0
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.is_file = _FILE.fullmatch(path) is not None
+        self.max_body = MAX_IMPORT if self.is_file else settings.max_body
         self._is_read = not self.has_body
         self._is_started = self._is_ended = False
         self._loop = asyncio.get_running_loop()
@@ -142,9 +151,9 @@ class _Passage:
             return message
         self._n_read += len(message.get("body", b""))
         self._is_read = not message.get("more_body", False)
-        if self._n_read > self._settings.max_body:
-            raise too_large(self._settings.max_body)
-        if (more := self._n_read - self.n_held) > 0:
+        if self._n_read > self.max_body:
+            raise too_large(self.max_body)
+        if not self.is_file and (more := self._n_read - self.n_held) > 0:
             self._admission.hold(more)
             self.n_held += more
         if not self._is_started:
@@ -184,10 +193,10 @@ class _Passage:
         """Set the time by which the next part of the body, or the whole answer, must be there."""
         if self._timer is not None:
             self._timer.cancel()
-        due = self._begun + self._settings.request_seconds
+        due = math.inf if self.is_file else self._begun + self._settings.request_seconds
         if not self._is_read:
             due = min(due, self._loop.time() + self._settings.header_seconds)
-        self._timer = self._loop.call_at(due, self._fire)
+        self._timer = self._loop.call_at(due, self._fire) if math.isfinite(due) else None
 
     def _fire(self) -> None:
         self._timer = None

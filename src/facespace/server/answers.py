@@ -12,8 +12,8 @@ from facespace.server.state import State
 
 KEPT_SECONDS = 24 * 3600.0
 LEASE_SECONDS = 15.0
-MAX_ANSWER = 2**20  # bytes of an answer that is kept; of a larger one only that it was given
-MAX_ANSWERS = 10_000  # that are kept, the latest ones
+MAX_ANSWER = 2**17  # bytes of an answer that is kept; of a larger one only that it was given
+MAX_ANSWERS = 1_000  # of one API key that are kept, the latest ones
 GONE = 0  # the status of an answer that was given and is not kept
 
 
@@ -36,7 +36,8 @@ class Answers:
             "CREATE TABLE IF NOT EXISTS answer (caller TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL,"
             " collection TEXT NOT NULL, at REAL NOT NULL, owner TEXT, lease REAL, status INTEGER, headers TEXT, body BLOB,"
             " PRIMARY KEY (caller, key));"
-            "CREATE INDEX IF NOT EXISTS answer_at ON answer (at)"
+            "CREATE INDEX IF NOT EXISTS answer_at ON answer (at);"
+            "CREATE INDEX IF NOT EXISTS answer_of ON answer (caller, at)"
         )
 
     def begin(self, caller: str, key: str, request: str, collection: str, owner: str) -> Answer | None:
@@ -65,8 +66,9 @@ class Answers:
                 (caller, key, request, collection, now, owner, now + self.lease_seconds),
             )
             connection.execute(
-                "DELETE FROM answer WHERE at < (SELECT at FROM answer ORDER BY at DESC LIMIT 1 OFFSET ?)",
-                (MAX_ANSWERS,),
+                "DELETE FROM answer WHERE caller = ? AND at <="
+                " (SELECT at FROM answer WHERE caller = ? ORDER BY at DESC LIMIT 1 OFFSET ?)",
+                (caller, caller, MAX_ANSWERS),
             )
         return None
 

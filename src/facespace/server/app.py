@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
 from facespace._version import __version__
+from facespace.errors import FacespaceError
 from facespace.server import logs, openapi
 from facespace.server.admission import Admission
-from facespace.server.metrics import Metrics
-from facespace.server.orphans import end_with_parent
 from facespace.server.audit_trail import AuditTrail
 from facespace.server.cross_site import CrossSite
 from facespace.server.idempotency import Erasure, Idempotency
+from facespace.server.key_check import KeyCheck
+from facespace.server.metrics import Metrics
+from facespace.server.orphans import end_with_parent
 from facespace.server.problems import add_problem_handlers
-from facespace.server.routes import events, faces, health, keys, settings as settings_routes, webhooks
+from facespace.server.routes import (
+    collections,
+    events,
+    faces,
+    health,
+    keys,
+    log,
+    people,
+    photos,
+    settings as settings_routes,
+    unknowns,
+    webhooks,
+)
 from facespace.server.service import Service
 from facespace.server.settings import Settings
 from facespace.server.stopping import calling_at_stop
 from facespace.server.tracing import Tracing
 
 ROUTERS = (
+    collections.router,
     events.router,
     faces.router,
     health.router,
+    log.router,
+    people.router,
+    photos.router,
+    unknowns.router,
     openapi.router,
     keys.router,
     settings_routes.router,
@@ -41,7 +61,11 @@ def create_app(settings: Settings) -> FastAPI:
         service = Service(settings)
         end_with_parent()
         try:
-            await service.engine.run(service.start)
+            try:
+                await service.engine.run(service.start)
+            except FacespaceError as error:
+                logs.log("the service cannot start", level=logging.ERROR, reason=str(error))
+                raise
             app.state.service = service
             with calling_at_stop(service.begin_closing):
                 yield
@@ -75,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AuditTrail)
     app.add_middleware(Erasure)
     app.add_middleware(Idempotency)
+    app.add_middleware(KeyCheck)
     app.add_middleware(CrossSite, settings=settings)
     app.add_middleware(Admission, settings=settings, service=service)
     app.add_middleware(Tracing, metrics=metrics)

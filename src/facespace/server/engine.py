@@ -7,8 +7,10 @@ are decoded by then. Nothing waits for more photos to come, so a single client l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -140,7 +142,7 @@ class _Networks:
             found = self._found(images, jobs[0].options)
         except Exception:  # one of them is the cause: the others shall not fail with it
             if len(jobs) == 1:
-                raise_in(jobs[0])
+                _fail(jobs[0])
                 return
             for job in jobs:
                 self._compute([job])
@@ -162,10 +164,8 @@ class _Networks:
         )  # fmt: skip
 
 
-def raise_in(job: _Job) -> None:
+def _fail(job: _Job) -> None:
     """Give a job's future the exception that is being handled."""
-    import sys
-
     error = sys.exc_info()[1]
     assert error is not None
 
@@ -173,7 +173,8 @@ def raise_in(job: _Job) -> None:
         if not job.future.done():
             job.future.set_exception(error)
 
-    job.loop.call_soon_threadsafe(fail)
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+        job.loop.call_soon_threadsafe(fail)
 
 
 class Engine:
@@ -284,7 +285,7 @@ class Engine:
         except ImageError as error:
             job.photo.error = error.reason
         except Exception:
-            raise_in(job)
+            _fail(job)
             self._room.leave([job])
             return
         job.data = b""
@@ -300,7 +301,8 @@ class Engine:
         for job in jobs:
             by_loop.setdefault(job.loop, []).append(job)
         for loop, of_loop in by_loop.items():
-            loop.call_soon_threadsafe(self._deliver, of_loop)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(self._deliver, of_loop)
 
     def _deliver(self, jobs: list[_Job]) -> None:
         n_searched = sum(job.photo.error is None for job in jobs)

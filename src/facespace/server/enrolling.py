@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.embedding.vectors import Embeddings
 from facespace.faces.alignment import align
@@ -40,11 +40,11 @@ RejectedCode = Literal[
 ]
 Accepted = Literal["poor_quality", "other_person"]
 
-EXAMPLE_ADDED = {
+EXAMPLE_ADDED: dict[str, Any] = {
     "index": 0, "filename": "a.jpg", "photo_id": "7", "quality": 0.81, "box": [31.5, 40.2, 118.9, 155.0], "warnings": [],
 }  # fmt: skip
-EXAMPLE_REJECTED = {"index": 1, "filename": "b.jpg", "code": "no_face", "detail": "no face found"}
-EXAMPLE_ENROLMENT = {"person": EXAMPLE_PERSON, "added": [EXAMPLE_ADDED], "rejected": [EXAMPLE_REJECTED]}
+EXAMPLE_REJECTED: dict[str, Any] = {"index": 1, "filename": "b.jpg", "code": "no_face", "detail": "no face found"}
+EXAMPLE_ENROLMENT: dict[str, Any] = {"person": EXAMPLE_PERSON, "added": [EXAMPLE_ADDED], "rejected": [EXAMPLE_REJECTED]}
 
 
 class Warned(BaseModel):
@@ -59,7 +59,7 @@ class Warned(BaseModel):
 class Added(BaseModel):
     """A photo that was added; `index` counts the photos of the request from 0."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_ADDED]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_ADDED]})
 
     index: int
     filename: str
@@ -72,7 +72,7 @@ class Added(BaseModel):
 class Rejected(BaseModel):
     """A photo that was not added, and why."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_REJECTED]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REJECTED]})
 
     index: int
     filename: str
@@ -83,7 +83,7 @@ class Rejected(BaseModel):
 class Enrolment(BaseModel):
     """What became of each photo; `person` is null where there is nobody of the name."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_ENROLMENT]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_ENROLMENT]})
 
     person: Person | None
     added: list[Added]
@@ -93,9 +93,9 @@ class Enrolment(BaseModel):
 class CreatedPerson(Person):
     """A person who was made, and what became of each photo."""
 
-    model_config = {
-        "json_schema_extra": {"examples": [{**EXAMPLE_PERSON, "added_photos": [EXAMPLE_ADDED], "rejected": []}]}
-    }
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**EXAMPLE_PERSON, "added_photos": [EXAMPLE_ADDED], "rejected": []}]}
+    )
 
     added_photos: list[Added]
     rejected: list[Rejected]
@@ -192,13 +192,16 @@ async def enroll_form(
     if numbers is not None and photos[0].error is None:
         warned[0].append(await _take_box(service, gallery, photos[0], numbers))
     accepted = set(options.accept or ()) | ({"poor_quality"} if numbers is not None else set())
-    work = _Work(service, gallery, collection, target, accepted, photo_metadata)
-    return await acting(service, caller, work.run, uploads, photos, warned)
+
+    def work() -> Enrolment:
+        return _Work(service, gallery, collection, target, accepted, photo_metadata).run(uploads, photos, warned)
+
+    return await acting(service, caller, work)
 
 
 def model_of(service: Service, gallery: Gallery) -> str:
     """The name of the model that a collection compares with."""
-    return gallery.model_name or service.settings.model
+    return service.galleries.model(gallery.store.collection)
 
 
 class _Work:
@@ -218,7 +221,7 @@ class _Work:
         self._metadata = photo_metadata
         self._enroller = Enroller(
             gallery, any_quality="poor_quality" in accepted, refuse_others="other_person" not in accepted,
-            keep_crops=service.settings.keep_crops,
+            keep_crops=service.choices.of(gallery).keep_crops,
         )  # fmt: skip
 
     def run(
@@ -246,6 +249,7 @@ class _Work:
         listed = store.photos(person.id) if person is not None else []
         ids = {photo.digest: str(photo.id) for photo in listed}
         entry = None if person is None else Person.model_validate(person_entry(store, person, listed))
+        self._service.unknowns.named(self._collection, [one.digest for _, one in added])
         if added and entry is not None:
             data = {"person": {"id": entry.id, "name": entry.name}, "n_added": len(added), "n_photos": entry.n_photos}
             self._service.events.emit("enrolled", self._collection, data)

@@ -21,9 +21,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from facespace.server.access import Caller, authenticate, named_collection, take_rate
+from facespace.server.access import Caller, named_collection
 from facespace.server.answers import GONE, Answer, Answers
-from facespace.server.problems import Problem, problem_response, request_id_of
+from facespace.server.problems import Problem, as_problem, problem_response, request_id_of
 from facespace.server.service import service_of
 from facespace.server.state import StateError
 
@@ -36,7 +36,10 @@ _LEFT_OUT = re.compile(
 
 
 class Idempotency:
-    """The middleware that gives the first answer again. It reads the whole body of a request that has the header."""
+    """The middleware that gives the first answer again. It reads the whole body of a request that has the header.
+
+    `KeyCheck` comes before it and says who calls.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -54,16 +57,13 @@ class Idempotency:
                 raise Problem(
                     422, "invalid", "Idempotency-Key must be given once, with 1 to 200 visible ASCII characters"
                 )
-            try:
-                caller = authenticate(request)
-            except Problem:  # the route itself answers, and counts
-                await self._app(scope, receive, send)
-                return
             body = await _body(request, service_of(request).settings.max_body)
             if body is None:
                 return
-            await self._answer(request, caller, keys[0], body, send)
-        except Problem as problem:
+            await self._answer(request, request.state.caller, keys[0], body, send)
+        except (Problem, StateError) as error:
+            problem = as_problem(error)
+            assert problem is not None
             await problem_response(problem, request_id_of(request))(scope, receive, send)
 
     async def _answer(self, request: Request, caller: Caller, key: str, body: bytes, send: Send) -> None:
@@ -72,13 +72,8 @@ class Idempotency:
         hashed = hashlib.sha256(key.encode()).hexdigest()
         asked = fingerprint(request, body)
         collection = named_collection(request)
-        try:
-            given = await asyncio.to_thread(answers.begin, caller.key_id or "", hashed, asked, collection, owner)
-        except Problem:
-            take_rate(request, caller)
-            raise
+        given = await asyncio.to_thread(answers.begin, caller.key_id or "", hashed, asked, collection, owner)
         if given is not None:
-            take_rate(request, caller)
             if given.status == GONE:
                 raise Problem(409, "conflict", "this request was carried out before; its answer was not kept")
             headers = {**given.headers, "Idempotency-Replayed": "true"}
@@ -88,13 +83,14 @@ class Idempotency:
         try:
             async with _renewed(answers, owner):
                 await self._app(request.scope, _replay(body, request.receive), held.take)
-        except BaseException:
-            await asyncio.shield(asyncio.to_thread(answers.release, owner))
-            raise
-        if 200 <= held.status < 300:
-            await asyncio.to_thread(answers.finish, owner, held.answer())
-        else:
+        except Exception:  # but where the request is cancelled its thread may go on: then the lease has to end
             await asyncio.to_thread(answers.release, owner)
+            raise
+        with contextlib.suppress(StateError):  # the change is made; what cannot be kept is answered all the same
+            if 200 <= held.status < 300:
+                await asyncio.to_thread(answers.finish, owner, held.answer())
+            else:
+                await asyncio.to_thread(answers.release, owner)
         for message in held.messages:
             await send(message)
 
@@ -168,14 +164,15 @@ async def _renewed(answers: Answers, owner: str) -> AsyncIterator[None]:
     async def renew() -> None:
         while True:
             await asyncio.sleep(answers.lease_seconds / 3)
-            await asyncio.to_thread(answers.renew, owner)
+            with contextlib.suppress(StateError):
+                await asyncio.to_thread(answers.renew, owner)
 
     task = asyncio.create_task(renew())
     try:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
+        with contextlib.suppress(asyncio.CancelledError):
             await task
 
 

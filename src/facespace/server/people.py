@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.identification import edits
 from facespace.identification.edits import Seen
@@ -27,11 +28,11 @@ _ID = re.compile("[1-9][0-9]{0,18}")
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 _SHOWN = 40
 
-EXAMPLE_PHOTO = {
+EXAMPLE_PHOTO: dict[str, Any] = {
     "id": "7", "source": "party.jpg", "added": "2026-01-02T03:04:05Z", "quality": 0.81, "metadata": {}, "has_crop": True,
     "actor": "front desk (key 3f9a)",
 }  # fmt: skip
-EXAMPLE_PERSON = {
+EXAMPLE_PERSON: dict[str, Any] = {
     "id": "3", "name": "Ada Lovelace", "external_id": "emp-17", "metadata": {"team": "engines"}, "templates": "",
     "n_photos": 2, "added": "2026-01-02T03:04:05Z", "etag": "5f1c0a9d7be24c31a8e0d9b4", "cover": "7",
 }  # fmt: skip
@@ -42,7 +43,7 @@ R = TypeVar("R")
 class Person(BaseModel):
     """One person who is enrolled."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_PERSON]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_PERSON]})
 
     id: str
     name: str
@@ -58,7 +59,7 @@ class Person(BaseModel):
 class PhotoEntry(BaseModel):
     """One photo of a person."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_PHOTO]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_PHOTO]})
 
     id: str
     source: str = Field(description="Where the photo came from, such as the name of its file.")
@@ -72,7 +73,7 @@ class PhotoEntry(BaseModel):
 class PersonWithPhotos(Person):
     """One person with the photos."""
 
-    model_config = {"json_schema_extra": {"examples": [{**EXAMPLE_PERSON, "photos": [EXAMPLE_PHOTO]}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_PERSON, "photos": [EXAMPLE_PHOTO]}]})
 
     photos: list[PhotoEntry]
 
@@ -85,7 +86,7 @@ def person_entry(store: Store, person: StoredPerson, photos: list[StoredPhoto] |
     with_crop = [photo for photo in photos if photo.has_crop]
     cover = max(with_crop, key=lambda photo: photo.quality or 0.0, default=None)
     return {
-        "id": str(person.id), "name": state.name, "external_id": state.external_id, "metadata": state.metadata,
+        "id": str(person.id), "name": state.name, "external_id": state.external_id, "metadata": encodable(state.metadata),
         "templates": state.templates, "n_photos": len(photos), "added": person.added,
         "etag": edits.fingerprint(person, photos), "cover": None if cover is None else str(cover.id),
     }  # fmt: skip
@@ -95,9 +96,23 @@ def photo_entry(photo: StoredPhoto) -> dict[str, Any]:
     """A photo as JSON."""
     return {
         "id": str(photo.id), "source": photo.source, "added": photo.added,
-        "quality": None if photo.quality is None else round(photo.quality, 3), "metadata": photo.metadata,
+        "quality": None if photo.quality is None else round(photo.quality, 3), "metadata": encodable(photo.metadata),
         "has_crop": photo.has_crop, "actor": photo.actor,
     }  # fmt: skip
+
+
+def encodable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that UTF-8 can tell: halves of letters, which JSON escapes can hold, become question marks.
+
+    >>> encodable({"a": chr(0xD800), "b": 1})
+    {'a': '?', 'b': 1}
+    """
+    text = json.dumps(metadata, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return dict(json.loads(text.encode("utf-8", "replace")))
+    return metadata
 
 
 def person_with_photos(store: Store, number: int) -> dict[str, Any]:
@@ -136,7 +151,9 @@ def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = 
     given = request.headers.get("if-match")
     if given is None:
         if needed:
-            raise Problem(428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost")
+            raise Problem(
+                428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost"
+            )
         return Seen(number)
     if given.strip() == "*":
         return Seen(number)

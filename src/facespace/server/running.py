@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from facespace.identification.gallery import Gallery
 from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
 from facespace.server import logs
 from facespace.server.connections import Connections
@@ -27,11 +28,12 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl+C.
 
     `OSError` where the address cannot be bound, `StateError` where another service uses the state folder, `ValueError`
-    where a key is needed first.
+    where a key is needed first, `GalleryError` where the gallery cannot be opened.
     """
     with serving(Path(settings.state)):
         if warning := check_exposure(settings):
             print(f"facespace: {warning}", file=sys.stderr, flush=True)
+        Gallery(settings.gallery, create=True).close()  # what is wrong with it is said before anything is started
         listener = bind(settings)
         os.environ[SETTINGS_VARIABLE] = settings.as_json()
         logs.configure(settings.log_level)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import Request
 
@@ -20,24 +20,9 @@ from facespace.server.mqtt import Bridge, Publisher, parsed_broker
 from facespace.server.rates import Rates
 from facespace.server.settings import Settings
 from facespace.server.state import State
+from facespace.server.unknown_clusters import Grouping
+from facespace.server.unknowns import Unknowns
 from facespace.server.webhooks import Webhooks
-
-
-class NoUnknowns:
-    """Takes the place of `Unknowns` where there are none."""
-
-    def ignored(self, collection: str, photo: Any, numbers: list[int]) -> set[int]:
-        """The numbers of those faces of the photo that shall be ignored for good."""
-        del collection, photo, numbers
-        return set()
-
-    def keep(self, collection: str, photo: Any, numbers: list[int], *, source: str = "") -> dict[int, str]:
-        """Keep these faces of an analysed photo; returns the ids of those that are kept, by number."""
-        del collection, photo, numbers, source
-        return {}
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Service:
@@ -64,7 +49,8 @@ class Service:
             self.state, self.events, self.webhooks, allow_private=settings.allow_private_webhooks,
             make_bridge=None if broker is None else lambda: Bridge(self.events, Publisher(broker)),
         )  # fmt: skip
-        self.unknowns: Any = NoUnknowns()
+        self.unknowns = Unknowns(settings, self.galleries, self.choices)
+        self.grouping = Grouping(self.unknowns)
         self.is_closing = False
         self._on_closing: list[Callable[[], None]] = [self.events.end_streams]
 
@@ -75,15 +61,19 @@ class Service:
             self.engine.warm(gallery.model_name or self.settings.model)
 
     def on_closing(self, call: Callable[[], None]) -> None:
-        """Have something called when the service begins to end: at once, within a signal handler, so it must not block."""
+        """Have something called when the service begins to end, in a thread of its own."""
         self._on_closing.append(call)
 
     def begin_closing(self) -> None:
         """Refuse further requests; those that were accepted go on."""
         if not self.is_closing:
             self.is_closing = True
-            for call in self._on_closing:
-                call()
+            # Not here: a signal may come while this very thread holds a lock that they take.
+            threading.Thread(target=self._tell_closing, name="facespace-closing").start()
+
+    def _tell_closing(self) -> None:
+        for call in self._on_closing:
+            call()
 
     def close(self) -> None:
         """Finish what was accepted, and close the stores."""

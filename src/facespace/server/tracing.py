@@ -43,7 +43,7 @@ class Tracing:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message.setdefault("headers", [])
-                headers += security_headers(scope["path"], headers)
+                headers += security_headers(scope["path"].removeprefix(scope.get("root_path", "")), headers)
                 headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 

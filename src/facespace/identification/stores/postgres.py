@@ -215,6 +215,9 @@ class PostgresStore(SqlStore):
             if remark not in self.remarks:
                 self.remarks += (remark,)
 
+    def _forget_collection(self, cursor: Any) -> None:
+        cursor.change("DELETE FROM template WHERE collection = ?", (self._collection_id,))
+
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
         postgres_templates.follow(self, cursor, people)
 

@@ -239,6 +239,12 @@ class Store(Protocol):
         In the log a random name stands for each of them then, with who enrolled and removed them and when.
         """
 
+    def drop(self) -> None:
+        """Erase the collection itself: everybody, removed ones too, settings and log; from the disk too.
+
+        Whoever has it open gets `NoSuchCollection` from then on.
+        """
+
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
         """The k most similar people of each probe (N,D)."""
 

@@ -380,6 +380,11 @@ class QdrantStore:
 
         return log_entries(self._ledger, limit)
 
+    def drop(self) -> None:
+        """Erase the collection itself, with everybody, settings and log."""
+        with self._lock:
+            self._server.remove([self._ledger.photos, self._ledger.records])
+
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
         """Erase removed photos and people for good; returns how many photos there were.
 

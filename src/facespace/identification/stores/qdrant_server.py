@@ -206,6 +206,14 @@ class Server:
 
     # Points
 
+    def remove(self, collections: Sequence[str]) -> None:
+        """Remove collections with all that is in them; who is not there is left out."""
+        there = set(self.collections())
+        with self._errors():
+            for one in collections:
+                if one in there:
+                    self._client.delete_collection(one)
+
     def read(self, collection: str, points: Sequence[str], *, vectors: bool = False, fields: Any = True) -> list[Any]:
         """The points with these ids that are there."""
         found: list[Any] = []

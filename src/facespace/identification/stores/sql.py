@@ -324,6 +324,23 @@ class SqlStore(SqlValues):
             self._touch(cursor, touched)
         return n_photos
 
+    def drop(self) -> None:
+        """Erase the collection itself, with everybody, settings and log."""
+        people = "SELECT id FROM person WHERE collection = ?"
+        own = (self._collection_id,)
+        with self._write() as cursor:
+            self._counts(cursor)
+            cursor.change(f"DELETE FROM crop WHERE face IN (SELECT id FROM face WHERE person IN ({people}))", own)
+            cursor.change(f"DELETE FROM face WHERE person IN ({people})", own)
+            for table in ("person", "setting", "log"):
+                cursor.change(f"DELETE FROM {table} WHERE collection = ?", own)
+            self._forget_collection(cursor)
+            cursor.change("DELETE FROM collection WHERE id = ?", own)
+            cursor.change("UPDATE head SET seq = seq + 1 WHERE id = 1")
+
+    def _forget_collection(self, cursor: Cursor) -> None:
+        """Drop what else the database keeps of the collection, within a change."""
+
     def _log(self, cursor: Cursor, kind: str, text: str, change: str | None) -> int:
         sql = "INSERT INTO log (collection, at, actor, kind, text, change, undone) VALUES (?, ?, ?, ?, ?, ?, 0)"
         sealed = None if change is None else self._sealing.seal_text(change)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.stores import tally
 from facespace.identification.stores.changes import extra_of, state_from_row, state_to_json
-from facespace.identification.stores.protocol import PersonState
+from facespace.identification.stores.protocol import NoSuchCollection, PersonState
 from facespace.identification.stores.sealing import Plain, Sealing
 from facespace.identification.stores.sql_tables import Cursor
 from facespace.io.text import plain_text
@@ -140,12 +140,14 @@ class SqlValues(ABC):
     def _counts(self, cursor: Cursor) -> tuple[int, int]:
         rows = cursor.rows("SELECT n_people, n_photos FROM collection WHERE id = ?", (self._collection_id,))
         if not rows:
-            raise self._damaged(f"the collection {self.collection!r} is gone")
+            raise NoSuchCollection(f"{self.name}: the collection {self.collection!r} was removed", [])
         return self._integer(rows[0][0]), self._integer(rows[0][1])
 
     def _tally(self, cursor: Cursor) -> int:
         rows = cursor.rows("SELECT tally FROM collection WHERE id = ?", (self._collection_id,))
-        return self._integer(rows[0][0] if rows else None)
+        if not rows:
+            raise NoSuchCollection(f"{self.name}: the collection {self.collection!r} was removed", [])
+        return self._integer(rows[0][0])
 
     def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:
         """The name, external id and the rest as they are written; of encrypted ones the columns hold keys."""

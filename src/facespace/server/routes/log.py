@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.identification.edits import Refused
 from facespace.identification.stores.protocol import LogEntry
-from facespace.server.access import Caller, allowed
-from facespace.server.acting import CollectionName, acting, collection_of
+from facespace.server.acting import CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.problems import Problem, problems, without_store
 from facespace.server.service import service_of
 
@@ -18,7 +17,7 @@ MAX_LOG = 1_000  # entries of one answer
 
 router = APIRouter(tags=["log"])
 
-EXAMPLE_CHANGE = {
+EXAMPLE_CHANGE: dict[str, Any] = {
     "number": 12, "at": "2026-01-02T03:04:05Z", "actor": "front desk (key 3f9a)", "kind": "merge",
     "text": "Ada into Ada Lovelace", "undone": False, "can_be_undone": True,
 }  # fmt: skip
@@ -27,7 +26,7 @@ EXAMPLE_CHANGE = {
 class LoggedChange(BaseModel):
     """One change of people or photos."""
 
-    model_config = {"json_schema_extra": {"examples": [EXAMPLE_CHANGE]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CHANGE]})
 
     number: int
     at: str
@@ -41,7 +40,7 @@ class LoggedChange(BaseModel):
 class Log(BaseModel):
     """The last changes, the latest first."""
 
-    model_config = {"json_schema_extra": {"examples": [{"changes": [EXAMPLE_CHANGE]}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"changes": [EXAMPLE_CHANGE]}]})
 
     changes: list[LoggedChange]
 
@@ -49,7 +48,7 @@ class Log(BaseModel):
 class UndoRequest(BaseModel):
     """Which change to take back; without a number the last one."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"number": 12}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"number": 12}]})
 
     number: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
@@ -57,9 +56,9 @@ class UndoRequest(BaseModel):
 @router.get("/v1/log", operation_id="list_changes", summary="The last changes of the gallery", responses=problems())
 async def list_changes(
     request: Request,
+    caller: Reader,
     collection: CollectionName = "default",
     limit: Annotated[int, Query(ge=1, le=MAX_LOG)] = 20,
-    caller: Caller = Depends(allowed("read")),
 ) -> Log:
     """Of people who were erased a random name stands here."""
     del caller
@@ -71,10 +70,7 @@ async def list_changes(
 
 @router.post("/v1/undo", operation_id="undo", summary="Take a change back", responses=problems(409))
 async def undo(
-    request: Request,
-    wanted: UndoRequest | None = None,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, wanted: UndoRequest | None = None, collection: CollectionName = "default"
 ) -> LoggedChange:
     """The change that was undone. 409 `undo_refused` where it cannot be: erased, undone, or changed again since."""
     service = service_of(request)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facespace.errors import UnknownPerson
 from facespace.identification import edits
@@ -14,8 +14,9 @@ from facespace.identification.edits import Done, Seen
 from facespace.identification.gallery import Gallery
 from facespace.identification.stores.changes import checked_external_id, checked_metadata
 from facespace.identification.stores.protocol import Store
-from facespace.server.access import Caller, allowed
-from facespace.server.acting import CollectionName, acting, collection_of
+from facespace.server.access import Caller
+from facespace.io.text import plain_text
+from facespace.server.acting import Admin, CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.bodies import Form, read_form
 from facespace.server.enrolling import (
     BOX_FIELD,
@@ -69,7 +70,7 @@ _IF_MATCH: dict[str, Any] = {
 class People(BaseModel):
     """A page of a list of people."""
 
-    model_config = {"json_schema_extra": {"examples": [{"people": [EXAMPLE_PERSON], "next": None, "total": 1}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"people": [EXAMPLE_PERSON], "next": None, "total": 1}]})
 
     people: list[Person]
     next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
@@ -87,7 +88,7 @@ class NewPerson(BaseModel):
 class PersonPatch(BaseModel):
     """What to change of a person; what is missing stays."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"name": "Ada King"}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "Ada King"}]})
 
     name: Name | None = None
     external_id: str | None = None
@@ -98,7 +99,7 @@ class PersonPatch(BaseModel):
 class Undo(BaseModel):
     """The number of a change, which `undo` takes back; null where nothing had to change."""
 
-    model_config = {"json_schema_extra": {"examples": [{"undo": 12}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"undo": 12}]})
 
     undo: int | None
 
@@ -106,13 +107,13 @@ class Undo(BaseModel):
 class ChangedPerson(Person, Undo):
     """A person after a change."""
 
-    model_config = {"json_schema_extra": {"examples": [{**EXAMPLE_PERSON, "undo": 12}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_PERSON, "undo": 12}]})
 
 
 class Merge(BaseModel):
     """Whose photos the person gets; `etags`, in the same order, are those that the client saw."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"others": ["4"]}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"others": ["4"]}]})
 
     others: Annotated[list[Annotated[str, Field(max_length=20)]], Field(min_length=1, max_length=MAX_MERGED)]
     etags: list[Annotated[str, Field(max_length=100)]] | None = None
@@ -121,7 +122,7 @@ class Merge(BaseModel):
 class Split(BaseModel):
     """Which photos are somebody else's."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"photos": ["7"], "to": "Grace Hopper"}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"photos": ["7"], "to": "Grace Hopper"}]})
 
     photos: Ids
     to: Name
@@ -130,7 +131,7 @@ class Split(BaseModel):
 class Reject(BaseModel):
     """Which photos do not show the person, and whom they show, if that is known."""
 
-    model_config = {"extra": "forbid", "json_schema_extra": {"examples": [{"photos": ["7"]}]}}
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"photos": ["7"]}]})
 
     photos: Ids
     to: Name | None = None
@@ -139,7 +140,7 @@ class Reject(BaseModel):
 class Moved(BaseModel):
     """Both people after photos moved; null for who has no photos left."""
 
-    model_config = {"json_schema_extra": {"examples": [{"person": EXAMPLE_PERSON, "other": None, "undo": 12}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"person": EXAMPLE_PERSON, "other": None, "undo": 12}]})
 
     person: Person | None
     other: Person | None
@@ -149,7 +150,7 @@ class Moved(BaseModel):
 class Erased(BaseModel):
     """How many photos were erased for good."""
 
-    model_config = {"json_schema_extra": {"examples": [{"erased": 2}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"erased": 2}]})
 
     erased: int
 
@@ -157,12 +158,12 @@ class Erased(BaseModel):
 @router.get("/v1/people", operation_id="list_people", summary="List the people", responses=problems())
 async def list_people(
     request: Request,
+    caller: Reader,
     collection: CollectionName = "default",
     after: Annotated[str | None, Query(max_length=2000, description="The `next` of an earlier answer.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     search: Annotated[str, Query(max_length=200, description="A part of the name, without case and accents.")] = "",
     external_id: Annotated[str | None, Query(max_length=200)] = None,
-    caller: Caller = Depends(allowed("read")),
 ) -> People:
     """People by name. A page of a search may be short, or empty, though `next` says that more follow."""
     del caller
@@ -172,7 +173,7 @@ async def list_people(
     def read() -> dict[str, Any]:
         store = gallery.store
         if external_id is not None:
-            found = store.find_external(external_id) if external_id else None
+            found = store.find_external(external_id) if external_id and plain_text(external_id) == external_id else None
             people, following = [found] if found is not None else [], None
         else:
             people, following = people_page(store, after=after, limit=limit, search=search)
@@ -192,10 +193,10 @@ async def list_people(
 )  # fmt: skip
 async def create_person(
     request: Request,
+    caller: Enroller,
     response: Response,
     options: Annotated[Options, Depends()],
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> CreatedPerson:
     """A person exists only with photos: the request is a form with `name` and one or more files `photo`.
 
@@ -227,10 +228,7 @@ async def create_person(
     },
 )  # fmt: skip
 async def enroll(
-    request: Request,
-    options: Annotated[Options, Depends()],
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, options: Annotated[Options, Depends()], collection: CollectionName = "default"
 ) -> Enrolment:
     """Each photo is added or rejected by itself, with a stable code; `metadata` is kept with each photo.
 
@@ -260,37 +258,33 @@ async def _form_or_json(request: Request) -> Form:
 
 
 @router.get(
-    "/v1/people/{id}", operation_id="get_person", summary="One person with the photos",
+    "/v1/people/{person_id}", operation_id="get_person", summary="One person with the photos",
     responses={**problems(), 200: {"headers": _ETAG}},
 )  # fmt: skip
 async def get_person(
-    request: Request,
-    response: Response,
-    id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("read")),
+    request: Request, caller: Reader, response: Response, person_id: str, collection: CollectionName = "default"
 ) -> PersonWithPhotos:
-    """At most 1,000 photos are listed here; `/v1/people/{id}/photos` has them all."""
+    """At most 1,000 photos are listed here; `/v1/people/{person_id}/photos` has them all."""
     del caller
     service = service_of(request)
     gallery = await collection_of(service, collection)
-    found = await service.engine.run(person_with_photos, gallery.store, person_number(id))
+    found = await service.engine.run(person_with_photos, gallery.store, person_number(person_id))
     person = PersonWithPhotos.model_validate(found)
     _tell_etag(response, person)
     return person
 
 
 @router.patch(
-    "/v1/people/{id}", operation_id="change_person", summary="Change what is known of a person",
+    "/v1/people/{person_id}", operation_id="change_person", summary="Change what is known of a person",
     responses={**problems(409, 412, 428), 200: {"headers": _ETAG}}, openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def change_person(
     request: Request,
+    caller: Enroller,
     response: Response,
-    id: str,
+    person_id: str,
     patch: PersonPatch,
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> ChangedPerson:
     """Rename a person, or change the external id, the metadata (as a whole) or the templates."""
     name = None if patch.name is None else checked_name(patch.name)
@@ -304,103 +298,89 @@ async def change_person(
             templates=patch.templates,
         )  # fmt: skip
 
-    return await _changed(request, response, caller, collection, id, change)
+    return await _changed(request, response, caller, collection, person_id, change)
 
 
 @router.delete(
-    "/v1/people/{id}", operation_id="remove_person", summary="Remove a person, until undone or erased",
+    "/v1/people/{person_id}", operation_id="remove_person", summary="Remove a person, until undone or erased",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def remove_person(
-    request: Request,
-    id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, collection: CollectionName = "default"
 ) -> Undo:
     """The person is no longer found or named. `undo` brings them back; `erase` erases them for good."""
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
     def remove() -> Done:
         who = if_match(request, gallery, number)
         name = edits.person_called(gallery.store, who).state.name
         done = edits.remove(gallery.store, who)
-        service.events.emit("removed", collection, {"person": {"id": id, "name": name}, "undo": done.number})
+        service.events.emit("removed", collection, {"person": {"id": person_id, "name": name}, "undo": done.number})
         return done
 
     return Undo(undo=(await acting(service, caller, remove)).number)
 
 
 @router.post(
-    "/v1/people/{id}/merge", operation_id="merge_people", summary="Give a person the photos of others",
+    "/v1/people/{person_id}/merge", operation_id="merge_people", summary="Give a person the photos of others",
     responses={**problems(409, 412, 428), 200: {"headers": _ETAG}}, openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def merge_people(
     request: Request,
+    caller: Enroller,
     response: Response,
-    id: str,
+    person_id: str,
     merge: Merge,
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> ChangedPerson:
     """The others are gone then; `undo` takes it back. With `etags` none of them may have changed since."""
     if merge.etags is not None and len(merge.etags) != len(merge.others):
         raise Problem(422, "invalid", f"etags must be as many as others, {len(merge.others)}, got {len(merge.etags)}")
     numbers = [person_number(one) for one in merge.others]
-    if person_number(id) in numbers:
+    if person_number(person_id) in numbers:
         raise Problem(422, "invalid", "a person cannot be merged into the same person")
     tags: list[str | None] = [tag.strip('"') for tag in merge.etags] if merge.etags else [None] * len(numbers)
     others = [Seen(one, tag) for one, tag in zip(numbers, tags, strict=True)]
     return await _changed(
-        request, response, caller, collection, id, lambda gallery, who: edits.merge(gallery.store, others, who)
+        request, response, caller, collection, person_id, lambda gallery, who: edits.merge(gallery.store, others, who)
     )
 
 
 @router.post(
-    "/v1/people/{id}/split", operation_id="split_person", summary="Give photos to another person, who may be new",
+    "/v1/people/{person_id}/split", operation_id="split_person", summary="Give photos to another person, who may be new",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def split_person(
-    request: Request,
-    id: str,
-    split: Split,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, split: Split, collection: CollectionName = "default"
 ) -> Moved:
     """A person whose last photo goes is removed."""
-    return await _moved(request, caller, collection, id, split.photos, split.to, reject=False)
+    return await _moved(request, caller, collection, person_id, split.photos, split.to, reject=False)
 
 
 @router.post(
-    "/v1/people/{id}/reject", operation_id="reject_photos", summary="Say that photos do not show this person",
+    "/v1/people/{person_id}/reject", operation_id="reject_photos", summary="Say that photos do not show this person",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def reject_photos(
-    request: Request,
-    id: str,
-    reject: Reject,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, reject: Reject, collection: CollectionName = "default"
 ) -> Moved:
     """They go, or to the person `to`, and are never enrolled as this person again."""
-    return await _moved(request, caller, collection, id, reject.photos, reject.to, reject=True)
+    return await _moved(request, caller, collection, person_id, reject.photos, reject.to, reject=True)
 
 
 @router.post(
-    "/v1/people/{id}/erase", operation_id="erase_person", summary="Erase a person for good",
+    "/v1/people/{person_id}/erase", operation_id="erase_person", summary="Erase a person for good",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def erase_person(
-    request: Request,
-    id: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("admin")),
+    request: Request, caller: Admin, person_id: str, collection: CollectionName = "default"
 ) -> Erased:
     """Vectors, crops and what the log knows of the person are gone, of a removed person too; nothing undoes it.
 
     Unnamed faces that are kept are not touched, nor are backups and exports.
     """
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
     def erase() -> int:
@@ -414,8 +394,8 @@ async def erase_person(
                 raise
         else:
             n_photos = store.erase([number])
-        service.events.forget(collection, id)
-        service.events.emit("removed", collection, {"person": {"id": id, "name": None}, "erased": True})
+        service.events.forget(collection, person_id)
+        service.events.emit("removed", collection, {"person": {"id": person_id, "name": None}, "erased": True})
         return n_photos
 
     return Erased(erased=await acting(service, caller, erase))
@@ -426,10 +406,10 @@ async def _changed(
     response: Response,
     caller: Caller,
     collection: str,
-    id: str,
+    person_id: str,
     change: Callable[[Gallery, Seen], Done],
 ) -> ChangedPerson:
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
     def run() -> dict[str, Any]:
@@ -447,9 +427,16 @@ async def _changed(
 
 
 async def _moved(
-    request: Request, caller: Caller, collection: str, id: str, photos: list[str], to: str | None, *, reject: bool
+    request: Request,
+    caller: Caller,
+    collection: str,
+    person_id: str,
+    photos: list[str],
+    to: str | None,
+    *,
+    reject: bool,
 ) -> Moved:
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     name = None if to is None else checked_name(to)
     numbers = [photo_number(one) for one in photos]
     gallery = await collection_of(service, collection)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from facespace.identification import edits
 from facespace.identification.edits import Done, Seen
 from facespace.identification.stores.protocol import StoredPhoto
-from facespace.server.access import Caller, allowed
-from facespace.server.acting import CollectionName, acting, collection_of
+from facespace.server.acting import CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.bodies import read_form
 from facespace.server.enrolling import (
     BOX_FIELD,
@@ -48,7 +47,7 @@ router = APIRouter(tags=["photos"])
 class Photos(BaseModel):
     """Photos of a person, in the order they were added."""
 
-    model_config = {"json_schema_extra": {"examples": [{"photos": [EXAMPLE_PHOTO], "next": None, "total": 1}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"photos": [EXAMPLE_PHOTO], "next": None, "total": 1}]})
 
     photos: list[PhotoEntry]
     next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
@@ -58,21 +57,21 @@ class Photos(BaseModel):
 class PhotoRemoved(Undo):
     """What a removed photo leaves: `person` is null if it was the last one."""
 
-    model_config = {"json_schema_extra": {"examples": [{"undo": 12, "person": None}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"undo": 12, "person": None}]})
 
     person: ChangedPerson | None
 
 
 @router.post(
-    "/v1/people/{id}/photos", operation_id="add_photos", summary="Add photos to a person", responses=problems(409),
+    "/v1/people/{person_id}/photos", operation_id="add_photos", summary="Add photos to a person", responses=problems(409),
     openapi_extra={"requestBody": request_body(raw=True, metadata=METADATA_FIELD, box=BOX_FIELD)},
 )  # fmt: skip
 async def add_photos(
     request: Request,
-    id: str,
+    caller: Enroller,
+    person_id: str,
     options: Annotated[Options, Depends()],
     collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
 ) -> Enrolment:
     """Each photo is added or rejected by itself, with a stable code; what is said to be added is on the disk.
 
@@ -80,25 +79,27 @@ async def add_photos(
     the detector found none.
     """
     service_of(request).engine.room(1)
-    number = person_number(id)
+    number = person_number(person_id)
     form = await read_form(request, raw_as="photo")
     return await enroll_form(
         request, caller, collection, form, Target(number=number), options, photo_metadata=metadata_of(form)
     )  # fmt: skip
 
 
-@router.get("/v1/people/{id}/photos", operation_id="list_photos", summary="List a person's photos", responses=problems())
+@router.get(
+    "/v1/people/{person_id}/photos", operation_id="list_photos", summary="List a person's photos", responses=problems()
+)
 async def list_photos(
     request: Request,
-    id: str,
+    caller: Reader,
+    person_id: str,
     collection: CollectionName = "default",
     after: Annotated[str | None, Query(max_length=20, description="The `next` of an earlier answer.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PHOTOS_PAGE)] = 100,
-    caller: Caller = Depends(allowed("read")),
 ) -> Photos:
     """In the order they were added; `next` is the id of the last one here."""
     del caller
-    service, number = service_of(request), person_number(id)
+    service, number = service_of(request), person_number(person_id)
     last = 0 if after is None else photo_number(after)
     gallery = await collection_of(service, collection)
 
@@ -116,19 +117,15 @@ async def list_photos(
 
 
 @router.get(
-    "/v1/people/{id}/photos/{photo}/crop", operation_id="get_crop", summary="The crop of a photo, as PNG",
+    "/v1/people/{person_id}/photos/{photo_id}/crop", operation_id="get_crop", summary="The crop of a photo, as PNG",
     response_class=Response, responses={**problems(), **PNG_RESPONSE},
 )  # fmt: skip
 async def get_crop(
-    request: Request,
-    id: str,
-    photo: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("read")),
+    request: Request, caller: Reader, person_id: str, photo_id: str, collection: CollectionName = "default"
 ) -> Response:
     """The face as it was cut out to be recognised; photos themselves are not kept. 404 where no crop was kept."""
     del caller
-    service, number, wanted = service_of(request), person_number(id), photo_number(photo)
+    service, number, wanted = service_of(request), person_number(person_id), photo_number(photo_id)
     gallery = await collection_of(service, collection)
 
     def read() -> tuple[str, bytes] | None:
@@ -152,18 +149,14 @@ def png_response(request: Request, crop: tuple[str, bytes] | None) -> Response:
 
 
 @router.delete(
-    "/v1/people/{id}/photos/{photo}", operation_id="remove_photo", summary="Remove a photo, until undone or erased",
+    "/v1/people/{person_id}/photos/{photo_id}", operation_id="remove_photo", summary="Remove a photo, until undone or erased",
     responses=problems(409, 412),
 )  # fmt: skip
 async def remove_photo(
-    request: Request,
-    id: str,
-    photo: str,
-    collection: CollectionName = "default",
-    caller: Caller = Depends(allowed("enroll")),
+    request: Request, caller: Enroller, person_id: str, photo_id: str, collection: CollectionName = "default"
 ) -> PhotoRemoved:
     """With the last photo the person is removed. If-Match with the person's ETag may be given."""
-    service, number, wanted = service_of(request), person_number(id), photo_number(photo)
+    service, number, wanted = service_of(request), person_number(person_id), photo_number(photo_id)
     gallery = await collection_of(service, collection)
 
     def remove() -> tuple[Done, dict[str, Any] | None]:
@@ -173,7 +166,7 @@ async def remove_photo(
         done = edits.remove_photos(store, who, [wanted])
         left = store.get([number])
         entry = person_entry(store, left[0]) if left else None
-        data = {"person": {"id": id, "name": name}, "undo": done.number}
+        data = {"person": {"id": person_id, "name": name}, "undo": done.number}
         service.events.emit("removed" if entry is None else "changed", collection, data)
         return done, entry
 

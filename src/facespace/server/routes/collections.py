@@ -1,0 +1,324 @@
+"""Collections of people: each with its own model, thresholds and keys; exported to a file and imported from one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from facespace.defaults import DEFAULT_RATE
+from facespace.errors import FacespaceError, GalleryError
+from facespace.identification.exchange import export_gallery, import_gallery
+from facespace.identification.gallery import Gallery
+from facespace.identification.stores.protocol import NoSuchCollection
+from facespace.identification.stores.records import Counts
+from facespace.server.acting import Admin, AdminOfAll, AnyOfCollections, AnyReader, acting, check_visible, collection_of
+from facespace.server.galleries import HIDDEN
+from facespace.server.people import checked
+from facespace.server.problems import Problem, problems, without_store
+from facespace.server.service import Service, service_of
+
+MAX_COLLECTIONS = 1_000  # that one answer lists
+_MAX_DAYS = 36_500
+_PIECE = 2**20
+_NAME = r"[A-Za-z_-][A-Za-z0-9_-]*"
+
+router = APIRouter(tags=["collections"])
+
+EXAMPLE_COLLECTION: dict[str, Any] = {
+    "name": "default", "model": "casia-webface", "n_people": 12, "n_photos": 40, "templates": "mean", "retention_days": None,
+    "calibrated": False, "strangers_named": 0.01, "threshold": 0.43, "n_unknowns": 3, "n_ignored": 0,
+}  # fmt: skip
+
+
+class Collection(BaseModel):
+    """A collection of people."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_COLLECTION]})
+
+    name: str
+    model: str | None = Field(description="The model that made its vectors.")
+    n_people: int
+    n_photos: int
+    templates: Literal["mean", "best"]
+    retention_days: float | None = Field(description="After how many days removed photos are erased; null: never.")
+    calibrated: bool = Field(description="Whether `calibrate` has chosen its thresholds on photos of its own.")
+    strangers_named: float = Field(description="The share of strangers that may be given a name.")
+    threshold: float | None = Field(description="What a good face must reach for a person of one photo; null: unknown.")
+    n_unknowns: int
+    n_ignored: int
+
+
+class Collections(BaseModel):
+    """All collections that the key may use."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"collections": [EXAMPLE_COLLECTION]}]})
+
+    collections: list[Collection]
+
+
+class NewCollection(BaseModel):
+    """A collection to be made; `model` is by default that of the service."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "visitors"}]})
+
+    name: Annotated[str, Field(min_length=1, max_length=80, pattern=f"^{_NAME}$")]
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+class CollectionPatch(BaseModel):
+    """What to change of a collection; what is missing stays. `retention_days` null keeps removed photos until erased."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"retention_days": 30}]})
+
+    templates: Literal["mean", "best"] | None = None
+    rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    retention_days: Annotated[float, Field(ge=0, lt=_MAX_DAYS, allow_inf_nan=False)] | None = None
+
+
+class Imported(BaseModel):
+    """What became of the people and photos in a file."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{
+        "new_people": 2, "known_people": 0, "new_photos": 5, "known_photos": 0, "rejected_photos": 0, "remarks": [],
+    }]})  # fmt: skip
+
+    new_people: int
+    known_people: int
+    new_photos: int
+    known_photos: int
+    rejected_photos: int
+    remarks: list[str]
+
+
+@router.get("/v1/collections", operation_id="list_collections", summary="The collections", responses=problems())
+async def list_collections(request: Request, caller: AnyOfCollections) -> Collections:
+    """A key that is for one collection sees that one alone."""
+    service = service_of(request)
+
+    def read() -> list[dict[str, Any]]:
+        names = [one for one in service.galleries.names() if caller.collection in (None, one)]
+        return [entry for name in names[:MAX_COLLECTIONS] if (entry := _entry_if_there(service, name)) is not None]
+
+    return Collections.model_validate({"collections": await service.engine.run(read)})
+
+
+@router.post(
+    "/v1/collections", operation_id="create_collection", summary="Make a collection", status_code=201,
+    responses=problems(409),
+)  # fmt: skip
+async def create_collection(request: Request, caller: AdminOfAll, wanted: NewCollection) -> Collection:
+    """Empty, and bound to its model. 409 `conflict` where it is there already."""
+    service = service_of(request)
+    if wanted.name.endswith(HIDDEN):
+        raise Problem(422, "invalid", f"the name of a collection must not end with {' or '.join(HIDDEN)}")
+    if wanted.model is not None and (os.sep in wanted.model or "/" in wanted.model or wanted.model.startswith(".")):
+        raise Problem(422, "invalid", "model must be the name of a model, not a path")
+
+    def create() -> dict[str, Any]:
+        if wanted.name in service.galleries.get().store.collections():
+            raise Problem(409, "conflict", f"the collection {wanted.name!r} is there already")
+        try:
+            gallery = service.galleries.create(wanted.name, wanted.model)
+        except GalleryError:
+            raise
+        except FacespaceError as error:  # no such model
+            raise Problem(422, "invalid", str(error)) from None
+        return _entry(service, gallery)
+
+    return Collection.model_validate(await acting(service, caller, create))
+
+
+@router.get("/v1/collections/{name}", operation_id="get_collection", summary="One collection", responses=problems())
+async def get_collection(request: Request, caller: AnyReader, name: str) -> Collection:
+    """Its model, thresholds, and how many people it has."""
+    del caller
+    service = service_of(request)
+    gallery = await _named(service, name)
+    return Collection.model_validate(await service.engine.run(_entry, service, gallery))
+
+
+@router.patch(
+    "/v1/collections/{name}", operation_id="change_collection", summary="Change a collection", responses=problems(409)
+)
+async def change_collection(request: Request, caller: Admin, name: str, patch: CollectionPatch) -> Collection:
+    """How photos are compared, and how long removed ones are kept."""
+    service = service_of(request)
+    gallery = await _named(service, name)
+
+    def change() -> dict[str, Any]:
+        if patch.templates is not None:
+            gallery.set_templates(patch.templates)
+        if patch.rate is not None:
+            checked(lambda rate: service.choices.change(gallery, {"rate": rate}), patch.rate)
+        if "retention_days" in patch.model_fields_set:
+            checked(gallery.set_retention, patch.retention_days)
+        return _entry(service, gallery)
+
+    return Collection.model_validate(await acting(service, caller, change))
+
+
+@router.delete(
+    "/v1/collections/{name}", operation_id="erase_collection", summary="Erase a collection for good", status_code=204,
+    responses=problems(),
+)  # fmt: skip
+async def erase_collection(request: Request, caller: Admin, name: str) -> Response:
+    """Everybody in it, removed people, unnamed and ignored faces, settings and log; nothing undoes it."""
+    service = service_of(request)
+    gallery = await _named(service, name)
+
+    def erase() -> None:
+        service.unknowns.forget(name)
+        there = gallery.store.collections()
+        for hidden in HIDDEN:
+            if name + hidden in there:
+                service.galleries.get(name + hidden, hidden=True).store.drop()
+                service.galleries.forget(name + hidden)
+        gallery.store.drop()
+        service.galleries.forget(name)
+        service.events.emit("removed", name, {"collection": name})
+
+    await acting(service, caller, erase)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/v1/collections/{name}/export", operation_id="export_collection", summary="Everybody of a collection as one file",
+    response_class=StreamingResponse,
+    responses={
+        **problems(409),
+        200: {
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "What `facespace gallery export` writes: names, vectors, metadata, crops. It is not encrypted.",
+        },
+    },
+)  # fmt: skip
+async def export_collection(request: Request, caller: Admin, name: str) -> StreamingResponse:
+    """`import` reads it here or elsewhere; removed people and the log stay behind."""
+    del caller
+    service = service_of(request)
+    gallery = await _named(service, name)
+    file = await service.engine.run(_exported, service, gallery)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        with contextlib.closing(file):
+            while data := await service.engine.run(file.read, _PIECE):
+                yield data
+
+    size = os.fstat(file.fileno()).st_size
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}.facespace"', "Content-Length": str(size),
+        "Cache-Control": "no-store",
+    }  # fmt: skip
+    return StreamingResponse(pieces(), media_type="application/zip", headers=headers)
+
+
+@router.post(
+    "/v1/collections/{name}/import", operation_id="import_collection", summary="Add everybody from an exported file",
+    responses=problems(409),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}},
+                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)  # fmt: skip
+async def import_collection(
+    request: Request,
+    caller: Admin,
+    name: str,
+    skip_known: Annotated[bool, Query(description="Leave people as they are whose names are known already.")] = False,
+) -> Imported:
+    """The file is checked before anything changes. Who is known by name gets the photos that are new."""
+    service = service_of(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/zip", "application/octet-stream"):
+        raise Problem(415, "unsupported_media_type", "the body must be application/zip or application/octet-stream")
+    gallery = await _named(service, name)
+    with tempfile.NamedTemporaryFile(dir=_folder(service), prefix="import-", suffix=".facespace") as file:
+        async for piece in request.stream():  # bounded by `admission.MAX_IMPORT`
+            await service.engine.run(file.write, piece)
+        await service.engine.run(file.flush)
+        counts = await acting(service, caller, _imported, gallery, Path(file.name), skip_known)
+    service.events.emit("enrolled", name, {"imported": True, "n_added": counts.new_photos})
+    return Imported.model_validate({**counts._asdict(), "remarks": list(counts.remarks)[:100]})
+
+
+def _imported(gallery: Gallery, path: Path, skip_known: bool) -> Counts:
+    try:
+        return import_gallery(gallery.store, path, skip_known=skip_known)
+    except NoSuchCollection:
+        raise
+    except GalleryError as error:
+        text = str(error).replace(f"{path}: ", "")
+        if text == str(error):  # of the store
+            raise
+        raise Problem(422, "invalid", f"the file: {text}") from None
+
+
+def _exported(service: Service, gallery: Gallery) -> Any:
+    """A file without a name, which nobody else can open and which is gone with this process."""
+    with tempfile.TemporaryDirectory(dir=_folder(service), prefix="export-") as folder:
+        path = Path(folder) / "people.facespace"
+        try:
+            export_gallery(gallery.store, path)
+        except NoSuchCollection:
+            raise
+        except GalleryError as error:
+            if "nobody is enrolled" in str(error):
+                raise Problem(409, "conflict", without_store(error)) from None
+            raise
+        return path.open("rb")
+
+
+def _folder(service: Service) -> str:
+    return str(service.state.path.parent)
+
+
+async def _named(service: Service, name: str) -> Gallery:
+    check_visible(name)
+    return await collection_of(service, name)
+
+
+def _entry_if_there(service: Service, name: str) -> dict[str, Any] | None:
+    """A collection as JSON, or None where it was removed since, or is too damaged to be opened."""
+    try:
+        return _entry(service, service.galleries.get(name))
+    except NoSuchCollection:
+        service.galleries.forget(name)
+        return None
+    except Problem as problem:
+        if problem.status == 404:
+            return None
+        raise
+
+
+def _entry(service: Service, gallery: Gallery) -> dict[str, Any]:
+    store = gallery.store
+    days = store.setting("retention_days")
+    stored, chosen = gallery.calibration(), service.choices.of(gallery).rate
+    rate = chosen if chosen is not None else stored.rate if stored is not None else DEFAULT_RATE
+    return {
+        "name": store.collection, "model": gallery.model_name or None, "n_people": len(gallery),
+        "n_photos": store.count(photos=True), "templates": "best" if store.setting("templates") == "best" else "mean",
+        "retention_days": float(days) if isinstance(days, (int, float)) else None, "calibrated": stored is not None,
+        "strangers_named": rate,
+        "threshold": _or_none(lambda: round(float(gallery.thresholds_for(1, 1.0, 1.0, rate=chosen)), 4)),
+        "n_unknowns": service.unknowns.count(store.collection),
+        "n_ignored": service.unknowns.count(store.collection, ignored=True),
+    }  # fmt: skip
+
+
+def _or_none(function: Callable[[], float]) -> float | None:
+    try:
+        return function()
+    except FacespaceError:
+        return None

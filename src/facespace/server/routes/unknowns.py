@@ -1,0 +1,378 @@
+"""Faces nobody could name: listed, searched, in clusters, named, ignored, erased."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from facespace.errors import ModelError
+from facespace.identification import edits
+from facespace.identification.edits import Seen
+from facespace.identification.stores.protocol import Conflict
+from facespace.server.acting import CollectionName, Enroller, Reader, acting, collection_of
+from facespace.server.bodies import read_photos
+from facespace.server.enrolling import Added, Enrolment, Rejected, Warned, model_of, request_body
+from facespace.server.identifying import face_entry, largest_first
+from facespace.server.people import MAX_PAGE, Person, checked_name, person_entry, person_number
+from facespace.server.problems import Problem, problems
+from facespace.server.routes.photos import PNG_RESPONSE, png_response
+from facespace.server.service import Service, service_of
+from facespace.server.unknown_clusters import like_each
+from facespace.server.unknowns import Unknown
+
+MAX_NAMED = 1_000  # faces of one request
+_TRIES = 5
+
+router = APIRouter(tags=["unknowns"])
+
+EXAMPLE_ID = "0e1c2b3a495-6f7e8d9c-0"
+EXAMPLE_UNKNOWN: dict[str, Any] = {
+    "id": EXAMPLE_ID, "seen": "2026-01-02T03:04:05Z", "box": [31.5, 40.2, 118.9, 155.0], "source": "party.jpg",
+    "quality": 0.74, "has_crop": True,
+}  # fmt: skip
+EXAMPLE_KNOWN: dict[str, Any] = {"id": "3", "name": "Ada Lovelace", "external_id": "emp-17"}
+FaceId = Annotated[str, Field(max_length=40)]
+FaceIds = Annotated[list[FaceId], Field(min_length=1, max_length=MAX_NAMED)]
+Ignored = Annotated[bool, Query(description="Look at the faces that are ignored for good instead.")]
+
+
+class UnknownFace(BaseModel):
+    """One face that nobody could name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_UNKNOWN]})
+
+    id: str
+    seen: str = Field(description="When the photo was looked at, UTC.")
+    box: list[float] = Field(description="x1, y1, x2, y2 in pixels of the photo.")
+    source: str = Field(description="What the client called the photo.")
+    quality: float | None
+    has_crop: bool
+
+
+class UnknownFaces(BaseModel):
+    """A page of faces, the newest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"unknowns": [EXAMPLE_UNKNOWN], "next": None, "total": 1}]}
+    )
+
+    unknowns: list[UnknownFace]
+    next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
+    total: int
+
+
+class KnownPerson(BaseModel):
+    """A person who is enrolled."""
+
+    id: str
+    name: str
+    external_id: str
+
+
+class SuggestedPerson(BaseModel):
+    """Somebody whom a cluster may show."""
+
+    person: KnownPerson
+    similarity: float
+    threshold: float
+    likeness: Literal["very likely", "likely", "possible"]
+
+
+class FaceCluster(BaseModel):
+    """Faces that seem to be one person's, the newest first."""
+
+    id: str
+    faces: list[str]
+    n: int
+    cover: str = Field(description="The best of the faces.")
+    suggestions: list[SuggestedPerson] = Field(description="Known people, best first; nobody below the threshold.")
+
+
+_EXAMPLE_CLUSTER: dict[str, Any] = {
+    "id": EXAMPLE_ID, "faces": [EXAMPLE_ID, "0e1c2b3a4a7-5e6d7c8b-1"], "n": 2, "cover": EXAMPLE_ID,
+    "suggestions": [{"person": EXAMPLE_KNOWN, "similarity": 0.52, "threshold": 0.31, "likeness": "likely"}],
+}  # fmt: skip
+
+
+class FaceClusters(BaseModel):
+    """All clusters, the largest first, and the faces that are in none."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"clusters": [_EXAMPLE_CLUSTER], "loose": []}]})
+
+    clusters: list[FaceCluster]
+    loose: list[str]
+
+
+class AlikeFace(BaseModel):
+    """An unnamed face that is like one of a photo."""
+
+    unknown_id: str
+    similarity: float
+    threshold: float
+
+
+class SearchedFace(BaseModel):
+    """A face of the photo and the unnamed ones like it."""
+
+    box: list[float]
+    score: float
+    quality: float | None
+    matches: list[AlikeFace]
+
+
+class Searched(BaseModel):
+    """The faces of the photo, the largest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"faces": [{
+        "box": [31.5, 40.2, 118.9, 155.0], "score": 0.999, "quality": 0.74,
+        "matches": [{"unknown_id": EXAMPLE_ID, "similarity": 0.63, "threshold": 0.31}],
+    }]}]})  # fmt: skip
+
+    faces: list[SearchedFace]
+
+
+class Naming(BaseModel):
+    """Whose the faces are: a `name`, who may be new, or the id of a `person`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"faces": [EXAMPLE_ID], "name": "Ada Lovelace"}]},)  # fmt: skip
+
+    faces: FaceIds
+    name: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    person: Annotated[str, Field(max_length=20)] | None = None
+
+
+class Faces(BaseModel):
+    """Which faces."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"faces": [EXAMPLE_ID]}]})
+
+    faces: FaceIds
+
+
+class IgnoredFaces(BaseModel):
+    """How many faces are ignored now."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ignored": 1}]})
+
+    ignored: int
+
+
+@router.get("/v1/unknowns", operation_id="list_unknowns", summary="Faces nobody could name", responses=problems())
+async def list_unknowns(
+    request: Request,
+    caller: Reader,
+    collection: CollectionName = "default",
+    after: Annotated[str, Query(max_length=40, description="The `next` of an earlier answer.")] = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+    ignored: Ignored = False,
+) -> UnknownFaces:
+    """The newest first. They are kept as long as the setting `unknowns_days` says."""
+    del caller
+    service = service_of(request)
+    await collection_of(service, collection)
+
+    def read() -> UnknownFaces:
+        if "\0" in after:
+            raise Problem(422, "invalid", "after must be the `next` of an earlier answer")
+        found, following = service.unknowns.page(collection, after=after, limit=limit, ignored=ignored)
+        total = service.unknowns.count(collection, ignored=ignored)
+        return UnknownFaces(unknowns=[_entry(one) for one in found], next=following, total=total)
+
+    return await service.engine.run(read)
+
+
+@router.get(
+    "/v1/unknowns/clusters", operation_id="cluster_unknowns", summary="Unnamed faces in groups of one person",
+    responses=problems(),
+)  # fmt: skip
+async def cluster_unknowns(request: Request, caller: Reader, collection: CollectionName = "default") -> FaceClusters:
+    """Of the newest 5,000 faces. Known people are suggested whose threshold for a 1:1 comparison is reached."""
+    del caller
+    service = service_of(request)
+    gallery = await collection_of(service, collection)
+    found = await service.engine.run(service.grouping.of, collection, gallery)
+    clusters = [
+        FaceCluster(
+            id=one.id,
+            faces=one.faces,
+            n=len(one.faces),
+            cover=one.cover,
+            suggestions=[
+                SuggestedPerson.model_validate(
+                    {**dict(each._asdict()), "similarity": round(each.similarity, 4), "threshold": round(each.threshold, 4)}
+                )
+                for each in one.suggestions
+            ],
+        )
+        for one in found.clusters
+    ]  # fmt: skip
+    return FaceClusters(clusters=clusters, loose=found.loose)
+
+
+@router.get(
+    "/v1/unknowns/{face_id}/crop", operation_id="get_unknown_crop", summary="The crop of an unnamed face, as PNG",
+    response_class=Response, responses={**problems(), **PNG_RESPONSE},
+)  # fmt: skip
+async def get_unknown_crop(
+    request: Request, caller: Reader, face_id: str, collection: CollectionName = "default", ignored: Ignored = False
+) -> Response:
+    """The face as it was cut out to be recognised."""
+    del caller
+    service = service_of(request)
+    await collection_of(service, collection)
+    return png_response(request, await service.engine.run(service.unknowns.crop, collection, face_id, ignored=ignored))
+
+
+@router.post(
+    "/v1/unknowns/search", operation_id="search_unknowns", summary="Unnamed faces like those of a photo",
+    responses=problems(), openapi_extra={"requestBody": request_body(raw=True)},
+)  # fmt: skip
+async def search_unknowns(
+    request: Request,
+    caller: Reader,
+    collection: CollectionName = "default",
+    largest: Annotated[bool, Query(description="Look at the largest face alone.")] = False,
+    limit: Annotated[int, Query(ge=1, le=100, description="Answer at most so many for each face.")] = 20,
+) -> Searched:
+    """Best first; nothing below the threshold of a 1:1 comparison."""
+    del caller
+    service = service_of(request)
+    service.engine.room(1)
+    upload = (await read_photos(request, most=1))[0]
+    gallery = await collection_of(service, collection)
+    (photo,) = await service.engine.analyze(
+        [upload.data], model=model_of(service, gallery), largest=largest, want_crops=False
+    )
+    if photo.error is not None:
+        raise Problem(422, "unreadable_image", photo.error)
+    chosen = largest_first(photo, service.settings.max_faces)
+
+    def search() -> list[list[tuple[str, float, float]]]:
+        held = service.unknowns.gallery(collection)
+        if held is None or not chosen:
+            return [[] for _ in chosen]
+        try:
+            return list(like_each(held, photo.embeddings[chosen], limit))  # type: ignore[arg-type]
+        except ModelError as error:
+            raise Problem(409, "conflict", str(error)) from None
+
+    found = await service.engine.run(search)
+    faces = []
+    for k, alike in zip(chosen, found, strict=True):
+        matches = [
+            AlikeFace(unknown_id=name, similarity=round(value, 4), threshold=round(least, 4))
+            for name, value, least in alike
+        ]
+        faces.append(SearchedFace(**face_entry(photo.faces[k]), matches=matches))
+    return Searched(faces=faces)
+
+
+@router.post(
+    "/v1/unknowns/name", operation_id="name_unknowns", summary="Say whose unnamed faces are", responses=problems(409)
+)
+async def name_unknowns(
+    request: Request, caller: Enroller, naming: Naming, collection: CollectionName = "default"
+) -> Enrolment:
+    """They become photos of the person, and are no unnamed faces any more. `undo` removes them from the person."""
+    if (naming.name is None) == (naming.person is None):
+        raise Problem(422, "invalid", "either a name or the id of a person is needed")
+    name = None if naming.name is None else checked_name(naming.name)
+    number = None if naming.person is None else person_number(naming.person)
+    service = service_of(request)
+    await collection_of(service, collection)
+    return await acting(service, caller, _name, service, collection, naming.faces, name, number)
+
+
+def _name(service: Service, collection: str, ids: list[str], name: str | None, number: int | None) -> Enrolment:
+    gallery = service.galleries.get(collection)
+    store = gallery.store
+    if number is not None:
+        edits.person_called(store, Seen(number))
+    unknowns = service.unknowns.find(collection, ids)
+    added: list[tuple[int, Unknown, list[Warned]]] = []
+    rejected, done = [], []
+    entries = service.unknowns.entries(collection, unknowns)
+    if not service.choices.of(gallery).keep_crops:
+        entries = [dataclasses.replace(entry, crop=None) for entry in entries]
+    for k, (one, entry) in enumerate(zip(unknowns, entries, strict=True)):
+        for turn in range(_TRIES):
+            person = edits.person_called(store, Seen(number)) if number is not None else store.find(name or "")
+            called = person.state.name if person is not None else name or ""
+            if person is not None and entry.digest in person.state.rejected:
+                text = f"somebody said that this photo does not show {called}"
+                rejected.append(Rejected(index=k, filename=one.id, code="other_person", detail=text))
+                break
+            try:
+                new = store.add(called, entry, number)
+            except Conflict:
+                if turn == _TRIES - 1:
+                    raise
+                continue
+            done.append(one)
+            if new:
+                others = [two.state.name for two in store.get(store.find_digest(entry.digest))]
+                twice = [two for two in others if two != called]
+                text = f"the same photo is enrolled as {', '.join(twice)}"
+                added.append((k, one, [Warned(code="same_photo", detail=text)] if twice else []))
+            else:
+                text = "this very face is enrolled already for this person"
+                rejected.append(Rejected(index=k, filename=one.id, code="already_known", detail=text))
+            break
+    service.unknowns.erase(collection, done)
+    there = store.get([number]) if number is not None else [found] if (found := store.find(name or "")) else []
+    photos = store.photos(there[0].id) if there else []
+    numbers = {photo.digest: str(photo.id) for photo in photos}
+    entry_of = Person.model_validate(person_entry(store, there[0], photos)) if there else None
+    if added and entry_of is not None:
+        data: dict[str, Any] = {"person": {"id": entry_of.id, "name": entry_of.name}, "n_added": len(added)}
+        service.events.emit("enrolled", collection, {**data, "n_photos": entry_of.n_photos})
+    told = [
+        Added(
+            index=k, filename=one.id, photo_id=numbers.get(one.photo.digest, ""),
+            quality=None if one.quality is None else round(one.quality, 3), box=one.box, warnings=warnings,
+        )
+        for k, one, warnings in added
+    ]  # fmt: skip
+    return Enrolment(person=entry_of, added=told, rejected=rejected)
+
+
+@router.post(
+    "/v1/unknowns/ignore", operation_id="ignore_unknowns", summary="Ignore the faces of somebody for good",
+    responses=problems(409),
+)  # fmt: skip
+async def ignore_unknowns(
+    request: Request, caller: Enroller, faces: Faces, collection: CollectionName = "default"
+) -> IgnoredFaces:
+    """Whoever is like these faces, which shall be of one person, is `ignored` in what `identify` answers, and never kept."""
+    service = service_of(request)
+    await collection_of(service, collection)
+    return IgnoredFaces(ignored=await acting(service, caller, service.unknowns.ignore, collection, faces.faces))
+
+
+@router.delete(
+    "/v1/unknowns/{face_id}", operation_id="erase_unknown", summary="Erase an unnamed face for good", status_code=204,
+    responses=problems(),
+)  # fmt: skip
+async def erase_unknown(
+    request: Request, caller: Enroller, face_id: str, collection: CollectionName = "default", ignored: Ignored = False
+) -> Response:
+    """With `ignored=true` a person who was ignored is a stranger again."""
+    service = service_of(request)
+    await collection_of(service, collection)
+
+    def erase() -> None:
+        found = service.unknowns.find(collection, [face_id], ignored=ignored)
+        service.unknowns.erase(collection, found, ignored=ignored)
+
+    await acting(service, caller, erase)
+    return Response(status_code=204)
+
+
+def _entry(one: Unknown) -> UnknownFace:
+    quality = None if one.quality is None else round(one.quality, 3)
+    return UnknownFace(
+        id=one.id, seen=one.seen, box=one.box, source=one.source, quality=quality, has_crop=one.has_crop
+    )  # fmt: skip

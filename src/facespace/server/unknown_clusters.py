@@ -1,0 +1,161 @@
+"""Unnamed faces in groups of one person each, with known people they may be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from facespace.clustering.algorithms import cluster, handicaps_of, pair_threshold_for, threshold_for
+from facespace.embedding.vectors import Embeddings
+from facespace.errors import ModelError
+from facespace.identification.gallery import Gallery
+from facespace.identification.open_set import templates
+from facespace.server.unknowns import Unknowns, photo_of
+
+MAX_CLUSTERED = 5_000  # faces; of more the newest count
+_SUGGESTED = 3  # people of one cluster
+
+
+class Suggestion(NamedTuple):
+    """A known person whom a cluster may show: the similarity reaches what one of two photos of one person must.
+
+    `likeness` is "very likely" where everybody of the gallery could be meant and the similarity would be enough for a name, "likely" halfway to
+    that, else "possible".
+    """
+
+    person: dict[str, Any]
+    similarity: float
+    threshold: float
+    likeness: str
+
+
+class Cluster(NamedTuple):
+    """Faces that seem to be one person's, the newest first; `cover` is the best of them, `id` the oldest."""
+
+    id: str
+    faces: list[str]
+    cover: str
+    suggestions: list[Suggestion]
+
+
+class Clusters(NamedTuple):
+    """All clusters, the largest first, and the faces that are in none."""
+
+    clusters: list[Cluster]
+    loose: list[str]
+
+
+class Grouping:
+    """Clusters of all collections, computed again only when something has changed."""
+
+    def __init__(self, unknowns: Unknowns) -> None:
+        self._unknowns = unknowns
+        self._kept: dict[str, tuple[int, Clusters]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, collection: str, gallery: Gallery) -> Clusters:
+        """The clusters of a collection's unnamed faces; may take seconds."""
+        with self._lock:
+            self._unknowns.flush()
+            version = gallery.store.version()
+            held = self._unknowns.gallery(collection)
+            if held is not None:  # in some stores each collection has a version of its own
+                version = version * 1_000_003 + held.store.version()
+            kept = self._kept.get(collection)
+            if kept is None or kept[0] != version:
+                kept = self._kept[collection] = version, grouped(self._unknowns, collection, gallery)
+            return kept[1]
+
+
+def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
+    """The newest unnamed faces of a collection in clusters, with suggestions."""
+    everything = unknowns.everything(collection, MAX_CLUSTERED)
+    if everything is None:
+        return Clusters([], [])
+    ids, vectors = everything
+    calibration = gallery.embedder.calibration
+    if calibration is None or len(ids) == 1:  # without thresholds nothing says who is alike
+        return Clusters([], ids)
+    assert vectors.quality is not None
+    _, photos = np.unique([photo_of(one) for one in ids], return_inverse=True)
+    labels = cluster(
+        vectors.view(np.ndarray), threshold=threshold_for(calibration, len(ids)),
+        pair_threshold=pair_threshold_for(calibration, len(ids)), photos=photos.reshape(-1),
+        handicaps=handicaps_of(calibration, vectors.quality),
+    )  # fmt: skip
+    counts = np.bincount(labels)
+    n_clusters = int(np.count_nonzero(counts > 1))  # the largest have the smallest numbers
+    inside = labels < n_clusters
+    means = templates(labels[inside], np.asarray(vectors[inside]), n_clusters)
+    qualities = np.bincount(labels[inside], weights=vectors.quality[inside], minlength=n_clusters) / counts[:n_clusters]
+    told = Embeddings(
+        means, made_by="represent", model=vectors.model, quality=np.clip(qualities, 0, 1).astype(np.float32)
+    )
+    suggested = suggestions(gallery, told) if n_clusters else []
+    clusters = []
+    for n in range(n_clusters):
+        rows = np.flatnonzero(labels == n)
+        faces = [ids[row] for row in rows]
+        best = int(rows[vectors.quality[rows].argmax()])
+        clusters.append(Cluster(faces[-1], faces, ids[best], suggested[n]))
+    return Clusters(clusters, [ids[row] for row in np.flatnonzero(~inside)])
+
+
+def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:
+    """Of each probe (N,D) the known people it may be, best first; nobody below the threshold of a 1:1 comparison."""
+    if not len(gallery) or not len(probes):
+        return [[] for _ in range(len(probes))]
+    found = gallery.store.nearest(np.asarray(probes, np.float32).view(np.ndarray), _SUGGESTED)
+    assert probes.quality is not None
+    of = (found.n_photos, found.qualities, np.asarray(probes.quality, np.float64)[:, None])
+    try:
+        least, sure = gallery.thresholds_for(*of, among=1), gallery.thresholds_for(*of)
+    except ModelError:
+        return [[] for _ in range(len(probes))]
+    people = {one.id: one for one in gallery.store.get(sorted({int(one) for one in found.people.ravel() if one >= 0}))}
+    told = []
+    for n in range(len(probes)):
+        of_probe = []
+        for k, number in enumerate(found.people[n].tolist()):
+            similarity = float(found.similarities[n, k])
+            if number in people and similarity >= least[n, k]:
+                state = people[number].state
+                person = {"id": str(number), "name": state.name, "external_id": state.external_id}
+                likeness = _likeness(similarity, float(least[n, k]), float(sure[n, k]))
+                of_probe.append(Suggestion(person, similarity, float(least[n, k]), likeness))
+        told.append(of_probe)
+    return told
+
+
+def _likeness(similarity: float, least: float, sure: float) -> str:
+    """The similarity in words.
+
+    >>> [_likeness(similarity, 0.3, 0.5) for similarity in (0.35, 0.45, 0.6)]
+    ['possible', 'likely', 'very likely']
+    """
+    if similarity >= max(least, sure):
+        return "very likely"
+    return "likely" if similarity >= (least + sure) / 2 else "possible"
+
+
+def like_each(gallery: Gallery, probes: Embeddings, most: int) -> Sequence[list[tuple[str, float, float]]]:
+    """Of each probe (N,D) the faces in a collection of unnamed ones that are alike: (id, similarity, threshold), best first."""
+    if not len(gallery) or not len(probes):
+        return [[] for _ in range(len(probes))]
+    found = gallery.store.nearest(np.asarray(probes, np.float32).view(np.ndarray), most)
+    qualities = np.full(len(probes), 0.5) if probes.quality is None else np.asarray(probes.quality, np.float64)
+    least = gallery.thresholds_for(found.n_photos, found.qualities, qualities[:, None], among=1)
+    names = {
+        one.id: one.state.name for one in gallery.store.get(sorted({int(k) for k in found.people.ravel() if k >= 0}))
+    }
+    return [
+        [
+            (names[number], float(found.similarities[n, k]), float(least[n, k]))
+            for k, number in enumerate(found.people[n].tolist())
+            if number in names and found.similarities[n, k] >= least[n, k]
+        ]
+        for n in range(len(probes))
+    ]

@@ -1,0 +1,43 @@
+"""Lines of JSON that tell nothing of people."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from facespace.server import logs
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    names = (logs.LOGGER, "uvicorn.error", "asyncio", "uvicorn.access")
+    before = [(logging.getLogger(name), dict(vars(logging.getLogger(name)))) for name in names]
+    handlers = [list(logger.handlers) for logger, _ in before]
+    yield
+    for (logger, held), of_logger in zip(before, handlers, strict=True):
+        logger.handlers[:] = of_logger
+        logger.propagate = held["propagate"]
+        logger.setLevel(held["level"])
+
+
+def test_lines(capsys):
+    logs.configure()
+    try:
+        raise ValueError("Ada's photo")
+    except ValueError as error:
+        logs.log("failed", level=logging.ERROR, error=error, request_id="a")
+    logs.log("done", seconds=0.5)
+    failed, done = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (failed["level"], failed["error"], failed["request_id"]) == ("error", "builtins.ValueError", "a")
+    assert "Ada" not in json.dumps(failed)
+    assert failed["at"][-1].endswith("test_lines")
+    assert (done["message"], done["seconds"]) == ("done", 0.5)
+    assert done["time"].endswith("Z")
+
+
+def test_a_level_leaves_lines_out(capsys):
+    logs.configure("warning")
+    logs.log("done")
+    assert capsys.readouterr().err == ""
