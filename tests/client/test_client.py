@@ -268,9 +268,12 @@ WRONG_FACES: list[tuple[dict[str, Any], str]] = [
 )
 def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, Any], wanted: str) -> None:
     answer = {**IDENTIFIED, "faces": [{**FACE, **wrong}]}
-    with fake_service(answering(200, answer)) as service, Client(service.url) as client:
-        with pytest.raises(ServiceError) as caught:
-            client.identify(hopper_file)
+    with (
+        fake_service(answering(200, answer)) as service,
+        Client(service.url) as client,
+        pytest.raises(ServiceError) as caught,
+    ):
+        client.identify(hopper_file)
     assert f"{service.url}: {wanted}" in str(caught.value)
     assert str(caught.value).endswith("is this a facespace service of this version?")
     assert caught.value.code == "unexpected_answer"
@@ -279,9 +282,12 @@ def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, An
 @pytest.mark.parametrize("field", ["image", "faces", "n_people"])
 def test_a_missing_field(hopper_file: Path, field: str) -> None:
     answer = {name: value for name, value in IDENTIFIED.items() if name != field}
-    with fake_service(answering(200, answer)) as service, Client(service.url) as client:
-        with pytest.raises(ServiceError, match=f"{field} must be .* in the answer, got nothing"):
-            client.identify(hopper_file)
+    with (
+        fake_service(answering(200, answer)) as service,
+        Client(service.url) as client,
+        pytest.raises(ServiceError, match=f"{field} must be .* in the answer, got nothing"),
+    ):
+        client.identify(hopper_file)
 
 
 @pytest.mark.parametrize(
@@ -293,9 +299,12 @@ def test_a_missing_field(hopper_file: Path, field: str) -> None:
     ],
 )
 def test_a_verdict_that_cannot_be(hopper_file: Path, verdict: dict[str, Any], wanted: str) -> None:
-    with fake_service(answering(200, verdict)) as service, Client(service.url) as client:
-        with pytest.raises(ServiceError, match=wanted):
-            client.verify(hopper_file, hopper_file)
+    with (
+        fake_service(answering(200, verdict)) as service,
+        Client(service.url) as client,
+        pytest.raises(ServiceError, match=wanted),
+    ):
+        client.verify(hopper_file, hopper_file)
 
 
 def test_pages_without_end_end() -> None:
@@ -313,9 +322,12 @@ def test_an_enrolment_about_other_photos(hopper_file: Path) -> None:
         [{"index": 0, "photo_id": "1", "box": [1, 2, 3, 4]}] * 2,
     ):
         answer = {"person": PERSON, "added": added, "rejected": []}
-        with fake_service(answering(200, answer)) as service, Client(service.url) as client:
-            with pytest.raises(ServiceError, match=r"photos, and 1 were sent"):
-                client.enroll("Ada", hopper_file)
+        with (
+            fake_service(answering(200, answer)) as service,
+            Client(service.url) as client,
+            pytest.raises(ServiceError, match=r"photos, and 1 were sent"),
+        ):
+            client.enroll("Ada", hopper_file)
 
 
 def test_a_change_says_what_was_seen(hopper_file: Path) -> None:
@@ -347,12 +359,12 @@ def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_key_is_not_shown(hopper_file: Path) -> None:
-    with fake_service(problem(401, "unauthorized", "a valid key is needed")) as service:
-        with Client(service.url, "fsk_1_secret-secret") as client:
-            assert "secret" not in repr(client)
-            assert "secret" not in str(vars(client))
-            with pytest.raises(ServiceError) as caught:
-                client.identify(hopper_file)
+    refusal = problem(401, "unauthorized", "a valid key is needed")
+    with fake_service(refusal) as service, Client(service.url, "fsk_1_secret-secret") as client:
+        assert "secret" not in repr(client)
+        assert "secret" not in str(vars(client))
+        with pytest.raises(ServiceError) as caught:
+            client.identify(hopper_file)
     assert "secret" not in str(caught.value)
     assert caught.value.status == 401
 

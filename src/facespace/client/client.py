@@ -458,7 +458,7 @@ def _id(one: Any) -> str:
     """The id of something that has one, or that is one."""
     known = getattr(one, "id", one)
     if not isinstance(known, str) or not known:
-        raise TypeError(f"an id must be text, got {type(known).__name__}")
+        raise TypeError(f"an id must be text that is not empty, got {one_line(repr(known))[:60]}")
     return known
 
 
