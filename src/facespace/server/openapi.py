@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
+from facespace.server.openapi_examples import give_examples
 from facespace.server.problems import ProblemModel, problems
 
 _DESCRIPTION = """\
@@ -52,6 +53,9 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
         "bearer": {"type": "http", "scheme": "bearer", "description": "A key that `facespace serve key create` made."},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            give_examples(operation, schemas)
     schema["security"] = [{"bearer": []}, {"header": []}, {}]
     return schema
 
@@ -60,10 +64,11 @@ def photo_body(
     *,
     field: str = "photo",
     several: bool = False,
+    raw: bool = True,
     fields: Mapping[str, Any] | None = None,
     required: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The `openapi_extra` of a route that takes a photo, raw or in a form; `several` photos come in a form alone.
+    """The `openapi_extra` of a route that takes a photo in a form or `raw`, or `several` in a form.
 
     `fields` are the schemas of the form's other fields.
     """
@@ -77,7 +82,7 @@ def photo_body(
         "encoding": {field: {"contentType": "image/*, application/octet-stream"}},
     }
     content: dict[str, Any] = {"multipart/form-data": form}
-    if not required:
+    if raw and not required:
         content |= {
             kind: {"schema": _BINARY} for kind in ("image/jpeg", "image/png", "image/*", "application/octet-stream")
         }

@@ -190,6 +190,7 @@ async def identify_batch(
     "/v1/verify", operation_id="verify", summary="Are two faces of one person?",
     openapi_extra=photo_body(
         several=True,
+        raw=False,
         fields={
             "person": {"type": "string", "description": "The id of a person to compare one photo with."},
             "other": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "Photos to compare one with."},

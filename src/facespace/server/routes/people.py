@@ -14,8 +14,8 @@ from facespace.identification.edits import Done, Seen
 from facespace.identification.gallery import Gallery
 from facespace.identification.stores.changes import checked_external_id, checked_metadata
 from facespace.identification.stores.protocol import Store
-from facespace.server.access import Caller
 from facespace.io.text import plain_text
+from facespace.server.access import Caller
 from facespace.server.acting import Admin, CollectionName, Enroller, Reader, acting, collection_of
 from facespace.server.bodies import Form, read_form
 from facespace.server.enrolling import (
