@@ -53,7 +53,7 @@ def main() -> None:
         made = subprocess.run(create, check=True, capture_output=True, text=True)
         key = re.search(r"fsk_([A-Za-z0-9]+)_[\w-]{43}", made.stdout)
         assert key, made.stdout
-        with served(gallery) as server:
+        with served(gallery, "--allow-private-webhooks") as server:  # targets are on loopback alone
             address = f"http://127.0.0.1:{server.port}"
             environment = os.environ | {
                 "FACESPACE_CONTRACT_KEY": key[1],

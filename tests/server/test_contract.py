@@ -37,7 +37,7 @@ def service(
     assert key, made.stdout
     with (folder / "log").open("w+") as log:
         server = subprocess.Popen(
-            [*facespace, "serve", "--gallery", str(gallery), "--port", "0", "--no-page"],
+            [*facespace, "serve", "--gallery", str(gallery), "--port", "0", "--no-page", "--allow-private-webhooks"],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
