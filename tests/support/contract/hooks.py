@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
+from schemathesis.transport.serialization import Binary
 
 OWN_KEY = os.environ.get("FACESPACE_CONTRACT_KEY", "")  # id of the key that the run uses: it must not revoke itself
 PHOTOS = [path for path in os.environ.get("FACESPACE_CONTRACT_PHOTOS", "").split(os.pathsep) if path]
@@ -29,7 +31,19 @@ def no_face() -> bytes:
     return data.getvalue()
 
 
-photos = st.sampled_from([*map(small, PHOTOS), no_face(), b"\xff\xd8\xff no photo", b""])
+FACES = [Binary(small(path)) for path in PHOTOS]
+NAMES = (
+    "Ada Lovelace",
+    "Grace Hopper",
+    "O'Brien; DROP TABLE person",
+    "<script>alert(1)</script>",
+    "../../etc",
+    "李小龙",
+    "Zoë",
+)
+ENROLLING = ("/v1/enroll", "/v1/people", "/v1/people/{person_id}/photos", "/v1/people/{id}/photos")
+
+photos = st.sampled_from([*(face.data for face in FACES), no_face(), b"\xff\xd8\xff no photo", b""])
 for media_type in ("image/*", "image/jpeg", "image/png", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, photos)
 schemathesis.openapi.format("binary", photos)
@@ -37,10 +51,11 @@ schemathesis.openapi.format("binary", photos)
 
 @schemathesis.check
 def only_documented_503(ctx: Any, response: Any, case: Any) -> None:
-    """No server error but 503 with Retry-After."""
+    """No server error but 503 with Retry-After, where the service has too much to do. The gallery's store never goes away."""
     if response.status_code >= 500:
         assert response.status_code == 503, f"the answer {response.status_code}"
         assert response.headers.get("retry-after"), "503 without Retry-After"
+        assert response.json()["code"] == "busy", f"503 {response.json()['code']}"
 
 
 @schemathesis.check
@@ -57,7 +72,7 @@ def every_error_is_a_problem(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Keep the run inside this machine, short, and in possession of its key."""
+    """Keep the run inside this machine, short, and in possession of its key; let most right requests succeed."""
     if OWN_KEY and case.path.startswith("/v1/keys/") and OWN_KEY in map(str, (case.path_parameters or {}).values()):
         case.path_parameters = dict.fromkeys(case.path_parameters, "none")
     if case.path == "/v1/events":  # a stream would otherwise last
@@ -66,3 +81,16 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
             case.query = {**query, "wait": 0.1}
     if case.path.startswith("/v1/webhooks") and isinstance(case.body, dict) and isinstance(case.body.get("url"), str):
         case.body["url"] = "http://127.0.0.1:9/hook"  # nobody else is ever called
+    if case.meta is not None and case.meta.generation.mode.is_positive and zlib.crc32(repr(case.query).encode()) % 4:
+        if case.query:
+            case.query = {
+                name: value for name, value in case.query.items() if name != "collection"
+            }  # a drawn one is not there
+        if case.path in ENROLLING and isinstance(case.body, dict):
+            for name in ("box", "metadata", "external_id"):
+                case.body.pop(name, None)
+            number = zlib.crc32(repr(case.body).encode())
+            if "name" in case.body:
+                case.body["name"] = NAMES[number % len(NAMES)]
+            if FACES:
+                case.body["photo"] = [FACES[number % len(FACES)]]
