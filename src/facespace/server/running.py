@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,8 @@ def _serve_together(settings: Settings, listener: socket.socket) -> bool:
         say(address(settings, listener))
         supervisor = Multiprocess(config(settings), sockets=[listener])
         supervisor.run()
-    return all(process.exitcode == 0 for process in supervisor.processes)
+    ended = (0, -signal.SIGTERM, -signal.SIGINT)
+    return all(process.exitcode in ended for process in supervisor.processes)
 
 
 def config(settings: Settings) -> uvicorn.Config:
@@ -105,7 +109,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says where it serves, once it does."""
+    """Says where it serves, once it does, and ends as a program that has done its work."""
 
     def __init__(self, config: uvicorn.Config, where: str) -> None:
         super().__init__(config)
@@ -114,3 +118,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         say(self._where)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, which sends the signal to itself again at the end, and so is killed by it."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
