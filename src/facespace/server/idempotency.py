@@ -53,10 +53,7 @@ class Idempotency:
             return
         request = Request(scope, receive)
         try:
-            if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-                raise Problem(
-                    422, "invalid", "Idempotency-Key must be given once, with 1 to 200 visible ASCII characters"
-                )
+            _check(keys)
             body = await _body(request, service_of(request).settings.max_body)
             if body is None:
                 return
@@ -137,6 +134,11 @@ def fingerprint(request: Request, body: bytes) -> str:
     for part in (request.method.encode(), request.scope["path"].encode(), request.scope["query_string"], kind, body):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+
+
+def _check(keys: list[str]) -> None:
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise Problem(422, "invalid", "Idempotency-Key must be given once, with 1 to 200 visible ASCII characters")
 
 
 class _Held:
