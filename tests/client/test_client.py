@@ -174,6 +174,52 @@ def test_faces_are_compared(client: Client, hopper_file: Path, collins_file: Pat
     assert (cut.code, len(cut)) == ("unreadable_image", 0)
 
 
+def test_faces_that_nobody_could_name(
+    client: Client, hopper_file: Path, collins_file: Path, stranger_file: Path
+) -> None:
+    for face in client.unknowns():
+        client.remove_unknown(face)
+    for photo in (hopper_file, variant(hopper_file, 4), collins_file, stranger_file):
+        client.identify(photo)
+    unknowns = list(client.unknowns())
+    assert len(unknowns) == 4
+    assert {face.source for face in unknowns} == {""}
+    assert Image.open(io.BytesIO(client.unknown_crop(unknowns[0]))).format == "PNG"
+    (cluster,) = client.clusters()
+    assert len(cluster.faces) == 2
+    assert cluster.suggestions == ()
+    (alike,) = client.search_unknowns(variant(hopper_file, -4))
+    assert sorted(one.id for one in alike) == sorted(cluster.faces)
+    assert all(one.similarity >= one.threshold for one in alike)
+
+    done = client.name_unknown(cluster.faces, "Grace Hopper")
+    assert done.person is not None
+    assert (done.person.name, done.person.n_photos, len(done.added)) == ("Grace Hopper", 2, 2)
+    assert client.identify(variant(hopper_file, 2))[0].name == "Grace Hopper"
+    collins = next(one for one in client.search_unknowns(collins_file)[0])
+    assert client.name_unknown([collins.id], person=done.person).person is not None
+    (left,) = client.unknowns()
+    assert client.ignore([left]) == 1
+    assert list(client.unknowns()) == []
+    (ignored,) = client.identify(stranger_file)
+    assert (ignored.name, ignored.reason) == (None, "ignored")
+    with pytest.raises(TypeError, match="a name, or a person"):
+        client.name_unknown([left])
+
+
+def test_collections_and_their_export(service: Served, client: Client, hopper_file: Path, tmp_path: Path) -> None:
+    assert client.create_collection("visitors", model="casia-webface").name == "visitors"
+    with Client(service.url, collection="visitors") as visitors:
+        visitors.enroll("Grace", hopper_file)
+        there = {one.name: (one.model, one.n_people, one.n_photos) for one in client.collections()}
+        assert there["visitors"] == ("casia-webface", 1, 1)
+        assert list(client.people()) == []
+        visitors.export(tmp_path / "visitors.facespace")
+        assert (tmp_path / "visitors.facespace").read_bytes().startswith(b"PK")
+    client.erase_collection("visitors")
+    assert "visitors" not in {one.name for one in client.collections()}
+
+
 def test_nobody_of_that_id(client: Client) -> None:
     for strange in ("999999", "1?x=1", "%2e%2e", "%2F", "1'; DROP TABLE people; --"):
         with pytest.raises(ServiceError) as caught:

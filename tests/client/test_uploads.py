@@ -109,6 +109,20 @@ def test_a_refused_photo_is_tried_again_by_the_next_run_with_a_new_key(
         assert len(set(keys(service))) == len(service.requests) == 3
 
 
+def test_a_request_whose_answer_was_erased_is_made_again_with_a_new_key(
+    work: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    gone = problem(409, "conflict", "this request was carried out before; its answer was not kept")
+    with fake_service(gone, enrolled()) as service:
+        (one,) = sent_to(service, work[:1], tmp_path / "j")
+        assert one.code == "added"
+        first, second = (request.headers["idempotency-key"] for request in service.requests)
+    assert first != second
+    with fake_service(gone) as service:
+        (one,) = sent_to(service, work[:1], tmp_path / "k")
+        assert (one.code, one.is_refused, len(service.requests)) == ("conflict", True, 3)
+
+
 def test_one_bad_photo_does_not_stop_the_others(work: list[tuple[str, str]], tmp_path: Path) -> None:
     text, missing = tmp_path / "text.png", tmp_path / "missing.png"
     text.write_text("not an image")

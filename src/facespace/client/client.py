@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from facespace.client.answers import (
+    Alike,
     Change,
     Cluster,
     Collection,
@@ -23,6 +24,7 @@ from facespace.client.answers import (
     StoredPhoto,
     Unknown,
     Verdict,
+    read_alike,
     read_change,
     read_cluster,
     read_collection,
@@ -330,6 +332,15 @@ class Client:
         """The collections of people that the key may see."""
         return [read_collection(one) for one in self._get("/v1/collections").each("collections")]
 
+    def create_collection(self, name: str, *, model: str | None = None) -> Collection:
+        """Make an empty collection, by default of the service's model; `Client(…, collection=name)` is for it then."""
+        body = {"name": name} if model is None else {"name": name, "model": model}
+        return read_collection(self._transport.fields(self._post("/v1/collections", body)))
+
+    def erase_collection(self, name: str) -> None:
+        """Erase a collection for good, with everybody in it and everything known of them; nothing undoes it."""
+        self._transport.nothing(Call("DELETE", f"/v1/collections/{_segment(name)}"))
+
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write everybody in the collection into a file, as `facespace gallery export` does; whole or not at all."""
         call = self._read(f"/v1/collections/{_segment(self.collection)}/export")
@@ -347,6 +358,11 @@ class Client:
         """The picture of such a face, as a PNG file."""
         return self._transport.content(self._read(f"/v1/unknowns/{_segment(_id(face))}/crop"), "image/png", MAX_CROP)
 
+    def search_unknowns(self, photo: Source, *, limit: int = 20) -> list[list[Alike]]:
+        """The unknown faces that are like each face of a photo, best first; none that is below the threshold."""
+        fields = self._look("/v1/unknowns/search", photo, limit=limit)
+        return [[read_alike(one) for one in face.each("matches")] for face in fields.each("faces")]
+
     def clusters(self) -> list[Cluster]:
         """Such faces grouped by person, with people they may show."""
         return [read_cluster(one) for one in self._get("/v1/unknowns/clusters").each("clusters")]
@@ -361,9 +377,10 @@ class Client:
         body |= {"name": name} if person is None else {"person": _id(person)}
         return read_enrolment(self._transport.fields(self._post("/v1/unknowns/name", body)))
 
-    def ignore(self, faces: Sequence[Unknown | str]) -> None:
-        """Never show faces like these among the unknowns again."""
-        self._transport.nothing(self._post("/v1/unknowns/ignore", {"faces": [_id(face) for face in faces]}))
+    def ignore(self, faces: Sequence[Unknown | str]) -> int:
+        """Never keep or show faces like these, which are of one person, again; returns how many are ignored now."""
+        call = self._post("/v1/unknowns/ignore", {"faces": [_id(face) for face in faces]})
+        return int(self._transport.fields(call).whole("ignored"))
 
     def remove_unknown(self, face: Unknown | str) -> None:
         """Erase one unknown face for good."""

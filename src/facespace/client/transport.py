@@ -32,6 +32,7 @@ _MAX_DETAIL = 500  # characters of it in a message
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0  # seconds before a request is repeated
+_FILE_SECONDS = 86_400.0  # that an export may take, as long as something of it comes
 _BUSY = (429, 503)  # the service did not begin
 _PROXY_FAILED = (502, 504)  # nobody knows whether it did
 
@@ -114,16 +115,21 @@ class Transport:
         self._send(call, lambda response: self._whole(response, None, MAX_ANSWER))
 
     def write_to(self, call: Call, write: Callable[[bytes], object]) -> None:
-        """Hand an answer on, part by part; it is not repeated once its first part has been written."""
+        """Hand an answer on, part by part; it is not asked for again once its first part has been handed on."""
+        begun = False
 
         def pass_on(response: httpx.Response) -> bytes:
-            for part in self._parts(response, MAX_FILE, seconds=86_400):
+            nonlocal begun
+            for part in self._parts(response, MAX_FILE, seconds=_FILE_SECONDS):
+                begun = True
                 write(part)
             return b""
 
-        self._send(call, pass_on)
+        self._send(call, pass_on, lambda: not begun)
 
-    def _send(self, call: Call, take: Callable[[httpx.Response], bytes]) -> bytes:
+    def _send(
+        self, call: Call, take: Callable[[httpx.Response], bytes], may_repeat: Callable[[], bool] = lambda: True
+    ) -> bytes:
         for n_failed in range(self._retries + 1):
             try:
                 return self._once(call, take)
@@ -131,7 +137,7 @@ class Transport:
                 wait = again.seconds
                 if wait is None:
                     wait = min(_FIRST_WAIT * 2**n_failed, _LONGEST_WAIT) * random.uniform(0.75, 1.25)  # noqa: S311
-                if n_failed == self._retries or wait > 2 * _LONGEST_WAIT:
+                if n_failed == self._retries or wait > 2 * _LONGEST_WAIT or not may_repeat():
                     raise again.error from None
                 self._sleep(wait)
         raise AssertionError  # the last round returns or raises
