@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import zlib
 from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
-from schemathesis.transport.serialization import Binary
 
 OWN_KEY = os.environ.get("FACESPACE_CONTRACT_KEY", "")  # id of the key that the run uses: it must not revoke itself
 PHOTOS = [path for path in os.environ.get("FACESPACE_CONTRACT_PHOTOS", "").split(os.pathsep) if path]
@@ -31,19 +29,9 @@ def no_face() -> bytes:
     return data.getvalue()
 
 
-FACES = [Binary(small(path)) for path in PHOTOS]
-NAMES = (
-    "Ada Lovelace",
-    "Grace Hopper",
-    "O'Brien; DROP TABLE person",
-    "<script>alert(1)</script>",
-    "../../etc",
-    "李小龙",
-    "Zoë",
-)
-ENROLLING = ("/v1/enroll", "/v1/people", "/v1/people/{person_id}/photos", "/v1/people/{id}/photos")
+FACES = list(map(small, PHOTOS))
 
-photos = st.sampled_from([*(face.data for face in FACES), no_face(), b"\xff\xd8\xff no photo", b""])
+photos = st.sampled_from([*FACES, *FACES, *FACES, no_face(), b"\xff\xd8\xff no photo", b""])
 for media_type in ("image/*", "image/jpeg", "image/png", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, photos)
 schemathesis.openapi.format("binary", photos)
@@ -72,7 +60,7 @@ def every_error_is_a_problem(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Keep the run inside this machine, short, and in possession of its key; let most right requests succeed."""
+    """Keep the run inside this machine, short, and in possession of its key."""
     if OWN_KEY and case.path.startswith("/v1/keys/") and OWN_KEY in map(str, (case.path_parameters or {}).values()):
         case.path_parameters = dict.fromkeys(case.path_parameters, "none")
     if case.path == "/v1/events":  # a stream would otherwise last
@@ -81,16 +69,21 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
             case.query = {**query, "wait": 0.1}
     if case.path.startswith("/v1/webhooks") and isinstance(case.body, dict) and isinstance(case.body.get("url"), str):
         case.body["url"] = "http://127.0.0.1:9/hook"  # nobody else is ever called
-    if case.meta is not None and case.meta.generation.mode.is_positive and zlib.crc32(repr(case.query).encode()) % 4:
-        if case.query:
-            case.query = {
-                name: value for name, value in case.query.items() if name != "collection"
-            }  # a drawn one is not there
-        if case.path in ENROLLING and isinstance(case.body, dict):
-            for name in ("box", "metadata", "external_id"):
-                case.body.pop(name, None)
-            number = zlib.crc32(repr(case.body).encode())
-            if "name" in case.body:
-                case.body["name"] = NAMES[number % len(NAMES)]
-            if FACES:
-                case.body["photo"] = [FACES[number % len(FACES)]]
+
+
+@schemathesis.hook
+def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
+    """Let right requests mostly succeed, so that others can use what they answer: collections that may be there, faces."""
+    for path, methods in raw_schema["paths"].items():
+        if path.startswith("/v1/events"):  # of a collection that is not there, there are no events
+            continue
+        for operation in methods.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "collection" and parameter["in"] == "query":
+                    parameter["schema"] = {"type": "string", "enum": ["default", "visitors"]}
+    enroll = raw_schema["paths"].get("/v1/enroll")
+    if enroll:
+        properties = enroll["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+        properties["photo"] |= {"minItems": 1, "maxItems": 3}
+        for name in ("box", "metadata", "external_id"):  # /v1/people has them too
+            properties.pop(name, None)
