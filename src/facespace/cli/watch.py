@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 SECRET_VARIABLE = "FACESPACE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 _PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds until a gallery or server that failed is asked again
-_LONGEST_END = 15.0  # seconds that sources have to end
+_LONGEST_END = 3.0  # seconds that sources have to end; one that waits for a picture is left to itself
 
 
 class SnapshotOf(str, Enum):

@@ -88,6 +88,7 @@ def _pictures(address: str, patience: float, about: _About) -> Iterator[tuple[fl
         "protocol_whitelist": _PROTOCOLS,
         "max_pixels": str(2 * most + 65_536),
         "rtsp_transport": "tcp",
+        "analyzeduration": "1000000",
     }
     try:
         container = av.open(address, options=options, timeout=(patience, patience), **titles_in_any_letters(av))
