@@ -16,6 +16,7 @@ from PIL import Image
 import facespace
 from facespace.client.client import Client
 from facespace.errors import ImageError, ServiceError, UnknownPerson
+from support.commands import run_facespace
 from support.fake_service import answering, fake_service, problem
 from support.service import Served, served
 
@@ -235,6 +236,37 @@ def test_no_such_collection(service: Served, hopper_file: Path) -> None:
     with Client(service.url, collection="guests") as client, pytest.raises(ServiceError) as caught:
         client.identify(hopper_file)
     assert (caught.value.status, caught.value.code) == (404, "no_such_collection")
+
+
+def test_keys_and_what_they_allow(tmp_path: Path, hopper_file: Path) -> None:
+    def key(*arguments: str) -> str:
+        made = run_facespace("serve", "key", "create", "--gallery", tmp_path / "people.gallery", *arguments)
+        assert made.code == 0, made.err
+        return made.out.strip()
+
+    admin, identify, other = (
+        key("--role", "admin"),
+        key("--role", "identify"),
+        key("--role", "enroll", "--collection", "guests"),
+    )
+    with served(tmp_path) as service:
+        with Client(service.url, admin) as client:
+            client.enroll("Grace", hopper_file)
+            assert client.log(1)[0].actor
+        for wrong in (None, "fsk_0000_" + "x" * 43):
+            with Client(service.url, wrong) as client, pytest.raises(ServiceError) as caught:
+                client.identify(hopper_file)
+            assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+        with Client(service.url, identify) as client:
+            assert client.identify(hopper_file)[0].name == "Grace"
+            for refused in (lambda: client.enroll("Ada", hopper_file), lambda: list(client.people())):
+                with pytest.raises(ServiceError) as caught:
+                    refused()
+                assert (caught.value.status, caught.value.code) == (403, "forbidden")
+                assert identify not in str(caught.value)
+        with Client(service.url, other) as client, pytest.raises(ServiceError) as caught:
+            client.enroll("Ada", hopper_file)
+        assert caught.value.code == "other_collection"
 
 
 def test_a_request_that_is_sent_twice_enrols_once(client: Client, hopper_file: Path) -> None:

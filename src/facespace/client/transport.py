@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_ANSWER = 2**26  # bytes of a JSON answer: 100 photos of 100 faces, with embeddings, have a third of it
 MAX_FILE = 2**34  # bytes of an export, which is written to a file as it comes
 _MAX_PROBLEM = 2**16  # bytes that are read of an answer that says what went wrong
-_MAX_DETAIL = 500  # characters of it in a message
+_DETAIL = 500  # characters of it in a message
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0  # seconds before a request is repeated
@@ -184,7 +184,7 @@ class Transport:
         """Raise what an answer other than success means."""
         status = response.status_code
         if 300 <= status < 400:
-            target = one_line(response.headers.get("Location", "nowhere"))[:_MAX_DETAIL]
+            target = one_line(response.headers.get("Location", "nowhere"))[:_DETAIL]
             raise ServiceError(
                 f"{self.url}: redirects to {target}, where neither photos nor the key are sent; give that address if you trust it",
                 status=status,
@@ -206,8 +206,8 @@ class Transport:
             try:
                 fields = read_json(self._whole(response, None, _MAX_PROBLEM), self.url)
                 code = one_line(fields.text("code", ""))[:64]
-                detail = one_line(" ".join(fields.text("detail", "").split()))[:_MAX_DETAIL]
-                detail = detail or one_line(fields.text("title", ""))[:_MAX_DETAIL]
+                detail = one_line(" ".join(fields.text("detail", "").split()))[:_DETAIL]
+                detail = detail or one_line(fields.text("title", ""))[:_DETAIL]
                 request_id = request_id or one_line(fields.text("request_id", ""))[:64]
             except ServiceError:  # it is not one of this service's; its status is known
                 code, detail = "", ""
