@@ -267,6 +267,8 @@ class Engine:
             self._readers.submit(self._decode, job, networks)
         try:
             return [await job.future for job in jobs]
+        except MemoryError:
+            raise busy("there is not enough memory for this photo now; try again, or send a smaller one", 5) from None
         finally:
             for job in jobs:
                 job.future.cancel()
