@@ -28,6 +28,7 @@ CHANGES = ("enrolled", "removed", "changed")
 KINDS = (*SEEN, *CHANGES)
 KEYS = (
     "source", "person", "similarity", "threshold", "box", "quality", "photo_id", "unknown_id", "reason", "actor",
+    "seconds", "snapshot",
 )  # fmt: skip
 
 MAX_EVENTS = 100_000  # kept; older ones are deleted

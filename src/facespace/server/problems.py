@@ -227,6 +227,9 @@ def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Answer every error that routes raise as a problem; a 405 says which methods the address takes."""
 
     async def handle(request: Request, error: Exception) -> Response:
+        if isinstance(error, NoSuchCollection) and error.removed:  # by another process: a new one may have the name
+            service = request.app.state.service
+            await service.engine.run(service.galleries.forget, error.removed)
         problem = as_problem(error)
         assert problem is not None
         if problem.status == 405:

@@ -217,9 +217,10 @@ class Webhooks:
                 if not changed:  # removed meanwhile
                     continue
                 connection.executemany(
+                    # Not of somebody who was erased since it was read.
                     "INSERT INTO webhook_delivery (webhook, event, collection, person, body, attempts, due, dead)"
-                    " VALUES (?, ?, ?, ?, ?, 0, ?, 0)",
-                    [(identifier, event.number, event.collection, event.person, event.json, now) for event in found],
+                    " SELECT ?, number, collection, person, ?, 0, ?, 0 FROM event WHERE number = ?",
+                    [(identifier, event.json, now, event.number) for event in found],
                 )
                 if found:
                     _bound(connection, identifier)

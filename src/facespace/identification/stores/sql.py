@@ -336,7 +336,7 @@ class SqlStore(SqlValues):
                 cursor.change(f"DELETE FROM {table} WHERE collection = ?", own)
             self._forget_collection(cursor)
             cursor.change("DELETE FROM collection WHERE id = ?", own)
-            cursor.change("UPDATE head SET seq = seq + 1 WHERE id = 1")
+            self._touch(cursor, [0])  # nobody: but the version is another one
 
     def _forget_collection(self, cursor: Cursor) -> None:
         """Drop what else the database keeps of the collection, within a change."""

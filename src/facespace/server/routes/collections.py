@@ -311,7 +311,7 @@ def _entry(service: Service, gallery: Gallery) -> dict[str, Any]:
         "n_photos": store.count(photos=True), "templates": "best" if store.setting("templates") == "best" else "mean",
         "retention_days": float(days) if isinstance(days, (int, float)) else None, "calibrated": stored is not None,
         "strangers_named": rate,
-        "threshold": _or_none(lambda: round(float(gallery.thresholds_for(1, 1.0, 1.0, rate=chosen)), 4)),
+        "threshold": _or_none(lambda: round(float(gallery.thresholds_for(1, 1.0, 1.0, among=max(1, len(gallery)), rate=chosen)), 4)),
         "n_unknowns": service.unknowns.count(store.collection),
         "n_ignored": service.unknowns.count(store.collection, ignored=True),
     }  # fmt: skip

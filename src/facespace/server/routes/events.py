@@ -42,7 +42,7 @@ class PersonOfEvent(BaseModel):
     """Who an event is about."""
 
     id: str
-    name: str
+    name: str | None = Field(None, description="Left out where the person was erased.")
     external_id: str | None = None
 
 
