@@ -201,6 +201,7 @@ def test_a_closed_file_says_so(state: State):
 
 
 def test_deleted_bytes_are_overwritten_by_scrub(state: State):
+    assert state._writer.execute("PRAGMA secure_delete").fetchone() == (1,)
     state.set("secret", "Ada Lovelace")
     assert b"Ada Lovelace" in state.path.read_bytes() + state.path.with_name(f"{FILE}-wal").read_bytes()
     with state.transaction() as connection:

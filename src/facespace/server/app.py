@@ -88,13 +88,12 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        root_path=settings.root_path,
         redirect_slashes=False,
     )
     add_problem_handlers(app, ROUTERS)
     for router in ROUTERS:
         app.include_router(router)
-    openapi.describe(app)
+    openapi.describe(app, settings.root_path)
     # The last one that is added comes first.
     app.add_middleware(AuditTrail)
     app.add_middleware(Erasure)
@@ -102,7 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(KeyCheck)
     app.add_middleware(CrossSite, settings=settings)
     app.add_middleware(Admission, settings=settings, service=service)
-    app.add_middleware(Tracing, metrics=metrics)
+    app.add_middleware(Tracing, metrics=metrics, root_path=settings.root_path)
     return app
 
 

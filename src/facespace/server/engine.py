@@ -38,6 +38,7 @@ from facespace.server.settings import Settings
 MAX_DECODED_PIXELS = 100_000_000  # of photos that are decoded and not finished; a single one may have more
 _BATCH_PIXELS = 24_000_000
 _BLOCKING_THREADS = 16
+_DECODE_SECONDS = 0.004  # for which photos that are decoded wait for those that are being decoded
 
 R = TypeVar("R")
 
@@ -94,13 +95,25 @@ class _Networks:
         self._finish = finish
         self._changed = threading.Condition()
         self._ready: deque[_Job] = deque()
+        self._n_coming = 0  # photos that are being decoded
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="facespace-networks", daemon=True)
         self._thread.start()
 
+    def expect(self) -> None:
+        """A photo is about to be decoded: `put` or `give_up` follows."""
+        with self._changed:
+            self._n_coming += 1
+
     def put(self, job: _Job) -> None:
         with self._changed:
+            self._n_coming -= 1
             self._ready.append(job)
+            self._changed.notify()
+
+    def give_up(self) -> None:
+        with self._changed:
+            self._n_coming -= 1
             self._changed.notify()
 
     def close(self) -> None:
@@ -115,6 +128,8 @@ class _Networks:
                 self._changed.wait_for(lambda: self._ready or self._closing)
                 if not self._ready:
                     return
+                # Those that were accepted too are about to be there; a few in one call cost less than each alone.
+                self._changed.wait_for(lambda: not self._n_coming or len(self._ready) >= MAX_IMAGES, _DECODE_SECONDS)
                 jobs = self._take()
             self._compute([job for job in jobs if not job.future.cancelled()])
             self._finish(jobs)
@@ -243,6 +258,7 @@ class Engine:
             self.waiting += 1
             self._metrics.waiting.set(self.waiting)
             job.future.add_done_callback(self._one_less)
+            networks.expect()
             self._readers.submit(self._decode, job, networks)
         try:
             return [await job.future for job in jobs]
@@ -278,6 +294,7 @@ class Engine:
 
     def _decode(self, job: _Job, networks: _Networks) -> None:
         if job.future.cancelled():
+            networks.give_up()
             return
         try:
             with reading_within(lambda n_pixels: self._room.enter(job, n_pixels)):
@@ -287,9 +304,11 @@ class Engine:
         except Exception:
             _fail(job)
             self._room.leave([job])
+            networks.give_up()
             return
         job.data = b""
         if job.photo.pixels is None:
+            networks.give_up()
             self._finish([job])
         else:
             networks.put(job)

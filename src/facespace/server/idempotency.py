@@ -48,7 +48,7 @@ class Idempotency:
         """Answer from what is kept, or hand the request on and keep its answer."""
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
         keys = Headers(scope=scope).getlist("idempotency-key") if path else []
-        if not keys or scope["method"] != "POST" or not path.startswith("/v1/") or _LEFT_OUT.fullmatch(path):
+        if not keys or not keeps_answers(scope["method"], path):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
@@ -122,6 +122,15 @@ class Erasure:
                 await send(message)
 
         await self._app(scope, receive, erased if erases else send)
+
+
+def keeps_answers(method: str, path: str) -> bool:
+    """Whether an operation follows the header: those that change something, but for secrets and imports.
+
+    >>> keeps_answers("POST", "/v1/enroll"), keeps_answers("POST", "/v1/identify"), keeps_answers("POST", "/v1/keys")
+    (True, False, False)
+    """
+    return method == "POST" and path.startswith("/v1/") and not _LEFT_OUT.fullmatch(path)
 
 
 def fingerprint(request: Request, body: bytes) -> str:
