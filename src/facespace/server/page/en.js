@@ -330,7 +330,7 @@ export default {
   "role.enroll.short": "Enroll",
   "role.admin.short": "Admin",
   "keys.text": "Whoever has a key may do what its role says. A key that is revoked ends at once.",
-  "keys.none": "There are no keys, so everybody on this machine may do everything. With the first key, this page will ask for one too: make it an admin key.",
+  "keys.none": "There are no keys, so everybody on this machine may do everything. The first key closes the service to all who have none: make it an admin key, and keep it.",
   "keys.label": "Label",
   "keys.role": "Role",
   "keys.collection": "Collection",

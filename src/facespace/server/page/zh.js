@@ -330,7 +330,7 @@ export default {
   "role.enroll.short": "登记",
   "role.admin.short": "管理",
   "keys.text": "持有密钥的人可以做其角色允许的事。密钥被吊销后立即失效。",
-  "keys.none": "还没有密钥，所以本机上的任何人都可以做任何事。有了第一个密钥后，本页也会要求密钥：请先创建管理密钥。",
+  "keys.none": "还没有密钥，所以本机上的任何人都可以做任何事。有了第一个密钥后，没有密钥的人都会被拒绝：请先创建管理密钥，并妥善保存。",
   "keys.label": "名称",
   "keys.role": "角色",
   "keys.collection": "集合",
