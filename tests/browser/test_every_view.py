@@ -61,7 +61,10 @@ def test_axe_finds_nothing_serious(
         show(page, service, view, filled, choose, [hopper_photos[0], collins_photos[0]])
         told = Axe().run(page).response["violations"]
         found[view] = [
-            (one["id"], node["target"]) for one in told if one["impact"] in ("serious", "critical") for node in one["nodes"]
+            (one["id"], node["target"])
+            for one in told
+            if one["impact"] in ("serious", "critical")
+            for node in one["nodes"]
         ]
     assert {view: items for view, items in found.items() if items} == {}
 

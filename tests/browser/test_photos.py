@@ -76,9 +76,7 @@ def test_a_face_that_was_not_found_is_marked_by_hand(
     assert service.names() == ["Chelsea"]
 
 
-def test_a_box_is_drawn_by_keyboard_alone(
-    open_page: Opener, choose: Opener, service: Served, cat_file: Path
-) -> None:
+def test_a_box_is_drawn_by_keyboard_alone(open_page: Opener, choose: Opener, service: Served, cat_file: Path) -> None:
     page = open_page()
     choose(page, "Choose photos", cat_file)
     page.get_by_role("button", name="Mark a face by hand").press("Enter")

@@ -23,7 +23,7 @@ def test_the_first_key_closes_the_service_and_the_page_asks_for_it(
         page.get_by_role("button", name="Create key").click()
         key = page.locator(".secret code").text_content()
         assert key.startswith("fsk_")
-        page.get_by_role("cell", name="front desk").wait_for()  # this tab goes on with the key
+        page.get_by_role("cell", name="front desk", exact=True).wait_for()  # this tab goes on with the key
         assert key not in page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
         other = open_page("people", address=closed.address)
         other.watch.allow("status of 401")
@@ -43,7 +43,7 @@ def test_the_threshold_its_curve_and_what_is_stored(
 ) -> None:
     service.enroll("Grace Hopper", hopper_photos[:2])
     page = open_page("settings")
-    page.get_by_text("With 1 people, a face gets a name from a similarity of").wait_for()
+    page.get_by_text("With 1 person, a face gets a name from a similarity of").wait_for()
     before = page.locator("[data-part=recognition] p").first.inner_text()
     assert page.locator(".curve polyline").get_attribute("points").count(",") > 5
     page.get_by_label("Strangers who may get a name").select_option("0.001")

@@ -30,7 +30,7 @@ def test_a_group_is_named_by_keyboard_alone(open_page: Opener, service: Served, 
     page.keyboard.type("Grace Hopper")
     page.keyboard.press("Enter")
     page.get_by_text("3 faces named Grace Hopper.").wait_for()
-    page.get_by_text("2 faces in 1 groups").wait_for()
+    page.get_by_text("2 faces in 1 group wait").wait_for()
     assert service.names() == ["Grace Hopper"]
     page.keyboard.press("s")
     page.locator(".group[data-skipped=true]").wait_for()
@@ -60,7 +60,7 @@ def test_a_face_is_ignored_for_good(
     page.get_by_text("3 faces will be ignored.").wait_for()
     service.look_at(hopper_photos[3:4])
     page.reload()
-    page.get_by_text("2 faces in 1 groups").wait_for()
+    page.get_by_text("2 faces in 1 group wait").wait_for()
 
 
 def test_a_known_person_is_suggested_in_words(

@@ -94,7 +94,10 @@ class Served:
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """What a route below /v1/ answers to JSON."""
         data = None if body is None else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        sent = {
+            "Content-Type": "application/json",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
         request = urllib.request.Request(f"{self.address}v1/{path}", data, sent, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
             told = answer.read()

@@ -105,7 +105,9 @@ def test_every_text_that_scripts_ask_for_is_there_and_none_is_left_over() -> Non
 def test_no_script_makes_markup_or_asks_other_hosts() -> None:
     for script in SCRIPTS:
         code = script.read_text("utf-8")
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", code), script
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", code), (
+            script
+        )
         assert set(re.findall(r"https?://[^\s\"')]+", code)) <= {"http://www.w3.org/2000/svg"}, script
     html = (page.FOLDER / "index.html").read_text("utf-8")
     assert "style=" not in html
