@@ -1,0 +1,81 @@
+// Toasts, questions, and notices.
+
+import { button, fill, h, icon } from "./dom.js";
+import { t } from "./text.js";
+import { explain } from "./words.js";
+
+const SHOWN = 9000; // milliseconds
+
+/** A short message; with `undo`, a button that takes the change back. */
+export function toast(text, { undo = null, bad = false } = {}) {
+  const box = h("div", { class: bad ? "toast bad" : "toast" }, h("span", {}, text));
+  const leave = () => box.remove();
+  if (undo) {
+    box.append(button(t("undo"), async () => { leave(); await undo(); }, { look: "quiet" }));
+  }
+  box.append(h("button", { type: "button", class: "icon-button", "aria-label": t("close"), onclick: leave }, icon("close", 16)));
+  let timer = setTimeout(leave, SHOWN);
+  const hold = () => clearTimeout(timer);
+  const goOn = () => { clearTimeout(timer); timer = setTimeout(leave, SHOWN / 2); };
+  box.addEventListener("pointerenter", hold);
+  box.addEventListener("pointerleave", goOn);
+  box.addEventListener("focusin", hold);
+  box.addEventListener("focusout", goOn);
+  document.getElementById("toasts").append(box);
+}
+
+export function failed(error, signal) {
+  if (signal?.aborted || error?.name === "AbortError") return;
+  toast(explain(error), { bad: true });
+}
+
+/** A dialog over the page. `build(done)` returns its content; resolves with what `done` is called with, null when it is left. */
+export function dialog(title, build, { wide = false, signal = null, closable = true } = {}) {
+  return new Promise((resolve) => {
+    let answer = null;
+    const box = h("dialog", { class: wide ? "dialog wide" : "dialog", "aria-labelledby": "dialog-title" });
+    const done = (value) => { answer = value; box.close(); };
+    fill(
+      box,
+      h("div", { class: "dialog-head" },
+        h("h2", { id: "dialog-title" }, title),
+        closable && h("button", { type: "button", class: "icon-button", "aria-label": t("close"), onclick: () => done(null) }, icon("close"))),
+      build(done),
+    );
+    box.addEventListener("close", () => { box.remove(); resolve(answer); });
+    if (!closable) box.addEventListener("cancel", (event) => event.preventDefault());
+    signal?.addEventListener("abort", () => box.close(), { once: true });
+    document.body.append(box);
+    box.showModal();
+    box.querySelector("[autofocus]")?.focus();
+  });
+}
+
+/** Asks before something happens. With `type`, this text has to be typed first. */
+export function confirm(title, text, yes, { danger = false, type = null, signal = null } = {}) {
+  return dialog(title, (done) => {
+    const go = button(yes, () => done(true), { look: danger ? "danger" : "primary", disabled: type !== null });
+    const field = type !== null && h("input", {
+      type: "text", class: "input", id: "confirm-field", autocomplete: "off", autofocus: true,
+      oninput: (event) => { go.disabled = event.target.value.trim() !== type; },
+    });
+    return [
+      h("p", {}, text),
+      field && h("label", { for: "confirm-field", class: "label" }, t("confirm.type", { name: type })),
+      field,
+      h("div", { class: "actions" }, button(t("cancel"), () => done(null), { autofocus: type === null }), go),
+    ];
+  }, { signal });
+}
+
+/** A notice that stays until it is closed, at the top of a view. */
+export function notice(text, { bad = false } = {}) {
+  const box = h("div", { class: bad ? "notice bad" : "notice", role: "alert" }, h("p", {}, text));
+  box.append(h("button", { type: "button", class: "icon-button", "aria-label": t("close"), onclick: () => box.remove() }, icon("close", 16)));
+  return box;
+}
+
+/** What a view shows where there is nothing yet. */
+export function empty(iconName, title, text, ...actions) {
+  return h("div", { class: "empty" }, icon(iconName, 40), h("h2", {}, title), h("p", {}, text), actions.length > 0 && h("div", { class: "actions" }, actions));
+}
