@@ -160,7 +160,8 @@ class _Parts:
             raise Problem(400, "malformed", "each part must have a Content-Disposition: form-data with a name")
         self._field = options[b"name"].decode("utf-8")
         self._filename = options.get(b"filename", b"").decode("utf-8", "replace")
-        self._is_file = b"filename" in options
+        content_type = self._headers.get(b"content-type", b"").decode("latin-1").lower()
+        self._is_file = b"filename" in options or content_type.startswith(_RAW)
         self._n_files += self._is_file
         self._n_fields += not self._is_file
         if self._n_files > self._max_files:

@@ -247,9 +247,13 @@ def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
 
 def _allowed_methods(routers: Sequence[APIRouter], request: Request) -> str:
-    methods: set[str] = set()
+    """The methods of an address: of its own where it has one, such as /v1/unknowns/name, or of /v1/unknowns/{id}."""
+    named: set[str] = set()
+    own: set[str] = set()
     for router in routers:
         for route in router.routes:
             if route.matches(request.scope)[0] is not Match.NONE:
-                methods |= set(getattr(route, "methods", None) or ())
-    return ", ".join(sorted(methods))
+                methods = set(getattr(route, "methods", None) or ())
+                named |= methods
+                own |= methods if "{" not in getattr(route, "path", "{") else set()
+    return ", ".join(sorted(own or named))

@@ -67,7 +67,7 @@ class Collections(BaseModel):
 class NewCollection(BaseModel):
     """A collection to be made; `model` is by default that of the service."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "visitors"}]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"name": "visitors"}]})
 
     name: Annotated[str, Field(min_length=1, max_length=80, pattern=f"^{_NAME}$")]
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -76,7 +76,7 @@ class NewCollection(BaseModel):
 class CollectionPatch(BaseModel):
     """What to change of a collection; what is missing stays. `retention_days` null keeps removed photos until erased."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"retention_days": 30}]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"retention_days": 30}]})
 
     templates: Literal["mean", "best"] | None = None
     rate: Annotated[float, Field(gt=0, lt=1)] | None = None
