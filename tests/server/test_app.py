@@ -49,6 +49,7 @@ def test_a_root_path_is_taken_off(tmp_path):
 def test_the_environment_says_the_settings(tmp_path, monkeypatch):
     monkeypatch.setenv(SETTINGS_VARIABLE, Settings(str(tmp_path / "g"), log_level="error").as_json())
     monkeypatch.setattr("facespace.server.logs.configure", lambda level: levels.append(level))
+    monkeypatch.setattr("facespace.server.app.answer_promptly", lambda: None)
     levels: list[str] = []
     assert app_from_environment().title == "facespace"
     assert levels == ["error"]

@@ -18,6 +18,7 @@ from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.key_check import KeyCheck
 from facespace.server.metrics import Metrics
 from facespace.server.orphans import end_with_parent
+from facespace.server.priorities import answer_promptly
 from facespace.server.problems import add_problem_handlers
 from facespace.server.routes import (
     collections,
@@ -111,4 +112,5 @@ def app_from_environment() -> FastAPI:
     """The application of a worker process, whose settings are in the environment."""
     settings = Settings.from_environment()
     logs.configure(settings.log_level)
+    answer_promptly()
     return create_app(settings)
