@@ -22,7 +22,9 @@ def test_one_person_and_two(
     page.get_by_role("heading", name="Not the same person, as far as these photos tell").wait_for()
 
 
-def test_a_photo_without_a_face_says_which(open_page: Opener, choose: Opener, hopper_photos: list[Path], cat_file: Path) -> None:
+def test_a_photo_without_a_face_says_which(
+    open_page: Opener, choose: Opener, hopper_photos: list[Path], cat_file: Path
+) -> None:
     page = open_page("compare")
     page.watch.allow("status of 422")
     choose(page, "Choose photo 1", [hopper_photos[0], cat_file])

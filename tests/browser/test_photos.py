@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from support.browsers import ARGUMENTS, CHROMIUM, Served, variants
 
@@ -77,9 +76,7 @@ def test_a_face_that_was_not_found_is_marked_by_hand(
     assert service.names() == ["Chelsea"]
 
 
-def test_a_box_is_drawn_by_keyboard_alone(
-    open_page: Opener, choose: Opener, service: Served, cat_file: Path
-) -> None:
+def test_a_box_is_drawn_by_keyboard_alone(open_page: Opener, choose: Opener, service: Served, cat_file: Path) -> None:
     page = open_page()
     choose(page, "Choose photos", cat_file)
     page.get_by_role("button", name="Mark a face by hand").press("Enter")
@@ -184,14 +181,25 @@ def test_a_refused_camera_is_explained(browser: Any, open_page: Opener, service:
         refusing.close()
 
 
-@pytest.mark.parametrize("side", [40])
-def test_too_small_a_face_is_not_called_a_stranger(
-    open_page: Opener, choose: Opener, service: Served, collins_file: Path, hopper_photos: list[Path], tmp_path: Path,
-    side: int,
-) -> None:  # fmt: skip
-    service.enroll("Grace Hopper", hopper_photos[:1])
-    with Image.open(collins_file) as opened:
-        opened.convert("RGB").crop((100, 0, 356, 256)).resize((2 * side, 2 * side)).save(tmp_path / "small.jpg")
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("too_small", "Too small to tell who it is"),
+        ("too_blurred", "Too blurred or dark to tell who it is"),
+        ("ignored", "You chose to ignore this face"),
+        ("somebody_else_here", "That person is elsewhere in this photo"),
+    ],
+)
+def test_why_a_face_has_no_name(
+    open_page: Opener, choose: Opener, hopper_photos: list[Path], reason: str, words: str
+) -> None:
     page = open_page()
-    choose(page, "Choose photos", tmp_path / "small.jpg")
-    page.locator(".row .why", has_text="to tell who it is").wait_for()
+    face = {
+        "box": [60, 50, 140, 150], "score": 0.9, "quality": 0.2, "name": None, "person": None, "similarity": 0.2,
+        "threshold": 0.4, "unknown": {"reason": reason},
+    }  # fmt: skip
+    told = {"image": {"width": 218, "height": 256, "turned": 0}, "collection": "default", "faces": [face]}
+    page.route("**/v1/identify*", lambda route: route.fulfill(json=told))
+    choose(page, "Choose photos", hopper_photos[0])
+    page.locator(".row .why", has_text=words).wait_for()
+    page.locator(".row .quality", has_text="Too poor for recognition").wait_for()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,10 @@ from support.browsers import Served
 Opener = Callable[..., Any]
 
 
-def look_at(service: Served, photos: list[Path]) -> None:
-    for photo in photos:
-        headers = {"Content-Type": "image/jpeg"}
-        request = urllib.request.Request(f"{service.address}v1/identify", photo.read_bytes(), headers, method="POST")
-        with urllib.request.urlopen(request, timeout=30):
-            pass
-
-
 @pytest.fixture
 def strangers(service: Served, hopper_photos: list[Path], collins_photos: list[Path]) -> None:
     """Three photos of one and two of another person whom nobody has named."""
-    look_at(service, [*hopper_photos[:3], *collins_photos[:2]])
+    service.look_at([*hopper_photos[:3], *collins_photos[:2]])
 
 
 def test_a_group_is_named_by_keyboard_alone(open_page: Opener, service: Served, strangers: None) -> None:
@@ -39,7 +30,7 @@ def test_a_group_is_named_by_keyboard_alone(open_page: Opener, service: Served, 
     page.keyboard.type("Grace Hopper")
     page.keyboard.press("Enter")
     page.get_by_text("3 faces named Grace Hopper.").wait_for()
-    page.get_by_text("2 faces in 1 groups").wait_for()
+    page.get_by_text("2 faces in 1 group wait").wait_for()
     assert service.names() == ["Grace Hopper"]
     page.keyboard.press("s")
     page.locator(".group[data-skipped=true]").wait_for()
@@ -67,9 +58,9 @@ def test_a_face_is_ignored_for_good(
     page.keyboard.press("i")
     page.get_by_role("button", name="Ignore", exact=True).click()
     page.get_by_text("3 faces will be ignored.").wait_for()
-    look_at(service, hopper_photos[3:4])
+    service.look_at(hopper_photos[3:4])
     page.reload()
-    page.get_by_text("2 faces in 1 groups").wait_for()
+    page.get_by_text("2 faces in 1 group wait").wait_for()
 
 
 def test_a_known_person_is_suggested_in_words(

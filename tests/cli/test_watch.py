@@ -133,6 +133,11 @@ def test_against_a_service(
         assert (known["source"], unknown["kind"], unknown["reason"]) == ("film.mp4", "unknown", "stranger")
         time.sleep(0.4)
         assert service.events.after(begin) == [], "the service does not tell of each frame"
+        kept = cli("watch", films / "film.mp4", "--server", str(client.base_url), "--key", key, "--keep-unknown")
+        assert kept.code == 0, kept.err
+        reader = {"Authorization": f"Bearer {service.keys.create('read').text}"}
+        (face,) = client.get("/v1/unknowns", headers=reader).json()["unknowns"]
+        assert [one.get("unknown_id") for one in kept.json] == [None, face["id"]]
         for wrong in ("fsk_000000000000_" + "x" * 43, service.keys.create("read").text):
             refused = cli("watch", films / "film.mp4", "--server", str(client.base_url), "--key", wrong)
             assert refused.code == 1
@@ -232,6 +237,7 @@ def test_usage(cli: Cli, films: Path, gallery: Path, monkeypatch: pytest.MonkeyP
         (["ftp://host/film", "--gallery", gallery], "must begin with rtsp"),
         ([film, "--gallery", gallery, "--webhook", "ftp://host"], "must begin with https"),
         ([film, "--gallery", gallery, "--mqtt", "http://host"], "must be mqtt://host"),
+        ([film, "--gallery", gallery, "--keep-unknown"], "is for --server"),
         ([film, "--gallery", gallery, "--rate", "2"], "must be between 0 and 1"),
         ([film, "--gallery", gallery, "--cooldown", "-1"], "--cooldown"),
     ):

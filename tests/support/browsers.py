@@ -94,7 +94,10 @@ class Served:
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """What a route below /v1/ answers to JSON."""
         data = None if body is None else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        sent = {
+            "Content-Type": "application/json",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
         request = urllib.request.Request(f"{self.address}v1/{path}", data, sent, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
             told = answer.read()
@@ -114,6 +117,14 @@ class Served:
             told: dict[str, Any] = json.loads(answer.read())
         assert told["added"], told
         return told["person"]  # type: ignore[no-any-return]
+
+    def look_at(self, photos: Sequence[Path]) -> None:
+        """Have photos identified, so that faces nobody can name are kept."""
+        for photo in photos:
+            headers = {"Content-Type": "image/jpeg"}
+            request = urllib.request.Request(f"{self.address}v1/identify", photo.read_bytes(), headers, method="POST")
+            with urllib.request.urlopen(request, timeout=30):
+                pass
 
     def names(self) -> list[str]:
         return sorted(person["name"] for person in self.ask("GET", "people?limit=500")["people"])

@@ -38,7 +38,7 @@ from facespace.errors import GalleryError, ServiceError, UnknownPerson, VideoErr
 if TYPE_CHECKING:
     from facespace.cli.shared.watch_output import WatchOutput
     from facespace.video.sources import Source
-    from facespace.video.watching import FrameNamer
+    from facespace.video.watching import FrameNamer, Seen
 
 T = TypeVar("T")
 
@@ -89,6 +89,12 @@ def watch(
     snapshot_of: Annotated[
         SnapshotOf, typer.Option("--snapshot-of", help="Keep the face alone, or the whole picture.")
     ] = SnapshotOf.crop,
+    keep_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--keep-unknown", help="With --server, keep strangers there among the unnamed, to be named later."
+        ),
+    ] = False,
     webhook: Annotated[
         str | None,
         typer.Option(
@@ -121,6 +127,8 @@ def watch(
     check_gallery_or_server(context, gallery, server, "min_size", "device", "model")
     if rate is not None and not 0 < rate < 1:
         raise typer.BadParameter(f"must be between 0 and 1, for instance 0.01, got {rate}", param_hint="--rate")
+    if keep_unknown and server is None:
+        raise typer.BadParameter("is for --server, which keeps them", param_hint="--keep-unknown")
     watched = _sources(sources)
     outbox, publisher = _outbox(webhook), None
     if mqtt is not None:
@@ -131,9 +139,9 @@ def watch(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_stopped_by_signals(stop))
         if server is not None:
-            there = _Server(server, key, collection, rate, stop, keep_pixels=keep_pixels)
+            there = _Server(server, key, collection, rate, stop, keep_pixels=keep_pixels or keep_unknown)
             stack.callback(there.close)
-            names = _Names(there.namer, there.person)
+            names = _Names(there.namer, there.person, keep=there.keep if keep_unknown else None)
         else:
             assert gallery is not None
             names = _gallery_names(
@@ -203,12 +211,14 @@ class _Names:
     """What names the frames of all sources.
 
     `namer` makes what names one source from when it is opened until it ends, `person` is somebody who was named, as events
-    tell it. `turn` is the lock with which sources take turns, None where they need none.
+    tell it. `turn` is the lock with which sources take turns, None where they need none. `keep` keeps a stranger, to be
+    named later, and gives the id.
     """
 
     namer: Callable[[], FrameNamer]
     person: Callable[[str], dict[str, Any]]
     turn: threading.Lock | None = None
+    keep: Callable[[Seen], str | None] | None = None
 
 
 def _gallery_names(
@@ -286,25 +296,40 @@ class _Server:
         """Close the connection."""
         self._transport.close()
 
-    def _identify(self, pixels: Any) -> list[Any]:
+    def keep(self, seen: Seen) -> str | None:
+        """Have the service keep a stranger's face; its id there, None where it keeps none."""
+        from facespace.client.answers import read_named_face
+
+        place = seen.face.face.box
+        answer = self._ask(seen.frame.pixels, keep_unknown=True)
+        kept = [face for face in map(read_named_face, answer.each("faces")) if face.unknown_id is not None]
+        # The same picture was asked for before, so that its box is the same but for what another batch may change.
+        near = [face for face in kept if max(abs(a - b) for a, b in zip(face.box, place, strict=True)) < 5]
+        return near[0].unknown_id if near else None
+
+    def _ask(self, pixels: Any, **more: Any) -> Any:
         import io
 
-        import numpy as np
         from PIL import Image
 
-        from facespace.client.answers import read_named_face
         from facespace.client.pictures import picture_of
         from facespace.client.transport import Call
-        from facespace.faces.face import Face
-        from facespace.video.remote_naming import RemoteFace
 
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "JPEG", quality=95)
         picture = picture_of(stream.getvalue())
-        call = Call("POST", "/v1/identify", self._query, picture=picture, repeatable=True)
-        answer = _patiently(lambda: self._transport.fields(call), self._stop)
+        call = Call("POST", "/v1/identify", {**self._query, **more}, picture=picture, repeatable=True)
+        return _patiently(lambda: self._transport.fields(call), self._stop)
+
+    def _identify(self, pixels: Any) -> list[Any]:
+        import numpy as np
+
+        from facespace.client.answers import read_named_face
+        from facespace.faces.face import Face
+        from facespace.video.remote_naming import RemoteFace
+
         found = []
-        for fields in answer.each("faces"):
+        for fields in self._ask(pixels).each("faces"):
             face = read_named_face(fields)
             vector = np.array(fields.numbers("embedding"), np.float64)
             if not len(vector) or not abs(float(np.linalg.norm(vector)) - 1) < 0.01:
@@ -396,7 +421,8 @@ def _watch_one(
     clock = (lambda frame: frame.seconds) if is_film else (lambda frame: time.monotonic())  # noqa: ARG005
     for seen in watched(frames, names.namer, Watcher(cooldown=cooldown), clock, turn=names.turn):
         person = None if seen.face.name is None else names.person(seen.face.name)
-        output.tell(source.name, seen, person, seconds=seen.frame.seconds if is_film else None)
+        kept = names.keep(seen) if names.keep is not None and seen.reason in ("stranger", "nobody_enrolled") else None
+        output.tell(source.name, seen, person, seconds=seen.frame.seconds if is_film else None, unknown_id=kept)
 
 
 @contextlib.contextmanager

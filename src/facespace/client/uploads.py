@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from facespace.client.client import Client, enrolment_form
+from facespace.client.calls import enrolment_form
+from facespace.client.client import Client
 from facespace.client.forms import Form
 from facespace.client.journal import Journal
 from facespace.errors import ImageError, ServiceError

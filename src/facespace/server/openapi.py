@@ -33,14 +33,16 @@ _IDEMPOTENCY_KEY = {
 _BINARY = {"type": "string", "format": "binary"}
 
 
-def describe(app: FastAPI) -> None:
-    """Let the application describe itself, and answer the description at /v1/openapi.json."""
+def describe(app: FastAPI, root_path: str = "") -> None:
+    """Let the application describe itself, as it is seen below `root_path` of a proxy."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(
                 title=app.title, version=app.version, summary=app.summary, description=_DESCRIPTION, routes=app.routes
             )
+            if root_path:
+                schema["servers"] = [{"url": root_path}]
             app.openapi_schema = _completed(schema)
         return app.openapi_schema
 

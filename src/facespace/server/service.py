@@ -61,9 +61,7 @@ class Service:
 
     def start(self) -> None:
         """Open the gallery and load its network; blocks. Raises what `Galleries.get` raises."""
-        gallery = self.galleries.get()
-        if self.settings.warm:
-            self.engine.warm(gallery.model_name or self.settings.model)
+        self.galleries.get()
 
     def on_closing(self, call: Callable[[], None]) -> None:
         """Have something called when the service begins to end, in a thread of its own."""

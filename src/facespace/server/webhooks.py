@@ -299,8 +299,10 @@ def _bound(connection: Connection, identifier: str) -> None:
     )
 
 
-def _forget(connection: Connection, collection: str, person: str) -> None:
-    connection.execute("DELETE FROM webhook_delivery WHERE collection = ? AND person = ?", (collection, person))
+def _forget(connection: Connection, collection: str, person: str | None) -> None:
+    connection.execute(
+        "DELETE FROM webhook_delivery WHERE collection = ? AND (? IS NULL OR person = ?)", (collection, person, person)
+    )
 
 
 def _wanted(kinds: str | None, collection: str | None, person: str | None) -> Wanted:

@@ -17,6 +17,7 @@ import pytest
 from facespace.errors import GalleryError
 from facespace.identification import edits
 from facespace.identification.gallery import Gallery
+from facespace.identification.stores.actors import acting_as, user_name
 from facespace.identification.stores.postgres import PostgresStore
 from facespace.identification.stores.protocol import (
     Change,
@@ -444,6 +445,19 @@ UNDONE: dict[str, Callable[[Store], Any]] = {
     "split off everything": lambda store: edits.move(store, "Ada", numbers(store, "Ada"), "Cy"),
     "move": lambda store: edits.move(store, "Ada", numbers(store, "Ada")[:1], "Bob", reject=True),
 }
+
+
+def test_the_log_and_the_photos_say_for_whom_a_service_acts(store: Store) -> None:
+    with acting_as("front door (key 3f)"):
+        store.add("Ada", entry(1))
+        edits.rename(store, "Ada", "Ben")
+    store.add("Ben", entry(2))
+    edits.remove(store, "Ben")
+    assert {line.actor for line in store.log() if line.kind == "rename"} == {"front door (key 3f)"}
+    assert {line.actor for line in store.log() if line.kind == "remove"} == {user_name()}
+    assert sorted(line.actor for line in store.log() if line.kind == "enroll") == sorted(
+        ["front door (key 3f)", user_name()]
+    )
 
 
 @pytest.mark.parametrize("do", UNDONE.values(), ids=UNDONE)

@@ -139,7 +139,10 @@ def test_an_import_may_be_larger_than_other_bodies(tmp_path):
 
 def test_an_erased_collection_is_gone_for_all(client, tmp_path):
     """Another service on the same gallery notices, and sees the new one of the same name."""
-    add_drawn(client, {"Zoë Secret": [1, 2]}, "visitors")
+    ids = add_drawn(client, {"Zoë Secret": [1, 2]}, "visitors")
+    path = f"/v1/people/{ids['Zoë Secret']}?collection=visitors"
+    client.patch(path, json={"metadata": {"a": 1}}, headers={"if-match": "*"})
+    assert "Secret" in client.get("/v1/events/list?collection=visitors").text
     (tmp_path / "other").mkdir()
     with running_service(tmp_path / "other", gallery=str(tmp_path / "people.gallery")) as other:
         assert names(other, collection="visitors") == ["Zoë Secret"]
@@ -147,6 +150,7 @@ def test_an_erased_collection_is_gone_for_all(client, tmp_path):
         refused(client.get("/v1/people", params={"collection": "visitors"}), 404, "no_such_collection")
         refused(client.delete("/v1/collections/visitors"), 404, "no_such_collection")
         refused(other.get("/v1/people", params={"collection": "visitors"}), 404, "no_such_collection")
+        assert "Secret" not in client.get("/v1/events/list?collection=visitors").text
         assert "Zoë Secret".encode() not in (tmp_path / "people.gallery").read_bytes()
         add_drawn(client, {"Bob": [1]}, "visitors")
         assert names(other, collection="visitors") == names(client, collection="visitors") == ["Bob"]

@@ -90,8 +90,19 @@ class WatchOutput:
         self._said: set[str] = set()
         self.n_events = 0
 
-    def tell(self, source: str, seen: Seen, person: dict[str, Any] | None, *, seconds: float | None = None) -> None:
-        """Report somebody; `person` is {id, name, external_id}, `seconds` when in a film it was."""
+    def tell(
+        self,
+        source: str,
+        seen: Seen,
+        person: dict[str, Any] | None,
+        *,
+        seconds: float | None = None,
+        unknown_id: str | None = None,
+    ) -> None:
+        """Report somebody; `person` is {id, name, external_id}, `seconds` when in a film it was.
+
+        `unknown_id` is the id of a face that a service keeps.
+        """
         from facespace.server.events import event_body, with_id
 
         event_id, face = uuid.uuid4().hex, seen.face
@@ -103,6 +114,7 @@ class WatchOutput:
             "box": [round(float(value), 1) for value in face.face.box],
             "quality": None if face.face.quality is None else round(face.face.quality, 3),
             "reason": seen.reason,
+            "unknown_id": unknown_id,
             "seconds": None if seconds is None else round(seconds, 3),
         }
         if self._snapshots is not None:

@@ -86,7 +86,7 @@ export function compare(main, { signal }) {
     bar.style.width = at(similarity);
     mark.style.left = at(threshold);
     return h("div", { class: "meter", data: { same: String(same) } }, h("div", { class: "meter-track", role: "img",
-      "aria-label": t("photos.numbers", { similarity: similarityText(similarity), threshold: similarityText(threshold) }) }, bar, mark),
-    h("p", { class: "hint numbers" }, t("photos.numbers", { similarity: similarityText(similarity), threshold: similarityText(threshold) })));
+      "aria-label": t("compare.numbers", { similarity: similarityText(similarity), threshold: similarityText(threshold) }) }, bar, mark),
+    h("p", { class: "hint numbers" }, t("compare.numbers", { similarity: similarityText(similarity), threshold: similarityText(threshold) })));
   }
 }

@@ -3,7 +3,7 @@
 import { svg } from "./dom.js";
 import { percent, similarityText, t } from "./text.js";
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [560, 240, 44, 16, 16, 40];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [560, 240, 52, 24, 16, 44];
 
 /** `points`: [{rate, threshold}], the rate on a logarithmic axis; `now` the pair in use. */
 export function curve(points, now) {
@@ -18,12 +18,12 @@ export function curve(points, now) {
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "curve", role: "img", "aria-label": label });
   for (let power = x0; power <= x1; power++) {
     picture.append(svg("line", { x1: x(10 ** power), x2: x(10 ** power), y1: TOP, y2: HEIGHT - BOTTOM, class: "grid" }),
-      svg("text", { x: x(10 ** power), y: HEIGHT - BOTTOM + 18, class: "tick middle" }, percent(10 ** power)));
+      svg("text", { x: x(10 ** power), y: HEIGHT - BOTTOM + 19, class: "tick middle" }, percent(10 ** power)));
   }
   const step = y1 - y0 > 0.5 ? 0.2 : 0.1;
   for (let value = y0; value <= y1 + 1e-9; value += step) {
     picture.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
-      svg("text", { x: LEFT - 8, y: y(value) + 4, class: "tick end" }, similarityText(value)));
+      svg("text", { x: LEFT - 8, y: y(value) + 5, class: "tick end" }, similarityText(value)));
   }
   picture.append(svg("polyline", { points: all.map((point) => `${x(point.rate)},${y(point.threshold)}`).join(" "), class: "line" }));
   if (now?.rate > 0) {

@@ -15,12 +15,13 @@ export function nameField({ label, placeholder, onpick, signal, without = null, 
   let people = [];
   let active = -1;
   let timer = 0;
+  let picked = ""; // what was chosen last: nothing is offered for it again
   const list = h("ul", { class: "options", role: "listbox", id: `${id}-list`, "aria-label": t("name.known"), hidden: true });
   const input = h("input", {
     type: "text", class: "input", id, role: "combobox", autocomplete: "off", spellcheck: "false", maxlength: 200, placeholder,
     "aria-label": label, "aria-expanded": "false", "aria-controls": `${id}-list`, "aria-autocomplete": "list",
     oninput: () => { clearTimeout(timer); timer = setTimeout(look, WAIT); },
-    onfocus: () => { if (input.value) look(); },
+    onfocus: () => { if (input.value && input.value !== picked) look(); },
     onblur: () => setTimeout(close, 150),
     onkeydown: keys,
   });
@@ -86,6 +87,7 @@ export function nameField({ label, placeholder, onpick, signal, without = null, 
     const known = person ?? people.find((one) => one.name === name);
     if (!create && !known) { look(); return; }
     clearTimeout(timer);
+    picked = input.value;
     close();
     onpick({ name, id: known?.id ?? null });
   }

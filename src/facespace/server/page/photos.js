@@ -3,7 +3,7 @@
 import { album, again, clear, follow, open } from "./album.js";
 import { onceKey, post } from "./api.js";
 import { takePhoto } from "./camera.js";
-import { empty, failed, toast } from "./dialogs.js";
+import { confirm, empty, failed, toast } from "./dialogs.js";
 import { announce, button, fill, h } from "./dom.js";
 import { bySubfolder, choose, isPhoto, takeDrops, takePastes } from "./files.js";
 import { startFolder } from "./enrol.js";
@@ -47,7 +47,7 @@ export function photos(main, { signal }) {
       fill(main,
         h("div", { class: "head" }, h("div", {}, h("h1", {}, t("nav.photos")), tally),
           h("div", { class: "actions" }, actions(), button(t("photos.clear"), clear, { look: "quiet" }))),
-        h("div", { class: "desk" }, stage, side), strip);
+        h("div", { class: "desk" }, h("div", { class: "left" }, stage, strip), side));
     }
     for (const photo of album.photos) if (!tiles.has(photo)) { tiles.set(photo, tile(photo)); strip.append(tiles.get(photo)); }
     strip.hidden = album.photos.length < 2;
@@ -126,7 +126,7 @@ export function photos(main, { signal }) {
     result?.faces.forEach((one, k) => {
       const row = faceRow(photo, one, k);
       const box = lay(h("button", {
-        type: "button", class: "box", data: { state: one.name ? "known" : "unknown", small: String(one.box[2] - one.box[0] < image.width / 9) },
+        type: "button", class: "box", data: { state: one.name ? "known" : "unknown", small: String(one.box[2] - one.box[0] < image.width / 9), end: String(one.box[0] > image.width * 0.6) },
         "aria-label": one.name ?? t("photos.unknown_n", { n: k + 1 }),
         onclick: () => { row.scrollIntoView({ block: "nearest" }); (row.querySelector("input") ?? row.querySelector("a, button"))?.focus(); },
         onpointerenter: () => row.classList.add("lit"), onpointerleave: () => row.classList.remove("lit"),
@@ -180,14 +180,18 @@ export function photos(main, { signal }) {
   }
 
   /** Adds the face in a box to a person; says the reason and answers false when the service does not take it. */
-  async function send(photo, called, box) {
+  async function send(photo, called, box, accept = null) {
     const form = new FormData();
     form.append("name", called);
     form.append("box", box.map((n) => Math.round(n * 10) / 10).join(","));
     form.append("photo", photo.file, photo.file.name);
-    const answer = await post("enroll", { body: form, once: onceKey(), signal });
+    const answer = await post("enroll", { body: form, query: { accept }, once: onceKey(), signal });
     if (answer.added.length) return true;
     const [why] = answer.rejected;
+    if (why?.code === "other_person" && !accept) {
+      const sure = await confirm(t("photos.other.title"), t("photos.other.text", { name: called }), t("photos.other.go"), { signal });
+      return sure && send(photo, called, box, "other_person");
+    }
     toast(reason(why?.code, why?.detail), { bad: true });
     return false;
   }

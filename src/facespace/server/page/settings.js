@@ -5,7 +5,7 @@ import { curve } from "./curve.js";
 import { confirm, failed, toast } from "./dialogs.js";
 import { button, fill, h } from "./dom.js";
 import { nameField } from "./names.js";
-import { recall, remember } from "./memory.js";
+import { recall, recallKey, remember, rememberKey } from "./memory.js";
 import { undoOf } from "./people.js";
 import { bytes, chooseLanguage, date, known, language, LANGUAGES, number, percent, similarityText, t } from "./text.js";
 import { explain } from "./words.js";
@@ -120,7 +120,6 @@ export function settings(main, { signal, redraw }) {
     const told = (await get("keys", { signal })).keys;
     const role = h("select", { class: "select", id: "key-role" }, ROLES.map((name) => h("option", { value: name }, t(`role.${name}`))));
     const label = h("input", { type: "text", class: "input", id: "key-label", maxlength: 100, autocomplete: "off" });
-    const made = h("div", { role: "status" });
     fill(body, h("p", { class: "hint" }, t(told.length ? "keys.text" : "keys.none")),
       told.length > 0 && h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": t("settings.keys") }, h("table", {},
         h("thead", {}, h("tr", {}, ["label", "role", "collection", "created", "used", "action"].map((name) => h("th", { scope: "col" }, t(`keys.${name}`))))),
@@ -128,15 +127,16 @@ export function settings(main, { signal, redraw }) {
           h("td", {}, key.label || key.id), h("td", {}, t(`role.${key.role}.short`)), h("td", {}, key.collection ?? t("keys.all")),
           h("td", {}, date(key.created)), h("td", {}, key.expires ? date(key.expires) : t("keys.never")),
           h("td", {}, key.revoked ? t("keys.revoked") : button(t("keys.revoke"), () => revoke(key, again), { look: "small", "aria-label": t("keys.revoke_n", { label: key.label || key.id }) }))))))),
-      h("form", { class: "inline", onsubmit: (event) => { event.preventDefault(); create(role.value, label.value.trim(), made, again, body); } },
-        field("key-label", t("keys.label"), label), field("key-role", t("keys.role"), role), h("button", { type: "submit", class: "button" }, t("keys.create"))),
-      made);
+      h("form", { class: "inline", onsubmit: (event) => { event.preventDefault(); create(role.value, label.value.trim(), again, body); } },
+        field("key-label", t("keys.label"), label), field("key-role", t("keys.role"), role), h("button", { type: "submit", class: "button" }, t("keys.create"))));
   }
 
-  async function create(role, label, made, again, body) {
+  async function create(role, label, again, body) {
     try {
       const told = await post("keys", { json: { role, label }, signal });
-      await again();
+      // The first key closes the service: this tab goes on with it if it may do everything.
+      if (recallKey() === null && role === "admin") rememberKey(told.key);
+      if (recallKey() !== null) await again();
       body.append(h("div", { class: "secret", role: "status" }, h("p", {}, h("b", {}, t("keys.once"))), h("code", {}, told.key),
         button(t("keys.copy"), async (event) => {
           try { await navigator.clipboard.writeText(told.key); event.target.textContent = t("keys.copied"); } catch { /* it can be selected by hand */ }

@@ -37,7 +37,7 @@ export async function unnamed(main, { signal }) {
 
   function draw() {
     const faces = groups.reduce((sum, group) => sum + group.n, 0);
-    fill(tally, groups.length ? t("unnamed.tally", { n: faces, groups: groups.length }) : "");
+    fill(tally, groups.length ? t("unnamed.tally", { n: groups.length, faces }) : "");
     keysHint.hidden = groups.length === 0;
     main.querySelector(".empty")?.remove();
     if (!groups.length) list.after(empty("unnamed", t("unnamed.empty.title"), t("unnamed.empty.text"), h("a", { class: "button", href: "#/photos" }, t("nav.photos"))));

@@ -183,7 +183,8 @@ async def erase_collection(request: Request, caller: Admin, name: str) -> Respon
                 service.galleries.forget(name + hidden)
         gallery.store.drop()
         service.galleries.forget(name)
-        service.events.emit("removed", name, {"collection": name})
+        service.events.forget(name)
+        service.events.emit("removed", name, {})
 
     await acting(service, caller, erase)
     return Response(status_code=204)
