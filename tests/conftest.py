@@ -16,10 +16,13 @@ import pytest
 
 import facespace
 from support.commands import Outcome
+from support.postgres_fixture import postgres as postgres
 
 # Networks that are kept between runs stay out of the user's home; processes of one run share them.
 _HOME = None if "FACESPACE_HOME" in os.environ else tempfile.mkdtemp(prefix="facespace-tests-")
 os.environ.setdefault("FACESPACE_HOME", _HOME or "")
+
+collect_ignore = ["support/contract/hooks.py"]  # schemathesis loads it, with its own names for things
 
 SHARED = Path(os.environ.get("FACESPACE_SHARED", Path(__file__).parents[2] / "shared"))
 

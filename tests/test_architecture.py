@@ -55,6 +55,7 @@ TESTED_ELSEWHERE = {
     "identification.stores.qdrant_log": "identification/stores/test_qdrant.py",
     "identification.stores.qdrant_points": "identification/stores/test_qdrant.py",
     "identification.stores.qdrant_search": "identification/stores/test_qdrant.py",
+    "server.acting": "server/routes/test_people.py",
     "training.losses": "training/losses/test_contract.py",
     "cli": "cli/test_main.py",
     "cli.legacy.facenet": "cli/legacy/test_facenet_measures.py",

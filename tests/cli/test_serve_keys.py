@@ -12,7 +12,7 @@ import typer
 from facespace.cli.serve_keys import _end
 from facespace.server.audit import Audit
 from facespace.server.keys import Keys
-from facespace.server.state import State
+from facespace.server.state import State, serving
 
 NOW = datetime(2027, 1, 1, tzinfo=timezone.utc)
 
@@ -131,3 +131,32 @@ def test_an_expired_key_is_listed_as_such(cli, state: str):
         connection.execute("UPDATE key SET expires = ?", (time.time() - 1,))
     opened.close()
     assert "expired 20" in cli("serve", "key", "list", "--state", state).out
+
+
+@pytest.mark.parametrize("options", [["--host", "0.0.0.0"], ["--root-path", "/faces"], ["--proxy", "10.0.0.1"]])
+def test_serving_others_needs_a_key_first(cli, tmp_path: Path, options: list[str]):
+    done = cli("serve", "--gallery", str(tmp_path / "people.gallery"), "--port", "0", *options)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "make one: facespace serve key create --role admin --state" in done.err
+
+
+def test_a_second_server_on_the_state_folder_is_one_line(cli, state: str):
+    with serving(Path(state)):
+        done = cli("serve", "--state", state, "--port", "0")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "another facespace serve uses this state folder" in done.err
+
+
+@pytest.mark.parametrize("damage", [b"no database" * 1000, None])
+def test_a_state_file_that_cannot_be_used_ends_serve_with_one_line(cli, state: str, damage: bytes | None):
+    opened = State(state)
+    if damage is None:
+        with opened.transaction() as connection:
+            connection.execute("PRAGMA user_version = 99")
+    opened.close()
+    if damage is not None:
+        opened.path.write_bytes(damage)
+    for arguments in (["serve", "--state", state, "--port", "0"], ["serve", "key", "list", "--state", state]):
+        done = cli(*arguments)
+        assert (done.code, done.err.count("\n")) == (1, 1)
+        assert ("damaged" if damage else "made by a newer version of facespace") in done.err

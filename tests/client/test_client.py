@@ -16,6 +16,7 @@ from PIL import Image
 import facespace
 from facespace.client.client import Client
 from facespace.errors import ImageError, ServiceError, UnknownPerson
+from support.commands import run_facespace
 from support.fake_service import answering, fake_service, problem
 from support.service import Served, served
 
@@ -174,6 +175,52 @@ def test_faces_are_compared(client: Client, hopper_file: Path, collins_file: Pat
     assert (cut.code, len(cut)) == ("unreadable_image", 0)
 
 
+def test_faces_that_nobody_could_name(
+    client: Client, hopper_file: Path, collins_file: Path, stranger_file: Path
+) -> None:
+    for face in client.unknowns():
+        client.remove_unknown(face)
+    for photo in (hopper_file, variant(hopper_file, 4), collins_file, stranger_file):
+        client.identify(photo)
+    unknowns = list(client.unknowns())
+    assert len(unknowns) == 4
+    assert {face.source for face in unknowns} == {""}
+    assert Image.open(io.BytesIO(client.unknown_crop(unknowns[0]))).format == "PNG"
+    (cluster,) = client.clusters()
+    assert len(cluster.faces) == 2
+    assert cluster.suggestions == ()
+    (alike,) = client.search_unknowns(variant(hopper_file, -4))
+    assert sorted(one.id for one in alike) == sorted(cluster.faces)
+    assert all(one.similarity >= one.threshold for one in alike)
+
+    done = client.name_unknown(cluster.faces, "Grace Hopper")
+    assert done.person is not None
+    assert (done.person.name, done.person.n_photos, len(done.added)) == ("Grace Hopper", 2, 2)
+    assert client.identify(variant(hopper_file, 2))[0].name == "Grace Hopper"
+    collins = next(one for one in client.search_unknowns(collins_file)[0])
+    assert client.name_unknown([collins.id], person=done.person).person is not None
+    (left,) = client.unknowns()
+    assert client.ignore([left]) == 1
+    assert list(client.unknowns()) == []
+    (ignored,) = client.identify(stranger_file)
+    assert (ignored.name, ignored.reason) == (None, "ignored")
+    with pytest.raises(TypeError, match="a name, or a person"):
+        client.name_unknown([left])
+
+
+def test_collections_and_their_export(service: Served, client: Client, hopper_file: Path, tmp_path: Path) -> None:
+    assert client.create_collection("visitors", model="casia-webface").name == "visitors"
+    with Client(service.url, collection="visitors") as visitors:
+        visitors.enroll("Grace", hopper_file)
+        there = {one.name: (one.model, one.n_people, one.n_photos) for one in client.collections()}
+        assert there["visitors"] == ("casia-webface", 1, 1)
+        assert list(client.people()) == []
+        visitors.export(tmp_path / "visitors.facespace")
+        assert (tmp_path / "visitors.facespace").read_bytes().startswith(b"PK")
+    client.erase_collection("visitors")
+    assert "visitors" not in {one.name for one in client.collections()}
+
+
 def test_nobody_of_that_id(client: Client) -> None:
     for strange in ("999999", "1?x=1", "%2e%2e", "%2F", "1'; DROP TABLE people; --"):
         with pytest.raises(ServiceError) as caught:
@@ -189,6 +236,37 @@ def test_no_such_collection(service: Served, hopper_file: Path) -> None:
     with Client(service.url, collection="guests") as client, pytest.raises(ServiceError) as caught:
         client.identify(hopper_file)
     assert (caught.value.status, caught.value.code) == (404, "no_such_collection")
+
+
+def test_keys_and_what_they_allow(tmp_path: Path, hopper_file: Path) -> None:
+    def key(*arguments: str) -> str:
+        made = run_facespace("serve", "key", "create", "--gallery", tmp_path / "people.gallery", *arguments)
+        assert made.code == 0, made.err
+        return made.out.strip()
+
+    admin, identify, other = (
+        key("--role", "admin"),
+        key("--role", "identify"),
+        key("--role", "enroll", "--collection", "guests"),
+    )
+    with served(tmp_path) as service:
+        with Client(service.url, admin) as client:
+            client.enroll("Grace", hopper_file)
+            assert client.log(1)[0].actor
+        for wrong in (None, "fsk_0000_" + "x" * 43):
+            with Client(service.url, wrong) as client, pytest.raises(ServiceError) as caught:
+                client.identify(hopper_file)
+            assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+        with Client(service.url, identify) as client:
+            assert client.identify(hopper_file)[0].name == "Grace"
+            for refused in (lambda: client.enroll("Ada", hopper_file), lambda: list(client.people())):
+                with pytest.raises(ServiceError) as caught:
+                    refused()
+                assert (caught.value.status, caught.value.code) == (403, "forbidden")
+                assert identify not in str(caught.value)
+        with Client(service.url, other) as client, pytest.raises(ServiceError) as caught:
+            client.enroll("Ada", hopper_file)
+        assert caught.value.code == "other_collection"
 
 
 def test_a_request_that_is_sent_twice_enrols_once(client: Client, hopper_file: Path) -> None:
@@ -268,9 +346,12 @@ WRONG_FACES: list[tuple[dict[str, Any], str]] = [
 )
 def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, Any], wanted: str) -> None:
     answer = {**IDENTIFIED, "faces": [{**FACE, **wrong}]}
-    with fake_service(answering(200, answer)) as service, Client(service.url) as client:
-        with pytest.raises(ServiceError) as caught:
-            client.identify(hopper_file)
+    with (
+        fake_service(answering(200, answer)) as service,
+        Client(service.url) as client,
+        pytest.raises(ServiceError) as caught,
+    ):
+        client.identify(hopper_file)
     assert f"{service.url}: {wanted}" in str(caught.value)
     assert str(caught.value).endswith("is this a facespace service of this version?")
     assert caught.value.code == "unexpected_answer"
@@ -279,9 +360,12 @@ def test_every_field_of_a_face_is_checked(hopper_file: Path, wrong: dict[str, An
 @pytest.mark.parametrize("field", ["image", "faces", "n_people"])
 def test_a_missing_field(hopper_file: Path, field: str) -> None:
     answer = {name: value for name, value in IDENTIFIED.items() if name != field}
-    with fake_service(answering(200, answer)) as service, Client(service.url) as client:
-        with pytest.raises(ServiceError, match=f"{field} must be .* in the answer, got nothing"):
-            client.identify(hopper_file)
+    with (
+        fake_service(answering(200, answer)) as service,
+        Client(service.url) as client,
+        pytest.raises(ServiceError, match=f"{field} must be .* in the answer, got nothing"),
+    ):
+        client.identify(hopper_file)
 
 
 @pytest.mark.parametrize(
@@ -293,9 +377,12 @@ def test_a_missing_field(hopper_file: Path, field: str) -> None:
     ],
 )
 def test_a_verdict_that_cannot_be(hopper_file: Path, verdict: dict[str, Any], wanted: str) -> None:
-    with fake_service(answering(200, verdict)) as service, Client(service.url) as client:
-        with pytest.raises(ServiceError, match=wanted):
-            client.verify(hopper_file, hopper_file)
+    with (
+        fake_service(answering(200, verdict)) as service,
+        Client(service.url) as client,
+        pytest.raises(ServiceError, match=wanted),
+    ):
+        client.verify(hopper_file, hopper_file)
 
 
 def test_pages_without_end_end() -> None:
@@ -313,9 +400,12 @@ def test_an_enrolment_about_other_photos(hopper_file: Path) -> None:
         [{"index": 0, "photo_id": "1", "box": [1, 2, 3, 4]}] * 2,
     ):
         answer = {"person": PERSON, "added": added, "rejected": []}
-        with fake_service(answering(200, answer)) as service, Client(service.url) as client:
-            with pytest.raises(ServiceError, match=r"photos, and 1 were sent"):
-                client.enroll("Ada", hopper_file)
+        with (
+            fake_service(answering(200, answer)) as service,
+            Client(service.url) as client,
+            pytest.raises(ServiceError, match=r"photos, and 1 were sent"),
+        ):
+            client.enroll("Ada", hopper_file)
 
 
 def test_a_change_says_what_was_seen(hopper_file: Path) -> None:
@@ -347,12 +437,12 @@ def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_key_is_not_shown(hopper_file: Path) -> None:
-    with fake_service(problem(401, "unauthorized", "a valid key is needed")) as service:
-        with Client(service.url, "fsk_1_secret-secret") as client:
-            assert "secret" not in repr(client)
-            assert "secret" not in str(vars(client))
-            with pytest.raises(ServiceError) as caught:
-                client.identify(hopper_file)
+    refusal = problem(401, "unauthorized", "a valid key is needed")
+    with fake_service(refusal) as service, Client(service.url, "fsk_1_secret-secret") as client:
+        assert "secret" not in repr(client)
+        assert "secret" not in str(vars(client))
+        with pytest.raises(ServiceError) as caught:
+            client.identify(hopper_file)
     assert "secret" not in str(caught.value)
     assert caught.value.status == 401
 

@@ -72,6 +72,11 @@ def in_batches(rows: Rows, *sizes: int) -> Iterator[Rows]:
         start += size
 
 
+@pytest.fixture(autouse=True)
+def _sketches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people_index, "_COMPARED_BEFORE_SKETCHES", -1)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 16 rows, so that a few hundred people have many; every row a candidate of sketches, always taken."""
@@ -264,6 +269,31 @@ def test_a_small_gallery_grows_large(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(block.sketches is not None for block in large._blocks)
     again = large.changed(np.arange(100, 6000), rows_of([]))
     assert as_lists(again.nearest(probes, 2)) == as_lists(small.nearest(probes, 2)) == by_hand(first, probes, 2)
+
+
+def test_sketches_that_take_long_wait_until_many_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people_index, "_COMPARED_BEFORE_SKETCHES", 3)
+    made: list[int] = []
+    sketch = people_index.Sketcher.sketch
+    monkeypatch.setattr(people_index.Sketcher, "sketch", lambda self, x: made.append(len(x)) or sketch(self, x))
+    rows = drawn(np.arange(6000))
+    index = PeopleIndex.build(DIMENSION, [rows])
+    probes = near(rows, np.arange(6))
+    wanted = by_hand(rows, probes, 2)
+    assert [as_lists(index.nearest(probes[n : n + 1], 2)) for n in range(2)] == [[answer] for answer in wanted[:2]]
+    assert made == []
+    later = index.changed(np.array([5999]), drawn([7000]))  # remembers the two
+    assert as_lists(later.nearest(probes[2:3], 2)) == wanted[2:3]
+    assert made == []
+    assert as_lists(later.nearest(probes[3:4], 2)) == wanted[3:4]
+    assert sorted(made) == [1, 1904, 4096]  # the probe, and all 6,000 rows
+    made.clear()
+    assert as_lists(later.nearest(probes[4:], 2)) == wanted[4:]
+    assert made == [2]
+    later.changed(np.array([], np.int64), drawn([8000]))
+    assert made == [2, 1]
+    # Sketches of vectors of 512 numbers take no longer than comparing one probe, and are there at once.
+    assert PeopleIndex.build(512, [drawn(np.arange(5000), 512)])._has_sketches
 
 
 def test_a_change_copies_only_the_blocks_it_touches() -> None:

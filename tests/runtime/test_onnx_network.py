@@ -247,6 +247,11 @@ def test_after_a_failure_it_computes_again(monkeypatch, runtime, side_by_side):
 
 def test_cores_are_those_this_process_may_use():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    with pytest.MonkeyPatch.context() as patch:
+        for share, n_cores in (("1", 1), ("0", 1), ("100000", usable_cores()), ("all", usable_cores())):
+            patch.setenv("FACESPACE_CORES", share)
+            assert usable_cores() == n_cores
+            patch.delenv("FACESPACE_CORES")
     if hasattr(os, "sched_getaffinity"):
         assert usable_cores() == len(os.sched_getaffinity(0))
 

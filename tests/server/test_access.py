@@ -63,7 +63,7 @@ def path_of(route: APIRoute) -> str:
 def test_the_table_has_the_routes_of_all_routers(app: FastAPI):
     paths = {route.path for route in routes_of(app)}
     assert {"/healthz", "/v1/detect", "/v1/keys", "/v1/keys/{id}", "/v1/settings", "/v1/audit", "/v1/try"} <= paths
-    described = {path for path in app.openapi()["paths"]}
+    described = set(app.openapi()["paths"])
     assert described <= paths
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from facespace.server.access import allowed
 from facespace.server.audit import AuditEntry
 from facespace.server.state import StateError
 from support.small_service import client, new_key, small_app
@@ -50,6 +51,15 @@ def test_a_refused_call_is_recorded(app: FastAPI):
     assert [(one.action, one.status) for one in entries(app)] == [("erase", 403), ("erase", 403)]
     client(app).post("/v1/try/7/erase")  # nobody knows who
     assert len(entries(app)) == 2
+
+
+def test_what_anybody_erases_is_recorded(app: FastAPI):
+    @app.delete("/v1/try/{face}", operation_id="erase_unknown", dependencies=[Depends(allowed("enroll"))])
+    async def erase(face: str) -> None:
+        pass
+
+    client(app, new_key(app, "enroll")).delete("/v1/try/7")
+    assert [(one.action, one.path) for one in entries(app)] == [("erase_unknown", "/v1/try/7")]
 
 
 def test_what_others_may_do_and_reading_is_not_recorded(app: FastAPI):

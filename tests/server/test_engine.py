@@ -117,7 +117,7 @@ def test_a_photo_that_breaks_a_batch_fails_alone(engine, hopper_file):
     with mock.patch.object(module, "find_faces", find):
         first, good, bad = asyncio.run(ask())
     assert len(first[0].faces) == len(good[0].faces) == 1
-    assert isinstance(bad, MemoryError)
+    assert (bad.status, bad.code) == (503, "busy")
     assert engine.waiting == 0
 
 

@@ -136,6 +136,15 @@ def test_a_listener_is_woken(events: Events) -> None:
     wait_until(lambda: not events._listeners)
 
 
+def test_a_worker_hears_of_its_own_events_at_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_POLL", 30.0)  # only those of other workers wait for it
+    events = Events(state)
+    begin = events.newest()
+    events.emit("enrolled", "default", {"person": ANNA})
+    wait_until(lambda: events.newest() > begin, 5)
+    events.close()
+
+
 def test_too_many_listeners(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LISTENERS", 2)
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from facespace.server.idempotency import keeps_answers
 from facespace.server.state import StateError
 from support.small_service import client, new_key, small_app
 
@@ -264,3 +265,15 @@ def test_an_answer_that_was_kept_outlives_its_server(tmp_path: Path):
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/enroll-slowly", headers=headers, timeout=20)
         assert answer.headers["Idempotency-Replayed"] == "true"
     assert (tmp_path / "enrolled").read_text() == "one\n"
+
+
+def test_the_description_names_the_header_where_it_is_followed(app: FastAPI):
+    paths = app.openapi()["paths"]
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            names = [one["name"] for one in operation.get("parameters", [])]
+            assert ("Idempotency-Key" in names) == keeps_answers(method.upper(), path), path
+            assert "Idempotency-Key" not in names or "409" in operation["responses"]
+    assert keeps_answers("POST", "/v1/people/{person_id}/merge")
+    assert not keeps_answers("POST", "/v1/identify/batch")
+    assert not keeps_answers("PATCH", "/v1/settings")

@@ -22,17 +22,21 @@ def _as_before():
         logger.setLevel(held["level"])
 
 
+def fail() -> None:
+    raise ValueError("Ada's photo")
+
+
 def test_lines(capsys):
     logs.configure()
     try:
-        raise ValueError("Ada's photo")
+        fail()
     except ValueError as error:
         logs.log("failed", level=logging.ERROR, error=error, request_id="a")
     logs.log("done", seconds=0.5)
     failed, done = map(json.loads, capsys.readouterr().err.splitlines())
     assert (failed["level"], failed["error"], failed["request_id"]) == ("error", "builtins.ValueError", "a")
     assert "Ada" not in json.dumps(failed)
-    assert failed["at"][-1].endswith("test_lines")
+    assert failed["at"][-1].endswith("fail")
     assert (done["message"], done["seconds"]) == ("done", 0.5)
     assert done["time"].endswith("Z")
 

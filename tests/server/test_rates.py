@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI
 
-from facespace.server import rates as rates_module
 from facespace.server.access import address_of
 from facespace.server.rates import Rates
 from support.small_service import client, new_key, small_app
@@ -58,22 +57,9 @@ def test_a_large_cost_is_paid_back(clock: Clock):
     assert rates.take("a") == 0
 
 
-def test_workers_share_the_rate(clock: Clock):
-    rates = Rates(8.0, burst=8, share=4, clock=clock)
-    assert [rates.take("a") for _ in range(3)] == [0, 0, 0.5]
-
-
 def test_without_a_rate_there_is_no_limit():
     rates = Rates(None, burst=1)
     assert {rates.take("a") for _ in range(100)} == {0}
-
-
-def test_the_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rates_module, "MAX_BUCKETS", 3)
-    rates = Rates(1.0, burst=1, clock=clock)
-    for one in "abcabcd":
-        rates.take(one)
-    assert list(rates._buckets) == ["b", "c", "d"]
 
 
 def test_threads_take_no_token_twice(clock: Clock):

@@ -120,10 +120,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(state: State):
     state.table("CREATE TABLE IF NOT EXISTS t (value BLOB)")
     (n_pages,) = state._writer.execute("PRAGMA page_count").fetchone()
     state._writer.execute(f"PRAGMA max_page_count = {n_pages + 2}")
-    with pytest.raises(StateError, match=r"service.sqlite: database or disk is full; make room on its disk"):
-        with state.transaction() as connection:
-            connection.execute("UPDATE setting SET value = '2'")
-            connection.execute("INSERT INTO t VALUES (zeroblob(1000000))")
+    told = r"service.sqlite: database or disk is full; make room on its disk"
+    with pytest.raises(StateError, match=told), state.transaction() as connection:
+        connection.execute("UPDATE setting SET value = '2'")
+        connection.execute("INSERT INTO t VALUES (zeroblob(1000000))")
     assert state.setting("a") == 1
     state._writer.execute(f"PRAGMA max_page_count = {n_pages + 1000}")
     state.set("a", 3)
@@ -201,6 +201,7 @@ def test_a_closed_file_says_so(state: State):
 
 
 def test_deleted_bytes_are_overwritten_by_scrub(state: State):
+    assert state._writer.execute("PRAGMA secure_delete").fetchone() == (1,)
     state.set("secret", "Ada Lovelace")
     assert b"Ada Lovelace" in state.path.read_bytes() + state.path.with_name(f"{FILE}-wal").read_bytes()
     with state.transaction() as connection:

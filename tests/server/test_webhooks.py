@@ -86,7 +86,7 @@ def test_what_is_refused(webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch) ->
         webhooks.create("http://10.0.0.1/")
     with pytest.raises(ValueError, match="a kind of event must be one of known, unknown, enrolled"):
         webhooks.create(URL, kinds=["seen"])
-    with pytest.raises(ValueError, match="label .* at most 100"):
+    with pytest.raises(ValueError, match=r"label .* at most 100"):
         webhooks.create(URL, label="x" * 101)
     monkeypatch.setattr(module, "MAX_WEBHOOKS", 1)
     webhooks.create(URL)

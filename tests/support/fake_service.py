@@ -61,8 +61,8 @@ def fake_service(*answers: Answer) -> Iterator[FakeService]:
 
         do_GET = do_POST = do_PATCH = do_DELETE = handle_one
 
-        def log_message(self, format: str, *args: Any) -> None:
-            del format, args
+        def log_message(self, *args: Any) -> None:
+            del args
 
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = True

@@ -66,9 +66,9 @@ def small_app(folder: Path, **settings: Any) -> FastAPI:
             raise Problem(fail, "busy", "as asked")
         return {"n": next(n_changes), "n_bytes": len(await request.body())}
 
-    @app.post("/v1/try/{id}/erase", dependencies=[Depends(allowed("admin"))])
-    async def erase(id: str) -> dict[str, str]:
-        return {"erased": id}
+    @app.post("/v1/try/{person}/erase", dependencies=[Depends(allowed("admin"))])
+    async def erase(person: str) -> dict[str, str]:
+        return {"erased": person}
 
     @app.get("/v1/collections/{name}/try-export", operation_id="export_try", dependencies=[Depends(allowed("admin"))])
     async def export(name: str) -> dict[str, str]:

@@ -96,7 +96,7 @@ READERS = {
 
 
 def test_every_reader_is_tried() -> None:
-    assert set(READERS) == set(video._FORMATS.split(","))
+    assert set(READERS) == set(video.FORMATS.split(","))
 
 
 @pytest.mark.parametrize("reader", READERS)

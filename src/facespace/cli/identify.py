@@ -17,21 +17,25 @@ from facespace.cli.shared.options import (
     Draw,
     EmbeddingDevice,
     Every,
-    GalleryFile,
+    GalleryOrServer,
     Json,
+    Key,
     MinSize,
     OptionalModel,
     Repeats,
+    Server,
     Sights,
     Subtitles,
     TryRotations,
+    check_gallery_or_server,
 )
 from facespace.cli.shared.output import Report
 from facespace.defaults import DEFAULT_RATE
 
 
 def identify(
-    gallery: GalleryFile,
+    context: typer.Context,
+    gallery: GalleryOrServer = None,
     images: Sights = None,
     rate: Annotated[
         float | None,
@@ -62,11 +66,28 @@ def identify(
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
+    server: Server = None,
+    key: Key = None,
 ) -> None:
     """Name the people in photos and videos who are enrolled; everybody else is unknown.
 
-    In one picture a person is named at most once, unless --repeats says that it may show somebody several times.
+    In one picture a person is named at most once, unless --repeats says that it may show somebody several times. With
+    `--server URL` photos are sent to a service, which names the people of its gallery.
     """
+    check_gallery_or_server(
+        context,
+        gallery,
+        server,
+        "threshold",
+        "top",
+        "camera",
+        "every",
+        "subtitles",
+        "repeats",
+        "min_size",
+        "device",
+        "model",
+    )
     if rate is not None and not 0 < rate < 1:
         raise typer.BadParameter(f"wants a share between 0 and 1, for instance 0.01; got {rate}", param_hint="--rate")
 
@@ -77,6 +98,23 @@ def identify(
     if top is not None and (camera is not None or any(is_video(path) for path in sights)):
         raise typer.BadParameter("is for photos, not for videos and cameras", param_hint="--top")
     report = Report()
+    if server is not None:
+        from facespace.cli.identify_remote import identify_remote
+
+        identify_remote(
+            server,
+            sights,
+            report,
+            key=key,
+            collection=collection,
+            rate=rate,
+            try_rotations=try_rotations,
+            json=json,
+            draw=draw,
+        )
+        report.finish()
+        return
+    assert gallery is not None
     embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, collection=collection))
     with open_gallery(gallery, embedder, collection=collection) as people:
         if threshold is None:

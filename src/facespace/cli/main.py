@@ -33,6 +33,7 @@ from facespace.cli import (
     serve,
     train,
     verify,
+    watch,
 )
 from facespace.cli.legacy import facenet, tiny
 from facespace.defaults import MAX_PIXELS, MAX_PIXELS_VARIABLE
@@ -56,6 +57,7 @@ app.command("compare")(compare.compare)
 app.command("embed")(embed.embed)
 app.command("enroll")(enroll.enroll)
 app.command("identify")(identify.identify)
+app.command("watch")(watch.watch)
 app.add_typer(gallery.app, name="gallery")
 app.add_typer(serve.app, name="serve")
 app.add_typer(classify.app, name="classify")

@@ -1,7 +1,7 @@
 """A facespace service over HTTP, with the names of the library.
 
-Begin with `client.Client`. `transport` sends requests and decides which are repeated, `fields` checks every value of an
-answer, `answers` are what the client returns. `uploads` sends many photos exactly once, with `journal` as its memory.
+Begin with `client.Client`. `calls` makes the requests, `transport` sends them and decides which are repeated, `fields`
+checks every value of an answer, `answers` are what the client returns. `uploads` sends many photos exactly once, with `journal` as its memory.
 """
 
 from __future__ import annotations

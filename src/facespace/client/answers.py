@@ -190,12 +190,18 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """One collection of people, with its own model and thresholds."""
+    """One collection of people, with its own model and thresholds.
+
+    `threshold` is what a good face must reach for a person of one photo, where a share `strangers_named` of strangers may
+    be given a name.
+    """
 
     name: str
     model: str = ""
-    n_people: int | None = None
-    n_photos: int | None = None
+    n_people: int = 0
+    n_photos: int = 0
+    strangers_named: float | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +210,19 @@ class Unknown:
 
     id: str
     seen: str
+    box: Box
     source: str = ""
     quality: float | None = None
+    has_crop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """An unknown face that is like one of a photo: its id, the `similarity`, and the `threshold` that it reaches."""
+
+    id: str
+    similarity: float
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,15 +367,22 @@ def read_log_entry(fields: Fields) -> LogEntry:
 def read_collection(fields: Fields) -> Collection:
     """A collection of people."""
     return Collection(
-        fields.text("name"), fields.text("model", ""), fields.whole("n_people", None), fields.whole("n_photos", None)
-    )
+        fields.text("name"), fields.text("model", ""), fields.whole("n_people", 0), fields.whole("n_photos", 0),
+        fields.number("strangers_named", None), fields.number("threshold", None),
+    )  # fmt: skip
 
 
 def read_unknown(fields: Fields) -> Unknown:
     """A face nobody could name."""
     return Unknown(
-        fields.text("id"), fields.text("seen", ""), fields.text("source", ""), fields.number("quality", None)
-    )
+        fields.text("id"), fields.text("seen", ""), _box(fields), fields.text("source", ""),
+        fields.number("quality", None), fields.truth("has_crop", False),
+    )  # fmt: skip
+
+
+def read_alike(fields: Fields) -> Alike:
+    """An unknown face that is like another one."""
+    return Alike(fields.text("unknown_id"), fields.number("similarity"), fields.number("threshold"))
 
 
 def read_cluster(fields: Fields) -> Cluster:

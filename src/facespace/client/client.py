@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 from facespace.client.answers import (
+    Alike,
     Change,
     Cluster,
     Collection,
@@ -23,6 +22,7 @@ from facespace.client.answers import (
     StoredPhoto,
     Unknown,
     Verdict,
+    read_alike,
     read_change,
     read_cluster,
     read_collection,
@@ -36,15 +36,15 @@ from facespace.client.answers import (
     read_unknown,
     read_verdict,
 )
+from facespace.client.calls import Calls, enrolment_form, id_of, path_of, photo_form, segment
 from facespace.client.fields import Fields
 from facespace.client.forms import Form
-from facespace.client.pictures import picture_of
 from facespace.client.transport import Call, Transport
 from facespace.errors import UnknownPerson
 from facespace.faces.face import Face
 from facespace.io.files import atomic_path
 from facespace.io.image import Source
-from facespace.io.text import clean_name, one_line
+from facespace.io.text import clean_name
 
 MAX_CROP = 2**24  # bytes of the picture of one face
 _PAGE = 200  # people or faces that are read at once
@@ -78,7 +78,7 @@ class Client:
         timeout: float = 90.0,
         retries: int = 4,
     ) -> None:
-        self.collection = collection
+        self._calls = Calls(collection)
         self._transport = Transport(url, key, timeout=timeout, retries=retries)
 
     def __repr__(self) -> str:
@@ -93,6 +93,11 @@ class Client:
         self.close()
 
     @property
+    def collection(self) -> str:
+        """The collection of people that all calls are about."""
+        return self._calls.collection
+
+    @property
     def url(self) -> str:
         """Where the service is."""
         return self._transport.url
@@ -105,12 +110,18 @@ class Client:
 
     def detect(self, photo: Source, *, max_faces: int | None = None, try_rotations: bool = False) -> Faces[Face]:
         """The faces of a photo, the largest first."""
-        fields = self._look("/v1/detect", photo, max_faces=max_faces, try_rotations=try_rotations)
+        fields = self._ask(
+            self._calls.look("/v1/detect", photo, max_faces=max_faces, try_rotations=try_rotations or None)
+        )
         return _faces(fields, tuple(read_face(face) for face in fields.each("faces")))
 
     def embed(self, photo: Source, *, max_faces: int | None = None, try_rotations: bool = False) -> Faces[EmbeddedFace]:
         """The faces of a photo with their embeddings, made by the model of the collection."""
-        fields = self._look("/v1/embed", photo, max_faces=max_faces, try_rotations=try_rotations, embeddings=True)
+        fields = self._ask(
+            self._calls.look(
+                "/v1/embed", photo, max_faces=max_faces, try_rotations=try_rotations or None, embeddings=True
+            )
+        )
         return _faces(fields, tuple(read_embedded_face(face) for face in fields.each("faces")))
 
     def identify(
@@ -127,26 +138,21 @@ class Client:
         `rate` is the share of strangers that may be given a name. `keep_unknown` says whether faces that nobody could
         name are kept among the unknowns; by default the service's setting.
         """
-        return read_named_faces(
-            self._look(
-                "/v1/identify",
-                photo,
-                rate=rate,
-                max_faces=max_faces,
-                keep_unknown=keep_unknown,
-                try_rotations=try_rotations,
-            )
-        )
+        call = self._calls.look(
+            "/v1/identify", photo, rate=rate, max_faces=max_faces, keep_unknown=keep_unknown,
+            try_rotations=try_rotations or None,
+        )  # fmt: skip
+        return read_named_faces(self._ask(call))
 
     def identify_many(
         self, photos: Sequence[Source], *, rate: float | None = None, keep_unknown: bool | None = None
     ) -> list[NamedFaces]:
         """`identify` for several photos in one request; one that cannot be used has its `error`."""
-        pictures = [("photo", picture_of(photo)) for photo in photos]
-        query = self._query(rate=rate, keep_unknown=keep_unknown, landmarks=True)
-        call = Call("POST", "/v1/identify/batch", query, form=Form((), pictures), repeatable=True)
+        call = self._calls.compare(
+            "/v1/identify/batch", photo_form(photos), rate=rate, keep_unknown=keep_unknown, landmarks=True
+        )
         found: list[NamedFaces] = []
-        answer = self._transport.fields(call)
+        answer = self._ask(call)
         for number, one in enumerate(answer.each("photos")):
             if one.whole("index", number) != number:
                 raise one.refuse(f"its index is not {number}")
@@ -157,8 +163,8 @@ class Client:
                 found.append(
                     NamedFaces((), 0, 0, code=problem.text("code"), error=problem.text("detail", "") or "refused")
                 )
-        if len(found) != len(pictures):
-            raise answer.refuse(f"{len(found)} photos answered of {len(pictures)}")
+        if len(found) != len(photos):
+            raise answer.refuse(f"{len(found)} photos answered of {len(photos)}")
         return found
 
     def verify(
@@ -170,16 +176,16 @@ class Client:
         """
         if (b is None) == (person is None):
             raise TypeError("verify takes two photos, or a photo and a person")
-        photos = [("photo", picture_of(photo)) for photo in (a, b) if photo is not None]
-        texts = [] if person is None else [("person", _id(person))]
-        call = self._form("/v1/verify", texts, photos, query={"rate": rate}, repeatable=True)
-        return read_verdict(self._transport.fields(call))
+        form = photo_form(
+            [photo for photo in (a, b) if photo is not None], [] if person is None else [("person", id_of(person))]
+        )
+        call = self._calls.compare("/v1/verify", form, rate=rate)
+        return read_verdict(self._ask(call))
 
     def verify_many(self, photo: Source, others: Sequence[Source], *, rate: float | None = None) -> list[Verdict]:
         """Compare a photo with each of several others; one that cannot be used has its `error`."""
-        photos = [("photo", picture_of(photo)), *(("other", picture_of(other)) for other in others)]
-        call = self._form("/v1/verify", [], photos, query={"rate": rate}, repeatable=True)
-        answer = self._transport.fields(call)
+        call = self._calls.compare("/v1/verify", photo_form([photo], others=others), rate=rate)
+        answer = self._ask(call)
         rate_used = answer.number("false_match_rate", None)
         found: list[Verdict] = []
         for one in answer.each("photos"):
@@ -231,9 +237,11 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Enrolment:
         """`enroll` with a form that `enrolment_form` made."""
-        query = {"largest": largest or None, "try_rotations": try_rotations or None, "accept": list(accept) or None}
-        call = self._form("/v1/enroll", form.texts, form.photos, query=query, key=idempotency_key)
-        enrolment = read_enrolment(self._transport.fields(call))
+        call = self._calls.send(
+            "/v1/enroll", form, idempotency_key, largest=largest or None, try_rotations=try_rotations or None,
+            accept=list(accept) or None,
+        )  # fmt: skip
+        enrolment = read_enrolment(self._ask(call))
         told = sorted([one.index for one in enrolment.added] + [one.index for one in enrolment.rejected])
         if told != list(range(len(form.photos))):
             raise Fields({}, self.url).refuse(f"it is about {len(told)} photos, and {len(form.photos)} were sent")
@@ -241,13 +249,12 @@ class Client:
 
     def people(self, *, search: str = "", external_id: str | None = None) -> Iterator[Person]:
         """Everyone enrolled, or those whose name holds `search`, or who has that `external_id`; read page by page."""
-        query = {"search": search or None, "external_id": external_id}
-        for fields in self._pages("/v1/people", "people", query):
+        for fields in self._pages("/v1/people", "people", search=search or None, external_id=external_id):
             yield read_person(fields)
 
     def person(self, person: Person | str) -> Person:
         """One person, as they are now; `ServiceError` with the code `no_such_person` where there is nobody of that id."""
-        return read_person(self._get(f"/v1/people/{_segment(_id(person))}"))
+        return read_person(self._ask(self._calls.read(path_of(person))))
 
     def person_called(self, name: str) -> Person:
         """The person of that name; `UnknownPerson` if there is nobody."""
@@ -259,13 +266,12 @@ class Client:
 
     def photos(self, person: Person | str) -> list[StoredPhoto]:
         """The photos of a person, in the order they were enrolled."""
-        path = f"/v1/people/{_segment(_id(person))}/photos"
-        return [read_photo(one) for one in self._pages(path, "photos", {})]
+        return [read_photo(one) for one in self._pages(path_of(person, "photos"), "photos")]
 
     def crop(self, person: Person | str, photo: StoredPhoto | str) -> bytes:
         """The picture of a person's face in one photo, as a PNG file; where the service keeps them."""
-        path = f"/v1/people/{_segment(_id(person))}/photos/{_segment(_id(photo))}/crop"
-        return self._transport.content(self._read(path), "image/png", MAX_CROP)
+        call = self._calls.read(path_of(person, "photos", id_of(photo), "crop"))
+        return self._transport.content(call, "image/png", MAX_CROP)
 
     def rename(self, person: Person | str, name: str) -> Person:
         """Give a person another name."""
@@ -285,7 +291,7 @@ class Client:
 
     def merge(self, into: Person | str, others: Sequence[Person | str]) -> Change:
         """Give all photos of `others` to one person."""
-        body: dict[str, Any] = {"others": [_id(other) for other in others]}
+        body: dict[str, Any] = {"others": [id_of(other) for other in others]}
         etags = [other.etag for other in others if isinstance(other, Person) and other.etag]
         if len(etags) == len(others):
             body["etags"] = etags
@@ -293,46 +299,51 @@ class Client:
 
     def split(self, person: Person | str, photos: Sequence[StoredPhoto | str], to: str) -> Change:
         """Give some photos of a person to another one, called `to`, who may be new."""
-        return self._change(person, "split", {"photos": [_id(photo) for photo in photos], "to": to})
+        return self._change(person, "split", {"photos": [id_of(photo) for photo in photos], "to": to})
 
     def reject(self, person: Person | str, photos: Sequence[StoredPhoto | str], to: str | None = None) -> Change:
         """Say that photos do not show the person: they go, or to another name, and never come back to this one."""
-        body: dict[str, Any] = {"photos": [_id(photo) for photo in photos]}
+        body: dict[str, Any] = {"photos": [id_of(photo) for photo in photos]}
         return self._change(person, "reject", body if to is None else {**body, "to": to})
 
     def remove(self, person: Person | str) -> Change:
         """Remove a person, until it is undone or erased."""
-        path = f"/v1/people/{_segment(_id(person))}"
-        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=_if_match(person))))
+        return read_change(self._ask(self._calls.remove(path_of(person), person)))
 
     def remove_photo(self, person: Person | str, photo: StoredPhoto | str) -> Change:
         """Remove one photo, and the person with the last of them."""
-        path = f"/v1/people/{_segment(_id(person))}/photos/{_segment(_id(photo))}"
-        return read_change(self._transport.fields(Call("DELETE", path, self._query(), headers=_if_match(person))))
+        return read_change(self._ask(self._calls.remove(path_of(person, "photos", id_of(photo)), person)))
 
     def erase(self, person: Person | str) -> int:
         """Erase a person for good, from the service's disk too, and say how many photos that were; nothing undoes it."""
-        path = f"/v1/people/{_segment(_id(person))}/erase"
-        fields = self._transport.fields(self._post(path, {}, headers=_if_match(person)))
-        return int(fields.whole("erased"))
+        return int(self._ask(self._calls.change(path_of(person, "erase"), {}, person)).whole("erased"))
 
     def log(self, limit: int = 20) -> list[LogEntry]:
         """The last changes, the latest first."""
-        return [read_log_entry(one) for one in self._get("/v1/log", limit=limit).each("changes")]
+        return [read_log_entry(one) for one in self._ask(self._calls.read("/v1/log", limit=limit)).each("changes")]
 
     def undo(self, number: int | None = None) -> LogEntry:
         """Take back the last change, or the one of that number in the log."""
-        return read_log_entry(self._transport.fields(self._post("/v1/undo", {"number": number} if number else {})))
+        return read_log_entry(self._ask(self._calls.change("/v1/undo", {} if number is None else {"number": number})))
 
     # Collections
 
     def collections(self) -> list[Collection]:
         """The collections of people that the key may see."""
-        return [read_collection(one) for one in self._get("/v1/collections").each("collections")]
+        return [read_collection(one) for one in self._ask(self._calls.read("/v1/collections")).each("collections")]
+
+    def create_collection(self, name: str, *, model: str | None = None) -> Collection:
+        """Make an empty collection, by default of the service's model; `Client(…, collection=name)` is for it then."""
+        body = {"name": name} if model is None else {"name": name, "model": model}
+        return read_collection(self._ask(self._calls.change("/v1/collections", body)))
+
+    def erase_collection(self, name: str) -> None:
+        """Erase a collection for good, with everybody in it and everything known of them; nothing undoes it."""
+        self._transport.nothing(Calls(name).remove(f"/v1/collections/{segment(name)}"))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write everybody in the collection into a file, as `facespace gallery export` does; whole or not at all."""
-        call = self._read(f"/v1/collections/{_segment(self.collection)}/export")
+        call = self._calls.read(f"/v1/collections/{segment(self.collection)}/export")
         with atomic_path(Path(path)) as unfinished, unfinished.open("wb") as file:
             self._transport.write_to(call, file.write)
 
@@ -340,16 +351,22 @@ class Client:
 
     def unknowns(self) -> Iterator[Unknown]:
         """Faces that nobody could name, read page by page."""
-        for fields in self._pages("/v1/unknowns", "unknowns", {}):
+        for fields in self._pages("/v1/unknowns", "unknowns"):
             yield read_unknown(fields)
 
     def unknown_crop(self, face: Unknown | str) -> bytes:
         """The picture of such a face, as a PNG file."""
-        return self._transport.content(self._read(f"/v1/unknowns/{_segment(_id(face))}/crop"), "image/png", MAX_CROP)
+        call = self._calls.read(f"/v1/unknowns/{segment(id_of(face))}/crop")
+        return self._transport.content(call, "image/png", MAX_CROP)
+
+    def search_unknowns(self, photo: Source, *, limit: int = 20) -> list[list[Alike]]:
+        """The unknown faces that are like each face of a photo, best first; none that is below the threshold."""
+        fields = self._ask(self._calls.look("/v1/unknowns/search", photo, limit=limit))
+        return [[read_alike(one) for one in face.each("matches")] for face in fields.each("faces")]
 
     def clusters(self) -> list[Cluster]:
         """Such faces grouped by person, with people they may show."""
-        return [read_cluster(one) for one in self._get("/v1/unknowns/clusters").each("clusters")]
+        return [read_cluster(one) for one in self._ask(self._calls.read("/v1/unknowns/clusters")).each("clusters")]
 
     def name_unknown(
         self, faces: Sequence[Unknown | str], name: str | None = None, *, person: Person | str | None = None
@@ -357,69 +374,34 @@ class Client:
         """Enrol unknown faces under a name, or as a person who is there already."""
         if (name is None) == (person is None):
             raise TypeError("name_unknown takes a name, or a person")
-        body: dict[str, Any] = {"faces": [_id(face) for face in faces]}
-        body |= {"name": name} if person is None else {"person": _id(person)}
-        return read_enrolment(self._transport.fields(self._post("/v1/unknowns/name", body)))
+        body: dict[str, Any] = {"faces": [id_of(face) for face in faces]}
+        body |= {"name": name} if person is None else {"person": id_of(person)}
+        return read_enrolment(self._ask(self._calls.change("/v1/unknowns/name", body)))
 
-    def ignore(self, faces: Sequence[Unknown | str]) -> None:
-        """Never show faces like these among the unknowns again."""
-        self._transport.nothing(self._post("/v1/unknowns/ignore", {"faces": [_id(face) for face in faces]}))
+    def ignore(self, faces: Sequence[Unknown | str]) -> int:
+        """Never keep or show faces like these, which are of one person, again; returns how many are ignored now."""
+        call = self._calls.change("/v1/unknowns/ignore", {"faces": [id_of(face) for face in faces]})
+        return int(self._ask(call).whole("ignored"))
 
     def remove_unknown(self, face: Unknown | str) -> None:
         """Erase one unknown face for good."""
-        self._transport.nothing(Call("DELETE", f"/v1/unknowns/{_segment(_id(face))}", self._query()))
+        self._transport.nothing(self._calls.remove(f"/v1/unknowns/{segment(id_of(face))}"))
 
     # How requests are made
 
-    def _query(self, **more: Any) -> dict[str, Any]:
-        return {"collection": self.collection, **more}
-
-    def _read(self, path: str, **query: Any) -> Call:
-        return Call("GET", path, self._query(**query), repeatable=True)
-
-    def _get(self, path: str, **query: Any) -> Fields:
-        return self._transport.fields(self._read(path, **query))
-
-    def _look(self, path: str, photo: Source, **query: Any) -> Fields:
-        """What is found in a photo; nothing is changed by it."""
-        asked = {name: value for name, value in query.items() if value not in (None, False) or name == "keep_unknown"}
-        call = Call(
-            "POST", path, self._query(landmarks=True, **asked), picture=picture_of(photo), repeatable=True
-        )  # fmt: skip
+    def _ask(self, call: Call) -> Fields:
         return self._transport.fields(call)
 
-    def _form(
-        self,
-        path: str,
-        texts: Sequence[tuple[str, str]],
-        photos: Sequence[tuple[str, Any]],
-        *,
-        query: dict[str, Any] | None = None,
-        key: str | None = None,
-        repeatable: bool = False,
-    ) -> Call:
-        headers = {} if repeatable else {"Idempotency-Key": key or uuid.uuid4().hex}
-        form = Form(texts, photos)
-        return Call("POST", path, self._query(**(query or {})), headers, form=form, repeatable=True)
-
-    def _post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Call:
-        """A change, which the service recognises when it is repeated."""
-        once = {"Idempotency-Key": uuid.uuid4().hex, **(headers or {})}
-        return Call("POST", path, self._query(), once, json=body, repeatable=True)
-
     def _change(self, person: Person | str, what: str, body: dict[str, Any]) -> Change:
-        path = f"/v1/people/{_segment(_id(person))}/{what}"
-        return read_change(self._transport.fields(self._post(path, body, headers=_if_match(person))))
+        return read_change(self._ask(self._calls.change(path_of(person, what), body, person)))
 
     def _edit(self, person: Person | str, changes: dict[str, Any]) -> Person:
-        path = f"/v1/people/{_segment(_id(person))}"
-        call = Call("PATCH", path, self._query(), headers=_if_match(person), json=changes)
-        return read_person(self._transport.fields(call))
+        return read_person(self._ask(self._calls.edit(path_of(person), person, changes)))
 
-    def _pages(self, path: str, name: str, query: dict[str, Any]) -> Iterator[Fields]:
+    def _pages(self, path: str, name: str, **query: Any) -> Iterator[Fields]:
         cursor: str | None = None
         while True:
-            page = self._get(path, after=cursor, limit=_PAGE, **query)
+            page = self._ask(self._calls.read(path, after=cursor, limit=_PAGE, **query))
             yield from page.each(name)
             following = page.text("next", None)
             if following is None:
@@ -429,45 +411,6 @@ class Client:
             cursor = following
 
 
-def enrolment_form(
-    name: str, photos: Sequence[Source], *, external_id: str | None = None, metadata: dict[str, Any] | None = None
-) -> Form:
-    """The form that enrols photos; `ValueError` for a name that cannot be one, `ImageError` for a photo."""
-    import json
-
-    texts = [("name", clean_name(name))]
-    if external_id is not None:
-        texts.append(("external_id", external_id))
-    if metadata is not None:
-        texts.append(("metadata", json.dumps(metadata, sort_keys=True, allow_nan=False)))
-    return Form(texts, [("photo", picture_of(photo)) for photo in photos])
-
-
 def _faces(fields: Fields, faces: tuple[Any, ...]) -> Faces[Any]:
     image = fields.inner("image")
     return Faces(faces, image.whole("width"), image.whole("height"), image.whole("turned", 0), fields.text("model", ""))
-
-
-def _if_match(person: Person | str) -> dict[str, str]:
-    """The state of a person that a change is meant for: that of a `Person`, or of an id any."""
-    etag = person.etag if isinstance(person, Person) else ""
-    return {"If-Match": f'"{etag}"' if etag else "*"}
-
-
-def _id(one: Any) -> str:
-    """The id of something that has one, or that is one."""
-    known = getattr(one, "id", one)
-    if not isinstance(known, str) or not known:
-        raise TypeError(f"an id must be text, got {type(known).__name__}")
-    return known
-
-
-def _segment(text: str) -> str:
-    """Text as one segment of a path; `ValueError` for what could lead to another address, as servers decode `%2F`.
-
-    >>> _segment("zoë?")
-    'zo%C3%AB%3F'
-    """
-    if text in (".", "..") or "/" in text or "\\" in text or not text.isprintable():
-        raise ValueError(f"{one_line(text)[:60]!r} cannot be an id or a collection")
-    return quote(text, safe="")

@@ -10,7 +10,7 @@ from typing import Any
 from facespace.errors import ServiceError
 from facespace.io.text import one_line
 
-_MAX_SHOWN = 60  # characters of a wrong value in a message
+_SHOWN = 60  # characters of a wrong value in a message
 _NEEDED: Any = object()
 
 
@@ -124,7 +124,7 @@ def read_json(data: bytes, where: str) -> Fields:
     try:
         value = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError):  # nesting without end, and numbers without end, too
-        start = data[:_MAX_SHOWN].decode("utf-8", "replace")
+        start = data[:_SHOWN].decode("utf-8", "replace")
         raise _unexpected(where, f"the answer is no JSON; it begins {_shown(start)}") from None
     return Fields(value, where)
 
@@ -165,5 +165,5 @@ def _shown(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
         return str(value) if abs(value) < 2**63 else "a number beyond 64 bits"
-    text = value[:_MAX_SHOWN] if isinstance(value, str) else str(value)[:_MAX_SHOWN]
+    text = value[:_SHOWN] if isinstance(value, str) else str(value)[:_SHOWN]
     return repr(one_line(text)) if isinstance(value, str) else text

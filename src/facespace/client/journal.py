@@ -20,7 +20,7 @@ from facespace.errors import FacespaceError
 from facespace.io.files import named_in_errors
 from facespace.io.text import one_line
 
-MAX_JOURNAL = 2**30  # bytes; 12 million photos
+MAX_JOURNAL = 2**30  # bytes; 14 million photos
 _FIRST_LINE = b"facespace enroll journal 1\n"
 _LINE = re.compile(rb"([0-9a-f]{64}) ([a-z_]{1,40})\n")
 ENROLLED = ("added", "already_known")

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 MAX_ANSWER = 2**26  # bytes of a JSON answer: 100 photos of 100 faces, with embeddings, have a third of it
 MAX_FILE = 2**34  # bytes of an export, which is written to a file as it comes
 _MAX_PROBLEM = 2**16  # bytes that are read of an answer that says what went wrong
-_MAX_DETAIL = 500  # characters of it in a message
+_DETAIL = 500  # characters of it in a message
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0  # seconds before a request is repeated
+_FILE_SECONDS = 86_400.0  # that an export may take, as long as something of it comes
 _BUSY = (429, 503)  # the service did not begin
 _PROXY_FAILED = (502, 504)  # nobody knows whether it did
 
@@ -114,16 +115,21 @@ class Transport:
         self._send(call, lambda response: self._whole(response, None, MAX_ANSWER))
 
     def write_to(self, call: Call, write: Callable[[bytes], object]) -> None:
-        """Hand an answer on, part by part; it is not repeated once its first part has been written."""
+        """Hand an answer on, part by part; it is not asked for again once its first part has been handed on."""
+        begun = False
 
         def pass_on(response: httpx.Response) -> bytes:
-            for part in self._parts(response, MAX_FILE, seconds=86_400):
+            nonlocal begun
+            for part in self._parts(response, MAX_FILE, seconds=_FILE_SECONDS):
+                begun = True
                 write(part)
             return b""
 
-        self._send(call, pass_on)
+        self._send(call, pass_on, lambda: not begun)
 
-    def _send(self, call: Call, take: Callable[[httpx.Response], bytes]) -> bytes:
+    def _send(
+        self, call: Call, take: Callable[[httpx.Response], bytes], may_repeat: Callable[[], bool] = lambda: True
+    ) -> bytes:
         for n_failed in range(self._retries + 1):
             try:
                 return self._once(call, take)
@@ -131,7 +137,7 @@ class Transport:
                 wait = again.seconds
                 if wait is None:
                     wait = min(_FIRST_WAIT * 2**n_failed, _LONGEST_WAIT) * random.uniform(0.75, 1.25)  # noqa: S311
-                if n_failed == self._retries or wait > 2 * _LONGEST_WAIT:
+                if n_failed == self._retries or wait > 2 * _LONGEST_WAIT or not may_repeat():
                     raise again.error from None
                 self._sleep(wait)
         raise AssertionError  # the last round returns or raises
@@ -178,7 +184,7 @@ class Transport:
         """Raise what an answer other than success means."""
         status = response.status_code
         if 300 <= status < 400:
-            target = one_line(response.headers.get("Location", "nowhere"))[:_MAX_DETAIL]
+            target = one_line(response.headers.get("Location", "nowhere"))[:_DETAIL]
             raise ServiceError(
                 f"{self.url}: redirects to {target}, where neither photos nor the key are sent; give that address if you trust it",
                 status=status,
@@ -200,8 +206,8 @@ class Transport:
             try:
                 fields = read_json(self._whole(response, None, _MAX_PROBLEM), self.url)
                 code = one_line(fields.text("code", ""))[:64]
-                detail = one_line(" ".join(fields.text("detail", "").split()))[:_MAX_DETAIL]
-                detail = detail or one_line(fields.text("title", ""))[:_MAX_DETAIL]
+                detail = one_line(" ".join(fields.text("detail", "").split()))[:_DETAIL]
+                detail = detail or one_line(fields.text("title", ""))[:_DETAIL]
                 request_id = request_id or one_line(fields.text("request_id", ""))[:64]
             except ServiceError:  # it is not one of this service's; its status is known
                 code, detail = "", ""

@@ -9,13 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from facespace.client.client import Client, enrolment_form
+from facespace.client.calls import enrolment_form
+from facespace.client.client import Client
+from facespace.client.forms import Form
 from facespace.client.journal import Journal
 from facespace.errors import ImageError, ServiceError
 from facespace.io.prefetch import map_ahead
 
+# Somebody else changed the same person at the same moment; or the service carried the request out before, and has
+# erased what it knew of it, as it does when somebody is erased: a new request finds what is enrolled.
+_TRIES = 3
 PARALLEL = 4  # requests at once; a service works on what it gets in batches
-_OF_ONE_PHOTO = (400, 409, 413, 415, 422)  # statuses that say something of the photo, not of the service
+OF_ONE_PHOTO = (400, 409, 413, 415, 422)  # statuses that say something of the photo, not of the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,25 @@ def upload(
     taken: set[str] = set()
     lock = threading.Lock()
 
+    def answer(name: str, path: str, photo: str, form: Form) -> Sent:
+        n_refused = journal.n_refused(photo)  # an answer is repeated to the same key, so a new try needs a new one
+        for turn in range(_TRIES):
+            key = _hash(photo, n_refused, turn) if n_refused or turn else photo
+            try:
+                enrolment = client.send_enrolment(
+                    form, largest=largest, try_rotations=try_rotations, accept=accept, idempotency_key=key
+                )
+            except ServiceError as error:
+                if error.code == "conflict" and turn < _TRIES - 1:
+                    continue
+                if error.status not in OF_ONE_PHOTO:
+                    raise
+                return Sent(name, path, error.code or "refused", str(error).removeprefix(f"{client.url}: "))
+            if enrolment.added:
+                return Sent(name, path, "added", remarks=tuple(one.detail for one in enrolment.added[0].remarks))
+            return Sent(name, path, enrolment.rejected[0].code, enrolment.rejected[0].detail)
+        raise AssertionError  # the last turn returns or raises
+
     def send(item: tuple[str, str]) -> Sent:
         name, path = item
         try:
@@ -71,21 +95,7 @@ def upload(
             if photo in taken:
                 return Sent(name, path, "already_known")
             taken.add(photo)
-        n_refused = journal.n_refused(photo)  # an answer is repeated to the same key, so a new try needs a new one
-        key = photo if not n_refused else _hash(photo, n_refused)
-        try:
-            enrolment = client.send_enrolment(
-                form, largest=largest, try_rotations=try_rotations, accept=accept, idempotency_key=key
-            )
-        except ServiceError as error:
-            if error.status not in _OF_ONE_PHOTO:
-                raise
-            result = Sent(name, path, error.code or "refused", str(error).removeprefix(f"{client.url}: "))
-        else:
-            if enrolment.added:
-                result = Sent(name, path, "added", remarks=tuple(one.detail for one in enrolment.added[0].remarks))
-            else:
-                result = Sent(name, path, enrolment.rejected[0].code, enrolment.rejected[0].detail)
+        result = answer(name, path, photo, form)
         journal.note(photo, result.code)
         return result
 

@@ -3,7 +3,8 @@
 Rows stand in blocks of 4,096. Each has beside its vector a sketch of 64 bytes (see `sketches`). A search compares the
 probe's sketch with every row's, takes the rows of the smallest distances as candidates, and compares only their vectors.
 What it returns are the exact similarities of these: a person can be missed, but those found are in the right order. Small
-galleries, and many probes at once, are compared with everybody by products of matrices.
+galleries, many probes at once, and the first few probes of any gallery whose sketches take long to make, are compared with
+everybody by products of matrices.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ _SCANNED_BYTES = 64 << 20
 # matrices then take no longer than sketches: processor time a probe and million rows, 64 at once, was 5 and 20 ms (128
 # numbers), and 18 and 20 ms (512). Of longer vectors sketches stay faster.
 _MANY_PROBES, _MOST_NUMBERS = 12, 512
-# Numbers of candidates expanded to float32 at once, which stay in a core's own cache.
-_PIECE = 1 << 17
+# Numbers expanded to float32 at once, which stay in a core's own cache: of candidates, and of rows that are multiplied.
+_PIECE, _MULTIPLIED = 1 << 17, 1 << 18
+# Sketches of vectors that have to be multiplied for them take as long as comparing some ten probes with everybody, so that
+# many probes go by before they are made: whoever asks once does not wait for them.
+_COMPARED_BEFORE_SKETCHES = 8
 
 _Run = Callable[..., Iterator[Any]]  # map, or that of a pool of threads
 
@@ -105,15 +109,19 @@ class PeopleIndex:
     ([[3, 8, -1]], 2, 2)
     """
 
-    def __init__(self, dimension: int, blocks: Sequence[_Block], n_people: int, sketcher: Sketcher | None) -> None:
+    def __init__(
+        self, dimension: int, blocks: Sequence[_Block], n_people: int, sketcher: Sketcher | None, n_compared: int = 0
+    ) -> None:
         self.dimension = dimension
         self.n_rows = sum(block.n_rows for block in blocks)
         self._n_people = n_people
+        self._n_compared = n_compared  # probes that were compared with everybody for want of sketches
         # The mean that sketches are about is chosen once, when there are enough rows for one.
         if sketcher is None and self.n_rows > _BLOCK:
             sketcher = Sketcher(np.concatenate([block.rows.vectors for block in _first_rows(blocks)])[:_BLOCK])
         self._sketcher = sketcher
-        self._blocks = tuple(blocks if sketcher is None else _with_sketches(blocks, sketcher))
+        is_waiting = sketcher is None or (sketcher.multiplies and n_compared <= _COMPARED_BEFORE_SKETCHES)
+        self._blocks = tuple(blocks if sketcher is None or is_waiting else _with_sketches(blocks, sketcher))
         self._starts = np.cumsum([0, *(block.n_rows for block in blocks)])
 
     @classmethod
@@ -154,9 +162,12 @@ class PeopleIndex:
         if len(rows.ids) and not loose and kept and kept[-1].n_rows < _BLOCK:
             loose = [kept.pop()]
         if len(rows.ids) or len(loose) > 1:
-            sketches = None if self._sketcher is None else self._sketcher.sketch(np.ascontiguousarray(rows.vectors))
+            sketches = None
+            if self._sketcher is not None and self._has_sketches:
+                sketches = self._sketcher.sketch(np.ascontiguousarray(rows.vectors))
             loose = _rejoined([*loose, _Block(rows, sketches)])
-        return PeopleIndex(self.dimension, [*kept, *(b for b in loose if b.n_rows)], n_people, self._sketcher)
+        blocks = [*kept, *(block for block in loose if block.n_rows)]
+        return PeopleIndex(self.dimension, blocks, n_people, self._sketcher, self._n_compared)
 
     def __len__(self) -> int:
         return self._n_people
@@ -176,13 +187,14 @@ class PeopleIndex:
         wanted = min(k, self._n_people)
         step = min(256, max(1, _SCANNED_BYTES // self.n_rows))
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-search") as pool:
-            # A small gallery is searched before a thread has started, and for one probe threads wait for each other: NumPy's
-            # calls on a block are too short for them.
-            run = map if self.n_rows <= _BLOCK or len(probes) == 1 else pool.map
             for start in range(0, len(probes), step):
                 chunk = probes[start : start + step]
                 parts = [Nearest(*(values[start + n] for values in found)) for n in range(len(chunk))]
-                if self.n_rows <= _BLOCK or self._by_products(len(chunk)):
+                by_products = self.n_rows <= _BLOCK or self._by_products(len(chunk)) or not self._sketched(len(chunk))
+                # A small gallery is searched before a thread has started, and for one sketch threads wait for each other:
+                # NumPy's calls on a block are too short for them.
+                run = map if self.n_rows <= _BLOCK or (len(probes) == 1 and not by_products) else pool.map
+                if by_products:
                     far, n, slack = self._rounded(chunk, run), wanted, 1
                 else:
                     far, n, slack = self._estimated(chunk, run), _n_candidates(self.n_rows, self.dimension, wanted), 0
@@ -192,17 +204,42 @@ class PeopleIndex:
     def _by_products(self, n_probes: int) -> bool:
         return self.dimension <= _MOST_NUMBERS and n_probes >= max(_MANY_PROBES, self.dimension / 10)
 
+    @property
+    def _has_sketches(self) -> bool:
+        return all(block.sketches is not None for block in self._blocks)
+
+    def _sketched(self, n_probes: int) -> bool:
+        """Whether all blocks have sketches, which are made if enough probes were compared without."""
+        assert self._sketcher is not None
+        if not self._has_sketches:
+            self._n_compared += n_probes
+            if self._n_compared <= _COMPARED_BEFORE_SKETCHES:
+                return False
+            self._blocks = tuple(_with_sketches(self._blocks, self._sketcher))
+        return True
+
     def _rounded(self, probes: npt.NDArray[np.float32], run: _Run) -> npt.NDArray[np.uint8]:
         """How dissimilar all rows are to each probe (N,R), in steps of 1/120."""
         found = np.empty((len(probes), self.n_rows), np.uint8)
+        scaled = np.float32(-120) * probes
+        size = max(1, _MULTIPLIED // self.dimension)
 
         def compare(n: int) -> None:
-            vectors = self._expanded[n] if self.n_rows <= _BLOCK else _expanded(self._blocks[n].rows.vectors)
-            values = probes @ vectors.T
-            np.subtract(1.05, values, out=values)
-            np.multiply(values, 120, out=values)
-            np.clip(values, 0, 254, out=values)
-            found[:, self._starts[n] : self._starts[n + 1]] = values
+            vectors, start = self._blocks[n].rows.vectors, self._starts[n]
+            kept = self._expanded[n] if self.n_rows <= _BLOCK else None
+            expanded = np.empty((min(size, len(vectors)), self.dimension), np.float32) if kept is None else kept
+            products = np.empty((len(probes), min(size, len(vectors))), np.float32)
+            for first in range(0, len(vectors), size):
+                piece = vectors[first : first + size]
+                part, values = expanded[: len(piece)], products[:, : len(piece)]
+                if kept is None:
+                    _expand(piece, out=part)
+                else:
+                    part = kept[first : first + size]
+                np.matmul(scaled, part.T, out=values)
+                np.add(values, 126, out=values)
+                np.clip(values, 0, 254, out=values)
+                found[:, start + first : start + first + len(piece)] = values
 
         if run is map:  # in this thread alone
             list(run(compare, range(len(self._blocks))))

@@ -48,6 +48,11 @@ class Sketcher:
         else:
             self._offsets = mean @ self._planes
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether vectors are multiplied with a matrix, which takes long for many."""
+        return self._planes is not None
+
     def sketch(self, vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.uint64]:
         """The sketches (8,n) of vectors (n,D), a column of eight 64-bit words each."""
         above: npt.NDArray[np.bool_]

@@ -6,9 +6,9 @@ import ipaddress
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import Depends, Request
+from fastapi import Request
 from fastapi.security.utils import get_authorization_scheme_param
 
 from facespace.identification.stores.actors import act_as, user_name
@@ -80,12 +80,6 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
 
     caller_of.needs = needs  # type: ignore[attr-defined]
     return caller_of
-
-
-Identifier = Annotated[Caller, Depends(allowed("identify"))]
-Reader = Annotated[Caller, Depends(allowed("read"))]
-Enroller = Annotated[Caller, Depends(allowed("enroll"))]
-Administrator = Annotated[Caller, Depends(allowed("admin"))]
 
 
 def needs_of(dependency: object) -> Needs | None:

@@ -18,6 +18,7 @@ from facespace.server.idempotency import Erasure, Idempotency
 from facespace.server.key_check import KeyCheck
 from facespace.server.metrics import Metrics
 from facespace.server.orphans import end_with_parent
+from facespace.server.priorities import answer_promptly
 from facespace.server.problems import add_problem_handlers
 from facespace.server.routes import (
     collections,
@@ -90,13 +91,12 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        root_path=settings.root_path,
         redirect_slashes=False,
     )
     add_problem_handlers(app, ROUTERS)
     for router in ROUTERS:
         app.include_router(router)
-    openapi.describe(app)
+    openapi.describe(app, settings.root_path)
     # The last one that is added comes first.
     app.add_middleware(AuditTrail)
     app.add_middleware(Erasure)
@@ -104,7 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(KeyCheck)
     app.add_middleware(CrossSite, settings=settings)
     app.add_middleware(Admission, settings=settings, service=service)
-    app.add_middleware(Tracing, metrics=metrics)
+    app.add_middleware(Tracing, metrics=metrics, root_path=settings.root_path)
     return app
 
 
@@ -112,4 +112,5 @@ def app_from_environment() -> FastAPI:
     """The application of a worker process, whose settings are in the environment."""
     settings = Settings.from_environment()
     logs.configure(settings.log_level)
+    answer_promptly()
     return create_app(settings)

@@ -21,6 +21,7 @@ MAX_FIELDS = 1000  # parts of a form beside its photos
 MAX_FIELD = 2**20  # bytes of one of them
 MAX_PART_HEADERS = 2**13  # bytes of the headers of one part
 _MAX_FILENAME = 255
+_AT_ONCE = 2**20  # bytes of a form that is read without a thread
 _RAW = ("image/", "application/octet-stream", "binary/octet-stream")
 
 
@@ -76,7 +77,10 @@ async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
         boundary = options.get(b"boundary", b"")
         if not 0 < len(boundary) <= 200:
             raise Problem(400, "malformed", "the Content-Type of a form must say its boundary, of 1 to 200 characters")
-        return parse_form(await request.body(), boundary, max_files=service_of(request).settings.max_photos)
+        service, body = service_of(request), await request.body()
+        if len(body) <= _AT_ONCE:
+            return parse_form(body, boundary, max_files=service.settings.max_photos)
+        return await service.engine.run(parse_form, body, boundary, max_files=service.settings.max_photos)
     if raw_as is not None and kind.decode("latin-1").startswith(_RAW):
         data = await request.body()
         return Form({raw_as: [Upload(data, "", kind.decode("latin-1"))]} if data else {})
@@ -156,7 +160,8 @@ class _Parts:
             raise Problem(400, "malformed", "each part must have a Content-Disposition: form-data with a name")
         self._field = options[b"name"].decode("utf-8")
         self._filename = options.get(b"filename", b"").decode("utf-8", "replace")
-        self._is_file = b"filename" in options
+        content_type = self._headers.get(b"content-type", b"").decode("latin-1").lower()
+        self._is_file = b"filename" in options or content_type.startswith(_RAW)
         self._n_files += self._is_file
         self._n_fields += not self._is_file
         if self._n_files > self._max_files:

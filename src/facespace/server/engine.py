@@ -32,12 +32,14 @@ from facespace.pipeline.photos import Photo
 from facespace.pipeline.rotations import turn
 from facespace.runtime.onnx_network import usable_cores
 from facespace.server.metrics import Metrics
+from facespace.server.priorities import compute_behind
 from facespace.server.problems import busy
 from facespace.server.settings import Settings
 
 MAX_DECODED_PIXELS = 100_000_000  # of photos that are decoded and not finished; a single one may have more
 _BATCH_PIXELS = 24_000_000
 _BLOCKING_THREADS = 16
+_DECODE_SECONDS = 0.004  # for which photos that are decoded wait for those that are being decoded
 
 R = TypeVar("R")
 
@@ -94,13 +96,25 @@ class _Networks:
         self._finish = finish
         self._changed = threading.Condition()
         self._ready: deque[_Job] = deque()
+        self._n_coming = 0  # photos that are being decoded
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="facespace-networks", daemon=True)
         self._thread.start()
 
+    def expect(self) -> None:
+        """A photo is about to be decoded: `put` or `give_up` follows."""
+        with self._changed:
+            self._n_coming += 1
+
     def put(self, job: _Job) -> None:
         with self._changed:
+            self._n_coming -= 1
             self._ready.append(job)
+            self._changed.notify()
+
+    def give_up(self) -> None:
+        with self._changed:
+            self._n_coming -= 1
             self._changed.notify()
 
     def close(self) -> None:
@@ -110,11 +124,14 @@ class _Networks:
         self._thread.join()
 
     def _run(self) -> None:
+        compute_behind()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._ready or self._closing)
                 if not self._ready:
                     return
+                # Those that were accepted too are about to be there; a few in one call cost less than each alone.
+                self._changed.wait_for(lambda: not self._n_coming or len(self._ready) >= MAX_IMAGES, _DECODE_SECONDS)
                 jobs = self._take()
             self._compute([job for job in jobs if not job.future.cancelled()])
             self._finish(jobs)
@@ -177,6 +194,15 @@ def _fail(job: _Job) -> None:
         job.loop.call_soon_threadsafe(fail)
 
 
+def _warm(embedder: Embedder, detector: Detector) -> None:
+    """Compute once, so that the first request does not wait for what is prepared then."""
+    size = embedder.spec.size
+    for n in (1, 2, 4, 8, 16, 32):
+        embedder.represent(np.full((n, size, size, 3), 127, np.uint8))
+    for n in (1, 4):
+        detector.detect_many([np.full((250, 250, 3), 127, np.uint8)] * n)
+
+
 class Engine:
     """Decodes photos, finds and embeds their faces, and runs what blocks, for all requests of a worker process."""
 
@@ -187,7 +213,9 @@ class Engine:
         self._room = _Room()
         self.waiting = 0  # photos that are accepted and not finished; only the event loop's thread changes it
         cores = usable_cores()
-        self._readers = ThreadPoolExecutor(max(2, cores), thread_name_prefix="facespace-read")
+        self._readers = ThreadPoolExecutor(
+            max(2, cores), thread_name_prefix="facespace-read", initializer=compute_behind
+        )
         self._blocking = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="facespace-serve")
 
     def embedder(self, model: str) -> Embedder:
@@ -197,14 +225,6 @@ class Engine:
     def detector(self, model: str) -> Detector:
         """The detector that the model's crops come from; may block."""
         return self._of(model).detector
-
-    def warm(self, model: str) -> None:
-        """Compute once, so that the first request does not wait for what is prepared then."""
-        networks = self._of(model)
-        size = networks.embedder.spec.size
-        for n in (1, 2, 4, 8, 16, 32):
-            networks.embedder.represent(np.full((n, size, size, 3), 127, np.uint8))
-        networks.detector.detect_many([np.full((250, 250, 3), 127, np.uint8)])
 
     def room(self, n_photos: int) -> None:
         """`Problem` 503 `busy` if so many photos more would be too many to wait for the networks."""
@@ -243,9 +263,12 @@ class Engine:
             self.waiting += 1
             self._metrics.waiting.set(self.waiting)
             job.future.add_done_callback(self._one_less)
+            networks.expect()
             self._readers.submit(self._decode, job, networks)
         try:
             return [await job.future for job in jobs]
+        except MemoryError:
+            raise busy("there is not enough memory for this photo now; try again, or send a smaller one", 5) from None
         finally:
             for job in jobs:
                 job.future.cancel()
@@ -271,13 +294,22 @@ class Engine:
         with self._lock:
             found = self._networks.get(model)
             if found is None:
-                embedder = Embedder.load(model)
-                detector = create_detector(embedder.detector, min_size=self._settings.min_size)
+                # The runtime's own threads have the priority of the one that starts them.
+                with ThreadPoolExecutor(1, initializer=compute_behind) as loader:
+                    embedder, detector = loader.submit(self._load, model).result()
                 found = self._networks[model] = _Networks(embedder, detector, self._finish)
             return found
 
+    def _load(self, model: str) -> tuple[Embedder, Detector]:
+        embedder = Embedder.load(model)
+        detector = create_detector(embedder.detector, min_size=self._settings.min_size)
+        if self._settings.warm:
+            _warm(embedder, detector)
+        return embedder, detector
+
     def _decode(self, job: _Job, networks: _Networks) -> None:
         if job.future.cancelled():
+            networks.give_up()
             return
         try:
             with reading_within(lambda n_pixels: self._room.enter(job, n_pixels)):
@@ -287,9 +319,11 @@ class Engine:
         except Exception:
             _fail(job)
             self._room.leave([job])
+            networks.give_up()
             return
         job.data = b""
         if job.photo.pixels is None:
+            networks.give_up()
             self._finish([job])
         else:
             networks.put(job)

@@ -28,6 +28,7 @@ CHANGES = ("enrolled", "removed", "changed")
 KINDS = (*SEEN, *CHANGES)
 KEYS = (
     "source", "person", "similarity", "threshold", "box", "quality", "photo_id", "unknown_id", "reason", "actor",
+    "seconds", "snapshot",
 )  # fmt: skip
 
 MAX_EVENTS = 100_000  # kept; older ones are deleted
@@ -160,7 +161,7 @@ class Events:
         self._recent_after = self._last  # `_recent` has all events after this number
         self._listeners: set[Listener] = set()
         self._callbacks: list[Callable[[], None]] = []
-        self._forgetters: list[Callable[[Connection, str, str], None]] = []
+        self._forgetters: list[Callable[[Connection, str, str | None], None]] = []
         self._renewed = 0.0
         self._until = self._listened_until()
         self._woken = self._closed = False
@@ -211,19 +212,27 @@ class Events:
                 )
         self._until = self._listened_until()
 
-    def forget(self, collection: str, person: str) -> None:
-        """Delete every event that names a person, and what waits to be sent of them: for people who are erased."""
-        of_person = (collection, person)
+    def forget(self, collection: str, person: str | None = None) -> None:
+        """Delete every event that names a person, and what waits to be sent of them: for people who are erased.
+
+        Without a person, all events of a collection.
+        """
+
+        def stays(of: str, who: str | None) -> bool:
+            return of != collection or (person is not None and who != person)
+
         with self._writing:
             with self._lock:
-                waiting = [row for row in self._waiting if (row[2], row[3]) != of_person]
+                waiting = [row for row in self._waiting if stays(row[2], row[3])]
                 self._waiting.clear()
                 self._waiting.extend(waiting)
-                recent = [event for event in self._recent if (event.collection, event.person) != of_person]
+                recent = [event for event in self._recent if stays(event.collection, event.person)]
                 self._recent.clear()
                 self._recent.extend(recent)
             with self._state.transaction() as connection:
-                connection.execute("DELETE FROM event WHERE collection = ? AND person = ?", of_person)
+                connection.execute(
+                    "DELETE FROM event WHERE collection = ? AND (? IS NULL OR person = ?)", (collection, person, person)
+                )
                 for forget in self._forgetters:
                     forget(connection, collection, person)
 
@@ -308,7 +317,7 @@ class Events:
         """Call a function, in the thread of the events, whenever there are new ones."""
         self._callbacks.append(callback)
 
-    def when_forgotten(self, forget: Callable[[Connection, str, str], None]) -> None:
+    def when_forgotten(self, forget: Callable[[Connection, str, str | None], None]) -> None:
         """Call a function within the change that forgets a person: (connection, collection, person's id)."""
         self._forgetters.append(forget)
 

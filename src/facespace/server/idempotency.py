@@ -48,15 +48,12 @@ class Idempotency:
         """Answer from what is kept, or hand the request on and keep its answer."""
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
         keys = Headers(scope=scope).getlist("idempotency-key") if path else []
-        if not keys or scope["method"] != "POST" or not path.startswith("/v1/") or _LEFT_OUT.fullmatch(path):
+        if not keys or not keeps_answers(scope["method"], path):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
         try:
-            if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-                raise Problem(
-                    422, "invalid", "Idempotency-Key must be given once, with 1 to 200 visible ASCII characters"
-                )
+            _check(keys)
             body = await _body(request, service_of(request).settings.max_body)
             if body is None:
                 return
@@ -127,6 +124,15 @@ class Erasure:
         await self._app(scope, receive, erased if erases else send)
 
 
+def keeps_answers(method: str, path: str) -> bool:
+    """Whether an operation follows the header: those that change something, but for secrets and imports.
+
+    >>> keeps_answers("POST", "/v1/enroll"), keeps_answers("POST", "/v1/identify"), keeps_answers("POST", "/v1/keys")
+    (True, False, False)
+    """
+    return method == "POST" and path.startswith("/v1/") and not _LEFT_OUT.fullmatch(path)
+
+
 def fingerprint(request: Request, body: bytes) -> str:
     """The hash of all that a request asks; the boundary of a form, which clients make new each time, does not count."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
@@ -137,6 +143,11 @@ def fingerprint(request: Request, body: bytes) -> str:
     for part in (request.method.encode(), request.scope["path"].encode(), request.scope["query_string"], kind, body):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+
+
+def _check(keys: list[str]) -> None:
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise Problem(422, "invalid", "Idempotency-Key must be given once, with 1 to 200 visible ASCII characters")
 
 
 class _Held:

@@ -60,6 +60,7 @@ def identified(
     landmarks: bool = False,
     embeddings: bool = False,
     keep_unknown: bool = True,
+    tell: bool = True,
     source: str = "",
 ) -> dict[str, Any]:
     """Who the faces of an analysed photo are, as /v1/identify answers it but for the size; blocks while the store is asked.
@@ -94,7 +95,7 @@ def identified(
     if strangers and keep_unknown and choice.unknowns_days:
         for k, unknown_id in service.unknowns.keep(collection, photo, strangers, source=source).items():
             faces[chosen.index(k)]["unknown_id"] = unknown_id
-    for entry in faces:
+    for entry in faces if tell else ():
         kind = "unknown" if entry["name"] is None else "known"
         service.events.emit(kind, collection, {key: value for key, value in entry.items() if key != "embedding"})
     stored = None if rate is not None else gallery.calibration()

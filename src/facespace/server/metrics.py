@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -16,6 +17,7 @@ class Metrics:
     media_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        _forget_ended()
         self._registry = CollectorRegistry()
         registry = self._registry
         self.requests = Counter("facespace_requests", "Requests answered.", ["operation", "status"], registry=registry)
@@ -42,3 +44,18 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+
+def _forget_ended() -> None:
+    """Remove the present figures of workers that have died; what they counted stays."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder or os.name != "posix":
+        return
+    pids = {found[1] for name in os.listdir(folder) if (found := re.fullmatch(r"gauge_live\w*_(\d+)\.db", name))}
+    for pid in map(int, pids):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+        except PermissionError:
+            pass

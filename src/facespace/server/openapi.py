@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
+from facespace.server.idempotency import keeps_answers
 from facespace.server.openapi_examples import give_examples
 from facespace.server.problems import ProblemModel, problems
 
@@ -20,17 +21,28 @@ below the threshold. Photos come in the body alone, as raw bytes or as files of 
 A key comes as `Authorization: Bearer …` or as `X-API-Key`. Errors are problems as RFC 9457 describes them, with a stable
 `code`. Every answer has an `X-Request-Id`, which the service's log has too.
 """
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A text of the client's own. The same request with the same text gets its first answer for a day, and changes"
+    " nothing twice.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+    "example": "8f14e45f-ceea-467f-a0e6-3b9d2a1c7d55",
+}
 _BINARY = {"type": "string", "format": "binary"}
 
 
-def describe(app: FastAPI) -> None:
-    """Let the application describe itself, and answer the description at /v1/openapi.json."""
+def describe(app: FastAPI, root_path: str = "") -> None:
+    """Let the application describe itself, as it is seen below `root_path` of a proxy."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(
                 title=app.title, version=app.version, summary=app.summary, description=_DESCRIPTION, routes=app.routes
             )
+            if root_path:
+                schema["servers"] = [{"url": root_path}]
             app.openapi_schema = _completed(schema)
         return app.openapi_schema
 
@@ -53,8 +65,11 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
         "bearer": {"type": "http", "scheme": "bearer", "description": "A key that `facespace serve key create` made."},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    for operations in schema["paths"].values():
-        for operation in operations.values():
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            if keeps_answers(method.upper(), path):
+                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+                operation["responses"].setdefault("409", problems(409)[409])
             give_examples(operation, schemas)
     schema["security"] = [{"bearer": []}, {"header": []}, {}]
     return schema

@@ -227,6 +227,9 @@ def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Answer every error that routes raise as a problem; a 405 says which methods the address takes."""
 
     async def handle(request: Request, error: Exception) -> Response:
+        if isinstance(error, NoSuchCollection) and error.removed:  # by another process: a new one may have the name
+            service = request.app.state.service
+            await service.engine.run(service.galleries.forget, error.removed)
         problem = as_problem(error)
         assert problem is not None
         if problem.status == 405:
@@ -244,9 +247,13 @@ def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
 
 def _allowed_methods(routers: Sequence[APIRouter], request: Request) -> str:
-    methods: set[str] = set()
+    """The methods of an address: of its own where it has one, such as /v1/unknowns/name, or of /v1/unknowns/{id}."""
+    named: set[str] = set()
+    own: set[str] = set()
     for router in routers:
         for route in router.routes:
             if route.matches(request.scope)[0] is not Match.NONE:
-                methods |= set(getattr(route, "methods", None) or ())
-    return ", ".join(sorted(methods))
+                methods = set(getattr(route, "methods", None) or ())
+                named |= methods
+                own |= methods if "{" not in getattr(route, "path", "{") else set()
+    return ", ".join(sorted(own or named))

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from facespace.server.answers import Answers
 from facespace.server.audit import Audit
+from facespace.server.buckets import SharedBuckets
 from facespace.server.choices import Choices
 from facespace.server.delivering import Delivering
 from facespace.server.engine import Engine
@@ -40,7 +41,11 @@ class Service:
         self.choices = Choices(settings)
         self.audit = Audit(self.state)
         self.answers = Answers(self.state)
-        self.rates = Rates(settings.rate_per_second, burst=settings.burst, share=settings.workers)
+        # Several workers count in one file.
+        shared = (
+            SharedBuckets(self.state.folder / "rates") if settings.workers > 1 and settings.rate_per_second else None
+        )
+        self.rates = Rates(settings.rate_per_second, burst=settings.burst, buckets=shared)
         self.galleries = Galleries(settings, self.engine)
         self.events = Events(self.state)
         self.webhooks = Webhooks(self.state, self.events, allow_private=settings.allow_private_webhooks)
@@ -56,9 +61,7 @@ class Service:
 
     def start(self) -> None:
         """Open the gallery and load its network; blocks. Raises what `Galleries.get` raises."""
-        gallery = self.galleries.get()
-        if self.settings.warm:
-            self.engine.warm(gallery.model_name or self.settings.model)
+        self.galleries.get()
 
     def on_closing(self, call: Callable[[], None]) -> None:
         """Have something called when the service begins to end, in a thread of its own."""

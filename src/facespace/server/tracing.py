@@ -22,10 +22,14 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Tracing:
-    """A layer of pure ASGI. `metrics` gives the figures, or None before the service has started."""
+    """A layer of pure ASGI. `metrics` gives the figures, or None before the service has started.
 
-    def __init__(self, app: ASGIApp, metrics: Callable[[], Metrics | None]) -> None:
+    Addresses may begin with `root_path` or not: some proxies take it off, others leave it.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Callable[[], Metrics | None], root_path: str = "") -> None:
         self._app = app
+        self._root_path = root_path
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,6 +40,8 @@ class Tracing:
         begun = time.perf_counter()
         request_id = _given_id(scope) or secrets.token_hex(8)
         scope["request_id"] = request_id
+        if self._root_path:
+            scope["root_path"] = self._root_path
         status = 0
 
         async def answer(message: Message) -> None:

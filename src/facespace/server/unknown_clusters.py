@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from facespace.clustering.algorithms import cluster, handicaps_of, pair_threshold_for, threshold_for
+from facespace.defaults import DEFAULT_RATE
 from facespace.embedding.vectors import Embeddings
 from facespace.errors import ModelError
 from facespace.identification.gallery import Gallery
@@ -22,8 +23,8 @@ _SUGGESTED = 3  # people of one cluster
 class Suggestion(NamedTuple):
     """A known person whom a cluster may show: the similarity reaches what one of two photos of one person must.
 
-    `likeness` is "very likely" where everybody of the gallery could be meant and the similarity would be enough for a name, "likely" halfway to
-    that, else "possible".
+    `likeness` is "likely" where it would be enough for a name among everybody, "very likely" where it would be too if a
+    tenth of the strangers were named, else "possible".
     """
 
     person: dict[str, Any]
@@ -111,8 +112,11 @@ def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:
     found = gallery.store.nearest(np.asarray(probes, np.float32).view(np.ndarray), _SUGGESTED)
     assert probes.quality is not None
     of = (found.n_photos, found.qualities, np.asarray(probes.quality, np.float64)[:, None])
+    stored = gallery.calibration()
+    rate = (DEFAULT_RATE if stored is None else stored.rate) / 10
     try:
-        least, sure = gallery.thresholds_for(*of, among=1), gallery.thresholds_for(*of)
+        least, named = gallery.thresholds_for(*of, among=1), gallery.thresholds_for(*of)
+        sure = gallery.thresholds_for(*of, rate=rate)
     except ModelError:
         return [[] for _ in range(len(probes))]
     people = {one.id: one for one in gallery.store.get(sorted({int(one) for one in found.people.ravel() if one >= 0}))}
@@ -124,21 +128,21 @@ def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:
             if number in people and similarity >= least[n, k]:
                 state = people[number].state
                 person = {"id": str(number), "name": state.name, "external_id": state.external_id}
-                likeness = _likeness(similarity, float(least[n, k]), float(sure[n, k]))
+                likeness = _likeness(similarity, float(named[n, k]), float(sure[n, k]))
                 of_probe.append(Suggestion(person, similarity, float(least[n, k]), likeness))
         told.append(of_probe)
     return told
 
 
-def _likeness(similarity: float, least: float, sure: float) -> str:
+def _likeness(similarity: float, named: float, sure: float) -> str:
     """The similarity in words.
 
-    >>> [_likeness(similarity, 0.3, 0.5) for similarity in (0.35, 0.45, 0.6)]
+    >>> [_likeness(similarity, 0.3, 0.5) for similarity in (0.25, 0.45, 0.6)]
     ['possible', 'likely', 'very likely']
     """
-    if similarity >= max(least, sure):
+    if similarity >= sure:
         return "very likely"
-    return "likely" if similarity >= (least + sure) / 2 else "possible"
+    return "likely" if similarity >= named else "possible"
 
 
 def like_each(gallery: Gallery, probes: Embeddings, most: int) -> Sequence[list[tuple[str, float, float]]]:

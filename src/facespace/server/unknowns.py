@@ -31,6 +31,7 @@ from facespace.identification.stores.protocol import (
     Change,
     Conflict,
     Entry,
+    NoSuchCollection,
     PersonChange,
     PersonState,
     PhotoChange,
@@ -335,10 +336,16 @@ class Unknowns:
         for one in waiting:
             by_collection.setdefault((one.collection, one.model), []).append(one)
         for (collection, model), faces in by_collection.items():
-            gallery = self._galleries.create(collection + UNKNOWNS, model)
-            add_people(
-                gallery.store, [_record(one) for one in faces], text="seen", skip_known=True, undoable=False
-            )  # fmt: skip
+            records = [_record(one) for one in faces]
+            try:
+                self._add(collection, model, records)
+            except NoSuchCollection as gone:  # removed by another process
+                self._galleries.forget(gone.removed)
+                self._add(collection, model, records)
+
+    def _add(self, collection: str, model: str, records: Sequence[PersonRecord]) -> None:
+        gallery = self._galleries.create(collection + UNKNOWNS, model)
+        add_people(gallery.store, records, text="seen", skip_known=True, undoable=False)
 
     def _model(self, collection: str) -> str:
         self._galleries.get(collection)

@@ -217,9 +217,10 @@ class Webhooks:
                 if not changed:  # removed meanwhile
                     continue
                 connection.executemany(
+                    # Not of somebody who was erased since it was read.
                     "INSERT INTO webhook_delivery (webhook, event, collection, person, body, attempts, due, dead)"
-                    " VALUES (?, ?, ?, ?, ?, 0, ?, 0)",
-                    [(identifier, event.number, event.collection, event.person, event.json, now) for event in found],
+                    " SELECT ?, number, collection, person, ?, 0, ?, 0 FROM event WHERE number = ?",
+                    [(identifier, event.json, now, event.number) for event in found],
                 )
                 if found:
                     _bound(connection, identifier)
@@ -298,8 +299,10 @@ def _bound(connection: Connection, identifier: str) -> None:
     )
 
 
-def _forget(connection: Connection, collection: str, person: str) -> None:
-    connection.execute("DELETE FROM webhook_delivery WHERE collection = ? AND person = ?", (collection, person))
+def _forget(connection: Connection, collection: str, person: str | None) -> None:
+    connection.execute(
+        "DELETE FROM webhook_delivery WHERE collection = ? AND (? IS NULL OR person = ?)", (collection, person, person)
+    )
 
 
 def _wanted(kinds: str | None, collection: str | None, person: str | None) -> Wanted:

@@ -19,20 +19,38 @@ _PAUSE = 0.005  # seconds until a camera that has no picture yet is asked again
 _PATIENCE = 2.0  # seconds a camera has to send a last picture before it is left to itself
 
 
-def read_camera(number: int = 0) -> Generator[Frame, None, None]:
+def read_camera(number: int = 0, *, per_second: float | None = None) -> Generator[Frame, None, None]:
     """The camera's pictures, upright, until the caller stops: each the newest there is when it is asked for.
 
     `number` counts the machine's cameras from 0. `index` numbers the pictures given, without those left out, and
-    `seconds` count from the first. The camera is let go when the iterator is closed.
+    `seconds` count from the first. At most `per_second` of them are given a second. The camera is let go when the
+    iterator is closed.
 
     Raises `VideoError` where there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
     """
-    begin = None
     # Closed even when the caller goes away in the midst: a camera stays alight as long as it is open.
     with contextlib.closing(newest(_pictures(number))) as pictures:
-        for index, (taken, picture) in enumerate(pictures):
-            begin = taken if begin is None else begin
-            yield Frame(index, taken - begin, upright_pixels(picture))
+        yield from frames_of(pictures, per_second=per_second)
+
+
+def frames_of(
+    pictures: Iterable[tuple[float, Any]], *, per_second: float | None = None, aspect: float = 1.0
+) -> Iterator[Frame]:
+    """Decoded pictures and when they were taken as frames, upright; at most `per_second` of them a second, or all.
+
+    `aspect` is the width of a pixel by its height.
+    """
+    pause = 0.0 if per_second is None else 1 / per_second
+    begin: float | None = None
+    latest, index = 0.0, 0
+    for taken, picture in pictures:
+        if begin is None:
+            begin = taken
+        elif taken - latest < pause * (1 - 1e-6):
+            continue
+        latest = taken
+        yield Frame(index, taken - begin, upright_pixels(picture, aspect))
+        index += 1
 
 
 class _Slot(Generic[T]):

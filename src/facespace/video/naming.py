@@ -71,6 +71,8 @@ class VideoNamer:
     A name stands at most once in a frame, at the face most similar to that person; the others are unknown. With
     `repeats` it may stand several times. A track ends at a cut to somebody else, or when its face was not seen for
     `lost_after` seconds.
+
+    Appearances take memory for as long as it is used: whoever names a camera for days gives `keep_appearances` False.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class VideoNamer:
         lost_after: float = 2.0,
         repeats: bool = False,
         keep_pixels: bool = False,
+        keep_appearances: bool = True,
     ) -> None:
         if not window >= 0:
             raise ValueError(f"window must be at least 0 seconds, got {window}")
@@ -95,7 +98,7 @@ class VideoNamer:
         self._tracker = tracker_for(embedder, lost_after=lost_after)
         self._looks: deque[_Look] = deque()  # those not named yet, and those in a window with them
         self._n_named = 0  # how many of `_looks`, from the left, are named
-        self._log = AppearanceLog()
+        self._log = AppearanceLog() if keep_appearances else None
         self._times: tuple[float, float] | None = None
         self._n_frames = 0
 
@@ -131,7 +134,7 @@ class VideoNamer:
         """Everybody who was seen, by the second they were seen first."""
         for _ in self._name_until(None, live=False):  # the caller may have stopped before the last frames
             pass
-        return self._log.appearances()
+        return [] if self._log is None else self._log.appearances()
 
     def _look(self, frame: Frame, faces: list[Face], embeddings: npt.NDArray[np.float32]) -> None:
         boxes = np.array([face.box for face in faces], np.float64).reshape(-1, 4)
@@ -173,7 +176,8 @@ class VideoNamer:
             for face, sighting, name, answer in zip(look.faces, look.sightings, names, said, strict=True)
         ]
         named = NamedFrame(look.index, look.seconds, faces, look.pixels, look.cuts)
-        self._log.add(named, look.size, look.changes)
+        if self._log is not None:
+            self._log.add(named, look.size, look.changes)
         look.pixels = None
         return named
 

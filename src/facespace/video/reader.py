@@ -34,7 +34,7 @@ RGB = npt.NDArray[np.uint8]
 FRAMES_A_SECOND = 5.0  # a face is seen often enough to be followed, and a minute of video is 300 pictures
 MAX_PIXELS = 100_000_000  # of a frame, as a decoder keeps several; cameras film up to 35 million
 
-_FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf,nut,mjpeg,mpjpeg"
+FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,ivf,nut,mjpeg,mpjpeg"
 _MAX_ASPECT = 4  # pixels wider or higher than that are a slip in the file, not a camera's
 
 
@@ -181,7 +181,7 @@ def _opened(path: str, max_pixels: int) -> Iterator[tuple[InputContainer, VideoS
             raise VideoError(path, "no such file" if missing else f"cannot be opened ({_said(error)})") from error
         try:
             # PyAV is given an open file, never its name, which could be an address to FFmpeg.
-            options = {**limit, "format_whitelist": _FORMATS, "protocol_whitelist": "none"}
+            options = {**limit, "format_whitelist": FORMATS, "protocol_whitelist": "none"}
             container = stack.enter_context(av.open(file, options=options, **titles_in_any_letters(av)))
         except Exception as error:  # a damaged file raises anything
             reason = f"not a video facespace reads, or damaged at its start ({_said(error)})"

@@ -17,6 +17,7 @@ import pytest
 from facespace.errors import GalleryError
 from facespace.identification import edits
 from facespace.identification.gallery import Gallery
+from facespace.identification.stores.actors import acting_as, user_name
 from facespace.identification.stores.postgres import PostgresStore
 from facespace.identification.stores.protocol import (
     Change,
@@ -446,6 +447,19 @@ UNDONE: dict[str, Callable[[Store], Any]] = {
 }
 
 
+def test_the_log_and_the_photos_say_for_whom_a_service_acts(store: Store) -> None:
+    with acting_as("front door (key 3f)"):
+        store.add("Ada", entry(1))
+        edits.rename(store, "Ada", "Ben")
+    store.add("Ben", entry(2))
+    edits.remove(store, "Ben")
+    assert {line.actor for line in store.log() if line.kind == "rename"} == {"front door (key 3f)"}
+    assert {line.actor for line in store.log() if line.kind == "remove"} == {user_name()}
+    assert sorted(line.actor for line in store.log() if line.kind == "enroll") == sorted(
+        ["front door (key 3f)", user_name()]
+    )
+
+
 @pytest.mark.parametrize("do", UNDONE.values(), ids=UNDONE)
 def test_undo_and_undo_of_undo(store: Store, place: Place, do: Callable[[Store], Any]) -> None:
     enroll(store, Ada=[0, 1], Bob=[2, 3], Eve=4)
@@ -765,3 +779,34 @@ def test_a_closed_store_says_so(store: Store) -> None:
     store.close()
     with pytest.raises(GalleryError):
         store.people()
+
+
+def test_a_dropped_collection_is_gone(place: Place) -> None:
+    """With everybody, removed ones too, settings and log; the other collection stays as it is, and a new one is empty."""
+    kept, dropped, same = place.open("kept"), place.open("dropped"), place.open("dropped")
+    enroll(kept, Ada=0)
+    enroll(dropped, Bob=[1, 2], Eve=3)
+    edits.remove(dropped, "Eve")
+    dropped.set("templates", "best")
+    before, version = held(kept), kept.version()
+    dropped.drop()
+    assert "dropped" not in kept.collections() and held(kept) == before and kept.version() >= version
+    with pytest.raises(GalleryError):
+        same.add("Cy", entry(4))
+    with pytest.raises(GalleryError):
+        same.count()
+    again = place.open("dropped")
+    assert again.count() == 0 and again.people() == [] and again.log() == [] and again.setting("templates") is None
+    enroll(again, Dan=1)
+    assert nearest(again, 1) == ["Dan"] and nearest(kept, 0) == ["Ada"]
+
+
+def test_a_photo_for_a_person_of_a_number_alone(store: Store) -> None:
+    enroll(store, Ada=0)
+    ada = person(store, "Ada").id
+    assert store.add("Ada", entry(1), ada) and store.add("Bob", entry(2), 0)
+    before = held(store)
+    for name, number in (("Ada", 0), ("Ada", person(store, "Bob").id), ("Nobody", ada)):
+        with pytest.raises(Conflict, match="was changed meanwhile"):
+            store.add(name, entry(3), number)
+    assert held(store) == before

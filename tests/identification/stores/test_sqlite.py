@@ -24,7 +24,7 @@ import pytest
 from facespace.errors import GalleryError
 from facespace.identification import edits
 from facespace.identification.stores import sqlite as module
-from facespace.identification.stores.protocol import Entry
+from facespace.identification.stores.protocol import Entry, NoSuchCollection
 from facespace.identification.stores.sqlite import SQLiteStore
 from support.galleries import held, integrity, random_entry, read_everything, spawned
 
@@ -674,3 +674,20 @@ def test_very_many_are_erased_at_once(opened: SQLiteStore) -> None:
     opened.add("Ada", random_entry(1, D))
     edits.remove(opened, "Ada")
     assert opened.erase(range(1, 100_000)) == 1
+
+
+def test_a_file_of_which_a_collection_was_dropped_is_whole(path: Path, opened: SQLiteStore) -> None:
+    opened.add("Ada", random_entry(1, 16))
+    guests = SQLiteStore(path, create=True, collection="guests")
+    guests.add("Ben", random_entry(2, 16))
+    other = SQLiteStore(path, collection="guests")
+    probe = random_entry(2, 16).embedding[None]
+    assert other.nearest(probe, 1).people.min() > 0
+    guests.drop()
+    guests.close()
+    again = SQLiteStore(path)
+    assert [one.state.name for one in again.people()] == ["Ada"]
+    again.close()
+    with pytest.raises(NoSuchCollection, match="the collection 'guests' was removed"):  # whoever has it open learns it
+        other.nearest(probe, 1)
+    other.close()

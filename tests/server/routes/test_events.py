@@ -108,7 +108,7 @@ def test_a_client_that_comes_back_misses_nothing(client: httpx.Client, service: 
     with service.state.transaction() as connection:
         connection.execute("INSERT INTO event_mark VALUES ('pruned', ?)", (begin + 2,))
     with stream(client, {"Last-Event-ID": str(begin + 1)}, wait=0) as listening:
-        assert [event["event"] for event in listening.take(100)][0] == "missed"
+        assert listening.take(1)[0]["event"] == "missed"
 
 
 def test_a_stream_ends_after_its_time(client: httpx.Client) -> None:

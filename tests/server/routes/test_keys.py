@@ -119,3 +119,18 @@ def test_the_audit_log_comes_in_pages(app: FastAPI):
     assert ([one["details"]["label"] for one in second["entries"]], second["next"]) == (["k0"], None)
     for query in ("limit=0", "limit=1001", "before=x", f"before={2**70}"):
         assert caller.get(f"/v1/audit?{query}").status_code == 422
+
+
+def test_a_full_disk_is_503_and_a_key_that_was_made_still_holds(app: FastAPI):
+    caller = client(app, new_key(app, "admin"))
+    writer = app.state.service.state._writer
+    (n_pages,) = writer.execute("PRAGMA page_count").fetchone()
+    writer.execute(f"PRAGMA max_page_count = {n_pages}")
+    answers = [caller.post("/v1/keys", json={"role": "read", "label": "a" * 100}) for _ in range(60)]
+    assert answers[-1].status_code == 503
+    assert answers[-1].json()["code"] == "store_unavailable"
+    assert "make room" in answers[-1].json()["detail"]
+    assert "Retry-After" in answers[-1].headers
+    assert caller.get("/v1/keys").status_code == 200
+    for made in (answer.json()["key"] for answer in answers if answer.status_code == 201):
+        assert client(app, made).get("/v1/caller").status_code == 200

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from facespace.client.answers import NamedFace
     from facespace.detection.protocol import Detector
     from facespace.embedding.embedder import Embedder
     from facespace.faces.face import Face
     from facespace.identification.classifier import Prediction
     from facespace.identification.matching import Match
+    from facespace.pipeline.photos import Photo
 
 
 class PhotoNamer(Protocol):
@@ -62,37 +64,48 @@ def name_photos(
     With `repeats` a person may stand in a photo more than once, as in collages. `try_rotations` is that of `process`.
     Where there is a `ranker`, the people it gives are printed too.
     """
-    from facespace.faces.drawing import KNOWN, UNKNOWN, numbered
     from facespace.pipeline.photos import process
 
     photos = process(paths, detector, embedder, keep_pixels=drawings is not None, try_rotations=try_rotations)
     for photo in progress(photos, len(paths), "naming"):
-        path = plain_text(photo.path)
         if photo.error is not None:
             report.fail(photo.path, photo.error, json=json)
             continue
         matches = namer(photo.embeddings, one_photo=not repeats)
         ranked = ranker(photo.embeddings) if ranker is not None and photo.faces else []
-        if drawings:
-            labels = [match.name or unknown(face) for face, match in zip(photo.faces, matches, strict=True)]
-            drawings.write(photo, numbered(labels), [KNOWN if match.name else UNKNOWN for match in matches])
-        if json:
-            named = (named_face(face, match) for face, match in zip(photo.faces, matches, strict=True))
-            faces = [{"number": number, **entry} for number, entry in enumerate(named, 1)]
-            for face, several in zip(faces, ranked, strict=bool(ranked)):
-                face["most_similar"] = [_ranked_json(one) for one in several if one.nearest is not None]
-            write_json({"image": path, **turned_json(photo), "faces": faces})
-            continue
-        n = len(photo.faces)
-        write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}{turned(photo)}")
-        lines = [f"{in_words(match, face)} {where(face)}" for face, match in zip(photo.faces, matches, strict=True)]
-        for k, line in enumerate(numbered(lines)):
-            write_line(f"  {line}")
-            for one in ranked[k] if ranked else ():
-                if one.nearest is not None and one.similarity is not None and one.nearest != matches[k].name:
-                    write_line(
-                        f"       {plain_text(one.nearest)}  {similarity_and_wanted(one.similarity, one.threshold)}"
-                    )
+        show_photo(photo, matches, ranked, json=json, drawings=drawings)
+
+
+def show_photo(
+    photo: Photo,
+    matches: Sequence[Match | Prediction | NamedFace],
+    ranked: Sequence[Sequence[Match]] = (),
+    *,
+    json: bool,
+    drawings: Drawings | None,
+) -> None:
+    """Print, and draw, the faces of one photo with the match of each, and where they are given the people ranked for each."""
+    from facespace.faces.drawing import KNOWN, UNKNOWN, numbered
+
+    path = plain_text(photo.path)
+    if drawings:
+        labels = [match.name or unknown(face) for face, match in zip(photo.faces, matches, strict=True)]
+        drawings.write(photo, numbered(labels), [KNOWN if match.name else UNKNOWN for match in matches])
+    if json:
+        named = (named_face(face, match) for face, match in zip(photo.faces, matches, strict=True))
+        faces = [{"number": number, **entry} for number, entry in enumerate(named, 1)]
+        for face, several in zip(faces, ranked, strict=bool(ranked)):
+            face["most_similar"] = [_ranked_json(one) for one in several if one.nearest is not None]
+        write_json({"image": path, **turned_json(photo), "faces": faces})
+        return
+    n = len(photo.faces)
+    write_line(f"{path}: {n or 'no'} face{'' if n == 1 else 's'}{turned(photo)}")
+    lines = [f"{in_words(match, face)} {where(face)}" for face, match in zip(photo.faces, matches, strict=True)]
+    for k, line in enumerate(numbered(lines)):
+        write_line(f"  {line}")
+        for one in ranked[k] if ranked else ():
+            if one.nearest is not None and one.similarity is not None and one.nearest != matches[k].name:
+                write_line(f"       {plain_text(one.nearest)}  {similarity_and_wanted(one.similarity, one.threshold)}")
 
 
 def _ranked_json(match: Match) -> dict[str, Any]:
@@ -100,7 +113,7 @@ def _ranked_json(match: Match) -> dict[str, Any]:
     return {"name": match.nearest, "similarity": similarity, "wanted": round(match.threshold, 4)}
 
 
-def named_face(face: Face, match: Match | Prediction) -> dict[str, Any]:
+def named_face(face: Face, match: Match | Prediction | NamedFace) -> dict[str, Any]:
     """One named face as JSON; `reason` says why a face of poor quality is unknown."""
     entry = {**face.as_dict(), **as_json(match)}
     if match.name is None and (reason := weakness(face)):
@@ -114,18 +127,18 @@ def unknown(face: Face | None) -> str:
     return f"unknown ({reason})" if reason else "unknown"
 
 
-def as_json(match: Match | Prediction) -> dict[str, Any]:
+def as_json(match: Match | Prediction | NamedFace) -> dict[str, Any]:
     """A name, or null for unknown, with what it rests on."""
     entry: dict[str, Any] = {"name": match.name}
     entry["similarity"] = None if match.similarity is None else round(match.similarity, 4)
     if hasattr(match, "probability"):
         likely = match.probability
-        entry["nearest"] = match.nearest
+        entry["nearest"] = getattr(match, "nearest", None)
         entry["probability"] = None if likely is None else round(likely, 4)
     return entry
 
 
-def in_words(match: Match | Prediction, face: Face | None = None) -> str:
+def in_words(match: Match | Prediction | NamedFace, face: Face | None = None) -> str:
     """The same for people."""
     if match.similarity is None:
         return unknown(face)

@@ -135,11 +135,15 @@ class Conflict(GalleryError):
 
 
 class NoSuchCollection(GalleryError):
-    """The store has no collection of that name; `collections` are those it has."""
+    """The store has no collection of that name; `collections` are those it has.
 
-    def __init__(self, message: str, collections: Sequence[str]) -> None:
+    `removed` is the name of one that was open, and that somebody has removed since.
+    """
+
+    def __init__(self, message: str, collections: Sequence[str], removed: str = "") -> None:
         super().__init__(message)
         self.collections = list(collections)
+        self.removed = removed
 
 
 class StoredVectors(NamedTuple):

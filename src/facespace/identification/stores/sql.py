@@ -336,7 +336,10 @@ class SqlStore(SqlValues):
                 cursor.change(f"DELETE FROM {table} WHERE collection = ?", own)
             self._forget_collection(cursor)
             cursor.change("DELETE FROM collection WHERE id = ?", own)
-            cursor.change("UPDATE head SET seq = seq + 1 WHERE id = 1")
+            # Nobody, and a number left out: other processes that follow the changes read everybody again, and learn it.
+            seq = self._seq(cursor) + 2
+            cursor.change("INSERT INTO touched VALUES (?, 0)", (seq,))
+            cursor.change("UPDATE head SET seq = ? WHERE id = 1", (seq,))
 
     def _forget_collection(self, cursor: Cursor) -> None:
         """Drop what else the database keeps of the collection, within a change."""

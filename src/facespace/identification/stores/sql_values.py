@@ -140,13 +140,13 @@ class SqlValues(ABC):
     def _counts(self, cursor: Cursor) -> tuple[int, int]:
         rows = cursor.rows("SELECT n_people, n_photos FROM collection WHERE id = ?", (self._collection_id,))
         if not rows:
-            raise NoSuchCollection(f"{self.name}: the collection {self.collection!r} was removed", [])
+            raise NoSuchCollection(f"{self.name}: the collection {self.collection!r} was removed", [], self.collection)
         return self._integer(rows[0][0]), self._integer(rows[0][1])
 
     def _tally(self, cursor: Cursor) -> int:
         rows = cursor.rows("SELECT tally FROM collection WHERE id = ?", (self._collection_id,))
         if not rows:
-            raise NoSuchCollection(f"{self.name}: the collection {self.collection!r} was removed", [])
+            raise NoSuchCollection(f"{self.name}: the collection {self.collection!r} was removed", [], self.collection)
         return self._integer(rows[0][0])
 
     def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:

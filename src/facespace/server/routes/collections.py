@@ -67,7 +67,7 @@ class Collections(BaseModel):
 class NewCollection(BaseModel):
     """A collection to be made; `model` is by default that of the service."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "visitors"}]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"name": "visitors"}]})
 
     name: Annotated[str, Field(min_length=1, max_length=80, pattern=f"^{_NAME}$")]
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -76,7 +76,7 @@ class NewCollection(BaseModel):
 class CollectionPatch(BaseModel):
     """What to change of a collection; what is missing stays. `retention_days` null keeps removed photos until erased."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"retention_days": 30}]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"retention_days": 30}]})
 
     templates: Literal["mean", "best"] | None = None
     rate: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -183,7 +183,8 @@ async def erase_collection(request: Request, caller: Admin, name: str) -> Respon
                 service.galleries.forget(name + hidden)
         gallery.store.drop()
         service.galleries.forget(name)
-        service.events.emit("removed", name, {"collection": name})
+        service.events.forget(name)
+        service.events.emit("removed", name, {})
 
     await acting(service, caller, erase)
     return Response(status_code=204)
@@ -311,7 +312,7 @@ def _entry(service: Service, gallery: Gallery) -> dict[str, Any]:
         "n_photos": store.count(photos=True), "templates": "best" if store.setting("templates") == "best" else "mean",
         "retention_days": float(days) if isinstance(days, (int, float)) else None, "calibrated": stored is not None,
         "strangers_named": rate,
-        "threshold": _or_none(lambda: round(float(gallery.thresholds_for(1, 1.0, 1.0, rate=chosen)), 4)),
+        "threshold": _or_none(lambda: round(float(gallery.thresholds_for(1, 1.0, 1.0, among=max(1, len(gallery)), rate=chosen)), 4)),
         "n_unknowns": service.unknowns.count(store.collection),
         "n_ignored": service.unknowns.count(store.collection, ignored=True),
     }  # fmt: skip

@@ -42,7 +42,7 @@ class PersonOfEvent(BaseModel):
     """Who an event is about."""
 
     id: str
-    name: str
+    name: str | None = Field(None, description="Left out where the person was erased.")
     external_id: str | None = None
 
 
@@ -102,7 +102,11 @@ Reader = Annotated[Caller, Depends(allowed("read", scope="callers"))]
             "description": "A stream that ends when the client or the service closes it, or after `wait` seconds.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
+                    "schema": {
+                        "type": "object",
+                        "description": "One event of the stream; `data` is the event as JSON.",
+                        "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+                    },
                     "example": 'id: 1764515853201\nevent: known\ndata: {"id":"1764515853201","kind":"known"}\n\n',
                 }
             },

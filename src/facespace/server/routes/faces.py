@@ -72,6 +72,9 @@ Embeddings = Annotated[bool, Query(description="Answer the embedding of each fac
 KeepUnknown = Annotated[
     bool, Query(description="Keep faces nobody could name, where the service keeps them; false keeps none.")
 ]
+Tell = Annotated[
+    bool, Query(alias="events", description="Tell listeners whom it shows; false where the caller does that itself.")
+]
 
 
 async def gallery_of(service: Service, collection: str) -> Gallery:
@@ -131,13 +134,15 @@ async def identify(
     rate: Rate = None,
     embeddings: Embeddings = False,
     keep_unknown: KeepUnknown = True,
+    tell: Tell = True,
 ) -> Response:
     """Everybody who is enrolled has a name; everybody else is unknown, with the reason. No name stands below its threshold."""
     gallery, upload, photo = await _analyzed(request, options, embed=True)
     service = service_of(request)
     found = await service.engine.run(
         identified, service, gallery, options.collection, photo, rate=rate, max_faces=options.most(service),
-        landmarks=options.landmarks, embeddings=embeddings, keep_unknown=keep_unknown, source=upload.filename,
+        landmarks=options.landmarks, embeddings=embeddings, keep_unknown=keep_unknown, tell=tell,
+        source=upload.filename,
     )  # fmt: skip
     return JSONResponse({"image": image_entry(photo), **found})
 

@@ -47,7 +47,7 @@ async def ready(request: Request) -> Health:
             "content": {"text/plain": {"schema": {"type": "string"}, "example": "facespace_photos_total 3.0"}},
         },
     },
-    dependencies=[Depends(allowed("read"))],
+    dependencies=[Depends(allowed("read", scope="all"))],
 )  # fmt: skip
 async def metrics(request: Request) -> Response:
     """All figures in Prometheus' text format."""

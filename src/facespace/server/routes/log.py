@@ -48,7 +48,7 @@ class Log(BaseModel):
 class UndoRequest(BaseModel):
     """Which change to take back; without a number the last one."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"number": 12}]})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"number": 12}]})
 
     number: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 

@@ -38,7 +38,8 @@ from facespace.server.service import service_of
 MAX_PHOTOS_PAGE = 1_000  # photos of one answer
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_RESPONSE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The crop."}
+    200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The crop."},
+    304: {"description": "The crop is as the client has it, by the ETag in If-None-Match."},
 }
 
 router = APIRouter(tags=["photos"])

@@ -1,4 +1,4 @@
-"""The PostgreSQL server that several tests of stores share."""
+"""The PostgreSQL server that tests of stores, and of services, share."""
 
 from __future__ import annotations
 

@@ -1,0 +1,129 @@
+"""Where token buckets are: in the memory of one process, or in a file that all workers of a service map into theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import mmap
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from facespace.io.files import remedy
+from facespace.server.state import StateError
+
+MAX_BUCKETS = 8192  # callers remembered at once; the one that was seen longest ago is forgotten first
+_SLOT = struct.Struct("<16sdd")  # the hash of a caller, its tokens, and when it had them
+_WAYS = 8  # places in which a caller may be
+
+
+class Buckets(Protocol):
+    """The tokens that callers had at a time; `lock` is held while one is read and written again."""
+
+    @property
+    def lock(self) -> contextlib.AbstractContextManager[object]:
+        """Keeps others out, those of other processes too where they share the buckets."""
+
+    def read(self, caller: str) -> tuple[float, float] | None:
+        """Tokens and time of a caller, or None for a new one."""
+
+    def write(self, caller: str, tokens: float, now: float) -> None:
+        """Set them."""
+
+
+class MemoryBuckets:
+    """Those of one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def read(self, caller: str) -> tuple[float, float] | None:
+        """Tokens and time of a caller, or None for a new one."""
+        return self._held.get(caller)
+
+    def write(self, caller: str, tokens: float, now: float) -> None:
+        """Set them."""
+        self._held[caller] = (tokens, now)
+        self._held.move_to_end(caller)
+        if len(self._held) > MAX_BUCKETS:
+            self._held.popitem(last=False)
+
+
+class SharedBuckets:
+    """Those of all processes that open the same file, which is made with mode 0600.
+
+    A caller's hash says in which eight places of the file it may be. A killed process leaves no lock behind, and a damaged
+    place is an empty one. It needs a system with `flock`; `StateError` where the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        size = MAX_BUCKETS * _SLOT.size
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                if os.fstat(self._file).st_size != size:
+                    os.ftruncate(self._file, size)
+                self._map = mmap.mmap(self._file, size)
+            except BaseException:
+                os.close(self._file)
+                raise
+        except OSError as error:
+            raise StateError(f"{path}: cannot be opened ({error.strerror}){remedy(error)}") from None
+        self._threads = threading.Lock()
+
+    @property
+    def lock(self) -> contextlib.AbstractContextManager[object]:
+        """Keeps the other threads and processes out."""
+        return self._locked()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        import fcntl
+
+        with self._threads:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def read(self, caller: str) -> tuple[float, float] | None:
+        """Tokens and time of a caller, or None for a new one."""
+        name = _hash(caller)
+        for place in self._places(name):
+            held, tokens, then = _SLOT.unpack_from(self._map, place)
+            if held == name and math.isfinite(tokens) and math.isfinite(then):
+                return tokens, then
+        return None
+
+    def write(self, caller: str, tokens: float, now: float) -> None:
+        """Set them, in the place of the caller or of the one that was seen longest ago."""
+        name = _hash(caller)
+        best, oldest = 0, math.inf
+        for place in self._places(name):
+            held, _, then = _SLOT.unpack_from(self._map, place)
+            if held == name:
+                best = place
+                break
+            if not then >= oldest:  # NaN too
+                best, oldest = place, then
+        _SLOT.pack_into(self._map, best, name, tokens, now)
+
+    def _places(self, name: bytes) -> range:
+        first = int.from_bytes(name[:4], "big") % (MAX_BUCKETS // _WAYS) * _WAYS * _SLOT.size
+        return range(first, first + _WAYS * _SLOT.size, _SLOT.size)
+
+    def close(self) -> None:
+        """Close the file; the tokens stay in it."""
+        self._map.close()
+        os.close(self._file)
+
+
+def _hash(caller: str) -> bytes:
+    return hashlib.blake2b(caller.encode("utf-8", "surrogatepass"), digest_size=16).digest()
