@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,11 @@ pytest.importorskip("fastapi")
 
 from facespace.server.keys import ROLES
 from facespace.server.problems import PROBLEMS
+from facespace.server.webhook_targets import signature
 
 ROOT = Path(__file__).parents[1]
+if not (ROOT / "docs" / "serving.md").is_file():
+    pytest.skip("needs the clone, not the tests alone", allow_module_level=True)
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
@@ -57,3 +62,17 @@ def test_files_and_headings_that_are_linked_are_there(name: str) -> None:
         path, _, anchor = target.partition("#")
         assert not path or (ROOT / "docs" / path).exists() or "results" in path, target
         assert path or anchor in anchors, target
+
+
+def test_the_check_of_a_signature_takes_what_the_service_signs() -> None:
+    page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import hashlib.*?)```", page, re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    now = int(time.time())
+    header = signature("secret", b'{"id":"1"}', at=now)
+    assert namespace["is_genuine"]("secret", header, b'{"id":"1"}')
+    assert not namespace["is_genuine"]("secret", header, b'{"id":"2"}')
+    assert not namespace["is_genuine"]("other", header, b'{"id":"1"}')
+    assert not namespace["is_genuine"]("secret", signature("secret", b"", at=now - 1000), b"")
+    assert not namespace["is_genuine"]("secret", "", b"")
