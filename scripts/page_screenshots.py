@@ -51,7 +51,7 @@ def main() -> None:
             context = chromium.new_context(locale="zh-CN", reduced_motion="reduce", **MODES["light"])
             page = context.new_page()
             page.goto(f"{served.address}#/unnamed")
-            page.locator(".crop[data-state=shown]").first.wait_for()
+            page.locator(".crop[data-state=shown]").nth(7).wait_for()
             _save(page, "unnamed-chinese")
             chromium.close()
 
@@ -81,7 +81,7 @@ def _views(page: Any, served: Served, mode: str, group: Path, stranger: Path, po
     page.get_by_role("checkbox", name="Select photo 2").check(force=True)
     _save(page, f"person-{mode}")
     go("unnamed")
-    page.locator(".crop[data-state=shown]").first.wait_for()
+    page.locator(".crop[data-state=shown]").nth(7).wait_for()
     page.keyboard.press("ArrowRight")
     _save(page, f"unnamed-{mode}")
     go("compare")
