@@ -37,9 +37,8 @@ def main() -> None:
         files = {name: demo._sample(*place) for name, place in demo.PORTRAITS.items()}
         stranger = demo._sample(*demo._STRANGER)
         photos = {name: variants(file, work / name, 5, side=480) for name, file in files.items()}
-        served.look_at(
-            photos["Eileen Collins"][:3]
-        )  # before she is known: they wait for a name, and are told to be hers
+        # Seen before she is known: these wait for a name, and are said to be hers.
+        served.look_at(variants(files["Eileen Collins"], work / "before", 3, side=360, start=40))
         for name, some in photos.items():
             served.enroll(name, some[:4])
         served.look_at(variants(stranger, work / "stranger", 3, side=480))
@@ -52,7 +51,7 @@ def main() -> None:
             context = chromium.new_context(locale="zh-CN", reduced_motion="reduce", **MODES["light"])
             page = context.new_page()
             page.goto(f"{served.address}#/unnamed")
-            page.locator(".crop[data-state=shown]").first.wait_for()
+            page.locator(".crop[data-state=shown]").nth(7).wait_for()
             _save(page, "unnamed-chinese")
             chromium.close()
 
@@ -82,7 +81,7 @@ def _views(page: Any, served: Served, mode: str, group: Path, stranger: Path, po
     page.get_by_role("checkbox", name="Select photo 2").check(force=True)
     _save(page, f"person-{mode}")
     go("unnamed")
-    page.locator(".crop[data-state=shown]").first.wait_for()
+    page.locator(".crop[data-state=shown]").nth(7).wait_for()
     page.keyboard.press("ArrowRight")
     _save(page, f"unnamed-{mode}")
     go("compare")
