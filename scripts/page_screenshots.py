@@ -99,7 +99,7 @@ def _views(page: Any, served: Served, mode: str, group: Path, stranger: Path, po
 
 def _save(page: Any, name: str, *, whole: bool = False) -> None:
     page.mouse.move(0, 0)
-    page.wait_for_function("[...document.images].every((image) => image.complete)")
+    page.evaluate("Promise.all([...document.images].map((image) => image.decode().catch(() => null)))")
     if whole:  # a screenshot of the whole page would move what is fixed to the window
         height = page.evaluate("document.documentElement.scrollHeight")
         before = page.viewport_size

@@ -52,6 +52,8 @@ def test_several_groups_get_one_name(open_page: Opener, service: Served, strange
 def test_a_face_is_ignored_for_good(
     open_page: Opener, service: Served, strangers: None, hopper_photos: list[Path]
 ) -> None:
+    from playwright.sync_api import expect
+
     page = open_page("unnamed")
     page.locator(".group").nth(1).wait_for()
     page.keyboard.press("ArrowRight")
@@ -61,6 +63,14 @@ def test_a_face_is_ignored_for_good(
     service.look_at(hopper_photos[3:4])
     page.reload()
     page.get_by_text("2 faces in 1 group wait").wait_for()
+    page.get_by_role("button", name="Ignored faces").click()
+    page.locator(".ignored .crop[data-state=shown]").first.wait_for()
+    for left in range(page.locator(".ignored li").count() - 1, -1, -1):
+        page.get_by_role("button", name="Show ignored face").first.click()
+        expect(page.locator(".ignored li")).to_have_count(left)
+    service.look_at(hopper_photos[4:5])
+    page.reload()
+    page.get_by_text("3 faces in 2 groups wait").wait_for()
 
 
 def test_a_known_person_is_suggested_in_words(

@@ -89,6 +89,24 @@ def test_a_chunked_body_is_counted(tmp_path):
         assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"[" * 500_000, 400, "malformed"),
+        (b'{"name":' * 100_000, 400, "malformed"),
+        (b'{"role": ' + b"9" * 50_000 + b"}", 400, "malformed"),
+        (b"[" + b"0," * 600_000 + b"0]", 413, "too_large"),
+        (b"\xff\xfe", 400, "malformed"),
+    ],
+    ids=range(5),
+)
+def test_json_bombs(tmp_path, body, status, code):
+    with running_service(tmp_path) as client:
+        answer = client.post("/v1/keys", content=body, headers={"content-type": "application/json"})
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
 def test_a_slow_body_is_cut():
     status, headers, problem = Asked(
         reads_all, [b"a"] * 100, length=100, pause=0.3, header_seconds=0.05, max_body=1000

@@ -133,8 +133,9 @@ class Served:
         """Erase everybody, and the faces nobody could name."""
         for person in self.ask("GET", "people?limit=500")["people"]:
             self.ask("POST", f"people/{person['id']}/erase", If_Match=f'"{person["etag"]}"')
-        for face in self.ask("GET", "unknowns?limit=500")["unknowns"]:
-            self.ask("DELETE", f"unknowns/{face['id']}")
+        for ignored in ("false", "true"):
+            for face in self.ask("GET", f"unknowns?limit=500&ignored={ignored}")["unknowns"]:
+                self.ask("DELETE", f"unknowns/{face['id']}?ignored={ignored}")
 
 
 @contextmanager

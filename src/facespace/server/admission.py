@@ -20,6 +20,7 @@ from facespace.server.service import Service
 from facespace.server.settings import Settings
 
 MAX_HELD_BODIES = 2**28  # bytes of all bodies that are in memory, of those below the limit of one
+MAX_TEXT = 2**20  # bytes of a body without photos, such as JSON
 MAX_DRAINED = 2**22  # bytes that are still read of a body that was refused, so that the client sees the answer
 MAX_IMPORT = 4 * 2**30  # bytes of a gallery's file that is imported; it goes to the disk as it comes
 _FILE = re.compile(r"/v1/collections/[^/]+/(import|export)")  # of any size, so they may take their time
@@ -97,7 +98,9 @@ class _Passage:
         self.n_held = self._n_read = 0
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         self.is_file = _FILE.fullmatch(path) is not None
-        self.max_body = MAX_IMPORT if self.is_file else settings.max_body
+        has_photos = self.content_type.startswith(_PHOTO_TYPES)
+        most = settings.max_body if has_photos else min(MAX_TEXT, settings.max_body)
+        self.max_body = MAX_IMPORT if self.is_file else most
         self._is_read = not self.has_body
         self._is_started = self._is_ended = False
         self._loop = asyncio.get_running_loop()

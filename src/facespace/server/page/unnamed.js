@@ -1,14 +1,15 @@
 // Unnamed: faces nobody could name, grouped by person, waiting for a name. All of it works by keyboard alone.
 
-import { get, onceKey, post } from "./api.js";
+import { get, onceKey, post, remove } from "./api.js";
 import { crop } from "./crops.js";
-import { confirm, empty, failed, toast } from "./dialogs.js";
+import { confirm, dialog, empty, failed, toast } from "./dialogs.js";
 import { announce, button, fill, h } from "./dom.js";
 import { nameField } from "./names.js";
 import { similarityText, t } from "./text.js";
 import { suggestionWord } from "./words.js";
 
 const MAX_FACES = 8; // of a cluster on the page
+const MAX_IGNORED = 200; // shown at once
 const skipped = new Set(); // until the page is closed
 
 export async function unnamed(main, { signal }) {
@@ -16,11 +17,12 @@ export async function unnamed(main, { signal }) {
   let current = 0;
   const chosen = new Set();
   const tally = h("p", { class: "tally", role: "status" });
+  const ignoredButton = button(t("unnamed.ignored_faces"), showIgnored, { look: "quiet" });
   const list = h("ul", { class: "groups" });
   const bar = h("div", { class: "bar", hidden: true });
   const keysHint = h("p", { class: "keys" }, ["arrows", "space", "enter", "suggestion", "skip", "ignore"].map((what) =>
     h("span", {}, h("kbd", {}, t(`unnamed.key.${what}`)), t(`unnamed.does.${what}`))));
-  fill(main, h("div", { class: "head" }, h("div", {}, h("h1", {}, t("nav.unnamed")), tally)), keysHint, list, bar);
+  fill(main, h("div", { class: "head" }, h("div", {}, h("h1", {}, t("nav.unnamed")), tally), ignoredButton), keysHint, list, bar);
   document.addEventListener("keydown", keys, { signal });
   await load();
 
@@ -146,9 +148,28 @@ export async function unnamed(main, { signal }) {
     const faces = some.flatMap((group) => group.faces);
     if (!(await confirm(t("unnamed.ignore"), t("unnamed.ignore_text", { n: faces.length }), t("unnamed.ignore_go"), { signal }))) { go(current); return; }
     await done(async () => {
-      await post("unknowns/ignore", { json: { faces }, once: onceKey(), signal });
+      // One request a group: the faces of one are taken for one person.
+      for (const group of some) await post("unknowns/ignore", { json: { faces: group.faces }, once: onceKey(), signal });
       toast(t("unnamed.ignored", { n: faces.length }));
     });
+  }
+
+  /** The faces that are ignored; each can be shown again. */
+  async function showIgnored() {
+    let faces;
+    try { faces = (await get("unknowns", { query: { ignored: true, limit: MAX_IGNORED }, signal })).unknowns; } catch (error) { failed(error, signal); return; }
+    await dialog(t("unnamed.ignored_faces"), () => {
+      const rows = h("ul", { class: "ignored" }, faces.map((face, k) => h("li", {},
+        crop(`unknowns/${encodeURIComponent(face.id)}/crop?ignored=true`, "", 72, signal),
+        button(t("unnamed.again"), async (event) => {
+          const row = event.currentTarget.closest("li");
+          try {
+            await remove(`unknowns/${encodeURIComponent(face.id)}`, { query: { ignored: true }, signal });
+            row.remove();
+          } catch (error) { failed(error, signal); }
+        }, { look: "small", "aria-label": t("unnamed.again_n", { n: k + 1 }) }))));
+      return [h("p", { class: "hint" }, t(faces.length ? "unnamed.again_text" : "unnamed.none_ignored")), rows];
+    }, { wide: true, signal });
   }
 
   async function done(work) {

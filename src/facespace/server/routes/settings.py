@@ -136,7 +136,9 @@ class SettingsModel(BaseModel):
 class SettingsChange(BaseModel):
     """What to change; a field that is left out stays, and null means as the descriptions of the settings say."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"rate": 0.005, "unknowns_days": 7}})
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"rate": 0.005, "unknowns_days": 7}}
+    )
     rate: float | None = Field(None, gt=0, lt=1, description="Null: what `facespace calibrate` stored, otherwise 0.01.")
     retention_days: float | None = Field(None, ge=0, lt=36_500)
     unknowns_days: float | None = Field(None, ge=0, le=36_500)
