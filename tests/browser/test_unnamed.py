@@ -84,3 +84,18 @@ def test_a_known_person_is_suggested_in_words(
     page.locator(".group", has=chip).focus()
     page.keyboard.press("1")
     page.get_by_text("3 faces named Grace Hopper.").wait_for()
+
+
+def test_faces_are_kept_once_somebody_asks_for_it(
+    open_page: Opener, service: Served, hopper_photos: list[Path]
+) -> None:
+    service.ask("PATCH", "settings", {"unknowns_days": None})
+    service.look_at(hopper_photos[:1])
+    page = open_page("unnamed")
+    page.get_by_role("heading", name="Unknown faces are not kept").wait_for()
+    page.get_by_role("button", name="Keep them for 30 days").click()
+    page.get_by_text("Everybody has a name").wait_for()
+    assert service.ask("GET", "settings")["unknowns_days"] == 30
+    service.look_at(hopper_photos[:1])
+    page.reload()
+    page.get_by_text("1 face waits for a name").wait_for()

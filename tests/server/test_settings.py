@@ -37,3 +37,7 @@ def test_what_is_out_of_range_is_told(wrong):
 )
 def test_loopback(host, is_loopback):
     assert Settings("a", host=host).is_loopback == is_loopback
+
+
+def test_faces_nobody_could_name_are_kept_only_when_asked_for():
+    assert Settings("people.gallery").unknowns_days is None

@@ -50,7 +50,7 @@ class Served:
         """Start the process and wait until it says its address."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "facespace", "serve", "--gallery", os.fspath(self.gallery), "--port", str(port),
-             *self.arguments],
+             "--unknowns-days", "30", *self.arguments],
             stdout=subprocess.PIPE, stderr=self.log, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None

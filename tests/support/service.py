@@ -42,9 +42,9 @@ def cached_embedders() -> contextlib.AbstractContextManager[object]:
 def running_service(folder: Path, **settings: Any) -> Iterator[TestClient]:
     """A client of a service in this process; networks are loaded once for all tests.
 
-    `folder` holds its gallery, `people.gallery`. The service itself is `service_behind(client)`.
+    `folder` holds its gallery, `people.gallery`. It keeps unknown faces unless `settings` say otherwise. The service itself is `service_behind(client)`.
     """
-    given = {"gallery": str(folder / "people.gallery"), "warm": False, **settings}
+    given = {"gallery": str(folder / "people.gallery"), "warm": False, "unknowns_days": 30.0, **settings}
     with cached_embedders():
         app = create_app(Settings(**given))
         with TestClient(app, base_url=HOST, raise_server_exceptions=False) as client:
@@ -85,7 +85,7 @@ def served(folder: Path, *arguments: str, gallery: Path | None = None, port: int
     log_file = folder / f"serve-{time.monotonic_ns()}.log"
     command = [
         sys.executable, "-m", "facespace", "serve", "--gallery", str(gallery or folder / "people.gallery"),
-        "--port", str(port), *arguments,
+        "--port", str(port), "--unknowns-days", "30", *arguments,
     ]  # fmt: skip
     with log_file.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(

@@ -83,9 +83,9 @@ def serve(
             metavar="DAYS",
             min=0,
             max=36_500,
-            help="Keep faces nobody could name for so long; 0 keeps none.",
+            help="Keep faces nobody could name for so long, so that they can be named later; 0 keeps none.",
         ),
-    ] = 30.0,
+    ] = 0.0,
     rate: Annotated[
         float | None,
         typer.Option(

@@ -46,7 +46,7 @@ class Settings:
     forwarded_from: tuple[str, ...] = ()
     min_size: float = 20.0
     keep_crops: bool = True
-    unknowns_days: float | None = 30.0
+    unknowns_days: float | None = None
     rate_per_second: float | None = None
     burst: int = 100
     max_body: int = MAX_BODY

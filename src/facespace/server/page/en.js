@@ -234,8 +234,12 @@ export default {
 
   "unnamed.tally": "{faces} faces in {n} groups wait for a name",
   "unnamed.tally.one": "{faces} faces in {n} group wait for a name",
+  "unnamed.tally_one_face": "1 face waits for a name",
   "unnamed.empty.title": "Everybody has a name",
   "unnamed.empty.text": "Faces that nobody could name will wait here, grouped by person.",
+  "unnamed.off.title": "Unknown faces are not kept",
+  "unnamed.off.text": "If you keep them, they wait here, grouped by person, until you name them or their time is over.",
+  "unnamed.off.go": "Keep them for {n} days",
   "unnamed.group": "Group {k}, {n} faces",
   "unnamed.group.one": "Group {k}, 1 face",
   "unnamed.seen": "Seen {n} times",

@@ -1,6 +1,6 @@
 // Unnamed: faces nobody could name, grouped by person, waiting for a name. All of it works by keyboard alone.
 
-import { get, onceKey, post, remove } from "./api.js";
+import { get, onceKey, patch, post, remove } from "./api.js";
 import { crop } from "./crops.js";
 import { confirm, dialog, empty, failed, toast } from "./dialogs.js";
 import { announce, button, fill, h } from "./dom.js";
@@ -10,11 +10,13 @@ import { suggestionWord } from "./words.js";
 
 const MAX_FACES = 8; // of a cluster on the page
 const MAX_IGNORED = 200; // shown at once
+const DAYS = 30; // that faces are kept for when somebody asks for it here
 const skipped = new Set(); // until the page is closed
 
 export async function unnamed(main, { signal }) {
   let groups = []; // {id, faces, n, cover, suggestions}
   let current = 0;
+  let kept = true; // whether the service keeps faces nobody could name
   const chosen = new Set();
   const tally = h("p", { class: "tally", role: "status" });
   const ignoredButton = button(t("unnamed.ignored_faces"), showIgnored, { look: "quiet" });
@@ -27,7 +29,8 @@ export async function unnamed(main, { signal }) {
   await load();
 
   async function load() {
-    const [clusters] = await Promise.all([get("unknowns/clusters", { signal })]);
+    const [clusters, settings] = await Promise.all([get("unknowns/clusters", { signal }), get("settings", { signal })]);
+    kept = Boolean(settings.unknowns_days);
     const alone = clusters.loose.map((face) => ({ id: `face-${face}`, faces: [face], n: 1, cover: face, suggestions: [] }));
     const all = [...clusters.clusters, ...alone];
     const waits = (group) => !group.faces.every((face) => skipped.has(face));
@@ -39,12 +42,24 @@ export async function unnamed(main, { signal }) {
 
   function draw() {
     const faces = groups.reduce((sum, group) => sum + group.n, 0);
-    fill(tally, groups.length ? t("unnamed.tally", { n: groups.length, faces }) : "");
+    const waiting = faces === 1 ? t("unnamed.tally_one_face") : t("unnamed.tally", { n: groups.length, faces });
+    fill(tally, groups.length ? waiting : "");
     keysHint.hidden = groups.length === 0;
     main.querySelector(".empty")?.remove();
-    if (!groups.length) list.after(empty("unnamed", t("unnamed.empty.title"), t("unnamed.empty.text"), h("a", { class: "button", href: "#/photos" }, t("nav.photos"))));
+    if (!groups.length) list.after(kept ? nobodyWaits() : nothingKept());
     fill(list, groups.map(card));
     selection();
+  }
+
+  function nobodyWaits() {
+    return empty("unnamed", t("unnamed.empty.title"), t("unnamed.empty.text"), h("a", { class: "button", href: "#/photos" }, t("nav.photos")));
+  }
+
+  function nothingKept() {
+    return empty("unnamed", t("unnamed.off.title"), t("unnamed.off.text"), button(t("unnamed.off.go", { n: DAYS }), () => done(async () => {
+      await patch("settings", { json: { unknowns_days: DAYS }, signal });
+      toast(t("saved"));
+    }), { look: "primary" }));
   }
 
   function card(group, k) {

@@ -234,8 +234,12 @@ export default {
 
   "unnamed.tally": "{n} 组共 {faces} 张脸等待命名",
   "unnamed.tally.one": "{n} 组共 {faces} 张脸等待命名",
+  "unnamed.tally_one_face": "1 张脸等待命名",
   "unnamed.empty.title": "每个人都有姓名",
   "unnamed.empty.text": "无法识别的人脸会按人分组，在这里等待命名。",
+  "unnamed.off.title": "未保留无法识别的人脸",
+  "unnamed.off.text": "保留后，它们会按人分组在这里等待，直到您为其命名或保留期结束。",
+  "unnamed.off.go": "保留 {n} 天",
   "unnamed.group": "第 {k} 组，{n} 张脸",
   "unnamed.group.one": "第 {k} 组，1 张脸",
   "unnamed.seen": "出现 {n} 次",
