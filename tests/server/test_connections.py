@@ -18,7 +18,6 @@ from facespace.server.connections import MAX_HEADER_BYTES, Connections
 from facespace.server.settings import Settings
 from support.service import wait_until
 
-
 LARGE = 2**25  # bytes; more than a system keeps for a connection
 
 
@@ -30,17 +29,17 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
             while (await asyncio.wait_for(receive(), 3))["type"] != "http.disconnect":
                 pass
         return
-    elif scope["path"] == "/large":
+    if scope["path"] == "/large":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"a" * LARGE})
         return
-    elif scope["path"] == "/endless":
+    if scope["path"] == "/endless":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(10_000):
             await send({"type": "http.response.body", "body": b"a" * 2**16, "more_body": True})
             await asyncio.sleep(0)
         return
-    elif scope["path"] == "/all":
+    if scope["path"] == "/all":
         n_bytes, more = 0, True
         while more:
             message = await receive()

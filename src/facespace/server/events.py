@@ -193,7 +193,7 @@ class Events:
                 self._waiting.append(row)
             return
         with self._state.transaction() as connection:
-            _insert(connection, [row])
+            self._insert(connection, [row])
         self._wake()
 
     def anybody_listens(self) -> bool:
@@ -267,7 +267,7 @@ class Events:
             " ORDER BY number LIMIT ?",
             (*values, min(limit, MAX_LISTED)),
         )
-        found = [_event(row) for row in rows]
+        found = [self._event(row) for row in rows]
         full = len(found) == min(limit, MAX_LISTED)
         return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
 
@@ -396,7 +396,7 @@ class Events:
             if not rows:
                 return False
             with self._state.transaction(durable=False) as connection:
-                _insert(connection, rows)
+                self._insert(connection, rows)
             with self._lock:
                 for row in rows:  # those that were left out meanwhile, as too many came, are gone already
                     if self._waiting and self._waiting[0] is row:
@@ -411,9 +411,9 @@ class Events:
             )
             if not rows:
                 return
+            events = [self._event(row) for row in rows]
             with self._lock:
-                for row in rows:
-                    event = _event(row)
+                for event in events:
                     if len(self._recent) == _RECENT:
                         self._recent_after = self._recent[0].number
                     self._recent.append(event)
@@ -423,6 +423,16 @@ class Events:
                 listener.wake()
             for callback in self._callbacks:
                 callback()
+
+    def _insert(self, connection: Connection, rows: Iterable[tuple[float, str, str, str | None, str]]) -> None:
+        connection.executemany(
+            "INSERT INTO event (at, kind, collection, person, body) VALUES (?, ?, ?, ?, ?)",
+            [(*row, self._state.sealed(body)) for *row, body in rows],
+        )
+
+    def _event(self, row: tuple[Any, ...]) -> Event:
+        number, kind, collection, person, body = row
+        return Event(number, kind, collection, person, with_id(number, self._state.opened(body)))
 
     def _own_until(self) -> float:
         with self._lock:
@@ -502,16 +512,7 @@ def _is_ignored(data: Mapping[str, Any]) -> bool:
     return isinstance(unknown, dict) and unknown.get("reason") == "ignored"
 
 
-def _insert(connection: Connection, rows: Iterable[tuple[float, str, str, str | None, str]]) -> None:
-    connection.executemany("INSERT INTO event (at, kind, collection, person, body) VALUES (?, ?, ?, ?, ?)", rows)
-
-
 def _set_mark(connection: Connection, name: str, number: int) -> None:
     connection.execute(
         "INSERT INTO event_mark VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = excluded.number", (name, number)
     )
-
-
-def _event(row: tuple[Any, ...]) -> Event:
-    number, kind, collection, person, body = row
-    return Event(number, kind, collection, person, with_id(number, body))
