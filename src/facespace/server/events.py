@@ -35,6 +35,7 @@ MAX_EVENTS = 100_000  # kept; older ones are deleted
 MAX_DAYS = 30  # that an event is kept
 MAX_WAITING = 10_000  # people seen that are not written yet; above it the oldest are left out
 MAX_LISTENERS = 1000  # open event streams of one worker
+MAX_LISTENERS_OF_ONE = 100  # of them, those of one key
 MAX_EVENT = 65_536  # characters of one event as JSON
 MAX_LISTED = 1000  # events given at once
 
@@ -301,12 +302,17 @@ class Events:
         if self._until < now + _LISTENS_ON / 2:
             self.set_listening("list", now + _LISTENS_ON)
 
-    def listen(self) -> Listener:
-        """A listener in the running event loop; close it. `RuntimeError` where there are too many, or none any more."""
-        listener = Listener(self, asyncio.get_running_loop())
+    def listen(self, caller: str = "") -> Listener:
+        """A listener in the running event loop, of a `caller` such as a key's id; close it.
+
+        `RuntimeError` where there are too many, or none any more.
+        """
+        listener = Listener(self, asyncio.get_running_loop(), caller)
         with self._lock:
             if self._closed or len(self._listeners) >= MAX_LISTENERS:
                 raise RuntimeError("closed" if self._closed else f"there are {MAX_LISTENERS} event streams already")
+            if sum(one.caller == caller for one in self._listeners) >= MAX_LISTENERS_OF_ONE:
+                raise RuntimeError(f"this key has {MAX_LISTENERS_OF_ONE} event streams already")
             self._listeners.add(listener)
             self._renewed = 0.0
             self._until = max(self._until, time.time() + 3 * _RENEW)  # at once in this worker
@@ -477,8 +483,9 @@ class Events:
 class Listener:
     """Somebody who waits for events in an event loop. It keeps no events: who is slow reads them when it is ready."""
 
-    def __init__(self, events: Events, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, events: Events, loop: asyncio.AbstractEventLoop, caller: str = "") -> None:
         self._events = events
+        self.caller = caller
         self._loop = loop
         self._new = asyncio.Event()
 

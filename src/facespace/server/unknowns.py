@@ -311,6 +311,10 @@ class Unknowns:
                     n_erased += _erase(gallery, [one.id for one in oldest[start : start + _BATCH]])
         return n_erased
 
+    def erase_removed(self, now: float | None = None) -> int:
+        """Erase what was removed from any collection longer ago than its retention; returns how many photos that were."""
+        return sum(self._galleries.get(name).erase_what_is_due(now) for name in self._galleries.names())
+
     def _run(self) -> None:
         expires = time.monotonic() + 1.0
         while True:
@@ -328,8 +332,9 @@ class Unknowns:
                 return
             if time.monotonic() >= expires:
                 expires = time.monotonic() + _EXPIRE_EVERY
-                with contextlib.suppress(FacespaceError, OSError, Problem):
-                    self.expire()
+                for expire in (self.expire, self.erase_removed):
+                    with contextlib.suppress(FacespaceError, OSError, Problem):
+                        expire()
 
     def _write(self, waiting: Sequence[_Waiting]) -> None:
         by_collection: dict[tuple[str, str], list[_Waiting]] = {}

@@ -247,7 +247,7 @@ class Webhooks:
                     self._state.opened(secret),
                     self._state.opened(body).encode(),
                     attempts,
-                )  # fmt: skip
+                )
                 for number, event, body, attempts in rows
             ]
         return found
