@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from facespace.server.routes.page import FOLDER
-from support.browsers import Served, serving
+from support.browsers import Served
 
 Opener = Callable[..., Any]
 VIEWS = ["photos", "people", "person", "enrol", "unnamed", "compare", "settings"]
@@ -141,38 +141,47 @@ def test_every_view_is_two_clicks_away_by_keyboard(open_page: Opener) -> None:
         assert page.title() == f"{view} – facespace"
 
 
+@pytest.fixture
+def mortal(service: Served) -> Iterator[Served]:
+    """The service, which a test may end; it runs again at the same address afterwards."""
+    port = service.port
+    yield service
+    if service.process.poll() is not None:
+        service.stop()
+        service.start(port)
+
+
 def test_the_server_goes_and_comes_back(
-    open_page: Opener, choose: Opener, hopper_photos: list[Path], collins_photos: list[Path], tmp_path: Path
+    open_page: Opener, choose: Opener, mortal: Served, hopper_photos: list[Path], collins_photos: list[Path]
 ) -> None:
-    with serving(tmp_path / "people.gallery") as served:
-        served.enroll("Grace Hopper", hopper_photos[:2])
-        page = open_page(address=served.address)
-        page.watch.allow("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "status of 503")
-        port = served.port
-        served.stop()
-        choose(page, "Choose photos", [hopper_photos[3], collins_photos[0]])
-        page.get_by_text("The server does not answer.").wait_for()
-        served.start(port)
-        page.get_by_text("The server does not answer.").wait_for(state="hidden", timeout=30_000)
-        page.get_by_text("2 photos · 1 named · 1 unknown").wait_for()
+    mortal.enroll("Grace Hopper", hopper_photos[:2])
+    page = open_page()
+    page.watch.allow("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "status of 503")
+    port = mortal.port
+    mortal.stop()
+    choose(page, "Choose photos", [hopper_photos[3], collins_photos[0]])
+    page.get_by_text("The server does not answer.").wait_for()
+    mortal.start(port)
+    page.get_by_text("The server does not answer.").wait_for(state="hidden", timeout=30_000)
+    page.get_by_text("2 photos · 1 named · 1 unknown").wait_for()
 
 
 def test_an_enrolment_goes_on_when_the_server_is_back(
-    open_page: Opener, choose: Opener, hopper_photos: list[Path], collins_photos: list[Path], tmp_path: Path
-) -> None:
+    open_page: Opener, choose: Opener, mortal: Served, hopper_photos: list[Path], collins_photos: list[Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
     for name, photos in {"Grace Hopper": hopper_photos, "Eileen Collins": collins_photos}.items():
         (tmp_path / "album" / name).mkdir(parents=True)
         for photo in photos:
             (tmp_path / "album" / name / photo.name).write_bytes(photo.read_bytes())
-    with serving(tmp_path / "people.gallery") as served:
-        page = open_page("enrol", address=served.address)
-        page.watch.allow("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "status of 503")
-        choose(page, "Choose a folder", tmp_path / "album")
-        port = served.port
-        served.process.kill()  # without a chance to answer what it has begun
-        page.get_by_role("button", name="Add 2 people").click()
-        page.get_by_text("The server does not answer.").wait_for()
-        served.stop()
-        served.start(port)
-        page.get_by_text("12 of 12 photos sent, 12 added").wait_for(timeout=30_000)
-        assert served.names() == ["Eileen Collins", "Grace Hopper"]
+    page = open_page("enrol")
+    page.watch.allow("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "status of 503")
+    choose(page, "Choose a folder", tmp_path / "album")
+    port = mortal.port
+    mortal.process.kill()  # without a chance to answer what it has begun
+    mortal.stop()
+    page.get_by_role("button", name="Add 2 people").click()
+    page.get_by_text("The server does not answer.").wait_for()
+    mortal.start(port)
+    page.get_by_text("12 of 12 photos sent, 12 added").wait_for(timeout=30_000)
+    assert mortal.names() == ["Eileen Collins", "Grace Hopper"]

@@ -57,6 +57,11 @@ def test_a_face_and_a_person(known, templates):
     same = compare_with_person(grace, person, gallery, None)
     assert same.similarity > 0.99 > same.threshold
     assert same.rate == 0.01
+    (quality,) = [photo.quality for photo in gallery.photos("Grace")]
+    (wanted,) = gallery.thresholds_for([1], [quality], [grace.face.quality], among=1)
+    assert same.threshold == pytest.approx(wanted)
+    (of_many,) = gallery.thresholds_for([1], [quality], [grace.face.quality], among=1000)
+    assert same.threshold < of_many  # one person is meant, however many are enrolled
     other = compare_with_person(collins, person, gallery, 0.001)
     assert other.similarity < other.threshold
     assert other.threshold > same.threshold

@@ -9,12 +9,12 @@ the next part. Faces are written by one thread, many in one change, so that nami
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -50,6 +50,7 @@ from facespace.server.settings import Settings
 UNKNOWNS, IGNORED = "-unknowns", "-ignored"
 MAX_UNKNOWNS = 20_000  # faces of one collection; the oldest go when there are more
 MAX_WAITING_FACES = 1_000  # that are not written yet; more are not kept
+_log = logging.getLogger("facespace.server")
 _DAY = 86_400.0  # seconds
 _ID = re.compile("[0-9a-f]{11}-[0-9a-f]{8}-[0-9a-f]{1,4}")
 _LAST_MS = 2**44 - 1
@@ -325,16 +326,22 @@ class Unknowns:
                 closing = self._closing
                 if not closing and self._waiting:  # more may come
                     self._changed.wait_for(lambda: self._closing, timeout=_WRITE_EVERY)
-            # A store that is gone for a moment: what it did not take is lost, and others come.
-            with contextlib.suppress(FacespaceError, OSError, Problem):
-                self.flush()
+            self._try(self.flush)
             if closing:
                 return
             if time.monotonic() >= expires:
                 expires = time.monotonic() + _EXPIRE_EVERY
-                for expire in (self.expire, self.erase_removed):
-                    with contextlib.suppress(FacespaceError, OSError, Problem):
-                        expire()
+                self._try(self.expire)
+                self._try(self.erase_removed)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        """Do it, or log why not: where a store is gone for a moment, the faces it did not take are lost, and others come."""
+        try:
+            work()
+        except (FacespaceError, OSError, Problem) as error:
+            _log.warning("unnamed faces were not written or erased: %s", error)
+        except Exception:  # this thread must go on
+            _log.exception("unnamed faces were not written or erased")
 
     def _write(self, waiting: Sequence[_Waiting]) -> None:
         by_collection: dict[tuple[str, str], list[_Waiting]] = {}

@@ -119,9 +119,14 @@ def test_a_small_face_is_no_stranger(client, stranger_file, hopper_file):
 
 def test_nobody_enrolled(tmp_path, hopper_file):
     with running_service(tmp_path) as client:
-        (face,) = client.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG).json()["faces"]
+        hopper = hopper_file.read_bytes()
+        (face,) = client.post("/v1/identify", content=hopper, headers=JPEG).json()["faces"]
+        forgotten = client.post("/v1/identify", content=hopper, headers=JPEG, params={"keep_unknown": False}).json()
+        kept = client.get("/v1/unknowns").json()["unknowns"]
     assert face["unknown"] == {"reason": "nobody_enrolled"}
     assert face["similarity"] is None
+    assert [one["id"] for one in kept] == [face["unknown_id"]]
+    assert "unknown_id" not in forgotten["faces"][0]
 
 
 def test_a_batch_goes_on_after_a_bad_photo(client, hopper_file):

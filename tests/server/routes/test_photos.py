@@ -247,3 +247,15 @@ def test_where_the_store_cannot_write_nothing_is_told_to_be_added(client, photos
     full = False
     assert len(client.post("/v1/enroll", data={"name": "Grace"}, files=sent).json()["added"]) == 1
     assert names(client) == ["Grace"]
+
+
+def test_the_same_request_again_adds_nothing_twice(client, photos):
+    """With an Idempotency-Key the first answer comes again; without it, photos are known already."""
+    headers = {"Idempotency-Key": "one"}
+    first = client.post("/v1/people", data={"name": "Grace"}, files=files(photos, "hopper"), headers=headers)
+    again = client.post("/v1/people", data={"name": "Grace"}, files=files(photos, "hopper"), headers=headers)
+    assert first.status_code == again.status_code == 201 and again.json() == first.json()
+    assert again.headers["location"] == first.headers["location"] and again.headers["etag"] == first.headers["etag"]
+    path = f"/v1/people/{first.json()['id']}/photos"
+    assert codes(client.post(path, files=files(photos, "hopper"))) == {"hopper.png": "already_known"}
+    assert len(client.get("/v1/log").json()["changes"]) == 1
