@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +60,17 @@ def test_faces_that_are_not_clearly_the_persons(gallery: Gallery, faces: list[np
     embeddings = np.stack(faces) if faces else np.empty((0, DIMENSION), np.float32)
     with pytest.raises(enrolment.NoClearFace, match=reason):
         enrolment.face_like_others(gallery, "Anna", embeddings)
+
+
+def test_somebody_below_the_own_threshold_is_not_named(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = gallery.identify
+
+    def unsure(*given: Any, **options: Any) -> Any:
+        return [dataclasses.replace(match, name=None) for match in named(*given, **options)]
+
+    monkeypatch.setattr(gallery, "identify", unsure)
+    with pytest.raises(enrolment.NoClearFace, match="the one like Anna is more like somebody else"):
+        enrolment.face_like_others(gallery, "Anna", np.stack([like(0.6, 0, 1), axis(3)]))
 
 
 def test_nobody_known_has_no_clear_face(gallery: Gallery) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import pickle
 import socket
@@ -16,14 +18,41 @@ from facespace.server.connections import MAX_HEADER_BYTES, Connections
 from facespace.server.settings import Settings
 from support.service import wait_until
 
+LARGE = 2**25  # bytes; more than a system keeps for a connection
+
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/slow":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hi", "more_body": True})
+        with contextlib.suppress(asyncio.TimeoutError):  # until the client is gone
+            while (await asyncio.wait_for(receive(), 3))["type"] != "http.disconnect":
+                pass
+        return
+    if scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a" * LARGE})
+        return
+    if scope["path"] == "/endless":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(10_000):
+            await send({"type": "http.response.body", "body": b"a" * 2**16, "more_body": True})
+            await asyncio.sleep(0)
+        return
+    if scope["path"] == "/all":
+        n_bytes, more = 0, True
+        while more:
+            message = await receive()
+            n_bytes, more = n_bytes + len(message["body"]), message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
+        await send({"type": "http.response.body", "body": str(n_bytes).encode()})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"hi"})
 
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])
-def port(request: pytest.FixtureRequest) -> Iterator[int]:
+def server(request: pytest.FixtureRequest) -> Iterator[uvicorn.Server]:
     connections = Connections(Settings("x", header_seconds=0.5, max_connections=3))
     if request.param == "h11":
         import importlib.util as util
@@ -40,10 +69,16 @@ def port(request: pytest.FixtureRequest) -> Iterator[int]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_until(lambda: server.started, "the server did not start")
-    yield listener.getsockname()[1]
+    yield server
     server.should_exit = True
     thread.join()
     listener.close()
+
+
+@pytest.fixture
+def port(server: uvicorn.Server) -> int:
+    number: int = server.servers[0].sockets[0].getsockname()[1]
+    return number
 
 
 def connected(port: int) -> socket.socket:
@@ -119,3 +154,72 @@ def test_connections_are_bounded(port):
 def test_it_fits_into_a_pickle():
     again = pickle.loads(pickle.dumps(Connections(Settings("x", max_connections=7))))
     assert again._settings.max_connections == 7
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 4, id="headers of the next request"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 20, id="one header of the next request"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", id="whole requests"),
+    ],
+)
+def test_what_is_sent_while_a_request_is_answered_is_bounded(request, port, flood):
+    start, _, rest = flood.partition(b"Host: a\r\n")
+    piece = flood if rest == b"\r\n" else rest
+    with connected(port) as one:
+        one.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n" + (b"" if piece is flood else start + b"Host: a\r\n"))
+        assert one.recv(65536).startswith(b"HTTP/1.1 200")
+        # h11 reads no more then, so that nothing grows
+        assert is_cut_off(one, piece * (2**16 // len(piece)), or_waits="h11" in request.node.name)
+
+
+def test_what_follows_a_body_is_bounded(port):
+    with connected(port) as one:
+        one.sendall(b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n")
+        assert one.recv(65536).startswith(b"HTTP/1.1 200")
+        assert is_cut_off(one, b"A: b\r\n" * 10_000, or_waits=True)
+
+
+def test_a_long_body_is_no_header(port):
+    with connected(port) as one:
+        one.sendall(b"POST /all HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        for _ in range(100):
+            one.sendall(b"a" * 10_000)
+        answer = one.recv(65536)
+        while not answer.endswith(b"1000000"):
+            answer += one.recv(65536)
+
+
+@pytest.mark.parametrize("path", ["/large", "/endless"])
+def test_who_does_not_read_an_answer_is_left(server, port, path):
+    wait_until(lambda: not server.server_state.connections, "connections of other tests are open")
+    with connected(port) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: len(server.server_state.connections) == 1, "it was not connected")
+        wait_until(lambda: not server.server_state.connections, "the connection is still open", seconds=20)
+
+
+def test_who_reads_slowly_gets_the_whole_answer(port):
+    with connected(port) as one:
+        one.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        n_bytes = 0
+        while n_bytes < LARGE:
+            part = one.recv(2**20)
+            assert part
+            n_bytes += len(part)
+            threading.Event().wait(0.02)
+
+
+def is_cut_off(one: socket.socket, flood: bytes, *, or_waits: bool) -> bool:
+    """Whether the other side ends the connection long before it has taken 64 MiB, or takes no more of it."""
+    one.settimeout(1)
+    try:
+        for _ in range(2**26 // len(flood)):
+            one.sendall(flood)
+    except TimeoutError:
+        return or_waits
+    except OSError:
+        return True
+    return False

@@ -160,6 +160,21 @@ def test_too_many_listeners(events: Events, monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(listen())
 
 
+def test_one_key_does_not_take_all_streams(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LISTENERS_OF_ONE", 2)
+
+    async def listen() -> None:
+        first = events.listen("ada")
+        events.listen("ada")
+        with pytest.raises(RuntimeError, match="this key has 2 event streams already"):
+            events.listen("ada")
+        events.listen("ben")
+        first.close()
+        events.listen("ada")
+
+    asyncio.run(listen())
+
+
 def test_two_workers_see_each_others_events(events: Events, tmp_path: Path) -> None:
     begin = events.newest()
     code = (

@@ -78,3 +78,11 @@ def test_if_match(store):
         with pytest.raises(Problem) as caught:
             people.if_match(request(value), gallery, ada.id)
         assert caught.value.status == status
+
+
+def test_metadata_that_no_answer_can_tell_is_left_out():
+    deep = {"a": 1}
+    for _ in range(300):
+        deep = {"a": deep}
+    assert people.encodable(deep) == {}
+    assert people.encodable({"a": [[1]]}) == {"a": [[1]]}

@@ -10,7 +10,9 @@ from starlette.exceptions import HTTPException
 
 from facespace.errors import GalleryError, ImageError, ModelError, UnknownPerson
 from facespace.identification.stores.protocol import Conflict, NoSuchCollection
+from facespace.server import problems as problems_module
 from facespace.server.problems import PROBLEMS, Problem, as_problem, problem_body, problems
+from facespace.server.state import StateError
 from support.service import running_service
 
 
@@ -42,6 +44,15 @@ def test_errors_have_their_problem(error, status, code):
     assert (problem.status, problem.code) == (status, code)
     if status in (429, 503):
         assert int(problem.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("kind", [GalleryError, StateError, ModelError])
+def test_where_the_store_is_stands_in_the_log_alone(kind, monkeypatch):
+    written = []
+    monkeypatch.setattr(problems_module, "log", lambda message, **fields: written.append(fields["reason"]))
+    problem = as_problem(kind("/srv/faces/people.gallery: the disk is full"))
+    assert problem.detail == "the disk is full"
+    assert written == ["/srv/faces/people.gallery: the disk is full"]
 
 
 def test_other_errors_are_failures():

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from facespace.identification.stores.sealing import VARIABLE
+from facespace.server.answers import Answer, Answers
+from facespace.server.events import Events
 from facespace.server.state import FILE, VERSION, State, StateError, serving
+from facespace.server.webhooks import Webhooks
+from support.service import wait_until
 
 PRIVATE = [stat.S_IRUSR | stat.S_IWUSR]
 
@@ -239,3 +244,70 @@ def test_the_lock_of_a_killed_server_is_gone(tmp_path: Path):
         one.wait()
     with serving(tmp_path / "state"):
         pass
+
+
+def test_texts_are_sealed_with_the_key_of_the_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = State(tmp_path / "state")
+    assert plain.sealed("Ada") == "Ada"
+    plain.close()
+    monkeypatch.setenv(VARIABLE, "correct horse battery")
+    first, second = State(tmp_path / "state"), State(tmp_path / "state")  # two workers
+    sealed = first.sealed("Ada")
+    assert "Ada" not in sealed
+    assert (second.opened(sealed), second.opened("Ada")) == ("Ada", "Ada")
+    with pytest.raises(StateError, match="damaged"):
+        second.opened(sealed[:-8] + "AAAAAAAA")
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize(("key", "said"), [("", f"set the variable {VARIABLE}"), ("x" * 20, "with another key")])
+def test_another_key_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, said: str):
+    monkeypatch.setenv(VARIABLE, "correct horse battery")
+    state = State(tmp_path / "state")
+    state.sealing()
+    state.close()
+    monkeypatch.setenv(VARIABLE, key)
+    again = State(tmp_path / "state")  # keys are made and listed without it
+    with pytest.raises(StateError, match=rf"{said}.* or give another folder \(--state\)"):
+        again.sealing()
+    again.close()
+
+
+def test_nothing_of_people_is_readable_in_the_state_of_an_encrypted_gallery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(VARIABLE, "correct horse battery")
+    state = State(tmp_path / "state")
+    events, answers = Events(state), Answers(state)
+    webhooks = Webhooks(state, events)
+    new = webhooks.create("https://example.com/")
+    answers.begin("key", "hash", "request", "default", "owner")
+    answers.finish("owner", Answer(200, {}, b'{"name":"Zzyzx"}'))
+    events.emit("enrolled", "default", {"person": {"id": "1", "name": "Zzyzx"}})
+    wait_until(lambda: webhooks.spread() or bool(webhooks.due(set())), "no delivery was made")
+    written = b"".join(path.read_bytes() for path in state.folder.iterdir())
+    assert b"Zzyzx" not in written
+    assert new.secret.encode() not in written
+    (delivery,) = webhooks.due(set())
+    assert (delivery.secret, b"Zzyzx" in delivery.body) == (new.secret, True)
+    webhooks.failed(delivery, "gone", delays=())
+    assert webhooks.dead(new.id)[0].event["person"]["name"] == "Zzyzx"
+    assert '"Zzyzx"' in events.after(0)[0].json
+    given = answers.begin("key", "hash", "request", "default", "other")
+    assert given is not None
+    assert given.body == b'{"name":"Zzyzx"}'
+    events.close()
+    state.close()
+
+
+def test_what_a_killed_server_left_of_exports_is_deleted(tmp_path: Path):
+    folder = tmp_path / "state"
+    (folder / "export-abc").mkdir(parents=True)
+    (folder / "export-abc" / "people.facespace").write_text("Ada")
+    (folder / "import-abc.facespace").write_text("Ada")
+    (folder / "kept").write_text("")
+    folder.chmod(0o700)
+    with serving(folder):
+        assert not list(folder.glob("*port-*"))
+        assert (folder / "kept").exists()

@@ -19,6 +19,7 @@ from facespace.pipeline.photos import Photo
 from facespace.server import unknowns as module
 from facespace.server.problems import Problem
 from facespace.server.unknowns import Unknowns
+from support.served_people import add_drawn
 from support.service import running_service, service_behind, wait_until
 
 POINTS = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
@@ -78,6 +79,18 @@ def test_old_faces_are_erased(client, unknowns):
     unknowns.flush()
     assert unknowns.keep("default", drawn(client, 3), [0]) == {}
     assert unknowns.expire() == 1
+
+
+def test_removed_people_are_erased_while_the_service_runs(client, unknowns):
+    service = service_behind(client)
+    for collection in ("default", "staff"):
+        add_drawn(client, {"Ada": [1]}, collection=collection)
+        gallery = service.galleries.get(collection)
+        gallery.set_retention(10)
+        client.delete(f"/v1/people/{gallery.store.find('Ada').id}?collection={collection}", headers={"if-match": "*"})
+    assert unknowns.erase_removed() == 0
+    assert unknowns.erase_removed(time.time() + 11 * 86_400) == 2
+    assert unknowns.erase_removed(time.time() + 11 * 86_400) == 0
 
 
 def test_of_too_many_the_oldest_go(client, unknowns, monkeypatch):

@@ -58,6 +58,8 @@ def name_means(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
         "100.64.0.1",
         "100.100.100.200",
         "168.63.129.16",
+        "192.0.0.192",
+        "64:ff9b:1::a00:1",
         "0.0.0.0",
         "255.255.255.255",
         "224.0.0.1",

@@ -32,6 +32,7 @@ from facespace.identification.stores.protocol import (
 )
 from facespace.io.text import clean_name
 
+_LOG = 10_000  # entries of the log that are looked at
 _TRIES = 20
 
 
@@ -259,12 +260,29 @@ def merge(store: Store, names: Sequence[Who], into: Who) -> Done:
     return Done(_apply(store, change), moved)
 
 
+def merged_into(store: Store, person: int) -> list[int]:
+    """The numbers of removed people whose photos merging gave to that person, also by way of others.
+
+    They are the same person under other names: who is erased is to be erased under these too.
+    """
+    merges = [
+        one.change for one in store.log(_LOG) if one.kind == "merge" and one.change is not None and not one.undone
+    ]
+    found = [person]
+    for number in found:  # grows meanwhile
+        for change in merges:
+            if any(photo.after == number for photo in change.photos):
+                found += [one.id for one in change.people if one.after is None and one.id not in found]
+    there = {one.id for one in store.get(found[1:])}
+    return [number for number in found[1:] if number not in there]
+
+
 def undo(store: Store, number: int | None = None) -> LogEntry:
     """Take back the change of that number in the log, or the last one that can be; returns which it was.
 
     `GalleryError` where there is none, or where the same people or photos were changed since.
     """
-    entries = store.log(10_000)
+    entries = store.log(_LOG)
     if number is None:
         chosen = next(
             (one for one in entries if one.change is not None and not one.undone and one.kind != "undo"), None

@@ -86,7 +86,7 @@ def face_like_others(gallery: Gallery, name: str, embeddings: Vectors) -> int:
         )
     (match,) = gallery.identify(_row(embeddings, best))
     if match.nearest != clean_name(name):
-        raise NoClearFace(f"{n} faces, the one like {name} is more like {match.nearest}")
+        raise NoClearFace(f"{n} faces, the one like {name} is more like {match.name or 'somebody else'}")
     return best
 
 

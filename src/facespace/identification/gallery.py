@@ -102,7 +102,7 @@ class Gallery:
         self._embedder = embedder
         self._claimed = False
         if create:
-            self._erase_what_is_due()
+            self.erase_what_is_due()
         if embedder is not None:
             try:
                 self._check_model(embedder, create)
@@ -291,15 +291,20 @@ class Gallery:
         return self._store.erase(before=before)
 
     def set_retention(self, days: float | None) -> None:
-        """Erase what was removed so many days ago whenever the gallery is opened to be changed; None: never by itself."""
+        """Erase what was removed so many days ago whenever the gallery is opened to be changed; None: never by itself.
+
+        Who keeps a gallery open for long calls `erase_what_is_due` now and then, as `facespace serve` does.
+        """
         if days is not None and not 0 <= days < 36_500:
             raise ValueError(f"a retention must be from 0 to 36,500 days, got {days}")
         self._store.set("retention_days", days)
 
-    def _erase_what_is_due(self) -> None:
+    def erase_what_is_due(self, now: float | None = None) -> int:
+        """Erase what was removed longer ago than `set_retention` says; returns how many photos that were."""
         days = self._store.setting("retention_days")
-        if isinstance(days, (int, float)) and 0 <= days < 36_500:
-            self._store.erase(before=time.time() - days * 86_400)
+        if not isinstance(days, (int, float)) or not 0 <= days < 36_500:
+            return 0
+        return self._store.erase(before=(time.time() if now is None else now) - days * 86_400)
 
     @overload
     def identify(

@@ -20,6 +20,8 @@ from facespace.server.service import Service, service_of
 # or all of the service, which only keys for all collections may.
 Scope = Literal["named", "callers", "all"]
 DEFAULT_COLLECTION = "default"
+# What proxies add to a request, beside X-Forwarded-…
+_OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def authenticate(request: Request) -> Caller:
         raise _unauthorized("the key is wrong, expired or revoked; make a new one (facespace serve key create)")
     if not is_open(service):
         raise _unauthorized("a key is needed: send Authorization: Bearer <key>")
-    if "x-forwarded-for" in request.headers or "forwarded" in request.headers:
+    if any(name in _OF_PROXIES or name.startswith("x-forwarded-") for name in request.headers):
         raise _unauthorized("this request came through a proxy: a key is needed (facespace serve key create)")
     return Caller(None, "", "admin", None)
 

@@ -57,7 +57,7 @@ class Answers:
                     "this Idempotency-Key was used with another request within a day; make a new one for each request",
                 )  # fmt: skip
             if found is not None and found[2] is not None:
-                return Answer(found[2], json.loads(found[3] or "{}"), found[4] or b"")
+                return Answer(found[2], json.loads(found[3] or "{}"), self._opened(found[4]))
             if found is not None and found[1] > now:
                 wait = str(max(1, math.ceil(found[1] - now)))
                 raise Problem(409, "in_progress", "the same request is still running", headers={"Retry-After": wait})
@@ -85,7 +85,7 @@ class Answers:
         with self._state.transaction() as connection:
             connection.execute(
                 "UPDATE answer SET status = ?, headers = ?, body = ?, owner = NULL WHERE owner = ?",
-                (answer.status, json.dumps(answer.headers), answer.body, owner),
+                (answer.status, json.dumps(answer.headers), self._sealed(answer.body), owner),
             )
 
     def release(self, owner: str) -> None:
@@ -101,3 +101,12 @@ class Answers:
                 (GONE, collection),
             )
         self._state.scrub()
+
+    def _sealed(self, body: bytes) -> str | bytes:
+        if not self._state.sealing().encrypted:
+            return body
+        return self._state.sealed(body.decode("utf-8", "surrogateescape"))
+
+    def _opened(self, body: str | bytes | None) -> bytes:
+        """A body as it was given; what was not encrypted stands as bytes."""
+        return self._state.opened(body).encode("utf-8", "surrogateescape") if isinstance(body, str) else (body or b"")

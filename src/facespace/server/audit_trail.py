@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facespace.server.access import Caller, Needs, address_of, named_collection
-from facespace.server.problems import Problem, problem_response, request_id_of
+from facespace.server.problems import Problem, problem_response, request_id_of, without_store
 from facespace.server.service import service_of
 from facespace.server.state import StateError
 
@@ -42,7 +42,9 @@ class AuditTrail:
                     await asyncio.to_thread(_record, scope, int(message["status"]))
                 except StateError as error:
                     failed = True
-                    detail = f"this could not be written into the audit log, though it may be done: {error}"
+                    detail = (
+                        f"this could not be written into the audit log, though it may be done: {without_store(error)}"
+                    )
                     problem = Problem(503, "store_unavailable", detail, headers={"Retry-After": "5"})
                     await problem_response(problem, request_id_of(Request(scope)))(scope, receive, send)
                     return

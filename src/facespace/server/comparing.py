@@ -33,13 +33,17 @@ class Comparison(NamedTuple):
     threshold: float
     rate: float
 
+    @property
+    def same(self) -> bool:
+        """Whether the similarity reaches the threshold."""
+        return self.similarity >= self.threshold
+
     def entry(self) -> dict[str, Any]:
         """What is answered of it; `same` and the two numbers agree after rounding too."""
         similarity, threshold = round(self.similarity, 4), round(self.threshold, 4)
-        same = self.similarity >= self.threshold
-        if same != (similarity >= threshold):
-            similarity = threshold if same else round(threshold - 0.0001, 4)
-        return {"same": same, "similarity": similarity, "threshold": threshold}
+        if self.same != (similarity >= threshold):
+            similarity = threshold if self.same else round(threshold - 0.0001, 4)
+        return {"same": self.same, "similarity": similarity, "threshold": threshold}
 
 
 def one_face(photo: AnalyzedPhoto, where: str) -> OneFace:

@@ -1,6 +1,7 @@
-"""How long a connection may take to send its headers, how long they may be, and how many connections there may be.
+"""What a connection may do: how long its headers may be and take, how slowly it may read, and how many there may be.
 
-uvicorn leaves these three open: a client that sends one byte a minute would keep its connection for ever.
+uvicorn leaves these open: a client that sends one byte a minute, or that does not read its answer, would keep its connection
+for ever.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from facespace.server.problems import MEDIA_TYPE, PROBLEMS, problem_body
 if TYPE_CHECKING:
     from facespace.server.settings import Settings
 
-MAX_HEADER_BYTES = 2**16  # of one request
+MAX_HEADER_BYTES = 2**16  # of one request; also of the lines between the pieces of a body, and of what follows it
+MAX_PIPELINED = 16  # requests of one connection that wait for the answer to an earlier one
+_LEAST_READ = 1024  # bytes a second of an answer that a client has to read
 
 
 class Connections:
@@ -46,11 +49,15 @@ def _http_1() -> Any:
 
 
 def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
+    counts = hasattr(protocol, "on_headers_complete")
+
     class Limited(protocol):  # type: ignore[misc]
         """A connection with limits."""
 
         _timer: asyncio.TimerHandle | None = None
+        _reader_timer: asyncio.TimerHandle | None = None
         _n_header_bytes = 0
+        _got_on = False  # whether the data at hand ended headers, or had a part of a body
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -60,19 +67,44 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
                 self._arm()
 
         def data_received(self, data: bytes) -> None:
+            self._got_on = False
             super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:  # a request is being answered
-                self._disarm()
+            if self.transport.is_closing():
                 return
-            self._n_header_bytes += len(data)
-            if self._n_header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            answering = self._is_answering()
+            if answering:
+                self._disarm()
+            # h11 bounds what it keeps by itself; httptools keeps whatever is sent, while a request is answered too.
+            self._n_header_bytes = 0 if self._got_on or (answering and not counts) else self._n_header_bytes + len(data)
+            if self._n_header_bytes > MAX_HEADER_BYTES or len(getattr(self, "pipeline", ())) > MAX_PIPELINED:
                 self._refuse("headers_too_large", f"the headers of a request may have {MAX_HEADER_BYTES:,} bytes")
-            elif self._timer is None:
+            elif self._timer is None and not answering:
                 self._arm()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_reader()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._leave_reader()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._watch_reader()
 
         def connection_lost(self, error: Exception | None) -> None:
             self._disarm()
+            self._leave_reader()
             super().connection_lost(error)
+
+        def on_headers_complete(self) -> None:
+            self._got_on = True
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._got_on = self._got_on or self._is_answering()
+            super().on_body(body)
 
         def send_400_response(self, msg: str) -> None:
             del msg
@@ -81,21 +113,49 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
         def _arm(self) -> None:
             self._timer = self.loop.call_later(settings.header_seconds, self._late)
 
+        def _is_answering(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
+
         def _disarm(self) -> None:
-            self._n_header_bytes = 0
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
         def _late(self) -> None:
             self._timer = None
-            if self.cycle is None or self.cycle.response_complete:
+            if not self._is_answering():
                 self._refuse("timeout", "the headers of the request did not arrive in time")
 
+        def _watch_reader(self) -> None:
+            """Look now and then whether the client reads what waits to be sent."""
+            if self._reader_timer is None:
+                self._look_again(self.transport.get_write_buffer_size())
+
+        def _look_again(self, n_bytes: int) -> None:
+            self._reader_timer = None
+            if n_bytes:
+                self._reader_timer = self.loop.call_later(settings.header_seconds, self._look_at_reader, n_bytes)
+
+        def _look_at_reader(self, n_bytes: int) -> None:
+            left = self.transport.get_write_buffer_size()
+            if left and left > n_bytes - _LEAST_READ * settings.header_seconds:
+                self._reader_timer = None
+                self.transport.abort()
+            else:
+                self._look_again(left)
+
+        def _leave_reader(self) -> None:
+            if self._reader_timer is not None:
+                self._reader_timer.cancel()
+                self._reader_timer = None
+
         def _refuse(self, code: str, detail: str, headers: bytes = b"") -> None:
-            if not self.transport.is_closing():
+            if self._is_answering():  # nothing can be said in the midst of another answer
+                self.transport.abort()
+            elif not self.transport.is_closing():
                 self.transport.write(_answer(code, detail, headers))
                 self.transport.close()
+                self._watch_reader()
 
     return Limited
 

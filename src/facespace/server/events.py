@@ -35,6 +35,7 @@ MAX_EVENTS = 100_000  # kept; older ones are deleted
 MAX_DAYS = 30  # that an event is kept
 MAX_WAITING = 10_000  # people seen that are not written yet; above it the oldest are left out
 MAX_LISTENERS = 1000  # open event streams of one worker
+MAX_LISTENERS_OF_ONE = 100  # of them, those of one key
 MAX_EVENT = 65_536  # characters of one event as JSON
 MAX_LISTED = 1000  # events given at once
 
@@ -193,7 +194,7 @@ class Events:
                 self._waiting.append(row)
             return
         with self._state.transaction() as connection:
-            _insert(connection, [row])
+            self._insert(connection, [row])
         self._wake()
 
     def anybody_listens(self) -> bool:
@@ -267,7 +268,7 @@ class Events:
             " ORDER BY number LIMIT ?",
             (*values, min(limit, MAX_LISTED)),
         )
-        found = [_event(row) for row in rows]
+        found = [self._event(row) for row in rows]
         full = len(found) == min(limit, MAX_LISTED)
         return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
 
@@ -301,12 +302,17 @@ class Events:
         if self._until < now + _LISTENS_ON / 2:
             self.set_listening("list", now + _LISTENS_ON)
 
-    def listen(self) -> Listener:
-        """A listener in the running event loop; close it. `RuntimeError` where there are too many, or none any more."""
-        listener = Listener(self, asyncio.get_running_loop())
+    def listen(self, caller: str = "") -> Listener:
+        """A listener in the running event loop, of a `caller` such as a key's id; close it.
+
+        `RuntimeError` where there are too many, or none any more.
+        """
+        listener = Listener(self, asyncio.get_running_loop(), caller)
         with self._lock:
             if self._closed or len(self._listeners) >= MAX_LISTENERS:
                 raise RuntimeError("closed" if self._closed else f"there are {MAX_LISTENERS} event streams already")
+            if sum(one.caller == caller for one in self._listeners) >= MAX_LISTENERS_OF_ONE:
+                raise RuntimeError(f"this key has {MAX_LISTENERS_OF_ONE} event streams already")
             self._listeners.add(listener)
             self._renewed = 0.0
             self._until = max(self._until, time.time() + 3 * _RENEW)  # at once in this worker
@@ -396,7 +402,7 @@ class Events:
             if not rows:
                 return False
             with self._state.transaction(durable=False) as connection:
-                _insert(connection, rows)
+                self._insert(connection, rows)
             with self._lock:
                 for row in rows:  # those that were left out meanwhile, as too many came, are gone already
                     if self._waiting and self._waiting[0] is row:
@@ -411,9 +417,9 @@ class Events:
             )
             if not rows:
                 return
+            events = [self._event(row) for row in rows]
             with self._lock:
-                for row in rows:
-                    event = _event(row)
+                for event in events:
                     if len(self._recent) == _RECENT:
                         self._recent_after = self._recent[0].number
                     self._recent.append(event)
@@ -423,6 +429,16 @@ class Events:
                 listener.wake()
             for callback in self._callbacks:
                 callback()
+
+    def _insert(self, connection: Connection, rows: Iterable[tuple[float, str, str, str | None, str]]) -> None:
+        connection.executemany(
+            "INSERT INTO event (at, kind, collection, person, body) VALUES (?, ?, ?, ?, ?)",
+            [(*row, self._state.sealed(body)) for *row, body in rows],
+        )
+
+    def _event(self, row: tuple[Any, ...]) -> Event:
+        number, kind, collection, person, body = row
+        return Event(number, kind, collection, person, with_id(number, self._state.opened(body)))
 
     def _own_until(self) -> float:
         with self._lock:
@@ -467,8 +483,9 @@ class Events:
 class Listener:
     """Somebody who waits for events in an event loop. It keeps no events: who is slow reads them when it is ready."""
 
-    def __init__(self, events: Events, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, events: Events, loop: asyncio.AbstractEventLoop, caller: str = "") -> None:
         self._events = events
+        self.caller = caller
         self._loop = loop
         self._new = asyncio.Event()
 
@@ -502,16 +519,7 @@ def _is_ignored(data: Mapping[str, Any]) -> bool:
     return isinstance(unknown, dict) and unknown.get("reason") == "ignored"
 
 
-def _insert(connection: Connection, rows: Iterable[tuple[float, str, str, str | None, str]]) -> None:
-    connection.executemany("INSERT INTO event (at, kind, collection, person, body) VALUES (?, ?, ?, ?, ?)", rows)
-
-
 def _set_mark(connection: Connection, name: str, number: int) -> None:
     connection.execute(
         "INSERT INTO event_mark VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = excluded.number", (name, number)
     )
-
-
-def _event(row: tuple[Any, ...]) -> Event:
-    number, kind, collection, person, body = row
-    return Event(number, kind, collection, person, with_id(number, body))

@@ -145,7 +145,9 @@ class Verified(Answer):
         "strangers."
     )
     faces: list[ComparedFace] = Field(description="The largest face of each photo.")
-    person: PersonOfFace | None = Field(None, description="Whom the photo was compared with, if it was a person.")
+    person: PersonOfFace | None = Field(
+        None, description="Whom the photo was compared with, if it was a person; null where it shows somebody else."
+    )
 
 
 class VerifiedPhoto(Answer):

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facespace.server.access import Caller, named_collection
 from facespace.server.answers import GONE, Answer, Answers
-from facespace.server.problems import Problem, as_problem, problem_response, request_id_of
+from facespace.server.problems import Problem, as_problem, problem_response, request_id_of, without_store
 from facespace.server.service import service_of
 from facespace.server.state import StateError
 
@@ -115,7 +115,7 @@ class Erasure:
                     await asyncio.to_thread(service_of(request).answers.erase, named_collection(request))
                 except StateError as error:
                     failed = True
-                    detail = f"erased from the gallery, but not from the answers kept for a day: {error}"
+                    detail = f"erased from the gallery, but not from the answers kept for a day: {without_store(error)}"
                     problem = Problem(503, "store_unavailable", detail, headers={"Retry-After": "5"})
                     await problem_response(problem, request_id_of(request))(scope, receive, send)
             if not failed:

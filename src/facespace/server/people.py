@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from facespace.identification import edits
 from facespace.identification.edits import Seen
 from facespace.identification.gallery import Gallery
+from facespace.identification.stores.changes import MAX_METADATA_DEPTH, depth_of
 from facespace.identification.stores.protocol import Store, StoredPerson, StoredPhoto
 from facespace.io.text import clean_name, one_line
 from facespace.server.problems import Problem
@@ -102,14 +103,20 @@ def photo_entry(photo: StoredPhoto) -> dict[str, Any]:
 
 
 def encodable(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that UTF-8 can tell: halves of letters, which JSON escapes can hold, become question marks.
+    """Metadata that an answer can tell: halves of letters, which JSON escapes can hold, become question marks.
+
+    Metadata that is deeper than any is taken now, as of a gallery that was made elsewhere, is left out.
 
     >>> encodable({"a": chr(0xD800), "b": 1})
     {'a': '?', 'b': 1}
     """
-    text = json.dumps(metadata, ensure_ascii=False)
     try:
+        text = json.dumps(metadata, ensure_ascii=False)
+        if depth_of(text) > MAX_METADATA_DEPTH:
+            return {}
         text.encode()
+    except RecursionError:
+        return {}
     except UnicodeEncodeError:
         return dict(json.loads(text.encode("utf-8", "replace")))
     return metadata

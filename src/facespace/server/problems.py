@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from facespace.errors import FacespaceError, GalleryError, ImageError, ModelErro
 from facespace.identification.edits import NameTaken, NoSuchPhoto, Refused, Stale
 from facespace.identification.stores.protocol import Conflict, NoSuchCollection
 from facespace.io.text import plain_text
+from facespace.server.logs import log
 from facespace.server.state import StateError
 
 MEDIA_TYPE = "application/problem+json"
@@ -177,14 +179,14 @@ def as_problem(error: Exception) -> Problem | None:
         return Problem(409, "conflict", without_store(error))
     if isinstance(error, Conflict):
         return Problem(409, "conflict", without_store(error))
-    if isinstance(error, GalleryError):
-        return Problem(503, "store_unavailable", str(error), headers={"Retry-After": "5"})
-    if isinstance(error, StateError):
-        return Problem(503, "store_unavailable", str(error), headers={"Retry-After": "5"})
+    if isinstance(error, (GalleryError, StateError)):
+        log("the store cannot be used", level=logging.ERROR, reason=str(error))
+        return Problem(503, "store_unavailable", without_store(error), headers={"Retry-After": "5"})
     if isinstance(error, ImageError):
         return Problem(422, "unreadable_image", error.reason)
     if isinstance(error, ModelError):
-        return Problem(503, "store_unavailable", str(error), headers={"Retry-After": "60"})
+        log("a model cannot be used", level=logging.ERROR, reason=str(error))
+        return Problem(503, "store_unavailable", without_store(error), headers={"Retry-After": "60"})
     return None
 
 

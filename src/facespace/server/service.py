@@ -37,6 +37,7 @@ class Service:
         self.metrics = Metrics()
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
+        self.state.sealing()  # a key that is missing is said now, and not by the first event
         self.keys = Keys(self.state)
         self.choices = Choices(settings)
         self.audit = Audit(self.state)

@@ -1,7 +1,8 @@
 """The service's own file: its keys, settings, events, webhooks, answers kept for retries and audit log.
 
 Faces and names are in the gallery. What only the service needs is in `service.sqlite` in its state folder, a file that all
-workers of one service share. Each module makes the tables it uses by `State.table`.
+workers of one service share. Each module makes the tables it uses by `State.table`. Where `FACESPACE_GALLERY_KEY` holds a
+key, what names people here for a while (events, kept answers, deliveries) is encrypted with it too: `State.sealed`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from facespace.errors import FacespaceError
+from facespace.errors import FacespaceError, GalleryError
+from facespace.identification.stores.sealing import VARIABLE, Sealing, new_sealing, sealing_of
 from facespace.io.text import one_line
 
 FILE = "service.sqlite"
@@ -27,6 +29,8 @@ _APPLICATION = 0x46535356  # "FSSV", how SQLite files say whose they are
 _BUSY_MS = 10_000
 _LITTLE_ROOM = 2**20  # bytes
 MAX_VALUE = 64 * 2**20  # bytes of one value in the file
+_SEALED = "sealed:"  # how a text begins that is encrypted; JSON never does
+_LEFT = ("export-*", "import-*")  # files of requests, which a killed process leaves behind
 
 
 class StateError(FacespaceError):
@@ -55,6 +59,7 @@ class State:
         self._process = os.getpid()
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
+        self._sealing: Sealing | None = None
         _make_private(self.path)
         with self._errors():
             # Two connections: a reader of a write-ahead log never waits for a writer's disk.
@@ -172,6 +177,45 @@ class State:
                 (key, json.dumps(value, sort_keys=True)),
             )
 
+    def sealed(self, text: str) -> str:
+        """A text that may name people, as it is written: encrypted where the gallery's key is set."""
+        sealing = self.sealing()
+        return _SEALED + sealing.seal_text(text) if sealing.encrypted else text
+
+    def opened(self, text: str) -> str:
+        """The text that `sealed` was given; one that was written before a key was set is as it is."""
+        if not text.startswith(_SEALED):
+            return text
+        try:
+            return self.sealing().open_text(text[len(_SEALED) :])
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
+
+    def sealing(self) -> Sealing:
+        """How texts are sealed; `StateError` where some were with a key that is not set any more."""
+        with self._write_lock:
+            if self._sealing is not None:
+                return self._sealing
+            told = self.setting("sealing")
+            try:
+                if told is None and os.environ.get(VARIABLE):
+                    with self.transaction():
+                        sealing, made = new_sealing()
+                        told = self._told_of_sealing()
+                        if told is None:
+                            self.set("sealing", made)
+                            self._sealing = sealing
+                            return sealing
+                self._sealing = sealing_of(told, str(self.path))
+            except GalleryError as error:
+                raise StateError(f"{error}, or give another folder (--state) and make new keys") from None
+            return self._sealing
+
+    def _told_of_sealing(self) -> Any:
+        """What the file tells by now, within a change: another worker may have been first."""
+        found = self._writer.execute("SELECT value FROM setting WHERE key = 'sealing'").fetchone()
+        return None if found is None else json.loads(found[0])
+
     def scrub(self) -> None:
         """Move the log into the file and empty it: what was deleted is overwritten on the disk, unless somebody reads."""
         with self._write_lock, self._errors():
@@ -258,9 +302,20 @@ def serving(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise StateError(f"{folder}: cannot be locked ({error.strerror}){_remedy(folder, str(error))}") from None
     try:
+        _clear(folder)
         yield
     finally:
         lock.release()
+
+
+def _clear(folder: Path) -> None:
+    """Delete files of requests that a killed process has left: they may hold everybody, not encrypted."""
+    for left in (path for pattern in _LEFT for path in folder.glob(pattern)):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def _make_private(path: Path) -> None:

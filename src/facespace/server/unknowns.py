@@ -312,6 +312,10 @@ class Unknowns:
                     n_erased += _erase(gallery, [one.id for one in oldest[start : start + _BATCH]])
         return n_erased
 
+    def erase_removed(self, now: float | None = None) -> int:
+        """Erase what was removed from any collection longer ago than its retention; returns how many photos that were."""
+        return sum(self._galleries.get(name).erase_what_is_due(now) for name in self._galleries.names())
+
     def _run(self) -> None:
         expires = time.monotonic() + 1.0
         while True:
@@ -328,6 +332,7 @@ class Unknowns:
             if time.monotonic() >= expires:
                 expires = time.monotonic() + _EXPIRE_EVERY
                 self._try(self.expire)
+                self._try(self.erase_removed)
 
     def _try(self, work: Callable[[], object]) -> None:
         """Do it, or log why not: where a store is gone for a moment, the faces it did not take are lost, and others come."""

@@ -32,6 +32,10 @@ EVENT_ID_HEADER = "X-Facespace-Event-Id"
 _MOST_READ = 4096  # bytes of an answer's body; what it says is not kept
 # Addresses of clouds' metadata that no range below covers: Azure's. Those of others are link-local, CGNAT or ULA.
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
+# Ranges of IANA's special-purpose registries that older versions of Python call public.
+_SPECIAL = (
+    ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("192.88.99.0/24"), ipaddress.ip_network("64:ff9b:1::/48"),
+)  # fmt: skip
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCAL_NAMES = ("localhost", "localhost.localdomain")
 
@@ -132,8 +136,14 @@ def check_address(address: Address, *, allow_private: bool = False) -> None:
         return
     # An address that wraps a public IPv4 address is public, whatever its own range is registered as.
     decisive = inner or [address]
-    if any(not one.is_global or one in _METADATA or getattr(one, "is_site_local", False) for one in decisive):
+    if any(not _is_public(one) for one in decisive):
         raise TargetRefused(f"{_shown(address)} is not a public address; webhooks to it are refused")
+
+
+def _is_public(address: Address) -> bool:
+    if not address.is_global or address in _METADATA or getattr(address, "is_site_local", False):
+        return False
+    return not any(address in network for network in _SPECIAL)
 
 
 def _inner(address: Address) -> list[Address]:

@@ -135,7 +135,7 @@ class Webhooks:
             connection.execute(
                 "INSERT INTO webhook VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                 (
-                    new.id, url, new.secret, None if wanted is None else json.dumps(wanted), collection, person, label,
+                    new.id, url, self._state.sealed(new.secret), None if wanted is None else json.dumps(wanted), collection, person, label,
                     time.time(), plain_text(created_by)[:_MAX_LABEL], newest,
                 ),
             )  # fmt: skip
@@ -174,7 +174,7 @@ class Webhooks:
     def dead(self, identifier: str, *, after: int = 0, limit: int = 100) -> list[DeadLetter]:
         """Dead letters of a webhook, oldest first, from behind the number `after`."""
         return [
-            DeadLetter(number, json.loads(body), attempts, error or "", due)
+            DeadLetter(number, json.loads(self._state.opened(body)), attempts, error or "", due)
             for number, body, attempts, error, due in self._state.rows(
                 "SELECT number, body, attempts, error, due FROM webhook_delivery"
                 " WHERE webhook = ? AND dead = 1 AND number > ? ORDER BY number LIMIT ?",
@@ -220,7 +220,7 @@ class Webhooks:
                     # Not of somebody who was erased since it was read.
                     "INSERT INTO webhook_delivery (webhook, event, collection, person, body, attempts, due, dead)"
                     " SELECT ?, number, collection, person, ?, 0, ?, 0 FROM event WHERE number = ?",
-                    [(identifier, event.json, now, event.number) for event in found],
+                    [(identifier, self._state.sealed(event.json), now, event.number) for event in found],
                 )
                 if found:
                     _bound(connection, identifier)
@@ -239,7 +239,15 @@ class Webhooks:
                 (identifier, now),
             )
             found += [
-                Delivery(number, identifier, event, url, secret, body.encode(), attempts)
+                Delivery(
+                    number,
+                    identifier,
+                    event,
+                    url,
+                    self._state.opened(secret),
+                    self._state.opened(body).encode(),
+                    attempts,
+                )
                 for number, event, body, attempts in rows
             ]
         return found

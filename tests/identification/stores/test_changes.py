@@ -69,12 +69,19 @@ def deep(n: int) -> dict[str, Any]:
         (None, "must be a JSON object, got NoneType"), ([], "must be a JSON object, got list"),
         ({"a": math.nan}, "must be a JSON object"), ({"a": b"x"}, "must be a JSON object"), ({"a": {1, 2}}, "must be a JSON"),
         ({"a": "x" * 16_400}, "at most 16384 characters as JSON, got"), (deep(100_000), "must be a JSON object"),
+        (deep(101), "at most 100 levels deep, got 102"),
     ],
-    ids=["None", "list", "NaN", "bytes", "set", "long", "deep"],
+    ids=["None", "list", "NaN", "bytes", "set", "long", "deep", "too deep to be answered"],
 )  # fmt: skip
 def test_metadata_is_a_small_json_object(metadata: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         changes.checked_metadata(metadata)
+
+
+def test_deep_metadata_that_is_stored_already_does_no_harm() -> None:
+    row = ("Ada", None, {"metadata": deep(101)})
+    assert changes.state_from_row(*row).metadata == deep(101)
+    assert changes.checked_metadata({"a": '[[{"\\"' * 200, "b": deep(98)})
 
 
 def test_metadata_is_kept_as_json_keeps_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from facespace.server import admission
+from facespace.server.routes import collections as routes
 from support.served_people import add_drawn, names, refused
 from support.service import running_service, service_behind
 
@@ -50,7 +52,7 @@ def test_a_collection_is_made_and_seen(client):
         "\0",
     ):
         refused(client.post("/v1/collections", json={"name": wrong}), 422, "invalid")
-    for model in ("../../etc/passwd", "/etc/passwd", "no such model", ".hidden", ""):
+    for model in ("../../etc/passwd", "/etc/passwd", "no such model", ".hidden", "", "~", "C:\\x"):
         refused(client.post("/v1/collections", json={"name": "other", "model": model}), 422, "invalid")
     assert len(client.get("/v1/collections").json()["collections"]) == 2
 
@@ -90,6 +92,21 @@ def test_an_export_is_imported(client, tmp_path):
     assert names(client, collection="copy") == ["Ada", "Bob"]
     state = service_behind(client).state.path.parent
     assert not [one for one in os.listdir(state) if one.startswith(("import-", "export-"))], "nothing is left behind"
+
+
+def test_a_full_disk_is_told(client, monkeypatch):
+    add_drawn(client, {"Ada": [1]})
+    exported = client.get("/v1/collections/default/export")
+
+    def full(*given: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(routes, "export_gallery", full)
+    monkeypatch.setattr(routes, "import_gallery", full)
+    refused(client.get("/v1/collections/default/export"), 503, "store_unavailable")
+    refused(
+        client.post("/v1/collections/default/import", content=exported.content, headers=ZIP), 503, "store_unavailable"
+    )
 
 
 def test_an_empty_collection_is_no_file(client):

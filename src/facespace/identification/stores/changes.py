@@ -11,17 +11,26 @@ from facespace.identification.stores.protocol import Change, PersonChange, Perso
 from facespace.io.text import clean_name, plain_text
 
 MAX_METADATA = 16_384  # characters of a person's or a photo's metadata as JSON
+MAX_METADATA_DEPTH = 100  # lists and objects within each other; what writes JSON may end at a few hundred
 MAX_EXTERNAL_ID = 200
 TEMPLATES = ("", "mean", "best")
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def checked_metadata(metadata: Any) -> dict[str, Any]:
-    """Metadata as it is stored: a JSON object of at most 16,384 characters. `ValueError` otherwise.
+    """Metadata as it is stored: a JSON object of at most 16,384 characters, 100 levels deep. `ValueError` otherwise.
 
     >>> checked_metadata({"team": "blue"})
     {'team': 'blue'}
     """
+    kept = _stored_metadata(metadata)
+    if (depth := depth_of(json.dumps(kept))) > MAX_METADATA_DEPTH:
+        raise ValueError(f"metadata must be at most {MAX_METADATA_DEPTH} levels deep, got {depth}")
+    return kept
+
+
+def _stored_metadata(metadata: Any) -> dict[str, Any]:
+    """The same for what is stored already, at any depth."""
     if not isinstance(metadata, dict):
         raise ValueError(f"metadata must be a JSON object, got {type(metadata).__name__}")  # noqa: TRY004 - of a file too
     if not metadata:
@@ -34,6 +43,19 @@ def checked_metadata(metadata: Any) -> dict[str, Any]:
         raise ValueError(f"metadata must have at most {MAX_METADATA} characters as JSON, got {len(text)}")
     kept: dict[str, Any] = json.loads(text)
     return kept
+
+
+def depth_of(text: str) -> int:
+    """How many lists and objects of a JSON text are within each other.
+
+    >>> depth_of('{"a": [1, "[[["]}')
+    2
+    """
+    depth = deepest = 0
+    for mark in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text):
+        depth += (mark in "[{") - (mark in "]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def checked_external_id(value: Any) -> str:
@@ -68,7 +90,7 @@ def state_from_row(name: Any, external_id: Any, extra: dict[str, Any]) -> Person
     if templates not in TEMPLATES:
         raise ValueError("the templates of a person are neither mean nor best")
     external = "" if external_id is None else checked_external_id(external_id)
-    return PersonState(name, external, checked_metadata(extra.get("metadata", {})), tuple(rejected), templates)
+    return PersonState(name, external, _stored_metadata(extra.get("metadata", {})), tuple(rejected), templates)
 
 
 def change_to_json(change: Change) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +23,7 @@ from facespace.identification.stores.protocol import NoSuchCollection
 from facespace.identification.stores.records import Counts
 from facespace.server.acting import Admin, AdminOfAll, AnyOfCollections, AnyReader, acting, check_visible, collection_of
 from facespace.server.galleries import HIDDEN
+from facespace.server.logs import log
 from facespace.server.people import checked
 from facespace.server.problems import Problem, problems, without_store
 from facespace.server.service import Service, service_of
@@ -28,6 +31,7 @@ from facespace.server.service import Service, service_of
 MAX_COLLECTIONS = 1_000  # that one answer lists
 _MAX_DAYS = 36_500
 _PIECE = 2**20
+_MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = r"[A-Za-z_-][A-Za-z0-9_-]*"
 
 router = APIRouter(tags=["collections"])
@@ -119,7 +123,7 @@ async def create_collection(request: Request, caller: AdminOfAll, wanted: NewCol
     service = service_of(request)
     if wanted.name.endswith(HIDDEN):
         raise Problem(422, "invalid", f"the name of a collection must not end with {' or '.join(HIDDEN)}")
-    if wanted.model is not None and (os.sep in wanted.model or "/" in wanted.model or wanted.model.startswith(".")):
+    if wanted.model is not None and not re.fullmatch(_MODEL, wanted.model):
         raise Problem(422, "invalid", "model must be the name of a model, not a path")
 
     def create() -> dict[str, Any]:
@@ -206,7 +210,8 @@ async def export_collection(request: Request, caller: Admin, name: str) -> Strea
     del caller
     service = service_of(request)
     gallery = await _named(service, name)
-    file = await service.engine.run(_exported, service, gallery)
+    with _room_on_disk():
+        file = await service.engine.run(_exported, service, gallery)
 
     async def pieces() -> AsyncIterator[bytes]:
         with contextlib.closing(file):
@@ -244,7 +249,10 @@ async def import_collection(
     if kind not in ("application/zip", "application/octet-stream"):
         raise Problem(415, "unsupported_media_type", "the body must be application/zip or application/octet-stream")
     gallery = await _named(service, name)
-    with tempfile.NamedTemporaryFile(dir=_folder(service), prefix="import-", suffix=".facespace") as file:
+    with (
+        _room_on_disk(),
+        tempfile.NamedTemporaryFile(dir=_folder(service), prefix="import-", suffix=".facespace") as file,
+    ):
         async for piece in request.stream():  # bounded by `admission.MAX_IMPORT`
             await service.engine.run(file.write, piece)
         await service.engine.run(file.flush)
@@ -278,6 +286,17 @@ def _exported(service: Service, gallery: Gallery) -> Any:
                 raise Problem(409, "conflict", without_store(error)) from None
             raise
         return path.open("rb")
+
+
+@contextlib.contextmanager
+def _room_on_disk() -> Iterator[None]:
+    """503 where the file of a request cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        log("a file in the state folder cannot be written", level=logging.ERROR, reason=error.strerror)
+        detail = "the service has no room for the file, or cannot write it; its log says why"
+        raise Problem(503, "store_unavailable", detail, headers={"Retry-After": "60"}) from None
 
 
 def _folder(service: Service) -> str:

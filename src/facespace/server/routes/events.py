@@ -137,7 +137,7 @@ async def stream_events(
         raise Problem(422, "invalid", f"Last-Event-ID must be the id of an event, got {text[:19]!r}")
     number = None if text is None else min(int(text), _LARGEST)
     try:
-        listener = events.listen()
+        listener = events.listen(caller.key_id or "")
     except RuntimeError as error:
         if events.closed:
             raise Problem(503, "shutting_down", "the service is shutting down", headers={"Retry-After": "5"}) from None

@@ -235,7 +235,7 @@ async def verify(
                 **compared.entry(),
                 "false_match_rate": compared.rate,
                 "faces": [face_of(first)],
-                "person": person_entry(stored),
+                "person": person_entry(stored) if compared.same else None,
             }
         )
     if not others:

@@ -378,23 +378,25 @@ async def erase_person(
 ) -> Erased:
     """Vectors, crops and what the log knows of the person are gone, of a removed person too; nothing undoes it.
 
-    Unnamed faces that are kept are not touched, nor are backups and exports.
+    So are the names of those who were merged into the person. Unnamed faces that are kept are not touched, nor are backups and exports.
     """
     service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
     def erase() -> int:
         store = gallery.store
+        also = edits.merged_into(store, number)
         try:
             who = if_match(request, gallery, number, needed=bool(store.get([number])))
             edits.remove(store, who)
         except UnknownPerson:
-            n_photos = store.erase([number])
+            n_photos = store.erase([number, *also])
             if not n_photos:
                 raise
         else:
-            n_photos = store.erase([number])
-        service.events.forget(collection, person_id)
+            n_photos = store.erase([number, *also])
+        for one in (number, *also):
+            service.events.forget(collection, str(one))
         service.events.emit("removed", collection, {"person": {"id": person_id, "name": None}, "erased": True})
         return n_photos
 
