@@ -118,7 +118,7 @@ def test_against_a_service(
     cli: Cli, films: Path, hopper_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("facespace.embedding.embedder.Embedder.load", facespace.Embedder.load)
-    with live_service(tmp_path) as (client, service):
+    with live_service(tmp_path, unknowns_days=30.0) as (client, service):
         people = service.galleries.get()
         analyzer = facespace.FaceAnalyzer(service.engine.embedder("sface"), service.engine.detector("sface"))
         analyzer.enroll(people, "Grace Hopper", hopper_file, largest=True)
