@@ -37,9 +37,8 @@ def main() -> None:
         files = {name: demo._sample(*place) for name, place in demo.PORTRAITS.items()}
         stranger = demo._sample(*demo._STRANGER)
         photos = {name: variants(file, work / name, 5, side=480) for name, file in files.items()}
-        served.look_at(
-            photos["Eileen Collins"][:3]
-        )  # before she is known: they wait for a name, and are told to be hers
+        # Seen before she is known: these wait for a name, and are said to be hers.
+        served.look_at(variants(files["Eileen Collins"], work / "before", 3, side=360, start=40))
         for name, some in photos.items():
             served.enroll(name, some[:4])
         served.look_at(variants(stranger, work / "stranger", 3, side=480))
