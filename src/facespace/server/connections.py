@@ -66,7 +66,9 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
                 return
             self._n_header_bytes += len(data)
             if self._n_header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self._refuse("headers_too_large", f"the headers of a request may have {MAX_HEADER_BYTES:,} bytes")
+                self._refuse(
+                    "headers_too_large", f"the headers of a request may have at most {MAX_HEADER_BYTES:,} bytes"
+                )
             elif self._timer is None:
                 self._arm()
 

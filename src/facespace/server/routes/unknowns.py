@@ -82,7 +82,7 @@ class SuggestedPerson(BaseModel):
 
 
 class FaceCluster(BaseModel):
-    """Faces that seem to be one person's, the newest first."""
+    """Faces that seem to be one person's, the newest first; one face alone where known people are suggested for it."""
 
     id: str
     faces: list[str]
