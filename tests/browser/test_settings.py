@@ -66,7 +66,7 @@ def test_changes_are_listed_and_taken_back(open_page: Opener, service: Served, h
     page = open_page("settings")
     row = page.locator("[data-part=changes] li", has_text="Renamed").first
     row.get_by_role("button").click()
-    page.get_by_text("Undone.").wait_for()
+    page.get_by_text("Undone.", exact=True).wait_for()
     assert service.names() == ["Grace Hopper"]
     page.locator("[data-part=audit] li").first.wait_for()
 
