@@ -88,7 +88,7 @@ class LimitsModel(BaseModel):
 
 
 class SettingsModel(BaseModel):
-    """What holds for a collection."""
+    """Settings of a collection, and what they rest on."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -127,7 +127,7 @@ class SettingsModel(BaseModel):
     )
     calibration: CalibrationModel
     retention_days: float | None = Field(description="After so many days, what was removed is erased; null: never.")
-    unknowns_days: float | None = Field(description="So long unknown faces are kept; null: not at all.")
+    unknowns_days: float | None = Field(description="Days that unknown faces are kept; null: not at all.")
     keep_crops: bool = Field(description="Whether the crops of enrolled photos are kept.")
     storage: StorageModel
     limits: LimitsModel
@@ -169,7 +169,7 @@ class CheckModel(BaseModel):
 @router.get(
     "/v1/settings",
     operation_id="get_settings",
-    summary="What holds for a collection",
+    summary="Settings of a collection",
     responses=problems(),
     dependencies=READ,
 )
@@ -182,7 +182,7 @@ async def get_settings(request: Request, collection: CollectionName = "default")
 @router.patch(
     "/v1/settings",
     operation_id="change_settings",
-    summary="Change what holds",
+    summary="Change settings",
     responses=problems(),
     dependencies=ADMIN,
 )
