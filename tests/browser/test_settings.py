@@ -43,7 +43,7 @@ def test_the_threshold_its_curve_and_what_is_stored(
 ) -> None:
     service.enroll("Grace Hopper", hopper_photos[:2])
     page = open_page("settings")
-    page.get_by_text("With 1 person, a face gets a name from a similarity of").wait_for()
+    page.get_by_text("With 1 person, a good face gets a name from a similarity of").wait_for()
     before = page.locator("[data-part=recognition] p").first.inner_text()
     assert page.locator(".curve polyline").get_attribute("points").count(",") > 5
     page.get_by_label("Strangers who may get a name").select_option("0.001")
@@ -66,7 +66,7 @@ def test_changes_are_listed_and_taken_back(open_page: Opener, service: Served, h
     page = open_page("settings")
     row = page.locator("[data-part=changes] li", has_text="Renamed").first
     row.get_by_role("button").click()
-    page.get_by_text("Taken back.").wait_for()
+    page.get_by_text("Undone.", exact=True).wait_for()
     assert service.names() == ["Grace Hopper"]
     page.locator("[data-part=audit] li").first.wait_for()
 

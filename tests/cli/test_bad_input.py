@@ -330,7 +330,7 @@ def test_names_that_are_none(cli: Cli, folder: Path, hopper_file: Path, name: st
     outcome = cli("enroll", "--gallery", "g", name, hopper_file)
     assert (outcome.code, outcome.out) == (1, "")
     (line,) = outcome.errors
-    assert line.startswith("facespace: a name wants 1 to 200 characters; got ")
+    assert line.startswith("facespace: a name must have 1 to 200 characters, got ")
     assert os.listdir(folder) == []
 
 

@@ -76,7 +76,10 @@ def test_a_day_with_a_server(client: Client, staff: Path, tmp_path: Path, hopper
     assert again.code == 1
     assert again.lines == [f"0 photos added to default at {client.url}"]
     (journal,) = (tmp_path / "state" / "facespace").iterdir()
-    assert again.errors[-1] == f"facespace: 2 photos were sent by an earlier run, and not again; {journal} knows them"
+    assert (
+        again.errors[-1]
+        == f"facespace: 2 photos were sent by an earlier run and are not sent again; to send them again, remove {journal}"
+    )
     for private in ("Grace", "Hopper", "staff", "127.0.0.1"):
         assert private not in journal.read_text()
 
@@ -160,7 +163,7 @@ def test_a_key_comes_from_the_environment_and_is_never_shown(staff: Path, tmp_pa
         assert service.requests[0].headers["authorization"] == f"Bearer {key}"
     assert done.code == 1
     assert done.errors == [
-        f"facespace: {service.url}: the key's role is identify (code forbidden); 0 photos were added until then; the same command "
+        f"facespace: {service.url}: the key's role is identify (code forbidden); photos added until then: 0; the same command "
         "goes on from there"
     ]
     assert key not in done.out + done.err + str(list(tmp_path.rglob("*")))

@@ -705,7 +705,7 @@ def test_enroll_a_folder_whose_name_is_no_name(cli: Cli, tmp_path: Path, hopper_
         (tmp_path / "staff" / name / "a.jpg").write_bytes(hopper_file.read_bytes())
     outcome = cli("enroll", "--gallery", tmp_path / "g", "--folder", tmp_path / "staff")
     assert outcome.code == 1
-    assert outcome.errors == [f"facespace: a name wants 1 to 200 characters; got '{'x' * 40}'"]
+    assert outcome.errors == [f"facespace: a name must have 1 to 200 characters, got '{'x' * 40}'"]
     assert not (tmp_path / "g").exists(), "told before anything is done"
 
 
@@ -785,7 +785,7 @@ def test_gallery_errors_are_one_line(cli: Cli, own_people: Path, tmp_path: Path)
             ["rename", "Grace Hopper", "王小明"],
             f"{own_people}: somebody is called '王小明' already; with --merge they get the photos of 'Grace Hopper'",
         ),
-        (["rename", "Grace Hopper", " "], "a name wants 1 to 200 characters; got ''"),
+        (["rename", "Grace Hopper", " "], "a name must have 1 to 200 characters, got ''"),
     ):
         outcome = cli("gallery", arguments[0], "--gallery", own_people, *arguments[1:])
         assert (outcome.code, outcome.out) == (1, "")

@@ -57,7 +57,7 @@ def test_the_form_of_an_enrolment(hopper_file) -> None:
     assert form.texts == [("name", "Zoë"), ("external_id", "N-1"), ("metadata", '{"a": "\\u00e9", "b": 1}')]
     assert [name for name, _ in form.photos] == ["photo"]
     for name in ("", " ", "x" * 201):
-        with pytest.raises(ValueError, match="a name wants"):
+        with pytest.raises(ValueError, match="a name must have"):
             enrolment_form(name, [hopper_file])
     with pytest.raises(ValueError, match="JSON"):
         enrolment_form("Ada", [hopper_file], metadata={"a": float("nan")})

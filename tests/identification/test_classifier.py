@@ -93,7 +93,7 @@ def test_all_photos_the_same():
         (2 * np.eye(4, dtype=np.float32), list("abcd"), "length 1; row 0 has 2"),
         (np.full((2, 4), np.nan, np.float32), list("ab"), "length 1; row 0 has nan"),
         (np.ones(4, np.float32), list("abcd"), r"want \(N,D\)"),
-        (np.eye(4, dtype=np.float32), ["a", "b", "c", " "], "a name wants 1 to 200 characters"),
+        (np.eye(4, dtype=np.float32), ["a", "b", "c", " "], "a name must have 1 to 200 characters"),
     ],
 )
 def test_what_does_not_fit_is_told(embeddings, names, words):

@@ -255,7 +255,7 @@ def test_a_name_that_is_none_changes_nothing(gallery: Gallery, name: str) -> Non
         lambda: gallery.rename(name, "Anna"),
         lambda: gallery.remove(name),
     ):
-        with pytest.raises(ValueError, match="a name wants 1 to 200 characters"):
+        with pytest.raises(ValueError, match="a name must have 1 to 200 characters"):
             change()
     assert [person.name for person in gallery.people()] == ["Anna"]
 

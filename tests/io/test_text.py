@@ -86,7 +86,7 @@ def test_clean_name(name: str, cleaned: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "\n", "\t \u3000", "x" * 201, "\x01" * 51])
 def test_names_that_are_none(name: str) -> None:
-    with pytest.raises(ValueError, match="a name wants 1 to 200 characters; got '") as caught:
+    with pytest.raises(ValueError, match="a name must have 1 to 200 characters, got '") as caught:
         clean_name(name)
     assert len(str(caught.value)) < 120
 

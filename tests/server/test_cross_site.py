@@ -35,6 +35,8 @@ def test_loopback_names_are_taken(host: str):
 )
 def test_other_names_are_refused_as_of_dns_rebinding(host: str):
     assert code(LOCAL, {"host": host}) == "cross_site"
+    told = check_origin(LOCAL, "GET", "/v1/people", Headers({"host": host}))
+    assert told is not None and "--host-name" in told.detail
 
 
 @pytest.mark.parametrize(

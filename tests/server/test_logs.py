@@ -12,7 +12,7 @@ from facespace.server import logs
 
 @pytest.fixture(autouse=True)
 def _as_before():
-    names = (logs.LOGGER, "uvicorn.error", "asyncio", "uvicorn.access")
+    names = (logs.LOGGER, "facespace.webhooks", "facespace.mqtt", "uvicorn.error", "asyncio", "uvicorn.access")
     before = [(logging.getLogger(name), dict(vars(logging.getLogger(name)))) for name in names]
     handlers = [list(logger.handlers) for logger, _ in before]
     yield
@@ -45,3 +45,10 @@ def test_a_level_leaves_lines_out(capsys):
     logs.configure("warning")
     logs.log("done")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["facespace.webhooks", "facespace.mqtt"])
+def test_what_delivers_events_writes_lines_of_json_too(name, capsys):
+    logs.configure()
+    logging.getLogger(name).warning("event %s was not delivered", 7)
+    assert json.loads(capsys.readouterr().err)["message"] == "event 7 was not delivered"

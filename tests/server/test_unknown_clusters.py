@@ -90,6 +90,21 @@ def test_only_who_may_be_meant_is_suggested(client):
     assert one.person["name"] == "Ada" and one.likeness == "very likely" and one.similarity >= one.threshold
 
 
+def test_a_face_alone_is_a_cluster_where_somebody_is_suggested(client):
+    alone, stranger = keep(client, [near(client, 1, 0)], [near(client, 3, 0)])
+    assert clusters(client).clusters == [] and set(clusters(client).loose) == {*alone, *stranger}
+    gallery = service_behind(client).galleries.get()
+    gallery.store.add("Ada", entry(gallery, 1))
+    found = clusters(client)
+    (one,) = found.clusters
+    assert (one.id, one.faces, one.cover) == (alone[0], alone, alone[0])
+    assert [each.person["name"] for each in one.suggestions] == ["Ada"]
+    assert found.loose == stranger
+    unknowns = service_behind(client).unknowns
+    unknowns.erase("default", unknowns.find("default", stranger))
+    assert clusters(client) == module.Clusters([one], []), "the only face too"
+
+
 def test_nobody_below_the_threshold(client):
     gallery = service_behind(client).galleries.get()
     gallery.store.add("Ada", entry(gallery, 1))

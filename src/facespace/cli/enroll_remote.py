@@ -48,15 +48,19 @@ def enroll_remote(
                     _print(sent, report)
             except ServiceError as error:
                 raise ServiceError(
-                    f"{error}; {n_added} photos were added until then; the same command goes on from there",
+                    f"{error}; photos added until then: {n_added}; the same command goes on from there",
                     status=error.status, code=error.code, request_id=error.request_id,
                 ) from None  # fmt: skip
             except KeyboardInterrupt:
                 say("stopped; what is done is kept, the same command goes on from there")
                 raise typer.Exit(130) from None
         if n_before:
-            say(f"{n_before} photos were sent by an earlier run, and not again; {path} knows them")
-        write_line(f"{n_added} photos added to {plain_text(collection)} at {client.url}")
+            say(
+                f"{n_before} photos were sent by an earlier run and are not sent again; to send them again, remove {path}"
+            )
+        write_line(
+            f"{n_added} {'photo' if n_added == 1 else 'photos'} added to {plain_text(collection)} at {client.url}"
+        )
 
 
 def _print(sent: Sent, report: Report) -> None:

@@ -83,7 +83,7 @@ def create(
 
 @app.command("list")
 def list_(gallery: Gallery = "people.gallery", state: StateFolder = None, json: Json = False) -> None:
-    """List the keys by when they were made, the latest first: id, role, collection, end, label."""
+    """List the keys, the latest first."""
     from facespace.server.keys import Keys
 
     opened = _open(gallery, state)

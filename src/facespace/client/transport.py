@@ -215,8 +215,9 @@ class Transport:
         known = ", ".join(
             part for part in (code and f"code {code}", request_id and f"request {request_id}") if part and detail
         )
+        hint = "; give a key by --key, FACESPACE_KEY, or Client(…, key=…)" if code == "unauthorized" else ""
         return ServiceError(
-            f"{self.url}: {what}{f' ({known})' if known else ''}", status=status, code=code, request_id=request_id
+            f"{self.url}: {what}{hint}{f' ({known})' if known else ''}", status=status, code=code, request_id=request_id
         )
 
     def _whole(self, response: httpx.Response, media_type: str | None, most: int) -> bytes:

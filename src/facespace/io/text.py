@@ -58,7 +58,7 @@ def clean_name(name: str) -> str:
         raise TypeError(f"a name must be text, got {type(name).__name__} {name!r}"[:120])
     cleaned = unicodedata.normalize("NFC", plain_text(name.strip())).strip()
     if not cleaned or len(cleaned) > _MAX_NAME:
-        raise ValueError(f"a name wants 1 to {_MAX_NAME} characters; got {cleaned[:40]!r}")
+        raise ValueError(f"a name must have 1 to {_MAX_NAME} characters, got {cleaned[:40]!r}")
     return cleaned
 
 

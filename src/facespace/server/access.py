@@ -165,7 +165,8 @@ def take_rate(request: Request, caller: Caller | None) -> None:
 def authorize(request: Request, caller: Caller, needs: Needs) -> None:
     """Raise `Problem` 403 unless the caller may do what a route does."""
     if not any(caller.may(role) for role in needs.roles):
-        wanted = " or ".join(role for role in ROLES if any(need in GRANTS[role] for need in needs.roles))
+        *rest, last = [role for role in ROLES if any(need in GRANTS[role] for need in needs.roles)]
+        wanted = f"{', '.join(rest)} or {last}" if rest else last
         raise Problem(403, "forbidden", f"this needs a key of the role {wanted}; this key has the role {caller.role}")
     if caller.collection is None or needs.scope == "callers":
         return

@@ -81,7 +81,7 @@ class Admission:
 
 def too_large(max_body: int) -> Problem:
     """413 for a body."""
-    return Problem(413, "too_large", f"a request may have {max_body:,} bytes")
+    return Problem(413, "too_large", f"a request may have at most {max_body:,} bytes")
 
 
 class _Passage:

@@ -22,6 +22,7 @@ MAX_FIELD = 2**20  # bytes of one of them
 MAX_PART_HEADERS = 2**13  # bytes of the headers of one part
 _MAX_FILENAME = 255
 _AT_ONCE = 2**20  # bytes of a form that is read without a thread
+_CURL_DEFAULT = b"application/x-www-form-urlencoded"  # of --data-binary
 _RAW = ("image/", "application/octet-stream", "binary/octet-stream")
 
 
@@ -86,7 +87,8 @@ async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
         return Form({raw_as: [Upload(data, "", kind.decode("latin-1"))]} if data else {})
     wanted = "multipart/form-data" + ("" if raw_as is None else ", image/* or application/octet-stream")
     got = plain_text(kind.decode("latin-1"))[:100]
-    raise Problem(415, "unsupported_media_type", f"the body must be {wanted}, got {got or 'no Content-Type'}")
+    hint = "; with curl, add -H 'Content-Type: image/jpeg'" if raw_as and kind == _CURL_DEFAULT else ""
+    raise Problem(415, "unsupported_media_type", f"the body must be {wanted}, got {got or 'no Content-Type'}{hint}")
 
 
 def parse_form(body: bytes, boundary: bytes, *, max_files: int) -> Form:

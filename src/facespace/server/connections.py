@@ -77,7 +77,9 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
             # h11 bounds what it keeps by itself; httptools keeps whatever is sent, while a request is answered too.
             self._n_header_bytes = 0 if self._got_on or (answering and not counts) else self._n_header_bytes + len(data)
             if self._n_header_bytes > MAX_HEADER_BYTES or len(getattr(self, "pipeline", ())) > MAX_PIPELINED:
-                self._refuse("headers_too_large", f"the headers of a request may have {MAX_HEADER_BYTES:,} bytes")
+                self._refuse(
+                    "headers_too_large", f"the headers of a request may have at most {MAX_HEADER_BYTES:,} bytes"
+                )
             elif self._timer is None and not answering:
                 self._arm()
 

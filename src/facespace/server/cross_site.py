@@ -54,7 +54,9 @@ def check_origin(settings: Settings, method: str, path: str, headers: Headers) -
     if host is None:
         return Problem(400, "malformed", f"the Host header cannot be read: {one_line(hosts[0])[:100]}")
     if not _is_ours(settings, host[0]):
-        return _refused(f"the service is not called {one_line(host[0])[:100]}; start it with that name to allow it")
+        return _refused(
+            f"the service is not called {one_line(host[0])[:100]}; to allow that name, start it with --host-name"
+        )
     origins = headers.getlist("origin")
     if origins and not all(_is_same(settings, origin, host) for origin in origins):
         return _refused(f"pages of {one_line(origins[0])[:100]} may not use this service")

@@ -14,6 +14,7 @@ from facespace.identification.gallery import Gallery
 from facespace.identification.matching import Match
 from facespace.identification.stores.protocol import StoredPerson
 from facespace.server.engine import AnalyzedPhoto
+from facespace.server.problems import Problem
 from facespace.server.service import Service
 
 _REASONS = {"too small": "too_small", "too blurred or dark": "too_blurred"}
@@ -47,6 +48,23 @@ def embedding_of(photo: AnalyzedPhoto, k: int) -> list[float]:
     """The embedding of one face as JSON numbers."""
     numbers: list[float] = np.asarray(photo.embeddings[k], np.float32).tolist()
     return numbers
+
+
+def check_rate(rate: float | None, gallery: Gallery, service: Service, *, may_loosen: bool) -> None:
+    """Raise `Problem` 403 where somebody asks for names at a looser rate than the collection's own.
+
+    Otherwise a key that may only identify could have a name for everybody. Stricter rates are for all.
+    """
+    if rate is None or may_loosen:
+        return
+    stored = gallery.calibration()
+    most = service.choices.of(gallery).rate or (stored.rate if stored else DEFAULT_RATE)
+    if rate > most:
+        raise Problem(
+            403,
+            "forbidden",
+            f"rate must be at most {most:g}, the collection's own, got {rate:g}; an administrator may ask for more",
+        )
 
 
 def identified(

@@ -53,7 +53,8 @@ def configure(level: str = "info") -> None:
     """Let the service and uvicorn write JSON lines to stderr, from this level on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in ((LOGGER, level.upper()), ("uvicorn.error", "WARNING"), ("asyncio", "ERROR")):
+    own = [(name, level.upper()) for name in (LOGGER, "facespace.webhooks", "facespace.mqtt")]
+    for name, least in (*own, ("uvicorn.error", "WARNING"), ("asyncio", "ERROR")):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(least)

@@ -102,7 +102,9 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OSError(
-            error.errno, f"cannot listen there ({error.strerror})", f"{settings.host}:{settings.port}"
+            error.errno,
+            f"cannot listen there ({error.strerror}); give another --host or --port",
+            f"{settings.host}:{settings.port}",
         ) from None
     listener.set_inheritable(True)
     return listener

@@ -18,6 +18,7 @@ from facespace.server.unknowns import Unknowns, photo_of
 
 MAX_CLUSTERED = 5_000  # faces; of more the newest count
 _SUGGESTED = 3  # people of one cluster
+_ALONE = 1_000  # of the faces that are in no group, so many of the newest are compared with known people
 
 
 class Suggestion(NamedTuple):
@@ -34,7 +35,10 @@ class Suggestion(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Faces that seem to be one person's, the newest first; `cover` is the best of them, `id` the oldest."""
+    """Faces that seem to be one person's, the newest first; `cover` is the best of them, `id` the oldest.
+
+    A face alone is a cluster of its own where it may show a known person.
+    """
 
     id: str
     faces: list[str]
@@ -78,7 +82,7 @@ def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
         return Clusters([], [])
     ids, vectors = everything
     calibration = gallery.embedder.calibration
-    if calibration is None or len(ids) == 1:  # without thresholds nothing says who is alike
+    if calibration is None:  # without thresholds nothing says who is alike
         return Clusters([], ids)
     assert vectors.quality is not None
     _, photos = np.unique([photo_of(one) for one in ids], return_inverse=True)
@@ -102,7 +106,12 @@ def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
         faces = [ids[row] for row in rows]
         best = int(rows[vectors.quality[rows].argmax()])
         clusters.append(Cluster(faces[-1], faces, ids[best], suggested[n]))
-    return Clusters(clusters, [ids[row] for row in np.flatnonzero(~inside)])
+    alone = np.flatnonzero(~inside)
+    for row, found in zip(alone.tolist(), suggestions(gallery, vectors[alone[:_ALONE]]), strict=False):
+        if found:
+            clusters.append(Cluster(ids[row], [ids[row]], ids[row], found))
+    known = {one.cover for one in clusters}
+    return Clusters(clusters, [ids[row] for row in alone.tolist() if ids[row] not in known])
 
 
 def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:

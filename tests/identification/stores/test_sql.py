@@ -45,10 +45,10 @@ VALUES = {
     "a name with NUL": ("UPDATE person SET name = 'A' || char(0) || 'da' WHERE id = 1", "a name in it is no name"),
     "a name with a newline": ("UPDATE person SET name = 'A' || char(10) || 'da' WHERE id = 1", "a name in it is no name"),
     "a name that clears terminals": ("UPDATE person SET name = char(27) || '[2J' WHERE id = 1", "a name in it is no name"),
-    "an empty name": ("UPDATE person SET name = '' WHERE id = 1", "a name wants 1 to 200 characters"),
+    "an empty name": ("UPDATE person SET name = '' WHERE id = 1", "a name must have 1 to 200 characters"),
     "blanks round a name": ("UPDATE person SET name = ' Ada' WHERE id = 1", "a name in it is no name"),
     "a name that is not composed": ("UPDATE person SET name = 'Zoe' || char(776) WHERE id = 1", "a name in it is no name"),
-    "a name of 1 MB": ("UPDATE person SET name = printf('%.*c', 1000000, 'x') WHERE id = 1", "1 to 200 characters; got 'x{40}'"),
+    "a name of 1 MB": ("UPDATE person SET name = printf('%.*c', 1000000, 'x') WHERE id = 1", "1 to 200 characters, got 'x{40}'"),
     "bytes as name": ("UPDATE person SET name = x'416461' WHERE id = 1", "a name in it is no name"),
     "a name that is not UTF-8": ("UPDATE person SET name = CAST(x'ff41' AS TEXT) WHERE id = 1", "not UTF-8"),
     "a name that is not UTF-8 and clears terminals": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -236,3 +237,22 @@ def test_examples_are_answers():
     answers.Identified.model_validate(answers.IDENTIFIED_EXAMPLE)
     answers.IdentifiedBatch.model_validate(answers.BATCH_EXAMPLE)
     answers.Verified.model_validate(answers.VERIFIED_EXAMPLE)
+
+
+def test_a_looser_rate_than_the_collections_own_is_for_administrators(tmp_path, hopper_file):
+    photo = hopper_file.read_bytes()
+    with running_service(tmp_path) as client:
+        keys = {role: service_behind(client).keys.create(role).text for role in ("admin", "identify")}
+
+        def asked(role: str, path: str, **form: Any) -> tuple[int, str]:
+            body = form or {"content": photo, "headers": {"content-type": "image/jpeg"}}
+            headers = {**body.pop("headers", {}), "authorization": f"Bearer {keys[role]}"}
+            answer = client.post(path, headers=headers, **body)
+            return answer.status_code, answer.json().get("code", "")
+
+        form = {"files": {"photo": photo}}
+        assert asked("identify", "/v1/identify?rate=0.3") == (403, "forbidden")
+        assert asked("identify", "/v1/identify/batch?rate=0.3", **form) == (403, "forbidden")
+        assert asked("identify", "/v1/verify?rate=0.3", **form, data={"person": "1"}) == (403, "forbidden")
+        assert asked("identify", "/v1/identify?rate=0.001")[0] == 200
+        assert asked("admin", "/v1/identify?rate=0.3")[0] == 200

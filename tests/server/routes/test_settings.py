@@ -41,6 +41,8 @@ def test_the_curves_rise_as_fewer_strangers_may_be_named(client: TestClient):
         assert thresholds[0] > thresholds[-1]
     at = {point["rate"]: point["threshold"] for point in told["calibration"]["strangers"]}
     assert told["threshold"] == at[0.01]
+    (collection,) = client.get("/v1/collections").json()["collections"]
+    assert told["threshold"] == collection["threshold"], "two places, one threshold"
 
 
 def test_what_is_chosen_holds_and_is_recorded(client: TestClient):

@@ -86,6 +86,11 @@ def test_faces_like_those_of_a_photo(client, collins, hopper):
     assert found["matches"][0]["similarity"] >= found["matches"][0]["threshold"]
     refused(client.post("/v1/unknowns/search", content=b"x", headers=PNG), 422, "unreadable_image")
     refused(client.post("/v1/unknowns/search"), 415, "unsupported_media_type")
+    curl = client.post(
+        "/v1/unknowns/search", content=b"x", headers={"content-type": "application/x-www-form-urlencoded"}
+    )
+    refused(curl, 415, "unsupported_media_type")
+    assert "-H 'Content-Type: image/jpeg'" in curl.json()["detail"]
 
 
 def test_a_cluster_with_a_suggestion(client, collins_file, hopper):

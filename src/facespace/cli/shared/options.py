@@ -158,4 +158,4 @@ def check_gallery_or_server(context: typer.Context, gallery: str | None, server:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
-            raise typer.BadParameter("is not for --server, which decides that itself", param_hint=option)
+            raise typer.BadParameter("is not for --server: the service decides it", param_hint=option)

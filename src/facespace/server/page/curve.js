@@ -23,7 +23,7 @@ export function curve(points, now) {
   const step = y1 - y0 > 0.5 ? 0.2 : 0.1;
   for (let value = y0; value <= y1 + 1e-9; value += step) {
     picture.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
-      svg("text", { x: LEFT - 8, y: y(value) + 5, class: "tick end" }, similarityText(value)));
+      svg("text", { x: LEFT - 8, y: y(value) + 5, class: "tick end" }, similarityText(Math.abs(value) < 1e-9 ? 0 : value)));
   }
   picture.append(svg("polyline", { points: all.map((point) => `${x(point.rate)},${y(point.threshold)}`).join(" "), class: "line" }));
   if (now?.rate > 0) {

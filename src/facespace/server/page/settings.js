@@ -12,6 +12,7 @@ import { explain } from "./words.js";
 
 const ROLES = ["read", "identify", "enroll", "admin"];
 const RATES = [0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1];
+const [CURVE_FROM, CURVE_TO] = [1e-5, 0.1]; // rates: rarer ones are extrapolated, more frequent ones need no threshold
 const SHOWN = 20; // rows of logs
 
 export function settings(main, { signal, redraw }) {
@@ -57,17 +58,17 @@ export function settings(main, { signal, redraw }) {
   async function recognition(body, again) {
     const told = await get("settings", { signal });
     const now = { rate: told.rate, threshold: told.threshold };
-    const points = told.calibration.strangers;
+    const points = told.calibration.strangers.filter((point) => point.rate >= CURVE_FROM && point.rate <= CURVE_TO);
     const rates = [...new Set([...RATES, told.rate])].filter((rate) => rate > 0).sort((a, b) => a - b);
     fill(body,
-      h("p", {}, told.threshold === null ? t("settings.no_threshold")
+      h("p", {}, !told.n_people ? t("settings.no_threshold") : told.threshold === null ? t("settings.not_measured")
         : t("settings.threshold", { threshold: similarityText(told.threshold), rate: percent(told.rate), n: told.n_people ?? 0 })),
       field("rate", t("settings.rate"), h("select", {
         class: "select", id: "rate", onchange: async (event) => {
           try { await patch("settings", { json: { rate: Number(event.target.value) }, signal }); toast(t("saved")); await again(); } catch (error) { failed(error, signal); await again(); }
         },
       }, rates.map((rate) => h("option", { value: String(rate), selected: rate === told.rate }, t("settings.rate_of", { rate: percent(rate), n: number(Math.round(1 / rate)) }))))),
-      points.length > 1 && h("figure", { class: "curve-box" }, h("figcaption", {}, t("curve.title")), curve(points, told.threshold === null ? null : now)),
+      points.length > 1 && h("figure", { class: "curve-box" }, h("figcaption", {}, t("curve.title")), curve(points, told.threshold === null || told.rate < CURVE_FROM || told.rate > CURVE_TO ? null : now)),
       told.calibration.measured_on && h("p", { class: "hint" }, t("settings.measured_on", { what: told.calibration.measured_on })),
       list([[t("settings.model"), modelOf(told.model)], [t("settings.licence"), told.model.licence], [t("settings.people"), number(told.n_people)]]));
   }
@@ -118,7 +119,7 @@ export function settings(main, { signal, redraw }) {
 
   async function keys(body, again) {
     const told = (await get("keys", { signal })).keys;
-    const role = h("select", { class: "select", id: "key-role" }, ROLES.map((name) => h("option", { value: name }, t(`role.${name}`))));
+    const role = h("select", { class: "select", id: "key-role" }, ROLES.map((name) => h("option", { value: name, selected: name === (told.length ? ROLES[0] : "admin") }, t(`role.${name}`)))); // the first key must be an admin's
     const label = h("input", { type: "text", class: "input", id: "key-label", maxlength: 100, autocomplete: "off" });
     fill(body, h("p", { class: "hint" }, t(told.length ? "keys.text" : "keys.none")),
       told.length > 0 && h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": t("settings.keys") }, h("table", {},

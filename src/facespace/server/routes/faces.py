@@ -21,7 +21,15 @@ from facespace.server.comparing import (
     person_with,
 )
 from facespace.server.engine import AnalyzedPhoto
-from facespace.server.identifying import embedding_of, face_entry, identified, image_entry, largest_first, person_entry
+from facespace.server.identifying import (
+    check_rate,
+    embedding_of,
+    face_entry,
+    identified,
+    image_entry,
+    largest_first,
+    person_entry,
+)
 from facespace.server.openapi import answer, photo_body
 from facespace.server.problems import Problem
 from facespace.server.service import Service, service_of
@@ -83,6 +91,15 @@ async def gallery_of(service: Service, collection: str) -> Gallery:
     return opened if opened is not None else await service.engine.run(service.galleries.get, collection)
 
 
+async def _check_rate(request: Request, collection: str, rate: float | None) -> None:
+    """`Problem` 403 where the caller may not have names at this rate; before the photo is looked at."""
+    if rate is not None:
+        service = service_of(request)
+        gallery = await gallery_of(service, collection)
+        may_loosen = request.state.caller.may("admin")
+        await service.engine.run(check_rate, rate, gallery, service, may_loosen=may_loosen)
+
+
 async def _analyzed(request: Request, options: FaceOptions, *, embed: bool) -> tuple[Gallery, Upload, AnalyzedPhoto]:
     """The one photo of a request, analysed with the model of its collection."""
     service = service_of(request)
@@ -136,7 +153,11 @@ async def identify(
     keep_unknown: KeepUnknown = True,
     tell: Tell = True,
 ) -> Response:
-    """Everybody who is enrolled has a name; everybody else is unknown, with the reason. No name stands below its threshold."""
+    """Everybody who is enrolled has a name; everybody else is unknown, with the reason. No name stands below its threshold.
+
+    A `rate` above the collection's own needs a key of the role admin.
+    """
+    await _check_rate(request, options.collection, rate)
     gallery, upload, photo = await _analyzed(request, options, embed=True)
     service = service_of(request)
     found = await service.engine.run(
@@ -161,6 +182,7 @@ async def identify_batch(
 ) -> Response:
     """As identify, for the files `photo` of a form; a photo that cannot be read has an `error`, and the others go on."""
     service = service_of(request)
+    await _check_rate(request, options.collection, rate)
     uploads = await read_photos(request)
     gallery = await gallery_of(service, options.collection)
     photos = await service.engine.analyze(
@@ -225,7 +247,11 @@ async def verify(
     gallery = await gallery_of(service, collection)
     model = service.galleries.model(collection)
     embedder = service.engine.embedder(model)
-    stored = None if person is None else await service.engine.run(person_with, gallery, person)
+    stored = None
+    if person is not None:
+        await _check_rate(request, collection, rate)
+        stored = await service.engine.run(person_with, gallery, person)
+        rate = service.choices.of(gallery).rate if rate is None else rate
     found = await service.engine.analyze([one.data for one in (*photos, *others)], model=model, largest=True)
     first = one_face(found[0], "photo")
     if stored is not None:

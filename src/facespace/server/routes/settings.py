@@ -59,7 +59,7 @@ class CalibrationModel(BaseModel):
     """What thresholds rest on.
 
     `points` is the curve of two photos compared, `strangers` that of identifying among as many people as the collection
-    has, each with one photo of ordinary quality. `own` is what `facespace calibrate` measured on photos of one's own.
+    has, each with one photo, where all photos are good. `own` is what `facespace calibrate` measured on photos of one's own.
     """
 
     points: list[MatchPoint]
@@ -88,7 +88,7 @@ class LimitsModel(BaseModel):
 
 
 class SettingsModel(BaseModel):
-    """What holds for a collection."""
+    """Settings of a collection, and what they rest on."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -122,12 +122,12 @@ class SettingsModel(BaseModel):
     rate: float = Field(description="The share of strangers that may be given a name.")
     rate_from: Literal["setting", "calibrate", "default"]
     threshold: float | None = Field(
-        description="The similarity to reach for a person with one photo of ordinary quality, at this rate; null where the"
-        " model has no calibration."
+        description="What a good face must reach for a person of one good photo, at this rate; null where the model has no"
+        " calibration. Other faces have thresholds of their own, which each answer has."
     )
     calibration: CalibrationModel
     retention_days: float | None = Field(description="After so many days, what was removed is erased; null: never.")
-    unknowns_days: float | None = Field(description="So long unknown faces are kept; null: not at all.")
+    unknowns_days: float | None = Field(description="Days that unknown faces are kept; null: not at all.")
     keep_crops: bool = Field(description="Whether the crops of enrolled photos are kept.")
     storage: StorageModel
     limits: LimitsModel
@@ -169,7 +169,7 @@ class CheckModel(BaseModel):
 @router.get(
     "/v1/settings",
     operation_id="get_settings",
-    summary="What holds for a collection",
+    summary="Settings of a collection",
     responses=problems(),
     dependencies=READ,
 )
@@ -182,7 +182,7 @@ async def get_settings(request: Request, collection: CollectionName = "default")
 @router.patch(
     "/v1/settings",
     operation_id="change_settings",
-    summary="Change what holds",
+    summary="Change settings",
     responses=problems(),
     dependencies=ADMIN,
 )
@@ -278,7 +278,7 @@ def _model(name: str) -> ModelModel:
 
 def _threshold(gallery: Gallery, n_people: int, rate: float | None) -> float | None:
     try:
-        (threshold,) = gallery.thresholds_for([1], among=max(1, n_people), rate=rate)
+        (threshold,) = gallery.thresholds_for([1], 1.0, 1.0, among=max(1, n_people), rate=rate)
     except ModelError:
         return None
     return round(float(threshold), 4)
@@ -291,7 +291,9 @@ def _calibration(service: Service, gallery: Gallery, n_people: int) -> Calibrati
     if table is not None:
         points = [MatchPoint(fmr=rate, threshold=round(table.match_threshold(rate), 4)) for rate in _RATES]
         strangers = [
-            RatePoint(rate=rate, threshold=round(float(table.thresholds_among(rate, max(1, n_people), [1])[0]), 4))
+            RatePoint(
+                rate=rate, threshold=round(float(table.thresholds_among(rate, max(1, n_people), [1], 1.0, 1.0)[0]), 4)
+            )
             for rate in _RATES
         ]
     return CalibrationModel(

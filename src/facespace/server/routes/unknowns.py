@@ -82,7 +82,7 @@ class SuggestedPerson(BaseModel):
 
 
 class FaceCluster(BaseModel):
-    """Faces that seem to be one person's, the newest first."""
+    """Faces that seem to be one person's, the newest first; one face alone where known people are suggested for it."""
 
     id: str
     faces: list[str]
@@ -270,9 +270,7 @@ async def search_unknowns(
     return Searched(faces=faces)
 
 
-@router.post(
-    "/v1/unknowns/name", operation_id="name_unknowns", summary="Say whose unnamed faces are", responses=problems(409)
-)
+@router.post("/v1/unknowns/name", operation_id="name_unknowns", summary="Name unnamed faces", responses=problems(409))
 async def name_unknowns(
     request: Request, caller: Enroller, naming: Naming, collection: CollectionName = "default"
 ) -> Enrolment:
