@@ -3,7 +3,7 @@
 The clients (16 at once, in a process of their own) send photos of LFW and of the album, whole files, each when the last is
 answered. The library is `facespace.process` with `Gallery.identify`, in a process of its own too, from files to names: its
 fastest way. Both use the gallery of the album's 35 people. While one works the other waits. Medians over the rounds count.
-The service runs as it is installed, one worker, faces of unknown people kept as is its default.
+The service runs as it is installed, with one worker.
 """
 
 from __future__ import annotations
