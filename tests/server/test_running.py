@@ -81,6 +81,25 @@ def test_other_machines_need_a_key(tmp_path):
     assert "facespace serve key create" in line
 
 
+def test_a_model_that_is_not_there_is_said_without_a_traceback(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "facespace",
+        "serve",
+        "--gallery",
+        "new.gallery",
+        "--port",
+        "0",
+        "--model",
+        "none.onnx",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "none.onnx: neither a model's name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
 def test_the_address_has_the_real_port(host, shown):
     settings = Settings("x", host=host, port=0, root_path="/faces")

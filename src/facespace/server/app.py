@@ -68,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
                 await service.engine.run(service.start)
             except FacespaceError as error:
                 logs.log("the service cannot start", level=logging.ERROR, reason=str(error))
+                logging.getLogger("uvicorn.error").addFilter(_no_traceback)
                 raise
             app.state.service = service
             with calling_at_stop(service.begin_closing):
@@ -106,6 +107,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Admission, settings=settings, service=service)
     app.add_middleware(Tracing, metrics=metrics, root_path=settings.root_path)
     return app
+
+
+def _no_traceback(record: logging.LogRecord) -> bool:
+    """Whether a line is no traceback: those of uvicorn repeat at length what was said in one line."""
+    return not record.getMessage().startswith("Traceback")
 
 
 def app_from_environment() -> FastAPI:
