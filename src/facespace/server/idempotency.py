@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -68,7 +69,7 @@ class Idempotency:
         owner = secrets.token_hex(8)
         hashed = hashlib.sha256(key.encode()).hexdigest()
         asked = fingerprint(request, body)
-        collection = named_collection(request)
+        collection = made_collection(request, body) or named_collection(request)
         given = await asyncio.to_thread(answers.begin, caller.key_id or "", hashed, asked, collection, owner)
         if given is not None:
             if given.status == GONE:
@@ -131,6 +132,17 @@ def keeps_answers(method: str, path: str) -> bool:
     (True, False, False)
     """
     return method == "POST" and path.startswith("/v1/") and not _LEFT_OUT.fullmatch(path)
+
+
+def made_collection(request: Request, body: bytes) -> str:
+    """The collection that a request makes, whose answer goes when that one is erased; empty for other requests."""
+    if request.scope["path"].removeprefix(request.scope.get("root_path", "")) != "/v1/collections":
+        return ""
+    try:
+        name = json.loads(body)["name"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def fingerprint(request: Request, body: bytes) -> str:

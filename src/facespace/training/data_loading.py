@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def open_batches(
     workers: int,
     seed: int,
     pin: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The micro-batches of the steps `first` to `end`, in order: of each step those `parts` of the `n_parts` it has.
 
     `workers` processes read ahead; with none everything happens here. What an image looks like depends on `seed` and
@@ -222,6 +223,7 @@ def _sigterm_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # once it runs; starting it would unblock the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield

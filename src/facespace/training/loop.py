@@ -7,7 +7,7 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
     with run_folder.full_disk_told(run):
         training = _Run(recipe, run, show)
         training.resume()
-        with contextlib.closing(training.log), interrupts() as interrupted:
+        with contextlib.closing(training), interrupts() as interrupted:
             if training.is_unverified:  # it ended while pairs were measured
                 training.verify()
             while training.goes_on:
@@ -205,7 +205,15 @@ class _Run:
         """Whether there is a step to compute."""
         return self.progress.step < self.n_steps and self.schedule.at(self.progress.step) > 0
 
-    def _open_batches(self) -> Iterator[Batch]:
+    def close(self) -> None:
+        """End the processes that read images, and the log.
+
+        Processes that end after this one would miss its temporary folder, and say so at length.
+        """
+        self._batches.close()
+        self.log.close()
+
+    def _open_batches(self) -> Generator[Batch]:
         """The batches of this process from the next step on."""
         per_rank = self.progress.accumulate
         return open_batches(

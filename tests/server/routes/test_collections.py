@@ -172,3 +172,12 @@ def test_an_erased_collection_is_gone_for_all(client, tmp_path):
         add_drawn(client, {"Bob": [1]}, "visitors")
         assert names(other, collection="visitors") == names(client, collection="visitors") == ["Bob"]
         assert names(client) == []
+
+
+def test_a_kept_answer_goes_with_the_collection_it_made(client):
+    made = {"json": {"name": "made-once"}, "headers": {"Idempotency-Key": "make-it"}}
+    assert client.post("/v1/collections", **made).status_code == 201
+    again = client.post("/v1/collections", **made)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    assert client.delete("/v1/collections/made-once").status_code == 204
+    assert client.post("/v1/collections", **made).json()["code"] == "conflict"
