@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import facespace
+from facespace.embedding.vectors import Embeddings
+from facespace.faces.face import Face
+from facespace.pipeline.face_batches import FoundFaces
 from facespace.server import face_answers as answers
 from support.service import running_service, service_behind
 
@@ -256,3 +260,31 @@ def test_a_looser_rate_than_the_collections_own_is_for_administrators(tmp_path, 
         assert asked("identify", "/v1/verify?rate=0.3", **form, data={"person": "1"}) == (403, "forbidden")
         assert asked("identify", "/v1/identify?rate=0.001")[0] == 200
         assert asked("admin", "/v1/identify?rate=0.3")[0] == 200
+
+
+def test_a_photo_of_more_than_a_thousand_faces(client, hopper_file, monkeypatch):
+    n_faces, side = 1200, 24
+    faces = [
+        Face(
+            (40 * (k % 40), 40 * (k // 40), 40 * (k % 40) + side + k / n_faces, 40 * (k // 40) + side), 0.9,
+            ((5, 8), (15, 8), (10, 12), (6, 18), (14, 18)), quality=0.8,
+        )
+        for k in range(n_faces)
+    ]  # fmt: skip
+    one = service_behind(client).engine.embedder("sface").represent(np.zeros((1, 112, 112, 3), np.uint8))
+    drawn = np.random.default_rng(0).standard_normal((n_faces, one.shape[1])).astype(np.float32)
+    vectors = Embeddings(
+        drawn / np.linalg.norm(drawn, axis=1, keepdims=True), made_by=one.made_by, model=one.model,
+        quality=np.full(n_faces, 0.8, np.float32),
+    )  # fmt: skip
+    found = FoundFaces(faces, np.zeros((n_faces, 112, 112, 3), np.uint8), vectors)
+    monkeypatch.setattr("facespace.server.engine.find_faces", lambda images, *_, **__: [found] * len(images))
+    answer = client.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG, params={"keep_unknown": False})
+    assert answer.status_code == 200
+    told = answers.Identified.model_validate(answer.json())
+    assert len(told.faces) == 1000
+    widths = [face.box[2] - face.box[0] for face in told.faces]
+    assert all(after <= before + 0.02 for before, after in itertools.pairwise(widths))
+    assert sum(face.name is not None for face in told.faces) <= 2, "two are enrolled, and each is there once"
+    few = client.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG, params={"max_faces": 5}).json()
+    assert len(few["faces"]) == 5
