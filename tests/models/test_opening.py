@@ -212,12 +212,13 @@ def test_loading_a_published_model_runs_code_of_few_modules(model: str, most: in
     `__init__` do not count.
     """
     program = """
-import sys
+import importlib.util, os, sys
+root = os.path.dirname(importlib.util.find_spec("facespace").origin) + os.sep
 modules = set()
 def note(frame, event, argument):
     path = frame.f_code.co_filename
-    if event == "call" and frame.f_code.co_name != "<module>" and "/facespace/" in path:
-        modules.add(path.rpartition("/facespace/")[2])
+    if event == "call" and frame.f_code.co_name != "<module>" and path.startswith(root):
+        modules.add(path.removeprefix(root))
 sys.setprofile(note)
 import facespace
 facespace.Embedder.load(sys.argv[1])

@@ -28,7 +28,7 @@ def test_it_serves_until_sigterm(tmp_path, hopper_file):
         answers: list[int] = []
 
         def ask() -> None:
-            with service.client() as another, suppress(httpx.ConnectError):  # on a busy machine some come too late
+            with service.client() as another, suppress(httpx.TransportError):  # some come too late
                 answers.append(another.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG).status_code)
 
         asking = [threading.Thread(target=ask) for _ in range(6)]
