@@ -217,9 +217,9 @@ def test_killed_in_the_midst(path: Path) -> None:
         assert store.count() == 599 == len(store.people()) and len(store.vectors(D).owners) == 1198
         store.close()
         assert integrity(path) == "ok"
-        assert [one.stat().st_size for one in path.parent.iterdir() if one != path] in ([], [0]), (
-            "an empty journal at most"
-        )
+        # A journal that was not synced before the kill has zeros for a header, and SQLite passes it over.
+        left = {one.name: one.read_bytes()[:8] for one in path.parent.iterdir() if one != path}
+        assert set(left) <= {f"{path.name}-journal"} and set(left.values()) <= {b"", bytes(8)}
 
 
 def test_two_processes_migrate_at_once(path: Path) -> None:
