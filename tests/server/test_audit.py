@@ -1,20 +1,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 
 from facespace.server import audit as audit_module
 from facespace.server.audit import Audit
 from facespace.server.state import State
-
-
-@pytest.fixture
-def state(tmp_path: Path):
-    opened = State(tmp_path / "state")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

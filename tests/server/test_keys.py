@@ -16,13 +16,6 @@ from facespace.server.state import State
 
 
 @pytest.fixture
-def state(tmp_path: Path):
-    opened = State(tmp_path / "state")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def keys(state: State) -> Keys:
     return Keys(state)
 

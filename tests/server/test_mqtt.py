@@ -6,7 +6,6 @@ import json
 import logging
 import ssl
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,20 +31,6 @@ def port() -> int:
 @pytest.fixture
 def broker(port: int) -> Broker:
     return parsed_broker(f"mqtt://127.0.0.1:{port}")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "state")
-    yield state
-    state.close()
-
-
-@pytest.fixture
-def events(state: State) -> Iterator[Events]:
-    events = Events(state)
-    yield events
-    events.close()
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

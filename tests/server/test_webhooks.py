@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,20 +16,6 @@ from support.webhook_server import wait_until
 ANNA = {"id": "7", "name": "Anna", "external_id": None}
 BEN = {"id": "8", "name": "Ben", "external_id": None}
 URL = "https://example.com/hook"
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "state")
-    yield state
-    state.close()
-
-
-@pytest.fixture
-def events(state: State) -> Iterator[Events]:
-    events = Events(state)
-    yield events
-    events.close()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ _TRIES = 20
 
 
 class Stale(GalleryError):
-    """A person is not as somebody saw them who wants to change them: look again first."""
+    """A person was changed after the caller read them; read the person again before changing them."""
 
 
 class Refused(GalleryError):

@@ -32,7 +32,7 @@ class Region(NamedTuple):
 
 
 def checked_box(numbers: Sequence[float], width: int, height: int) -> Box:
-    """A box (x1, y1, x2, y2) within a photo of that size; `ValueError` for what is none, or is too small.
+    """A box (x1, y1, x2, y2) within a photo of that size; `ValueError` if it is malformed or too small.
 
     >>> checked_box([-5, 0, 50, 60], 100, 100)
     (0.0, 0.0, 50.0, 60.0)

@@ -150,7 +150,7 @@ def counted_caller(request: Request) -> Caller:
 
 
 def take_rate(request: Request, caller: Caller | None) -> None:
-    """Count a request of a key, or of an address where there is none; `Problem` 429 where there were too many."""
+    """Count a request against its key, or against its address if it has no key; `Problem` 429 if there were too many."""
     rates = service_of(request).rates
     seconds = rates.take(caller.key_id if caller and caller.key_id else address_of(request))
     if seconds > 0:

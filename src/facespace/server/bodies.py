@@ -92,7 +92,7 @@ async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
 
 
 def parse_form(body: bytes, boundary: bytes, *, max_files: int) -> Form:
-    """The parts of a whole multipart body; `Problem` 400 for what is none, 413 for too many or too large parts.
+    """The parts of a whole multipart body; `Problem` 400 if it is malformed, 413 for too many or too large parts.
 
     >>> body = b'--x\\r\\nContent-Disposition: form-data; name="a"\\r\\n\\r\\n1\\r\\n--x--\\r\\n'
     >>> parse_form(body, b"x", max_files=1).fields

@@ -62,7 +62,7 @@ class Broker:
 
 
 def parsed_broker(address: str) -> Broker:
-    """The broker of an address `mqtt[s]://[user[:password]@]host[:port][/topic]`; `ValueError` for what is none.
+    """The broker of an address `mqtt[s]://[user[:password]@]host[:port][/topic]`; `ValueError` if it is malformed.
 
     The password is that of FACESPACE_MQTT_PASSWORD where the address has none.
 

@@ -175,7 +175,7 @@ def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = 
 
 
 def checked_name(text: str) -> str:
-    """A person's name as it is stored; `Problem` 422 for what is none."""
+    """A person's name as it is stored; `Problem` 422 if it is not a valid name."""
     return checked(clean_name, text)
 
 

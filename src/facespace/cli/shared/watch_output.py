@@ -72,7 +72,7 @@ def face_in(pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float
 
 
 class WatchOutput:
-    """Tells each event once, wherever it is wanted; threads may share it."""
+    """Writes each event once to every output that was chosen. Safe to share between threads."""
 
     def __init__(
         self,
