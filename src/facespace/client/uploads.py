@@ -89,12 +89,12 @@ def upload(
         except ImageError as error:
             return Sent(name, path, "unreadable_image", error.reason)
         photo = _hash(client.url, client.collection, largest, try_rotations, sorted(accept), form.digest())
-        if journal.is_enrolled(photo):
-            return Sent(name, path, "sent_before")
         with lock:
-            if photo in taken:
+            if photo in taken:  # asked first, so that the answer does not depend on whether the other has ended
                 return Sent(name, path, "already_known")
             taken.add(photo)
+        if journal.is_enrolled(photo):
+            return Sent(name, path, "sent_before")
         result = answer(name, path, photo, form)
         journal.note(photo, result.code)
         return result
