@@ -7,11 +7,12 @@ both ends until the result is made.
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,8 @@ _STRIDE = 2
 # Crops of one call of a network, by their side: what it makes of them in between stays in a core's cache. R-Net takes 38 µs
 # a crop in eights and 43 in 48s, O-Net 233 in fours and 246 in 24s.
 _AT_ONCE = {24: 8, 48: 3}
-_CALLS = 12  # calls that a thread makes one after the other where photos, and not their crops, are spread over threads
+_CALLS = 12  # calls that a driver makes one after the other before it waits for its turn again
+_WAITING = 4  # calls for each core that are prepared ahead of those that run
 _CHUNK_IMAGES = 6
 _CHUNK_PIXELS = 400_000
 _LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
@@ -43,13 +45,12 @@ _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while t
 
 
 class _Threads(NamedTuple):
-    """How a cascade works: `each` applies a function to many inputs, `run` computes a network for several inputs, `n_calls`
-    of a network for crops that one thread makes.
+    """How a cascade works: `each` applies a function to many inputs, `run` gives a network's first outputs for several
+    inputs, which are made one by one.
     """
 
     each: Callable[..., Iterator[Any]]
-    run: Callable[[OnnxNetwork, Sequence[npt.NDArray[Any]]], list[npt.NDArray[np.float32]]]
-    n_calls: int
+    run: Callable[[OnnxNetwork, Iterable[npt.NDArray[Any]]], list[npt.NDArray[np.float32]]]
 
 
 class _Candidates(NamedTuple):
@@ -104,11 +105,13 @@ class MTCNN:
         self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect-part")
         self._large = threading.Semaphore(_LARGE_AT_ONCE)
-        self._spread = _Threads(self._pool.map, _first_outputs, 1)
-        # Between the networks are many short NumPy calls. Threads that make them at once hand the interpreter's lock to
-        # and fro and take longer for it, so only half of the drivers do while the others compute.
+        # One photo: the caller prepares what the networks compute in other threads. Resizing a large one is worth threads
+        # too; that of a small one is short NumPy calls, whose threads hand the interpreter's lock to and fro.
+        self._small_alone = _Threads(map, self._run_in_pool)
+        self._large_alone = _Threads(self._pool.map, self._run_in_pool)
+        # Of many small photos only half of the drivers make NumPy calls while the others compute.
         self._turns = threading.Semaphore(max(1, usable_cores() // 2))
-        self._alone = _Threads(map, self._run_between_turns, _CALLS)
+        self._together = _Threads(map, self._run_between_turns)
 
     @property
     def runtime(self) -> str:
@@ -130,8 +133,9 @@ class MTCNN:
         The image is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes: a path, a PIL image, a gray array.
         Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.
         """
+        pixels = as_rgb(image)
         with one_blas_thread():
-            return self._cascade([as_rgb(image)], self._spread)[0]
+            return self._cascade([pixels], self._large_alone if _is_large(pixels) else self._small_alone)[0]
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
         """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
@@ -141,20 +145,33 @@ class MTCNN:
             return [faces for part in self._drivers.map(self._detect_chunk, _chunks(images)) for faces in part]
 
     def _detect_chunk(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[list[Face]]:
-        if images[0].shape[0] * images[0].shape[1] <= _CHUNK_PIXELS:
-            with self._turns:
-                return self._cascade(images, self._alone)
-        with self._large:
-            return self._cascade(images, self._spread)
+        if _is_large(images[0]):
+            with self._large:
+                return self._cascade(images, self._large_alone)
+        with self._turns:
+            return self._cascade(images, self._together)
+
+    def _run_in_pool(self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        outputs = []
+        running: collections.deque[Future[list[npt.NDArray[np.float32]]]] = collections.deque()
+        for one in inputs:
+            running.append(self._pool.submit(network.run, one))
+            if len(running) > _WAITING * usable_cores():
+                outputs.append(running.popleft().result()[0])
+        return outputs + [run.result()[0] for run in running]
 
     def _run_between_turns(
-        self, network: OnnxNetwork, inputs: Sequence[npt.NDArray[Any]]
+        self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]
     ) -> list[npt.NDArray[np.float32]]:
-        self._turns.release()
-        try:
-            return _first_outputs(network, inputs)
-        finally:
-            self._turns.acquire()
+        outputs = []
+        inputs = iter(inputs)
+        while part := list(itertools.islice(inputs, _CALLS)):
+            self._turns.release()
+            try:
+                outputs += [network.run(one)[0] for one in part]
+            finally:
+                self._turns.acquire()
+        return outputs
 
     def _cascade(self, photos: Sequence[npt.NDArray[np.uint8]], threads: _Threads) -> list[list[Face]]:
         """The faces of photos (H,W,3). Those of one size go through the pyramid together."""
@@ -197,24 +214,28 @@ class MTCNN:
         """For each of K images of one size (K,3,H,W), candidate boxes (n,4) of P-Net, regressed, not yet square."""
         n_images, _, height, width = images.shape
         plan = layout(height, width, self.min_size, self.factor)
-        levels = list(
-            threads.each(
-                lambda level: area_resize(images, np.empty((n_images, 3, level.height, level.width), np.uint8)),
-                plan.levels,
-            )
+        resized = threads.each(
+            lambda level: area_resize(images, np.empty((n_images, 3, level.height, level.width), np.uint8)), plan.levels
         )
+        levels: list[npt.NDArray[np.uint8]] = []
 
-        def scan(index: int) -> tuple[npt.NDArray[np.float32], _Candidates]:
-            mask = plan.masks[index]
-            canvases = np.zeros((n_images, 4, *mask.shape), np.uint8)
-            canvases[:, 3] = mask
-            for tile in plan.on_canvas(index):
-                part = levels[tile.level][..., tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-                canvases[:, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
-            heads = np.concatenate(threads.run(self._pnet, np.split(canvases, n_images)))
-            return heads, self._decode(heads, plan.owners[index], plan)
+        def canvases() -> Iterator[npt.NDArray[np.uint8]]:
+            for index, mask in enumerate(plan.masks):
+                drawn = np.zeros((n_images, 4, *mask.shape), np.uint8)
+                drawn[:, 3] = mask
+                for tile in plan.on_canvas(index):
+                    levels.extend(itertools.islice(resized, max(0, tile.level + 1 - len(levels))))
+                    part = levels[tile.level][
+                        ..., tile.top : tile.top + tile.height, tile.left : tile.left + tile.width
+                    ]
+                    drawn[:, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
+                yield from np.split(drawn, n_images)
 
-        scanned = list(threads.each(scan, range(len(plan.masks))))
+        heads = threads.run(self._pnet, canvases())
+        scanned = []
+        for index, owner in enumerate(plan.owners):
+            of_canvas = np.concatenate(heads[index * n_images : (index + 1) * n_images])
+            scanned.append((of_canvas, self._decode(of_canvas, owner, plan)))
         if not any(len(found.boxes) for _, found in scanned):
             return [np.empty((0, 4))] * n_images
         parts = zip(*(found for _, found in scanned), strict=True)
@@ -263,23 +284,27 @@ class MTCNN:
         """The network's outputs for n boxes; box k is of image number `owner[k]`."""
         side = int(network.inputs["crops"][2])
         pending = list(zip(owner.tolist(), boxes.astype(np.int64).tolist(), strict=True))
-        at_once = _AT_ONCE[side]
-        n = at_once * threads.n_calls
 
-        def run(start: int) -> list[npt.NDArray[np.float32]]:
-            part = pending[start : start + n]
-            crops = np.empty((len(part), 3, side, side), np.float32)
-            for crop, (k, (x1, y1, x2, y2)) in zip(crops, part, strict=True):
-                area_crop(images[k], (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
-            return threads.run(network, [crops[k : k + at_once] for k in range(0, len(part), at_once)])
+        def crops() -> Iterator[npt.NDArray[np.float32]]:
+            for part in _parts(len(pending), _AT_ONCE[side]):
+                made = np.empty((len(part), 3, side, side), np.float32)
+                for crop, number in zip(made, part, strict=True):
+                    k, (x1, y1, x2, y2) = pending[number]
+                    area_crop(images[k], (y1 - 1, x1 - 1, y2 - y1 + 1, x2 - x1 + 1), crop)
+                yield made
 
         width = int(network.outputs["heads"][1])
-        heads = threads.each(run, range(0, len(pending), n))
-        return np.concatenate([np.empty((0, width), np.float32), *itertools.chain.from_iterable(heads)])
+        return np.concatenate([np.empty((0, width), np.float32), *threads.run(network, crops())])
 
 
-def _first_outputs(network: OnnxNetwork, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-    return [network.run(one)[0] for one in inputs]
+def _parts(n: int, most: int) -> list[range]:
+    """The numbers up to `n` in equal parts of at most `most`, and as many for each core."""
+    n_parts = min(n, -(-n // (most * usable_cores())) * usable_cores())
+    return [range(n * k // n_parts, n * (k + 1) // n_parts) for k in range(n_parts)]
+
+
+def _is_large(image: npt.NDArray[np.uint8]) -> bool:
+    return image.shape[0] * image.shape[1] > _CHUNK_PIXELS
 
 
 @functools.lru_cache(maxsize=1)  # a worker process unpickles the same detector with every task
