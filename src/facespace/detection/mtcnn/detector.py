@@ -7,7 +7,6 @@ both ends until the result is made.
 
 from __future__ import annotations
 
-import collections
 import functools
 import itertools
 import threading
@@ -37,7 +36,7 @@ _STRIDE = 2
 # a crop in eights and 43 in 48s, O-Net 233 in fours and 246 in 24s.
 _AT_ONCE = {24: 8, 48: 3}
 _CALLS = 12  # calls that a driver makes one after the other before it waits for its turn again
-_WAITING = 4  # calls for each core that are prepared ahead of those that run
+_WAITING = 8  # inputs for each core that are prepared ahead of what helpers compute
 _CHUNK_IMAGES = 6
 _CHUNK_PIXELS = 400_000
 _LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
@@ -100,15 +99,15 @@ class MTCNN:
 
     def after_fork(self) -> None:
         """Make threads and locks, at first and again in a child process."""
-        # Drivers take whole photos or several small ones; a large one hands its pieces to the pool. They are apart, as a
-        # thread that waits for its own pool may wait forever.
+        # Drivers take whole photos or several small ones; helpers compute beside a driver or a caller. They are apart, as
+        # a thread that waits for its own pool may wait forever.
         self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
-        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect-part")
+        self._helpers = ThreadPoolExecutor(max(1, usable_cores() - 1), thread_name_prefix="facespace-detect-beside")
         self._large = threading.Semaphore(_LARGE_AT_ONCE)
-        # One photo: the caller prepares what the networks compute in other threads. Resizing a large one is worth threads
-        # too; that of a small one is short NumPy calls, whose threads hand the interpreter's lock to and fro.
-        self._small_alone = _Threads(map, self._run_in_pool)
-        self._large_alone = _Threads(self._pool.map, self._run_in_pool)
+        # Resizing a large photo is worth threads. That of a small one is many short NumPy calls: threads that make them
+        # at once hand the interpreter's lock to and fro and take longer for it.
+        self._large_alone = _Threads(self._beside, self._run_beside)
+        self._small_alone = _Threads(map, self._run_beside)
         # Of many small photos only half of the drivers make NumPy calls while the others compute.
         self._turns = threading.Semaphore(max(1, usable_cores() // 2))
         self._together = _Threads(map, self._run_between_turns)
@@ -151,14 +150,31 @@ class MTCNN:
         with self._turns:
             return self._cascade(images, self._together)
 
-    def _run_in_pool(self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        outputs = []
-        running: collections.deque[Future[list[npt.NDArray[np.float32]]]] = collections.deque()
+    def _beside(self, function: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
+        """`map`, while helpers apply the function to the first inputs and this thread makes them and takes the last."""
+        if usable_cores() == 1:
+            return map(function, inputs)
+        outputs: list[Any] = []
+        begun: list[tuple[int, Any, Future[Any]]] = []
+        first = 0  # of those begun, the first that may be unfinished
         for one in inputs:
-            running.append(self._pool.submit(network.run, one))
-            if len(running) > _WAITING * usable_cores():
-                outputs.append(running.popleft().result()[0])
-        return outputs + [run.result()[0] for run in running]
+            while first < len(begun) and begun[first][2].done():
+                first += 1
+            if len(begun) - first < _WAITING * usable_cores():
+                begun.append((len(outputs), one, self._helpers.submit(function, one)))
+                outputs.append(None)
+            else:
+                outputs.append(function(one))
+        for number, one, run in reversed(begun):
+            if run.cancel():
+                outputs[number] = function(one)
+        for number, _, run in begun:
+            if not run.cancelled():
+                outputs[number] = run.result()
+        return iter(outputs)
+
+    def _run_beside(self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        return list(self._beside(lambda one: network.run(one)[0], inputs))
 
     def _run_between_turns(
         self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]
@@ -214,7 +230,7 @@ class MTCNN:
         """For each of K images of one size (K,3,H,W), candidate boxes (n,4) of P-Net, regressed, not yet square."""
         n_images, _, height, width = images.shape
         plan = layout(height, width, self.min_size, self.factor)
-        resized = threads.each(
+        resized: Iterator[npt.NDArray[np.uint8]] = threads.each(
             lambda level: area_resize(images, np.empty((n_images, 3, level.height, level.width), np.uint8)), plan.levels
         )
         levels: list[npt.NDArray[np.uint8]] = []
