@@ -182,13 +182,27 @@ def proposal_network(device: Device = "auto") -> OnnxNetwork:
 
 
 def refinement_network(device: Device = "auto") -> OnnxNetwork:
-    """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets."""
+    """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets.
+
+    Where a slope a of the first PReLU is above 1, which plain ONNX Runtime takes one more pass over all values for, its
+    channel x is pooled as it is and a second time as ReLU(x), in a channel that would be empty. The next convolution makes
+    PReLU(x) = a·x + (1 − a)·ReLU(x) of the two.
+    """
     net = _Builder(_weights("rnet.onnx"))
     net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])
-    net.conv("conv2d_5", normalise=True)
-    net.prelu("p_re_lu_3_initializer_14")
+    kernel, bias = net.kernel("conv2d_5", normalise=True)
+    slope = net.weights["p_re_lu_3_initializer_14"].astype(np.float64).ravel()
+    steep = np.flatnonzero(slope > 1)
+    kernel, bias = np.concatenate([kernel, kernel[steep]]), np.concatenate([bias, bias[steep]])
+    pad = -len(bias) % _BLOCK
+    net.convolve(np.pad(kernel, ((0, pad), *[(0, 0)] * 3)), np.pad(bias, (0, pad)))
+    flat = np.pad(np.where(slope > 1, 1, slope), (0, len(steep) + pad))
+    net.x = net.graph.node("PRelu", [net.x, net.constant(flat[:, None, None])])
     net.pool(3, same=True)
-    net.conv("conv2d_6")
+    kernel, bias = net.kernel("conv2d_6")
+    rest = kernel[:, steep] * (1 - slope[steep, None, None])
+    kernel[:, steep] *= slope[steep, None, None]
+    net.convolve(np.pad(np.concatenate([kernel, rest], axis=1), ((0, 0), (0, pad), (0, 0), (0, 0))), bias)
     net.prelu("p_re_lu_4_initializer_12")
     net.pool(3, same=False)
     net.conv("conv2d_7")

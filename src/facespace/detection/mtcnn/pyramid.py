@@ -22,9 +22,9 @@ import numpy.typing as npt
 # Pixels. The three largest levels of a 250 px photo lie side by side on this width, and its whole pyramid takes two
 # canvases, one for each of two cores.
 CANVAS = 334
-# Greatest height of a canvas: what P-Net makes of it takes 1.9 MB at its largest, which stays in a core's cache. A pixel takes
-# 46 ns on canvases of 82 rows, 53 ns of 152 and 58 ns of 334; lower ones repeat more rows where tiles overlap.
-ROWS = 88
+# Greatest height of a canvas: what P-Net makes of it takes 2 MB at its largest, which stays in a core's cache. A pixel takes
+# 46 ns on canvases of 82 rows, 53 ns of 152 and 58 ns of 334; on lower ones more rows are repeated where tiles overlap.
+ROWS = 96
 CELL = 12  # pixels a P-Net output sees
 OVERLAP = CELL - 2
 _HEIGHTS = 8  # canvas heights are multiples of this
