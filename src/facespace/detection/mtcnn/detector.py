@@ -99,17 +99,18 @@ class MTCNN:
 
     def after_fork(self) -> None:
         """Make threads and locks, at first and again in a child process."""
+        self._n_cores = usable_cores()
         # Drivers take whole photos or several small ones; helpers compute beside a driver or a caller. They are apart, as
         # a thread that waits for its own pool may wait forever.
-        self._drivers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-detect")
-        self._helpers = ThreadPoolExecutor(max(1, usable_cores() - 1), thread_name_prefix="facespace-detect-beside")
+        self._drivers = ThreadPoolExecutor(self._n_cores, thread_name_prefix="facespace-detect")
+        self._helpers = ThreadPoolExecutor(max(1, self._n_cores - 1), thread_name_prefix="facespace-detect-beside")
         self._large = threading.Semaphore(_LARGE_AT_ONCE)
         # Resizing a large photo is worth threads. That of a small one is many short NumPy calls: threads that make them
         # at once hand the interpreter's lock to and fro and take longer for it.
         self._large_alone = _Threads(self._beside, self._run_beside)
         self._small_alone = _Threads(map, self._run_beside)
         # Of many small photos only half of the drivers make NumPy calls while the others compute.
-        self._turns = threading.Semaphore(max(1, usable_cores() // 2))
+        self._turns = threading.Semaphore(max(1, self._n_cores // 2))
         self._together = _Threads(map, self._run_between_turns)
 
     @property
@@ -152,7 +153,7 @@ class MTCNN:
 
     def _beside(self, function: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
         """`map`, while helpers apply the function to the first inputs and this thread makes them and takes the last."""
-        if usable_cores() == 1:
+        if self._n_cores == 1:
             return map(function, inputs)
         outputs: list[Any] = []
         begun: list[tuple[int, Any, Future[Any]]] = []
@@ -160,7 +161,7 @@ class MTCNN:
         for one in inputs:
             while first < len(begun) and begun[first][2].done():
                 first += 1
-            if len(begun) - first < _WAITING * usable_cores():
+            if len(begun) - first < _WAITING * self._n_cores:
                 begun.append((len(outputs), one, self._helpers.submit(function, one)))
                 outputs.append(None)
             else:
@@ -300,9 +301,10 @@ class MTCNN:
         """The network's outputs for n boxes; box k is of image number `owner[k]`."""
         side = int(network.inputs["crops"][2])
         pending = list(zip(owner.tolist(), boxes.astype(np.int64).tolist(), strict=True))
+        at_once = _AT_ONCE[side] * (_CALLS if network.runtime == "cuda" else 1)  # a GPU has no cache to stay in
 
         def crops() -> Iterator[npt.NDArray[np.float32]]:
-            for part in _parts(len(pending), _AT_ONCE[side]):
+            for part in _parts(len(pending), at_once, self._n_cores):
                 made = np.empty((len(part), 3, side, side), np.float32)
                 for crop, number in zip(made, part, strict=True):
                     k, (x1, y1, x2, y2) = pending[number]
@@ -313,9 +315,13 @@ class MTCNN:
         return np.concatenate([np.empty((0, width), np.float32), *threads.run(network, crops())])
 
 
-def _parts(n: int, most: int) -> list[range]:
-    """The numbers up to `n` in equal parts of at most `most`, and as many for each core."""
-    n_parts = min(n, -(-n // (most * usable_cores())) * usable_cores())
+def _parts(n: int, most: int, n_cores: int) -> list[range]:
+    """The numbers up to `n` in equal parts of at most `most`, and as many for each core.
+
+    >>> _parts(9, 4, 2)
+    [range(0, 2), range(2, 4), range(4, 6), range(6, 9)]
+    """
+    n_parts = min(n, -(-n // (most * n_cores)) * n_cores)
     return [range(n * k // n_parts, n * (k + 1) // n_parts) for k in range(n_parts)]
 
 
