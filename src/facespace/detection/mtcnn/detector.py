@@ -152,7 +152,7 @@ class MTCNN:
             return self._cascade(images, self._together)
 
     def _beside(self, function: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
-        """`map`, while helpers apply the function to the first inputs and this thread makes them and takes the last."""
+        """`map`, by helpers while this thread makes the inputs, and then by this thread too."""
         if self._n_cores == 1:
             return map(function, inputs)
         outputs: list[Any] = []
@@ -166,7 +166,7 @@ class MTCNN:
                 outputs.append(None)
             else:
                 outputs.append(function(one))
-        for number, one, run in reversed(begun):
+        for number, one, run in begun:
             if run.cancel():
                 outputs[number] = function(one)
         for number, _, run in begun:
@@ -316,13 +316,14 @@ class MTCNN:
 
 
 def _parts(n: int, most: int, n_cores: int) -> list[range]:
-    """The numbers up to `n` in equal parts of at most `most`, and as many for each core.
+    """The numbers up to `n` in about equal parts of at most `most`, as many for each core, larger ones first.
 
     >>> _parts(9, 4, 2)
-    [range(0, 2), range(2, 4), range(4, 6), range(6, 9)]
+    [range(0, 3), range(3, 5), range(5, 7), range(7, 9)]
     """
     n_parts = min(n, -(-n // (most * n_cores)) * n_cores)
-    return [range(n * k // n_parts, n * (k + 1) // n_parts) for k in range(n_parts)]
+    ends = [-(-n * k // n_parts) for k in range(n_parts + 1)] if n_parts else [0]
+    return [range(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _is_large(image: npt.NDArray[np.uint8]) -> bool:
