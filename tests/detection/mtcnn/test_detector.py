@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from facespace import MTCNN, Face
 from facespace.detection.mtcnn.area_resize import area_resize
+from facespace.detection.mtcnn.detector import _WAITING
 from facespace.detection.mtcnn.pyramid import pyramid
 from facespace.faces.alignment import crop_box
 from support.mtcnn_reference import (
@@ -356,7 +358,68 @@ def test_options_are_keywords():
 
 
 def test_the_runtime_has_a_name(detector):
-    assert detector.runtime in ("openvino", "onnxruntime")
+    assert detector.runtime == "onnxruntime"
+
+
+# --- helpers beside a caller ---------------------------------------------------------------------------------------
+
+
+def test_helpers_and_the_caller_share_the_inputs(detector, monkeypatch):
+    """The helper is held up until the caller has done all but one input; results keep the order of the inputs."""
+    monkeypatch.setattr(detector, "_n_cores", 2)
+    caller, by_caller = threading.get_ident(), []
+    begun, enough = threading.Event(), threading.Event()
+
+    def inputs():
+        yield 0
+        assert begun.wait(60)
+        yield from range(1, 6)
+
+    def double(number: int) -> int:
+        if threading.get_ident() != caller:
+            begun.set()
+            assert enough.wait(60)
+        else:
+            by_caller.append(number)
+            if len(by_caller) == 5:
+                enough.set()
+        return 2 * number
+
+    assert list(detector._beside(double, inputs())) == [0, 2, 4, 6, 8, 10]
+    assert by_caller == [1, 2, 3, 4, 5]
+
+
+def test_few_inputs_are_prepared_ahead_of_helpers(detector, monkeypatch):
+    """Crops of a photo with thousands of candidates must not lie in memory all at once."""
+    monkeypatch.setattr(detector, "_n_cores", 2)
+    caller, by_caller, all_made = threading.get_ident(), [], threading.Event()
+
+    def inputs():
+        yield from range(50)
+        all_made.set()
+
+    def same(number: int) -> int:
+        if threading.get_ident() != caller:
+            assert all_made.wait(60)
+        else:
+            by_caller.append(number)
+        return number
+
+    assert list(detector._beside(same, inputs())) == list(range(50))
+    assert by_caller[0] == 2 * _WAITING < 50
+
+
+def test_what_fails_beside_a_caller_fails_there(detector, monkeypatch):
+    monkeypatch.setattr(detector, "_n_cores", 2)
+    with pytest.raises(ZeroDivisionError):
+        list(detector._beside(lambda number: 1 // number, [3, 2, 1, 0]))
+
+
+def test_one_core_has_no_helpers(detector, monkeypatch, small):
+    wanted = numbers(detector.detect(small))
+    monkeypatch.setattr(detector, "_n_cores", 1)
+    monkeypatch.setattr(detector, "_helpers", None)
+    np.testing.assert_allclose(numbers(detector.detect(small)), wanted, atol=1e-3)
 
 
 # --- a level with one candidate ------------------------------------------------------------------------------------

@@ -327,7 +327,7 @@ def _parts(n: int, most: int, n_cores: int) -> list[range]:
 
 
 def _is_large(image: npt.NDArray[np.uint8]) -> bool:
-    return image.shape[0] * image.shape[1] > _CHUNK_PIXELS
+    return bool(image.shape[0] * image.shape[1] > _CHUNK_PIXELS)
 
 
 @functools.lru_cache(maxsize=1)  # a worker process unpickles the same detector with every task

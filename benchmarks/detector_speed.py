@@ -1,0 +1,106 @@
+"""The detectors beside facenet-pytorch's MTCNN and OpenCV's FaceDetectorYN on the same cores, ours and theirs in turns.
+
+`--facenet` and `--opencv` are the pythons of environments with facenet-pytorch and with opencv-python-headless. Photos are
+decoded beforehand on both sides. Of facenet-pytorch the better of its two ways (one photo a call, batches of one size)
+counts. OpenCV gets each photo at the size at which YuNet searches it in full; ours makes that size itself, and searches
+large photos a second time for large faces. A ratio is theirs over ours of one round; the table has medians over the rounds,
+and the lowest and the highest ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import facespace
+from facespace.detection.yunet import YuNet
+from facespace.detection.yunet_network import FILE
+from facespace.runtime.onnx_network import usable_cores
+from speed import answer, processor
+
+WAYS = ("one a call", "many")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def write_searched(path: Path, detector: YuNet, images: list[np.ndarray]) -> None:
+    """Write what the full search of each photo looks at, for OpenCV."""
+    searched = (detector._searches(0, image)[0].resized() for image in images)
+    np.savez(path, **{f"{number:03d}": pixels for number, pixels in enumerate(searched)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--facenet", type=Path, required=True, help="python with facenet-pytorch")
+    parser.add_argument("--opencv", type=Path, required=True, help="python with opencv-python-headless 4.14 or later")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    paths = {
+        "photos": sorted((args.shared / "data/photos").glob("*.jpg")),
+        "LFW": sorted((args.shared / "data/lfw_view1/images").rglob("*.jpg"))[::83][:60],
+    }
+    images = {name: [facespace.read(path) for path in members] for name, members in paths.items()}
+    mtcnn, yunet = facespace.create_detector("mtcnn"), YuNet()
+    weights = Path(facespace.__file__).parent / "weights" / FILE
+    ways = {
+        (name, kind, way): work
+        for name, detector in (("mtcnn", mtcnn), ("yunet", yunet))
+        for kind, photos in images.items()
+        for way, work in zip(
+            WAYS,
+            (
+                lambda d=detector, photos=photos: [d.detect(photo) for photo in photos],
+                lambda d=detector, photos=photos: d.detect_many(photos),
+            ),
+            strict=True,
+        )
+    }
+    ours: dict[tuple[str, str, str], list[float]] = {key: [] for key in ways}
+    theirs: dict[tuple[str, str], list[float]] = {}
+    print(f"{processor()}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}; mtcnn {mtcnn.runtime}, yunet")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, photos in images.items():
+            write_searched(Path(folder, f"{kind}.npz"), yunet, photos)
+        for work in ways.values():
+            work()
+        for turn in range(args.rounds):
+            for kind, members in paths.items():
+                for key, work in ways.items():
+                    if key[1] == kind:
+                        ours[key].append(statistics.median(seconds(work) for _ in range(3)) / len(members))
+                peer = args.shared / "tools/peers/time_facenet_pytorch.py"
+                told = answer(args.facenet, peer, "--rounds", 1, *members)
+                rate = max(told["detect_photos_per_s"], told["detect_batches_of_16"] or 0)
+                theirs.setdefault(("facenet-pytorch", kind), []).append(1 / rate)
+                peer = Path(__file__).with_name("peer_yunet.py")
+                told = answer(args.opencv, peer, weights, Path(folder, f"{kind}.npz"))
+                theirs.setdefault((f"OpenCV {told['version']}", kind), []).append(told["seconds"] / len(members))
+            print(f"round {turn + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", flush=True)
+
+    print(f"{'':<32}{'beside':<18}{'ours ms':>9}{'theirs ms':>11}{'ratio':>8}  lowest to highest")
+    for key, times in ours.items():
+        for (peer, kind), others in theirs.items():
+            if kind != key[1] or (key[0] == "mtcnn" and peer.startswith("OpenCV")):
+                continue
+            ratios = [b / a for a, b in zip(times, others, strict=True)]
+            print(
+                f"{', '.join(key):<32}{peer:<18}{1000 * statistics.median(times):>9.2f}"
+                f"{1000 * statistics.median(others):>11.2f}{statistics.median(ratios):>8.2f}"
+                f"  {min(ratios):.2f} to {max(ratios):.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
