@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -407,6 +408,22 @@ def test_few_inputs_are_prepared_ahead_of_helpers(detector, monkeypatch):
 
     assert list(detector._beside(same, inputs())) == list(range(50))
     assert by_caller[0] == 2 * _WAITING < 50
+
+
+def test_inputs_are_given_up_once_they_are_computed(detector, monkeypatch):
+    """The canvases of a photo of 100 megapixels are 300 MB, and nobody reads one twice."""
+    monkeypatch.setattr(detector, "_n_cores", 2)
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def inputs():
+        for number in range(200):
+            one = np.full(3, number)
+            made.append(weakref.ref(one))
+            yield one
+            del one
+            assert sum(ref() is not None for ref in made) <= 2 * _WAITING + 2
+
+    assert list(detector._beside(np.sum, inputs())) == [3 * number for number in range(200)]
 
 
 def test_what_fails_beside_a_caller_fails_there(detector, monkeypatch):

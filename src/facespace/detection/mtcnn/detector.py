@@ -7,6 +7,7 @@ both ends until the result is made.
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import threading
@@ -156,12 +157,12 @@ class MTCNN:
         if self._n_cores == 1:
             return map(function, inputs)
         outputs: list[Any] = []
-        begun: list[tuple[int, Any, Future[Any]]] = []
-        first = 0  # of those begun, the first that may be unfinished
+        begun: collections.deque[tuple[int, Any, Future[Any]]] = collections.deque()
         for one in inputs:
-            while first < len(begun) and begun[first][2].done():
-                first += 1
-            if len(begun) - first < _WAITING * self._n_cores:
+            while begun and begun[0][2].done():
+                number, _, run = begun.popleft()
+                outputs[number] = run.result()
+            if len(begun) < _WAITING * self._n_cores:
                 begun.append((len(outputs), one, self._helpers.submit(function, one)))
                 outputs.append(None)
             else:
