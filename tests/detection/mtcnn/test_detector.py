@@ -414,6 +414,11 @@ def test_inputs_are_given_up_once_they_are_computed(detector, monkeypatch):
     """The canvases of a photo of 100 megapixels are 300 MB, and nobody reads one twice."""
     monkeypatch.setattr(detector, "_n_cores", 2)
     made: list[weakref.ref[np.ndarray]] = []
+    computed = threading.Semaphore(0)
+
+    def total(one: np.ndarray) -> int:
+        computed.release()
+        return int(one.sum())
 
     def inputs():
         for number in range(200):
@@ -421,9 +426,10 @@ def test_inputs_are_given_up_once_they_are_computed(detector, monkeypatch):
             made.append(weakref.ref(one))
             yield one
             del one
+            assert computed.acquire(timeout=60)
             assert sum(ref() is not None for ref in made) <= 2 * _WAITING + 2
 
-    assert list(detector._beside(np.sum, inputs())) == [3 * number for number in range(200)]
+    assert list(detector._beside(total, inputs())) == [3 * number for number in range(200)]
 
 
 def test_what_fails_beside_a_caller_fails_there(detector, monkeypatch):
