@@ -54,7 +54,7 @@ class _Threads(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """What P-Net found on one canvas of K photos, n cells: boxes (n,4), offsets (n,4), scores, photo, level, and cell
+    """What P-Net found in K photos of one size, n cells: boxes (n,4), offsets (n,4), scores, photo, level, and cell
     (row, column) of that level.
     """
 
@@ -249,22 +249,18 @@ class MTCNN:
                     drawn[:, :3, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = part
                 yield from np.split(drawn, n_images)
 
-        heads = threads.run(self._pnet, canvases())
-        scanned = []
-        for index, owner in enumerate(plan.owners):
-            of_canvas = np.concatenate(heads[index * n_images : (index + 1) * n_images])
-            scanned.append((of_canvas, self._decode(of_canvas, owner, plan)))
-        if not any(len(found.boxes) for _, found in scanned):
+        outputs = threads.run(self._pnet, canvases())
+        heads = [np.concatenate(outputs[k : k + n_images]) for k in range(0, len(outputs), n_images)]
+        boxes, offsets, scores, photo, level, cells = self._decode(heads, plan)
+        if not len(boxes):
             return [np.empty((0, 4))] * n_images
-        parts = zip(*(found for _, found in scanned), strict=True)
-        boxes, offsets, scores, photo, level, cells = (np.concatenate(part) for part in parts)
         n_sets = n_images * len(plan.levels)
         one_set = photo * len(plan.levels) + level
         # Where a level has one candidate alone, the 2018 program reads its offsets from the mirrored column. That is a
         # slip, and it is kept: it decides the crop of 8 in 1,000 photos of LFW, and with it what networks were shown.
         for index in np.flatnonzero(np.bincount(one_set)[one_set] == 1).tolist():
             canvas, y, x = plan.mirrored(int(level[index]), *cells[index].tolist())
-            offsets[index] = scanned[canvas][0][photo[index], 1:, y, x]
+            offsets[index] = heads[canvas][photo[index], 1:, y, x]
         # The 2018 program meets candidates level by level, column by column; that decides between equal scores.
         order = np.lexsort((boxes[:, 1], boxes[:, 0], one_set))
         keep = _suppressed(order, np.searchsorted(one_set[order], np.arange(1, n_sets)), boxes, scores, 0.5)
@@ -273,23 +269,26 @@ class MTCNN:
         regressed = boxes[keep] + offsets[keep] * np.tile(boxes[keep, 2:] - boxes[keep, :2], 2)
         return np.split(regressed, np.searchsorted(photo[keep], np.arange(1, n_images)))
 
-    def _decode(self, heads: npt.NDArray[np.float32], owner: npt.NDArray[np.int32], plan: Layout) -> _Candidates:
-        """The cells that pass P-Net's threshold on one canvas of K photos, whose outputs are (K,5,rows,columns)."""
+    def _decode(self, heads: Sequence[npt.NDArray[np.float32]], plan: Layout) -> _Candidates:
+        """The cells that pass P-Net's threshold, whose outputs for K photos are (K,5,rows,columns) a canvas."""
         # The sigmoid of few: those whose logit may pass, and whose cell is part of a tile.
         low = self.thresholds[0]
-        cells = np.flatnonzero(heads[:, 0] > np.log(low / (1 - low)) - 0.01)
-        photo, cells = np.divmod(cells, owner.size)
-        rows, columns = np.divmod(cells, owner.shape[1])
-        scores = _probability(heads[photo, 0, rows, columns])
-        tiles = owner[rows, columns]
-        passed = (scores >= low) & (tiles >= 0)
-        photo, rows, columns, scores = photo[passed], rows[passed], columns[passed], scores[passed]
-        level, dy, dx, scale = plan.origins[tiles[passed]].T
+        least = np.log(low / (1 - low)) - 0.01
+        found = [(np.empty((0, 5), np.float32), *np.empty((4, 0), np.int64))]
+        for of_canvas, owner in zip(heads, plan.owners, strict=True):
+            photo, cells = np.divmod(np.flatnonzero(of_canvas[:, 0] > least), owner.size)
+            rows, columns = np.divmod(cells, owner.shape[1])
+            found.append((of_canvas[photo, :, rows, columns], photo, rows, columns, owner[rows, columns]))
+        numbers, *where = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        scores = _probability(numbers[:, 0])
+        passed = (scores >= low) & (where[3] >= 0)
+        offsets = numbers[passed, 1:].astype(np.float64)
+        photo, rows, columns, tiles = (part[passed] for part in where)
+        level, dy, dx, scale = plan.origins[tiles].T
         corner = np.stack([_STRIDE * columns + dx, _STRIDE * rows + dy], axis=1)
         boxes = np.trunc(np.hstack([corner + 1, corner + CELL]) / scale[:, None])
-        offsets = heads[photo, 1:, rows, columns].astype(np.float64)
         cells = corner[:, ::-1].astype(np.int64) // _STRIDE
-        return _Candidates(boxes, offsets, scores.astype(np.float64), photo, level.astype(np.int64), cells)
+        return _Candidates(boxes, offsets, scores[passed].astype(np.float64), photo, level.astype(np.int64), cells)
 
     def _classify(
         self,

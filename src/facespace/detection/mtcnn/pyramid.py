@@ -112,6 +112,7 @@ def layout(height: int, width: int, min_size: float, factor: float) -> Layout:
         if tile.width % 2:
             masks[tile.canvas][tile.y : bottom, right - 2] = 1
     origins = np.array([(t.level, t.top - t.y, t.left - t.x, levels[t.level].scale) for t in tiles], np.float64)
+    origins = origins.reshape(-1, 4)  # of a photo without a level too
     return Layout(levels, tuple(tiles), origins, owners, masks)
 
 
