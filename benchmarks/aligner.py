@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 from speed import processor
 
 

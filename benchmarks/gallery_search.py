@@ -28,7 +28,7 @@ import numpy as np
 
 import facespace
 from facespace.identification.people_index import PeopleIndex, Rows
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 from speed import processor
 
 BATCH = 4096

@@ -105,9 +105,7 @@ def main() -> None:
         ratios = ", ".join(f"{value / other:.2f}x" for value in measured.values())
         print(f"round {turn + 1} {what}: {ratios}", flush=True)
 
-    print(
-        f"load of the machine before: {os.getloadavg()[0]:.1f} of {facespace.runtime.onnx_network.usable_cores()} cores"
-    )
+    print(f"load of the machine before: {os.getloadavg()[0]:.1f} of {facespace.runtime.cores.usable_cores()} cores")
     for detector in detectors.values():
         for name in sets:
             detector.detect_many(images[name])  # compile for these shapes
@@ -147,7 +145,7 @@ def main() -> None:
         compare(turn, "embedding, batch 32", measured, other["embed_faces_per_s"]["32"])
 
     print(
-        f"\n{processor()}, {facespace.runtime.onnx_network.usable_cores()} cores, load now {os.getloadavg()[0]:.1f}; "
+        f"\n{processor()}, {facespace.runtime.cores.usable_cores()} cores, load now {os.getloadavg()[0]:.1f}; "
         f"medians of {args.rounds} rounds, of {4 * args.rounds} for embedding"
     )
     print("detectors in float32: " + ", ".join(f"{name} {one.runtime}" for name, one in detectors.items()))

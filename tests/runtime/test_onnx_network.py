@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from facespace.embedding.embedder import Embedder
 from facespace.formats.onnx_model import GraphBuilder
 from facespace.models.zoo import MODELS
 from facespace.runtime import onnx_network as network
+from facespace.runtime.cores import usable_cores
 from facespace.runtime.onnx_network import (
     OnnxNetwork,
     lowest_precision,
     openvino_device,
     openvino_problem,
-    usable_cores,
 )
 
 RUNTIMES = [
@@ -245,17 +245,6 @@ def test_after_a_failure_it_computes_again(monkeypatch, runtime, side_by_side):
                 net.run(images[:n])
 
 
-def test_cores_are_those_this_process_may_use():
-    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
-    with pytest.MonkeyPatch.context() as patch:
-        for share, n_cores in (("1", 1), ("0", 1), ("100000", usable_cores()), ("all", usable_cores())):
-            patch.setenv("FACESPACE_CORES", share)
-            assert usable_cores() == n_cores
-            patch.delenv("FACESPACE_CORES")
-    if hasattr(os, "sched_getaffinity"):
-        assert usable_cores() == len(os.sched_getaffinity(0))
-
-
 def test_parts_are_what_single_calls_compute():
     graph = GraphBuilder()
     x = graph.input("x", np.float32, ["n", 4])
@@ -274,9 +263,11 @@ def test_parts_are_what_single_calls_compute():
 # Measured precisions
 
 
-@pytest.mark.parametrize("processor", ["amx", "bfloat16"])
-def test_sface_is_computed_in_float32_wherever_bfloat16_could_be(processor: str) -> None:
-    assert network.measured_precision(MODELS["sface"].sha256, processor) == "float32"
+@pytest.mark.parametrize(
+    ("processor", "precision"), [("amx", "fastest"), ("bfloat16", "float32"), ("other", "fastest")]
+)
+def test_sface_is_computed_in_bfloat16_only_where_that_is_faster(processor: str, precision: str) -> None:
+    assert network.measured_precision(MODELS["sface"].sha256, processor) == precision
 
 
 @pytest.mark.parametrize("processor", ["amx", "bfloat16", "other"])
@@ -308,3 +299,21 @@ def test_the_embedder_asks_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Embedder.load("sface").precision == "float32"
     assert Embedder.load("sface", precision="float32").precision == "float32"
     assert asked == [MODELS["sface"].sha256]
+
+
+@pytest.mark.skipif(not openvino_device(), reason="no OpenVINO")
+@pytest.mark.parametrize("limited", [True, False])
+def test_openvino_is_told_of_a_quota(monkeypatch: pytest.MonkeyPatch, limited: bool) -> None:
+    import onnxruntime
+
+    told = []
+
+    def add(self: object, devices: object, options: dict[str, str]) -> None:
+        told.append(json.loads(options["load_config"])["CPU"])
+
+    monkeypatch.setattr(onnxruntime.SessionOptions, "add_provider_for_devices", add)
+    monkeypatch.setattr(network, "usable_cores", lambda: 3)
+    monkeypatch.setattr(network, "are_cores_limited", lambda: limited)
+    OnnxNetwork(two_inputs(), source="two.onnx")
+    assert told[0].get("INFERENCE_NUM_THREADS") == ("3" if limited else None)
+    assert told[0].get("ENABLE_CPU_PINNING") == ("NO" if limited else None)

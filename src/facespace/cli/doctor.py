@@ -40,7 +40,8 @@ def doctor() -> None:
         write_line(f"  {package:<24}{version}")
 
     from facespace.models.zoo import home
-    from facespace.runtime.onnx_network import openvino_problem, usable_cores
+    from facespace.runtime.cores import usable_cores
+    from facespace.runtime.onnx_network import openvino_problem
 
     problem = openvino_problem()
     write_line(f"cores        {usable_cores()}")

@@ -40,6 +40,7 @@ from facespace.defaults import MAX_PIXELS, MAX_PIXELS_VARIABLE
 from facespace.errors import FacespaceError
 from facespace.io.files import remedy
 from facespace.io.text import escape_marks, one_line
+from facespace.runtime.cores import limit_library_threads
 
 _HOME = re.compile(r"((?:-*[\w.-]+=)?)(~(?:/.*)?)", re.DOTALL)
 
@@ -122,6 +123,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name the terminal cannot show is escaped, not fatal
             stream.reconfigure(errors="backslashreplace")
+    limit_library_threads()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _notes()

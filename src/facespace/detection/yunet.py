@@ -21,9 +21,10 @@ from facespace.detection.yunet_network import FILE, STRIDES, yunet_network
 from facespace.faces.face import Face, Point, overlaps
 from facespace.io.image import Source, are_several, as_rgb
 from facespace.io.resizing import resized
+from facespace.runtime.cores import usable_cores
 from facespace.runtime.devices import Device
 from facespace.runtime.forks import tell_after_fork
-from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
+from facespace.runtime.onnx_network import OnnxNetwork
 
 _IOU = 0.3  # of two boxes that overlap by more, the better stays
 _SMALLEST = 20.0  # pixels of a face that the network finds reliably

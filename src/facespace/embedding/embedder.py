@@ -20,8 +20,9 @@ from facespace.faces.input_spec import ARCFACE_SIZE, InputSpec
 from facespace.models.opening import AssumptionWarning, OpenedModel, open_model
 from facespace.models.zoo import home
 from facespace.runtime import quantization
+from facespace.runtime.cores import usable_cores
 from facespace.runtime.devices import Device, Precision
-from facespace.runtime.onnx_network import OnnxNetwork, measured_precision, usable_cores
+from facespace.runtime.onnx_network import OnnxNetwork, measured_precision
 
 if TYPE_CHECKING:
     from facespace.embedding.vectors import Embeddings
@@ -32,7 +33,7 @@ Crops = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _FLOATS = 256  # crops that are floats at once
 _CACHED = 4  # crops that a core of plain ONNX Runtime computes at once
-_SIDE_BY_SIDE = 16  # crops from which parts of them are computed side by side
+_SIDE_BY_SIDE = 8  # crops from which parts of them are computed side by side
 _SAME = 0.99  # the least cosine between a crop's features in a batch and alone; bfloat16 takes a hundredth of it
 
 
@@ -229,9 +230,9 @@ class Embedder:
         group = max(usable_cores(), _FLOATS // max(1, len(parts[0]))) if parts else 1
         features = [np.empty((0, self.dimension), np.float32)]
         for first in range(0, len(parts), group):
-            images = [self._as_input(part) for part in parts[first : first + group]]
-            computed = self._network.run_parts(images)
-            features += [self._checked(found, len(part)) for found, part in zip(computed, images, strict=True)]
+            some = parts[first : first + group]
+            computed = self._network.run_parts(self._as_input(part) for part in some)
+            features += [self._checked(found, len(part)) for found, part in zip(computed, some, strict=True)]
         return np.concatenate(features)[: len(crops)]
 
     def _checked_crops(self, crops: Crops) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from facespace.identification.sketches import N_BITS, Sketcher, distances
 from facespace.runtime.blas_threads import one_blas_thread
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 
 _BLOCK = 4096
 # Times the root of the number of rows, divided by the numbers of a vector: how many candidates sketches choose. Measured

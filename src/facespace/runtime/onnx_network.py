@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,19 +29,20 @@ import numpy.typing as npt
 from facespace.errors import ModelError, RuntimeUnavailable
 from facespace.io.text import first_line
 from facespace.runtime import kept_networks
+from facespace.runtime.cores import are_cores_limited, usable_cores
 from facespace.runtime.devices import Device, Precision
 from facespace.runtime.forks import never_destroy, tell_after_fork
 
 Processor = Literal["amx", "bfloat16", "other"]
 
 _SFACE = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
-# Which precision is the fastest by SHA-256 of the weights and kind of processor, as it was measured: a table, and not a
-# measurement when a model is loaded, so that names do not depend on what else a machine does then. SFace's depthwise convolutions take 1.48 times as long in bfloat16 as in float32 where the
-# processor has it without AMX. With AMX nobody has measured it; its thresholds were measured in float32.
-_MEASURED: dict[str, dict[Processor, Precision]] = {_SFACE: {"amx": "float32", "bfloat16": "float32"}}
+# The fastest precision that keeps the names, by SHA-256 of the weights and kind of processor. It is a table and not a
+# measurement at loading, so that names do not depend on what else a machine does. SFace's depthwise convolutions take 1.48
+# times as long in bfloat16 as in float32 where the processor has bfloat16 without AMX; with AMX, which is not in the table,
+# bfloat16 takes a third of the time (benchmarks/recogniser_speed.py).
+_MEASURED: dict[str, dict[Processor, Precision]] = {_SFACE: {"bfloat16": "float32"}}
 
 _CUDA = "CUDAExecutionProvider"
-CORES_VARIABLE = "FACESPACE_CORES"  # how many of the cores this process shall use
 _OPENVINO = "OpenVINOExecutionProvider"
 
 
@@ -142,20 +144,23 @@ class OnnxNetwork:
         """Whether `run_parts` computes its parts side by side."""
         return self.runtime != "cuda" and usable_cores() > 1
 
-    def run_parts(self, parts: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """The first output for each of several batches of the one input.
+    def run_parts(self, parts: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """The first output for each of several batches of the one input, which may be made while others are computed.
 
         They are computed side by side, each on a core of its own: threads within a call wait for the slowest of them at
         every layer, which costs most where other programs use the cores too.
         """
-        if len(parts) < 2 or not self.wants_parts or isinstance(self._session, _AfterFork):
-            return [self.run(part)[0] for part in parts]
+        parts = iter(parts)
+        first = list(itertools.islice(parts, 2))
+        if len(first) < 2 or not self.wants_parts or isinstance(self._session, _AfterFork):
+            return [self.run(part)[0] for part in itertools.chain(first, parts)]
         with self._lock:
             if self._aside is None:
                 self._aside = _SideBySide(self._alone) if self.runtime == "openvino" else self._compile(True)
                 self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-network")
         aside, (name,) = self._aside, self.inputs
-        return list(self._pool.map(lambda part: self._run_on(aside, {name: part})[0], parts))
+        each = itertools.chain(first, parts)
+        return list(self._pool.map(lambda part: self._run_on(aside, {name: part})[0], each))
 
     def _alone(self) -> _Renewed:
         """A session of OpenVINO on one core."""
@@ -247,6 +252,8 @@ def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, rewritte
         config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if one_core:  # unpinned, or all of them would compute on the first core
             config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
+        elif are_cores_limited():  # pinned, the processes of several containers would meet on the host's first cores
+            config |= {"INFERENCE_NUM_THREADS": str(usable_cores()), "ENABLE_CPU_PINNING": "NO"}
         options.add_provider_for_devices([openvino], {"load_config": json.dumps({"CPU": config})})
         return onnxruntime.InferenceSession(model, options)
     options.intra_op_num_threads = 1 if one_core else usable_cores()
@@ -334,16 +341,6 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
     if value and value not in allowed:
         raise RuntimeUnavailable(f"{variable} must be one of {', '.join(allowed)}; it is {value!r}")
     return value or None
-
-
-def usable_cores() -> int:
-    """Cores this process may run on: a container's or a scheduler's limit counts, not the machine's size.
-
-    The variable `FACESPACE_CORES` makes them fewer, as for one of several worker processes.
-    """
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = os.environ.get(CORES_VARIABLE, "")
-    return min(n_cores, max(1, int(share))) if share.isascii() and share.isdigit() and len(share) < 9 else n_cores
 
 
 @functools.cache

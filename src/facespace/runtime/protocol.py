@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,5 +36,5 @@ class Network(Protocol):
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
         """The outputs for inputs in the order of `self.inputs`."""
 
-    def run_parts(self, parts: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+    def run_parts(self, parts: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """The first output for each of several batches of the one input."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class TorchNetwork:
         result: npt.NDArray[np.float32] = features.float().cpu().numpy()
         return [result]
 
-    def run_parts(self, parts: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+    def run_parts(self, parts: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """The features of several batches, one after the other."""
         return [self.run(part)[0] for part in parts]
 

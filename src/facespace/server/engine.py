@@ -30,7 +30,7 @@ from facespace.io.prefetch import reading_within
 from facespace.pipeline.face_batches import MAX_IMAGES, FoundFaces, find_faces
 from facespace.pipeline.photos import Photo
 from facespace.pipeline.rotations import turn
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 from facespace.server.metrics import Metrics
 from facespace.server.priorities import compute_behind
 from facespace.server.problems import busy

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from facespace.identification.gallery import Gallery
-from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
+from facespace.runtime.cores import CORES_VARIABLE, usable_cores
 from facespace.server import logs
 from facespace.server.connections import Connections
 from facespace.server.exposure import check_exposure

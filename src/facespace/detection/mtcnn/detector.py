@@ -25,9 +25,10 @@ from facespace.detection.nms import non_maximum_suppression, non_maximum_suppres
 from facespace.faces.face import Face
 from facespace.io.image import Source, are_several, as_rgb
 from facespace.runtime.blas_threads import one_blas_thread
+from facespace.runtime.cores import usable_cores
 from facespace.runtime.devices import Device
 from facespace.runtime.forks import tell_after_fork
-from facespace.runtime.onnx_network import OnnxNetwork, usable_cores
+from facespace.runtime.onnx_network import OnnxNetwork
 
 Array = npt.NDArray[np.float64]
 

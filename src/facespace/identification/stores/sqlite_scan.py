@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.embedding.calibration import UNKNOWN_QUALITY
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 
 _A_TIME = 4096  # photos
 _MOST_BYTES = 8 << 20  # of their vectors
