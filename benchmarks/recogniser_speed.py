@@ -5,7 +5,7 @@ their best settings: all cores; OpenVINO with both hints, and with requests side
 reads the same file, or the one given by --opencv-model. facespace gets crops of uint8 and makes unit vectors of them
 (`Embedder.embed`), in the precision that this processor gets by default and in float32. Wall time counts.
 
-    python benchmarks/recogniser_speed.py --site DIR    (DIR: pip install --target DIR openvino opencv-python-headless)
+    python benchmarks/recogniser_speed.py --site DIR    (DIR: pip install --target DIR openvino 'opencv-python-headless<5')
 """
 
 from __future__ import annotations
