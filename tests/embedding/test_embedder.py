@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -256,11 +257,13 @@ def test_fewer_features_than_crops_are_never_handed_out():
     [
         ("onnxruntime", True, 34, [4, 4, 4, 4, 3, 3, 3, 3, 3, 3]),
         ("onnxruntime", True, 16, [4, 4, 4, 4]),
-        ("onnxruntime", True, 15, [15]),
+        ("onnxruntime", True, 15, [4, 4, 4, 3]),
+        ("onnxruntime", True, 7, [7]),
         ("onnxruntime", False, 70, [24, 23, 23]),
         ("onnxruntime", True, 0, []),
         ("openvino", True, 34, [16, 16, 2]),
-        ("openvino", True, 15, [16]),
+        ("openvino", True, 15, [4, 4, 4, 4]),
+        ("openvino", True, 7, [8]),
         ("openvino", False, 35, [32, 4]),
         ("openvino", True, 0, []),
     ],
@@ -271,7 +274,8 @@ def test_batches_suit_the_runtime(
     """Small equal shares of the cores where any size is computed as it comes, a few sizes where each is compiled for."""
     seen: list[int] = []
 
-    def run_parts(parts: list[np.ndarray]) -> list[np.ndarray]:
+    def run_parts(given: Iterable[np.ndarray]) -> list[np.ndarray]:
+        parts = list(given)
         seen.extend(len(part) for part in parts)
         return [part.reshape(len(part), 3 * SIZE * SIZE)[:, :3] for part in parts]
 

@@ -258,6 +258,8 @@ def test_parts_are_what_single_calls_compute():
         for part, result in zip(parts, found, strict=True):
             np.testing.assert_allclose(result, part @ weights, rtol=1e-5, atol=1e-6)
     assert network.run_parts([]) == []
+    lazy = network.run_parts(part for part in parts)
+    assert [len(part) for part in lazy] == [3, 1, 8, 3, 5]
 
 
 # Measured precisions
