@@ -22,7 +22,7 @@ import numpy as np
 import facespace
 from facespace.detection.yunet import YuNet
 from facespace.detection.yunet_network import FILE
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 from speed import answer, processor
 
 WAYS = ("one a call", "many")
