@@ -16,7 +16,8 @@ from PIL import Image
 from facespace.client.client import Client
 from support.commands import Outcome, run_facespace
 from support.fake_service import answering, fake_service, problem
-from support.service import Served, served, wait_until
+from support.service import Served, served
+from support.waiting import wait_until
 
 N_PHOTOS = 14
 
@@ -143,7 +144,7 @@ def test_killed_and_started_again_everything_is_there_once(
         [sys.executable, "-m", "facespace", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: names(client).get("Grace", 0) >= n_seen, "nothing is enrolled", 20)
+        wait_until(lambda: names(client).get("Grace", 0) >= n_seen, "nothing is enrolled", seconds=20)
     finally:
         process.kill()
         process.wait(30)

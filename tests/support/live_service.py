@@ -14,7 +14,7 @@ import uvicorn
 from facespace.server.app import create_app
 from facespace.server.service import Service
 from facespace.server.settings import Settings
-from support.webhook_server import wait_until
+from support.waiting import wait_until
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def live_service(folder: Path, **settings: Any) -> Iterator[tuple[httpx.Client, 
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on", ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    wait_until(lambda: server.started or not thread.is_alive(), 60)
+    wait_until(lambda: server.started or not thread.is_alive(), seconds=60)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +22,7 @@ from facespace.embedding.embedder import Embedder
 from facespace.server.app import create_app
 from facespace.server.service import Service
 from facespace.server.settings import Settings
+from support.waiting import wait_until
 
 HOST = "http://127.0.0.1:8000"
 _PATIENCE = 60.0
@@ -110,14 +111,6 @@ def served(folder: Path, *arguments: str, gallery: Path | None = None, port: int
                 process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-def wait_until(condition: Callable[[], bool], otherwise: str, seconds: float = _PATIENCE) -> None:
-    """Wait for a condition; an `AssertionError` if it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.02)
 
 
 def _is_ready(client: httpx.Client) -> bool:

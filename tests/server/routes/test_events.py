@@ -17,7 +17,7 @@ import pytest
 from facespace.server.routes import events as routes
 from facespace.server.service import Service
 from support.live_service import live_service
-from support.webhook_server import wait_until
+from support.waiting import wait_until
 
 ANNA = {"id": "7", "name": "Anna\u2028<script>", "external_id": None}
 
