@@ -17,6 +17,7 @@ import pytest
 import facespace
 from support.commands import Outcome
 from support.postgres_fixture import postgres as postgres
+from support.real_service import client as client, service as service
 
 # Networks that are kept between runs stay out of the user's home; processes of one run share them.
 _HOME = None if "FACESPACE_HOME" in os.environ else tempfile.mkdtemp(prefix="facespace-tests-")
