@@ -117,7 +117,9 @@ def cli(
 ) -> Callable[..., Outcome]:
     """The command `facespace` in this process, `main` and all, with networks that are loaded already."""
     from facespace.cli.main import main
+    from support.networks_once import load_and_compute_once
 
+    load_and_compute_once(monkeypatch)
     monkeypatch.delenv("FACESPACE_GALLERY", raising=False)
     load = facespace.Embedder.load
 

@@ -145,10 +145,9 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bits(people, undisturbed, tmp
         if len(steps) == at:
             raise Killed
 
-    monkeypatch.setattr(training.arithmetic, "follow", killing)
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training.arithmetic, "follow", killing)
         train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
-    monkeypatch.undo()
     train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
     assert logged(tmp_path / "run") == logged(undisturbed)
     assert weights(tmp_path / "run") == weights(undisturbed)
@@ -524,13 +523,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(people, tmp_path, monkeypatch)
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(file)
 
-    monkeypatch.setattr(checkpoint, "sync_file", full)
-    with pytest.raises(
-        TrainingError,
-        match=r"cannot be written .*No space left.*step-000000004 is intact; make room, then facespace train .*/run goes on",
-    ):
+    message = (
+        r"cannot be written .*No space left.*step-000000004 is intact; make room, then facespace train .*/run goes on"
+    )
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match=message):
+        patch.setattr(checkpoint, "sync_file", full)
         train(recipe(people), tmp_path / "run")
-    monkeypatch.undo()
     train(recipe(people), tmp_path / "run")
     assert len(logged(tmp_path / "run")) == 8
 
