@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import signal
@@ -13,30 +12,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import httpx
+import pytest
 from starlette.testclient import TestClient
 
-from facespace.embedding.embedder import Embedder
 from facespace.server.app import create_app
 from facespace.server.service import Service
 from facespace.server.settings import Settings
+from support.networks_once import load_and_compute_once
 from support.waiting import wait_until
 
 HOST = "http://127.0.0.1:8000"
 _PATIENCE = 60.0
-_LOAD = Embedder.load
 
 
-@functools.cache
-def _embedder(model: str) -> Embedder:
-    return _LOAD(model)
-
-
-def cached_embedders() -> contextlib.AbstractContextManager[object]:
-    """A context in which models are loaded once for all tests."""
-    return mock.patch.object(Embedder, "load", _embedder)
+@contextlib.contextmanager
+def cached_embedders() -> Iterator[None]:
+    """A context in which networks load once and compute each input once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        load_and_compute_once(patch)
+        yield
 
 
 @contextlib.contextmanager
