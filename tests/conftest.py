@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -46,7 +47,11 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Torch on one thread: tests run side by side, and threads that wait for each other then cost the most."""
+    """Torch on one thread: tests run side by side, and threads that wait for each other then cost the most.
+
+    The modules and tests collected so far live to the end, so garbage collections need not look at them again.
+    """
+    gc.freeze()
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 
