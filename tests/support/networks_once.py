@@ -23,15 +23,17 @@ from facespace.models.zoo import MODELS
 from facespace.runtime.onnx_network import OnnxNetwork
 
 _CHOSEN_BY = ("FACESPACE_RUNTIME", "FACESPACE_PRECISION", "FACESPACE_CORES")
+_NETWORKS_OF_YUNET: dict[tuple[Any, ...], OnnxNetwork] = {}
+_make_network_of_yunet = YuNet._network
 _load, _run, _run_parts = Embedder.load, OnnxNetwork.run, OnnxNetwork.run_parts
 
 Arrays = list[npt.NDArray[np.float32]]
 
 
 def load_and_compute_once(patch: pytest.MonkeyPatch) -> None:
-    """Until `patch` is undone, named models and YuNet load once, and every ONNX network computes the same call once."""
+    """Until `patch` is undone, named models and YuNet's networks load once, and networks compute the same call once."""
     patch.setattr(Embedder, "load", _embedder)
-    patch.setattr("facespace.detection.yunet.YuNet", _yunet)
+    patch.setattr(YuNet, "_network", _network_of_yunet)
     patch.setattr(OnnxNetwork, "run", _run_once)
     patch.setattr(OnnxNetwork, "run_parts", _run_parts_once)
 
@@ -42,8 +44,11 @@ def _embedder(model: Any = DEFAULT_MODEL, **options: Any) -> Embedder:
     return _named_embedder(_chosen(), model, **options)
 
 
-def _yunet(**options: Any) -> YuNet:
-    return _one_yunet(_chosen(), **options)
+def _network_of_yunet(detector: YuNet, *, side_by_side: bool) -> OnnxNetwork:
+    key = (*_chosen(), detector._device, side_by_side)
+    if key not in _NETWORKS_OF_YUNET:
+        _NETWORKS_OF_YUNET[key] = _make_network_of_yunet(detector, side_by_side=side_by_side)
+    return _NETWORKS_OF_YUNET[key]
 
 
 def _chosen() -> tuple[str | None, ...]:
@@ -53,11 +58,6 @@ def _chosen() -> tuple[str | None, ...]:
 @functools.cache
 def _named_embedder(chosen: tuple[str | None, ...], model: str, **options: Any) -> Embedder:
     return _load(model, **options)
-
-
-@functools.cache
-def _one_yunet(chosen: tuple[str | None, ...], **options: Any) -> YuNet:
-    return YuNet(**options)
 
 
 def _run_once(network: OnnxNetwork, *inputs: npt.NDArray[Any]) -> Arrays:
