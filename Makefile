@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python scripts/install.py -c constraints.txt
+SETUP := pyproject.toml constraints.txt hatch_build.py scripts/install.py
+# The tests start some hundred processes, which would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint format pythons wheel clean
 help:
@@ -13,17 +16,24 @@ help:
 	@echo "make pythons build a wheel and try it on every Python 3.10 to 3.13 found here"
 	@echo "make wheel   build the wheel into dist/"
 
-$(VENV)/demo: pyproject.toml constraints.txt hatch_build.py
-	@echo "Setting up $(VENV) with what the demo needs (once; a minute or two) ..."
+$(VENV)/demo: $(SETUP)
+	@echo "Setting up $(VENV) with what the demo needs (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -e ".[demo]"
+	@$(INSTALL) -e ".[demo]"
 	touch $@
 
-$(VENV)/dev: pyproject.toml constraints.txt hatch_build.py
-	@echo "Setting up $(VENV) with what the tests need (once; a minute or two) ..."
+$(VENV)/dev: $(SETUP)
+	@echo "Setting up $(VENV) with what the tests need (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -e ".[dev]"
+	@$(INSTALL) -e ".[dev]"
 	touch $(VENV)/demo $@
+
+# PostgreSQL and Playwright: the tests that need them skip without, except under CI.
+$(VENV)/ci: $(SETUP)
+	@echo "Setting up $(VENV) with what CI needs (once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e ".[ci]"
+	touch $(VENV)/demo $(VENV)/dev $@
 
 demo: $(VENV)/demo
 	$(BIN)/facespace demo --output demo
@@ -41,7 +51,7 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 
 wheel: $(VENV)/dev
-	$(PIP) build
+	$(INSTALL) build
 	$(BIN)/python -m build --outdir dist
 
 pythons: wheel

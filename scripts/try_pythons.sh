@@ -23,7 +23,7 @@ for python in "$@"; do
   cd "$work"
   rm -rf venv run && mkdir run
   "$python" -m venv venv
-  if venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$clone/constraints.txt" "$wheel[dev]" 2>install.log &&
+  if venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$clone/constraints.txt" "$wheel[ci]" 2>install.log &&
     cp -r "$clone/tests" run/ && cp "$clone/pyproject.toml" run/ && cd run &&
     ../venv/bin/facespace doctor >doctor.log && ../venv/bin/facespace demo >demo.log &&
     FACESPACE_SHARED=/nonexistent CI= ../venv/bin/python -m pytest -q -n 2 tests --ignore tests/test_architecture.py >tests.log 2>&1; then

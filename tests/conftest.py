@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import facespace
 from support.commands import Outcome
 from support.postgres_fixture import postgres as postgres
+from support.real_service import client as client, service as service
 
 # Networks that are kept between runs stay out of the user's home; processes of one run share them.
 _HOME = None if "FACESPACE_HOME" in os.environ else tempfile.mkdtemp(prefix="facespace-tests-")
@@ -45,7 +47,11 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Torch on one thread: tests run side by side, and threads that wait for each other then cost the most."""
+    """Torch on one thread: tests run side by side, and threads that wait for each other then cost the most.
+
+    The modules and tests collected so far live to the end, so garbage collections need not look at them again.
+    """
+    gc.freeze()
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 
@@ -116,7 +122,9 @@ def cli(
 ) -> Callable[..., Outcome]:
     """The command `facespace` in this process, `main` and all, with networks that are loaded already."""
     from facespace.cli.main import main
+    from support.networks_once import load_and_compute_once
 
+    load_and_compute_once(monkeypatch)
     monkeypatch.delenv("FACESPACE_GALLERY", raising=False)
     load = facespace.Embedder.load
 

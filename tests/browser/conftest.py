@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.browsers import ALLOW_CAMERA, ARGUMENTS, CHROMIUM, Served, missing, serving, variants
+from support.absent import need_packages, skip_or_fail
+from support.browsers import ALLOW_CAMERA, ARGUMENTS, CHROMIUM, Served, serving, variants
 
 WAIT = 15_000  # milliseconds until a test gives up on something
 
 
 @pytest.fixture(scope="session")
 def can_browse() -> None:
-    if reason := missing():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI looks at the page in a browser, but {reason}")
-        pytest.skip(reason)
+    need_packages("playwright", "axe_playwright_python")
+    if not CHROMIUM.exists():
+        skip_or_fail(f"there is no {CHROMIUM}: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")

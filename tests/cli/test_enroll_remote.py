@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,9 @@ from PIL import Image
 from facespace.client.client import Client
 from support.commands import Outcome, run_facespace
 from support.fake_service import answering, fake_service, problem
-from support.service import Served, served, wait_until
+from support.waiting import wait_until
 
 N_PHOTOS = 14
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("service")) as there:
-        yield there
-
-
-@pytest.fixture
-def client(service: Served) -> Iterator[Client]:
-    """A client of an empty gallery."""
-    with Client(service.url) as made:
-        for person in made.people():
-            made.erase(person)
-        yield made
 
 
 @pytest.fixture
@@ -143,7 +127,7 @@ def test_killed_and_started_again_everything_is_there_once(
         [sys.executable, "-m", "facespace", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: names(client).get("Grace", 0) >= n_seen, "nothing is enrolled", 20)
+        wait_until(lambda: names(client).get("Grace", 0) >= n_seen, "nothing is enrolled", seconds=20)
     finally:
         process.kill()
         process.wait(30)

@@ -25,7 +25,8 @@ from support.film_server import FilmServer, film_server
 from support.live_service import live_service
 from support.mqtt_broker import free_port, mqtt_broker, mqtt_listener
 from support.video_files import moved, portrait, write_video
-from support.webhook_server import wait_until, webhook_server
+from support.waiting import wait_until
+from support.webhook_server import webhook_server
 
 Cli = Callable[..., Outcome]
 N_FRAMES = 60
@@ -214,7 +215,7 @@ def test_a_camera_that_goes_away_and_comes_back(server: FilmServer, sface_galler
 @pytest.mark.skipif(sys.platform != "linux" or Path("/dev/video77").exists(), reason="asks Linux for a camera")
 def test_a_camera_that_is_not_there_yet(sface_gallery: Path) -> None:
     with Watching("77", "--gallery", sface_gallery) as watching:
-        wait_until(lambda: len(watching.err) == 2, 60)
+        wait_until(lambda: len(watching.err) == 2, seconds=60)
         assert watching.err[0] == (
             "facespace: camera 77: there is no such camera (/dev/video77); opening it again in 1 s\n"
         )

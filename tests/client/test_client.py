@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,6 @@ from facespace.errors import ImageError, ServiceError, UnknownPerson
 from support.commands import run_facespace
 from support.fake_service import answering, fake_service, problem
 from support.service import Served, served
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("service")) as there:
-        yield there
-
-
-@pytest.fixture
-def client(service: Served) -> Iterator[Client]:
-    """A client of an empty gallery."""
-    with Client(service.url) as made:
-        for person in made.people():
-            made.erase(person)
-        yield made
 
 
 def variant(file: Path, angle: float) -> Image.Image:

@@ -16,7 +16,7 @@ import uvicorn
 
 from facespace.server.connections import MAX_HEADER_BYTES, Connections
 from facespace.server.settings import Settings
-from support.service import wait_until
+from support.waiting import wait_until
 
 LARGE = 2**25  # bytes; more than a system keeps for a connection
 

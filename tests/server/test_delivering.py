@@ -19,7 +19,8 @@ from facespace.server.delivering import Delivering
 from facespace.server.events import Events
 from facespace.server.state import State
 from facespace.server.webhooks import Webhooks
-from support.webhook_server import WebhookServer, wait_until, webhook_server
+from support.waiting import wait_until
+from support.webhook_server import WebhookServer, webhook_server
 
 ANNA = {"id": "7", "name": "Anna", "external_id": None}
 
@@ -186,7 +187,7 @@ def test_nothing_is_lost_by_kill_9(start: Callable[..., Worker], target: Webhook
         process.stdout.close()
     release.set()
     worker = start()
-    wait_until(lambda: worker.delivering.delivers, 5)  # the lock was free at once
+    wait_until(lambda: worker.delivering.delivers, seconds=5)  # the lock was free at once
     wait_until(lambda: len(set(ids(target))) == 20)
     wait_until(lambda: not worker.state.rows("SELECT 1 FROM webhook_delivery"))
     assert {json.loads(body)["person"]["id"] for body in target.bodies()} == {str(k) for k in range(20)}

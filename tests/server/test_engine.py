@@ -17,7 +17,8 @@ from facespace.server.engine import Engine
 from facespace.server.metrics import Metrics
 from facespace.server.problems import Problem
 from facespace.server.settings import Settings
-from support.service import cached_embedders, wait_until
+from support.service import cached_embedders
+from support.waiting import wait_until
 
 
 @pytest.fixture

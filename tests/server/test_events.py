@@ -14,7 +14,7 @@ import pytest
 from facespace.server import events as module
 from facespace.server.events import Event, Events, Wanted, event_body
 from facespace.server.state import State
-from support.webhook_server import wait_until
+from support.waiting import wait_until
 
 ANNA = {"id": "7", "name": "Anna", "external_id": None}
 BEN = {"id": "8", "name": "Ben", "external_id": None}
@@ -126,7 +126,7 @@ def test_a_worker_hears_of_its_own_events_at_once(state: State, monkeypatch: pyt
     events = Events(state)
     begin = events.newest()
     events.emit("enrolled", "default", {"person": ANNA})
-    wait_until(lambda: events.newest() > begin, 5)
+    wait_until(lambda: events.newest() > begin, seconds=5)
     events.close()
 
 
@@ -171,7 +171,7 @@ def test_two_workers_see_each_others_events(events: Events, tmp_path: Path) -> N
     )
     events.set_listening("stream", time.time() + 60)
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "state")], check=True, timeout=60)
-    wait_until(lambda: len(events.after(begin)) == 2, 5)
+    wait_until(lambda: len(events.after(begin)) == 2, seconds=5)
     assert sorted(kinds(events.after(begin))) == ["known", "removed"]
 
 

@@ -18,7 +18,7 @@ from facespace.server.state import State
 from facespace.server.webhooks import Webhooks
 from support.mqtt_broker import free_port, mqtt_broker, mqtt_listener
 from support.tls_relay import certify
-from support.webhook_server import wait_until
+from support.waiting import wait_until
 
 ANNA = {"id": "7", "name": "Anna", "external_id": None}
 

@@ -10,7 +10,8 @@ import pytest
 from facespace.server import outbox as module
 from facespace.server.outbox import Outbox
 from facespace.server.webhook_targets import TargetRefused
-from support.webhook_server import WebhookServer, wait_until, webhook_server
+from support.waiting import wait_until
+from support.webhook_server import WebhookServer, webhook_server
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import pytest
 
 from facespace.server.running import address, bind, config
 from facespace.server.settings import Settings
-from support.service import served, wait_until
+from support.service import served
+from support.waiting import wait_until
 
 JPEG = {"content-type": "image/jpeg"}
 

@@ -6,7 +6,8 @@ import threading
 
 from facespace.server.service import Service
 from facespace.server.settings import Settings
-from support.service import cached_embedders, wait_until
+from support.service import cached_embedders
+from support.waiting import wait_until
 
 
 def test_from_start_to_end(tmp_path):

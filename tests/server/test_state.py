@@ -15,7 +15,7 @@ from facespace.server.answers import Answer, Answers
 from facespace.server.events import Events
 from facespace.server.state import FILE, VERSION, State, StateError, serving
 from facespace.server.webhooks import Webhooks
-from support.service import wait_until
+from support.waiting import wait_until
 
 PRIVATE = [stat.S_IRUSR | stat.S_IWUSR]
 

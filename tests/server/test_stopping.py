@@ -15,7 +15,8 @@ import pytest
 
 from facespace.server.stopping import calling_at_stop
 from support.service import served
-from support.webhook_server import wait_until, webhook_server
+from support.waiting import wait_until
+from support.webhook_server import webhook_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
@@ -80,7 +81,7 @@ def test_streams_of_two_workers(tmp_path: Path, hopper_file: Path, collins_file:
                 "/v1/identify", content=collins_file.read_bytes(), headers={"content-type": "image/png"}
             )
             assert answer.status_code == 200
-        wait_until(lambda: len(found) == len(listeners), 20)
+        wait_until(lambda: len(found) == len(listeners), seconds=20)
         begun = time.monotonic()
         assert service.end() == 0
         assert time.monotonic() - begun < 10
@@ -106,7 +107,7 @@ def test_no_event_of_an_acknowledged_enrolment_is_lost_by_kill_9(
             service.kill()
         release.set()
         with served(tmp_path, "--allow-private-webhooks"):
-            wait_until(lambda: len({json.loads(body)["id"] for body in target.bodies()}) == 2, 20)
+            wait_until(lambda: len({json.loads(body)["id"] for body in target.bodies()}) == 2, seconds=20)
     names = [json.loads(body)["person"]["name"] for body in target.bodies()]
     assert sorted(set(names)) == ["p0", "p1"]
     assert len(names) <= 3, "only what was under way is sent twice"

@@ -20,7 +20,8 @@ from facespace.server import unknowns as module
 from facespace.server.problems import Problem
 from facespace.server.unknowns import Unknowns
 from support.served_people import add_drawn
-from support.service import running_service, service_behind, wait_until
+from support.service import running_service, service_behind
+from support.waiting import wait_until
 
 POINTS = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
 

@@ -18,7 +18,8 @@ import pytest
 from facespace.server import webhook_targets
 from facespace.server.webhook_targets import DeliveryFailed, TargetRefused, check_address, checked_target, deliver
 from support.tls_relay import certify
-from support.webhook_server import WebhookServer, wait_until, webhook_server
+from support.waiting import wait_until
+from support.webhook_server import WebhookServer, webhook_server
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from facespace.server.events import Events
 from facespace.server.state import State
 from facespace.server.webhook_targets import TargetRefused
 from facespace.server.webhooks import Delivery, Webhooks
-from support.webhook_server import wait_until
+from support.waiting import wait_until
 
 ANNA = {"id": "7", "name": "Anna", "external_id": None}
 BEN = {"id": "8", "name": "Ben", "external_id": None}

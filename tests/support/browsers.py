@@ -25,15 +25,6 @@ ALLOW_CAMERA = "--use-fake-ui-for-media-stream"
 STARTED = 60.0  # seconds a service may take to start
 
 
-def missing() -> str:
-    """Why no browser can be used here; empty if one can."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "playwright is not installed"
-    return "" if CHROMIUM.exists() else f"there is no {CHROMIUM}"
-
-
 class Served:
     """A running `facespace serve`: its `address`, which ends with /, and what tests ask it beside the page."""
 

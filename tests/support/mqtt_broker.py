@@ -13,7 +13,7 @@ from pathlib import Path
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from support.webhook_server import wait_until
+from support.waiting import wait_until
 
 _BROKER = """
 import asyncio, json, sys

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import httpx
+import pytest
 from starlette.testclient import TestClient
 
-from facespace.embedding.embedder import Embedder
 from facespace.server.app import create_app
 from facespace.server.service import Service
 from facespace.server.settings import Settings
+from support.networks_once import load_and_compute_once
+from support.waiting import wait_until
 
 HOST = "http://127.0.0.1:8000"
 _PATIENCE = 60.0
-_LOAD = Embedder.load
 
 
-@functools.cache
-def _embedder(model: str) -> Embedder:
-    return _LOAD(model)
-
-
-def cached_embedders() -> contextlib.AbstractContextManager[object]:
-    """A context in which models are loaded once for all tests."""
-    return mock.patch.object(Embedder, "load", _embedder)
+@contextlib.contextmanager
+def cached_embedders() -> Iterator[None]:
+    """A context in which networks load once and compute each input once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        load_and_compute_once(patch)
+        yield
 
 
 @contextlib.contextmanager
@@ -110,14 +107,6 @@ def served(folder: Path, *arguments: str, gallery: Path | None = None, port: int
                 process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-def wait_until(condition: Callable[[], bool], otherwise: str, seconds: float = _PATIENCE) -> None:
-    """Wait for a condition; an `AssertionError` if it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.02)
 
 
 def _is_ready(client: httpx.Client) -> bool:

@@ -1,4 +1,4 @@
-"""A webhook's target on loopback, which answers as a test says; and waiting for what is to come."""
+"""A webhook's target on loopback, which answers as a test says."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ import contextlib
 import http.server
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `condition` answers once it is true; a failure after so many seconds."""
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"not true within {seconds} s: {condition}"
-        time.sleep(0.01)
-    return answer
 
 
 @dataclass

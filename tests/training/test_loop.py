@@ -104,6 +104,15 @@ def without_onnx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of processes that train: one thread, and as if torch's exporter were not installed."""
+    folder = tmp_path_factory.mktemp("no-exporter")
+    (folder / "onnxscript.py").write_text("raise ImportError('not in these tests', name='onnxscript')")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+@pytest.fixture(scope="session")
 def undisturbed(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     train(recipe(people), run)
@@ -145,10 +154,9 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bits(people, undisturbed, tmp
         if len(steps) == at:
             raise Killed
 
-    monkeypatch.setattr(training.arithmetic, "follow", killing)
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training.arithmetic, "follow", killing)
         train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
-    monkeypatch.undo()
     train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
     assert logged(tmp_path / "run") == logged(undisturbed)
     assert weights(tmp_path / "run") == weights(undisturbed)
@@ -189,7 +197,7 @@ def check_resumes(people: Path, tmp_path: Path, *overrides: str, loss: str) -> N
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
-def test_a_process_killed_without_warning(people, tmp_path):
+def test_a_process_killed_without_warning(people, environment, tmp_path):
     """kill −9 at a random moment, workers and all; started again by the same command."""
     # One thread here and there: sums over threads are in another order.
     file = tmp_path / "recipe.toml"
@@ -205,7 +213,6 @@ def test_a_process_killed_without_warning(people, tmp_path):
         "checkpoint_every=1",
     ]
     command += ["epoch_size=12", "n_epochs=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen(
         [*command, "--output", str(tmp_path / "killed")],
         env=environment,
@@ -254,13 +261,12 @@ def checkpoints(run: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").iterdir())
 
 
-def test_sigterm_to_all_processes_saves_the_step(people, tmp_path):
+def test_sigterm_to_all_processes_saves_the_step(people, environment, tmp_path):
     """As a cluster ends a job: trainer, workers and what forks them get it, and torchrun hands it on once more."""
     file = tmp_path / "recipe.toml"
     file.write_text(TEXT)
     command = [sys.executable, "-m", "facespace", "train", str(file), f"data={people}", "workers=2"]
     command += ["epoch_size=16", "n_epochs=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     stopped = subprocess.Popen(
         [*command, "--output", str(tmp_path / "stopped")],
         env=environment,
@@ -351,7 +357,7 @@ if __name__ == "__main__":
 """
 
 
-def spread(tmp_path: Path, text: str, run: Path, n: int) -> None:
+def spread(tmp_path: Path, text: str, run: Path, n: int, environment: dict[str, str]) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     (tmp_path / "train.py").write_text(SPREAD)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
@@ -360,13 +366,13 @@ def spread(tmp_path: Path, text: str, run: Path, n: int) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("loss", ["classic", "partial-fc"])
-def test_two_processes_compute_what_one_does(people, tmp_path, loss):
+def test_two_processes_compute_what_one_does(people, environment, tmp_path, loss):
     """Part k of two is the same in a process of its own as in one that adds both up: batch norms see the same images."""
     losses = {
         "classic": TEXT[TEXT.index("[[losses]]") :],
@@ -375,7 +381,7 @@ def test_two_processes_compute_what_one_does(people, tmp_path, loss):
     text = TEXT[: TEXT.index("[[losses]]")].replace("ema = 0.9\n", "clip_norm = 1.0\n")
     text += f'data = "{people}"\n' + losses[loss]
     train(recipes.parse(text, ["accumulate=2"]), tmp_path / "one")
-    spread(tmp_path, text, tmp_path / "two", 2)
+    spread(tmp_path, text, tmp_path / "two", 2, environment)
     assert [step for step, _, _ in logged(tmp_path / "two")] == list(range(1, 9))
     np.testing.assert_allclose(logged(tmp_path / "two"), logged(tmp_path / "one"), rtol=2e-4)
     # What is in shards comes together again, in one process.
@@ -386,7 +392,7 @@ def test_two_processes_compute_what_one_does(people, tmp_path, loss):
     assert len(logged(tmp_path / "two")) == 12
 
 
-def test_two_processes_stop_after_the_same_step(people, tmp_path):
+def test_two_processes_stop_after_the_same_step(people, environment, tmp_path):
     """SIGTERM to torchrun and its processes, one of which torchrun signals once more; and what they saved goes on."""
     file = tmp_path / "recipe.toml"
     file.write_text(f'data = "{people}"\n' + TEXT)
@@ -394,7 +400,7 @@ def test_two_processes_stop_after_the_same_step(people, tmp_path):
     command += ["-m", "facespace", "train", str(file), "epoch_size=400", "--output", str(tmp_path / "run")]
     stopped = subprocess.Popen(
         command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -524,25 +530,23 @@ def test_a_full_disk_leaves_the_checkpoint_before(people, tmp_path, monkeypatch)
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(file)
 
-    monkeypatch.setattr(checkpoint, "sync_file", full)
-    with pytest.raises(
-        TrainingError,
-        match=r"cannot be written .*No space left.*step-000000004 is intact; make room, then facespace train .*/run goes on",
-    ):
+    message = (
+        r"cannot be written .*No space left.*step-000000004 is intact; make room, then facespace train .*/run goes on"
+    )
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match=message):
+        patch.setattr(checkpoint, "sync_file", full)
         train(recipe(people), tmp_path / "run")
-    monkeypatch.undo()
     train(recipe(people), tmp_path / "run")
     assert len(logged(tmp_path / "run")) == 8
 
 
 @pytest.mark.parametrize("files", ["*/metrics.jsonl", "*/events.out*", "*/.facespace-*.png", "*/.facespace-*.json"])
-def test_a_full_disk_wherever_it_is_met_is_one_line(people, undisturbed, tmp_path, files):
+def test_a_full_disk_wherever_it_is_met_is_one_line(people, undisturbed, environment, tmp_path, files):
     """A step is logged, the sheet of crops is saved, TensorBoard's thread writes: the file that fails is a device."""
     file = tmp_path / "recipe.toml"
     file.write_text(TEXT)
     code = FULL.format(files=files)
     command = [sys.executable, "-c", code, "train", str(file), f"data={people}", "--output", str(tmp_path / "run")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1

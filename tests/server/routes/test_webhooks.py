@@ -14,7 +14,8 @@ import pytest
 
 from facespace.server.service import Service
 from support.live_service import live_service
-from support.webhook_server import WebhookServer, wait_until, webhook_server
+from support.waiting import wait_until
+from support.webhook_server import WebhookServer, webhook_server
 
 ANNA = {"id": "7", "name": "Anna", "external_id": None}
 

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Times `make test` in a fresh clone of the last commit: the setup, the tests, and the processor time of both.
+#   scripts/time_tests.sh [--cold]     --cold: with empty caches of pip and uv
+set -euo pipefail
+clone=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [ "${1:-}" = --cold ]; then
+  export PIP_CACHE_DIR="$work/pip" UV_CACHE_DIR="$work/uv"
+fi
+git clone --quiet "$clone" "$work/facespace"
+cd "$work/facespace"
+TIMEFORMAT='%R s, %U s + %S s of processor time'
+unset CI
+echo "setup:"
+time make --silent .venv/dev
+echo "tests:"
+time make --silent test | tail -n 40

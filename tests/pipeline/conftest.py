@@ -1,0 +1,12 @@
+"""Networks load once and compute each input once for the tests of this room."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.networks_once import load_and_compute_once
+
+
+@pytest.fixture(autouse=True)
+def _networks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_and_compute_once(monkeypatch)

@@ -1,0 +1,23 @@
+"""What a test needs and `make test` does not bring: the test skips without it, and fails under CI, which brings everything."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import NoReturn
+
+import pytest
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the running test for this reason, or fail it if `CI=true`."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI runs this test, but {reason}")
+    pytest.skip(reason)
+
+
+def need_packages(*modules: str) -> None:
+    """Skip or fail the running test unless these modules are installed."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            skip_or_fail(f"{module} is not installed: make .venv/ci")

@@ -1,0 +1,34 @@
+"""A service in a process of its own and a client of it, which the tests of `client/` and `cli/` share.
+
+Tests of other rooms have fixtures of their own with these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from facespace.client.client import Client
+    from support.service import Served
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    from support.service import served
+
+    with served(tmp_path_factory.mktemp("service")) as there:
+        yield there
+
+
+@pytest.fixture
+def client(service: Served) -> Iterator[Client]:
+    """A client of an empty gallery."""
+    from facespace.client.client import Client
+
+    with Client(service.url) as made:
+        for person in made.people():
+            made.erase(person)
+        yield made
