@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from facespace.clustering.similarity_graph import Embeddings, Neighbours, SimilarityGraph, similar_pairs
+from facespace.clustering.disk_graph import DiskGraph, similar_pairs_on_disk
+from facespace.clustering.similarity_graph import Embeddings, SimilarityGraph, similar_pairs
+from facespace.clustering.whispers import Labels, whispers
 from facespace.embedding.calibration import Calibration
+from facespace.errors import DatasetError
+from facespace.io.files import TEMPORARY
+from facespace.io.tensor_file import read_tensor_file, write_tensor_file
 
 Method = Literal["average", "whispers", "dbscan"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Labels = npt.NDArray[np.int64]
 
-_ITERATIONS = 20
+_MANY = 100_000  # faces, above which similar pairs are found in buckets on disk, and not by comparing all with all
+_BLOCK = 65_536
 _DRAWS = 5  # of the order of Chinese whispers
 _HOLDS = (
     0.8  # of the threshold: mean cosine from which two groups are better one, as `_FALSE_PAIRS` has it for `average`
@@ -35,6 +42,7 @@ def cluster(
     photos: npt.ArrayLike | None = None,
     handicaps: npt.ArrayLike | None = None,
     seed: int = 0,
+    folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Labels:
     """Group embeddings (N,D) of length 1; labels (N,) from 0, the largest group, to the smallest.
@@ -47,6 +55,10 @@ def cluster(
     alike to one of a group is in it (Ester et al. 1996 with one point a core, as the 2018 program had it); it chains.
     Two faces that would be a group of their own must reach `pair_threshold`, if there is one, or stay apart. Faces of one
     of the `photos` (N,) never share a group. `handicaps` (N,), see `handicaps_of`, are taken off cosines.
+
+    Above 100,000 faces the similar pairs are looked for in overlapping buckets (`disk_graph`) instead of among all pairs;
+    embeddings may then be mapped from a file. What is found goes into files in `folder`, or a temporary folder. Called again
+    with the same faces and the same `folder` after it was stopped, it goes on where it was.
     `ValueError` for what is not of length 1, an unknown method, or a threshold outside (0, 1].
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.9, 0.435889894]], np.float32)
@@ -56,26 +68,81 @@ def cluster(
     if method not in METHODS:
         raise ValueError(f"method wants {', '.join(METHODS)}; got {method!r}")
     vectors = np.ascontiguousarray(embeddings, np.float32)
-    if vectors.ndim != 2 or not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3).all():
+    if vectors.ndim != 2 or not _of_length_1(vectors):
         raise ValueError(f"embeddings want (N,D) rows of length 1; got {vectors.shape}")
     n = len(vectors)
     photo = np.arange(n) if photos is None else np.asarray(photos, np.int64)
     less = np.zeros(n, np.float32) if handicaps is None else np.asarray(handicaps, np.float32)
     if photo.shape != (n,) or less.shape != (n,):
         raise ValueError(f"photos and handicaps must be of shape ({n},), got {photo.shape} and {less.shape}")
-    graph = similar_pairs(vectors, threshold, handicaps=less, photos=photo, progress=progress)
-    if method == "average":
-        labels = _average(vectors, graph, threshold, photo, less)
-    elif method == "whispers":
-        rng = np.random.default_rng(seed)
-        neighbours = graph.neighbours()
-        draws = (_whispers(neighbours, rng, photo) for _ in range(_DRAWS))
-        labels = max(draws, key=lambda drawn: _agreement(drawn, vectors, less, _HOLDS * threshold))
+    if n <= _MANY:
+        graph = similar_pairs(vectors, threshold, handicaps=less, photos=photo, progress=progress)
+        labels = _by_method(method, vectors, graph, threshold, photo, less, seed, None)
     else:
-        labels = _connected(graph, photo)
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as temporary:
+            place = Path(temporary) if folder is None else folder
+            kept = similar_pairs_on_disk(
+                vectors, threshold, place, handicaps=less, photos=photo, progress=progress
+            )
+            labels = _by_method(method, vectors, kept, threshold, photo, less, seed, place)
     if pair_threshold is not None:
         labels = _apart(labels, vectors, less, pair_threshold)
     return largest_first(labels)
+
+
+def _of_length_1(vectors: Embeddings) -> bool:
+    """Whether all rows are, which NaN is not."""
+    blocks = (vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK))
+    return all(bool((np.abs(np.linalg.norm(block, axis=1) - 1) < 1e-3).all()) for block in blocks)
+
+
+def _by_method(
+    method: Method,
+    vectors: Embeddings,
+    graph: SimilarityGraph | DiskGraph,
+    threshold: float,
+    photo: Labels,
+    less: npt.NDArray[np.float32],
+    seed: int,
+    folder: Path | None,
+) -> npt.NDArray[Any]:
+    if method == "whispers":
+        return _best_draw(vectors, graph, threshold, photo, less, seed, folder)
+    held = graph.in_memory() if isinstance(graph, DiskGraph) else graph
+    return _average(vectors, held, threshold, photo, less) if method == "average" else _connected(held, photo)
+
+
+def _best_draw(
+    vectors: Embeddings,
+    graph: SimilarityGraph | DiskGraph,
+    threshold: float,
+    photo: Labels,
+    handicaps: npt.NDArray[np.float32],
+    seed: int,
+    folder: Path | None,
+) -> Labels:
+    """The groups of the best of five draws of Chinese whispers; each is kept in a file of `folder`, if there is one."""
+    rng = np.random.default_rng(seed)
+    neighbours = graph.neighbours()
+    ids = graph.ids if isinstance(graph, DiskGraph) else None
+    best, most = np.arange(len(photo)), -np.inf
+    for number in range(_DRAWS):
+        path = None if folder is None else folder / f"draw-{seed}-{number}"
+        if path is not None and path.exists():
+            arrays, record = read_tensor_file(path, "draw", DatasetError, remedy="remove it and start again")
+            labels, agreement = arrays["labels"], record["agreement"]
+            rng.bit_generator.state = record["random"]
+        else:
+            labels = whispers(neighbours, photo if ids is None else photo[ids], rng, ids=ids)
+            if ids is not None:  # from the order of nodes to that of faces
+                labels[ids] = labels.copy()
+            agreement = _agreement(labels, vectors, handicaps, _HOLDS * threshold)
+            if path is not None:
+                record = {"agreement": agreement, "random": rng.bit_generator.state}
+                write_tensor_file(path, "draw", {"labels": labels}, record)
+        if agreement > most:
+            best, most = labels, agreement
+    return best
 
 
 def handicaps_of(calibration: Calibration | None, qualities: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -215,41 +282,24 @@ def _agreement(
     labels: npt.NDArray[Any], vectors: Embeddings, handicaps: npt.NDArray[np.float32], threshold: float
 ) -> float:
     """The sum, over all pairs of faces in one group, of their cosine less both handicaps and `threshold`."""
-    _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.argsort(places.reshape(-1), kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    sums = np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64) if len(order) else np.empty((0, 1))
-    # A group's sum times itself has each pair twice, and each face with itself.
-    cosines = ((sums * sums).sum(axis=1) - counts) / 2
-    of_handicaps = np.bincount(places.reshape(-1), weights=handicaps) * (counts - 1)
-    return float((cosines - of_handicaps - threshold * counts * (counts - 1) / 2).sum())
-
-
-def _whispers(neighbours: Neighbours, rng: np.random.Generator, photo: Labels) -> Labels:
-    starts, others, weights = neighbours
-    labels = np.arange(len(photo))
-    held = [{int(one)} for one in photo]  # the photos of each group
-    alike = np.flatnonzero(np.diff(starts) > 0)
-    for _ in range(_ITERATIONS):
-        changed = False
-        for node in rng.permutation(alike):
-            span = slice(starts[node], starts[node + 1])
-            groups, places = np.unique(labels[others[span]], return_inverse=True)
-            weight = np.bincount(places, weights=weights[span])
-            mine, here = int(labels[node]), int(photo[node])
-            for k in np.argsort(-weight, kind="stable"):
-                group = int(groups[k])
-                if group == mine:
-                    break
-                if here not in held[group]:
-                    held[mine].discard(here)
-                    held[group].add(here)
-                    labels[node] = group
-                    changed = True
-                    break
-        if not changed:
-            break
-    return labels
+    order = np.argsort(labels, kind="stable")
+    begins = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    counts = np.diff(begins, append=len(order))
+    begins, counts = begins[counts > 1], counts[counts > 1]
+    ends = begins + counts
+    agreement, first = 0.0, 0
+    while first < len(begins):  # some groups at a time, as many as a block holds
+        last = max(first + 1, int(np.searchsorted(ends, begins[first] + _BLOCK, side="right")))
+        size = counts[first:last]
+        faces = np.concatenate([order[begin:end] for begin, end in zip(begins[first:last], ends[first:last])])
+        starts = np.cumsum(size) - size
+        sums = np.add.reduceat(vectors[faces], starts, axis=0, dtype=np.float64)
+        # A group's sum times itself has each pair twice, and each face with itself.
+        cosines = ((sums * sums).sum(axis=1) - size) / 2
+        of_handicaps = np.add.reduceat(handicaps[faces], starts, dtype=np.float64) * (size - 1)
+        agreement += float((cosines - of_handicaps - threshold * size * (size - 1) / 2).sum())
+        first = last
+    return agreement
 
 
 def _average(

@@ -1,0 +1,65 @@
+"""Faces in overlapping buckets, so that similar faces meet in one without comparing all with all.
+
+A bucket is the part of the sphere that lies nearest to one of K centres; its number is a sketch of a vector in log2(K)
+bits. Every face belongs to the bucket of its nearest centre and visits those of the next nearest ones. Two faces are
+compared where one of them belongs and the other one visits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Embeddings = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.uint16]
+
+_SAMPLE = 64  # faces for each centre
+_ROUNDS = 8
+_MOST = 1 << 15
+
+
+def n_buckets_for(n: int) -> int:
+    """The power of two next to √n, from 2 to 32,768: the work for centres and that within buckets then grow alike.
+
+    >>> [n_buckets_for(n) for n in (0, 100_000, 1_000_000, 10_000_000)]
+    [2, 256, 1024, 4096]
+    """
+    return min(_MOST, max(2, 1 << round(np.log2(max(n, 1)) / 2)))
+
+
+def bucket_centres(embeddings: Embeddings, n_buckets: int) -> Embeddings:
+    """Centres (K,D) of length 1 by spherical k-means (Dhillon and Modha 2001) on a sample of the faces (N,D).
+
+    The sample and where centres begin depend on N and K alone. A centre to which nothing is nearest stays where it is.
+    """
+    rng = np.random.default_rng(0)
+    n_sample = min(len(embeddings), _SAMPLE * n_buckets)
+    sample = np.array(embeddings[np.sort(rng.choice(len(embeddings), n_sample, replace=False))])
+    centres = sample[rng.choice(n_sample, n_buckets, replace=n_sample < n_buckets)]
+    for _ in range(_ROUNDS):
+        nearest = nearest_buckets(sample, centres, 1)[:, 0]
+        order = np.argsort(nearest, kind="stable")
+        held, begins = np.unique(nearest[order], return_index=True)
+        centres[held] = np.add.reduceat(sample[order], begins, axis=0)
+        centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+    return centres
+
+
+def nearest_buckets(embeddings: Embeddings, centres: Embeddings, n: int) -> Numbers:
+    """The numbers (N,n) of the nearest centres of each face (N,D), the nearest first.
+
+    >>> axes = np.eye(3, dtype=np.float32)
+    >>> nearest_buckets(np.array([[0.0, 0.6, 0.8]], np.float32), axes, 2).tolist()
+    [[2, 1]]
+    """
+    found = np.empty((len(embeddings), n), np.uint16)
+    rows = max(1, (1 << 22) // len(centres))
+    for start in range(0, len(embeddings), rows):
+        block = embeddings[start : start + rows] @ centres.T
+        if n == 1:
+            found[start : start + rows, 0] = block.argmax(axis=1)
+            continue
+        near = np.sort(np.argpartition(-block, n - 1, axis=1)[:, :n], axis=1)
+        order = np.argsort(-np.take_along_axis(block, near, axis=1), axis=1, kind="stable")
+        found[start : start + rows] = np.take_along_axis(near, order, axis=1)
+    return found

@@ -1,0 +1,201 @@
+"""The similarity graph of more faces than memory holds pairs of: found bucket by bucket, kept in files.
+
+Every stage writes files that appear whole or not at all, and one that is there is not computed again, so that a process
+that was stopped goes on where it was. Stages: the buckets of every face; shards of faces; the pairs of each two shards;
+the neighbours of every face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.clustering.buckets import Embeddings, Numbers, bucket_centres, n_buckets_for, nearest_buckets
+from facespace.clustering.shards import (
+    Shard,
+    pairs_of_shards,
+    pairs_path,
+    read_pairs,
+    shard_bounds,
+    shard_path,
+    write_shard,
+)
+from facespace.clustering.similarity_graph import Neighbours, SimilarityGraph
+from facespace.errors import DatasetError
+from facespace.io.files import atomic_path, write_bytes
+from facespace.io.prefetch import map_ahead
+from facespace.runtime.blas_threads import one_blas_thread
+from facespace.runtime.onnx_network import usable_cores
+
+_FORMAT = 1
+_VISITS = 48  # buckets of each face, its own among them
+_SHARD_BYTES = 128 << 20  # of vectors; every thread holds two shards
+_BLOCK = 8192
+_KEY, _BUCKETS, _NEIGHBOURS = "inputs.json", "buckets.npy", "neighbours"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DiskGraph:
+    """Similar pairs of N faces, stored in another order than that of the faces: node k is face `ids[k]`.
+
+    `starts`, `others`, `weights` are those of `SimilarityGraph.neighbours`, in nodes; the last two are mapped from files.
+    """
+
+    ids: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    others: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+    def neighbours(self) -> Neighbours:
+        """Both directions of each pair, node by node."""
+        return self.starts, self.others, self.weights
+
+    def in_memory(self) -> SimilarityGraph:
+        """The same pairs, of faces instead of nodes."""
+        nodes = np.repeat(np.arange(len(self.ids), dtype=np.int32), np.diff(self.starts))
+        once = np.flatnonzero(nodes < self.others)
+        ids = self.ids.astype(np.int32)
+        one, other = ids[nodes[once]], ids[self.others[once]]
+        return SimilarityGraph(len(ids), np.minimum(one, other), np.maximum(one, other), self.weights[once], whole=False)
+
+
+def similar_pairs_on_disk(
+    embeddings: Embeddings,
+    threshold: float,
+    folder: Path,
+    *,
+    handicaps: npt.NDArray[np.float32],
+    photos: npt.NDArray[np.int64],
+    progress: Progress | None = None,
+) -> DiskGraph:
+    """The pairs of `similar_pairs` that meet in a bucket, found with a memory that does not grow with the number of pairs.
+
+    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 24) bytes and 20 for each pair; it
+    is emptied first if it holds stages of other inputs.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
+    _begin(folder, _key(embeddings, threshold, handicaps, photos))
+    buckets = _buckets(folder, embeddings)
+    own = np.array(buckets[:, 0])
+    ids = np.argsort(own, kind="stable")
+    n_rows = max(1, _SHARD_BYTES // (4 * max(1, embeddings.shape[1])))
+    bounds = shard_bounds(np.bincount(own, minlength=n_buckets_for(len(own))), n_rows)
+    ends = np.searchsorted(own[ids], [end for _, end in bounds])
+    begins = np.concatenate([[0], ends])
+    for number, (first, end) in enumerate(bounds):
+        if shard_path(folder, number).exists():
+            continue
+        rows = ids[begins[number] : begins[number + 1]]
+        shard = Shard(
+            int(begins[number]), first, end, embeddings[rows], np.array(buckets[rows]), photos[rows], handicaps[rows]
+        )
+        write_shard(shard_path(folder, number), shard)
+    tasks = list(itertools.product(range(len(bounds)), repeat=2))
+
+    def find(task: tuple[int, int]) -> None:
+        pairs_of_shards(folder, *task, threshold)
+
+    n_threads = usable_cores()
+    with one_blas_thread():
+        for done, _ in enumerate(map_ahead(find, tasks, threads=n_threads, ahead=n_threads), 1):
+            if progress:
+                progress(done, len(tasks))
+    return DiskGraph(ids, *_neighbours(folder, begins))
+
+
+def _key(
+    embeddings: Embeddings, threshold: float, handicaps: npt.NDArray[np.float32], photos: npt.NDArray[np.int64]
+) -> str:
+    """A digest of everything that the pairs depend on."""
+    facts = [_FORMAT, embeddings.shape, threshold, _VISITS, _SHARD_BYTES]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for array in (handicaps, photos, embeddings):
+        for start in range(0, len(array), _BLOCK):
+            digest.update(np.ascontiguousarray(array[start : start + _BLOCK]).data)
+    return digest.hexdigest()
+
+
+def _begin(folder: Path, key: str) -> None:
+    """Make the folder, and empty one whose stages are of other inputs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if (folder / _KEY).read_text() == key:
+            return
+    except (OSError, UnicodeDecodeError):
+        pass
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    write_bytes(folder / _KEY, key.encode())
+
+
+def _buckets(folder: Path, embeddings: Embeddings) -> Numbers:
+    """The buckets (N,V) of every face, mapped from a file."""
+    path = folder / _BUCKETS
+    n_buckets = n_buckets_for(len(embeddings))
+    n_visits = min(_VISITS, n_buckets)
+    if not path.exists():
+        centres = bucket_centres(embeddings, n_buckets)
+
+        def nearest(start: int) -> Numbers:
+            return nearest_buckets(np.asarray(embeddings[start : start + _BLOCK]), centres, n_visits)
+
+        starts = range(0, len(embeddings), _BLOCK)
+        n_threads = usable_cores()
+        with atomic_path(path) as unfinished, unfinished.open("wb") as file, one_blas_thread():
+            for block in map_ahead(nearest, starts, threads=n_threads, ahead=2 * n_threads):
+                file.write(np.ascontiguousarray(block).data)
+    return _mapped(path, np.dtype(np.uint16)).reshape(len(embeddings), n_visits)
+
+
+def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
+    """Both directions of all pairs, node by node, from the files of pairs."""
+    from scipy.sparse import coo_array
+
+    starts, others, weights = (folder / f"{_NEIGHBOURS}-{name}" for name in ("starts", "others", "weights"))
+    n, n_shards = int(begins[-1]), len(begins) - 1
+    if not starts.exists():  # the last of the three to appear
+        held = [0]
+        with atomic_path(others) as a, atomic_path(weights) as b, a.open("wb") as to_others, b.open("wb") as to_weights:
+            for shard in range(n_shards):
+                begin, end = int(begins[shard]), int(begins[shard + 1])
+                nodes, near, similarity = [], [], []
+                for other in range(n_shards):
+                    pairs = read_pairs(pairs_path(folder, shard, other))
+                    nodes.append(pairs.first)
+                    near.append(pairs.second)
+                    similarity.append(pairs.similarity)
+                    pairs = read_pairs(pairs_path(folder, other, shard))
+                    nodes.append(pairs.second)
+                    near.append(pairs.first)
+                    similarity.append(pairs.similarity)
+                places = (np.concatenate(nodes) - begin, np.concatenate(near))
+                rows = coo_array((np.concatenate(similarity), places), shape=(end - begin, n)).tocsr()
+                to_others.write(rows.indices.astype(np.int32).data)
+                to_weights.write(rows.data.astype(np.float32).data)
+                held.extend((rows.indptr[1:].astype(np.int64) + held[-1]).tolist())
+        with atomic_path(starts) as path, path.open("wb") as file:
+            file.write(np.array(held, np.int64).data)
+    found = _mapped(starts, np.dtype(np.int64))
+    arrays = _mapped(others, np.dtype(np.int32)), _mapped(weights, np.dtype(np.float32))
+    if len(found) != n + 1 or any(len(array) != found[-1] for array in arrays):
+        raise DatasetError(f"{folder}: its files do not fit together; remove it, and start the same command again")
+    return np.array(found), *arrays
+
+
+def _mapped(path: Path, kind: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+    """Numbers mapped from a file, as a plain array, which is faster to take parts of than `numpy.memmap`."""
+    return np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.empty(0, kind)

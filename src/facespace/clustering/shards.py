@@ -1,0 +1,198 @@
+"""Faces on disk in shards of whole buckets, and the similar pairs between two shards.
+
+`pairs_of_shards` is a function of two files to one: any process that sees the folder can compute it, in any order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.clustering.buckets import Embeddings, Numbers
+from facespace.errors import DatasetError
+from facespace.io.tensor_file import read_tensor_file, write_tensor_file
+
+_KIND, _PAIRS = "cluster shard", "list of pairs"
+_REMEDY = "remove the folder it is in, and start the same command again"
+_TILE = 1 << 20  # similarities computed at a time, which a core's cache holds
+_ROWS = 1024
+_COLUMNS = 8192
+_MOST = 256  # pairs of a face with the faces of one bucket, of which there are few unless many photos show one person
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shard:
+    """Rows of faces in the order of their buckets, from face `begin` of that order on.
+
+    `vectors` (n,D), `buckets` (n,V) each face's own and those it visits, `photos` and `handicaps` (n,). The shard has all
+    faces whose own bucket is from `first_bucket` up to `end_bucket`, which is not included.
+    """
+
+    begin: int
+    first_bucket: int
+    end_bucket: int
+    vectors: Embeddings
+    buckets: Numbers
+    photos: npt.NDArray[np.int64]
+    handicaps: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """E pairs of faces: `first` and `second` (E,) as numbers in the order of buckets, `similarity` (E,)."""
+
+    first: npt.NDArray[np.int32]
+    second: npt.NDArray[np.int32]
+    similarity: npt.NDArray[np.float32]
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard is kept."""
+    return folder / f"shard-{number:05}"
+
+
+def pairs_path(folder: Path, own: int, other: int) -> Path:
+    """Where the pairs are kept that faces of shard `own` form with visitors from shard `other`."""
+    return folder / f"pairs-{own:05}-{other:05}"
+
+
+def shard_bounds(own_buckets: npt.NDArray[np.int64], n_rows: int) -> list[tuple[int, int]]:
+    """Buckets (from, up to) of each shard, for the number of faces of every bucket (K,): full shards have `n_rows` or more.
+
+    >>> shard_bounds(np.array([3, 3, 9, 0, 1]), 5)
+    [(0, 2), (2, 3), (3, 5)]
+    """
+    bounds, begin, held = [], 0, 0
+    for bucket, count in enumerate(own_buckets.tolist()):
+        held += count
+        if held >= n_rows or bucket == len(own_buckets) - 1:
+            bounds.append((begin, bucket + 1))
+            begin, held = bucket + 1, 0
+    return bounds
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """Write a shard, whole or not at all."""
+    arrays = {name: getattr(shard, name) for name in ("vectors", "buckets", "photos", "handicaps")}
+    record = {name: getattr(shard, name) for name in ("begin", "first_bucket", "end_bucket")}
+    write_tensor_file(path, _KIND, arrays, record)
+
+
+def read_shard(path: Path) -> Shard:
+    """Read what `write_shard` wrote; `DatasetError` for a damaged file."""
+    arrays, record = read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)
+    return Shard(**record, **arrays)
+
+
+def read_pairs(path: Path) -> Pairs:
+    """Read what `pairs_of_shards` wrote; `DatasetError` for a damaged file."""
+    return Pairs(**read_tensor_file(path, _PAIRS, DatasetError, remedy=_REMEDY)[0])
+
+
+def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> None:
+    """Write the pairs of faces of shard `own` with faces of shard `other` that visit their buckets, or belong to them.
+
+    Pairs are those whose cosine less both handicaps is `threshold` or more and whose photos differ. Each pair is written
+    once, over all calls for all shards. A face that has more than 256 such pairs in one bucket keeps its most similar ones.
+    A file that is there already is left as it is.
+    """
+    target = pairs_path(folder, own, other)
+    if target.exists():
+        return
+    here = read_shard(shard_path(folder, own))
+    there = here if own == other else read_shard(shard_path(folder, other))
+    found = _Found(here, there, threshold)
+    visitors, columns = np.nonzero((there.buckets >= here.first_bucket) & (there.buckets < here.end_bucket))
+    visited = there.buckets[visitors, columns]
+    order = np.argsort(visited, kind="stable")
+    visitors, visited = visitors[order], visited[order]
+    numbers = np.arange(here.first_bucket, here.end_bucket + 1)
+    of_visitors = np.searchsorted(visited, numbers)
+    of_own = np.searchsorted(here.buckets[:, 0], numbers)
+    for k, bucket in enumerate(range(here.first_bucket, here.end_bucket)):
+        found.in_bucket(
+            bucket, slice(int(of_own[k]), int(of_own[k + 1])), visitors[of_visitors[k] : of_visitors[k + 1]]
+        )
+    pairs = found.pairs()
+    write_tensor_file(
+        target, _PAIRS, {"first": pairs.first, "second": pairs.second, "similarity": pairs.similarity}, {}
+    )
+
+
+@dataclass(slots=True, eq=False)
+class _Found:
+    """Collects the pairs between two shards."""
+
+    here: Shard
+    there: Shard
+    threshold: float
+    _parts: list[Pairs] = field(default_factory=list)
+    _tile: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def in_bucket(self, bucket: int, own: slice, visitors: npt.NDArray[np.int64]) -> None:
+        """Compare the faces that belong to a bucket with those that visit it."""
+        if own.start == own.stop:
+            return
+        n_tiles = math.ceil((own.stop - own.start) / _COLUMNS)
+        for begin in range(own.start, own.stop, _COLUMNS):
+            columns = slice(begin, min(begin + _COLUMNS, own.stop))
+            n_rows = min(_ROWS, max(64, _TILE // (columns.stop - columns.start)))
+            for start in range(0, len(visitors), n_rows):
+                self._in_tile(bucket, columns, visitors[start : start + n_rows], max(2, _MOST // n_tiles))
+
+    def _in_tile(self, bucket: int, columns: slice, rows: npt.NDArray[np.int64], most: int) -> None:
+        width = columns.stop - columns.start
+        if len(self._tile) < len(rows) * width:  # memory is taken once: clearing new pages costs as much as the product
+            self._tile = np.empty(max(_TILE, len(rows) * width), np.float32)
+        tile = self._tile[: len(rows) * width].reshape(len(rows), width)
+        np.matmul(self.there.vectors[rows], self.here.vectors[columns].T, out=tile)
+        # What a pair must reach before handicaps are taken off; with them exactly only for the few that do.
+        least = self.threshold + float(self.there.handicaps.min() + self.here.handicaps[columns].min())
+        flat = np.flatnonzero(tile >= np.float32(least - 1e-6))
+        if not len(flat):
+            return
+        row, column = np.divmod(flat, width)
+        visitor, face = rows[row], column + columns.start
+        similarity = tile.reshape(-1)[flat] - self.there.handicaps[visitor] - self.here.handicaps[face]
+        own_bucket = self.there.buckets[visitor, 0]
+        # In its own bucket a pair is met from both sides. Faces that visit the buckets of each other meet in two.
+        mutual = (self.here.buckets[face] == own_bucket[:, None]).any(axis=1)
+        once = np.where(own_bucket == bucket, visitor < face, ~mutual | (own_bucket > bucket))
+        kept = once & (similarity >= self.threshold) & (self.there.photos[visitor] != self.here.photos[face])
+        visitor, face, similarity = visitor[kept], face[kept], similarity[kept]
+        chosen = _most_similar(visitor, similarity, most)
+        self._parts.append(
+            Pairs(
+                (face[chosen] + self.here.begin).astype(np.int32),
+                (visitor[chosen] + self.there.begin).astype(np.int32),
+                similarity[chosen],
+            )
+        )
+
+    def pairs(self) -> Pairs:
+        """All pairs collected."""
+        empty = np.empty(0, np.int32)
+        return Pairs(
+            np.concatenate([empty, *(part.first for part in self._parts)]),
+            np.concatenate([empty, *(part.second for part in self._parts)]),
+            np.concatenate([np.empty(0, np.float32), *(part.similarity for part in self._parts)]),
+        )
+
+
+def _most_similar(
+    rows: npt.NDArray[np.int64], similarity: npt.NDArray[np.float32], most: int
+) -> npt.NDArray[np.intp] | slice:
+    """Which of the pairs to keep so that no row has more than `most` of them; `rows` are sorted."""
+    if len(rows) <= most:
+        return slice(None)
+    begins = np.flatnonzero(np.diff(rows, prepend=-1))
+    counts = np.diff(begins, append=len(rows))
+    if counts.max() <= most:
+        return slice(None)
+    order = np.lexsort((-similarity, rows))
+    rank = np.arange(len(rows)) - np.repeat(begins, counts)
+    return np.sort(order[rank < most])
