@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -84,7 +85,7 @@ def cluster(
     """
     from facespace.clustering.algorithms import pair_threshold_for, threshold_for
     from facespace.clustering.folders import ALONE, POOR, keep_picture, tidy, write_folders, write_sheet, write_table
-    from facespace.clustering.groups import STATE, FaceGroups, group_record, load_groups, read_faces
+    from facespace.clustering.groups import STAGES, STATE, FaceGroups, group_record, load_groups, read_faces
     from facespace.detection.factory import create_detector
     from facespace.embedding import calibration
     from facespace.pipeline.photos import find_images
@@ -113,7 +114,7 @@ def cluster(
         for path, reason in read_faces(
             paths, groups, embedder, create_detector(embedder.detector, min_size=min_size),
             keep=keep, try_rotations=try_rotations,
-            checkpoint=lambda: groups.save(state, embedder), progress=progress,
+            checkpoint=lambda: groups.save_new(state, embedder), progress=progress,
         ):  # fmt: skip
             report.fail(path, reason, json=json)
     finally:
@@ -132,9 +133,11 @@ def cluster(
             pair_threshold=pair_threshold,
             calibration=embedder.calibration,
             repeats=repeats,
+            folder=output / STAGES,
             progress=show,
         )
     names = _names(groups, gallery, collection, embedder) if gallery else {}
+    shutil.rmtree(output / STAGES, ignore_errors=True)
     groups.save(state, embedder)  # before what follows from it: stopped from here on, the next run completes it
     places = write_folders(output, groups, names, photos=photos.value)
     write_table(output, groups, places)

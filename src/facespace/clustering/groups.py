@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ from facespace.pipeline.photos import Photo, folder_problem, process
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 
 STATE = "faces.safetensors"
+STAGES = "grouping"  # the folder of files that `cluster` makes of many faces
+_PART = ".part-"  # and a number: what follows the name of the state in those of its parts
 _KIND = "grouping"
 _REMEDY = "remove it to begin anew"
 _SAVE_EVERY = 1000  # photos
@@ -55,10 +58,18 @@ class FaceGroups:
     embedding: list[npt.NDArray[np.float32]] = field(default_factory=list)
     group: Labels = field(default_factory=lambda: np.empty(0, np.int64))
     id: str = field(default_factory=lambda: secrets.token_hex(8))
+    _whole: npt.NDArray[np.float32] | None = field(default=None, init=False)
+    _n_saved: int = field(default=0, init=False)  # photos that `save` and `save_new` have written
+    _n_parts: int = field(default=0, init=False)
 
     def embeddings(self) -> npt.NDArray[np.float32]:
-        """(F,D) of all faces."""
-        return np.stack(self.embedding) if self.embedding else np.empty((0, self.dimension), np.float32)
+        """(F,D) of all faces. The rows of `embedding` become views of it, so that memory holds vectors once."""
+        if self._whole is None or len(self._whole) != len(self.embedding):
+            self._whole = np.empty((len(self.embedding), self.dimension), np.float32)
+            for row, vector in enumerate(self.embedding):
+                self._whole[row] = vector
+                self.embedding[row] = self._whole[row]
+        return self._whole
 
     def add(self, photo: Photo, digest: str) -> range:
         """Take in a photo with its faces and embeddings; returns the rows of its faces."""
@@ -85,11 +96,12 @@ class FaceGroups:
         pair_threshold: float | None = None,
         calibration: Calibration | None = None,
         repeats: bool = False,
+        folder: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined.
 
-        `method` and thresholds are those of `cluster`. Faces of one photo never share a group unless `repeats`. Faces that
+        `method`, thresholds and `folder` are those of `cluster`. Faces of one photo never share a group unless `repeats`. Faces that
         are too poor stay in groups of one.
         """
         vectors = self.embeddings()
@@ -101,14 +113,15 @@ class FaceGroups:
         number = int(self.group.max(initial=-1)) + 1
         self.group[poor] = np.arange(number, number + poor.sum())
         good = ~self.too_poor()
-        self.group[good] = join_groups(
-            vectors[good],
-            self.group[good],
-            threshold,
-            pair_threshold=pair_threshold,
-            photos=photos[good],
-            handicaps=handicaps[good],
-        )
+        if before.any():
+            self.group[good] = join_groups(
+                vectors[good],
+                self.group[good],
+                threshold,
+                pair_threshold=pair_threshold,
+                photos=photos[good],
+                handicaps=handicaps[good],
+            )
         n_joined = int((self.group >= 0).sum() - before.sum() - poor.sum())
         new = np.flatnonzero(self.group < 0)
         labels = cluster(
@@ -118,6 +131,7 @@ class FaceGroups:
             pair_threshold=pair_threshold,
             photos=photos[new],
             handicaps=handicaps[new],
+            folder=folder,
             progress=progress,
         )
         self.group[new] = labels + self.group.max(initial=-1) + 1
@@ -129,18 +143,55 @@ class FaceGroups:
 
     def save(self, path: Path, embedder: Embedder) -> None:
         """Write all of it, whole or not at all."""
+        self._write(path, embedder, 0)
+        for part in _parts(path):  # all of which is in the file now
+            part.unlink()
+        self._n_parts = 0
+
+    def save_new(self, path: Path, embedder: Embedder) -> None:
+        """Write the photos that were added since the last time, to a file beside that of `save`.
+
+        A collection that is read photo by photo is so written once, not again and again. `load_groups` puts the files
+        together, and `save` replaces them.
+        """
+        if not self._n_saved:
+            self.save(path, embedder)
+        elif len(self.photos) > self._n_saved:
+            self._n_parts += 1
+            self._write(path.with_name(f"{path.name}{_PART}{self._n_parts:06}"), embedder, self._n_saved)
+
+    def _write(self, path: Path, embedder: Embedder, begin: int) -> None:
+        """Write the photos from `begin` on, with their faces."""
+        rows = slice(bisect.bisect_left(self.photo, begin), None)
         arrays: dict[str, npt.NDArray[Any]] = {
-            "photo": np.array(self.photo, np.int64),
-            "box": np.array(self.box, np.float32).reshape(-1, 4),
-            "score": np.array(self.score, np.float32),
-            "quality": np.array(self.quality, np.float32),
-            "embedding": self.embeddings(),
-            "group": self._groups(),
+            "photo": np.array(self.photo[rows], np.int64) - begin,
+            "box": np.array(self.box[rows], np.float32).reshape(-1, 4),
+            "score": np.array(self.score[rows], np.float32),
+            "quality": np.array(self.quality[rows], np.float32),
+            "embedding": np.array(self.embedding[rows], np.float32).reshape(-1, self.dimension)
+            if begin
+            else self.embeddings(),
+            "group": self._groups()[rows],
         }
         folder = Path(os.path.abspath(path.parent))
-        places = {digest: str(place_from(folder, Path(place))) for digest, place in self.places.items()}
-        record = {"photos": self.photos, "places": places, "model": model_of(embedder), "id": self.id}
+        photos = self.photos[begin:]
+        held = {digest: self.places[digest] for _, digest, _ in photos} if begin else self.places
+        places = {digest: str(place_from(folder, Path(place))) for digest, place in held.items()}
+        record = {"photos": photos, "places": places, "model": model_of(embedder), "id": self.id}
         write_tensor_file(path, _KIND, arrays, record)
+        self._n_saved = len(self.photos)
+
+    def _take_in(self, part: FaceGroups) -> None:
+        """Add the photos of a part that `save_new` wrote."""
+        begin = len(self.photos)
+        self.photos += part.photos
+        self.places |= part.places
+        self.photo += [begin + photo for photo in part.photo]
+        self.box += part.box
+        self.score += part.score
+        self.quality += part.quality
+        self.embedding += part.embedding
+        self.group = np.concatenate([self.group, part.group])
 
 
 def group_record(path: Path) -> dict[str, Any]:
@@ -149,7 +200,28 @@ def group_record(path: Path) -> dict[str, Any]:
 
 
 def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
-    """Read what `save` wrote; `DatasetError` for what is damaged, or was made with another model."""
+    """Read what `save` and `save_new` wrote; `DatasetError` for what is damaged, or was made with another model."""
+    groups = _read(path, embedder)
+    known = {digest for _, digest, _ in groups.photos}
+    for part in _parts(path):
+        more = _read(part, embedder)
+        # Left by a process that was stopped within `save`, or of a grouping whose file was removed.
+        if more.id != groups.id or any(digest in known for _, digest, _ in more.photos):
+            continue
+        groups._take_in(more)
+        known.update(digest for _, digest, _ in more.photos)
+        groups._n_parts = int(part.name.rpartition("-")[2])
+    groups._n_saved = len(groups.photos)
+    return groups
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files that `save_new` wrote beside that of `save`, in their order."""
+    return sorted(path.parent.glob(f"{path.name}{_PART}[0-9]*"))
+
+
+def _read(path: Path, embedder: Embedder) -> FaceGroups:
+    """Read one file."""
     arrays, record = read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)
     if reason := other_model(record.get("model"), embedder):
         raise DatasetError(f"{plain_text(str(path))}: {reason}, or group into another folder")

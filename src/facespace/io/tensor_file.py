@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from facespace.errors import FacespaceError
 from facespace.io.files import atomic_path
@@ -19,6 +19,12 @@ from facespace.io.text import first_line, plain_text
 
 _VERSION = "1"
 _MAX_BYTES = 4 << 30  # two million rows of 512 numbers
+_MAX_IN_HEADER = 1 << 20  # safetensors reads no header of more than 100 MB; longer records are an array of bytes
+_RECORD = "record"
+_DTYPES = {
+    "f2": "F16", "f4": "F32", "f8": "F64", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64",
+    "u1": "U8", "u2": "U16", "u4": "U32", "u8": "U64", "b1": "BOOL",
+}  # fmt: skip
 _PICKLES = (
     b"\x80\x02",
     b"\x80\x03",
@@ -36,13 +42,29 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> None:
-    """Write arrays and record, whole or not at all; `kind` says what the file is, "classifier" for instance."""
-    data = save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        {"format": f"facespace-{kind}", "version": _VERSION, "record": json.dumps(record)},
-    )
-    with atomic_path(path) as unfinished:
-        unfinished.write_bytes(data)
+    """Write arrays and record, whole or not at all; `kind` says what the file is, "classifier" for instance.
+
+    It is written array by array: safetensors' own writers make a copy of the whole file in memory, or report a full disk
+    without its error number.
+    """
+    metadata = {"format": f"facespace-{kind}", "version": _VERSION}
+    held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = json.dumps(record)
+    if len(text) <= _MAX_IN_HEADER:
+        metadata["record"] = text
+    else:
+        held[_RECORD] = np.frombuffer(text.encode(), np.uint8)
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in held.items():
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _DTYPES[array.dtype.str[1:]], "shape": array.shape, "data_offsets": (begin, end)}
+    start = json.dumps(header).encode()
+    start += b" " * (-len(start) % 8)
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        file.write(struct.pack("<Q", len(start)) + start)
+        for array in held.values():
+            file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
 
 
 def read_tensor_file(
@@ -66,15 +88,17 @@ def read_tensor_file(
         header = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
         if not 2 <= header <= size - 8:
             raise error(f"{name}: not a {kind} of facespace, or cut short; {remedy}")
-        data = start + file.read()
+        file.seek(0)
+        data = file.read()
     try:
         metadata = json.loads(data[8 : 8 + header]).get("__metadata__", {})
         if metadata.get("format") != f"facespace-{kind}":
             raise error(f"{name}: not a {kind} of facespace; {remedy}")
         if metadata.get("version") != _VERSION:
             raise error(f"{name}: version {metadata.get('version')!r}; this facespace reads {_VERSION}")
-        record = json.loads(metadata["record"])
         arrays: Arrays = dict(load(data))
+        inside = metadata.get("record")
+        record = json.loads(arrays.pop(_RECORD).tobytes() if inside is None else inside)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as wrong:
         raise damaged(path, kind, error, wrong, remedy=remedy) from None
     if not isinstance(record, dict):
