@@ -3,7 +3,7 @@
 Faces are drawn so that they spread as real ones do. Of the embeddings of LFW view 1 and of the album come the mean and the
 covariance of people and that of the photos of one person; a photo is its person and an error, whose length and whose
 quality are those of a real photo. Normal people have too few look-alikes: so everybody is of one of 2,000 kinds, which have
-as much in common as is needed for one pair in 100,000 of different people to be as similar as that of LFW. How well that
+as much in common as is needed for one pair in 100,000 of different people to be as similar as real ones. How well that
 fits is printed. The number of photos of a person is n with a probability like 1/n², from 1 to 1,000: many people of one
 photo, few of many. Every third photo shows two to five faces.
 
@@ -22,7 +22,6 @@ import contextlib
 import functools
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -76,17 +75,47 @@ def fit(real: Faces) -> tuple[Model, np.ndarray, np.ndarray]:
         real.vectors[first].mean(axis=0).astype(np.float32), root(total - within), root(within),
         (lengths / np.sqrt((lengths**2).mean())).astype(np.float32), real.quality[several].astype(np.float32), 0.0,
     )  # fmt: skip
-    one, other = np.triu_indices(len(real.people), 1)
-    same = person[one] == person[other]
-    similarity = np.einsum("nd,nd->n", real.vectors[one[same]], real.vectors[other[same]])
-    alone = real.vectors[first]
-    different = (alone @ alone.T)[np.triu_indices(len(alone), 1)]
-    low, high = 0.0, 0.9
-    for _ in range(8):
+    pairs = [
+        (first_photo, second_photo)
+        for rows in np.split(np.argsort(person, kind="stable"), np.cumsum(counts)[:-1])
+        for k, first_photo in enumerate(rows)
+        for second_photo in rows[k + 1 :]
+    ]
+    one, other = np.array(pairs).T
+    same = np.einsum("nd,nd->n", real.vectors[one], real.vectors[other])
+    different = pairs_within(real.vectors[first])
+    power = bisect(
+        lambda value: np.quantile(of_drawn(stretched(model, value))[0], 0.1), float(np.quantile(same, 0.1)), 4.0, 1.0
+    )
+    model = stretched(model, power)
+    shared = bisect(
+        lambda value: tail(of_drawn(model._replace(shared=value))[1])[3], float(tail(different)[3]), 0.0, 0.9
+    )
+    return model._replace(shared=shared), same, different
+
+
+def stretched(model: Model, power: float) -> Model:
+    """The model with the lengths of errors spread further about their median: some photos are much less like their person."""
+    median = np.median(model.lengths)
+    return model._replace(lengths=(median * (model.lengths / median) ** power).astype(np.float32))
+
+
+def bisect(function: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+    """Where a function that grows from `low` to `high` has a value."""
+    for _ in range(7):
         middle = (low + high) / 2
-        drawn = unit(people(model._replace(shared=middle), 12_000, 3)[0])
-        low, high = (middle, high) if tail(pairs_within(drawn))[3] < tail(different)[3] else (low, middle)
-    return model._replace(shared=low), similarity, different
+        low, high = (middle, high) if function(middle) < wanted else (low, middle)
+    return (low + high) / 2
+
+
+def of_drawn(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities of drawn pairs: two photos each of 5,000 people, and one photo each of different people."""
+    centres, rng = people(model, 5000, 3)
+    photos = []
+    for _ in range(2):
+        errors = rng.standard_normal(centres.shape, np.float32) @ model.errors
+        photos.append(unit(centres + errors * rng.choice(model.lengths, (len(centres), 1))))
+    return np.einsum("nd,nd->n", *photos), pairs_within(photos[0])
 
 
 def pairs_within(vectors: np.ndarray) -> np.ndarray:
@@ -172,7 +201,9 @@ class Stages:
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """The most memory that this process had, in GB; `getrusage` would tell that of the process it was started from."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
 def one(folder: Path, way: str, thresholds: list[float]) -> None:
@@ -180,6 +211,7 @@ def one(folder: Path, way: str, thresholds: list[float]) -> None:
     import scipy.sparse  # noqa: F401
 
     from facespace.clustering import algorithms, disk_graph
+    from facespace.clustering.similarity_graph import similar_pairs
 
     stages = Stages()
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
@@ -192,7 +224,16 @@ def one(folder: Path, way: str, thresholds: list[float]) -> None:
         (disk_graph, "_neighbours", "neighbours"), (algorithms, "similar_pairs", "all pairs"),
         (algorithms, "whispers", "whispers"), (algorithms, "_agreement", "agreement"), (algorithms, "_apart", "pairs apart"),
     ]  # fmt: skip
+    n_edges = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal n_edges
+        graph = similar_pairs(*arguments, **options)
+        n_edges = len(graph.first)
+        return graph
+
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(algorithms, "similar_pairs", counted))
         for room, name, title in names:
             stack.enter_context(mock.patch.object(room, name, stages.timed(title, getattr(room, name))))
         stack.enter_context(mock.patch.object(algorithms, "_MANY", -1 if way == "buckets" else sys.maxsize))
@@ -203,7 +244,6 @@ def one(folder: Path, way: str, thresholds: list[float]) -> None:
             )  # fmt: skip
     told = {name: [stages.wall[name], stages.cpu[name]] for name in stages.wall}
     disk = sum(path.stat().st_size for path in work.glob("*")) / 1e9
-    n_edges = 0
     if way == "buckets":
         n_edges = (work / "neighbours-others").stat().st_size // 8
     print(json.dumps({"stages": told, "peak": peak(), "before": before, "disk": disk, "edges": n_edges}))
@@ -270,11 +310,13 @@ def main() -> None:
     model, same, different = fit(real)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        show_fit(model, same, different, folder)
+        show_fit(model, same, different)
         for values, key in ((real.vectors.astype(np.float32), "vectors"), (np.arange(len(real.people)), "photo")):
             np.save(folder / f"{key}.npy", values)
         np.save(folder / "person.npy", np.unique(real.people, return_inverse=True)[1])
-        measure(folder, "LFW view 1 and the album", ["all pairs", "buckets"], prepare(folder, calibration, real.quality))
+        measure(
+            folder, "LFW view 1 and the album", ["all pairs", "buckets"], prepare(folder, calibration, real.quality)
+        )
         for n in args.faces:
             draw(model, n, folder, args.dimension)
             ways = ["all pairs", "buckets"] if n <= args.all_pairs_up_to else ["buckets"]
@@ -283,20 +325,15 @@ def main() -> None:
             measure(folder, f"drawn, {dimension} numbers each", ways, thresholds)
 
 
-def show_fit(model: Model, same: np.ndarray, different: np.ndarray, folder: Path) -> None:
+def show_fit(model: Model, same: np.ndarray, different: np.ndarray) -> None:
     """How similar drawn pairs are, beside real ones."""
-    draw(model, 20_000, folder, None)
-    vectors, person = np.load(folder / "vectors.npy"), np.load(folder / "person.npy")
-    one, other = np.triu_indices(len(person), 1)
-    chosen = person[one] == person[other]
-    drawn = np.einsum("nd,nd->n", vectors[one[chosen]], vectors[other[chosen]])
-    alone = vectors[np.unique(person, return_index=True)[1]]
+    drawn, others = of_drawn(model)
     print(f"kinds share {model.shared:.3f} of a person")
     print("similarity of pairs of one person at the quantiles 0.01, 0.1, 0.5, 0.9: "
           f"real {quantiles(same)}, drawn {quantiles(drawn)}")  # fmt: skip
     print("that 1e-2, 1e-3, 1e-4, 1e-5, 1e-6 of pairs of different people reach: real "
           + " ".join(f"{value:.3f}" for value in tail(different)) + ", drawn "
-          + " ".join(f"{value:.3f}" for value in tail(pairs_within(alone))), flush=True)  # fmt: skip
+          + " ".join(f"{value:.3f}" for value in tail(others)), flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -174,3 +174,15 @@ def test_a_face_joins_a_single_one_only_as_a_pair() -> None:
 def test_the_threshold_of_two_faces_alone_is_the_higher_one() -> None:
     for n in (2, 500, 100_000):
         assert pair_threshold_for(CALIBRATION, n) > threshold_for(CALIBRATION, n)
+
+
+def test_joining_does_not_depend_on_how_groups_are_put_into_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, owners = people(40, 6, dimension=24, similarity=0.5, seed=2)
+    rng = np.random.default_rng(0)
+    groups = np.where(rng.random(240) < 0.5, owners, -1)
+    options = {"pair_threshold": 0.5, "photos": rng.integers(0, 90, 240), "handicaps": rng.uniform(0, 0.1, 240)}
+    expected = join_groups(vectors, groups, 0.3, **options)
+    assert 20 < (expected != groups).sum() < (groups < 0).sum()
+    monkeypatch.setattr("facespace.clustering.algorithms._JOIN_COLUMNS", 7)
+    monkeypatch.setattr("facespace.clustering.algorithms._BLOCK", 11)
+    assert join_groups(vectors, groups, 0.3, **options).tolist() == expected.tolist()

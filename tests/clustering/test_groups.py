@@ -295,3 +295,72 @@ def test_work_is_saved_now_and_then(tmp_path, monkeypatch):
     reading = Reading(FaceGroups(gray_people.DIMENSION))
     reading.read(*(picture(tmp_path / f"{k}.png", 10 * k) for k in range(1, 6)))
     assert reading.checkpoints == [2, 4]
+
+
+def numbered(found: FaceGroups, first: int, last: int) -> None:
+    """Add photos of one face each, and one without a face at the end."""
+    vectors, _ = people(40, 1, dimension=16)
+    for k in range(first, last):
+        face = Face((k / 4, 1.0, k + 10.5, 20.0), k / 32, POINTS)
+        found.add(Photo(f"{k}.jpg", faces=[face], embeddings=vectors[k : k + 1]), f"{k:064x}")
+    found.add(Photo(f"empty{last}.jpg", error="cut short"), f"{1000 + last:064x}")
+
+
+def same(one: FaceGroups, other: FaceGroups) -> bool:
+    names = ("photos", "places", "photo", "box", "score", "quality", "id", "dimension")
+    return all(getattr(one, name) == getattr(other, name) for name in names) and bool(
+        (one.embeddings() == other.embeddings()).all() and one._groups().tolist() == other._groups().tolist()
+    )
+
+
+def test_checkpoints_write_what_is_new_and_come_back_together(tmp_path):
+    path = tmp_path / "faces.safetensors"
+    found = FaceGroups(16)
+    numbered(found, 0, 5)
+    found.save_new(path, EMBEDDER)
+    whole = path.read_bytes()
+    found.save_new(path, EMBEDDER)
+    assert os.listdir(tmp_path) == [path.name], "nothing is new"
+    for first in (5, 12):
+        numbered(found, first, first + 7)
+        found.save_new(path, EMBEDDER)
+    assert sorted(os.listdir(tmp_path)) == [path.name, f"{path.name}.part-000001", f"{path.name}.part-000002"]
+    assert path.read_bytes() == whole
+    again = load_groups(path, EMBEDDER)
+    assert same(again, found)
+    numbered(again, 19, 20)
+    again.save_new(path, EMBEDDER)
+    assert same(load_groups(path, EMBEDDER), again)
+    again.regroup(method="average", threshold=0.5)
+    again.save(path, EMBEDDER)
+    assert os.listdir(tmp_path) == [path.name]
+    assert same(load_groups(path, EMBEDDER), again)
+
+
+def test_parts_that_are_in_the_file_or_of_another_grouping_are_left_out(tmp_path):
+    path = tmp_path / "faces.safetensors"
+    found = FaceGroups(16)
+    numbered(found, 0, 5)
+    found.save_new(path, EMBEDDER)
+    numbered(found, 5, 9)
+    found.save_new(path, EMBEDDER)
+    part = path.with_name(f"{path.name}.part-000001")
+    data = part.read_bytes()
+    found.save(path, EMBEDDER)
+    part.write_bytes(data)  # as if the process had been stopped before it was removed
+    assert same(load_groups(path, EMBEDDER), found)
+    other = FaceGroups(16)
+    numbered(other, 20, 22)
+    other.save(path, EMBEDDER)
+    part.write_bytes(data)
+    assert same(load_groups(path, EMBEDDER), other)
+
+
+def test_vectors_are_held_once():
+    found = groups()
+    whole = found.embeddings()
+    assert found.embeddings() is whole
+    assert all(np.shares_memory(vector, whole) for vector in found.embedding)
+    numbered(found, 0, 1)
+    assert len(found.embeddings()) == 21
+    np.testing.assert_array_equal(found.embeddings()[:20], whole)

@@ -83,3 +83,13 @@ def test_a_length_that_begins_like_a_pickle_is_none(tmp_path):
             seen.add(start)
             assert read(path)[1] == {"filled": "x" * n}
     assert len(seen) >= 3
+
+
+def test_a_record_longer_than_a_header_may_be_comes_back(tmp_path):
+    """safetensors reads headers of at most 100 MB; a long record is an array in the file, and none when it is read."""
+    record = {"photos": [f"照片{k}" for k in range(200_000)]}
+    write_tensor_file(tmp_path / "c", "classifier", {"one": np.arange(3)}, record)
+    assert struct.unpack("<Q", (tmp_path / "c").read_bytes()[:8])[0] < 1000
+    arrays, found = read(tmp_path / "c")
+    assert found == record
+    assert arrays.keys() == {"one"}

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from facespace.embedding.embedder import Embedder
     from facespace.pipeline.photos import Photo
 
+_AT_ONCE = 4096  # groups looked for in a gallery
+
 
 class Method(str, Enum):
     """How faces are grouped."""
@@ -193,6 +195,12 @@ def _names(groups: FaceGroups, gallery: str, collection: str, embedder: Embedder
     from facespace.identification.open_set import templates
 
     ids, places = np.unique(groups.group, return_inverse=True)
+    names: dict[int, str] = {}
     with open_gallery(gallery, embedder, collection=collection) as people:
-        matches = people.identify(templates(places.reshape(-1), groups.embeddings(), len(ids)))
-    return {int(group): match.name for group, match in zip(ids, matches, strict=True) if match.name}
+        means = templates(places.reshape(-1), groups.embeddings(), len(ids))
+        for start in range(0, len(ids), _AT_ONCE):
+            rows = slice(start, start + _AT_ONCE)
+            for group, match in zip(ids[rows].tolist(), people.identify(means[rows]), strict=True):
+                if match.name:
+                    names[group] = match.name
+    return names

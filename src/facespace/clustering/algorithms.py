@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ _DRAWS = 5  # of the order of Chinese whispers
 _HOLDS = (
     0.8  # of the threshold: mean cosine from which two groups are better one, as `_FALSE_PAIRS` has it for `average`
 )
-_JOIN_ROWS = 4096
+_JOIN_ROWS, _JOIN_COLUMNS = 4096, 4096
 # How many faces of others, among all, may be alike to a face by chance. What joins by single pairs bears the fewest.
 _FALSE_PAIRS: dict[Method, float] = {"average": 0.5, "whispers": 0.03, "dbscan": 0.02}
 _FALSE_PAIRS_OF_TWO = 0.01  # where no third face speaks for it
@@ -81,9 +81,7 @@ def cluster(
     else:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY) as temporary:
             place = Path(temporary) if folder is None else folder
-            kept = similar_pairs_on_disk(
-                vectors, threshold, place, handicaps=less, photos=photo, progress=progress
-            )
+            kept = similar_pairs_on_disk(vectors, threshold, place, handicaps=less, photos=photo, progress=progress)
             labels = _by_method(method, vectors, kept, threshold, photo, less, seed, place)
     if pair_threshold is not None:
         labels = _apart(labels, vectors, less, pair_threshold)
@@ -200,13 +198,15 @@ def join_groups(
     n = len(embeddings)
     photo = np.arange(n) if photos is None else np.asarray(photos, np.int64)
     less = np.zeros(n, np.float32) if handicaps is None else np.asarray(handicaps, np.float32)
+    grouped = np.flatnonzero(groups >= 0)
     sums = np.zeros((len(ids), embeddings.shape[1]), np.float32)
-    np.add.at(sums, places, embeddings[groups >= 0])
+    for start in range(0, len(grouped), _BLOCK):
+        np.add.at(sums, places[start : start + _BLOCK], embeddings[grouped[start : start + _BLOCK]])
     counts = np.bincount(places)
     sums /= counts[:, None].astype(np.float32)
-    of_groups = (np.bincount(places, weights=less[groups >= 0]) / counts).astype(np.float32)
+    of_groups = (np.bincount(places, weights=less[grouped]) / counts).astype(np.float32)
     held: list[set[int]] = [set() for _ in ids]
-    for place, one in zip(places.tolist(), photo[groups >= 0].tolist(), strict=True):
+    for place, one in zip(places.tolist(), photo[grouped].tolist(), strict=True):
         held[place].add(one)
     to_reach = np.full(len(ids), threshold)  # by each group
     if pair_threshold is not None:
@@ -214,18 +214,37 @@ def join_groups(
     new = np.flatnonzero(groups < 0)
     for start in range(0, len(new), _JOIN_ROWS):
         rows = new[start : start + _JOIN_ROWS]
-        means = embeddings[rows] @ sums.T - less[rows, None] - of_groups
-        # The most similar first, so that of two faces of one photo the right one joins.
-        for k in np.argsort(-means.max(axis=1), kind="stable"):
-            for place in np.argsort(-means[k], kind="stable"):
-                if means[k, place] < threshold:
-                    break
-                if means[k, place] >= to_reach[place] and int(photo[rows[k]]) not in held[place]:
-                    joined[rows[k]] = ids[place]
-                    held[place].add(int(photo[rows[k]]))
-                    to_reach[place] = threshold  # there are two faces now
-                    break
+        taken = np.zeros(len(rows), np.bool_)
+        for k, place, mean in _candidates(embeddings[rows], sums, less[rows], of_groups, threshold):
+            one = int(photo[rows[k]])
+            if not taken[k] and mean >= to_reach[place] and one not in held[place]:
+                taken[k] = True
+                joined[rows[k]] = ids[place]
+                held[place].add(one)
+                to_reach[place] = threshold  # there are two faces now
     return joined
+
+
+def _candidates(
+    vectors: Embeddings,
+    means: Embeddings,
+    handicaps: npt.NDArray[np.float32],
+    of_groups: npt.NDArray[np.float32],
+    threshold: float,
+) -> Iterator[tuple[int, int, float]]:
+    """(face, group, mean cosine) where it reaches the threshold: the face with the largest one first, so that of two faces
+    of one photo the right one joins, and all groups of a face in a row, the most similar first."""
+    found: list[tuple[npt.NDArray[Any], ...]] = []
+    for begin in range(0, len(means), _JOIN_COLUMNS):
+        columns = slice(begin, begin + _JOIN_COLUMNS)
+        tile = vectors @ means[columns].T - handicaps[:, None] - of_groups[columns]
+        face, group = np.nonzero(tile >= threshold)
+        found.append((face, group + begin, tile[face, group]))
+    face, group, mean = (np.concatenate(part) for part in zip(*found, strict=True))
+    best = np.full(len(vectors), -np.inf)
+    np.maximum.at(best, face, mean)
+    order = np.lexsort((group, -mean, face, -best[face]))
+    yield from zip(face[order].tolist(), group[order].tolist(), mean[order].tolist(), strict=True)
 
 
 def largest_first(labels: npt.NDArray[Any]) -> Labels:
@@ -291,7 +310,9 @@ def _agreement(
     while first < len(begins):  # some groups at a time, as many as a block holds
         last = max(first + 1, int(np.searchsorted(ends, begins[first] + _BLOCK, side="right")))
         size = counts[first:last]
-        faces = np.concatenate([order[begin:end] for begin, end in zip(begins[first:last], ends[first:last])])
+        faces = np.concatenate(
+            [order[begin:end] for begin, end in zip(begins[first:last], ends[first:last], strict=True)]
+        )
         starts = np.cumsum(size) - size
         sums = np.add.reduceat(vectors[faces], starts, axis=0, dtype=np.float64)
         # A group's sum times itself has each pair twice, and each face with itself.

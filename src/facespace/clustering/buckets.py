@@ -7,6 +7,8 @@ compared where one of them belongs and the other one visits.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,7 +26,7 @@ def n_buckets_for(n: int) -> int:
     >>> [n_buckets_for(n) for n in (0, 100_000, 1_000_000, 10_000_000)]
     [2, 256, 1024, 4096]
     """
-    return min(_MOST, max(2, 1 << round(np.log2(max(n, 1)) / 2)))
+    return min(_MOST, max(2, 1 << round(math.log2(max(n, 1)) / 2)))
 
 
 def bucket_centres(embeddings: Embeddings, n_buckets: int) -> Embeddings:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,9 @@ from facespace.clustering.shards import (
 )
 from facespace.clustering.similarity_graph import Neighbours, SimilarityGraph
 from facespace.errors import DatasetError
-from facespace.io.files import atomic_path, write_bytes
+from facespace.io.files import TEMPORARY, atomic_path, write_bytes
 from facespace.io.prefetch import map_ahead
+from facespace.io.text import plain_text
 from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.onnx_network import usable_cores
 
@@ -66,7 +67,9 @@ class DiskGraph:
         once = np.flatnonzero(nodes < self.others)
         ids = self.ids.astype(np.int32)
         one, other = ids[nodes[once]], ids[self.others[once]]
-        return SimilarityGraph(len(ids), np.minimum(one, other), np.maximum(one, other), self.weights[once], whole=False)
+        return SimilarityGraph(
+            len(ids), np.minimum(one, other), np.maximum(one, other), self.weights[once], whole=False
+        )
 
 
 def similar_pairs_on_disk(
@@ -85,6 +88,8 @@ def similar_pairs_on_disk(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
+    if not len(embeddings):
+        return DiskGraph(np.empty(0, int), np.zeros(1, int), np.empty(0, np.int32), np.empty(0, np.float32))
     _begin(folder, _key(embeddings, threshold, handicaps, photos))
     buckets = _buckets(folder, embeddings)
     own = np.array(buckets[:, 0])
@@ -103,8 +108,9 @@ def similar_pairs_on_disk(
         write_shard(shard_path(folder, number), shard)
     tasks = list(itertools.product(range(len(bounds)), repeat=2))
 
-    def find(task: tuple[int, int]) -> None:
-        pairs_of_shards(folder, *task, threshold)
+    def find(task: tuple[int, ...]) -> None:
+        own, other = task
+        pairs_of_shards(folder, own, other, threshold)
 
     n_threads = usable_cores()
     with one_blas_thread():
@@ -127,18 +133,18 @@ def _key(
 
 
 def _begin(folder: Path, key: str) -> None:
-    """Make the folder, and empty one whose stages are of other inputs."""
+    """Make the folder, and empty one whose stages are of other inputs; `DatasetError` for one that holds anything else."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        if (folder / _KEY).read_text() == key:
+    held = [entry for entry in folder.iterdir() if entry.name != _KEY]
+    if (folder / _KEY).is_file():
+        if (folder / _KEY).read_bytes() == key.encode():
             return
-    except (OSError, UnicodeDecodeError):
-        pass
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    elif not all(entry.name.startswith(TEMPORARY) for entry in held):
+        raise DatasetError(
+            f"{plain_text(str(folder))}: holds other files; give an empty folder, or one that is not there"
+        )
+    for entry in held:
+        entry.unlink()
     write_bytes(folder / _KEY, key.encode())
 
 
@@ -158,7 +164,8 @@ def _buckets(folder: Path, embeddings: Embeddings) -> Numbers:
         with atomic_path(path) as unfinished, unfinished.open("wb") as file, one_blas_thread():
             for block in map_ahead(nearest, starts, threads=n_threads, ahead=2 * n_threads):
                 file.write(np.ascontiguousarray(block).data)
-    return _mapped(path, np.dtype(np.uint16)).reshape(len(embeddings), n_visits)
+    buckets: Numbers = _mapped(path, "uint16").reshape(len(embeddings), n_visits)
+    return buckets
 
 
 def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
@@ -189,13 +196,15 @@ def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
                 held.extend((rows.indptr[1:].astype(np.int64) + held[-1]).tolist())
         with atomic_path(starts) as path, path.open("wb") as file:
             file.write(np.array(held, np.int64).data)
-    found = _mapped(starts, np.dtype(np.int64))
-    arrays = _mapped(others, np.dtype(np.int32)), _mapped(weights, np.dtype(np.float32))
+    found = _mapped(starts, "int64")
+    arrays = _mapped(others, "int32"), _mapped(weights, "float32")
     if len(found) != n + 1 or any(len(array) != found[-1] for array in arrays):
-        raise DatasetError(f"{folder}: its files do not fit together; remove it, and start the same command again")
-    return np.array(found), *arrays
+        raise DatasetError(
+            f"{plain_text(str(folder))}: its files do not fit together; remove it, and start the same command again"
+        )
+    return np.array(found), arrays[0], arrays[1]
 
 
-def _mapped(path: Path, kind: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+def _mapped(path: Path, kind: str) -> npt.NDArray[Any]:
     """Numbers mapped from a file, as a plain array, which is faster to take parts of than `numpy.memmap`."""
-    return np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.empty(0, kind)
+    return np.asarray(np.memmap(path, np.dtype(kind), "r")) if path.stat().st_size else np.empty(0, kind)

@@ -33,6 +33,7 @@ _MARK = ".group.json"
 _MAX_MARK = 4096
 _SIDE = 160
 _SHOWN = 24  # faces of a group on the page
+_GROUPS = 2000  # on the page, which no browser shows otherwise
 _UNNAMED = ' /\\:*?"<>|'
 
 
@@ -100,7 +101,10 @@ def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> No
 
 
 def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Path:
-    """Write `index.html`, a page of all groups, the largest first; it shows the pictures in `faces`, each a link to its photo."""
+    """Write `index.html`, a page of the groups, the largest first; it shows the pictures in `faces`, each a link to its photo.
+
+    The page has the 2,000 largest groups; it says how many more there are, whose folders are beside it.
+    """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups.group.tolist()):
         members.setdefault(places[group].name, []).append(row)
@@ -113,7 +117,12 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
         f"<h1>{len(people)} people</h1><p class=dim>{len(groups.photo)} faces in {len(groups.photos)} photos; "
         f"{len(members.get(ALONE, []))} faces are like no other, {len(members.get(POOR, []))} are too poor to be grouped.</p>",
     ]
-    for name in [*people, *(name for name in (ALONE, POOR) if name in members)]:
+    if len(people) > _GROUPS:
+        text.append(
+            f"<p>The {_GROUPS} largest groups are shown. The other {len(people) - _GROUPS} have their folders beside this "
+            f"page, and their lines in {TABLE}.</p>"
+        )
+    for name in [*people[:_GROUPS], *(name for name in (ALONE, POOR) if name in members)]:
         rows = sorted(members[name], key=lambda row: -groups.score[row])
         address = link(here, here / name)
         count = f"{len(rows)} face{'s' if len(rows) > 1 else ''}"

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from facespace.clustering.algorithms import Labels, Method, cluster, handicaps_of, join_groups
+from facespace.clustering.algorithms import Method, cluster, handicaps_of, join_groups
+from facespace.clustering.whispers import Labels
 from facespace.detection.protocol import Detector
 from facespace.embedding.calibration import UNKNOWN_QUALITY, Calibration
 from facespace.embedding.compatibility import model_of, other_model
@@ -30,7 +31,7 @@ from facespace.pipeline.photos import Photo, folder_problem, process
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 
 STATE = "faces.safetensors"
-STAGES = "grouping"  # the folder of files that `cluster` makes of many faces
+STAGES = ".grouping"  # the folder of files that `cluster` makes of many faces
 _PART = ".part-"  # and a number: what follows the name of the state in those of its parts
 _KIND = "grouping"
 _REMEDY = "remove it to begin anew"

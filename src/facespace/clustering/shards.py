@@ -85,7 +85,7 @@ def write_shard(path: Path, shard: Shard) -> None:
 def read_shard(path: Path) -> Shard:
     """Read what `write_shard` wrote; `DatasetError` for a damaged file."""
     arrays, record = read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)
-    return Shard(**record, **arrays)
+    return Shard(record["begin"], record["first_bucket"], record["end_bucket"], **arrays)
 
 
 def read_pairs(path: Path) -> Pairs:

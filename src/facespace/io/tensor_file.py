@@ -19,7 +19,7 @@ from facespace.io.text import first_line, plain_text
 
 _VERSION = "1"
 _MAX_BYTES = 4 << 30  # two million rows of 512 numbers
-_MAX_IN_HEADER = 1 << 20  # safetensors reads no header of more than 100 MB; longer records are an array of bytes
+_IN_HEADER = 1 << 20  # safetensors reads no header of more than 100 MB; longer records are an array of bytes
 _RECORD = "record"
 _DTYPES = {
     "f2": "F16", "f4": "F32", "f8": "F64", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64",
@@ -50,7 +50,7 @@ def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[An
     metadata = {"format": f"facespace-{kind}", "version": _VERSION}
     held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(record)
-    if len(text) <= _MAX_IN_HEADER:
+    if len(text) <= _IN_HEADER:
         metadata["record"] = text
     else:
         held[_RECORD] = np.frombuffer(text.encode(), np.uint8)
