@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def on_disk(monkeypatch: pytest.MonkeyPatch, everywhere: None) -> Callable[..., list[int]]:  # noqa: ARG001
+def on_disk(monkeypatch: pytest.MonkeyPatch, everywhere: None) -> Callable[..., list[int]]:
     def grouped(vectors: np.ndarray, **options: Any) -> list[int]:
         with monkeypatch.context() as patched:
             patched.setattr(algorithms, "_MANY", -1)

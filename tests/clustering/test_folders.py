@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facespace.clustering import folders
 from facespace.clustering.folders import keep_picture, tidy, write_folders, write_sheet, write_table
 from facespace.clustering.groups import FaceGroups
 from facespace.errors import DatasetError
@@ -278,3 +279,17 @@ def _face():
     from facespace.faces.face import Face
 
     return Face((0.0, 0.0, 1.0, 1.0), 0.9, ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2)))
+
+
+def test_a_page_of_very_many_groups_has_the_largest(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_GROUPS", 2)
+    found = faces(tmp_path, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4)
+    places = write_folders(tmp_path, found, {})
+    page = write_sheet(tmp_path, found, places).read_text(encoding="utf-8")
+    assert "The 2 largest groups are shown. The other 1 have their folders beside this page" in page
+    assert [f"person-000{k}" in page for k in (1, 2, 3)] == [True, True, False]
+    assert "<h2><a href='alone/'>" in page
+    assert page.count("<img") == 4 + 3 + 1
+    monkeypatch.setattr(folders, "_GROUPS", 3)
+    page = write_sheet(tmp_path, found, places).read_text(encoding="utf-8")
+    assert "largest groups" not in page and "person-0003" in page
