@@ -268,7 +268,11 @@ def _apart(
     places = places.reshape(-1)
     of_two = np.flatnonzero(counts[places] == 2)
     first, second = of_two[np.argsort(places[of_two], kind="stable")].reshape(-1, 2).T
-    alike = (vectors[first] * vectors[second]).sum(axis=1) - handicaps[first] - handicaps[second]
+    alike = np.empty(len(first), np.float32)
+    for start in range(0, len(first), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        alike[block] = (vectors[first[block]] * vectors[second[block]]).sum(axis=1)
+    alike -= handicaps[first] + handicaps[second]
     weak = second[alike < threshold]
     places[weak] = len(counts) + np.arange(len(weak))
     return places
