@@ -1,6 +1,7 @@
 """Faces without names, grouped by person.
 
-Begin with `algorithms.cluster`. `similarity_graph` finds the similar pairs of many faces; `groups` keeps photos with
+Begin with `algorithms.cluster`. `similarity_graph` finds the similar pairs of up to 100,000
+faces, `disk_graph` those of more, by `buckets` and `shards`; `whispers` is the default method; `groups` keeps photos with
 their groups in a file, `folders` writes them as folders of pictures. To add a method, write it in `algorithms`.
 """
 
