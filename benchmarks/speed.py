@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 
 import facespace
+from side_by_side import machine
 
 PEOPLE = 35
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
 
 def rate(work: Callable[[], object], n: int, repeat: int = 3) -> float:
@@ -52,10 +52,7 @@ def theirs(peer: Path, shared: Path, paths: list[Path]) -> dict[str, object]:
 
 def processor() -> str:
     """Its name, and which of the features that matter it has."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    told = dict(line.replace("\t", "").split(":", 1) for line in reversed(lines) if ":" in line)
-    has = [name for name in FEATURES if name in told.get("flags", "").split()]
-    return f"{told.get('model name', platform.processor()).strip()} ({', '.join(has) or 'features unknown'})"
+    return f"{machine.processor_name()} ({', '.join(machine.features()) or 'features unknown'})"
 
 
 def enrolled(folder: str, known: list[Path], embedder: facespace.Embedder, detector: facespace.Detector) -> Path:
