@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from side_by_side import machine, photos, recognition, report, starting
-from side_by_side.environments import PEERS, CannotInstall, Environment, Peer, all_peers
+from side_by_side.environments import PEERS, CannotInstall, Environment, Peer, all_peers, bench_home
 from side_by_side.rounds import Failures, Party, PeerError, Row, take_turns
 
 HERE = Path(__file__).parent
@@ -66,7 +66,9 @@ def detection_rows(run: Run) -> list[Row]:
         label = f"{size}, {n} face{'s' * (n > 1)}"
         wanted.append((label, photos.composed(run.shared, folder, size, n, n_photos), False))
     many = (("VGA", 2),) if run.quick else (("VGA", 16), ("1080p", 4), ("12 MP", 2))
-    wanted.append((f"250 px, {8 if run.quick else 32} photos a call", photos.small(run.shared, 8 if run.quick else 32), True))
+    wanted.append(
+        (f"250 px, {8 if run.quick else 32} photos a call", photos.small(run.shared, 8 if run.quick else 32), True)
+    )
     for size, n_photos in many:
         found = photos.composed(run.shared, folder, size, 6, n_photos)
         wanted.append((f"{size}, 6 faces, {n_photos} photos a call", found, True))
@@ -84,14 +86,14 @@ def detection_rows(run: Run) -> list[Row]:
 
 
 def embedding_rows(run: Run) -> list[Row]:
-    return [
-        run.turns("embedding", f"batch {n}", "faces/s", "higher", "embed", "embed", n, batch=n) for n in (1, 8, 64)
-    ]
+    return [run.turns("embedding", f"batch {n}", "faces/s", "higher", "embed", "embed", n, batch=n) for n in (1, 8, 64)]
 
 
 def album_rows(run: Run) -> list[Row]:
     album = recognition.read_album(run.shared, 40 if run.quick else 6)
-    row = Row("album", f"{len(album.probes)} photos, files to names among {len(album.enrolled)} people", "photos/s", "higher")
+    row = Row(
+        "album", f"{len(album.probes)} photos, files to names among {len(album.enrolled)} people", "photos/s", "higher"
+    )
     print(f"album: {row.name}", flush=True)
     recognition.enroll(run.parties, album, row, run.failures)
     paths = [path for path, _ in album.probes]
@@ -115,7 +117,10 @@ def accuracy_rows(run: Run) -> list[Row]:
         return [(path(a), path(b), same) for a, b, same in pairs(view / name)[::every]]
 
     rows = recognition.names(run.parties, recognition.read_album(run.shared, 40 if run.quick else 1), run.failures)
-    train, test = listed("pairsDevTrain.txt", 200 if run.quick else 4), listed("pairsDevTest.txt", 100 if run.quick else 1)
+    train, test = (
+        listed("pairsDevTrain.txt", 200 if run.quick else 4),
+        listed("pairsDevTest.txt", 100 if run.quick else 1),
+    )
     return rows + recognition.lfw(run.parties, train, test, run.advice, run.failures)
 
 
@@ -208,8 +213,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = PEERS) -> int:
     if wrong := [one for one in names if one not in described] + [one for one in groups if one not in GROUPS]:
         parser.error(f"unknown: {', '.join(wrong)}")
     peers = [peer for name, peer in described.items() if name in {*names, OURS}]
-    home = Path(os.environ.get("BENCH_HOME") or HERE.parent / ".bench").resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    home = bench_home()
     machine.hold_to(args.cores)
     failures, rows, before = Failures(), [], machine.load()
     shared = args.shared.resolve()
@@ -219,7 +223,8 @@ def main(arguments: Sequence[str] | None = None, folder: Path = PEERS) -> int:
     environments, made = installed(peers, home, failures)
     if "start" in groups:
         print("installing and starting: fresh processes", flush=True)
-        rows += starting.installation(made)
+        counted = {peer.name for peer in peers if peer.dependencies or peer.alone or peer.npm}
+        rows += starting.installation({name: one for name, one in made.items() if name in counted})
         small = photos.small(shared, 8).paths[0]
         large = photos.composed(shared, home / "photos", "12 MP", 6, 1).paths[0]
         rows += starting.fresh_processes(environments, small, large, failures, rounds=min(rounds, 3))
@@ -251,10 +256,14 @@ def main(arguments: Sequence[str] | None = None, folder: Path = PEERS) -> int:
     told = report.as_json(rows, OURS, told_peers, facts, failures)
     report.write(told, args.output)
     print(report.table(told))
-    print(f"\n{told['machine']['processor']} ({', '.join(machine.features()) or 'features unknown'}), {machine.cores()} cores")
+    print(
+        f"\n{told['machine']['processor']} ({', '.join(machine.features()) or 'features unknown'}), {machine.cores()} cores"
+    )
     print(f"load {before} before, {machine.load()} after; {facts['seconds']} s; {args.output}")
     for peer in told_peers.values():
-        print(f"{peer['title']}: {json.dumps(peer['versions'])}{', weights of its embedder drawn' * peer['drawn_weights']}")
+        print(
+            f"{peer['title']}: {json.dumps(peer['versions'])}{', weights of its embedder drawn' * peer['drawn_weights']}"
+        )
     for line in failures:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failures else 0

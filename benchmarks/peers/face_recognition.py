@@ -25,9 +25,7 @@ class Peer:
         return photo.shape[1], photo.shape[0]
 
     def detect(self, photo):
-        return [
-            (left, top, right, bottom) for top, right, bottom, left in face_recognition.face_locations(photo)
-        ]
+        return [(left, top, right, bottom) for top, right, bottom, left in face_recognition.face_locations(photo)]
 
     def crops(self, n):
         return list(np.random.default_rng(0).integers(0, 256, (n, 150, 150, 3), np.uint8))

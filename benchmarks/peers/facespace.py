@@ -75,6 +75,7 @@ class Peer:
     def train_step(self, n):
         """The network, losses and optimiser of the recipe facenet-casia-2017, softmax with center loss and RMSProp."""
         import torch
+
         from facespace.backbones import create
         from facespace.training import optimizers, setup
         from facespace.training.losses.loss import create as create_loss

@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["{repository}"]
+# dependencies = []
 # [tool.bench]
 # title = "facespace, 2018's model"
 # project = true

@@ -9,6 +9,7 @@ The file has a class `Peer`. What it can do is told by the methods it has:
 - `represent(photo)`: (box, features) of each face; `verdict(a, b)`: score of two faces and whether they are called the same
   person, None where the peer advises no threshold; `recognises = False` says that its weights are drawn;
 - `enroll({name: path})`, `identify(paths)`: for each photo ([(box, name or None)], (width, height)); by default from the above;
+- `align(paths, out, size)`: crops written into a folder, `size` photos a call;
 - `train_step(n)`: one step of training on n drawn crops;
 - `index(vectors)`, `search(probes)`: the most similar of many vectors.
 Times are of the wall (`seconds`) and of the processor (`cpu`). Photos are decoded before the clock starts, except for
@@ -46,7 +47,7 @@ class Door:
         self.faces = {}
         self.enrolled = []
 
-    def about(self, request):
+    def about(self, _):
         peer = self.peer
         can = [name for name in ABILITIES if hasattr(peer, name) and name not in getattr(peer, "leaves_out", ())]
         if hasattr(peer, "represent") and "identify" not in can:
@@ -126,6 +127,11 @@ class Door:
         names = [central(named, *size)[1] if named else "" for named, size in results]
         return {**times, "names": names, "faces": [len(named) for named, _ in results]}
 
+    def align(self, request):
+        """From files to crops written into a folder."""
+        times, _ = self._timed(lambda: self.peer.align(request["paths"], request["out"], request["size"]), 1)
+        return times
+
     def train(self, request):
         times, _ = self._timed(lambda: self.peer.train_step(request["batch"]), request.get("repeat", 1))
         return times
@@ -138,7 +144,7 @@ class Door:
         times, found = self._timed(lambda: self.peer.search(request["probes"]), request.get("repeat", 1))
         return {**times, "found": [int(row) for row in found]}
 
-    def memory(self, request):
+    def memory(self, _):
         """The largest resident set so far, in bytes."""
         status = Path("/proc/self/status")
         if status.exists():
@@ -149,7 +155,9 @@ class Door:
         return {"peak": peak if sys.platform == "darwin" else peak * 1024}
 
 
-REQUESTS = ("about", "detect", "embed", "compare", "enroll", "identify", "train", "index", "search", "memory")
+REQUESTS = (
+    "about", "detect", "embed", "compare", "enroll", "identify", "align", "train", "index", "search", "memory",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -169,9 +177,8 @@ def main() -> None:
             request = json.loads(line)
             if door is None:
                 door = Door(module.Peer(), import_seconds)
-            if request["do"] not in REQUESTS:
-                raise ValueError(f"unknown request {request['do']!r}")
-            answer = getattr(door, request["do"])(request)
+            do = request["do"]
+            answer = getattr(door, do)(request) if do in REQUESTS else {"error": f"unknown request {do!r}"}
         except Exception as error:
             import traceback
 

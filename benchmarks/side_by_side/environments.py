@@ -79,6 +79,20 @@ def all_peers(folder: Path = PEERS) -> dict[str, Peer]:
     return {peer.name: peer for peer in peers}
 
 
+def bench_home() -> Path:
+    """The folder of all environments: BENCH_HOME, by default `.bench` in the clone."""
+    home = Path(os.environ.get("BENCH_HOME") or REPOSITORY / ".bench").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def start_peer(name: str) -> Conversation:
+    """A process of one peer, its environment made if it is not there. Raises `CannotInstall`."""
+    environment = Environment(all_peers()[name], bench_home())
+    environment.install()
+    return environment.start()
+
+
 class Environment:
     """The environment of a peer in a folder; made once, and again when the description changes."""
 

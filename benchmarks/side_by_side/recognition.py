@@ -86,7 +86,9 @@ def lfw(
     Pairs are (path, path, same). One with a photo in which no face is found counts as wrong.
     """
     own = Row("recognition", "LFW view 1: accuracy at the advised threshold", "share of pairs", "higher")
-    best = Row("recognition", "LFW view 1: accuracy at the best threshold on training pairs", "share of pairs", "higher")
+    best = Row(
+        "recognition", "LFW view 1: accuracy at the best threshold on training pairs", "share of pairs", "higher"
+    )
     asked = [party for party in parties if _recognises(party, (own, best))]
 
     def work(party: Party, cell: Cell) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from .environments import Environment
-from .rounds import Cell, Failures, Party, Row, attempt
+from .rounds import CANNOT, Cell, Failures, Party, Row, attempt
 
 
 def installation(installed: dict[str, dict[str, float]]) -> list[Row]:
@@ -35,33 +35,38 @@ def fresh_processes(
     broken: set[str] = set()
     for turn in range(rounds + 1):
         for name, environment in environments.items():
-            if name in broken:
-                continue
 
-            def first(cell: Cell, name: str = name, environment: Environment = environment) -> None:
-                start = time.perf_counter()
-                with environment.start() as conversation:
-                    party = Party(name, conversation)
-                    party.begin()
-                    if "detect" not in party.can:
-                        cell.missing = "cannot"
-                        return
-                    conversation.ask("detect", paths=[small])
-                    took, peak = time.perf_counter() - start, conversation.ask("memory")["peak"]
-                    if turn == 0:
-                        return
-                    cell.values.append(took)
-                    imported.cells.setdefault(name, Cell()).values.append(float(party.about["import_seconds"]))
-                    memory.cells.setdefault(name, Cell()).values.append(peak / 1e6)
-                    if turn == 1:
-                        conversation.ask("detect", paths=[large])
-                        peak = conversation.ask("memory")["peak"]
-                        memory_large.cells.setdefault(name, Cell()).values.append(peak / 1e6)
+            def fill(cell: Cell, environment: Environment = environment, turn: int = turn) -> None:
+                measured = _one_process(environment, small, large if turn == 1 else None)
+                if measured is None:
+                    cell.missing = CANNOT
+                elif turn:
+                    for row, value in zip(rows, measured, strict=True):
+                        if value is not None:
+                            row.cells.setdefault(environment.peer.name, Cell()).values.append(value)
 
-            if not attempt(Party(name, None), answered, failures, first):  # type: ignore[arg-type]
+            if name not in broken and not attempt(Party(name, None), answered, failures, fill):  # type: ignore[arg-type]
                 broken.add(name)
     for row in rows:
         for name, cell in answered.cells.items():
-            row.cells.setdefault(name, Cell(missing=cell.missing or "cannot"))
+            row.cells.setdefault(name, Cell(missing=cell.missing or CANNOT))
     return rows
 
+
+def _one_process(
+    environment: Environment, small: str, large: str | None
+) -> tuple[float, float, float, float | None] | None:
+    """Seconds of import and first answer, megabytes after it, and after `large`; None for a peer that finds no faces."""
+    start = time.perf_counter()
+    with environment.start() as conversation:
+        party = Party(environment.peer.name, conversation)
+        party.begin()
+        if "detect" not in party.can:
+            return None
+        conversation.ask("detect", paths=[small])
+        took, peak = time.perf_counter() - start, conversation.ask("memory")["peak"]
+        peak_large = None
+        if large is not None:
+            conversation.ask("detect", paths=[large])
+            peak_large = conversation.ask("memory")["peak"] / 1e6
+        return float(party.about["import_seconds"]), took, peak / 1e6, peak_large
