@@ -2,7 +2,8 @@
 
 Each peer is one file in `peers/` and runs in an environment of its own, which this command makes in BENCH_HOME (by default
 `.bench` in the clone) the first time. All processes stay warm while rounds alternate: ours, theirs, ours, theirs. Values are
-medians; their spread is the lowest and the highest round, and a ratio is that of the medians. Photos are decoded before
+medians; their spread is the lowest and the highest round, and a ratio is that of the medians. What peers say of the pairs and
+the album's photos is kept there too and not asked again while their versions are the same. Photos are decoded before
 the clock of detection starts. Peers run with their own defaults. What a peer cannot do is a dash.
 
 A peer that cannot be installed, that stops or answers nonsense is left out, the others are finished, and the exit code is 1.
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     seconds: float
     parties: list[Party]
     advice: dict[str, str]
+    kept: recognition.Kept
     failures: Failures
 
     def turns(
@@ -116,12 +118,14 @@ def accuracy_rows(run: Run) -> list[Row]:
 
         return [(path(a), path(b), same) for a, b, same in pairs(view / name)[::every]]
 
-    rows = recognition.names(run.parties, recognition.read_album(run.shared, 40 if run.quick else 1), run.failures)
+    rows = recognition.names(
+        run.parties, recognition.read_album(run.shared, 40 if run.quick else 1), run.kept, run.failures
+    )
     train, test = (
         listed("pairsDevTrain.txt", 200 if run.quick else 4),
         listed("pairsDevTest.txt", 100 if run.quick else 1),
     )
-    return rows + recognition.lfw(run.parties, train, test, run.advice, run.failures)
+    return rows + recognition.lfw(run.parties, train, test, run.advice, run.kept, run.failures)
 
 
 def training_rows(run: Run) -> list[Row]:
@@ -231,7 +235,8 @@ def main(arguments: Sequence[str] | None = None, folder: Path = PEERS) -> int:
     with ExitStack() as running:
         parties = started(environments, failures, running)
         advice = {peer.name: peer.advice for peer in peers}
-        run = Run(shared, home, args.quick, rounds, args.seconds, parties, advice, failures)
+        kept = recognition.Kept(home / "kept", {peer.name: peer.path for peer in peers if not peer.project})
+        run = Run(shared, home, args.quick, rounds, args.seconds, parties, advice, kept, failures)
         for group in groups:
             if group in ROWS:
                 rows += ROWS[group](run)

@@ -239,6 +239,60 @@ def test_the_best_threshold_leaves_out_pairs_without_a_face(bench):
     assert bench.recognition.best_threshold(scores, np.array([False, False, True, True, True])) == pytest.approx(0.5)
 
 
+def test_what_a_peer_said_is_kept_until_its_file_changes(bench, folder):
+    write_peer(folder, "other")
+    path = folder / "peers/other.py"
+    asked = []
+    talk = SimpleNamespace(ask=lambda do, **values: asked.append(values) or {"names": ["Ada"] * len(values["paths"])})
+    party = bench.rounds.Party("other", talk, about={"versions": {"fake": "1"}})
+    kept = bench.recognition.Kept(folder / "kept", {"other": path})
+    for _ in range(2):
+        assert kept.ask(party, "identify", "names", ["a.jpg", "b.jpg", "c.jpg"], 2) == ["Ada"] * 3
+    assert asked == [{"paths": ["a.jpg", "b.jpg"]}, {"paths": ["c.jpg"]}]
+    path.write_text(path.read_text() + "# changed\n")
+    kept.ask(party, "identify", "names", ["a.jpg", "b.jpg", "c.jpg"], 2)
+    assert len(asked) == 4
+    party.about["versions"] = {"fake": "2"}
+    kept.ask(party, "identify", "names", ["a.jpg", "b.jpg", "c.jpg"], 3)
+    assert len(asked) == 5
+    ours = bench.recognition.Kept(folder / "kept", {})
+    for _ in range(2):
+        ours.ask(party, "identify", "names", ["a.jpg"], 3)
+    assert len(asked) == 7
+    talk.ask = lambda do, **values: {"names": []}
+    with pytest.raises(ValueError, match="0 names for 1 paths"):
+        ours.ask(party, "identify", "names", ["a.jpg"], 3)
+
+
+def album_of_two(bench, folder):
+    write_peer(folder, "facespace", project=True)
+    environment = bench.environments.Environment(bench.environments.all_peers(folder / "peers")["facespace"], folder)
+    album = bench.recognition.Album(
+        {"Ada": "/a/ADA1.jpg", "Bob": "/a/bob1.jpg"},
+        [("/p/ada1.jpg", "Ada"), ("/p/bob2.jpg", "Bob"), ("/p/bob1.jpg", None), ("/p/eve1.jpg", None)],
+    )
+    return environment, album
+
+
+def test_strangers_named_and_accuracy(bench, folder):
+    environment, album = album_of_two(bench, folder)
+    failures = bench.rounds.Failures()
+    kept = bench.recognition.Kept(folder / "kept", {})
+    with environment.start() as talk:
+        party = bench.rounds.Party("facespace", talk)
+        party.begin()
+        strangers, right = bench.recognition.names([party], album, kept, failures)
+        pairs = [("/ada1.jpg", "/ada1.jpg", True), ("/ada1.jpg", "/bob1.jpg", False)]
+        test = [*pairs, ("/eve1.jpg", "/eve2.jpg", True), ("/eve1.jpg", "/eve1.jpg", False)]
+        own, best = bench.recognition.lfw([party], pairs, test, {}, kept, failures)
+    assert failures == []
+    # Of the strangers one looks like Bob; of the known, Bob's other photo does not look like him.
+    assert strangers.cells["facespace"].values == [0.5] and right.cells["facespace"].values == [0.5]
+    assert own.cells["facespace"].values == [0.5] and best.cells["facespace"].values == [0.5]
+    assert own.cells["facespace"].facts["different_called_same"] == 0.5
+    assert own.cells["facespace"].facts["same_called_different"] == 0.5
+
+
 def test_every_peer_is_described(bench):
     peers = bench.environments.all_peers()
     assert list(peers)[:2] == ["facespace", "facespace-2018"]

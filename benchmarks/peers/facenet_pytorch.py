@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["torch==2.13.0", "numpy", "pillow", "opencv-python-headless"]
+# dependencies = ["torch==2.13.0", "numpy", "pillow", "opencv-python-headless", "requests", "tqdm"]
 # [tool.bench]
 # title = "facenet-pytorch"
 # alone = ["facenet-pytorch==2.6.0"]

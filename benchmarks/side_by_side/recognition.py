@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,39 @@ from .rounds import CANNOT, Cell, Failures, Party, Row, attempt
 
 PAIRS_A_REQUEST = 100
 PHOTOS_A_REQUEST = 40
+
+
+class Kept:
+    """What a peer said of photos, kept in a folder: the same file of a peer, in the same versions, says the same again.
+
+    Slow peers need minutes for a thousand pairs. This project is asked anew each time.
+    """
+
+    def __init__(self, folder: Path, peers: dict[str, Path]) -> None:
+        self._folder = folder
+        self._peers = peers  # name: its file
+
+    def ask(self, party: Party, do: str, key: str, items: Sequence[Any], size: int) -> list[Any]:
+        """The answers `key` to `do`, an answer an item, `size` items a request."""
+        path = None
+        if party.name in self._peers:
+            said = [do, party.about["versions"], [list(one) if isinstance(one, tuple) else one for one in items]]
+            digest = hashlib.sha256(self._peers[party.name].read_bytes() + json.dumps(said).encode()).hexdigest()
+            path = self._folder / f"{party.name}-{digest}.json"
+            if path.exists():
+                kept: list[Any] = json.loads(path.read_text())
+                return kept
+        answers: list[Any] = []
+        values = {"compare": "pairs", "identify": "paths"}[do]
+        for start in range(0, len(items), size):
+            answers += party.conversation.ask(do, **{values: list(items[start : start + size])})[key]
+        if len(answers) != len(items):
+            raise ValueError(f"{len(answers)} {key} for {len(items)} {values}")
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".part").write_text(json.dumps(answers))
+            path.with_suffix(".part").replace(path)
+        return answers
 
 
 class Album(NamedTuple):
@@ -42,7 +77,7 @@ def _enroll(party: Party, album: Album, cell: Cell) -> None:
     cell.facts["enrolled"] = int(party.conversation.ask("enroll", people=album.enrolled)["enrolled"])
 
 
-def names(parties: Sequence[Party], album: Album, failures: Failures) -> list[Row]:
+def names(parties: Sequence[Party], album: Album, kept: Kept, failures: Failures) -> list[Row]:
     """Two rows: strangers' photos in which the face is named, and known people named right, at the peer's own threshold.
 
     A photo without a face found counts as not named. Speed does not count here: two parties answer at a time.
@@ -53,12 +88,7 @@ def names(parties: Sequence[Party], album: Album, failures: Failures) -> list[Ro
     asked = [party for party in parties if _recognises(party, (strangers, right))]
 
     def work(party: Party, cell: Cell) -> None:
-        said: list[str | None] = []
-        for start in range(0, len(album.probes), PHOTOS_A_REQUEST):
-            paths = [path for path, _ in album.probes[start : start + PHOTOS_A_REQUEST]]
-            said += party.conversation.ask("identify", paths=paths)["names"]
-        if len(said) != len(truth):
-            raise ValueError(f"{len(said)} names for {len(truth)} photos")
+        said = kept.ask(party, "identify", "names", [path for path, _ in album.probes], PHOTOS_A_REQUEST)
         named = [bool(name) for name in said]
         cell.values.append(_share([one for one, name in zip(named, truth, strict=True) if name is None]))
         correct = [one == name for one, name in zip(said, truth, strict=True) if name is not None]
@@ -79,6 +109,7 @@ def lfw(
     train: Sequence[tuple[str, str, bool]],
     test: Sequence[tuple[str, str, bool]],
     advice: dict[str, str],
+    kept: Kept,
     failures: Failures,
 ) -> list[Row]:
     """Two rows: accuracy on the pairs of `test` at the peer's own threshold, and at the best one on those of `train`.
@@ -92,7 +123,7 @@ def lfw(
     asked = [party for party in parties if _recognises(party, (own, best))]
 
     def work(party: Party, cell: Cell) -> None:
-        scores, calls = _verdicts(party, [*train, *test])
+        scores, calls = _verdicts(party, [*train, *test], kept)
         same = np.array([pair[2] for pair in [*train, *test]])
         n = len(train)
         threshold = best_threshold(scores[:n], same[:n])
@@ -126,14 +157,9 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     return float(candidates[int(np.argmax(right))])
 
 
-def _verdicts(party: Party, pairs: Sequence[tuple[str, str, bool]]) -> tuple[np.ndarray, list[bool | None]]:
+def _verdicts(party: Party, pairs: Sequence[tuple[str, str, bool]], kept: Kept) -> tuple[np.ndarray, list[bool | None]]:
     """Scores (N,), NaN where a photo has no face, and what the party calls the pairs; None where it calls nothing."""
-    said: list[list[float] | None] = []
-    for start in range(0, len(pairs), PAIRS_A_REQUEST):
-        part = pairs[start : start + PAIRS_A_REQUEST]
-        said += party.conversation.ask("compare", pairs=[pair[:2] for pair in part])["verdicts"]
-    if len(said) != len(pairs):
-        raise ValueError(f"{len(said)} verdicts for {len(pairs)} pairs")
+    said = kept.ask(party, "compare", "verdicts", [pair[:2] for pair in pairs], PAIRS_A_REQUEST)
     scores = np.array([np.nan if one is None else float(one[0]) for one in said])
     return scores, [None if one is None or one[1] is None else bool(one[1]) for one in said]
 
@@ -146,7 +172,7 @@ def _recognises(party: Party, rows: Sequence[Row]) -> bool:
     return False
 
 
-def _two_at_a_time(parties: Sequence[Party], row: Row, failures: Failures, work) -> None:  # type: ignore[no-untyped-def]
+def _two_at_a_time(parties: Sequence[Party], row: Row, failures: Failures, work: Callable[[Party, Cell], None]) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda party: attempt(party, row, failures, lambda cell: work(party, cell)), parties))
 
