@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = PEERS) -> int:
     parser.add_argument("--peers", default=",".join(without_files), help=f"some of {', '.join(described)}")
     parser.add_argument("--rows", default=",".join(GROUPS), help=f"some of {', '.join(GROUPS)}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="a peer takes no further turn at a row after these")
+    parser.add_argument("--seconds", type=float, default=4.0, help="a peer takes no further turn at a row after these")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="try the command: few photos, one round")
     parser.add_argument("--output", type=Path, default=HERE / "results/bench.json")

@@ -33,7 +33,9 @@ def conditions(told: dict[str, Any]) -> str:
     """The processor, its features, the cores and the day."""
     machine = told["machine"]
     features = ", ".join(machine["features"]) or "features unknown"
-    return f"{machine['processor']} ({features}), {machine['cores']} cores, {told['date'][:10]}"
+    load = told["load"]["before"]
+    busy = "" if load is None else f", load before {load:g}"
+    return f"{machine['processor']} ({features}), {machine['cores']} cores{busy}, {told['date'][:10]}"
 
 
 def short(name: str) -> str:
