@@ -9,6 +9,7 @@
 
 import os
 from importlib import metadata
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from insightface.app import FaceAnalysis
 class Peer:
     def __init__(self):
         self.versions = {name: metadata.version(name) for name in ("insightface", "onnxruntime")}
+        folder = Path(os.environ["PEER_MODELS"], "models/buffalo_l")
+        if not list(folder.glob("*.onnx")):  # it would be downloaded
+            raise FileNotFoundError(f"{folder} must have the pack's ONNX files")
         self.app = FaceAnalysis(
             name="buffalo_l",
             root=os.environ["PEER_MODELS"],
