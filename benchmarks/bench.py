@@ -251,6 +251,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = PEERS) -> int:
     told_peers = {
         peer.name: {
             "title": peer.title,
+            "own": peer.project,
             "advice": peer.advice,
             "versions": about.get(peer.name, {}).get("versions", {}),
             "drawn_weights": bool({"embed", "represent"} & set(about.get(peer.name, {}).get("can", ())))

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("svg")
-from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 HERE = Path(__file__).parent
 GROUPS = ("detection", "embedding", "album", "training", "search")
 COLUMNS = 3
+MARKS = "osD^vPX"
 COLOURS = ("#2a6f97", "#bc4b51", "#5b8e7d", "#8d6a9f", "#d08c60", "#3d405b", "#b5838d", "#6a994e", "#7f7f7f", "#c9a227")
 
 
@@ -43,24 +44,24 @@ def short(name: str) -> str:
 
 
 def draw(told: dict[str, Any], output: Path) -> None:
-    """Write an SVG: a panel a group, a line a row, a mark a peer; the same colour for a peer in all panels."""
+    """Write an SVG: a panel a group, a line a row, a mark a peer, the same in all panels; other models of ours are left out."""
     panels = [(group, rows) for group in GROUPS if (rows := shown_rows(told, group))]
     if not panels:
         raise SystemExit("no row has a peer beside ours: nothing to draw")
     peers = [
         name
         for name in told["peers"]
-        if any("ratio" in row["cells"].get(name, {}) for _, rows in panels for row in rows)
+        if not told["peers"][name]["own"]
+        and any("ratio" in row["cells"].get(name, {}) for _, rows in panels for row in rows)
     ]
+    shapes = dict(zip(peers, MARKS * math.ceil(len(peers) / len(MARKS)), strict=False))
     colours = dict(zip(peers, COLOURS * math.ceil(len(peers) / len(COLOURS)), strict=False))
     heights = [len(rows) + 1.2 for _, rows in panels]
     with mpl.rc_context(
         {"font.family": "DejaVu Sans", "font.size": 9, "svg.fonttype": "path", "svg.hashsalt": "bench"}
     ):
-        figure, axes = pyplot.subplots(
-            len(panels), 1, figsize=(9, 0.34 * sum(heights) + 1.9), sharex=True, squeeze=False,
-            gridspec_kw={"height_ratios": heights}, layout="constrained",
-        )  # fmt: skip
+        figure = Figure(figsize=(9, 0.34 * sum(heights) + 1.9), layout="constrained")
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})
         for axis, (group, rows) in zip(axes[:, 0], panels, strict=True):
             for place, row in enumerate(rows):
                 for name in peers:
@@ -72,7 +73,7 @@ def draw(told: dict[str, Any], output: Path) -> None:
                             lw=1.5,
                             alpha=0.5,
                         )
-                        axis.plot(cell["ratio"], place, "o", ms=6.5, color=colours[name], mec="white", mew=0.6)
+                        axis.plot(cell["ratio"], place, shapes[name], ms=6.5, color=colours[name], mec="white", mew=0.6)
             axis.axvline(1, color="black", lw=1)
             axis.set_yticks(range(len(rows)), [short(row["name"]) for row in rows])
             axis.set_ylim(len(rows) - 0.4, -0.6)
@@ -83,9 +84,9 @@ def draw(told: dict[str, Any], output: Path) -> None:
             axis.tick_params(axis="y", length=0)
         last = axes[-1, 0]
         last.set_xscale("log")
-        last.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}×"))
+        last.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         last.set_xlabel("how many times as fast as the peer (right of 1×: facespace is faster)")
-        marks = [pyplot.Line2D([], [], marker="o", ls="", color=colours[name]) for name in peers]
+        marks = [Line2D([], [], marker=shapes[name], ls="", color=colours[name]) for name in peers]
         labels = [told["peers"][name]["title"] for name in peers]
         figure.legend(marks, labels, loc="outside upper left", ncols=COLUMNS + 1, frameon=False, fontsize=8.5)
         figure.supxlabel(
@@ -94,7 +95,6 @@ def draw(told: dict[str, Any], output: Path) -> None:
         )  # fmt: skip
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, metadata={"Date": None}, facecolor="white")
-        pyplot.close(figure)
 
 
 def main() -> None:

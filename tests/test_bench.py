@@ -108,7 +108,7 @@ def test_a_table_of_all_peers(bench, folder, capsys):
     code, told = run(bench, folder, "--rows", "detection,embedding")
     assert code == 0 and told["failures"] == []
     assert told["peers"]["other"] == {
-        "title": "Other", "advice": "0.5, its README", "versions": {"fake": "1"}, "drawn_weights": False,
+        "title": "Other", "own": False, "advice": "0.5, its README", "versions": {"fake": "1"}, "drawn_weights": False,
     }  # fmt: skip
     assert set(told["machine"]) == {"processor", "features", "cores", "memory_bytes", "system", "python"}
     assert {row["unit"] for row in told["rows"]} == {"photos/s", "faces/s"}
@@ -206,7 +206,7 @@ def test_names_and_first_answers(bench, folder):
 def test_a_peer_that_takes_too_long(bench, folder):
     write_peer(folder, "facespace", seconds=60, project=True)
     peer = bench.environments.all_peers(folder / "peers")["facespace"]
-    with bench.environments.Environment(peer, folder / "home").start(timeout=5) as talk:
+    with bench.environments.Environment(peer, folder / "home").start(timeout=120) as talk:
         talk.ask("about")
         talk._timeout = 0.1
         with pytest.raises(bench.conversation.PeerStopped, match=r"no answer to 'detect' within 0\.1 s"):
@@ -291,6 +291,29 @@ def test_strangers_named_and_accuracy(bench, folder):
     assert own.cells["facespace"].values == [0.5] and best.cells["facespace"].values == [0.5]
     assert own.cells["facespace"].facts["different_called_same"] == 0.5
     assert own.cells["facespace"].facts["same_called_different"] == 0.5
+
+
+def test_the_picture_has_what_was_measured(bench, tmp_path):
+    import bench_picture
+
+    row = bench.rounds.Row("detection", "VGA, 6 faces", "photos/s", "higher")
+    row.cells = {"facespace": bench.rounds.Cell([8.0, 9.0]), "other": bench.rounds.Cell([4.0, 3.0])}
+    peers = {name: {"title": name, "own": name == "facespace"} for name in row.cells}
+    facts = {
+        "machine": {"processor": "A 1", "features": ["avx2"], "cores": 2},
+        "load": {"before": 0.1},
+        "date": "2026-12-01",
+    }
+    told = bench.report.as_json([row], "facespace", peers, facts, [])
+    assert bench_picture.conditions(told) == "A 1 (avx2), 2 cores, load before 0.1, 2026-12-01"
+    for path in (tmp_path / "one.svg", tmp_path / "two.svg"):
+        bench_picture.draw(told, path)
+    drawn = (tmp_path / "one.svg").read_text()
+    assert drawn.startswith("<?xml") and bench_picture.COLOURS[0] in drawn
+    assert drawn == (tmp_path / "two.svg").read_text()
+    told["rows"][0]["cells"].pop("other")
+    with pytest.raises(SystemExit, match="nothing to draw"):
+        bench_picture.draw(told, tmp_path / "three.svg")
 
 
 def test_every_peer_is_described(bench):
