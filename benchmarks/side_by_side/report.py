@@ -58,17 +58,25 @@ def number(value: float) -> str:
 
 
 def table(told: dict[str, Any]) -> str:
-    """The table as text: a block a group, a line a row and peer, ours first."""
+    """The table as text: a block a group, a line a row and peer, ours first; peers that can do nothing of a group are left out."""
     ours, titles = told["ours"], {name: peer["title"] for name, peer in told["peers"].items()}
     width = max(map(len, titles.values()), default=0) + 2
     lines: list[str] = []
     group = None
+    taking_part = {
+        (row["group"], name)
+        for row in told["rows"]
+        for name, cell in row["cells"].items()
+        if cell.get("missing") != CANNOT
+    }
     for row in told["rows"]:
         if row["group"] != group:
             group = row["group"]
             lines += ["", group.upper()]
         lines.append(f"{row['name']} ({row['unit']}, {row['better']} is better)")
         for name, title in titles.items():
+            if (group, name) not in taking_part:
+                continue
             cell = row["cells"].get(name, {"missing": CANNOT})
             if "missing" in cell:
                 why = "–" if cell["missing"] == CANNOT else cell["missing"]

@@ -118,7 +118,8 @@ def take_turns(
     """Fill a row: every party is asked `do` once to warm up, then in turns with the others.
 
     A party that has had `seconds` of a row takes no further turn, but each has one. A row's value is items a second where
-    higher is better, else seconds an item. An answer's `faces` are kept in the cell's facts.
+    higher is better, else seconds an item. The sum of an answer's `faces`, and
+    its `found`, are kept in the cell's facts.
     """
     repeats: dict[str, int] = {}
     spent: dict[str, float] = {}
@@ -136,6 +137,8 @@ def take_turns(
             cell.cpu.append(cpu / n_items)
         if "faces" in answer:
             cell.facts["faces"] = sum(answer["faces"])
+        if "found" in answer:
+            cell.facts["found"] = answer["found"]
 
     for party in parties:
         if ability not in party.can and not party.stopped:
