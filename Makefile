@@ -7,12 +7,13 @@ SETUP := pyproject.toml constraints.txt hatch_build.py scripts/install.py
 # The tests start some hundred processes, which would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint format pythons wheel clean
+.PHONY: help demo test lint format bench pythons wheel clean
 help:
 	@echo "make demo    enrol two people, identify a group picture, draw it into demo/"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the code"
+	@echo "make bench   this project and its peers side by side; SHARED=DIR has the photos (about 25 minutes; an hour the first time)"
 	@echo "make pythons build a wheel and try it on every Python 3.10 to 3.13 found here"
 	@echo "make wheel   build the wheel into dist/"
 
@@ -50,6 +51,11 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Peers whose weights no package carries take part with PEER_MODELS=DIR; BENCH_HOME=DIR is where environments are made.
+SHARED ?= ../shared
+bench: $(VENV)/dev
+	$(BIN)/python benchmarks/bench.py --shared $(SHARED); code=$$?; $(BIN)/python benchmarks/bench_picture.py && exit $$code
+
 wheel: $(VENV)/dev
 	$(INSTALL) build
 	$(BIN)/python -m build --outdir dist
@@ -58,4 +64,4 @@ pythons: wheel
 	scripts/try_pythons.sh dist/facespace-*.whl
 
 clean:
-	rm -rf $(VENV) dist build demo
+	rm -rf $(VENV) .bench dist build demo

@@ -1,6 +1,6 @@
 """The aligner on LFW view 1 beside facenet-pytorch on the same cores: ours, theirs, ours, theirs; crops written by both.
 
-`--peer` is the python of an environment that ../shared/tools/peers/make_venv.sh made. Ours is the command
+Theirs is peers/facenet_pytorch.py. Ours is the command
 `facespace align` from its start to its end on all photos; theirs, started and warmed up before its clock runs, aligns
 every tenth photo, and the better of one by one and batches of 16 counts. Processor time is the command's.
 """
@@ -8,7 +8,6 @@ every tenth photo, and the better of one by one and batches of 16 counts. Proces
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ import time
 from pathlib import Path
 
 from facespace.runtime.cores import usable_cores
+from side_by_side.conversation import Conversation
+from side_by_side.environments import start_peer
 from speed import processor
 
 
@@ -29,21 +30,30 @@ def ours(photos: Path, out: Path) -> tuple[float, float]:
     return wall, after.children_user + after.children_system - before.children_user - before.children_system
 
 
+def theirs(peer: Conversation, paths: list[str]) -> dict[str, float]:
+    """Images a second, one by one and in batches of 16."""
+    rates = {}
+    with tempfile.TemporaryDirectory() as out:
+        for label, size in (("one_by_one", 1), ("batches_of_16", 16)):
+            peer.ask("align", paths=paths[:32], out=out, size=size)
+            rates[label] = len(paths) / peer.ask("align", paths=paths, out=out, size=size)["seconds"]
+    return rates
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     photos = args.shared / "data/lfw_view1/images"
     paths = sorted(photos.rglob("*.jpg"))
     rates, peers, shares = [], [], []
+    peer = start_peer("facenet-pytorch")
     for turn in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             wall, busy = ours(photos, Path(folder, "out"))
             n_crops = sum(1 for _ in Path(folder, "out").rglob("*.png"))
-            command = [args.peer, Path(__file__).parent / "peer_aligner.py", folder, *paths[::10]]
-            answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        answer = theirs(peer, list(map(str, paths[::10])))
         rates.append(len(paths) / wall)
         peers.append(max(answer.values()))
         shares.append(busy / wall)
@@ -53,6 +63,7 @@ def main() -> None:
             f"{rates[-1] / peers[-1]:.2f}x",
             flush=True,
         )
+    peer.close()
     ratio = statistics.median(rates) / statistics.median(peers)
     print(
         f"\n{processor()}, {usable_cores()} cores, {len(paths)} photos; medians of {args.rounds}: "

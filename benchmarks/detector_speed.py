@@ -1,6 +1,6 @@
 """The detectors beside facenet-pytorch's MTCNN and OpenCV's FaceDetectorYN on the same cores, ours and theirs in turns.
 
-`--facenet` and `--opencv` are the pythons of environments with facenet-pytorch and with opencv-python-headless. Photos are
+Theirs are peers/facenet_pytorch.py and the environment of peers/opencv.py, made the first time. Photos are
 decoded beforehand on both sides. Of facenet-pytorch the better of its two ways (one photo a call, batches of one size)
 counts. OpenCV gets each photo at the size at which YuNet searches it in full; ours makes that size itself, and searches
 large photos a second time for large faces. A ratio is theirs over ours of one round; the table has medians over the rounds,
@@ -10,12 +10,15 @@ and the lowest and the highest ratio.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +26,8 @@ import facespace
 from facespace.detection.yunet import YuNet
 from facespace.detection.yunet_network import FILE
 from facespace.runtime.cores import usable_cores
-from speed import answer, processor
+from side_by_side.environments import Environment, all_peers, bench_home, start_peer
+from speed import best_of_theirs, processor
 
 WAYS = ("one a call", "many")
 
@@ -32,6 +36,12 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def answer(*command: object) -> dict[str, Any]:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return told
 
 
 def write_searched(path: Path, detector: YuNet, images: list[np.ndarray]) -> None:
@@ -43,8 +53,6 @@ def write_searched(path: Path, detector: YuNet, images: list[np.ndarray]) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--facenet", type=Path, required=True, help="python with facenet-pytorch")
-    parser.add_argument("--opencv", type=Path, required=True, help="python with opencv-python-headless 4.14 or later")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     paths = {
@@ -67,6 +75,8 @@ def main() -> None:
             strict=True,
         )
     }
+    facenet, opencv = start_peer("facenet-pytorch"), Environment(all_peers()["opencv"], bench_home())
+    opencv.install()
     ours: dict[tuple[str, str, str], list[float]] = {key: [] for key in ways}
     theirs: dict[tuple[str, str], list[float]] = {}
     print(f"{processor()}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}; mtcnn {mtcnn.runtime}, yunet")
@@ -80,14 +90,12 @@ def main() -> None:
                 for key, work in ways.items():
                     if key[1] == kind:
                         ours[key].append(statistics.median(seconds(work) for _ in range(3)) / len(members))
-                peer = args.shared / "tools/peers/time_facenet_pytorch.py"
-                told = answer(args.facenet, peer, "--rounds", 1, *members)
-                rate = max(told["detect_photos_per_s"], told["detect_batches_of_16"] or 0)
-                theirs.setdefault(("facenet-pytorch", kind), []).append(1 / rate)
+                theirs.setdefault(("facenet-pytorch", kind), []).append(1 / best_of_theirs(facenet, members))
                 peer = Path(__file__).with_name("peer_yunet.py")
-                told = answer(args.opencv, peer, weights, Path(folder, f"{kind}.npz"))
+                told = answer(opencv.python, peer, weights, Path(folder, f"{kind}.npz"))
                 theirs.setdefault((f"OpenCV {told['version']}", kind), []).append(told["seconds"] / len(members))
             print(f"round {turn + 1} of {args.rounds}, load {os.getloadavg()[0]:.1f}", flush=True)
+    facenet.close()
 
     print(f"{'':<32}{'beside':<18}{'ours ms':>9}{'theirs ms':>11}{'ratio':>8}  lowest to highest")
     for key, times in ours.items():

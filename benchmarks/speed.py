@@ -1,10 +1,10 @@
 """Speed beside facenet-pytorch on the same cores: ours, theirs, ours, theirs; ratios of medians.
 
-`--peer` is the python of an environment that ../shared/tools/peers/make_venv.sh made. Of detection photos are decoded
+Theirs is peers/facenet_pytorch.py, in an environment that is made the first time. Of detection photos are decoded
 beforehand on both sides; their better way of detecting (one by one, or batches of equal sizes) counts. Embedding has
 rounds of its own, shorter and more: how fast the matrix unit is depends on what other programs compute on the processor,
 and changes within seconds. The album goes the whole way, from files to names: decoded, all faces found, aligned,
-embedded, and identified among 35 people, of each of whom one photo is enrolled; see peer_album.py for theirs.
+embedded, and identified among 35 people, of each of whom one photo is enrolled; `bench.py` has more peers and rows.
 
 Which runtime and precision there are depends on the processor: with AMX or AVX512-BF16 and OpenVINO, casia-webface computes
 in integers and bfloat16, elsewhere in float32 (see the last lines).
@@ -13,22 +13,22 @@ in integers and bfloat16, elsewhere in float32 (see the last lines).
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import facespace
+from side_by_side import machine
+from side_by_side.conversation import Conversation
+from side_by_side.environments import start_peer
 
 PEOPLE = 35
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
 
 def rate(work: Callable[[], object], n: int, repeat: int = 3) -> float:
@@ -41,21 +41,22 @@ def rate(work: Callable[[], object], n: int, repeat: int = 3) -> float:
     return n / statistics.median(times)
 
 
-def answer(*command: object) -> dict[str, object]:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def photos_a_second(peer: Conversation, paths: list[Path], *, many: bool) -> float:
+    """Of one photo a call, or with `many` of batches; the median of two."""
+    seconds = [peer.ask("detect", paths=list(map(str, paths)), many=many)["seconds"] for _ in range(3)]
+    return len(paths) / statistics.median(seconds[1:])
 
 
-def theirs(peer: Path, shared: Path, paths: list[Path]) -> dict[str, object]:
-    return answer(peer, shared / "tools/peers/time_facenet_pytorch.py", "--rounds", "2", *paths)
+def best_of_theirs(peer: Conversation, paths: list[Path]) -> float:
+    rates = [photos_a_second(peer, paths, many=False)]
+    if len({Image.open(path).size for path in paths}) == 1:  # it takes batches of one size alone
+        rates.append(photos_a_second(peer, paths, many=True))
+    return max(rates)
 
 
 def processor() -> str:
     """Its name, and which of the features that matter it has."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    told = dict(line.replace("\t", "").split(":", 1) for line in reversed(lines) if ":" in line)
-    has = [name for name in FEATURES if name in told.get("flags", "").split()]
-    return f"{told.get('model name', platform.processor()).strip()} ({', '.join(has) or 'features unknown'})"
+    return f"{machine.processor_name()} ({', '.join(machine.features()) or 'features unknown'})"
 
 
 def enrolled(folder: str, known: list[Path], embedder: facespace.Embedder, detector: facespace.Detector) -> Path:
@@ -71,7 +72,6 @@ def enrolled(folder: str, known: list[Path], embedder: facespace.Embedder, detec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     sets = {
@@ -95,6 +95,7 @@ def main() -> None:
         for name, one in embedders.items()
     }
 
+    peer = start_peer("facenet-pytorch")
     ours: dict[str, list[float]] = {}
     peers: dict[str, list[float]] = {}
 
@@ -119,8 +120,7 @@ def main() -> None:
                 measured[f"{which}, {name}, one a call"] = rate(
                     lambda d=detector, n=name: [d.detect(image) for image in images[n]], len(paths), 1
                 )
-            other = theirs(args.peer, args.shared, paths)
-            compare(turn, name, measured, max(other["detect_photos_per_s"], other["detect_batches_of_16"] or 0))
+            compare(turn, name, measured, best_of_theirs(peer, paths))
     sface, yunet = embedders["sface fastest"], detectors["yunet"]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -132,17 +132,18 @@ def main() -> None:
             return sum(len(gallery.identify(photo.embeddings, one_photo=True)) for photo in photos)
 
         n_faces = named()
+        peer.ask("enroll", people={person.name: str(sorted(person.iterdir())[0]) for person in known})
         for turn in range(args.rounds):
             measured = {"album, files to names": rate(named, len(probes), 1)}
-            other = answer(args.peer, Path(__file__).with_name("peer_album.py"), PEOPLE, *probes)
-            compare(turn, "album", measured, other["photos_per_s"])
-    print(f"album: {len(probes)} photos, {n_faces} faces found by us, {other['faces']} by them")
+            other = peer.ask("identify", paths=list(map(str, probes)))
+            compare(turn, "album", measured, len(probes) / other["seconds"])
+    print(f"album: {len(probes)} photos, {n_faces} faces found by us, {sum(other['faces'])} by them")
     for turn in range(4 * args.rounds):
         measured = {
             f"embed 32, {name}": rate(lambda e=one, n=name: e.embed(crops[n]), 32, 5) for name, one in embedders.items()
         }
-        other = theirs(args.peer, args.shared, sets["LFW view 1"][:1])
-        compare(turn, "embedding, batch 32", measured, other["embed_faces_per_s"]["32"])
+        compare(turn, "embedding, batch 32", measured, 32 / peer.ask("embed", batch=32, repeat=5)["seconds"])
+    peer.close()
 
     print(
         f"\n{processor()}, {facespace.runtime.cores.usable_cores()} cores, load now {os.getloadavg()[0]:.1f}; "
