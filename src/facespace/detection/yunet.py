@@ -68,14 +68,14 @@ Pixels = npt.NDArray[np.uint8]
 class _Search(NamedTuple):
     """One run of the network over a photo, told by its number, at one size (height, width), for faces of some size on.
 
-    Faces of `min_score` and more are candidates.
+    Faces of `min_score` and more are candidates; of 0 those of the detector's own.
     """
 
     photo: int
     pixels: Pixels
     size: tuple[int, int]
     min_side: float
-    min_score: float
+    min_score: float = 0.0
 
     @property
     def scale(self) -> npt.NDArray[np.float64]:
@@ -163,8 +163,8 @@ class YuNet:
         Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.
         """
         pixels = as_rgb(image)
-        parts = [found for search in self._searches(0, pixels, 1) for found in self._run(self._all_cores, [search])]
-        return self._faces([pixels], [1], [parts])[0]
+        parts = [found for search in self._searches(0, pixels) for found in self._run(self._all_cores, [search])]
+        return self._faces([pixels], [parts])[0]
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
         """`detect` for images of any sizes: small ones of one size run in one batch, and batches side by side."""
@@ -200,23 +200,22 @@ class YuNet:
         for batch, of_batch in zip(large + small, found, strict=True):
             for search, of_search in zip(batch, of_batch, strict=True):
                 parts[search.photo].append(of_search)
-        return self._faces(photos, reductions, parts)
+        return self._faces(photos, parts, reductions)
 
     def boxes(self, image: Pixels) -> npt.NDArray[np.float32]:
         """The network's raw boxes (M,4) for an image whose sides are multiples of 32: is it computed right here?"""
         boxes: npt.NDArray[np.float32] = self._all_cores.run(image[None])[1][0, :4].T
         return boxes
 
-    def _searches(self, photo: int, pixels: Pixels, reduction: int) -> list[_Search]:
+    def _searches(self, photo: int, pixels: Pixels, reduction: int = 1) -> list[_Search]:
         """The full search of a photo, and one for large faces where the photo has room for them."""
         scale, shorter = self._scale_here(pixels, reduction), min(pixels.shape[:2])
         height, width = (side * reduction for side in pixels.shape[:2])
-        min_score = self.min_score
-        if self._scale(height, width) < self._full_scale(height, width):
-            min_score = min(min_score, _CANDIDATE)
+        fewer = self._scale(height, width) < self._full_scale(height, width)
+        min_score = min(self.min_score, _CANDIDATE) if fewer else 0.0
         searches = [_search(photo, pixels, scale, _REPORTED * self.min_size / reduction, min_score)]
         if shorter * scale > _ROOM_FOR_LARGE:
-            searches.append(_search(photo, pixels, _REDUCED_SIDE / shorter, _LARGE_FACE / scale, self.min_score))
+            searches.append(_search(photo, pixels, _REDUCED_SIDE / shorter, _LARGE_FACE / scale))
         return searches
 
     def _full_scale(self, height: int, width: int) -> float:
@@ -245,17 +244,17 @@ class YuNet:
             image[:height, :width] = search.resized()
             image[height:] = image[:height, width:] = 0
         found = []
-        least_score = min(search.min_score for search in batch)
+        least_score = min(search.min_score or self.min_score for search in batch)
         for search, candidates in zip(batch, _candidates(network, images, least_score), strict=True):
             wanted = _sides(candidates) / max(search.scale) >= search.min_side
-            large = _chosen(candidates, wanted & (candidates.scores >= search.min_score))
+            large = _chosen(candidates, wanted & (candidates.scores >= (search.min_score or self.min_score)))
             found.append(
                 large if search.size == search.pixels.shape[:2] else _moved(large, 1 / search.scale, np.zeros(2))
             )
         return _suppressed(found)
 
     def _looked_at_again(
-        self, photos: Sequence[Pixels], reductions: Sequence[int], found: Sequence[_Found]
+        self, photos: Sequence[Pixels], found: Sequence[_Found], reductions: Sequence[int] | None = None
     ) -> list[_Found]:
         """The faces of each photo after a second look at the small and the unsure ones, on patches of their photos.
 
@@ -264,7 +263,10 @@ class YuNet:
         that are not seen again are left out: most are hands, hair, the backs of heads, the leather of a sofa. Small
         candidates below `min_score` become faces, placed and scored as on the patch, where they are surely seen.
         """
-        small = [self._small(*one) for one in zip(photos, reductions, found, strict=True)]
+        small = [
+            self._small(pixels, one, n)
+            for pixels, one, n in zip(photos, found, reductions or [1] * len(photos), strict=True)
+        ]
         worth = [is_small | (one.scores >= self.min_score) for is_small, one in zip(small, found, strict=True)]
         found = [_chosen(one, rows) for one, rows in zip(found, worth, strict=True)]
         small = [is_small[rows] for is_small, rows in zip(small, worth, strict=True)]
@@ -305,13 +307,13 @@ class YuNet:
         found = [_chosen(one, rows) for one, rows in zip(found, kept, strict=True)]
         return [_each_once(one) if k in placed_again else one for k, one in enumerate(found)]
 
-    def _small(self, pixels: Pixels, reduction: int, found: _Found) -> npt.NDArray[np.bool_]:
+    def _small(self, pixels: Pixels, found: _Found, reduction: int = 1) -> npt.NDArray[np.bool_]:
         """Which faces (n,) are small in the search of their photo."""
         small: npt.NDArray[np.bool_] = _sides(found) * min(self._scale_here(pixels, reduction), 1.0) < _SMALL_FACE
         return small
 
     def _faces(
-        self, photos: Sequence[Pixels], reductions: Sequence[int], parts: Sequence[Sequence[_Found]]
+        self, photos: Sequence[Pixels], parts: Sequence[Sequence[_Found]], reductions: Sequence[int] | None = None
     ) -> list[list[Face]]:
         """The faces of each photo out of its searches: the full one and, perhaps, the one for large faces."""
         return [
@@ -319,7 +321,7 @@ class YuNet:
                 Face(tuple(box.tolist()), float(score), _points(landmarks), crop_points=_points(crop_points))
                 for box, score, landmarks, crop_points in zip(*one, strict=True)
             ]
-            for one in self._looked_at_again(photos, reductions, [_joined(part) for part in parts])
+            for one in self._looked_at_again(photos, [_joined(part) for part in parts], reductions)
         ]
 
 
@@ -457,7 +459,7 @@ def _created_again(kind: type[YuNet], **options: Any) -> YuNet:
     return kind(**options)
 
 
-def _search(photo: int, pixels: Pixels, scale: float, min_side: float, min_score: float) -> _Search:
+def _search(photo: int, pixels: Pixels, scale: float, min_side: float, min_score: float = 0.0) -> _Search:
     height, width = pixels.shape[:2]
     return _Search(photo, pixels, (max(1, round(height * scale)), max(1, round(width * scale))), min_side, min_score)
 

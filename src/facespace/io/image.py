@@ -158,13 +158,11 @@ def are_several(images: object) -> bool:
     return isinstance(images, Iterable)
 
 
-def _whole_size(height: int, width: int) -> float:
+def _whole_size(*_: int) -> float:
     return 1.0
 
 
-def _read_path(
-    path: str, max_pixels: int, least_scale: Callable[[int, int], float] = _whole_size
-) -> tuple[RGB, int]:
+def _read_path(path: str, max_pixels: int, least_scale: Callable[[int, int], float] = _whole_size) -> tuple[RGB, int]:
     try:
         status = os.stat(path)  # before opening: opening a fifo waits for its writer
         if stat.S_ISDIR(status.st_mode):
@@ -201,6 +199,7 @@ def _read_stream(
         raise ImageError(name, "the file is empty")
     image_format = _recognise(start, name)
     if image_format == "JPEG" and (stray := stray_bytes(start)):
+        least_scale = _whole_size  # who reads it a second time would be warned a second time
         stream.seek(stray)
         stream = io.BytesIO(stream.read(MAX_RECORD))
         _warn(name, f"skipped {stray} stray byte{'s' if stray > 1 else ''} before the JPEG")
