@@ -34,7 +34,7 @@ COLUMNS, ROWS = 4096, 3072
 class Before(YuNet):
     """The detector that searches with 6 megapixels and is shown photos in full size."""
 
-    def least_scale(self, height: int, width: int) -> float:
+    def least_scale(self, *_: int) -> float:
         return 1.0
 
     def _scale(self, height: int, width: int) -> float:
@@ -65,7 +65,9 @@ def compare_speed(paths: list[Path], detectors: dict[str, YuNet], embedder: face
         for _ in range(rounds):
             for name, detector in detectors.items():
                 times[name].append(seconds(lambda d=detector, e=one: list(facespace.process(paths, d, e))))
-        medians = {name: [statistics.median(part) for part in zip(*found)] for name, found in times.items()}
+        medians = {
+            name: [statistics.median(part) for part in zip(*found, strict=True)] for name, found in times.items()
+        }
         told = ", ".join(
             f"{name} {len(paths) / m[0]:.2f}/s ({m[1] / len(paths):.3f} s of the processor)"
             for name, m in medians.items()
@@ -79,7 +81,7 @@ def compare_speed(paths: list[Path], detectors: dict[str, YuNet], embedder: face
 def compare_faces(
     paths: list[Path], detectors: dict[str, YuNet], embedder: facespace.Embedder, gallery: facespace.Gallery
 ) -> None:
-    pairs = zip(*(facespace.process(paths, detector, embedder) for detector in detectors.values()))
+    pairs = zip(*(facespace.process(paths, detector, embedder) for detector in detectors.values()), strict=True)
     both = only_before = only_now = named_both = named_other = n_named_before = n_named_now = 0
     ious, cosines, missed = [], [], []
     for before, now in pairs:
@@ -143,7 +145,7 @@ def crowd(size: int, images: list[Image.Image], boxes: list[tuple[float, ...]]) 
             (place // n_columns) * cell + int(generator.integers(6)),
         )
         picture.paste(tile, (x, y))
-        truth.append(box + (x, y, x, y))
+        truth.append(box + np.array([x, y, x, y]))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=92)
     return file.getvalue(), np.array(truth)
