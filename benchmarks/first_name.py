@@ -17,6 +17,17 @@ import tempfile
 import time
 from pathlib import Path
 
+# In a process of its own: the kernel counts the memory of a process that starts another as the other's, too.
+ENROLL = """
+import pathlib, sys
+import facespace
+
+analyzer = facespace.FaceAnalyzer()
+with facespace.Gallery(sys.argv[1], analyzer.embedder, create=True) as gallery:
+    for person in map(pathlib.Path, sys.argv[2:]):
+        analyzer.enroll(gallery, person.name, sorted(person.iterdir())[0], largest=True, any_quality=True)
+"""
+
 
 def measure(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Seconds, seconds of the processor and peak MB."""
@@ -41,10 +52,7 @@ def main() -> None:
         home, blocked, gallery = Path(name, "home"), Path(name, "blocked"), Path(name, "people.gallery")
         blocked.mkdir()
         (blocked / "networks").touch()  # a file stands where the folder would be made
-        photos = [str(path) for person in people for path in sorted(person.iterdir())[:1]]
-        for path in photos:
-            enroll = [*facespace, "enroll", "--gallery", str(gallery), Path(path).parent.name, path, "--largest"]
-            subprocess.run(enroll, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-c", ENROLL, gallery, *people[:10]], check=True)
         identify = [*facespace, "identify", str(photo), "--gallery", str(gallery)]
         cases = {
             "bare python": ([sys.executable, "-c", "pass"], home, False),
