@@ -21,7 +21,7 @@ import numpy as np
 
 import facespace
 from facespace.faces.quality import face_quality
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 
 PEOPLE = 35
 T = TypeVar("T")
