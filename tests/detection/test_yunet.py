@@ -126,7 +126,7 @@ def test_large_faces_are_not_found_at_full_size_alone(hopper: np.ndarray, monkey
     """Why there is a second search: at full size a part of the face is taken for one, if any."""
     (face,) = YuNet().detect(hopper)
     monkeypatch.setattr(module, "_ROOM_FOR_LARGE", math.inf)
-    scale = 1000 / 170
+    scale = 740 / 170
     assert all(iou(found.box, np.multiply(face.box, scale)) < 0.4 for found in YuNet().detect(resized(hopper, scale)))
 
 
@@ -135,10 +135,54 @@ def test_a_photo_of_more_than_six_megapixels(yunet: YuNet, hopper: np.ndarray) -
     image = np.full((2600, 3200, 3), 127, np.uint8)
     image[1500:2100, 2000:2512] = hopper
     full, reduced = yunet._searches(0, image)
-    assert 5_900_000 < full.size[0] * full.size[1] <= 6_001_000
+    assert 2_800_000 < full.size[0] * full.size[1] <= 2_860_000
     assert min(reduced.size) == 180
     (found,) = yunet.detect(image)
     assert iou(found.box, np.add(face.box, [2000, 1500, 2000, 1500])) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("size", "min_size", "wanted"),
+    [
+        ((600, 512), 20, 1),
+        ((2400, 2500), 20, 1),
+        ((3000, 4000), 20, 0.488),
+        ((3000, 4000), 40, 0.488),
+        ((3000, 4000), 80, 0.25),
+    ],
+)
+def test_how_small_a_photo_may_be_read(size: tuple[int, int], min_size: float, wanted: float) -> None:
+    assert YuNet(min_size=min_size).least_scale(*size) == pytest.approx(wanted, abs=0.001)
+
+
+def test_a_photo_read_smaller_shows_the_faces_of_the_full_one(yunet: YuNet, hopper: np.ndarray) -> None:
+    image = np.full((3000, 4000, 3), 127, np.uint8)
+    image[1504:2104, 2000:2512] = hopper
+    (full,) = yunet.detect(image)
+    reduced = np.asarray(Image.fromarray(image).reduce(2))
+    (found,) = yunet.detect_reduced([reduced], [2])[0]
+    assert iou(full.box, np.multiply(found.box, 2)) > 0.85
+    np.testing.assert_allclose(np.multiply(found.landmarks, 2), full.landmarks, atol=12)
+
+
+def test_a_small_candidate_becomes_a_face_where_it_is_surely_seen(
+    hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 px in 12 megapixels, too small for half of the pixels; its box and score are those of the patch."""
+    image = np.full((3000, 4000, 3), 127, np.uint8)
+    small = resized(hopper, 0.12)
+    places = [(y, x) for y in range(200, 2800, 400) for x in range(200, 3800, 400)]
+    for y, x in places:
+        image[y : y + small.shape[0], x : x + small.shape[1]] = small
+    found = YuNet().detect(image)
+    assert len(found) > 0.9 * len(places) and all(face.score >= 0.6 for face in found)
+    boxes = boxes_of(found)
+    assert (overlaps(boxes, boxes) > 0.3).sum() == len(boxes)
+    monkeypatch.setattr(module, "_CANDIDATE", 0.6)
+    assert len(YuNet().detect(image)) < len(found) / 2
+    monkeypatch.setattr(module, "_CANDIDATE", 0.15)
+    monkeypatch.setattr(module, "_SEEN_SURELY", 0.999)
+    assert len(YuNet().detect(image)) < len(found) / 2
 
 
 def test_a_smaller_min_size_finds_smaller_faces(hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

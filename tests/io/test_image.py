@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin, features
 
 from facespace.errors import ImageError
 from facespace.io import image as image_module
-from facespace.io.image import DamagedImageWarning, pixel_limit, read
+from facespace.io.image import DamagedImageWarning, pixel_limit, read, read_reduced
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 NOT_AN_IMAGE = "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
@@ -1011,3 +1011,51 @@ def test_a_tiff_of_too_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_module, "MAX_PARTS", 49)
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", load)
     assert error(stream.getvalue()).reason == "50 strips or tiles; the limit is 49"
+
+
+def _smooth_jpeg(size: tuple[int, int], mode: str = "RGB", turn: int = 1, **options: Any) -> bytes:
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95, exif=exif, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("RGB", {"progressive": True}), ("L", {})])
+def test_a_jpeg_at_a_half_is_the_same_picture_turned_alike(mode: str, options: dict[str, Any], turn: int) -> None:
+    data = _smooth_jpeg((320, 240), mode, turn, **options)
+    pixels, n = read_reduced(data, lambda height, width: 0.5 if (height, width) == (240, 320) else 1.0)
+    full = read(data)
+    assert n == 2 and pixels.shape == (full.shape[0] // 2, full.shape[1] // 2, 3)
+    means = full.reshape(pixels.shape[0], 2, pixels.shape[1], 2, 3).mean(axis=(1, 3))
+    assert np.abs(pixels - means).max() < 8
+
+
+@pytest.mark.parametrize(("turn", "n"), [(1, 4), (6, 1), (3, 1)])
+def test_a_block_cut_by_the_border_shifts_nothing(turn: int, n: int) -> None:
+    pixels, reduction = read_reduced(_smooth_jpeg((321, 243), turn=turn), lambda *_: 0.25)
+    assert reduction == n and (n == 1 or pixels.shape == (61, 81, 3))
+
+
+def test_what_is_read_in_full_size_whatever_is_wanted(tmp_path: pathlib.Path) -> None:
+    cmyk, png = _smooth_jpeg((320, 240), "CMYK"), io.BytesIO()
+    Image.open(io.BytesIO(cmyk)).convert("RGB").save(png, "PNG")
+    whole = _smooth_jpeg((320, 240))
+    for data in (cmyk, png.getvalue(), whole.removesuffix(b"\xff\xd9"), b"\0" + whole):
+        path = tmp_path / "photo"
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamagedImageWarning)
+            pixels, n = read_reduced(path, lambda *_: 0.1)
+            np.testing.assert_array_equal(pixels, read(data))
+        assert n == 1
+
+
+def test_limits_are_those_of_the_full_picture() -> None:
+    with pytest.raises(ImageError, match=r"76,800 pixels \(320 x 240\); the limit is 50,000"):
+        read_reduced(_smooth_jpeg((320, 240)), lambda *_: 0.1, max_pixels=50_000)
+    with pytest.raises(ImageError, match="truncated"):
+        read_reduced(_smooth_jpeg((320, 240))[:3000], lambda *_: 0.5)

@@ -22,7 +22,7 @@ from facespace.faces.face import Face
 from facespace.faces.input_spec import InputSpec
 from facespace.faces.quality import face_quality
 from facespace.io.photo_files import LeftOutWarning
-from facespace.pipeline import face_batches, photos as pipeline
+from facespace.pipeline import face_batches, photos as pipeline, reduced_photos
 from facespace.pipeline.photos import Photo, find_images, process
 
 POINTS = ((1.0, 1.0), (3.0, 1.0), (2.0, 2.0), (1.0, 3.0), (3.0, 3.0))
@@ -208,7 +208,7 @@ def test_an_unexpected_failure_is_not_swallowed(monkeypatch: pytest.MonkeyPatch)
     def broken(path: str) -> np.ndarray:
         raise RuntimeError(path)
 
-    monkeypatch.setattr(pipeline, "image", SimpleNamespace(as_rgb=broken))
+    monkeypatch.setattr(reduced_photos, "image", SimpleNamespace(as_rgb=broken))
     with pytest.raises(RuntimeError, match=r"a\.jpg"):
         list(run(["a.jpg"]))
 

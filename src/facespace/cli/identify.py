@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Annotated
 
 import typer
@@ -31,6 +32,8 @@ from facespace.cli.shared.options import (
 )
 from facespace.cli.shared.output import Report
 from facespace.defaults import DEFAULT_RATE
+
+_FEW = 32  # photos that plain ONNX Runtime has named before OpenVINO would be ready
 
 
 def identify(
@@ -115,7 +118,8 @@ def identify(
         report.finish()
         return
     assert gallery is not None
-    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, collection=collection))
+    few = camera is None and len(sights) <= _FEW and not any(os.path.isdir(path) or is_video(path) for path in sights)
+    embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, collection=collection), few=few)
     with open_gallery(gallery, embedder, collection=collection) as people:
         if threshold is None:
             people.check_thresholds(rate)  # a model without any is told before the work, not after it

@@ -50,6 +50,14 @@ _VOTE_POWER = 64  # of a cell's score over the surest one's: how much its landma
 _VOTE_IOU = 0.7  # with the surest box, of those whose landmarks are averaged
 _TINY_PHOTO = 160.0  # longer side below which a photo is searched enlarged
 _MAX_PIXELS = 6_000_000  # of one search; its memory is about 50 bytes a pixel
+# Photos that are made smaller for the search need not be searched with so many pixels: the network half sees smaller faces,
+# with low scores, and a second look tells them from what is none. With `_SMALLER` times smaller sides and such candidates as
+# many faces of each size are found (benchmarks/large_jpegs.py).
+_SMALLER = 1.45
+_FEWER_PIXELS = _MAX_PIXELS / _SMALLER**2
+_CANDIDATE = 0.15
+_SEEN_SURELY = 0.7  # score on the patch that a face must reach which did not reach `min_score` before
+_NEARLY = 0.8  # of its size from which a photo that was read smaller is searched as it is
 _BATCH_PIXELS = 600_000  # small photos of one size are searched together
 _UNEVEN = 1.15  # of an equal share of the work: how much one core may have before all cores compute together
 _ONE_CORE_PIXELS = 4_000_000  # larger searches take all cores, one after the other, so that memory stays bounded
@@ -58,12 +66,16 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class _Search(NamedTuple):
-    """One run of the network over a photo, told by its number, at one size (height, width), for faces of some size on."""
+    """One run of the network over a photo, told by its number, at one size (height, width), for faces of some size on.
+
+    Faces of `min_score` and more are candidates; of 0 those of the detector's own.
+    """
 
     photo: int
     pixels: Pixels
     size: tuple[int, int]
     min_side: float
+    min_score: float = 0.0
 
     @property
     def scale(self) -> npt.NDArray[np.float64]:
@@ -159,7 +171,23 @@ class YuNet:
         if not are_several(images):
             raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
         photos = [as_rgb(image) for image in images]
-        searches = [search for k, pixels in enumerate(photos) for search in self._searches(k, pixels)]
+        return self.detect_reduced(photos, [1] * len(photos))
+
+    def least_scale(self, height: int, width: int) -> float:
+        """The scale, at most 1, to which a photo of this size can be made smaller before it is searched."""
+        return min(1.0, self._scale(height, width))
+
+    def detect_reduced(self, photos: Sequence[Pixels], reductions: Sequence[int]) -> list[list[Face]]:
+        """`detect_many` for photos (H,W,3) that were read at 1/n of their size, for the `reductions` n.
+
+        The faces that are found are those that are wanted of the photos in full size. Coordinates are those of the photos
+        as they are here.
+        """
+        searches = [
+            search
+            for k, (pixels, n) in enumerate(zip(photos, reductions, strict=True))
+            for search in self._searches(k, pixels, n)
+        ]
         batches = sorted(_batches(searches), key=_n_pixels, reverse=True)
         # A core computes a batch of its own, the largest first; one that would keep it much longer than the others is
         # computed by all, which wait for each other at every layer.
@@ -172,27 +200,41 @@ class YuNet:
         for batch, of_batch in zip(large + small, found, strict=True):
             for search, of_search in zip(batch, of_batch, strict=True):
                 parts[search.photo].append(of_search)
-        return self._faces(photos, parts)
+        return self._faces(photos, parts, reductions)
 
     def boxes(self, image: Pixels) -> npt.NDArray[np.float32]:
         """The network's raw boxes (M,4) for an image whose sides are multiples of 32: is it computed right here?"""
         boxes: npt.NDArray[np.float32] = self._all_cores.run(image[None])[1][0, :4].T
         return boxes
 
-    def _searches(self, photo: int, pixels: Pixels) -> list[_Search]:
+    def _searches(self, photo: int, pixels: Pixels, reduction: int = 1) -> list[_Search]:
         """The full search of a photo, and one for large faces where the photo has room for them."""
-        scale, shorter = self._scale(pixels), min(pixels.shape[:2])
-        searches = [_search(photo, pixels, scale, _REPORTED * self.min_size)]
+        scale, shorter = self._scale_here(pixels, reduction), min(pixels.shape[:2])
+        height, width = (side * reduction for side in pixels.shape[:2])
+        fewer = self._scale(height, width) < self._full_scale(height, width)
+        min_score = min(self.min_score, _CANDIDATE) if fewer else 0.0
+        searches = [_search(photo, pixels, scale, _REPORTED * self.min_size / reduction, min_score)]
         if shorter * scale > _ROOM_FOR_LARGE:
             searches.append(_search(photo, pixels, _REDUCED_SIDE / shorter, _LARGE_FACE / scale))
         return searches
 
-    def _scale(self, pixels: Pixels) -> float:
-        """How much larger than itself a photo is searched."""
-        height, width = pixels.shape[:2]
+    def _full_scale(self, height: int, width: int) -> float:
+        """How much larger than itself a photo is searched so that the smallest faces are surely found."""
         enlarged = max(1.0, min(_TINY_PHOTO / max(height, width), 3.0))  # what is in a thumbnail is small
         most = math.sqrt(_MAX_PIXELS / (height * width))
         return float(min(enlarged * _SMALLEST / self.min_size, most))
+
+    def _scale(self, height: int, width: int) -> float:
+        """How much larger than itself a photo is searched."""
+        full = self._full_scale(height, width)
+        if full >= 1:
+            return full
+        return min(full, max(full / _SMALLER, math.sqrt(_FEWER_PIXELS / (height * width))))
+
+    def _scale_here(self, pixels: Pixels, reduction: int) -> float:
+        """How much larger than it is here a photo is searched that was read at 1/`reduction` of its size."""
+        scale = self._scale(pixels.shape[0] * reduction, pixels.shape[1] * reduction) * reduction
+        return 1.0 if reduction > 1 and _NEARLY <= scale <= 1 else scale
 
     def _run(self, network: OnnxNetwork, batch: Sequence[_Search]) -> list[_Found]:
         """Compute the network once for searches of one padded size; the faces of each, every one once."""
@@ -202,26 +244,38 @@ class YuNet:
             image[:height, :width] = search.resized()
             image[height:] = image[:height, width:] = 0
         found = []
-        for search, candidates in zip(batch, _candidates(network, images, self.min_score), strict=True):
-            large = _chosen(candidates, _sides(candidates) / max(search.scale) >= search.min_side)
+        least_score = min(search.min_score or self.min_score for search in batch)
+        for search, candidates in zip(batch, _candidates(network, images, least_score), strict=True):
+            wanted = _sides(candidates) / max(search.scale) >= search.min_side
+            large = _chosen(candidates, wanted & (candidates.scores >= (search.min_score or self.min_score)))
             found.append(
                 large if search.size == search.pixels.shape[:2] else _moved(large, 1 / search.scale, np.zeros(2))
             )
         return _suppressed(found)
 
-    def _looked_at_again(self, photos: Sequence[Pixels], found: Sequence[_Found]) -> list[_Found]:
+    def _looked_at_again(
+        self, photos: Sequence[Pixels], found: Sequence[_Found], reductions: Sequence[int] | None = None
+    ) -> list[_Found]:
         """The faces of each photo after a second look at the small and the unsure ones, on patches of their photos.
 
         Landmarks of small faces are those of the patch. At 15 px a landmark that is wrong by one pixel turns the crop by ten
         degrees: placed on patches, the same small face in two copies of a photo becomes a third more alike. Unsure faces
-        that are not seen again are left out: most are hands, hair, the backs of heads, the leather of a sofa.
+        that are not seen again are left out: most are hands, hair, the backs of heads, the leather of a sofa. Small
+        candidates below `min_score` become faces, placed and scored as on the patch, where they are surely seen.
         """
-        small = [self._small(pixels, one) for pixels, one in zip(photos, found, strict=True)]
+        small = [
+            self._small(pixels, one, n)
+            for pixels, one, n in zip(photos, found, reductions or [1] * len(photos), strict=True)
+        ]
+        worth = [is_small | (one.scores >= self.min_score) for is_small, one in zip(small, found, strict=True)]
+        found = [_chosen(one, rows) for one, rows in zip(found, worth, strict=True)]
+        small = [is_small[rows] for is_small, rows in zip(small, worth, strict=True)]
         again = [
             (k, row) for k, one in enumerate(found) for row in np.flatnonzero(small[k] | (one.scores < _SURE)).tolist()
         ]
-        found = [one._replace(landmarks=one.landmarks.copy(), crop_points=one.crop_points.copy()) for one in found]
+        found = [_Found(*(part.copy() for part in one)) for one in found]
         kept = [np.ones(len(one.scores), bool) for one in found]
+        placed_again: set[int] = set()  # photos with candidates that became faces
         running = []
         n_together = max(1, min(_PATCHES, -(-len(again) // usable_cores())))
         for start in range(0, len(again), n_together):
@@ -242,22 +296,32 @@ class YuNet:
                 if len(same) and small[k][row]:
                     points = _means(seen, same[[seen.scores[same].argmax()]])[0]
                     found[k].landmarks[row] = found[k].crop_points[row] = points
-                kept[k][row] = found[k].scores[row] >= _SURE or score >= min(_SEEN_AGAIN, self.min_score)
-        return [_chosen(one, rows) for one, rows in zip(found, kept, strict=True)]
+                before = found[k].scores[row]
+                kept[k][row] = before >= _SURE or score >= min(_SEEN_AGAIN, self.min_score)
+                if before < self.min_score:
+                    kept[k][row] = score >= max(_SEEN_SURELY, self.min_score)
+                    if kept[k][row]:
+                        found[k].boxes[row] = seen.boxes[same[seen.scores[same].argmax()]]
+                        found[k].scores[row] = score
+                        placed_again.add(k)
+        found = [_chosen(one, rows) for one, rows in zip(found, kept, strict=True)]
+        return [_each_once(one) if k in placed_again else one for k, one in enumerate(found)]
 
-    def _small(self, pixels: Pixels, found: _Found) -> npt.NDArray[np.bool_]:
+    def _small(self, pixels: Pixels, found: _Found, reduction: int = 1) -> npt.NDArray[np.bool_]:
         """Which faces (n,) are small in the search of their photo."""
-        small: npt.NDArray[np.bool_] = _sides(found) * min(self._scale(pixels), 1.0) < _SMALL_FACE
+        small: npt.NDArray[np.bool_] = _sides(found) * min(self._scale_here(pixels, reduction), 1.0) < _SMALL_FACE
         return small
 
-    def _faces(self, photos: Sequence[Pixels], parts: Sequence[Sequence[_Found]]) -> list[list[Face]]:
+    def _faces(
+        self, photos: Sequence[Pixels], parts: Sequence[Sequence[_Found]], reductions: Sequence[int] | None = None
+    ) -> list[list[Face]]:
         """The faces of each photo out of its searches: the full one and, perhaps, the one for large faces."""
         return [
             [
                 Face(tuple(box.tolist()), float(score), _points(landmarks), crop_points=_points(crop_points))
                 for box, score, landmarks, crop_points in zip(*one, strict=True)
             ]
-            for one in self._looked_at_again(photos, [_joined(part) for part in parts])
+            for one in self._looked_at_again(photos, [_joined(part) for part in parts], reductions)
         ]
 
 
@@ -353,6 +417,12 @@ def _suppressed(found: Sequence[_Found]) -> list[_Found]:
     ]
 
 
+def _each_once(found: _Found) -> _Found:
+    """Each face once, the highest score first."""
+    (rows,) = non_maximum_suppressions([found.boxes], [found.scores], _IOU, end_pixels=False)
+    return _chosen(found, rows)
+
+
 def _chosen(found: _Found, rows: npt.NDArray[Any]) -> _Found:
     return _Found(*(part[rows] for part in found))
 
@@ -389,9 +459,9 @@ def _created_again(kind: type[YuNet], **options: Any) -> YuNet:
     return kind(**options)
 
 
-def _search(photo: int, pixels: Pixels, scale: float, min_side: float) -> _Search:
+def _search(photo: int, pixels: Pixels, scale: float, min_side: float, min_score: float = 0.0) -> _Search:
     height, width = pixels.shape[:2]
-    return _Search(photo, pixels, (max(1, round(height * scale)), max(1, round(width * scale))), min_side)
+    return _Search(photo, pixels, (max(1, round(height * scale)), max(1, round(width * scale))), min_side, min_score)
 
 
 def _n_pixels(batch: Sequence[_Search]) -> int:

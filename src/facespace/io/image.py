@@ -14,7 +14,7 @@ import stat
 import sys
 import types
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -90,15 +90,36 @@ def read(source: Source, *, max_pixels: int | None = None) -> RGB:
         with _decoding("<PIL image>", max_pixels, "image"):
             return _read_pil(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_stream(io.BytesIO(source), "<bytes>", max_pixels)
+        return _read_stream(io.BytesIO(source), "<bytes>", max_pixels)[0]
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(os.fsdecode(source), max_pixels)
+        return _read_path(os.fsdecode(source), max_pixels)[0]
     if callable(getattr(source, "read", None)):
         return _read_file(source, max_pixels)
     got = type(source).__name__
     if source is None:
         got = "None, which is what some libraries give for a file they cannot read"
     raise TypeError(f"wanted a path, bytes, a binary file, a PIL image or a numpy array; got {got}")
+
+
+def read_reduced(
+    source: Path | bytes, least_scale: Callable[[int, int], float], *, max_pixels: int | None = None
+) -> tuple[RGB, int]:
+    """A photo as `read` gives it, or a JPEG at 1/n of its size, and n: 1, 2, 4 or 8.
+
+    `least_scale` gives, for the height and width of the stored picture, the scale below which it must not fall. A JPEG's
+    blocks of 8x8 pixels are decoded to 4x4, 2x2 or one pixel, which takes half of the time and 1/n² of the memory. Pixel
+    (x, y) stands for the n x n pixels from (n·x, n·y) on. Errors and warnings are those of `read`.
+
+    >>> from facespace.io.pictures import encode
+    >>> photo = encode(Image.new("RGB", (400, 300)), "JPEG")
+    >>> pixels, n = read_reduced(photo, lambda height, width: 100 / height)
+    >>> pixels.shape, n
+    ((150, 200, 3), 2)
+    """
+    max_pixels = pixel_limit() if max_pixels is None else operator.index(max_pixels)
+    if isinstance(source, bytes):
+        return _read_stream(io.BytesIO(source), "<bytes>", max_pixels, least_scale)
+    return _read_path(os.fsdecode(source), max_pixels, least_scale)
 
 
 def as_rgb(image: Source) -> RGB:
@@ -137,7 +158,11 @@ def are_several(images: object) -> bool:
     return isinstance(images, Iterable)
 
 
-def _read_path(path: str, max_pixels: int) -> RGB:
+def _whole_size(*_: int) -> float:
+    return 1.0
+
+
+def _read_path(path: str, max_pixels: int, least_scale: Callable[[int, int], float] = _whole_size) -> tuple[RGB, int]:
     try:
         status = os.stat(path)  # before opening: opening a fifo waits for its writer
         if stat.S_ISDIR(status.st_mode):
@@ -145,7 +170,7 @@ def _read_path(path: str, max_pixels: int) -> RGB:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(path, "not a regular file")
         with open(path, "rb") as stream:
-            return _read_stream(stream, path, max_pixels)
+            return _read_stream(stream, path, max_pixels, least_scale)
     except (OSError, ValueError) as error:  # ValueError: a name no file can have
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         raise ImageError(path, "no such file" if missing else f"cannot be opened ({_text(error)})") from error
@@ -162,15 +187,19 @@ def _read_file(file: BinaryIO, max_pixels: int) -> RGB:
         raise ImageError(name, f"cannot be read ({_text(error)})") from error
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a file object must be binary; its read() gave {type(data).__name__}")
-    return _read_stream(io.BytesIO(data), name, max_pixels)
+    return _read_stream(io.BytesIO(data), name, max_pixels)[0]
 
 
-def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
+def _read_stream(
+    stream: BinaryIO, name: str, max_pixels: int, least_scale: Callable[[int, int], float] = _whole_size
+) -> tuple[RGB, int]:
+    """The pixels at 1/n of the size, and n: 1 for all but JPEGs."""
     start = stream.read(START)
     if not start:
         raise ImageError(name, "the file is empty")
     image_format = _recognise(start, name)
     if image_format == "JPEG" and (stray := stray_bytes(start)):
+        least_scale = _whole_size  # who reads it a second time would be warned a second time
         stream.seek(stray)
         stream = io.BytesIO(stream.read(MAX_RECORD))
         _warn(name, f"skipped {stray} stray byte{'s' if stray > 1 else ''} before the JPEG")
@@ -180,26 +209,41 @@ def _read_stream(stream: BinaryIO, name: str, max_pixels: int) -> RGB:
     stream.seek(0)
     with _decoding(name, max_pixels, f"{image_format} file"):
         if image_format == "HEIC":
-            return _read_heic(stream)
+            return _read_heic(stream), 1
         if image_format in _CHECKS and (reason := _CHECKS[image_format](stream)):
             raise _UnusableError(reason)
         if image_format == "JPEG2000":
             _check_size(claimed_size(stream))
         stream.seek(0)
-        whole = True
+        whole, n = True, 1
         try:
             with _openers()[image_format][0](stream, "") as image:
+                if image_format == "JPEG":
+                    n = _reduce(image, least_scale)
                 pixels = _read_pil(image, turn)
         except OSError as error:
             if image_format != "JPEG" or "truncated" not in str(error):
                 raise
-            mended, whole = _without_end_mark(stream, turn), False
+            mended, whole, n = _without_end_mark(stream, turn), False, 1
             if mended is None:
                 raise
             pixels = mended
     if not whole:
         _warn(name, "the JPEG lacks its end mark; nothing else is missing")
-    return pixels
+    return pixels, n
+
+
+def _reduce(image: Image.Image, least_scale: Callable[[int, int], float]) -> int:
+    """Have an opened JPEG decoded at 1/n of its size, and give n."""
+    _check_size(image.size)
+    width, height = image.size
+    scale = least_scale(height, width)
+    n = next((n for n in (8, 4, 2) if scale <= 1 / n), 1)
+    # A block that is cut by the right or lower border would come first in a turned photo, and shift all others.
+    if (width % n or height % n) and _orientation(image) != 1:
+        return 1
+    reduced = n > 1 and image.mode in ("RGB", "L") and image.draft(image.mode, (width // n, height // n)) is not None
+    return n if reduced else 1
 
 
 def _without_end_mark(stream: BinaryIO, turn: int) -> RGB | None:
@@ -254,11 +298,15 @@ def _read_pil(image: Image.Image, turn: int = 1) -> RGB:
     wait_for_room(image.width * image.height)
     image.load()
     # Only now, as a TIFF turns itself when it is loaded, and a PNG may have its EXIF data behind the pixels.
+    return _rgb(image, _orientation(image, turn))
+
+
+def _orientation(image: Image.Image, default: int = 1) -> int:
+    """How EXIF says that an image is to be turned, from 1, not at all, to 8."""
     try:
-        turn = image.getexif().get(ExifTags.Base.Orientation, turn)
+        return int(image.getexif().get(ExifTags.Base.Orientation, default))
     except Exception:  # whatever is wrong with the EXIF data, the pixels may be good
-        turn = 1
-    return _rgb(image, turn)
+        return 1
 
 
 def _read_array(array: npt.NDArray[Any], max_pixels: int) -> RGB:

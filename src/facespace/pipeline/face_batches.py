@@ -14,10 +14,10 @@ import numpy.typing as npt
 from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.embedding.vectors import Embeddings
-from facespace.faces.alignment import align
 from facespace.faces.face import Face
-from facespace.faces.input_spec import ARCFACE_SIZE
+from facespace.faces.input_spec import ARCFACE_SIZE, INPUT_SPECS
 from facespace.faces.quality import face_quality
+from facespace.pipeline.reduced_photos import ReducedPhoto, full_size
 from facespace.pipeline.rotations import find_as_they_are, find_upright
 
 MAX_IMAGES = 16
@@ -41,7 +41,7 @@ class FoundFaces:
 
 
 def find_faces(
-    images: Sequence[npt.NDArray[np.uint8]],
+    images: Sequence[npt.NDArray[np.uint8] | ReducedPhoto],
     detector: Detector,
     embedder: Embedder | None,
     *,
@@ -53,30 +53,42 @@ def find_faces(
 
     `largest` keeps only the face with the largest box. Crops are empty unless `keep_crops`. An image without a face is
     looked at again for one that fills it, see `second_look`; with `try_rotations` every image is looked at in four turns,
-    see `rotations`.
+    see `rotations`, and must be given in full size.
     """
     if not images:
         return []
-    turned = (find_upright if try_rotations else find_as_they_are)(images, detector)
-    images, found = [one.pixels for one in turned], [one.faces for one in turned]
+    photos = [image if isinstance(image, ReducedPhoto) else ReducedPhoto(image) for image in images]
+    pixels = [photo.pixels for photo in photos]
+    if try_rotations:
+        turned = find_upright(pixels, detector)
+        photos = [ReducedPhoto(one.pixels) for one in turned]
+    else:
+        turned = find_as_they_are(pixels, detector, [photo.reduction for photo in photos])
+    found = [
+        [full_size(face, photo.reduction) for face in one.faces] for photo, one in zip(photos, turned, strict=True)
+    ]
     if largest:
         found = [_largest(faces) for faces in found]
     if embedder is None:
         none, vectors = np.empty((0, 0, 0, 3), np.uint8), np.empty((0, 0), np.float32)
         return [
-            FoundFaces([_rated(image, face) for face in faces], none, vectors, one.degrees)
-            for image, faces, one in zip(images, found, turned, strict=True)
+            FoundFaces(_all_rated(photo, faces), none, vectors, one.degrees)
+            for photo, faces, one in zip(photos, found, turned, strict=True)
         ]
-    pending = [(image, face) for image, faces in zip(images, found, strict=True) for face in faces]
+    pending = [(photo, face) for photo, faces in zip(photos, found, strict=True) for face in faces]
     spec = embedder.spec
     kept = [np.empty((0, spec.size, spec.size, 3), np.uint8)]
     embeddings: list[npt.NDArray[np.float32]] = []
     rated: list[Face] = []
     for start in range(0, len(pending), _MAX_FACES):
         part = pending[start : start + _MAX_FACES]
-        crops = np.stack([align(image, face, spec) for image, face in part])
+        crops = np.empty((len(part), spec.size, spec.size, 3), np.uint8)
         by_points = spec.template == "arcface" and spec.size == ARCFACE_SIZE  # the crop that quality is told from
-        rated += [_rated(*one, crop if by_points else None) for one, crop in zip(part, crops, strict=True)]
+        for k, (photo, face) in enumerate(part):
+            crops[k] = photo.crop(face, spec)
+            rated.append(_rated(photo, face, crops[k] if by_points else None))
+            if k + 1 == len(part) or part[k + 1][0] is not photo:
+                photo.forget()
         embeddings.append(embedder.represent(crops))
         if keep_crops:
             kept.append(crops)
@@ -94,8 +106,17 @@ def find_faces(
     ]
 
 
-def _rated(image: npt.NDArray[np.uint8], face: Face, crop: npt.NDArray[np.uint8] | None = None) -> Face:
-    return dataclasses.replace(face, quality=face_quality(image, face, crop))
+def _all_rated(photo: ReducedPhoto, faces: Sequence[Face]) -> list[Face]:
+    rated = [_rated(photo, face) for face in faces]
+    photo.forget()
+    return rated
+
+
+def _rated(photo: ReducedPhoto, face: Face, crop: npt.NDArray[np.uint8] | None = None) -> Face:
+    can_be_cut = len(set(face.crop_points or face.landmarks)) > 1
+    if crop is None and photo.reduction > 1 and can_be_cut:
+        crop = photo.crop(face, INPUT_SPECS["sface"])
+    return dataclasses.replace(face, quality=face_quality(photo.pixels, face, crop))
 
 
 def _with_quality(vectors: npt.NDArray[np.float32], faces: Sequence[Face]) -> npt.NDArray[np.float32]:

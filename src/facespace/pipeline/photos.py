@@ -6,6 +6,7 @@ those being read are in it.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from facespace.io.image import Source, are_several
 from facespace.io.photo_files import PhotoFiles
 from facespace.io.prefetch import map_ahead
 from facespace.pipeline.face_batches import find_faces, in_chunks
+from facespace.pipeline.reduced_photos import ReducedPhoto, read_reduced
 from facespace.pipeline.rotations import turn
 
 _READERS = 2
@@ -124,27 +126,30 @@ def process(
         raise TypeError(f"process takes several images; got one {type(images).__name__}")
     if not hasattr(detector, "detect_many"):
         raise TypeError(f"a Detector is expected, got {type(detector).__name__}")
-    photos = map_ahead(_read, images, threads=_READERS, ahead=_READ_AHEAD)
-    for chunk in in_chunks(photos, lambda photo: photo.pixels.size // 3 if photo.pixels is not None else 0):
-        readable = [photo for photo in chunk if photo.pixels is not None]
+    # Whoever wants the pixels wants all of them, and a turned photo has another corner.
+    reads = functools.partial(_read, detector=None if keep_pixels or try_rotations else detector)
+    for chunk in in_chunks(map_ahead(reads, images, threads=_READERS, ahead=_READ_AHEAD), _n_pixels):
+        photos = [photo for photo, _ in chunk]
+        readable = [photo for photo, pixels in chunk if pixels is not None]
         found = find_faces(
-            [photo.pixels for photo in readable if photo.pixels is not None],
+            [pixels for _, pixels in chunk if pixels is not None],
             detector,
             embedder,
             largest=largest,
             keep_crops=keep_crops,
             try_rotations=try_rotations,
         )
+        if keep_pixels:
+            for photo, pixels in chunk:
+                photo.pixels = None if pixels is None else pixels.pixels
+        del chunk
         for photo, of_photo in zip(readable, found, strict=True):
             photo.faces, photo.embeddings, photo.turned = of_photo.faces, of_photo.embeddings, of_photo.turned
             if keep_crops:
                 photo.crops = of_photo.crops
-        for photo in chunk:
-            if not keep_pixels:
-                photo.pixels = None
-            elif photo.pixels is not None:
+            if photo.pixels is not None:
                 photo.pixels = turn(photo.pixels, photo.turned)
-        yield from chunk
+        yield from photos
 
 
 def source_name(source: Source) -> str:
@@ -159,11 +164,18 @@ def source_name(source: Source) -> str:
     return next((name for kind, name in kinds if isinstance(source, kind)), "<file>")
 
 
-def _read(source: Source) -> Photo:
+def _read(source: Source, detector: Detector | None) -> tuple[Photo, ReducedPhoto | None]:
+    """The photo and its pixels, as small as the detector takes them; in full size without a detector."""
     name = source_name(source)
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
-        return Photo(name, error=folder_problem(name))
+        return Photo(name, error=folder_problem(name)), None
     try:
-        return Photo(name, pixels=image.as_rgb(source))
+        if detector is not None:
+            return Photo(name), read_reduced(source, detector)
+        return Photo(name), ReducedPhoto(image.as_rgb(source))
     except ImageError as error:
-        return Photo(name, error=error.reason)
+        return Photo(name, error=error.reason), None
+
+
+def _n_pixels(read: tuple[Photo, ReducedPhoto | None]) -> int:
+    return 0 if read[1] is None else read[1].pixels.size // 3

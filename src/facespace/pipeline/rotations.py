@@ -76,7 +76,9 @@ def surest_turn(found: Sequence[Sequence[Face]]) -> int:
     return best if values[best] > _CLEARLY * values[0] + _LEAST else 0
 
 
-def find_as_they_are(images: Sequence[Pixels], detector: Detector) -> list[Turned]:
-    """The same without turning any image."""
-    found = find_with_second_look(images, detector)
+def find_as_they_are(
+    images: Sequence[Pixels], detector: Detector, reductions: Sequence[int] | None = None
+) -> list[Turned]:
+    """The same without turning any image; `reductions` are those of `find_with_second_look`."""
+    found = find_with_second_look(images, detector, reductions)
     return [Turned(0, image, faces) for image, faces in zip(images, found, strict=True)]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from facespace.detection.protocol import Detector
+from facespace.detection.protocol import Detector, ReducedDetector
 from facespace.faces.face import Face, Point
 from facespace.io.resizing import resized
 
@@ -30,13 +30,19 @@ _LEAST_SCORE = 0.7
 _LEAST_SIDE = 0.75
 
 
-def find_with_second_look(images: Sequence[Pixels], detector: Detector) -> list[list[Face]]:
+def find_with_second_look(
+    images: Sequence[Pixels], detector: Detector, reductions: Sequence[int] | None = None
+) -> list[list[Face]]:
     """`detect_many`, and once more, with a border around them, for the images (H,W,3) in which it finds nothing.
 
+    Images may be photos that were read at 1/n of their size, for the `reductions` n, if the detector is a `ReducedDetector`.
     Of the second search only faces count that fill the image. Coordinates are those of the image; boxes and landmarks
     may lie beyond its border.
     """
-    found = detector.detect_many(images)
+    if reductions is not None and isinstance(detector, ReducedDetector):
+        found = detector.detect_reduced(images, reductions)
+    else:
+        found = detector.detect_many(images)
     empty = [k for k, faces in enumerate(found) if not faces]
     for k, faces in zip(empty, look_again([images[k] for k in empty], detector), strict=True):
         found[k] = faces

@@ -1,0 +1,116 @@
+"""Photos that are read smaller than they are, and crops of their faces.
+
+A detector that makes a large photo smaller before it searches it does not need it in full size, and a JPEG is decoded at a half,
+a quarter or an eighth of its size in half of the time. Faces large enough are cut out of the smaller photo too: from 1.2 of its
+pixels for a pixel of the crop on, embeddings of both crops have a mean cosine of 0.99, as the crop of the full photo skips
+pixels where that of the smaller one has means (benchmarks/large_jpegs.py). For smaller faces the photo is read again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.detection.protocol import Detector, ReducedDetector
+from facespace.errors import ImageError
+from facespace.faces.alignment import ARCFACE_TEMPLATE, align, similarity_transform
+from facespace.faces.face import Face, Point
+from facespace.faces.input_spec import ARCFACE_SIZE, InputSpec
+from facespace.io import image
+from facespace.io.image import Source
+
+Pixels = npt.NDArray[np.uint8]
+
+_ENOUGH = 1.2  # pixels of the smaller photo for a pixel of the crop
+
+
+class ReducedPhoto:
+    """A photo at 1/n of its size, for the `reduction` n, and a way to read it in full size.
+
+    `pixels` (H,W,3) are as they were read; for n = 1 they are the photo itself, and `read` is not called.
+    """
+
+    def __init__(self, pixels: Pixels, reduction: int = 1, read: Callable[[], Pixels] | None = None) -> None:
+        self.pixels = pixels
+        self.reduction = reduction
+        self._read = read
+        self._full: Pixels | None = None
+
+    def crop(self, face: Face, spec: InputSpec) -> Pixels:
+        """`align` of a face with coordinates of the full photo."""
+        n = self.reduction
+        if n > 1 and self._full is None and source_pixels(face, spec) < _ENOUGH * n:
+            self._full = self._read_full()
+        if n > 1 and (self._full is None or self._full is self.pixels):
+            return align(self.pixels, _at_reduction(face, n), spec)
+        return align(self.pixels if self._full is None else self._full, face, spec)
+
+    def forget(self) -> None:
+        """Give up the photo in full size; the next small face would have it read again."""
+        self._full = None
+
+    def _read_full(self) -> Pixels:
+        """The photo in full size, or the smaller one where its file is gone or another one meanwhile."""
+        try:
+            full = self.pixels if self._read is None else self._read()
+        except ImageError:
+            return self.pixels
+        n = self.reduction
+        same = tuple(-(-side // n) for side in full.shape[:2]) == self.pixels.shape[:2]
+        return full if same else self.pixels
+
+
+def read_reduced(source: Source, detector: Detector, *, max_pixels: int | None = None) -> ReducedPhoto:
+    """The photo as small as the detector takes it; what is no path and no bytes, and no JPEG, in full size.
+
+    Raises `ImageError` and `TypeError` as `facespace.read` does.
+    """
+    if not isinstance(detector, ReducedDetector) or not isinstance(source, (str, os.PathLike, bytes)):
+        return ReducedPhoto(image.as_rgb(source) if max_pixels is None else image.read(source, max_pixels=max_pixels))
+    path_or_data: str | os.PathLike[str] | os.PathLike[bytes] | bytes = source
+    pixels, n = image.read_reduced(path_or_data, detector.least_scale, max_pixels=max_pixels)
+    return ReducedPhoto(pixels, n, lambda: image.read(path_or_data, max_pixels=max_pixels))
+
+
+def full_size(face: Face, reduction: int) -> Face:
+    """A face of a photo read at 1/n of its size, in coordinates of the full photo."""
+    return face if reduction == 1 else _moved(face, reduction, 0.0)
+
+
+def source_pixels(face: Face, spec: InputSpec) -> float:
+    """How many pixels across an image has for a pixel of the crop of a face.
+
+    >>> from facespace.faces.input_spec import INPUT_SPECS
+    >>> points = tuple((2 * x, 2 * y) for x, y in ARCFACE_TEMPLATE)
+    >>> round(source_pixels(Face((0, 0, 224, 224), 0.9, points), INPUT_SPECS["arcface-112"]), 3)
+    2.0
+    """
+    if spec.template == "box":
+        return min(face.width, face.height) / spec.size
+    template = np.asarray(ARCFACE_TEMPLATE) * (spec.size / ARCFACE_SIZE)
+    points = np.asarray(face.crop_points or face.landmarks)
+    return 1 / float(np.hypot(*similarity_transform(points, template)[0, :2]))
+
+
+def _at_reduction(face: Face, n: int) -> Face:
+    """The face in coordinates of the smaller photo, for `align`, which takes points for the centres of pixels."""
+    return _moved(face, 1 / n, 0.5 / n - 0.5)
+
+
+def _moved(face: Face, scale: float, shift: float) -> Face:
+    """The box times `scale`, the points times `scale` and shifted."""
+
+    def moved(points: tuple[Point, ...]) -> tuple[Point, ...]:
+        return tuple((x * scale + shift, y * scale + shift) for x, y in points)
+
+    x1, y1, x2, y2 = face.box
+    return dataclasses.replace(
+        face,
+        box=(x1 * scale, y1 * scale, x2 * scale, y2 * scale),
+        landmarks=moved(face.landmarks),
+        crop_points=None if face.crop_points is None else moved(face.crop_points),
+    )
