@@ -39,6 +39,7 @@ ROOMS = [
     ["demo", "selftest"],
     ["client"],
     ["server"],
+    ["distribution"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -1,0 +1,49 @@
+"""Parts computed in this process: what is there is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from facespace.distribution.parts import compute_parts
+from facespace.distribution.plan import Plan
+from facespace.distribution.storage import Folder
+
+PLAN = Plan(n_photos=30, per_part=8)
+
+
+@dataclass
+class Counting:
+    """Writes the number of a part; `fails` is the part that cannot be computed."""
+
+    folder: Folder
+    fails: int = -1
+    gpu = False
+
+    def result(self, number: int) -> str:
+        return f"{number}.txt"
+
+    def compute(self, number: int) -> None:
+        if number == self.fails:
+            raise ValueError("no")
+        assert self.folder.create(self.result(number), str(number).encode())
+
+
+def test_every_part_is_computed_once(tmp_path: Path) -> None:
+    work = Counting(Folder(str(tmp_path)))
+    assert list(compute_parts(work, PLAN)) == [0, 1, 2, 3, 4]
+    assert work.folder.names() == ["0.txt", "1.txt", "2.txt", "3.txt"]
+    assert list(compute_parts(work, PLAN)) == [4]
+
+
+def test_a_later_run_computes_what_is_missing(tmp_path: Path) -> None:
+    work = Counting(Folder(str(tmp_path)), fails=2)
+    with pytest.raises(ValueError, match="no"):
+        list(compute_parts(work, PLAN))
+    assert work.folder.names() == ["0.txt", "1.txt"]
+    work.folder.remove(["0.txt"])
+    work.fails = -1
+    assert list(compute_parts(work, PLAN)) == [1, 2, 3, 4]
+    assert work.folder.names() == ["0.txt", "1.txt", "2.txt", "3.txt"]
