@@ -10,6 +10,7 @@ import pytest
 from facespace.distribution.parts import compute_parts
 from facespace.distribution.plan import Plan
 from facespace.distribution.storage import Folder
+from facespace.io.files import TEMPORARY
 
 PLAN = Plan(n_photos=30, per_part=8)
 
@@ -36,6 +37,13 @@ def test_every_part_is_computed_once(tmp_path: Path) -> None:
     assert list(compute_parts(work, PLAN)) == [0, 1, 2, 3, 4]
     assert work.folder.names() == ["0.txt", "1.txt", "2.txt", "3.txt"]
     assert list(compute_parts(work, PLAN)) == [4]
+
+
+def test_what_killed_writers_left_is_removed_when_all_is_done(tmp_path: Path) -> None:
+    work = Counting(Folder(str(tmp_path)))
+    (tmp_path / f"{TEMPORARY}1234.txt").write_bytes(b"cut o")
+    list(compute_parts(work, PLAN))
+    assert work.folder.names() == ["0.txt", "1.txt", "2.txt", "3.txt"]
 
 
 def test_a_later_run_computes_what_is_missing(tmp_path: Path) -> None:

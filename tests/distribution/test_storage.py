@@ -130,7 +130,7 @@ def test_a_password_in_a_url_is_refused() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def url_to_fs(url: str) -> None:
+    def url_to_fs(url: str, **_: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", url_to_fs)
@@ -146,6 +146,22 @@ def test_nothing_unfinished_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match=r"No space left on device: '.*part\.bin'"):
         Folder(str(tmp_path)).create("part.bin", b"x")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_writer_whose_file_was_tidied_up_leaves_that_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+
+    def another_finishes(path: Path) -> None:
+        monkeypatch.undo()
+        folder.write("part.bin", b"another")
+        folder.remove_unfinished()
+
+    monkeypatch.setattr(storage, "sync_file", another_finishes)
+    assert not folder.create("part.bin", b"x")
+    assert folder.read("part.bin") == b"another"
+    assert folder.names() == ["part.bin"]
 
 
 def test_a_disk_without_links_gets_the_file_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

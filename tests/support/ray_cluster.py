@@ -29,6 +29,7 @@ def ray_environment() -> dict[str, str]:
 class TwoNodes:
     """A head without cores and two nodes of `cores` each, in a process of their own. `lose_a_node` kills one."""
 
+    _MARK = "two nodes: "  # Ray prints lines of its own
     _PROGRAM = """
         import sys
         from ray.cluster_utils import Cluster
@@ -36,10 +37,10 @@ class TwoNodes:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
         nodes = [cluster.add_node(num_cpus=int(sys.argv[1]), object_store_memory=100_000_000) for _ in range(2)]
         cluster.wait_for_nodes(timeout=120)
-        print(cluster.address, flush=True)
+        print("two nodes:", cluster.address, flush=True)
         if sys.stdin.readline():
             cluster.remove_node(nodes.pop(), allow_graceful=False)
-            print("lost", flush=True)
+            print("two nodes: lost", flush=True)
             sys.stdin.readline()
         cluster.shutdown()
     """
@@ -64,7 +65,9 @@ class TwoNodes:
     def stop(self) -> None:
         """End the cluster."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
+        self._process.stdout.close()
         try:
             self._process.wait(60)
         finally:
@@ -73,13 +76,15 @@ class TwoNodes:
     def _next_line(self, log: Path) -> str:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith(("lost", "127.", "192.", "10.", "172.")) or line.split(":")[-1].strip().isdigit():
-                return line.strip()
+            if line.startswith(self._MARK):
+                return line.removeprefix(self._MARK).strip()
         raise AssertionError(f"Ray did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 @pytest.fixture(scope="session")
-def ray_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """`ray_environment` where Ray is installed."""
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    """A cluster of two nodes, of one core each."""
     need("ray", extra="make ray")
-    yield ray_environment()
+    nodes = TwoNodes(1, tmp_path_factory.mktemp("ray") / "log.txt")
+    yield nodes
+    nodes.stop()

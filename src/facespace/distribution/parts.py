@@ -41,3 +41,4 @@ def compute_parts(work: Work, plan: Plan, session: Session | None = None) -> Ite
     computed = here if session is None else session.map(work.compute, missing, gpu=work.gpu)
     for n_more, _ in enumerate(computed, start=1):
         yield n_done + n_more
+    work.folder.remove_unfinished()

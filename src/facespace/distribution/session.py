@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -70,7 +71,6 @@ def connect(address: str) -> Iterator[Session]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_raylet_start_wait_time_s", _START_SECONDS)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:  # its ports are open to others
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
@@ -92,7 +92,8 @@ def connect(address: str) -> Iterator[Session]:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        yield Session(ray)
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray prints that a node was lost; results are on stdout
+            yield Session(ray)
     finally:
         ray.shutdown()
 

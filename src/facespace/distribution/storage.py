@@ -170,7 +170,6 @@ class Folder:
             return self._path(name).is_file()
         with self._errors(name):
             store, path = _open_store(self._url(name))
-            store.invalidate_cache()  # others write there, too
             return bool(store.isfile(path))
 
     def names(self) -> list[str]:
@@ -181,7 +180,6 @@ class Folder:
             return []
         with self._errors(""):
             store, path = _open_store(self.place)
-            store.invalidate_cache()
             try:
                 found = store.ls(path, detail=True)
             except FileNotFoundError:
@@ -203,6 +201,13 @@ class Folder:
         for folder in sorted(folders, key=lambda path: -len(path.parts)):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed writers left in a local folder itself; a store has no unfinished objects."""
+        if not is_url(self.place):
+            for name in self.names():
+                if name.startswith(TEMPORARY):
+                    self._path(name).unlink(missing_ok=True)
 
     def _check(self, name: str, size: int) -> None:
         if size > MAX_PART:
@@ -277,7 +282,8 @@ def _open_store(url: str) -> tuple[Any, Any]:
     except ImportError:
         raise RuntimeUnavailable(f"{protocol}:// needs fsspec; install it with: pip install 'facespace[ray]'") from None
     try:
-        return fsspec.url_to_fs(url)  # type: ignore[no-any-return]
+        # Others write to the store meanwhile, so listings are not kept.
+        return fsspec.url_to_fs(url, use_listings_cache=False)  # type: ignore[no-any-return]
     except ImportError as error:
         raise RuntimeUnavailable(f"{protocol}:// needs one more package ({first_line(error)})") from None
 
@@ -317,7 +323,9 @@ def _create_file(target: Path, data: bytes) -> bool:
             sync_file(unfinished)
             try:
                 os.link(unfinished, target)  # which fails where a file of that name is there
-            except FileExistsError:
+            except (FileExistsError, FileNotFoundError):
+                if not target.exists():  # removed as unfinished, but not because others had finished
+                    raise
                 return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
