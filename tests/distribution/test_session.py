@@ -83,17 +83,24 @@ def test_photos_and_results_in_s3(s3_store: str, hopper_file: Path, collins_file
         assert (ours["box"] == theirs["box"]).all()
 
 
-def test_an_address_without_a_cluster_is_one_line() -> None:
-    need("ray", extra="make ray")
-    refused = embed("a.jpg", "--output", "a.npz", "--ray", "127.0.0.1:1", environment=ray_environment())
-    out, err = refused.communicate(timeout=300)
-    assert (refused.returncode, out) == (1, "")
-    assert err.splitlines()[-1].startswith("facespace: no Ray cluster at 127.0.0.1:1: ")
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("127.0.0.1:1", r"no Ray cluster at 127\.0\.0\.1:1: "),
+        ("127.0.0.1:99999", r"no Ray cluster at 127\.0\.0\.1:99999: "),
+        ("ray://127.0.0.1:1", r"--ray must be local, auto or HOST:PORT, got ray://127\.0\.0\.1:1"),
+        ("cluster", r"--ray must be local, auto or HOST:PORT, got cluster"),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_line(address: str, line: str) -> None:
+    with pytest.raises(RuntimeUnavailable, match=f"^{line}"), connect(address):
+        pass
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    for variable in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "RAY_raylet_start_wait_time_s"):
+        monkeypatch.setenv(variable, "")
     with pytest.raises(RuntimeUnavailable, match=r"pip install 'facespace\[ray\]'"), connect("local"):
         pass
 

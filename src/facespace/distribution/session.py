@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from facespace.io.text import first_line, one_line
 from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
 
 _START_SECONDS = "120"  # for a node to start on a busy machine; Ray's default is 30
+_CONNECT_SECONDS = 10.0
 
 
 class Session:
@@ -69,6 +71,7 @@ def connect(address: str) -> Iterator[Session]:
     A cluster that was started here ends with the block. `RuntimeUnavailable` where Ray is not installed or no cluster is
     found.
     """
+    _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_raylet_start_wait_time_s", _START_SECONDS)
     if address == "local" and "RAY_AUTH_MODE" not in os.environ:  # its ports are open to others
@@ -96,6 +99,19 @@ def connect(address: str) -> Iterator[Session]:
             yield Session(ray)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `RuntimeUnavailable` unless something listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        if address not in ("local", "auto"):
+            raise RuntimeUnavailable(f"--ray must be local, auto or HOST:PORT, got {one_line(address)}")
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RuntimeUnavailable(f"no Ray cluster at {one_line(address)}: {one_line(first_line(error))}") from None
 
 
 def _compute_row(row: dict[str, Any], compute: Callable[[int], None], cores: int) -> dict[str, Any]:
