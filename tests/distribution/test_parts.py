@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from facespace.distribution.parts import compute_parts
-from facespace.distribution.plan import Plan
+from facespace.distribution.parts import compute_parts, remove_parts
+from facespace.distribution.plan import Plan, make_plan
 from facespace.distribution.storage import Folder
 from facespace.io.files import TEMPORARY
 
@@ -55,3 +55,19 @@ def test_a_later_run_computes_what_is_missing(tmp_path: Path) -> None:
     work.fails = -1
     assert list(compute_parts(work, PLAN)) == [1, 2, 3, 4]
     assert work.folder.names() == ["0.txt", "1.txt", "2.txt", "3.txt"]
+
+
+def test_a_run_killed_while_it_tidies_up_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Counting(Folder(str(tmp_path / "out")))
+    photos = [f"{number}.jpg" for number in range(PLAN.n_photos)]
+    remove = Folder.remove
+    for n_removed in range(PLAN.n_parts + len(PLAN.names()) + 1):
+        plan = make_plan(work.folder, photos, {}, per_part=PLAN.per_part)
+        list(compute_parts(work, plan))
+        assert work.folder.names() == ["0.txt", "1.txt", "2.txt", "3.txt"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "remove", lambda folder, names, n=n_removed: remove(folder, list(names)[:n]))
+            remove_parts(work, plan)
+        there = (tmp_path / "out" / ".plan" / "plan.json").exists()
+        assert there or work.folder.names() == [], "results without a plan would be taken for those of another one"
+    assert not (tmp_path / "out").exists()

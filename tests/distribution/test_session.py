@@ -22,7 +22,11 @@ N_PHOTOS = 320  # five parts
 
 
 def embed(*arguments: str | Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "facespace", "embed", *map(str, arguments)]
+    return start("embed", *arguments, environment=environment)
+
+
+def start(*arguments: str | Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "facespace", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -58,6 +62,21 @@ def test_a_lost_node_changes_nothing(two_nodes: TwoNodes, shared: Path, tmp_path
     alone.communicate(timeout=300)
     assert_same_archives(tmp_path / "ray.npz", tmp_path / "alone.npz")
     assert not parts.exists()
+
+
+def test_crops_are_those_of_one_process(two_nodes: TwoNodes, hopper_file: Path, tmp_path: Path) -> None:
+    for person in ("Ann", "Bea"):
+        (tmp_path / "raw" / person).mkdir(parents=True)
+        shutil.copy(hopper_file, tmp_path / "raw" / person / "1.jpg")
+    found = []
+    for out, more in (("ray", ("--ray", two_nodes.address)), ("alone", ())):
+        running = start("align", tmp_path / "raw", tmp_path / out, *more, environment=two_nodes.environment)
+        text, err = running.communicate(timeout=300)
+        assert (running.returncode, text.split(";")[0]) == (0, "2 photos: 2 faces, 0 without a face, 0 unreadable"), err
+        files = [path for path in (tmp_path / out).rglob("*") if path.is_file() and path.name != ".align.lock"]
+        found.append({path.relative_to(tmp_path / out): path.read_bytes() for path in files})
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
 
 
 def test_photos_and_results_in_s3(s3_store: str, hopper_file: Path, collins_file: Path, tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def _finish_file(work: EmbeddingWork, plan: Plan, report: Report, output: str) -
     import numpy as np
 
     from facespace.distribution.embedding import join_parts, read_parts
+    from facespace.distribution.parts import remove_parts
     from facespace.distribution.storage import Folder, is_url
     from facespace.io.files import atomic_path
 
@@ -158,5 +159,5 @@ def _finish_file(work: EmbeddingWork, plan: Plan, report: Report, output: str) -
     else:
         with atomic_path(Path(output)) as path, path.open("wb") as file:
             np.savez(file, **arrays)
-    work.folder.remove([*map(work.result, range(plan.n_parts)), *reversed(plan.names())])
+    remove_parts(work, plan)
     return len(arrays["path"])

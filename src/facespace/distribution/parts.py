@@ -42,3 +42,11 @@ def compute_parts(work: Work, plan: Plan, session: Session | None = None) -> Ite
     for n_more, _ in enumerate(computed, start=1):
         yield n_done + n_more
     work.folder.remove_unfinished()
+
+
+def remove_parts(work: Work, plan: Plan) -> None:
+    """Remove results and plan once they are joined.
+
+    Results go first and the photos of the parts last, so that a run that is killed here can be taken up.
+    """
+    work.folder.remove([*map(work.result, range(plan.n_parts)), *plan.names()])

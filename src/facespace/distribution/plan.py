@@ -19,7 +19,7 @@ from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 
 _FOLDER = ".plan"
-_HEADER = f"{_FOLDER}/plan.json"
+HEADER = f"{_FOLDER}/plan.json"  # there is a plan where this object is
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Plan:
         return -(-self.n_photos // self.per_part)
 
     def names(self) -> list[str]:
-        """The names of the plan's own objects."""
-        return [*map(part_name, range(self.n_parts)), _HEADER]
+        """The names of the plan's own objects, that of the header first: without it there is no plan."""
+        return [HEADER, *map(part_name, range(self.n_parts))]
 
 
 def part_name(number: int) -> str:
@@ -54,7 +54,7 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
     `settings` are what the results depend on, as JSON has them. `DatasetError` where the photos or the settings of an
     earlier run differ.
     """
-    found = _read_header(folder) if folder.exists(_HEADER) else None
+    found = _read_header(folder) if folder.exists(HEADER) else None
     if found is not None and found["settings"] != settings:
         differ = [
             f"{key} {found['settings'].get(key)!r} (asked for: {value!r})"
@@ -71,7 +71,7 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
             folder.write(part_name(number), text)
     header = {"photos": n_photos, "per_part": per_part, "sha256": digest.hexdigest(), "settings": dict(settings)}
     if found is None:
-        folder.write(_HEADER, json.dumps(header, indent=1).encode())
+        folder.write(HEADER, json.dumps(header, indent=1).encode())
     elif found != header:
         raise DatasetError(
             f"{folder.name}: holds results of {found['photos']:,} other photos (now there are {n_photos:,}, or their names "
@@ -94,12 +94,12 @@ def read_part(folder: Folder, number: int) -> list[str]:
 
 def _read_header(folder: Folder) -> dict[str, Any]:
     try:
-        header = json.loads(folder.read(_HEADER))
+        header = json.loads(folder.read(HEADER))
         complete = isinstance(header["settings"], dict) and isinstance(header["photos"], int)
     except (ValueError, TypeError, KeyError):
         complete = False
     if not complete:
-        raise DatasetError(f"{folder.name}/{_HEADER}: damaged; give another output")
+        raise DatasetError(f"{folder.name}/{HEADER}: damaged; give another output")
     return header  # type: ignore[no-any-return]
 
 

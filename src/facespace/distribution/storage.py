@@ -78,6 +78,37 @@ def find_photos(places: Iterable[str]) -> Iterator[str]:
         yield from _find_in_store(place) if is_url(place) else find_images([place])
 
 
+def find_class_photos(url: str) -> Iterator[str]:
+    """`NAME/file` of every photo in the class folders of a store, sorted, by the rules of `alignment.aligner.find_photos`.
+
+    `DatasetError` where there is none, or the store cannot be listed.
+    """
+    name, photos, found = shown(url), PhotoFiles(), False
+    with _store_errors(name, url):
+        store, root = _open_store(url)
+        folders = [one["name"].rstrip("/") for one in store.ls(root, detail=True) if one["type"] == "directory"]
+    for folder in sorted(folders):
+        person = folder.rpartition("/")[2]
+        if person.startswith("."):
+            continue
+        with _store_errors(f"{name}/{person}", url):
+            files = sorted(one["name"] for one in store.ls(folder, detail=True) if one["type"] == "file")
+        for file in files:
+            photo = f"{person}/{file.rpartition('/')[2]}"
+            if photo.endswith("/") or file.rpartition("/")[2].startswith("."):
+                continue
+            with _store_errors(f"{name}/{photo}", url):
+                kind = _kind(store, file)
+            if photos.takes(photo, photo, kind=kind):
+                found = True
+                yield photo
+    photos.warn(name)
+    if not found:
+        raise DatasetError(
+            f"{one_line(name)}: no photos in class folders; they must be one folder a person, like NAME/photo.jpg"
+        )
+
+
 @dataclass(frozen=True)
 class StoredPhoto:
     """A photo in a store as a file object for `facespace.read`: its bytes are fetched when they are read."""
@@ -128,6 +159,18 @@ class Folder:
     def name(self) -> str:
         """What messages call it."""
         return one_line(shown(self.place))
+
+    def inside(self, name: str) -> Folder:
+        """A folder in this one."""
+        return Folder(f"{self.place.rstrip('/')}/{name}")
+
+    def is_empty(self) -> bool:
+        """Whether nothing is in it, or there is no such folder."""
+        if not is_url(self.place):
+            return not os.path.isdir(self.place) or not os.listdir(self.place)
+        with self._errors(""):
+            store, path = _open_store(self.place)
+            return not store.exists(path) or not store.ls(path)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless it is there. Of several writers one gets True; the others leave what it wrote."""
