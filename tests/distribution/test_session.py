@@ -15,8 +15,9 @@ from facespace.distribution.session import _compute_row, connect
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError, RuntimeUnavailable
 from facespace.runtime.onnx_network import CORES_VARIABLE
+from support.absent import need_packages
 from support.ray_cluster import TwoNodes, ray_environment, two_nodes as two_nodes
-from support.stores import need, s3_server as s3_server, s3_store as s3_store
+from support.stores import s3_server as s3_server, s3_store as s3_store
 
 N_PHOTOS = 320  # five parts
 
@@ -80,7 +81,7 @@ def test_crops_are_those_of_one_process(two_nodes: TwoNodes, hopper_file: Path, 
 
 
 def test_photos_and_results_in_s3(s3_store: str, hopper_file: Path, collins_file: Path, tmp_path: Path) -> None:
-    need("ray", extra="make ray")
+    need_packages("ray")
     for number in range(3):
         Folder(s3_store).write(f"photos/{number}.jpg", hopper_file.read_bytes())
     Folder(s3_store).write("photos/more/collins.png", collins_file.read_bytes())

@@ -6,7 +6,6 @@ import os
 import pickle
 from pathlib import Path
 
-import fsspec
 import pytest
 
 import facespace
@@ -103,7 +102,7 @@ def test_what_is_not_there_is_one_line(memory_store: str) -> None:
         Folder(memory_store).read("part.bin")
 
 
-def test_credentials_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_are_never_shown(memory_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "memory://zelda:secret@host/photos"
     assert shown(url) == "memory://host/photos"
     assert "secret" not in repr(Folder(url)) + Folder(url).name
@@ -111,7 +110,7 @@ def test_credentials_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError("zelda:secret@host")
 
-    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "info", refuse)
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", refuse)
     with pytest.raises(ImageError) as failed:
         facespace.read(StoredPhoto(f"{url}/a.jpg"))
     with pytest.raises(DatasetError) as refused:
@@ -129,7 +128,7 @@ def test_a_password_in_a_url_is_refused() -> None:
     assert storage.check_no_password("sftp://ann@host/photos") == "sftp://ann@host/photos"
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(memory_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def url_to_fs(url: str, **_: object) -> None:
         raise ImportError("Install s3fs to access S3")
 

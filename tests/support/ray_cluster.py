@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.stores import need
+from support.absent import need_packages
 
 
 def ray_environment() -> dict[str, str]:
@@ -84,7 +84,7 @@ class TwoNodes:
 @pytest.fixture(scope="session")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     """A cluster of two nodes, of one core each."""
-    need("ray", extra="make ray")
+    need_packages("ray")
     nodes = TwoNodes(1, tmp_path_factory.mktemp("ray") / "log.txt")
     yield nodes
     nodes.stop()

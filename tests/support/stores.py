@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import secrets
 from collections.abc import Iterator
 
 import pytest
 
-
-def need(*packages: str, extra: str) -> None:
-    """Skip a test where a package is not installed; under CI that is a failure instead."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"CI runs with {package}, but it is not installed")
-            pytest.skip(f"no {package} here: {extra}")
+from support.absent import need_packages
 
 
 @pytest.fixture
 def memory_store() -> Iterator[str]:
-    need("fsspec", extra="pip install -e '.[ray]'")
+    need_packages("fsspec")
     import fsspec
 
     place = f"memory://{secrets.token_hex(4)}"
@@ -32,7 +23,7 @@ def memory_store() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of an S3 service of this process."""
-    need("moto", "s3fs", extra="make ray")
+    need_packages("moto", "s3fs")
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
