@@ -22,6 +22,7 @@ from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
 
 _START_SECONDS = "120"  # for a node to start on a busy machine; Ray's default is 30
 _CONNECT_SECONDS = 10.0
+_MOST_RETRIES = 4  # of one part; a photo that ends the process of its reader must not end every worker for ever
 
 
 class Session:
@@ -46,6 +47,7 @@ class Session:
             _compute_row,
             fn_kwargs={"compute": compute, "cores": cores},
             num_cpus=cores,
+            ray_remote_args_fn=_remote_options,
             **({"num_gpus": 1, "max_calls": 0} if gpu else {}),  # otherwise a process with a GPU ends after each task
         )
         try:
@@ -91,7 +93,7 @@ def connect(address: str) -> Iterator[Session]:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RuntimeUnavailable(f"no Ray cluster at {one_line(address)}: {one_line(first_line(error))}") from None
     try:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -99,6 +101,11 @@ def connect(address: str) -> Iterator[Session]:
             yield Session(ray)
     finally:
         ray.shutdown()
+
+
+def _remote_options() -> dict[str, Any]:
+    """How often a task is computed again whose worker or node is lost; Ray Data itself would never stop."""
+    return {"max_retries": _MOST_RETRIES}
 
 
 def _check_reachable(address: str) -> None:
