@@ -14,7 +14,7 @@ import pytest
 from facespace.distribution.session import _compute_row, connect
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError, RuntimeUnavailable
-from facespace.runtime.onnx_network import CORES_VARIABLE
+from facespace.runtime.cores import CORES_VARIABLE
 from support.absent import need_packages
 from support.ray_cluster import TwoNodes, ray_environment, two_nodes as two_nodes
 from support.stores import s3_server as s3_server, s3_store as s3_store

@@ -23,7 +23,7 @@ from facespace.io.png import encode_png
 from facespace.io.prefetch import map_ahead
 from facespace.io.text import plain_text
 from facespace.pipeline.face_batches import in_chunks
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 
 _ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _SAVE: dict[str, dict[str, object]] = {

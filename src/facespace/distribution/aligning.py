@@ -30,7 +30,7 @@ from facespace.errors import DatasetError
 from facespace.faces.crops import FILE_NAME, CropRecord
 from facespace.io import image
 from facespace.io.text import plain_text
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 
 PER_PART = 8 * BATCH  # photos
 _PARTS = ".parts"

@@ -18,7 +18,7 @@ from typing import Any
 
 from facespace.errors import FacespaceError, RuntimeUnavailable
 from facespace.io.text import first_line, one_line
-from facespace.runtime.onnx_network import CORES_VARIABLE, usable_cores
+from facespace.runtime.cores import CORES_VARIABLE, usable_cores
 
 _START_SECONDS = "120"  # for a node to start on a busy machine; Ray's default is 30
 _CONNECT_SECONDS = 10.0
