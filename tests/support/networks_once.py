@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,8 @@ def _run_once(network: OnnxNetwork, *inputs: npt.NDArray[Any]) -> Arrays:
     return _once(network, "run", inputs, lambda: _run(network, *inputs))
 
 
-def _run_parts_once(network: OnnxNetwork, parts: Sequence[npt.NDArray[Any]]) -> Arrays:
+def _run_parts_once(network: OnnxNetwork, parts: Iterable[npt.NDArray[Any]]) -> Arrays:
+    parts = list(parts)  # a stream, which is looked at twice here
     return _once(network, "run_parts", parts, lambda: _run_parts(network, parts))
 
 
