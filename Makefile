@@ -29,7 +29,7 @@ $(VENV)/dev: $(SETUP)
 	@$(INSTALL) -e ".[dev]"
 	touch $(VENV)/demo $@
 
-# PostgreSQL and Playwright: the tests that need them skip without, except under CI.
+# PostgreSQL, Playwright, Ray and an S3 service: the tests that need them skip without, except under CI.
 $(VENV)/ci: $(SETUP)
 	@echo "Setting up $(VENV) with what CI needs (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

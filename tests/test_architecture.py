@@ -39,6 +39,7 @@ ROOMS = [
     ["demo", "selftest"],
     ["client"],
     ["server"],
+    ["distribution"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -47,6 +48,7 @@ MAX_LINES = 600
 
 # Modules (and packages, with all in them) that another test file covers, by the file that does.
 TESTED_ELSEWHERE = {
+    "alignment.batch": "alignment/test_aligner.py",
     "defaults": "test_startup.py",
     "runtime.devices": "runtime/test_torch_network.py",
     "backbones": "backbones/test_contract.py",

@@ -20,7 +20,8 @@ from PIL import Image
 
 import facespace
 from facespace.alignment import aligner
-from facespace.alignment.aligner import align_dataset, find_photos, outputs
+from facespace.alignment.aligner import align_dataset, find_photos
+from facespace.alignment.batch import outputs
 from facespace.alignment.face_table import read_csv
 from facespace.alignment.journal import BATCH
 from facespace.errors import DatasetError

@@ -80,6 +80,15 @@ def test_chunks_are_bounded_in_number_and_pixels():
     assert list(in_chunks([], lambda n: n)) == []
 
 
+def test_a_part_of_a_long_list_has_the_chunks_of_the_whole(monkeypatch):
+    monkeypatch.setattr(face_batches, "IMAGES_IN_PART", 20)
+    pixels = [1, 13_000_000, 13_000_000, 1] * 15
+    whole = list(in_chunks(pixels, lambda n: n))
+    parts = [chunk for start in range(0, 60, 20) for chunk in in_chunks(pixels[start : start + 20], lambda n: n)]
+    assert whole == parts
+    assert max(map(len, in_chunks(range(60), lambda _: 1))) == 16
+
+
 def test_a_chunk_comes_before_more_is_taken():
     taken = iter(range(10))
     chunks = in_chunks(taken, lambda _: 1, 2)

@@ -65,7 +65,7 @@ def _run_once(network: OnnxNetwork, *inputs: npt.NDArray[Any]) -> Arrays:
 
 
 def _run_parts_once(network: OnnxNetwork, parts: Iterable[npt.NDArray[Any]]) -> Arrays:
-    parts = list(parts)
+    parts = list(parts)  # a stream, which is looked at twice here
     return _once(network, "run_parts", parts, lambda: _run_parts(network, parts))
 
 

@@ -1,6 +1,6 @@
 """Class folders of photos made into the same folders of crops, shared by any number of processes.
 
-Begin with `aligner.align_dataset`. `journal` says who does which photos and what a killed process left; `face_table` is
+Begin with `aligner.align_dataset`. `batch` does the work of a batch of photos; `journal` says who does which photos and what a killed process left; `face_table` is
 the table of what became of every photo.
 """
 

@@ -11,19 +11,14 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
+from facespace.alignment.batch import BatchAligner, outputs
 from facespace.alignment.face_table import (
     BOUNDING_BOXES_NAME,
     CSV_NAME,
@@ -37,41 +32,18 @@ from facespace.alignment.face_table import (
 from facespace.alignment.journal import Batch, Journal, directory_lock
 from facespace.datasets.formats.class_folders import visible_names
 from facespace.detection.protocol import Detector
-from facespace.errors import DatasetError, ImageError
-from facespace.faces.alignment import align
+from facespace.errors import DatasetError
 from facespace.faces.crops import FILE_NAME, CropRecord, read_record
-from facespace.faces.face import Face, central_face
-from facespace.io import image, pictures
+from facespace.io import image
 from facespace.io.files import TEMPORARY, write_bytes
 from facespace.io.photo_files import PhotoFiles
-from facespace.io.png import encode_png
-from facespace.io.prefetch import map_ahead
 from facespace.io.text import plain_text
-from facespace.pipeline.face_batches import in_chunks
 from facespace.runtime.cores import usable_cores
 
 _JOURNAL = ".align"
-_ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-_SAVE: dict[str, dict[str, object]] = {
-    "jpeg": {"quality": 95, "subsampling": 0},
-    "webp": {"lossless": True, "method": 0},
-}
 _BATCHES_AT_ONCE = 3  # one being read, one with the detector, one being written
 _PIXELS_AT_ONCE = 80_000_000  # no further batch is begun while decoded photos hold more
 _POLL = 0.2  # seconds
-
-
-class Read(NamedTuple):
-    """A photo and its pixels, or None and the reason."""
-
-    photo: str
-    pixels: npt.NDArray[np.uint8] | None
-    reason: str = ""
-
-    @property
-    def n_pixels(self) -> int:
-        """What it takes in memory."""
-        return 0 if self.pixels is None else self.pixels.size // 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +85,6 @@ def find_photos(raw: Path) -> list[str]:
     return photos
 
 
-def outputs(photos: Sequence[str], record: CropRecord) -> dict[str, str]:
-    """The crop's file of every photo: its name with the format's ending.
-
-    Where two photos of a folder differ in their ending alone, the later ones keep theirs in the name.
-
-    >>> outputs(["A/1.jpg", "A/1.png"], CropRecord(160, 32, "box"))
-    {'A/1.jpg': 'A/1.png', 'A/1.png': 'A/1.png.png'}
-    """
-    ending = _ENDINGS[record.format]
-    taken: set[str] = set()
-    result = {}
-    for photo in photos:
-        output = os.path.splitext(photo)[0] + ending
-        if output in taken:
-            output = photo + ending
-        taken.add(output)
-        result[photo] = output
-    return result
-
-
 def align_dataset(
     raw: Path,
     out: Path,
@@ -148,7 +100,7 @@ def align_dataset(
     run do not fit, and `OSError` when `out` cannot be written; finished batches are kept then.
     """
     photos = find_photos(raw)
-    _check_apart(raw, out)
+    check_apart(raw, out)
     out.mkdir(parents=True, exist_ok=True)
     show = progress or _quiet
     start = time.perf_counter()
@@ -167,6 +119,11 @@ def align_dataset(
             if journal.is_current() and journal.is_complete():
                 _join(out, record, rows, journal)
     show(len(photos), len(photos))
+    return summarize(rows, n_here=n_here, seconds=time.perf_counter() - start)
+
+
+def summarize(rows: Sequence[Row], *, n_here: int, seconds: float) -> Summary:
+    """The `Summary` of a finished table."""
     status = [row.status for row in rows]
     return Summary(
         n_photos=len({row.input for row in rows}),
@@ -174,7 +131,7 @@ def align_dataset(
         n_no_face=status.count("no face"),
         n_unreadable=status.count("unreadable"),
         n_here=n_here,
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
     )
 
 
@@ -198,7 +155,8 @@ def _quiet(done: int, total: int) -> None:
     pass
 
 
-def _check_apart(raw: Path, out: Path) -> None:
+def check_apart(raw: Path, out: Path) -> None:
+    """Raise `DatasetError` where the output lies in the folder of photos."""
     here, there = raw.resolve(), out.resolve()
     if there == here or here in there.parents:
         raise DatasetError(f"{plain_text(str(out))}: the output lies in the folder of photos; give another folder")
@@ -280,15 +238,14 @@ class _Worker:
     def __init__(
         self, raw: Path, out: Path, record: CropRecord, detector: Detector, journal: Journal, target: dict[str, str]
     ) -> None:
-        self._raw = raw
-        self._out = out
-        self._record = record
-        self._spec = record.input_spec()
-        self._detector = detector
         self._journal = journal
-        self._target = target
-        self._pixels = 0
-        self._counting = threading.Lock()
+        self._aligner = BatchAligner(
+            record,
+            detector,
+            target,
+            read=lambda photo: image.read(raw / photo),
+            write=lambda name, crop: _write_crop(out / name, crop),
+        )
 
     def work(self, progress: Callable[[int], None]) -> int:
         """Do batches until all are done, by whomever; the number of photos done here."""
@@ -298,11 +255,11 @@ class _Worker:
         batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="facespace-batch")
         try:
             while True:
-                while len(flowing) < _BATCHES_AT_ONCE and (self._pixels < _PIXELS_AT_ONCE or not flowing):
+                while len(flowing) < _BATCHES_AT_ONCE and (self._aligner.n_pixels < _PIXELS_AT_ONCE or not flowing):
                     batch = self._journal.claim()
                     if batch is None:
                         break
-                    flowing.append((batch, batches.submit(self._align, batch, files)))
+                    flowing.append((batch, batches.submit(self._aligner.align, batch.photos, files)))
                 if flowing:
                     batch, aligned = flowing.popleft()
                     self._journal.finish(batch, aligned.result())
@@ -323,76 +280,7 @@ class _Worker:
             files.shutdown(cancel_futures=True)
             self._journal.abandon()
 
-    def _read(self, photo: str) -> Read:
-        try:
-            pixels = image.read(self._raw / photo)
-        except ImageError as error:
-            return Read(photo, None, plain_text(error.reason))
-        self._count(pixels.size // 3)
-        return Read(photo, pixels)
 
-    def _count(self, pixels: int) -> None:
-        with self._counting:
-            self._pixels += pixels
-
-    def _align(self, batch: Batch, files: ThreadPoolExecutor) -> list[Row]:
-        """Detect the faces of a batch and write their crops; its rows. Large photos are read and detected one by one."""
-        rows = []
-        reading = map_ahead(self._read, batch.photos, threads=usable_cores(), ahead=len(batch.photos))
-        for chunk in in_chunks(reading, lambda read: read.n_pixels):
-            rows += self._align_chunk(chunk, files)
-            del chunk  # before the next photo is decoded
-        return rows
-
-    def _align_chunk(self, read: Sequence[Read], files: ThreadPoolExecutor) -> list[Row]:
-        found = iter(self._detector.detect_many(one.pixels for one in read if one.pixels is not None))
-        rows: list[Row] = []
-        writing = []
-        for photo, pixels, reason in read:
-            name = plain_text(photo)
-            if pixels is None:
-                rows.append(Row(name, "", "unreadable", reason))
-                continue
-            height, width = pixels.shape[:2]
-            faces = self._chosen(next(found), width, height)
-            if not faces:
-                rows.append(Row(name, "", "no face", "no face found", width, height))
-            else:
-                (self._out / self._target[photo]).parent.mkdir(exist_ok=True)
-            for face, output in zip(faces, self._crop_files(photo, len(faces)), strict=True):
-                rows.append(Row.of_face(name, plain_text(output), (width, height), face))
-                writing.append(files.submit(self._write, pixels, face, self._out / output))
-        for future in writing:
-            future.result()
-        self._count(-sum(one.n_pixels for one in read))
-        return rows
-
-    def _chosen(self, faces: list[Face], width: int, height: int) -> list[Face]:
-        # Rounded as the table has them, so that crops can be made again from the table.
-        faces = [
-            Face(
-                tuple(round(float(value), 3) for value in face.box),  # type: ignore[arg-type]
-                face.score,
-                tuple((round(float(x), 3), round(float(y), 3)) for x, y in face.landmarks),
-            )
-            for face in faces
-        ]
-        if self._record.faces == "all" or not faces:
-            return faces
-        if self._record.faces == "central":
-            return [central_face(faces, width, height)]
-        return [max(faces, key=lambda face: face.score)]
-
-    def _crop_files(self, photo: str, n: int) -> list[str]:
-        output = self._target[photo]
-        if self._record.faces != "all":
-            return [output] * n
-        stem, ending = os.path.splitext(output)
-        return [f"{stem}_{k}{ending}" for k in range(n)]
-
-    def _write(self, pixels: npt.NDArray[np.uint8], face: Face, target: Path) -> None:
-        crop, kind = align(pixels, face, self._spec), self._record.format
-        if kind == "png":
-            write_bytes(target, encode_png(crop))
-        else:
-            pictures.save(Image.fromarray(crop), target, kind.upper(), **_SAVE[kind])
+def _write_crop(target: Path, crop: bytes) -> None:
+    target.parent.mkdir(exist_ok=True)
+    write_bytes(target, crop)

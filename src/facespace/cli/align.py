@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facespace.cli.shared.distributed import Ray, check_places, compute_with_progress
 from facespace.cli.shared.options import DEFAULT_MIN_SIZE, DetectorName, MinSize, Model
 from facespace.cli.shared.output import progress_bar, resumable, say, write_line
 from facespace.defaults import TUTORIAL_MODEL
+
+if TYPE_CHECKING:
+    from facespace.alignment.aligner import Summary
+    from facespace.faces.crops import CropRecord
 
 
 class Template(str, Enum):
@@ -38,8 +44,8 @@ class Device(str, Enum):
 
 
 def align(
-    raw: Annotated[Path, typer.Argument(metavar="RAW", help="A folder of class folders, one a person.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the same folders of crops go.")],
+    raw: Annotated[str, typer.Argument(metavar="RAW", help="A folder of class folders, one a person, or its URL.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Where the same folders of crops go: a folder or a URL.")],
     image_size: Annotated[
         int | None, typer.Option("--image-size", metavar="PX", help="Side of a crop; by default what --model wants.")
     ] = None,
@@ -65,15 +71,18 @@ def align(
     ] = False,
     detector: DetectorName = None,
     model: Model = TUTORIAL_MODEL,
+    ray: Ray = None,
 ) -> None:
     """Find and cut out one face a photo, by default the one the 2018 aligner keeps: large and central.
 
     Stopped, it goes on where it was when it is started again; started several times at once, the runs share the work.
-    What became of every photo is written to OUT/faces.csv, how crops were made to OUT/align.json.
+    What became of every photo is written to OUT/faces.csv, how crops were made to OUT/align.json. docs/scale.md tells of --ray
+    and of URLs.
     """
     from facespace.alignment import face_table
     from facespace.alignment.aligner import align_dataset, write_more_tables
     from facespace.detection.factory import check_detector, create_detector
+    from facespace.distribution.storage import is_url, shown
     from facespace.faces.crops import CropRecord
     from facespace.models.opening import open_model
 
@@ -101,25 +110,54 @@ def align(
         raise typer.BadParameter(f"crops of the template {record.template} are no boxes", param_hint="--bounding-boxes")
     if parquet:
         face_table.check_parquet()
-    try:
-        with progress_bar("aligning") as show:
-            summary = align_dataset(
-                raw,
-                out,
-                record,
-                detector=lambda: create_detector(finder, min_size=min_size, device=device.value),
-                progress=show,
-            )
-    except (KeyboardInterrupt, OSError) as error:
-        say(resumable(error, out))
-        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+    check_places([raw, out])
+    if (parquet or bounding_boxes) and is_url(out):
+        raise typer.BadParameter("--parquet and --bounding-boxes are written into local folders alone")
+    if ray is not None or is_url(raw) or is_url(out):
+        summary = _align_in_parts(raw, out, record, device, ray)
+    else:
+        try:
+            with progress_bar("aligning") as show:
+                summary = align_dataset(
+                    Path(raw),
+                    Path(out),
+                    record,
+                    detector=lambda: create_detector(finder, min_size=min_size, device=device.value),
+                    progress=show,
+                )
+        except (KeyboardInterrupt, OSError) as error:
+            say(resumable(error, Path(out)))
+            raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     if parquet or bounding_boxes:
-        write_more_tables(out, record, parquet=parquet, bounding_boxes=bounding_boxes)
+        write_more_tables(Path(out), record, parquet=parquet, bounding_boxes=bounding_boxes)
     rate = f"; {summary.n_here} now, {summary.n_here / summary.seconds:.1f} images/s" if summary.n_here else ""
+    place = out if is_url(out) else str(Path(out))
     write_line(
         f"{summary.n_photos} photos: {summary.n_faces} faces, {summary.n_no_face} without a face, "
-        f"{summary.n_unreadable} unreadable{rate} -> {out}"
+        f"{summary.n_unreadable} unreadable{rate} -> {shown(place)}"
     )
     if summary.n_unreadable:
-        print(f"facespace: see the rows `unreadable` of {out / face_table.CSV_NAME}", file=sys.stderr)
+        table = f"{shown(place)}/{face_table.CSV_NAME}"
+        print(f"facespace: see the rows `unreadable` of {table}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _align_in_parts(raw: str, out: str, record: CropRecord, device: Device, ray: str | None) -> Summary:
+    """The same on the workers of a cluster, or from and to stores."""
+    import time
+
+    from facespace.alignment.aligner import check_apart, summarize
+    from facespace.distribution.aligning import AligningWork, begin, finish, read_table
+    from facespace.distribution.storage import Folder, is_url
+
+    if not is_url(raw) and not is_url(out):
+        check_apart(Path(raw), Path(out))
+    source, target = (Folder(place.rstrip("/") if is_url(place) else os.path.abspath(place)) for place in (raw, out))
+    work = AligningWork(source, target, record, device.value)
+    start = time.perf_counter()
+    plan = begin(work)
+    if plan is not None:
+        compute_with_progress(work, plan, ray, "aligning")
+        finish(work, plan)
+    n_here = 0 if plan is None else plan.n_photos
+    return summarize(read_table(work.out), n_here=n_here, seconds=time.perf_counter() - start)

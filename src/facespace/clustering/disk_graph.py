@@ -34,7 +34,7 @@ from facespace.io.files import TEMPORARY, atomic_path, write_bytes
 from facespace.io.prefetch import map_ahead
 from facespace.io.text import plain_text
 from facespace.runtime.blas_threads import one_blas_thread
-from facespace.runtime.onnx_network import usable_cores
+from facespace.runtime.cores import usable_cores
 
 _FORMAT = 1
 _VISITS = 48  # buckets of each face, its own among them

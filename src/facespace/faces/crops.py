@@ -74,7 +74,11 @@ class CropRecord:
     def write(self, folder: Path) -> None:
         """Write `align.json` into the folder."""
         with atomic_path(folder / FILE_NAME) as path:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            path.write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """What `align.json` holds."""
+        return json.dumps(asdict(self), indent=1) + "\n"
 
 
 def _words_of(spec: InputSpec) -> str:

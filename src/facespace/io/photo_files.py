@@ -29,9 +29,9 @@ class PhotoFiles:
         self._counts = {Kind.VIDEO: 0, Kind.OTHER: 0}
         self._names: dict[Kind, list[str]] = {Kind.VIDEO: [], Kind.OTHER: []}
 
-    def takes(self, path: str | os.PathLike[str], name: str = "") -> bool:
-        """Whether a file is a photo; others are counted, by `name` where it is given."""
-        kind = kind_in_folder(path)
+    def takes(self, path: str | os.PathLike[str], name: str = "", *, kind: Kind | None = None) -> bool:
+        """Whether a file is a photo; others are counted, by `name` where it is given. `kind`: what it is, if known."""
+        kind = kind_in_folder(path) if kind is None else kind
         if kind is Kind.PHOTO:
             return True
         self._counts[kind] += 1

@@ -21,6 +21,7 @@ from facespace.pipeline.reduced_photos import ReducedPhoto, full_size
 from facespace.pipeline.rotations import find_as_they_are, find_upright
 
 MAX_IMAGES = 16
+IMAGES_IN_PART = 4 * MAX_IMAGES  # no chunk reaches over their multiples, see `in_chunks`
 _MAX_PIXELS = 24_000_000
 _MAX_FACES = 64
 
@@ -133,15 +134,18 @@ def _with_quality(vectors: npt.NDArray[np.float32], faces: Sequence[Face]) -> np
 def in_chunks(items: Iterable[T], n_pixels: Callable[[T], int], max_images: int = MAX_IMAGES) -> Iterator[list[T]]:
     """Groups of items that are worth one batch, bounded in number and in pixels.
 
+    A group ends after every `IMAGES_IN_PART` items. A network's last bits may depend on its batch, so this part of a long list
+    has the same results wherever it is computed.
+
     >>> [len(chunk) for chunk in in_chunks(range(5), lambda item: 12_000_000)]
     [2, 2, 1]
     """
     chunk: list[T] = []
     total = 0
-    for item in items:
+    for n_items, item in enumerate(items, start=1):
         chunk.append(item)
         total += n_pixels(item)
-        if len(chunk) >= max_images or total >= _MAX_PIXELS:
+        if len(chunk) >= max_images or total >= _MAX_PIXELS or n_items % IMAGES_IN_PART == 0:
             yield chunk
             chunk, total = [], 0
     if chunk:

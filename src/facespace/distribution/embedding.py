@@ -1,0 +1,162 @@
+"""`embed` in parts: the photos of a plan to one `.npz` a part, and the parts to one archive."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
+from facespace.distribution.plan import Plan, read_part
+from facespace.distribution.storage import Folder, StoredPhoto, is_url, shown
+from facespace.embedding.embedder import Embedder
+from facespace.errors import DatasetError, ModelError
+from facespace.io.image import Source
+from facespace.io.text import plain_text
+from facespace.pipeline.face_batches import IMAGES_IN_PART
+from facespace.pipeline.photos import Photo, process
+from facespace.runtime.devices import Device
+
+PER_PART = IMAGES_IN_PART  # photos
+
+
+class FaceTable:
+    """One row a face, as `facespace embed` writes them: `path`, `box`, `score`, `turned`, `embedding`.
+
+    `failures` are (path, reason) of the photos that could not be read.
+
+    >>> table = FaceTable(dimension=4)
+    >>> table.add(Photo("a.jpg", error="the file is empty"))
+    >>> table.failures, table.arrays()["embedding"].shape
+    ([('a.jpg', 'the file is empty')], (0, 4))
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.failures: list[tuple[str, str]] = []
+        self.n_photos = 0
+        self._names: list[str] = []
+        self._boxes: list[tuple[float, float, float, float]] = []
+        self._scores: list[float] = []
+        self._turned: list[int] = []
+        self._embeddings = [np.empty((0, dimension), np.float32)]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, photo: Photo) -> None:
+        """Take the faces of a photo, or its failure."""
+        self.n_photos += 1
+        if photo.error is not None:
+            self.failures.append((plain_text(photo.path), plain_text(photo.error)))
+            return
+        self._names += [plain_text(photo.path)] * len(photo.faces)
+        self._boxes += [face.box for face in photo.faces]
+        self._turned += [photo.turned] * len(photo.faces)
+        self._scores += [face.score for face in photo.faces]
+        self._embeddings.append(photo.embeddings)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns (N,…) by their names."""
+        return {
+            "path": np.array(self._names, dtype=np.str_),
+            "box": np.array(self._boxes, np.float32).reshape(-1, 4),
+            "score": np.array(self._scores, np.float32),
+            "turned": np.array(self._turned, np.int64),
+            "embedding": np.concatenate(self._embeddings),
+        }
+
+
+def model_array(model: Any) -> npt.NDArray[np.str_]:
+    """How an archive names the network of an `Embedder` or `OpenedModel`."""
+    return np.array(f"{model.name} {model.fingerprint}")
+
+
+@dataclass(frozen=True)
+class EmbeddingWork:
+    """The `parts.Work` of embedding. Relative paths of photos begin at `base`; the model must have the `fingerprint`."""
+
+    folder: Folder
+    base: str
+    model: str
+    fingerprint: str
+    device: Device
+    largest: bool
+    try_rotations: bool
+    min_size: float
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the embeddings are computed on a GPU."""
+        return self.device == "cuda"
+
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on beside the photos."""
+        return {
+            "command": "embed",
+            "model": self.fingerprint,
+            "device": self.device,
+            "largest": self.largest,
+            "try_rotations": self.try_rotations,
+            "min_size": self.min_size,
+        }
+
+    def result(self, number: int) -> str:
+        """The archive of a part.
+
+        >>> EmbeddingWork(Folder("out"), "", "", "", "auto", False, False, 20).result(12)
+        'part-0000012.npz'
+        """
+        return f"part-{number:07d}.npz"
+
+    def compute(self, number: int) -> None:
+        """Embed the faces of a part's photos. Photos that cannot be read are rows of `failed` (K,2): path and reason."""
+        photos = read_part(self.folder, number)
+        embedder, detector = _networks(self.model, self.device, self.min_size)
+        if embedder.fingerprint != self.fingerprint:
+            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+        table = FaceTable(embedder.dimension)
+        sources = (self._source(photo) for photo in photos)
+        found = process(sources, detector, embedder, largest=self.largest, try_rotations=self.try_rotations)
+        for photo, of_photo in zip(photos, found, strict=True):
+            of_photo.path = shown(photo)
+            table.add(of_photo)
+        failed = np.array(table.failures, dtype=np.str_).reshape(-1, 2)
+        arrays: dict[str, Any] = table.arrays()
+        archive = io.BytesIO()
+        np.savez(archive, **arrays, model=model_array(embedder), failed=failed)
+        self.folder.create(self.result(number), archive.getvalue())
+
+    def _source(self, photo: str) -> Source:
+        return StoredPhoto(photo) if is_url(photo) else os.path.join(self.base, photo)  # type: ignore[return-value]
+
+
+def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """The arrays of every part, in order. `DatasetError` where a part is damaged."""
+    for number in range(plan.n_parts):
+        name = work.result(number)
+        try:
+            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as archive:
+                yield {column: archive[column] for column in archive.files}
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+
+
+def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of several parts as those of one, without `failed`."""
+    columns = [column for column in parts[0] if column not in ("model", "failed")]
+    joined = {column: np.concatenate([part[column] for part in parts]) for column in columns}
+    return {**joined, "model": parts[0]["model"]}
+
+
+@lru_cache(maxsize=1)  # a worker computes one part after another
+def _networks(model: str, device: Device, min_size: float) -> tuple[Embedder, Detector]:
+    embedder = Embedder.load(model, device=device)
+    return embedder, create_detector(embedder.detector, min_size=min_size)

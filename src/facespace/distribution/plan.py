@@ -1,0 +1,109 @@
+"""Which photos belong to which part of the work: listed once, cut into numbered parts, written beside the results.
+
+    .plan/0000012.json      the photos of part 12, in the order of the list
+    .plan/plan.json         written last: the settings of the work, the number of photos and the SHA-256 of their list
+
+A later run lists the photos again, and goes on where list and settings are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from facespace.distribution.storage import Folder
+from facespace.errors import DatasetError
+
+_FOLDER = ".plan"
+HEADER = f"{_FOLDER}/plan.json"  # there is a plan where this object is
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbered parts of a list of photos, `per_part` in each but the last."""
+
+    n_photos: int
+    per_part: int
+
+    @property
+    def n_parts(self) -> int:
+        """How many parts there are.
+
+        >>> Plan(n_photos=513, per_part=256).n_parts
+        3
+        """
+        return -(-self.n_photos // self.per_part)
+
+    def names(self) -> list[str]:
+        """The names of the plan's own objects, that of the header first: without it there is no plan."""
+        return [HEADER, *map(part_name, range(self.n_parts))]
+
+
+def part_name(number: int) -> str:
+    """The object with the photos of a part."""
+    return f"{_FOLDER}/{number:07d}.json"
+
+
+def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any], *, per_part: int) -> Plan:
+    """Write the plan for a stream of `photos` into `folder`, or check that the plan found there is the same.
+
+    `settings` are what the results depend on, as JSON has them. `DatasetError` where the photos or the settings of an
+    earlier run differ.
+    """
+    found = _read_header(folder) if folder.exists(HEADER) else None
+    if found is not None and found["settings"] != settings:
+        differ = [
+            f"{key} {found['settings'].get(key)!r} (asked for: {value!r})"
+            for key, value in settings.items()
+            if found["settings"].get(key) != value
+        ]
+        raise DatasetError(f"{folder.name}: holds results made with {', '.join(differ)}; give another output")
+    digest, n_photos = hashlib.sha256(), 0
+    for number, part in enumerate(_parts(photos, per_part)):
+        text = json.dumps(part).encode()
+        digest.update(text + b"\n")
+        n_photos += len(part)
+        if found is None:
+            folder.write(part_name(number), text)
+    header = {"photos": n_photos, "per_part": per_part, "sha256": digest.hexdigest(), "settings": dict(settings)}
+    if found is None:
+        folder.write(HEADER, json.dumps(header, indent=1).encode())
+    elif found != header:
+        raise DatasetError(
+            f"{folder.name}: holds results of {found['photos']:,} other photos (now there are {n_photos:,}, or their names "
+            "differ); give another output"
+        )
+    return Plan(n_photos, per_part)
+
+
+def read_part(folder: Folder, number: int) -> list[str]:
+    """The photos of a part; `DatasetError` where its object is damaged."""
+    name = part_name(number)
+    try:
+        photos = json.loads(folder.read(name))
+    except ValueError:
+        photos = None
+    if not isinstance(photos, list) or not all(isinstance(photo, str) for photo in photos):
+        raise DatasetError(f"{folder.name}/{name}: damaged; give another output")
+    return photos
+
+
+def _read_header(folder: Folder) -> dict[str, Any]:
+    try:
+        header = json.loads(folder.read(HEADER))
+        complete = isinstance(header["settings"], dict) and isinstance(header["photos"], int)
+    except (ValueError, TypeError, KeyError):
+        complete = False
+    if not complete:
+        raise DatasetError(f"{folder.name}/{HEADER}: damaged; give another output")
+    return header  # type: ignore[no-any-return]
+
+
+def _parts(photos: Iterable[str], size: int) -> Iterator[list[str]]:
+    photos = iter(photos)
+    while part := list(islice(photos, size)):
+        yield part

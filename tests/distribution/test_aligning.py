@@ -1,0 +1,100 @@
+"""`align` in parts against `align` by one process: the same crops and the same table, byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from facespace.distribution.storage import Folder
+from support.commands import Outcome
+from support.stores import memory_store as memory_store
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_file: Path, cat_file: Path) -> Path:
+    """Three people: a cat without a face, photos that differ in their ending alone, a damaged one."""
+    folder = tmp_path_factory.mktemp("raw")
+    for name, file in (
+        ("Cat/1.png", cat_file), ("Collins/1.png", collins_file), ("Hopper/1.jpeg", hopper_file), ("Hopper/1.jpg", hopper_file),
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(file, folder / name)
+    (folder / "Hopper" / "damaged.jpg").write_bytes(b"no photo")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_photo_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("alignment.journal.BATCH", "distribution.aligning.BATCH", "distribution.aligning.PER_PART"):
+        monkeypatch.setattr(f"facespace.{name}", 1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".align.lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def without_rate(outcome: Outcome) -> str:
+    return outcome.out.partition(";")[0]
+
+
+def test_crops_and_table_are_those_of_one_process(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+    for name, data in contents(raw).items():
+        Folder(f"{memory_store}/raw").write(name, data)
+    alone = cli("align", raw, tmp_path / "alone")
+    stored = cli("align", f"{memory_store}/raw", f"{memory_store}/out")
+    assert (alone.code, stored.code) == (1, 1)
+    assert without_rate(stored) == without_rate(alone) == "5 photos: 3 faces, 1 without a face, 1 unreadable"
+    expected = contents(tmp_path / "alone")
+    assert len(expected) == 5
+    out = Folder(f"{memory_store}/out")
+    assert {name: out.read(name) for name in expected} == expected
+    assert out.names() == ["align.json", "faces.csv"]
+    assert out.inside(".parts").is_empty()
+
+
+def test_what_is_finished_is_not_done_again(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+    first = cli("align", raw, f"{memory_store}/out")
+    again = cli("align", raw, f"{memory_store}/out")
+    assert "now" in first.out
+    assert "now" not in again.out
+    assert without_rate(first) == without_rate(again).partition(" ->")[0]
+    more = tmp_path / "more"
+    shutil.copytree(raw / "Collins", more / "Collins")
+    refused = cli("align", more, f"{memory_store}/out")
+    assert (refused.code, "finished crops of other photos" in refused.err) == (1, True)
+    refused = cli("align", raw, f"{memory_store}/out", "--image-size", "112")
+    assert (refused.code, "crops made in another way" in refused.err) == (1, True)
+
+
+def test_a_stopped_run_goes_on(
+    cli: Cli, raw: Path, tmp_path: Path, memory_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Folder.create
+
+    def stop(folder: Folder, name: str, data: bytes) -> bool:
+        if name == "part-0000003.json":
+            raise KeyboardInterrupt
+        return create(folder, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "create", stop)
+        stopped = cli("align", raw, f"{memory_store}/out")
+    assert (stopped.code, "the same command goes on from there" in stopped.err) == (130, True)
+    assert len(Folder(f"{memory_store}/out/.parts").names()) == 3
+    assert cli("align", raw, f"{memory_store}/out").code == 1
+    cli("align", raw, tmp_path / "alone")
+    expected = contents(tmp_path / "alone")
+    assert {name: Folder(f"{memory_store}/out").read(name) for name in expected} == expected
+
+
+def test_a_folder_with_something_else_in_it_is_refused(cli: Cli, raw: Path, memory_store: str) -> None:
+    Folder(f"{memory_store}/out").write("Hopper/1.png", b"somebody's")
+    refused = cli("align", raw, f"{memory_store}/out")
+    assert (refused.code, "is not empty" in refused.err) == (1, True)
+    assert Folder(f"{memory_store}/out").read("Hopper/1.png") == b"somebody's"

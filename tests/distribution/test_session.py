@@ -1,0 +1,142 @@
+"""Ray itself: on this machine's cores, on a cluster of which a node is lost, and where it is not there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facespace.distribution.session import _compute_row, connect
+from facespace.distribution.storage import Folder
+from facespace.errors import DatasetError, RuntimeUnavailable
+from facespace.runtime.cores import CORES_VARIABLE
+from support.absent import need_packages
+from support.ray_cluster import TwoNodes, ray_environment, two_nodes as two_nodes
+from support.stores import s3_server as s3_server, s3_store as s3_store
+
+N_PHOTOS = 320  # five parts
+
+
+def embed(*arguments: str | Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return start("embed", *arguments, environment=environment)
+
+
+def start(*arguments: str | Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "facespace", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def assert_same_archives(ours: Path, theirs: Path) -> None:
+    with np.load(ours) as one, np.load(theirs) as other:
+        assert one.files == other.files
+        for name in one.files:
+            assert (one[name].dtype, one[name].tobytes()) == (other[name].dtype, other[name].tobytes()), name
+
+
+@pytest.mark.shared
+def test_a_lost_node_changes_nothing(two_nodes: TwoNodes, shared: Path, tmp_path: Path) -> None:
+    photos = sorted((shared / "data" / "lfw_view1" / "images").rglob("*.jpg"))[:N_PHOTOS]
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in photos:
+        (folder / photo.name).symlink_to(photo)
+    (folder / "damaged.jpg").write_bytes(b"no photo")
+    running = embed(
+        folder, "--output", tmp_path / "ray.npz", "--ray", two_nodes.address, environment=two_nodes.environment
+    )
+    parts = tmp_path / "ray.npz.parts"
+    while len(list(parts.glob("part-*.npz"))) < 2:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    two_nodes.lose_a_node()
+    out, err = running.communicate(timeout=300)
+    assert running.returncode == 1, err
+    assert out.splitlines()[-1].endswith(f"faces of {N_PHOTOS} photos -> {tmp_path / 'ray.npz'}")
+    assert len(out.splitlines()) == 1
+    assert f"facespace: {folder}/damaged.jpg: not an image" in err
+    alone = embed(folder, "--output", tmp_path / "alone.npz", environment=two_nodes.environment)
+    alone.communicate(timeout=300)
+    assert_same_archives(tmp_path / "ray.npz", tmp_path / "alone.npz")
+    assert not parts.exists()
+
+
+def test_crops_are_those_of_one_process(two_nodes: TwoNodes, hopper_file: Path, tmp_path: Path) -> None:
+    for person in ("Ann", "Bea"):
+        (tmp_path / "raw" / person).mkdir(parents=True)
+        shutil.copy(hopper_file, tmp_path / "raw" / person / "1.jpg")
+    found = []
+    for out, more in (("ray", ("--ray", two_nodes.address)), ("alone", ())):
+        running = start("align", tmp_path / "raw", tmp_path / out, *more, environment=two_nodes.environment)
+        text, err = running.communicate(timeout=300)
+        assert (running.returncode, text.split(";")[0]) == (0, "2 photos: 2 faces, 0 without a face, 0 unreadable"), err
+        files = [path for path in (tmp_path / out).rglob("*") if path.is_file() and path.name != ".align.lock"]
+        found.append({path.relative_to(tmp_path / out): path.read_bytes() for path in files})
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+
+
+def test_photos_and_results_in_s3(s3_store: str, hopper_file: Path, collins_file: Path, tmp_path: Path) -> None:
+    need_packages("ray")
+    for number in range(3):
+        Folder(s3_store).write(f"photos/{number}.jpg", hopper_file.read_bytes())
+    Folder(s3_store).write("photos/more/collins.png", collins_file.read_bytes())
+    local = tmp_path / "photos"
+    (local / "more").mkdir(parents=True)
+    for number in range(3):
+        shutil.copy(hopper_file, local / f"{number}.jpg")
+    shutil.copy(collins_file, local / "more" / "collins.png")
+    environment = ray_environment()
+    running = embed(f"{s3_store}/photos", "--output", f"{s3_store}/out", "--ray", "local", environment=environment)
+    out, err = running.communicate(timeout=300)
+    assert (running.returncode, out) == (0, f"4 faces of 4 photos -> {s3_store}/out\n"), err
+    assert Folder(f"{s3_store}/out").names() == ["failures.csv", "part-0000000.npz"]
+    (tmp_path / "ray.npz").write_bytes(Folder(f"{s3_store}/out").read("part-0000000.npz"))
+    embed(local, "--output", tmp_path / "alone.npz", environment=environment).communicate(timeout=300)
+    with np.load(tmp_path / "ray.npz") as ours, np.load(tmp_path / "alone.npz") as theirs:
+        assert ours["path"].tolist()[0] == f"{s3_store}/photos/0.jpg"
+        assert (ours["embedding"] == theirs["embedding"]).all()
+        assert (ours["box"] == theirs["box"]).all()
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("127.0.0.1:1", r"no Ray cluster at 127\.0\.0\.1:1: "),
+        ("127.0.0.1:99999", r"no Ray cluster at 127\.0\.0\.1:99999: "),
+        ("ray://127.0.0.1:1", r"--ray must be local, auto or HOST:PORT, got ray://127\.0\.0\.1:1"),
+        ("cluster", r"--ray must be local, auto or HOST:PORT, got cluster"),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_line(address: str, line: str) -> None:
+    with pytest.raises(RuntimeUnavailable, match=f"^{line}"), connect(address):
+        pass
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for variable in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "RAY_raylet_start_wait_time_s"):
+        monkeypatch.setenv(variable, "")
+    with pytest.raises(RuntimeUnavailable, match=r"pip install 'facespace\[ray\]'"), connect("local"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DatasetError("out/part: damaged"), "out/part: damaged"),
+        (OSError(28, "No space left on device", "out/part"), "out/part: No space left on device"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_errors_for_the_user_come_back_as_values(monkeypatch: pytest.MonkeyPatch, error: Exception, line: str) -> None:
+    def fail(number: int) -> None:
+        raise error
+
+    monkeypatch.setenv(CORES_VARIABLE, "7")
+    assert _compute_row({"number": 3}, fail, 1) == {"number": 3, "error": line}
+    assert _compute_row({"number": 3}, print, 1) == {"number": 3, "error": ""}
