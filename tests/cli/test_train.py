@@ -13,5 +13,5 @@ def test_torchrun_needs_the_folder_of_the_run(cli, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     done = cli("train", "cpu", "data=people")
     assert done.code == 2
-    assert "--output" in done.stderr and "name the run's folder" in done.stderr
+    assert "--output" in done.err and "name the run's folder" in done.err
     assert list(tmp_path.iterdir()) == []
