@@ -7,8 +7,8 @@ Photos are those of the album (CelebA, original sizes), --photos of them. Stages
 detecting with YuNet in batches of 16 photos, aligning and embedding (photo and mirror image) 64 faces a batch; then the
 whole, from files to vectors, as `facespace embed` does it. The median of --rounds counts.
 
-The limit of a stage is the rate of the device's own matrix product in that precision, measured here by torch, divided by the
-operations of the network on these photos: two for each multiplication of its convolutions and products. Networks with
+The limit of a stage is the rate of the device's own matrix product, in float32 or else bfloat16, measured here by torch, divided
+by the operations of the network on these photos: two for each multiplication of its convolutions and products. Networks with
 depthwise convolutions stay far from it, because memory limits them. `--device cpu` runs the same on the processor.
 Without a CUDA card the program says so in one line and ends with code 2.
 """
@@ -67,8 +67,8 @@ def matrix_rate(device: str, precision: str) -> float:
     """Operations a second of the device's own product of two square matrices."""
     import torch
 
-    side, kind = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
-    kind = torch.float32 if precision == "float32" else kind
+    side = 8192 if device == "cuda" else 2048
+    kind = torch.float32 if precision == "float32" else torch.bfloat16
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     torch.backends.cuda.matmul.allow_tf32 = False
     times = []

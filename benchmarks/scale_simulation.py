@@ -11,7 +11,7 @@ pairs    Similar pairs of faces, shard by shard: the cores of all machines share
          buckets of `cluster` have it; each two shards are compared once, so one of them is read.
 merge    Groups from all pairs, in one process, in time linear in N.
 
-`--check` simulates one machine of two cores on the photos of the run that `stage_times.py` measured, and prints by how much
+`--write` puts the table and the picture into docs/scale.md. `--check` simulates one machine of two cores on the photos of the run that `stage_times.py` measured, and prints by how much
 the real command took longer or shorter. A figure from here is a plan, not a measurement.
 """
 
@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).with_name("results")
-PICTURE = Path(__file__).parents[1] / "docs/images/scale.svg"
+PAGE = Path(__file__).parents[1] / "docs/scale.md"
+PICTURE = PAGE.parent / "images/scale.svg"
+BEGIN, END = "<!-- scale_simulation.py writes from here -->", "<!-- to here -->"
 COMPUTED = ("read", "decode", "detect", "align", "embed", "write")
 EXPONENTS = {"pairs": 1.5, "merge": 1.0}  # of the number of faces, as the methods have it
 VECTOR_SHARD = 128 << 20  # bytes of vectors that are compared at once
@@ -201,12 +203,59 @@ def draw(all_phases: dict[int, list[Phase]], n_photos: float) -> None:
     axes.set_yticks(range(len(all_phases)), [f"{n} machine{'s' * (n > 1)}" for n in all_phases])
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel(f"hours for {n_photos:.0e} photos, from files to people (simulated)")
+    axes.set_xlabel(f"hours for {power_of_ten(n_photos)} photos, from files to people (simulated)")
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PICTURE, metadata={"Date": None})
     print(f"{PICTURE.name}: written")
+
+
+def write_table(all_phases: dict[int, list[Phase]], times: dict[str, Any], args: argparse.Namespace) -> None:
+    """The part of docs/scale.md between the two marks: what was measured, and the hours of each phase."""
+    stages = core_seconds(times)
+    faces = times["photos"]["faces_per_photo"]
+    lines = [
+        f"Measured on {times['machine']['processor'].split(' (')[0]}, photos of {times['photos']['bytes_per_photo'] / 1e3:.0f} kB with "
+        f"{faces:.2f} faces:",
+        "",
+        "| stage | core-seconds | core-hours a million faces |",
+        "|---|---|---|",
+    ]
+    rows = [(f"{name}, a photo", seconds, 1e6 / faces * seconds / 3600) for name, seconds in stages.items()]
+    rows.append(("files to embeddings, a photo", sum(stages.values()), 1e6 / faces * sum(stages.values()) / 3600))
+    for name in EXPONENTS:
+        each = seconds_a_face(times["core_seconds"][name], name, 1e6)
+        rows.append((f"{name}, a face among a million", each, 1e6 * each / 3600))
+    lines += [f"| {name} | {seconds:.2g} | {hours:.2g} |" for name, seconds, hours in rows]
+    lines += [
+        "",
+        f"Simulated, {power_of_ten(args.photos)} photos; a machine has {args.cores} such cores and {args.network:g} Gbit/s, the store "
+        f"{args.store:g} GB/s, {args.requests:,.0f} requests and {args.listed:,.0f} listed names a second:",
+        "",
+        "| machines | photos: hours, limit | pairs: hours, limit | merge: hours, limit | all |",
+        "|---|---|---|---|---|",
+    ]
+    for machines, phases in all_phases.items():
+        cells = [f"{phase.seconds / 3600:.3g}, {phase.limit}" for phase in phases]
+        total = sum(phase.seconds for phase in phases) / 3600
+        lines.append(f"| {machines} | {' | '.join(cells)} | {total:.3g} h |")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(before + "\n".join([BEGIN, "", *lines, "", END]) + after, encoding="utf-8")
+    print(f"{PAGE.name}: written")
+
+
+def power_of_ten(n: float) -> str:
+    """A number as 10ⁿ where it is one.
+
+    >>> power_of_ten(1e8), power_of_ten(3e7)
+    ('10⁸', '3e+07')
+    """
+    exponent = round(np.log10(n))
+    return (
+        "10" + str(exponent).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")) if n == 10**exponent else f"{n:.0e}"
+    )
 
 
 def main() -> None:
@@ -226,7 +275,7 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.2)
     parser.add_argument("--price", type=float, help="of a core-hour; prints the cost of a million faces")
     parser.add_argument("--check", action="store_true", help="only compare with the real command")
-    parser.add_argument("--picture", action="store_true", help="draw docs/images/scale.svg")
+    parser.add_argument("--write", action="store_true", help="write the table and the picture of docs/scale.md")
     args = parser.parse_args()
     times = json.loads(args.times.read_text(encoding="utf-8"))
     if args.photo_bytes:
@@ -261,7 +310,7 @@ def main() -> None:
         )  # fmt: skip
         phases = [
             photos_phase(times, cluster, n_photos=int(args.photos), shard=args.shard, spread=args.spread),
-            pairs_phase(times, cluster, n_faces=n_faces, vector_bytes=times["bytes_per_face"]),
+            pairs_phase(times, cluster, n_faces=n_faces, vector_bytes=times["bytes_per_vector"]),
             merge_phase(times, n_faces=n_faces),
         ]
         for phase in phases:
@@ -273,8 +322,9 @@ def main() -> None:
             f"{machines:>8}  {'all':<8}{total:>9.2f}  {slowest.name} takes {slowest.seconds / 36 / total:.0f} % of it"
         )
         all_phases[machines] = phases
-    if args.picture:
+    if args.write:
         draw(all_phases, args.photos)
+        write_table(all_phases, times, args)
 
 
 if __name__ == "__main__":

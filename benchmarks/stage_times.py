@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -127,12 +128,11 @@ def cluster_stages(n: int, dimension: int) -> dict[str, float]:
 
 def run_embed(paths: list[Path]) -> dict[str, float]:
     """Seconds and processor seconds of the command on these photos, its start included, and of the command on one."""
-    import resource
-
-    times = {}
+    times, rows, n_bytes = {}, 0, 0
     for name, some in (("one photo", paths[:1]), ("all", paths)):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "facespace", "embed", *map(str, some), "--output", f"{folder}/faces.npz"]
+            output = Path(folder, "faces.npz")
+            command = [sys.executable, "-m", "facespace", "embed", *map(str, some), "--output", str(output)]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             start = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -140,12 +140,14 @@ def run_embed(paths: list[Path]) -> dict[str, float]:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             times[name] = {"wall": wall, "cpu": cpu}
+            rows, n_bytes = len(np.load(output)["score"]), output.stat().st_size
     return {
         "photos": len(paths),
         "start_wall": times["one photo"]["wall"],
         "start_cpu": times["one photo"]["cpu"],
         "wall": times["all"]["wall"],
         "cpu": times["all"]["cpu"],
+        "bytes_per_face": n_bytes / rows,
     }
 
 
@@ -194,7 +196,8 @@ def main() -> None:
             "faces_per_photo": n_faces / len(paths),
             "bytes_per_photo": sum(path.stat().st_size for path in paths) / len(paths),
         },
-        "bytes_per_face": 4 * dimension + 4 * 4 + 4 + 8 + 60,  # the arrays of `facespace embed`, with a path of 60 bytes
+        "bytes_per_vector": 4 * dimension,
+        "bytes_per_face": run["bytes_per_face"],
         "core_seconds": {
             **{name: {"of": "photo" if units[name] == len(paths) else "face", "seconds": clock.cpu / units[name]} for name, clock in best.items()},
             **{
