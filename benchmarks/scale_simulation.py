@@ -7,7 +7,7 @@ photos   Events in order of time. The store lists photos; cores take shards of -
          core reads one shard ahead while it computes another (decode, detect, align, embed), and writes its rows. Store
          and networks serve one transfer after the other at their rate. Shards vary in their work as a lognormal number
          with --spread. The photos of a shard are read one by one, a request each.
-pairs    Similar pairs of faces, shard by shard: the cores of all machines share the work, which grows as N^1.5 as the
+pairs    Similar pairs of faces, shard by shard: the cores of all machines share the work (`cluster` runs on one today), which grows as N^1.5 as the
          buckets of `cluster` have it; each two shards are compared once, so one of them is read.
 merge    Groups from all pairs, in one process, in time linear in N.
 
@@ -199,7 +199,7 @@ def draw(all_phases: dict[int, list[Phase]], n_photos: float) -> None:
             hours = phase.seconds / 3600
             axes.barh(row, hours, left=left, color=colors[phase.name], label=phase.name if row == 0 else None)
             left += hours
-        axes.text(left * 1.05, row, f"{left:.3g} h", va="center")
+        axes.annotate(f"{left:.3g} h", (left, row), xytext=(6, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(all_phases)), [f"{n} machine{'s' * (n > 1)}" for n in all_phases])
     axes.invert_yaxis()
     axes.margins(x=0.12)
