@@ -7,12 +7,13 @@ photos   Events in order of time. The store lists photos; cores take shards of -
          core reads one shard ahead while it computes another (decode, detect, align, embed), and writes its rows. Store
          and networks serve one transfer after the other at their rate. Shards vary in their work as a lognormal number
          with --spread. The photos of a shard are read one by one, a request each.
-pairs    Similar pairs of faces, shard by shard: the cores of all machines share the work (`cluster` runs on one today), which grows as N^1.5 as the
-         buckets of `cluster` have it; each two shards are compared once, so one of them is read.
+pairs    Similar pairs of faces, shard by shard: the cores of all machines share the work (`cluster` itself runs on one), which
+         grows as N^1.5 as the buckets of `cluster` have it; each two shards are compared once, so one of them is read.
 merge    Groups from all pairs, in one process, in time linear in N.
 
-`--write` puts the table and the picture into docs/scale.md. `--check` simulates one machine of two cores on the photos of the run that `stage_times.py` measured, and prints by how much
-the real command took longer or shorter. A figure from here is a plan, not a measurement.
+`--write` puts the table and the picture into docs/scale.md. `--check` simulates one machine of as many cores as were measured on the
+photos of the run that `stage_times.py` measured, and prints by how much the real command took longer or shorter. A figure
+from here is a plan, not a measurement.
 """
 
 from __future__ import annotations
