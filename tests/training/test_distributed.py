@@ -10,7 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from facespace.errors import TrainingError  # noqa: E402
 from facespace.training import distributed  # noqa: E402
+from facespace.training.distributed import lost_processes_told as lost  # noqa: E402
 from support.processes import run_in_two_processes  # noqa: E402
 
 
@@ -183,3 +185,26 @@ def test_a_process_waits_for_the_other(two):
 
 def test_a_process_that_left_is_alone(two):
     assert [found["alone"] for found in two] == [[False, 0, 1]] * 2
+
+
+# Processes that are gone
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistBackendError("NCCL communicator was aborted\non rank 1"),
+        RuntimeError(
+            "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:34207"
+        ),
+    ],
+)
+def test_a_lost_process_is_told_in_one_line(error):
+    with pytest.raises(TrainingError, match="another process of this run ended") as raised, lost():
+        raise error
+    assert "\n" not in str(raised.value)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), lost():
+        raise RuntimeError("shapes differ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -47,6 +48,10 @@ def train(
             raise typer.BadParameter("a run goes on in its own folder", param_hint="--output")
         chosen = load(run / RECIPE, overrides or ())
     else:
+        if output is None and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise typer.BadParameter(
+                "torchrun starts several processes, at several times: name the run's folder", param_hint="--output"
+            )
         chosen = load(recipe, overrides or ())
         run = output if output is not None else Path("runs") / f"{_name(recipe)}-{time.strftime('%Y%m%d-%H%M%S')}"
     if show_recipe:
@@ -90,8 +95,6 @@ class _Lines:
     """Lines as they come; on a terminal those that pass take each other's place, in a pipe they come every minute."""
 
     def __init__(self) -> None:
-        import os
-
         self.speaks = int(os.environ.get("RANK", "0")) == 0
         self._terminal = sys.stdout.isatty()
         self._open, self._last = False, 0.0

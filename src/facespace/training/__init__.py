@@ -1,7 +1,8 @@
 """Networks trained by recipes, resumed to the bit.
 
 Begin with `loop.train`, the loop, and `recipe.Recipe`. `step` is the arithmetic of one step, `state` everything between
-two steps, `checkpoint` keeps it on disk; `distributed` speaks with the other processes. Shipped recipes are in
+two steps, `checkpoint` keeps it on disk; `distributed` speaks with the other processes,
+`agreement` makes sure that they train the same thing. Shipped recipes are in
 `recipes/`; to add one, write a TOML file there. Losses are in `losses/`.
 """
 

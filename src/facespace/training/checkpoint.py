@@ -48,7 +48,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
     """
     from safetensors.torch import save_file
 
-    target = folder / f"step-{checkpoint.step:09d}"
+    target = path_of(folder, checkpoint.step)
     unfinished = folder / f"{TEMPORARY}{target.name}"
     rank, split = distributed.rank(), set(sharded)
     mine = {
@@ -65,7 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
             problem = first_line(error)
     distributed.wait()
     try:
-        file = unfinished / (f"shard-{rank}.safetensors" if rank else _STATE)
+        file = unfinished / _file_of(rank)
         if mine and not problem:
             save_file(mine, file)
             sync_file(file)  # by the machine that wrote it
@@ -81,7 +81,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
                 "shards": distributed.n_ranks(),
                 "sharded": sorted(split),
                 "facts": checkpoint.facts,
-                "files": {file.name: _checksum(file) for file in sorted(unfinished.iterdir())},
+                "files": {
+                    name: _checksum(unfinished / name) for name in _files_of(distributed.n_ranks() if split else 1)
+                },
             }
             facts["checksum"] = zlib.crc32(json.dumps(facts).encode())
             (unfinished / _FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
@@ -99,6 +101,29 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
             + f"make room, then {goes_on(folder.parent)}"
         )
     return target
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies.
+
+    >>> path_of(Path("run/checkpoints"), 1000).name
+    'step-000001000'
+    """
+    return folder / f"step-{step:09d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder, by its name.
+
+    >>> step_of(Path("run/checkpoints/step-000001000"))
+    1000
+    """
+    return int(path.name.removeprefix("step-"))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a checkpoint lies there whole."""
+    return bool(_NAME.fullmatch(path.name)) and (path / _FACTS).is_file()
 
 
 def latest(folder: Path) -> Path | None:
@@ -141,7 +166,7 @@ def _read_tensors(path: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
             raise ValueError(f"{name} is not what was written")
     tensors = dict(load_file(path / _STATE))
     n_shards = facts["shards"] if facts["sharded"] else 1
-    shards = [tensors, *(load_file(path / f"shard-{rank}.safetensors") for rank in range(1, n_shards))]
+    shards = [tensors, *(load_file(path / name) for name in _files_of(n_shards)[1:])]
     for name in facts["sharded"]:
         parts = [shard[name] for shard in shards]
         # What counts steps is a number in every rank, and the same.
@@ -224,7 +249,16 @@ def restore_optimizer(
 def _all(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / _FACTS).is_file())
+    return sorted(filter(is_checkpoint, folder.iterdir()))
+
+
+def _file_of(rank: int) -> str:
+    return f"shard-{rank}.safetensors" if rank else _STATE
+
+
+def _files_of(n_shards: int) -> list[str]:
+    """The files that the ranks write. They are not listed: a network file system may show another machine's late."""
+    return [_file_of(rank) for rank in range(n_shards)]
 
 
 def _checksum(file: Path) -> int:

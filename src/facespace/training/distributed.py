@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, distributed
+
+from facespace.errors import TrainingError
+from facespace.io.text import first_line
 
 
 def rank() -> int:
@@ -58,6 +63,26 @@ def summed(own: Tensor) -> Tensor:
     if n_ranks() > 1:
         distributed.all_reduce(own)
     return own
+
+
+def said(own: bytes, device: torch.device) -> list[bytes]:
+    """What each process says, in the order of ranks. All must say equally many bytes, at least one."""
+    rows = gathered(torch.frombuffer(bytearray(own), dtype=torch.uint8).to(device))
+    return [bytes(row) for row in rows.cpu().view(n_ranks(), len(own)).tolist()]
+
+
+@contextlib.contextmanager
+def lost_processes_told() -> Iterator[None]:
+    """While this lasts, a `TrainingError` says in one line that another process of the run has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error).lower()):
+            raise
+        raise TrainingError(
+            f"another process of this run ended or cannot be reached ({first_line(error)}); its own message says why; "
+            "with --max-restarts torchrun goes on from the last checkpoint, otherwise start the same command again"
+        ) from None
 
 
 def _together() -> bool:

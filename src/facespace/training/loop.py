@@ -20,7 +20,16 @@ from facespace.datasets.opening import open_dataset
 from facespace.embedding.collapse import collapse_remark
 from facespace.errors import RecipeError, TrainingError
 from facespace.models.folder import BEST, CHECKPOINTS, MODEL, is_model_folder, read_record
-from facespace.training import checkpoint, distributed, initial_model, optimizers, run_folder, setup, step as arithmetic
+from facespace.training import (
+    agreement,
+    checkpoint,
+    distributed,
+    initial_model,
+    optimizers,
+    run_folder,
+    setup,
+    step as arithmetic,
+)
 from facespace.training.checkpoint import Checkpoint
 from facespace.training.data_loading import Batch, TrainingImages, fingerprint, open_batches, standardized, stream_of
 from facespace.training.guards import first_not_finite, is_out_of_memory
@@ -71,7 +80,7 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
     `RecipeError`, `DatasetError`, `ModelError`, `TrainingError` where training cannot go on, and `Interrupted` after
     Ctrl-C or SIGTERM, when the step is saved.
     """
-    with run_folder.full_disk_told(run):
+    with run_folder.full_disk_told(run), distributed.lost_processes_told():
         training = _Run(recipe, run, show)
         training.resume()
         with contextlib.closing(training), interrupts() as interrupted:
@@ -177,13 +186,14 @@ class _Run:
     def resume(self) -> None:
         """Make the run's folder, or take the state that is in it."""
         self.dataset = setup.record_of(self.recipe, self.images, self.spec)
+        agreement.check_same_training(self.recipe, self.dataset, self.device)
         remarks = self._remarks
         if self.is_chief:
             facts = {"dataset": self.dataset, "input_spec": self.spec.as_dict()}
             remarks += run_folder.begin(self.folder, self.recipe, facts)
-        distributed.wait()
+        agreement.check_shared_folder(self.folder, self.device)
         self.progress = Progress(accumulate=self.recipe.accumulate)
-        if (latest := checkpoint.latest(self.folder / CHECKPOINTS)) is not None:
+        if (latest := agreement.latest_checkpoint(self.folder / CHECKPOINTS, self.device)) is not None:
             saved = checkpoint.load(latest)
             self.progress.take(saved)
             restore(self.modules, saved.tensors)
