@@ -22,6 +22,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin, features
 from facespace.errors import ImageError
 from facespace.io import image as image_module
 from facespace.io.image import DamagedImageWarning, pixel_limit, read, read_reduced
+from support.tiff_files import tiff
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 NOT_AN_IMAGE = "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
@@ -1038,6 +1039,25 @@ def test_a_jpeg_at_a_half_is_the_same_picture_turned_alike(mode: str, options: d
 def test_a_block_cut_by_the_border_shifts_nothing(turn: int, n: int) -> None:
     pixels, reduction = read_reduced(_smooth_jpeg((321, 243), turn=turn), lambda *_: 0.25)
     assert reduction == n and (n == 1 or pixels.shape == (61, 81, 3))
+
+
+def test_a_block_cut_by_the_border_of_a_raw_photo_whose_first_directory_says_its_turn() -> None:
+    small, full = _smooth_jpeg((16, 12)), Image.open(io.BytesIO(_smooth_jpeg((321, 243))))
+    file = io.BytesIO()
+    full.save(file, "JPEG")
+    preview = {254: 1, 259: 6, 513: -2, 514: len(file.getvalue())}
+    sensor = {254: 0, 256: 324, 257: 246, 258: 14, 259: 1, 262: 32803, 273: 8, 277: 1, 278: 246, 279: 1}
+    first = {254: 1, 256: 16, 257: 12, 259: 6, 273: -1, 279: len(small), 274: 3}
+    data = tiff([first], subs=[preview, sensor], blobs=[small, file.getvalue()])
+    pixels, n = read_reduced(data, lambda *_: 0.25)
+    assert n == 1
+    np.testing.assert_array_equal(pixels, read(data))
+
+
+@pytest.mark.parametrize(("size", "n"), [((100, 3), 2), ((1, 100), 1), ((7, 7), 4), ((8, 8), 8)])
+def test_a_jpeg_of_few_pixels_keeps_one(size: tuple[int, int], n: int) -> None:
+    pixels, reduction = read_reduced(_smooth_jpeg(size), lambda *_: 0.01)
+    assert reduction == n and pixels.shape == (-(-size[1] // n), -(-size[0] // n), 3)
 
 
 def test_what_is_read_in_full_size_whatever_is_wanted(tmp_path: pathlib.Path) -> None:

@@ -219,7 +219,7 @@ def _read_stream(
         try:
             with _openers()[image_format][0](stream, "") as image:
                 if image_format == "JPEG":
-                    n = _reduce(image, least_scale)
+                    n = _reduce(image, least_scale, turn)
                 pixels = _read_pil(image, turn)
         except OSError as error:
             if image_format != "JPEG" or "truncated" not in str(error):
@@ -233,14 +233,14 @@ def _read_stream(
     return pixels, n
 
 
-def _reduce(image: Image.Image, least_scale: Callable[[int, int], float]) -> int:
-    """Have an opened JPEG decoded at 1/n of its size, and give n."""
+def _reduce(image: Image.Image, least_scale: Callable[[int, int], float], turn: int) -> int:
+    """Have an opened JPEG decoded at 1/n of its size, and give n; `turn` is its orientation if it has none itself."""
     _check_size(image.size)
     width, height = image.size
     scale = least_scale(height, width)
-    n = next((n for n in (8, 4, 2) if scale <= 1 / n), 1)
+    n = next((n for n in (8, 4, 2) if scale <= 1 / n and min(width, height) >= n), 1)
     # A block that is cut by the right or lower border would come first in a turned photo, and shift all others.
-    if (width % n or height % n) and _orientation(image) != 1:
+    if (width % n or height % n) and _orientation(image, turn) != 1:
         return 1
     reduced = n > 1 and image.mode in ("RGB", "L") and image.draft(image.mode, (width // n, height // n)) is not None
     return n if reduced else 1
