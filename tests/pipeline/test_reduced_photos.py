@@ -114,6 +114,23 @@ def test_a_small_face_is_cut_out_of_the_full_photo_which_is_read_once(smooth: np
     assert len(read) == 2
 
 
+def test_a_crop_does_not_depend_on_what_was_cut_out_before(smooth: np.ndarray, jpeg: Path) -> None:
+    photo = read_reduced(jpeg, Detector(face(1)))
+    alone = photo.crop(face(4, 60, 20), SPEC)
+    photo.crop(face(1, 50, 50), SPEC)
+    np.testing.assert_array_equal(photo.crop(face(4, 60, 20), SPEC), alone)
+
+
+@pytest.mark.parametrize("margin", [0, 32, 101])
+@pytest.mark.parametrize("n", [2, 4])
+def test_the_margin_around_a_box_is_that_of_the_full_photo(smooth: np.ndarray, n: int, margin: int) -> None:
+    reduced = np.asarray(Image.fromarray(smooth).reduce(n))
+    spec = InputSpec(80, "box", crop_margin=margin)
+    found = ReducedPhoto(reduced, n).crop(face(3.5, 100, 100), spec)
+    difference = np.abs(found.astype(int) - align(smooth, face(3.5, 100, 100), spec))
+    assert difference.max() < 20 and difference.mean() < 5  # of 255; the border is cut at whole pixels
+
+
 def test_a_file_that_is_gone_or_another_one(jpeg: Path, smooth: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg.read_bytes())

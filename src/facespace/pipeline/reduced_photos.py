@@ -41,12 +41,17 @@ class ReducedPhoto:
         self._full: Pixels | None = None
 
     def crop(self, face: Face, spec: InputSpec) -> Pixels:
-        """`align` of a face with coordinates of the full photo."""
+        """`align` of a face with coordinates of the full photo.
+
+        Which photo it is cut out of depends on the face alone, not on what was cut out before it.
+        """
         n = self.reduction
-        if n > 1 and self._full is None and source_pixels(face, spec) < _ENOUGH * n:
+        if n > 1 and source_pixels(face, spec) >= _ENOUGH * n:
+            return align(self.pixels, *_at_reduction(face, spec, n))
+        if n > 1 and self._full is None:
             self._full = self._read_full()
-        if n > 1 and (self._full is None or self._full is self.pixels):
-            return align(self.pixels, _at_reduction(face, n), spec)
+        if n > 1 and self._full is self.pixels:
+            return align(self.pixels, *_at_reduction(face, spec, n))
         return align(self.pixels if self._full is None else self._full, face, spec)
 
     def forget(self) -> None:
@@ -96,9 +101,15 @@ def source_pixels(face: Face, spec: InputSpec) -> float:
     return 1 / float(np.hypot(*similarity_transform(points, template)[0, :2]))
 
 
-def _at_reduction(face: Face, n: int) -> Face:
-    """The face in coordinates of the smaller photo, for `align`, which takes points for the centres of pixels."""
-    return _moved(face, 1 / n, 0.5 / n - 0.5)
+def _at_reduction(face: Face, spec: InputSpec, n: int) -> tuple[Face, InputSpec]:
+    """The face in coordinates of the smaller photo, for `align`, which takes points for the centres of pixels.
+
+    A margin around the box is in pixels of the full photo; it becomes a part of the box, as 1/n of it need not be whole.
+    """
+    x1, y1, x2, y2 = face.box
+    half = spec.crop_margin / 2
+    face = dataclasses.replace(face, box=(x1 - half, y1 - half, x2 + half, y2 + half))
+    return _moved(face, 1 / n, 0.5 / n - 0.5), dataclasses.replace(spec, crop_margin=0)
 
 
 def _moved(face: Face, scale: float, shift: float) -> Face:
