@@ -187,3 +187,14 @@ def test_a_face_is_moved_with_all_its_points() -> None:
     assert moved.landmarks == tuple(((x - 10) / 0.5, (y - 10) / 2) for x, y in points)
     assert moved.crop_points == tuple(((x - 9) / 0.5, (y - 10) / 2) for x, y in points)
     assert _moved(dataclasses.replace(face, crop_points=None), 10, (0.5, 2.0)).crop_points is None
+
+
+def test_a_photo_read_smaller_is_looked_at_again_at_the_size_of_the_full_one(hopper):
+    detector = create_detector("yunet", min_size=100)
+    (whole,) = detector.detect(hopper)
+    photo = Image.fromarray(inside(hopper, whole, 0.15))
+    large, reduced = (np.asarray(photo.resize((80 * n, 96 * n), Image.Resampling.BOX)) for n in (4, 1))
+    ((full,),) = look_again([large], detector)
+    ((found,),) = look_again([reduced], detector, [4])
+    np.testing.assert_allclose(4 * np.array(found.landmarks), full.landmarks, atol=8)
+    assert look_again([noise(50, 50), noise(50, 50)], detector, [1, 8]) == [[], []]

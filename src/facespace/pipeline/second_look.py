@@ -44,17 +44,23 @@ def find_with_second_look(
     else:
         found = detector.detect_many(images)
     empty = [k for k, faces in enumerate(found) if not faces]
-    for k, faces in zip(empty, look_again([images[k] for k in empty], detector), strict=True):
+    again = look_again([images[k] for k in empty], detector, [reductions[k] for k in empty] if reductions else None)
+    for k, faces in zip(empty, again, strict=True):
         found[k] = faces
     return found
 
 
-def look_again(images: Sequence[Pixels], detector: Detector) -> list[list[Face]]:
-    """The faces that fill each image (H,W,3), found with a border around it; one `detect_many` for all images."""
+def look_again(
+    images: Sequence[Pixels], detector: Detector, reductions: Sequence[int] | None = None
+) -> list[list[Face]]:
+    """The faces that fill each image (H,W,3), found with a border around it; one `detect_many` for all images.
+
+    `reductions` are those of `find_with_second_look`: what was read smaller than it is searched here is enlarged.
+    """
     if not images:
         return []
     side = max(_SIDE, _SIDE_IN_FACES * getattr(detector, "min_size", 0.0))
-    bordered = [_with_border(image, side) for image in images]
+    bordered = [_with_border(image, side, n) for image, n in zip(images, reductions or [1] * len(images), strict=True)]
     found = detector.detect_many([pixels for pixels, _, _ in bordered])
     return [
         [face for face in (_moved(face, border, scale) for face in faces) if _fills(face, image)]
@@ -62,11 +68,14 @@ def look_again(images: Sequence[Pixels], detector: Detector) -> list[list[Face]]
     ]
 
 
-def _with_border(image: Pixels, side: float) -> tuple[Pixels, int, tuple[float, float]]:
-    """The image with its shorter side at most `side` and a border, the border's width, and the scale in x and in y."""
+def _with_border(image: Pixels, side: float, reduction: int = 1) -> tuple[Pixels, int, tuple[float, float]]:
+    """The image with its shorter side at most `side` and a border, the border's width, and the scale in x and in y.
+
+    The size is that which the photo in full size, `reduction` times the image, would get.
+    """
     height, width = image.shape[:2]
-    factor = min(1.0, side / min(height, width))
-    if factor < 1:
+    factor = min(float(reduction), side / min(height, width))
+    if factor != 1:
         size = max(1, round(height * factor)), max(1, round(width * factor))
         image = resized(image, size, reducing_gap=2.0)
     border = max(1, round(_BORDER * min(image.shape[:2])))
