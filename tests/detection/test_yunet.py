@@ -141,6 +141,15 @@ def test_a_photo_of_more_than_six_megapixels(yunet: YuNet, hopper: np.ndarray) -
     assert iou(found.box, np.add(face.box, [2000, 1500, 2000, 1500])) > 0.85
 
 
+@pytest.mark.parametrize("size", [(1, 20_000_000), (100_000_000, 2), (16, 65_535), (40, 65_535)])
+@pytest.mark.parametrize("min_size", [2, 20])
+def test_a_thin_photo_takes_no_more_memory_than_others(size: tuple[int, int], min_size: float) -> None:
+    """The network gets whole blocks of 32 x 32 pixels, so that a line of pixels becomes 32 of them."""
+    pixels = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (*size, 3))
+    for search in YuNet(min_size=min_size)._searches(0, pixels):
+        assert search.padded[0] * search.padded[1] < 2 * 6_000_000
+
+
 @pytest.mark.parametrize(
     ("size", "min_size", "wanted"),
     [

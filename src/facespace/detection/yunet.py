@@ -221,7 +221,8 @@ class YuNet:
     def _full_scale(self, height: int, width: int) -> float:
         """How much larger than itself a photo is searched so that the smallest faces are surely found."""
         enlarged = max(1.0, min(_TINY_PHOTO / max(height, width), 3.0))  # what is in a thumbnail is small
-        most = math.sqrt(_MAX_PIXELS / (height * width))
+        # The network sees no photo that is lower or narrower than its largest stride.
+        most = min(math.sqrt(_MAX_PIXELS / (height * width)), _MAX_PIXELS / (STRIDES[-1] * max(height, width)))
         return float(min(enlarged * _SMALLEST / self.min_size, most))
 
     def _scale(self, height: int, width: int) -> float:
