@@ -22,6 +22,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin, features
 from facespace.errors import ImageError
 from facespace.io import image as image_module
 from facespace.io.image import DamagedImageWarning, pixel_limit, read, read_reduced
+from facespace.io.prefetch import reading_within
 from support.tiff_files import tiff
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -1058,6 +1059,14 @@ def test_a_block_cut_by_the_border_of_a_raw_photo_whose_first_directory_says_its
 def test_a_jpeg_of_few_pixels_keeps_one(size: tuple[int, int], n: int) -> None:
     pixels, reduction = read_reduced(_smooth_jpeg(size), lambda *_: 0.01)
     assert reduction == n and pixels.shape == (-(-size[1] // n), -(-size[0] // n), 3)
+
+
+@pytest.mark.parametrize(("progressive", "first"), [(False, 80 * 60), (True, 320 * 240)])
+def test_room_is_that_of_what_a_decoder_keeps(progressive: bool, first: int) -> None:
+    rooms: list[int] = []
+    with reading_within(rooms.append):
+        read_reduced(_smooth_jpeg((320, 240), progressive=progressive), lambda *_: 0.25)
+    assert rooms[0] == first
 
 
 def test_what_is_read_in_full_size_whatever_is_wanted(tmp_path: pathlib.Path) -> None:

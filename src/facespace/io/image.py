@@ -243,6 +243,8 @@ def _reduce(image: Image.Image, least_scale: Callable[[int, int], float], turn: 
     if (width % n or height % n) and _orientation(image, turn) != 1:
         return 1
     reduced = n > 1 and image.mode in ("RGB", "L") and image.draft(image.mode, (width // n, height // n)) is not None
+    if reduced and image.info.get("progressive"):
+        wait_for_room(width * height)  # its decoder keeps the coefficients of the full picture
     return n if reduced else 1
 
 
