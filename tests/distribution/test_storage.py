@@ -88,6 +88,22 @@ def test_a_stored_photo_that_is_missing_or_too_large_is_one_error(
         facespace.read(StoredPhoto(f"{memory_store}/a.jpg"))
 
 
+def test_colons_in_a_name_are_no_second_url(place: str) -> None:
+    folder = Folder(f"{place}/photos")
+    for name, data in (("a", b"another"), ("a::b.jpg", b"first"), ("a::c.jpg", b"second")):
+        folder.write(name, data)
+    assert folder.names() == ["a", "a::b.jpg", "a::c.jpg"]
+    assert (folder.read("a::b.jpg"), folder.read("a::c.jpg"), folder.read("a")) == (b"first", b"second", b"another")
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "Ann/../../evil.png", "/evil.png"])
+def test_a_name_that_leads_out_of_a_local_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = Folder(str(tmp_path / "out"))
+    with pytest.raises(DatasetError, match=r"evil\.png leads out of the folder$"):
+        folder.create(name, b"x")
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_a_result_above_the_limit_is_not_read(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put(place, "part.bin", b"x" * 20)
     monkeypatch.setattr(storage, "MAX_PART", 19)
@@ -117,6 +133,16 @@ def test_credentials_are_never_shown(memory_store: str, monkeypatch: pytest.Monk
         Folder(url).read("part.bin")
     assert "secret" not in f"{failed.value}{refused.value}"
     assert "zelda" not in f"{failed.value}{refused.value}"
+
+
+def test_a_signature_is_not_in_messages() -> None:
+    url = "https://host/a.jpg?X-Signature=geheim"
+    rewritten = f"{'x' * 150} 403, message='Forbidden', url='https://ann:secret@host/a.jpg?X-Signature=geh%65im&more=1'"
+    for text in (url, rewritten):
+        said = storage._text(ValueError(text), url)
+        assert "https://host/a.jpg" in said
+        assert "geh" not in said
+        assert "secret" not in said
 
 
 def test_a_password_in_a_url_is_refused() -> None:

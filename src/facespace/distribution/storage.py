@@ -29,6 +29,8 @@ MAX_PART = 2**32  # bytes of one result; a part of the largest group photos has 
 _PASSWORD = re.compile(r"://[^/@]*:[^/]*@")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
+_CREDENTIALS_IN_TEXT = re.compile(r"(?<=://)[^/\s'\"]*@")
+_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -257,7 +259,10 @@ class Folder:
             raise DatasetError(f"{self.name}/{name}: {size:,} bytes; no result has more than {MAX_PART:,}")
 
     def _path(self, name: str) -> Path:
-        return Path(self.place, name)
+        inside = Path(name)
+        if inside.anchor or ".." in inside.parts:  # names of a store may hold what leads elsewhere on this system
+            raise DatasetError(f"{self.name}: {one_line(name)} leads out of the folder")
+        return Path(self.place, inside)
 
     def _url(self, name: str) -> str:
         return f"{self.place.rstrip('/')}/{name}"
@@ -325,8 +330,11 @@ def _open_store(url: str) -> tuple[Any, Any]:
     except ImportError:
         raise RuntimeUnavailable(f"{protocol}:// needs fsspec; install it with: pip install 'facespace[ray]'") from None
     try:
-        # Others write to the store meanwhile, so listings are not kept.
-        return fsspec.url_to_fs(url, use_listings_cache=False)  # type: ignore[no-any-return]
+        # fsspec takes what follows `::` for a second URL, but it may be in the name of an object. Others write to the store
+        # meanwhile, so listings are not kept.
+        first, colons, rest = url.partition("::")
+        store, path = fsspec.url_to_fs(first, use_listings_cache=False)
+        return store, f"{path}{'/' if first.endswith('/') else ''}{colons}{rest}" if colons else path
     except ImportError as error:
         raise RuntimeUnavailable(f"{protocol}:// needs one more package ({first_line(error)})") from None
 
@@ -345,13 +353,13 @@ def _store_errors(name: str, url: str) -> Iterator[None]:
 
 
 def _text(error: Exception, url: str) -> str:
-    """The first line of an error without the credentials of a URL."""
-    text = first_line(error)
+    """The first line of an error without the credentials and signatures of URLs, those that the store has rewritten too."""
+    text = _QUERY.sub(r"\1", _CREDENTIALS_IN_TEXT.sub("", str(error)))
     if secret := _CREDENTIALS.search(url):
         user_and_password = secret[0].removesuffix("@")
         for part in (user_and_password, *user_and_password.split(":", 1)[::-1]):
             text = text.replace(part, "***") if part else text
-    return one_line(text)
+    return one_line(first_line(Exception(text or type(error).__name__)))
 
 
 def _create_file(target: Path, data: bytes) -> bool:
