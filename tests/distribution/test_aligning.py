@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from facespace.distribution.aligning import AligningWork, begin
 from facespace.distribution.storage import Folder
+from facespace.faces.crops import CropRecord
 from support.commands import Outcome
 from support.stores import memory_store as memory_store
 
@@ -91,6 +93,28 @@ def test_a_stopped_run_goes_on(
     cli("align", raw, tmp_path / "alone")
     expected = contents(tmp_path / "alone")
     assert {name: Folder(f"{memory_store}/out").read(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("at", ["memory", "local"])
+def test_a_run_killed_while_it_lists_its_photos_begins_again(
+    cli: Cli, raw: Path, tmp_path: Path, memory_store: str, at: str
+) -> None:
+    out = Folder(f"{memory_store}/out" if at == "memory" else str(tmp_path / "out"))
+    out.write(".parts/.plan/0000000.json", b"[]")
+    work = AligningWork(Folder(str(raw)), out, CropRecord(160, 32, "box"), "cpu")
+    plan = begin(work)
+    assert plan is not None
+    assert plan.n_photos == 5
+
+
+def test_a_run_killed_at_its_very_end_leaves_nothing(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+    person = tmp_path / "raw" / "Cat"
+    shutil.copytree(raw / "Cat", person)
+    assert cli("align", person.parent, f"{memory_store}/out").code == 0
+    parts = Folder(f"{memory_store}/out/.parts")
+    parts.write(".plan/0000000.json", b"[]")
+    assert cli("align", person.parent, f"{memory_store}/out").code == 0
+    assert parts.inside(".plan").is_empty()
 
 
 def test_a_folder_with_something_else_in_it_is_refused(cli: Cli, raw: Path, memory_store: str) -> None:

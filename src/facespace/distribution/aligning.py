@@ -24,7 +24,7 @@ from facespace.alignment.journal import BATCH
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.distribution.parts import remove_parts
-from facespace.distribution.plan import HEADER as PLAN_HEADER, Plan, make_plan, read_part
+from facespace.distribution.plan import HEADER as PLAN_HEADER, RESULT, Plan, leftovers, make_plan, read_part
 from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, is_url
 from facespace.errors import DatasetError
 from facespace.faces.crops import FILE_NAME, CropRecord
@@ -70,7 +70,7 @@ class AligningWork:
 
     def result(self, number: int) -> str:
         """The rows of a part."""
-        return f"part-{number:07d}.json"
+        return f"{RESULT}{number:07d}.json"
 
     def compute(self, number: int) -> None:
         """Align the photos of a part: first its crops are written, then its rows."""
@@ -98,8 +98,9 @@ def begin(work: AligningWork) -> Plan | None:
     if not work.folder.exists(PLAN_HEADER):
         if work.out.exists(CSV_NAME) and work.out.exists(FILE_NAME):
             _check_finished(work)
+            work.folder.remove(leftovers(work.folder))  # a run that was killed right at its end left it
             return None
-        if not work.out.is_empty():
+        if not work.out.is_empty(apart_from=_PARTS):  # where a run lies that was killed before its plan was whole
             raise DatasetError(
                 f"{work.out.name}: is not empty, and holds no plan of such a run; give another output, or go on without --ray"
             )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
-from facespace.distribution.plan import Plan, read_part
+from facespace.distribution.plan import RESULT, Plan, read_part
 from facespace.distribution.storage import Folder, StoredPhoto, is_url, shown
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ModelError
@@ -114,7 +114,7 @@ class EmbeddingWork:
         >>> EmbeddingWork(Folder("out"), "", "", "", "auto", False, False, 20).result(12)
         'part-0000012.npz'
         """
-        return f"part-{number:07d}.npz"
+        return f"{RESULT}{number:07d}.npz"
 
     def compute(self, number: int) -> None:
         """Embed the faces of a part's photos. Photos that cannot be read are rows of `failed` (K,2): path and reason."""

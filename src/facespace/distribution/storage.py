@@ -166,13 +166,16 @@ class Folder:
         """A folder in this one."""
         return Folder(f"{self.place.rstrip('/')}/{name}")
 
-    def is_empty(self) -> bool:
-        """Whether nothing is in it, or there is no such folder."""
+    def is_empty(self, *, apart_from: str = "") -> bool:
+        """Whether nothing is in it, `apart_from` one folder, or there is no such folder."""
         if not is_url(self.place):
-            return not os.path.isdir(self.place) or not os.listdir(self.place)
+            return not os.path.isdir(self.place) or set(os.listdir(self.place)) <= {apart_from}
         with self._errors(""):
             store, path = _open_store(self.place)
-            return not store.exists(path) or not store.ls(path)
+            if not store.exists(path):
+                return True
+            found = (one["name"].rstrip("/").rpartition("/")[2] for one in store.ls(path, detail=True))
+            return set(found) <= {apart_from}
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless it is there. Of several writers one gets True; the others leave what it wrote."""
