@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from facespace.distribution.aligning import AligningWork, begin
 from facespace.distribution.storage import Folder
+from facespace.errors import DatasetError
 from facespace.faces.crops import CropRecord
 from support.commands import Outcome
 from support.stores import memory_store as memory_store
@@ -122,3 +124,21 @@ def test_a_folder_with_something_else_in_it_is_refused(cli: Cli, raw: Path, memo
     refused = cli("align", raw, f"{memory_store}/out")
     assert (refused.code, "is not empty" in refused.err) == (1, True)
     assert Folder(f"{memory_store}/out").read("Hopper/1.png") == b"somebody's"
+
+
+@pytest.mark.parametrize("entry", ["no JSON", "1", '["Ann/1.jpg"]', '["a", "b", "c"]'])
+def test_a_damaged_part_of_the_plan_is_one_error(tmp_path: Path, entry: str) -> None:
+    out = Folder(str(tmp_path))
+    out.write(".parts/.plan/0000000.json", json.dumps([entry]).encode())
+    work = AligningWork(Folder("raw"), out, CropRecord(160, 32, "box"), "cpu")
+    with pytest.raises(DatasetError, match=r"0000000\.json: damaged; give another output$"):
+        work.compute(0)
+
+
+def test_a_crop_of_the_plan_cannot_lead_out_of_the_output(raw: Path, tmp_path: Path) -> None:
+    out = Folder(str(tmp_path / "out"))
+    out.write(".parts/.plan/0000000.json", json.dumps([json.dumps(["Hopper/1.jpg", "../evil.png"])]).encode())
+    work = AligningWork(Folder(str(raw)), out, CropRecord(160, 32, "box"), "cpu")
+    with pytest.raises(DatasetError, match=r"\.\./evil\.png leads out of the folder$"):
+        work.compute(0)
+    assert not (tmp_path / "evil.png").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +110,36 @@ def test_another_model_on_a_worker_is_refused(photos: Path, tmp_path: Path, cli:
     assert embedding.folder.names() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\3\4 cut off", b"no archive"])
+def archive(**arrays: object) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def one_array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.arange(3))
+    return file.getvalue()
+
+
+ROWS = {"path": ["a", "b"], "box": np.zeros((2, 4)), "score": [1, 1], "turned": [0, 0], "embedding": np.zeros((2, 8))}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\3\4 cut off",
+        b"no archive",
+        one_array(),
+        archive(x=[1, 2]),
+        archive(**ROWS, model="m"),
+        archive(**ROWS, model="m", failed=["a"]),
+        archive(**{**ROWS, "score": [1]}, model="m", failed=np.empty((0, 2), np.str_)),
+        archive(**{**ROWS, "score": 1}, model="m", failed=np.empty((0, 2), np.str_)),
+    ],
+    ids=["empty", "cut", "other", "array", "columns", "no-failed", "failed", "lengths", "number"],
+)
 def test_a_damaged_part_is_one_error(tmp_path: Path, data: bytes) -> None:
     Folder(str(tmp_path)).write("part-0000000.npz", data)
     with pytest.raises(DatasetError, match=r"part-0000000\.npz: damaged; remove it and run again$"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facespace.distribution.plan import Plan, make_plan, part_name, read_part
+from facespace.distribution.plan import Plan, make_plan, part_name, read_part, variables
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 
@@ -81,6 +81,14 @@ def test_a_damaged_part_is_one_error(folder: Folder, data: bytes) -> None:
     folder.write(part_name(4), data)
     with pytest.raises(DatasetError, match=r"0000004\.json: damaged"):
         read_part(folder, 4)
+
+
+def test_variables_that_change_results_are_compared(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FACESPACE_MAX_PIXELS", raising=False)
+    make_plan(folder, PHOTOS, variables(), per_part=3)
+    monkeypatch.setenv("FACESPACE_MAX_PIXELS", "1000")
+    with pytest.raises(DatasetError, match=r"made with FACESPACE_MAX_PIXELS '' \(asked for: '1000'\)"):
+        make_plan(folder, PHOTOS, variables(), per_part=3)
 
 
 def test_no_photos_are_no_parts() -> None:

@@ -24,7 +24,16 @@ from facespace.alignment.journal import BATCH
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.distribution.parts import remove_parts
-from facespace.distribution.plan import HEADER as PLAN_HEADER, RESULT, Plan, leftovers, make_plan, read_part
+from facespace.distribution.plan import (
+    HEADER as PLAN_HEADER,
+    RESULT,
+    Plan,
+    damaged,
+    leftovers,
+    make_plan,
+    read_part,
+    variables,
+)
 from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, is_url
 from facespace.errors import DatasetError
 from facespace.faces.crops import FILE_NAME, CropRecord
@@ -57,7 +66,7 @@ class AligningWork:
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on beside the photos."""
-        return {"command": "align", **asdict(self.record)}
+        return {"command": "align", **asdict(self.record), **variables()}
 
     def entries(self) -> list[str]:
         """The list of the plan: of every photo `NAME/file` and its crop's file, by the rules of `alignment.aligner`.
@@ -74,7 +83,7 @@ class AligningWork:
 
     def compute(self, number: int) -> None:
         """Align the photos of a part: first its crops are written, then its rows."""
-        target: dict[str, str] = dict(map(json.loads, read_part(self.folder, number)))
+        target = self._targets(number)
         photos = list(target)
         detector = _detector(self.record.detector, self.record.min_size, self.device)
         aligner = BatchAligner(self.record, detector, target, read=self._read, write=self.out.create)
@@ -83,6 +92,13 @@ class AligningWork:
             for start in range(0, len(photos), BATCH):
                 rows += aligner.align(photos[start : start + BATCH], files)
         self.folder.create(self.result(number), json.dumps([row.as_list() for row in rows]).encode())
+
+    def _targets(self, number: int) -> dict[str, str]:
+        try:
+            pairs = [(str(photo), str(crop)) for photo, crop in map(json.loads, read_part(self.folder, number))]
+        except (ValueError, TypeError):
+            raise damaged(self.folder, number) from None
+        return dict(pairs)
 
     def _read(self, photo: str) -> npt.NDArray[np.uint8]:
         if is_url(self.raw.place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +16,8 @@ import numpy.typing as npt
 
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
-from facespace.distribution.plan import RESULT, Plan, read_part
-from facespace.distribution.storage import Folder, StoredPhoto, is_url, shown
+from facespace.distribution.plan import RESULT, Plan, read_part, variables
+from facespace.distribution.storage import MAX_PART, Folder, StoredPhoto, is_url, shown
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ModelError
 from facespace.io.image import Source
@@ -26,6 +27,7 @@ from facespace.pipeline.photos import Photo, process
 from facespace.runtime.devices import Device
 
 PER_PART = IMAGES_IN_PART  # photos
+_COLUMNS = ("path", "box", "score", "turned", "embedding")  # of a `FaceTable`
 
 
 class FaceTable:
@@ -106,6 +108,7 @@ class EmbeddingWork:
             "largest": self.largest,
             "try_rotations": self.try_rotations,
             "min_size": self.min_size,
+            **variables(),
         }
 
     def result(self, number: int) -> str:
@@ -143,10 +146,22 @@ def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArra
     for number in range(plan.n_parts):
         name = work.result(number)
         try:
-            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as archive:
-                yield {column: archive[column] for column in archive.files}
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            part = _arrays(work.folder.read(name))
+        except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile):
             raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+        yield part
+
+
+def _arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a part, which fit together."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(one.file_size for one in archive.infolist()) > MAX_PART:
+            raise ValueError("larger than its file")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        part = {column: arrays[column] for column in (*_COLUMNS, "model", "failed")}
+    if len({len(part[column]) for column in _COLUMNS}) > 1 or part["failed"].shape[1:] != (2,):
+        raise ValueError("columns of several lengths")
+    return part
 
 
 def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:

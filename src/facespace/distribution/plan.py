@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from facespace.defaults import MAX_PIXELS_VARIABLE
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 from facespace.io.text import one_line
 
 _FOLDER = ".plan"
+_VARIABLES = (MAX_PIXELS_VARIABLE, "FACESPACE_RUNTIME", "FACESPACE_PRECISION")
 RESULT = "part-"  # how the names of results begin
 HEADER = f"{_FOLDER}/plan.json"  # there is a plan where this object is
 
@@ -95,14 +98,23 @@ def leftovers(folder: Folder, plan: Plan | None = None) -> list[str]:
 
 def read_part(folder: Folder, number: int) -> list[str]:
     """The photos of a part; `DatasetError` where its object is damaged."""
-    name = part_name(number)
     try:
-        photos = json.loads(folder.read(name))
+        photos = json.loads(folder.read(part_name(number)))
     except ValueError:
         photos = None
     if not isinstance(photos, list) or not all(isinstance(photo, str) for photo in photos):
-        raise DatasetError(f"{folder.name}/{name}: damaged; give another output")
+        raise damaged(folder, number)
     return photos
+
+
+def damaged(folder: Folder, number: int) -> DatasetError:
+    """The error for a part of a plan that cannot be read."""
+    return DatasetError(f"{folder.name}/{part_name(number)}: damaged; give another output")
+
+
+def variables() -> dict[str, str]:
+    """The variables of the environment that results depend on, of the process that was started; empty where one is not set."""
+    return {name: os.environ.get(name, "") for name in _VARIABLES}
 
 
 def _check_no_results(folder: Folder) -> None:
