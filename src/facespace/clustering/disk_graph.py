@@ -83,7 +83,7 @@ def similar_pairs_on_disk(
 ) -> DiskGraph:
     """The pairs of `similar_pairs` that meet in a bucket, found with a memory that does not grow with the number of pairs.
 
-    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 24) bytes and 20 for each pair; it
+    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 27) bytes and 28 for each pair; it
     is emptied first if it holds stages of other inputs.
     """
     if not 0 < threshold <= 1:
