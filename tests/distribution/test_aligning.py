@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from facespace.distribution.aligning import AligningWork, begin
+from facespace.distribution.aligning import AligningWork, begin, finish
+from facespace.distribution.parts import compute_parts
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 from facespace.faces.crops import CropRecord
@@ -142,3 +143,21 @@ def test_a_crop_of_the_plan_cannot_lead_out_of_the_output(raw: Path, tmp_path: P
     with pytest.raises(DatasetError, match=r"\.\./evil\.png leads out of the folder$"):
         work.compute(0)
     assert not (tmp_path / "evil.png").exists()
+
+
+def test_what_killed_writers_left_goes_when_all_is_done(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+    person = tmp_path / "raw" / "Hopper"
+    person.mkdir(parents=True)
+    shutil.copy(raw / "Hopper" / "1.jpg", person / "1.jpg")
+    Folder(memory_store).write("raw/Hopper/1.jpg", (person / "1.jpg").read_bytes())
+    out = tmp_path / "out"
+    work = AligningWork(Folder(f"{memory_store}/raw"), Folder(str(out)), CropRecord(160, 32, "box"), "cpu")
+    plan = begin(work)
+    assert plan is not None
+    for folder in ("", "Hopper/", ".parts/", ".parts/.plan/"):
+        (out / folder).mkdir(exist_ok=True)
+        (out / folder / ".facespace-1234.png").write_bytes(b"cut o")
+    list(compute_parts(work, plan))
+    finish(work, plan)
+    assert sorted(contents(out)) == ["Hopper/1.png", "align.json", "faces.csv"]
+    assert not (out / ".parts").exists()

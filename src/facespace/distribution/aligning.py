@@ -125,8 +125,8 @@ def begin(work: AligningWork) -> Plan | None:
     return plan
 
 
-def finish(work: AligningWork, plan: Plan) -> None:
-    """Join the rows of all parts into the table, in the order of one process, and remove the parts."""
+def finish(work: AligningWork, plan: Plan) -> list[Row]:
+    """Join the rows of all parts into the table, in the order of one process, and remove the parts; the rows."""
     rows: list[Row] = []
     for number in range(plan.n_parts):
         name = work.result(number)
@@ -139,9 +139,11 @@ def finish(work: AligningWork, plan: Plan) -> None:
         table = Path(folder, CSV_NAME)
         write_csv(table, work.record, rows)
         work.out.write(CSV_NAME, table.read_bytes())
+    work.out.remove_unfinished()
     for person in {row.output.split("/", 1)[0] for row in rows if row.output}:
         work.out.inside(person).remove_unfinished()
     remove_parts(work, plan)
+    return rows
 
 
 def read_table(out: Folder) -> list[Row]:
