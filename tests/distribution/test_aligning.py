@@ -92,7 +92,11 @@ def test_a_stopped_run_goes_on(
         stopped = cli("align", raw, f"{memory_store}/out")
     assert (stopped.code, "the same command goes on from there" in stopped.err) == (130, True)
     assert len(Folder(f"{memory_store}/out/.parts").names()) == 3
-    assert cli("align", raw, f"{memory_store}/out").code == 1
+    elsewhere = shutil.copytree(raw, tmp_path / "elsewhere")  # other photos may have the same names
+    refused = cli("align", elsewhere, f"{memory_store}/out")
+    assert (refused.code, "made with photos_in" in refused.err) == (1, True)
+    went_on = cli("align", raw, f"{memory_store}/out")
+    assert (went_on.code, "; 2 now, " in went_on.out) == (1, True)
     cli("align", raw, tmp_path / "alone")
     expected = contents(tmp_path / "alone")
     assert {name: Folder(f"{memory_store}/out").read(name) for name in expected} == expected

@@ -110,6 +110,22 @@ def test_another_model_on_a_worker_is_refused(photos: Path, tmp_path: Path, cli:
     assert embedding.folder.names() == []
 
 
+def test_photos_of_the_same_names_in_another_folder_are_refused(
+    cli: Cli, hopper_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = ("--output", f"{tmp_path}/out/", "--model", "casia-webface")
+    for folder, code in (("one", 0), ("two", 1)):
+        (tmp_path / folder).mkdir()
+        shutil.copy(hopper_file, tmp_path / folder / "a.jpg")
+        monkeypatch.chdir(tmp_path / folder)
+        done = cli("embed", "a.jpg", *output)
+        assert done.code == code, done.err
+    assert "holds results made with photos_in" in done.err
+    # A path from the root means the same from everywhere, but is another name.
+    refused = cli("embed", tmp_path / "one" / "a.jpg", *output)
+    assert refused.code == 1
+
+
 def archive(**arrays: object) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)

@@ -158,5 +158,5 @@ def _align_in_parts(raw: str, out: str, record: CropRecord, device: Device, ray:
     plan = begin(work)
     if plan is None:
         return summarize(read_table(work.out), n_here=0, seconds=0.0)
-    compute_with_progress(work, plan, ray, "aligning")
-    return summarize(finish(work, plan), n_here=plan.n_photos, seconds=time.perf_counter() - start)
+    n_here = compute_with_progress(work, plan, ray, "aligning")
+    return summarize(finish(work, plan), n_here=n_here, seconds=time.perf_counter() - start)

@@ -66,7 +66,7 @@ class AligningWork:
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on beside the photos."""
-        return {"command": "align", **asdict(self.record), **variables()}
+        return {"command": "align", "photos_in": self.raw.name, **asdict(self.record), **variables()}
 
     def entries(self) -> list[str]:
         """The list of the plan: of every photo `NAME/file` and its crop's file, by the rules of `alignment.aligner`.

@@ -83,7 +83,7 @@ def model_array(model: Any) -> npt.NDArray[np.str_]:
 
 @dataclass(frozen=True)
 class EmbeddingWork:
-    """The `parts.Work` of embedding. Relative paths of photos begin at `base`; the model must have the `fingerprint`."""
+    """The `parts.Work` of embedding. Relative paths of photos begin at `base`, empty where there are none; the model must have the `fingerprint`."""
 
     folder: Folder
     base: str
@@ -103,6 +103,7 @@ class EmbeddingWork:
         """What the results depend on beside the photos."""
         return {
             "command": "embed",
+            "photos_in": self.base,
             "model": self.fingerprint,
             "device": self.device,
             "largest": self.largest,
