@@ -1,6 +1,7 @@
 """Folders that are local or in any store that fsspec knows (`s3://`, `gs://`, …): list photos, read, write once.
 
-A place is a local path or a URL. Its credentials, if it has any, are kept out of every name that is shown or stored.
+A place is a local path or a URL. Its credentials, if it has any, are kept out of messages and results; a plan has the URLs as they
+were given.
 """
 
 from __future__ import annotations
@@ -144,9 +145,9 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of results at a `place`. Objects in it are there whole or not at all; names have `/` between their parts.
+    """A folder of results at a `place`. Names of objects have `/` between their parts.
 
-    Methods raise `OSError` for a local folder and `DatasetError` for a store, each naming the object.
+    Objects are there whole or not at all, unless a store writes in place, as `sftp://` does. Methods raise `OSError` for a local folder and `DatasetError` for a store, each naming the object.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
