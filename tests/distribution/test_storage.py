@@ -10,7 +10,7 @@ import pytest
 
 import facespace
 from facespace.distribution import storage
-from facespace.distribution.storage import Folder, StoredPhoto, find_photos, is_url, shown
+from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, find_photos, is_url, shown
 from facespace.errors import DatasetError, ImageError, RuntimeUnavailable
 from facespace.io.photo_files import LeftOutWarning
 from support.stores import memory_store as memory_store, s3_server as s3_server, s3_store as s3_store
@@ -68,6 +68,12 @@ def test_photos_are_found_by_the_rules_of_a_local_folder(place: str, tmp_path: P
     expected = ["a.JPG", "b.jpg", "without ending", "c/2.jpg", "z/1.png"]
     assert found == [f"{place}/photos/{name}" for name in expected]
     assert list(find_photos(found[:1])) == found[:1]
+
+
+def test_class_photos_are_those_in_folders_with_a_name(s3_store: str) -> None:
+    for name in ("Ann/1.jpg", "Ann/.hidden.jpg", ".Bea/1.jpg", "not in a folder.jpg", "/no name.jpg"):
+        put(f"{s3_store}/people", name, b"x")
+    assert list(find_class_photos(f"{s3_store}/people")) == ["Ann/1.jpg"]
 
 
 def test_a_stored_photo_is_read_like_a_file(memory_store: str, hopper_file: Path) -> None:

@@ -89,7 +89,8 @@ def find_class_photos(url: str) -> Iterator[str]:
     name, photos, found = shown(url), PhotoFiles(), False
     with _store_errors(name, url):
         store, root = _open_store(url)
-        folders = [one["name"].rstrip("/") for one in store.ls(root, detail=True) if one["type"] == "directory"]
+        folders = {one["name"].rstrip("/") for one in store.ls(root, detail=True) if one["type"] == "directory"}
+    folders.discard(str(root).rstrip("/"))  # an object `folder//name` lies in a folder without a name
     for folder in sorted(folders):
         person = folder.rpartition("/")[2]
         if person.startswith("."):
