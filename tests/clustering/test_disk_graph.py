@@ -128,6 +128,18 @@ def test_other_faces_begin_from_the_start(tmp_path, on_disk):
     )
 
 
+def test_stages_that_are_gone_are_made_again_and_damaged_ones_are_one_error(tmp_path, everywhere):
+    vectors, options = crowd()
+    expected = similar_pairs_on_disk(vectors, 0.35, tmp_path, **options)
+    for gone in ("starts", "others", "weights"):  # as by a process that was killed while it emptied the folder
+        (tmp_path / f"neighbours-{gone}").unlink()
+        again = similar_pairs_on_disk(vectors, 0.35, tmp_path, **options)
+        assert (again.others == expected.others).all()
+    (tmp_path / "buckets.npy").write_bytes(b"xx")
+    with pytest.raises(DatasetError, match="its files do not fit together; remove it"):
+        similar_pairs_on_disk(vectors, 0.35, tmp_path, **options)
+
+
 def test_few_buckets_find_nearly_all_people():
     """With 64 buckets of which a face visits 16, groups are those of comparing all with all but for few faces."""
     vectors, owners = people(800, 5, dimension=64, similarity=0.65, seed=3)

@@ -20,6 +20,7 @@ from facespace.clustering.shards import (
     write_shard,
 )
 from facespace.errors import DatasetError
+from facespace.io.tensor_file import write_tensor_file
 from support.sphere import people
 
 
@@ -95,3 +96,18 @@ def test_a_face_of_a_crowded_bucket_keeps_its_most_similar(tmp_path, monkeypatch
 def test_shards_are_whole_buckets():
     assert shard_bounds(np.array([2, 0, 0]), 1) == [(0, 1), (1, 3)]
     assert shard_bounds(np.array([0, 0]), 5) == [(0, 2)]
+
+
+@pytest.mark.parametrize("kind", ["cluster shard", "list of pairs"])
+@pytest.mark.parametrize("arrays", [{}, {"other": np.zeros(3)}])
+def test_a_file_with_other_arrays_is_one_error(tmp_path, kind, arrays):
+    write_tensor_file(tmp_path / "file", kind, arrays, {})
+    with pytest.raises(DatasetError, match=f"file: a damaged {kind} .*remove the folder it is in"):
+        (read_shard if kind == "cluster shard" else read_pairs)(tmp_path / "file")
+
+
+def test_pairs_of_several_lengths_are_one_error(tmp_path):
+    arrays = {"first": np.zeros(3, np.int32), "second": np.zeros(2, np.int32), "similarity": np.zeros(3, np.float32)}
+    write_tensor_file(tmp_path / "file", "list of pairs", arrays, {})
+    with pytest.raises(DatasetError, match=r"damaged list of pairs \(arrays of several lengths\)"):
+        read_pairs(tmp_path / "file")

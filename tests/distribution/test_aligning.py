@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from facespace.distribution.aligning import AligningWork, begin, finish
+from facespace.distribution.parts import compute_parts
 from facespace.distribution.storage import Folder
+from facespace.errors import DatasetError
+from facespace.faces.crops import CropRecord
 from support.commands import Outcome
 from support.stores import memory_store as memory_store
 
@@ -87,10 +92,36 @@ def test_a_stopped_run_goes_on(
         stopped = cli("align", raw, f"{memory_store}/out")
     assert (stopped.code, "the same command goes on from there" in stopped.err) == (130, True)
     assert len(Folder(f"{memory_store}/out/.parts").names()) == 3
-    assert cli("align", raw, f"{memory_store}/out").code == 1
+    elsewhere = shutil.copytree(raw, tmp_path / "elsewhere")  # other photos may have the same names
+    refused = cli("align", elsewhere, f"{memory_store}/out")
+    assert (refused.code, "made with photos_in" in refused.err) == (1, True)
+    went_on = cli("align", raw, f"{memory_store}/out")
+    assert (went_on.code, "; 2 now, " in went_on.out) == (1, True)
     cli("align", raw, tmp_path / "alone")
     expected = contents(tmp_path / "alone")
     assert {name: Folder(f"{memory_store}/out").read(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("at", ["memory", "local"])
+def test_a_run_killed_while_it_lists_its_photos_begins_again(
+    cli: Cli, raw: Path, tmp_path: Path, memory_store: str, at: str
+) -> None:
+    out = Folder(f"{memory_store}/out" if at == "memory" else str(tmp_path / "out"))
+    out.write(".parts/.plan/0000000.json", b"[]")
+    work = AligningWork(Folder(str(raw)), out, CropRecord(160, 32, "box"), "cpu")
+    plan = begin(work)
+    assert plan is not None
+    assert plan.n_photos == 5
+
+
+def test_a_run_killed_at_its_very_end_leaves_nothing(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+    person = tmp_path / "raw" / "Cat"
+    shutil.copytree(raw / "Cat", person)
+    assert cli("align", person.parent, f"{memory_store}/out").code == 0
+    parts = Folder(f"{memory_store}/out/.parts")
+    parts.write(".plan/0000000.json", b"[]")
+    assert cli("align", person.parent, f"{memory_store}/out").code == 0
+    assert parts.inside(".plan").is_empty()
 
 
 def test_a_folder_with_something_else_in_it_is_refused(cli: Cli, raw: Path, memory_store: str) -> None:
@@ -98,3 +129,39 @@ def test_a_folder_with_something_else_in_it_is_refused(cli: Cli, raw: Path, memo
     refused = cli("align", raw, f"{memory_store}/out")
     assert (refused.code, "is not empty" in refused.err) == (1, True)
     assert Folder(f"{memory_store}/out").read("Hopper/1.png") == b"somebody's"
+
+
+@pytest.mark.parametrize("entry", ["no JSON", "1", '["Ann/1.jpg"]', '["a", "b", "c"]'])
+def test_a_damaged_part_of_the_plan_is_one_error(tmp_path: Path, entry: str) -> None:
+    out = Folder(str(tmp_path))
+    out.write(".parts/.plan/0000000.json", json.dumps([entry]).encode())
+    work = AligningWork(Folder("raw"), out, CropRecord(160, 32, "box"), "cpu")
+    with pytest.raises(DatasetError, match=r"0000000\.json: damaged; give another output$"):
+        work.compute(0)
+
+
+def test_a_crop_of_the_plan_cannot_lead_out_of_the_output(raw: Path, tmp_path: Path) -> None:
+    out = Folder(str(tmp_path / "out"))
+    out.write(".parts/.plan/0000000.json", json.dumps([json.dumps(["Hopper/1.jpg", "../evil.png"])]).encode())
+    work = AligningWork(Folder(str(raw)), out, CropRecord(160, 32, "box"), "cpu")
+    with pytest.raises(DatasetError, match=r"\.\./evil\.png leads out of the folder$"):
+        work.compute(0)
+    assert not (tmp_path / "evil.png").exists()
+
+
+def test_what_killed_writers_left_goes_when_all_is_done(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+    person = tmp_path / "raw" / "Hopper"
+    person.mkdir(parents=True)
+    shutil.copy(raw / "Hopper" / "1.jpg", person / "1.jpg")
+    Folder(memory_store).write("raw/Hopper/1.jpg", (person / "1.jpg").read_bytes())
+    out = tmp_path / "out"
+    work = AligningWork(Folder(f"{memory_store}/raw"), Folder(str(out)), CropRecord(160, 32, "box"), "cpu")
+    plan = begin(work)
+    assert plan is not None
+    for folder in ("", "Hopper/", ".parts/", ".parts/.plan/"):
+        (out / folder).mkdir(exist_ok=True)
+        (out / folder / ".facespace-1234.png").write_bytes(b"cut o")
+    list(compute_parts(work, plan))
+    finish(work, plan)
+    assert sorted(contents(out)) == ["Hopper/1.png", "align.json", "faces.csv"]
+    assert not (out / ".parts").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +110,52 @@ def test_another_model_on_a_worker_is_refused(photos: Path, tmp_path: Path, cli:
     assert embedding.folder.names() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\3\4 cut off", b"no archive"])
+def test_photos_of_the_same_names_in_another_folder_are_refused(
+    cli: Cli, hopper_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = ("--output", f"{tmp_path}/out/", "--model", "casia-webface")
+    for folder, code in (("one", 0), ("two", 1)):
+        (tmp_path / folder).mkdir()
+        shutil.copy(hopper_file, tmp_path / folder / "a.jpg")
+        monkeypatch.chdir(tmp_path / folder)
+        done = cli("embed", "a.jpg", *output)
+        assert done.code == code, done.err
+    assert "holds results made with photos_in" in done.err
+    # A path from the root means the same from everywhere, but is another name.
+    refused = cli("embed", tmp_path / "one" / "a.jpg", *output)
+    assert refused.code == 1
+
+
+def archive(**arrays: object) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def one_array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.arange(3))
+    return file.getvalue()
+
+
+ROWS = {"path": ["a", "b"], "box": np.zeros((2, 4)), "score": [1, 1], "turned": [0, 0], "embedding": np.zeros((2, 8))}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\3\4 cut off",
+        b"no archive",
+        one_array(),
+        archive(x=[1, 2]),
+        archive(**ROWS, model="m"),
+        archive(**ROWS, model="m", failed=["a"]),
+        archive(**{**ROWS, "score": [1]}, model="m", failed=np.empty((0, 2), np.str_)),
+        archive(**{**ROWS, "score": 1}, model="m", failed=np.empty((0, 2), np.str_)),
+    ],
+    ids=["empty", "cut", "other", "array", "columns", "no-failed", "failed", "lengths", "number"],
+)
 def test_a_damaged_part_is_one_error(tmp_path: Path, data: bytes) -> None:
     Folder(str(tmp_path)).write("part-0000000.npz", data)
     with pytest.raises(DatasetError, match=r"part-0000000\.npz: damaged; remove it and run again$"):

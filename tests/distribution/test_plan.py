@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facespace.distribution.plan import Plan, make_plan, part_name, read_part
+from facespace.distribution.plan import Plan, make_plan, part_name, read_part, variables
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 
@@ -54,6 +54,20 @@ def test_a_plan_without_its_header_is_written_again(folder: Folder) -> None:
     assert read_part(folder, 0) == PHOTOS[:3]
 
 
+def test_results_without_a_plan_are_refused(folder: Folder) -> None:
+    folder.write("part-0000001.npz", b"of other photos")
+    with pytest.raises(DatasetError, match=r"holds part-0000001\.npz, but no plan that says of which photos"):
+        make_plan(folder, PHOTOS, SETTINGS, per_part=3)
+    assert not folder.exists(part_name(0))
+
+
+def test_of_a_plan_that_was_never_whole_nothing_stays(folder: Folder) -> None:
+    for name in (part_name(7), ".plan/.facespace-1234.json"):
+        folder.write(name, b"[]")
+    plan = make_plan(folder, PHOTOS, SETTINGS, per_part=3)
+    assert {*folder.inside(".plan").names()} == {name.removeprefix(".plan/") for name in plan.names()}
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"settings": 1, "photos": 2}', b"\xff"])
 def test_a_damaged_header_is_one_error(folder: Folder, data: bytes) -> None:
     make_plan(folder, PHOTOS, SETTINGS, per_part=3)
@@ -67,6 +81,14 @@ def test_a_damaged_part_is_one_error(folder: Folder, data: bytes) -> None:
     folder.write(part_name(4), data)
     with pytest.raises(DatasetError, match=r"0000004\.json: damaged"):
         read_part(folder, 4)
+
+
+def test_variables_that_change_results_are_compared(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FACESPACE_MAX_PIXELS", raising=False)
+    make_plan(folder, PHOTOS, variables(), per_part=3)
+    monkeypatch.setenv("FACESPACE_MAX_PIXELS", "1000")
+    with pytest.raises(DatasetError, match=r"made with FACESPACE_MAX_PIXELS '' \(asked for: '1000'\)"):
+        make_plan(folder, PHOTOS, variables(), per_part=3)
 
 
 def test_no_photos_are_no_parts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facespace.defaults import MAX_PIXELS_VARIABLE
+from facespace.distribution.plan import variables
 from facespace.distribution.session import _compute_row, connect
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError, RuntimeUnavailable
+from facespace.io.image import pixel_limit
 from facespace.runtime.cores import CORES_VARIABLE
 from support.absent import need_packages
 from support.ray_cluster import TwoNodes, ray_environment, two_nodes as two_nodes
@@ -138,5 +142,17 @@ def test_errors_for_the_user_come_back_as_values(monkeypatch: pytest.MonkeyPatch
         raise error
 
     monkeypatch.setenv(CORES_VARIABLE, "7")
-    assert _compute_row({"number": 3}, fail, 1) == {"number": 3, "error": line}
-    assert _compute_row({"number": 3}, print, 1) == {"number": 3, "error": ""}
+    assert _compute_row({"number": 3}, fail, 1, {}) == {"number": 3, "error": line}
+    assert _compute_row({"number": 3}, print, 1, {}) == {"number": 3, "error": ""}
+
+
+def test_a_worker_reads_and_computes_as_the_command_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CORES_VARIABLE, "7")
+    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1000")
+    monkeypatch.setenv("FACESPACE_PRECISION", "")
+    given = variables()
+    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "2000")  # as on a node of a cluster
+    monkeypatch.setenv("FACESPACE_PRECISION", "bfloat16")
+    seen: list[tuple[int, str | None]] = []
+    _compute_row({"number": 3}, lambda _: seen.append((pixel_limit(), os.environ.get("FACESPACE_PRECISION"))), 1, given)
+    assert seen == [(1000, "")]

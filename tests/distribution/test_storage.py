@@ -10,7 +10,7 @@ import pytest
 
 import facespace
 from facespace.distribution import storage
-from facespace.distribution.storage import Folder, StoredPhoto, find_photos, is_url, shown
+from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, find_photos, is_url, shown
 from facespace.errors import DatasetError, ImageError, RuntimeUnavailable
 from facespace.io.photo_files import LeftOutWarning
 from support.stores import memory_store as memory_store, s3_server as s3_server, s3_store as s3_store
@@ -70,6 +70,12 @@ def test_photos_are_found_by_the_rules_of_a_local_folder(place: str, tmp_path: P
     assert list(find_photos(found[:1])) == found[:1]
 
 
+def test_class_photos_are_those_in_folders_with_a_name(s3_store: str) -> None:
+    for name in ("Ann/1.jpg", "Ann/.hidden.jpg", ".Bea/1.jpg", "not in a folder.jpg", "/no name.jpg"):
+        put(f"{s3_store}/people", name, b"x")
+    assert list(find_class_photos(f"{s3_store}/people")) == ["Ann/1.jpg"]
+
+
 def test_a_stored_photo_is_read_like_a_file(memory_store: str, hopper_file: Path) -> None:
     put(memory_store, "a.jpg", hopper_file.read_bytes())
     photo = StoredPhoto(f"{memory_store}/a.jpg")
@@ -86,6 +92,22 @@ def test_a_stored_photo_that_is_missing_or_too_large_is_one_error(
     monkeypatch.setattr(storage, "MAX_RECORD", 19)
     with pytest.raises(ImageError, match=r"a\.jpg: 20 bytes; no image has more than 19"):
         facespace.read(StoredPhoto(f"{memory_store}/a.jpg"))
+
+
+def test_colons_in_a_name_are_no_second_url(place: str) -> None:
+    folder = Folder(f"{place}/photos")
+    for name, data in (("a", b"another"), ("a::b.jpg", b"first"), ("a::c.jpg", b"second")):
+        folder.write(name, data)
+    assert folder.names() == ["a", "a::b.jpg", "a::c.jpg"]
+    assert (folder.read("a::b.jpg"), folder.read("a::c.jpg"), folder.read("a")) == (b"first", b"second", b"another")
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "Ann/../../evil.png", "/evil.png"])
+def test_a_name_that_leads_out_of_a_local_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = Folder(str(tmp_path / "out"))
+    with pytest.raises(DatasetError, match=r"evil\.png leads out of the folder$"):
+        folder.create(name, b"x")
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_result_above_the_limit_is_not_read(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +139,16 @@ def test_credentials_are_never_shown(memory_store: str, monkeypatch: pytest.Monk
         Folder(url).read("part.bin")
     assert "secret" not in f"{failed.value}{refused.value}"
     assert "zelda" not in f"{failed.value}{refused.value}"
+
+
+def test_a_signature_is_not_in_messages() -> None:
+    url = "https://host/a.jpg?X-Signature=geheim"
+    rewritten = f"{'x' * 150} 403, message='Forbidden', url='https://ann:secret@host/a.jpg?X-Signature=geh%65im&more=1'"
+    for text in (url, rewritten):
+        said = storage._text(ValueError(text), url)
+        assert "https://host/a.jpg" in said
+        assert "geh" not in said
+        assert "secret" not in said
 
 
 def test_a_password_in_a_url_is_refused() -> None:

@@ -8,7 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from facespace.errors import ClassifierError
+from facespace.errors import ClassifierError, FacespaceError
+from facespace.io import tensor_file
 from facespace.io.tensor_file import read_tensor_file, write_tensor_file
 
 REMEDY = "train one from the photos"
@@ -93,3 +94,13 @@ def test_a_record_longer_than_a_header_may_be_comes_back(tmp_path):
     arrays, found = read(tmp_path / "c")
     assert found == record
     assert arrays.keys() == {"one"}
+
+
+def test_a_file_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    write_tensor_file(path, "classifier", {"numbers": np.arange(10)}, {})
+    monkeypatch.setattr(tensor_file, "_MAX_BYTES", path.stat().st_size)
+    write_tensor_file(path, "classifier", {"numbers": np.arange(10)}, {})
+    with pytest.raises(FacespaceError, match=r"c: \d+ bytes to write; a classifier has at most \d+$"):
+        write_tensor_file(path, "classifier", {"numbers": np.arange(11)}, {})
+    assert read(path)[0]["numbers"].tolist() == list(range(10))

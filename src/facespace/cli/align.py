@@ -156,8 +156,7 @@ def _align_in_parts(raw: str, out: str, record: CropRecord, device: Device, ray:
     work = AligningWork(source, target, record, device.value)
     start = time.perf_counter()
     plan = begin(work)
-    if plan is not None:
-        compute_with_progress(work, plan, ray, "aligning")
-        finish(work, plan)
-    n_here = 0 if plan is None else plan.n_photos
-    return summarize(read_table(work.out), n_here=n_here, seconds=time.perf_counter() - start)
+    if plan is None:
+        return summarize(read_table(work.out), n_here=0, seconds=0.0)
+    n_here = compute_with_progress(work, plan, ray, "aligning")
+    return summarize(finish(work, plan), n_here=n_here, seconds=time.perf_counter() - start)

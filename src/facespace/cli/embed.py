@@ -109,7 +109,8 @@ def _embed_in_parts(
     place = output.rstrip("/") if folder else f"{output}.parts"
     work = EmbeddingWork(
         folder=Folder(place if is_url(place) else os.path.abspath(place)),
-        base=os.getcwd(), model=name_for_workers(opened), fingerprint=opened.fingerprint, device=device.value, **options,
+        base="" if all(is_url(place) or os.path.isabs(place) for place in images) else os.getcwd(),
+        model=name_for_workers(opened), fingerprint=opened.fingerprint, device=device.value, **options,
     )  # fmt: skip
     plan = make_plan(work.folder, find_photos(images), work.settings(), per_part=PER_PART)
     compute_with_progress(work, plan, ray, "embedding")

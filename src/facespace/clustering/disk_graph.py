@@ -83,7 +83,7 @@ def similar_pairs_on_disk(
 ) -> DiskGraph:
     """The pairs of `similar_pairs` that meet in a bucket, found with a memory that does not grow with the number of pairs.
 
-    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 24) bytes and 20 for each pair; it
+    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 27) bytes and 28 for each pair; it
     is emptied first if it holds stages of other inputs.
     """
     if not 0 < threshold <= 1:
@@ -164,8 +164,10 @@ def _buckets(folder: Path, embeddings: Embeddings) -> Numbers:
         with atomic_path(path) as unfinished, unfinished.open("wb") as file, one_blas_thread():
             for block in map_ahead(nearest, starts, threads=n_threads, ahead=2 * n_threads):
                 file.write(np.ascontiguousarray(block).data)
-    buckets: Numbers = _mapped(path, "uint16").reshape(len(embeddings), n_visits)
-    return buckets
+    buckets = _mapped(path, "uint16")
+    if buckets.size != len(embeddings) * n_visits:
+        raise _do_not_fit(folder)
+    return buckets.reshape(len(embeddings), n_visits)
 
 
 def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
@@ -174,7 +176,7 @@ def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
 
     starts, others, weights = (folder / f"{_NEIGHBOURS}-{name}" for name in ("starts", "others", "weights"))
     n, n_shards = int(begins[-1]), len(begins) - 1
-    if not starts.exists():  # the last of the three to appear
+    if not (starts.exists() and others.exists() and weights.exists()):  # starts is the last of them to appear
         held = [0]
         with atomic_path(others) as a, atomic_path(weights) as b, a.open("wb") as to_others, b.open("wb") as to_weights:
             for shard in range(n_shards):
@@ -199,10 +201,14 @@ def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
     found = _mapped(starts, "int64")
     arrays = _mapped(others, "int32"), _mapped(weights, "float32")
     if len(found) != n + 1 or any(len(array) != found[-1] for array in arrays):
-        raise DatasetError(
-            f"{plain_text(str(folder))}: its files do not fit together; remove it, and start the same command again"
-        )
+        raise _do_not_fit(folder)
     return np.array(found), arrays[0], arrays[1]
+
+
+def _do_not_fit(folder: Path) -> DatasetError:
+    return DatasetError(
+        f"{plain_text(str(folder))}: its files do not fit together; remove it, and start the same command again"
+    )
 
 
 def _mapped(path: Path, kind: str) -> npt.NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from facespace.clustering.buckets import Embeddings, Numbers
 from facespace.errors import DatasetError
-from facespace.io.tensor_file import read_tensor_file, write_tensor_file
+from facespace.io.tensor_file import Arrays, damaged, read_tensor_file, write_tensor_file
 
 _KIND, _PAIRS = "cluster shard", "list of pairs"
 _REMEDY = "remove the folder it is in, and start the same command again"
@@ -85,12 +85,29 @@ def write_shard(path: Path, shard: Shard) -> None:
 def read_shard(path: Path) -> Shard:
     """Read what `write_shard` wrote; `DatasetError` for a damaged file."""
     arrays, record = read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)
-    return Shard(record["begin"], record["first_bucket"], record["end_bucket"], **arrays)
+    try:
+        shard = Shard(record["begin"], record["first_bucket"], record["end_bucket"], **arrays)
+        _check_lengths(arrays)
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise damaged(path, _KIND, DatasetError, wrong, remedy=_REMEDY) from None
+    return shard
 
 
 def read_pairs(path: Path) -> Pairs:
     """Read what `pairs_of_shards` wrote; `DatasetError` for a damaged file."""
-    return Pairs(**read_tensor_file(path, _PAIRS, DatasetError, remedy=_REMEDY)[0])
+    arrays = read_tensor_file(path, _PAIRS, DatasetError, remedy=_REMEDY)[0]
+    try:
+        pairs = Pairs(**arrays)
+        _check_lengths(arrays)
+    except (TypeError, ValueError) as wrong:
+        raise damaged(path, _PAIRS, DatasetError, wrong, remedy=_REMEDY) from None
+    return pairs
+
+
+def _check_lengths(arrays: Arrays) -> None:
+    """`ValueError` unless all arrays have as many rows."""
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise ValueError("arrays of several lengths")
 
 
 def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> None:

@@ -24,7 +24,16 @@ from facespace.alignment.journal import BATCH
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.distribution.parts import remove_parts
-from facespace.distribution.plan import HEADER as PLAN_HEADER, Plan, make_plan, read_part
+from facespace.distribution.plan import (
+    HEADER as PLAN_HEADER,
+    RESULT,
+    Plan,
+    damaged,
+    leftovers,
+    make_plan,
+    read_part,
+    variables,
+)
 from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, is_url
 from facespace.errors import DatasetError
 from facespace.faces.crops import FILE_NAME, CropRecord
@@ -57,7 +66,7 @@ class AligningWork:
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on beside the photos."""
-        return {"command": "align", **asdict(self.record)}
+        return {"command": "align", "photos_in": self.raw.name, **asdict(self.record), **variables()}
 
     def entries(self) -> list[str]:
         """The list of the plan: of every photo `NAME/file` and its crop's file, by the rules of `alignment.aligner`.
@@ -70,11 +79,11 @@ class AligningWork:
 
     def result(self, number: int) -> str:
         """The rows of a part."""
-        return f"part-{number:07d}.json"
+        return f"{RESULT}{number:07d}.json"
 
     def compute(self, number: int) -> None:
         """Align the photos of a part: first its crops are written, then its rows."""
-        target: dict[str, str] = dict(map(json.loads, read_part(self.folder, number)))
+        target = self._targets(number)
         photos = list(target)
         detector = _detector(self.record.detector, self.record.min_size, self.device)
         aligner = BatchAligner(self.record, detector, target, read=self._read, write=self.out.create)
@@ -83,6 +92,13 @@ class AligningWork:
             for start in range(0, len(photos), BATCH):
                 rows += aligner.align(photos[start : start + BATCH], files)
         self.folder.create(self.result(number), json.dumps([row.as_list() for row in rows]).encode())
+
+    def _targets(self, number: int) -> dict[str, str]:
+        try:
+            pairs = [(str(photo), str(crop)) for photo, crop in map(json.loads, read_part(self.folder, number))]
+        except (ValueError, TypeError):
+            raise damaged(self.folder, number) from None
+        return dict(pairs)
 
     def _read(self, photo: str) -> npt.NDArray[np.uint8]:
         if is_url(self.raw.place):
@@ -98,8 +114,9 @@ def begin(work: AligningWork) -> Plan | None:
     if not work.folder.exists(PLAN_HEADER):
         if work.out.exists(CSV_NAME) and work.out.exists(FILE_NAME):
             _check_finished(work)
+            work.folder.remove(leftovers(work.folder))  # a run that was killed right at its end left it
             return None
-        if not work.out.is_empty():
+        if not work.out.is_empty(apart_from=_PARTS):  # where a run lies that was killed before its plan was whole
             raise DatasetError(
                 f"{work.out.name}: is not empty, and holds no plan of such a run; give another output, or go on without --ray"
             )
@@ -108,8 +125,8 @@ def begin(work: AligningWork) -> Plan | None:
     return plan
 
 
-def finish(work: AligningWork, plan: Plan) -> None:
-    """Join the rows of all parts into the table, in the order of one process, and remove the parts."""
+def finish(work: AligningWork, plan: Plan) -> list[Row]:
+    """Join the rows of all parts into the table, in the order of one process, and remove the parts; the rows."""
     rows: list[Row] = []
     for number in range(plan.n_parts):
         name = work.result(number)
@@ -122,9 +139,11 @@ def finish(work: AligningWork, plan: Plan) -> None:
         table = Path(folder, CSV_NAME)
         write_csv(table, work.record, rows)
         work.out.write(CSV_NAME, table.read_bytes())
+    work.out.remove_unfinished()
     for person in {row.output.split("/", 1)[0] for row in rows if row.output}:
         work.out.inside(person).remove_unfinished()
     remove_parts(work, plan)
+    return rows
 
 
 def read_table(out: Folder) -> list[Row]:

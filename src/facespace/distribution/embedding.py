@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +16,8 @@ import numpy.typing as npt
 
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
-from facespace.distribution.plan import Plan, read_part
-from facespace.distribution.storage import Folder, StoredPhoto, is_url, shown
+from facespace.distribution.plan import RESULT, Plan, read_part, variables
+from facespace.distribution.storage import MAX_PART, Folder, StoredPhoto, is_url, shown
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ModelError
 from facespace.io.image import Source
@@ -26,6 +27,7 @@ from facespace.pipeline.photos import Photo, process
 from facespace.runtime.devices import Device
 
 PER_PART = IMAGES_IN_PART  # photos
+_COLUMNS = ("path", "box", "score", "turned", "embedding")  # of a `FaceTable`
 
 
 class FaceTable:
@@ -81,7 +83,7 @@ def model_array(model: Any) -> npt.NDArray[np.str_]:
 
 @dataclass(frozen=True)
 class EmbeddingWork:
-    """The `parts.Work` of embedding. Relative paths of photos begin at `base`; the model must have the `fingerprint`."""
+    """The `parts.Work` of embedding. Relative paths of photos begin at `base`, empty where there are none; the model must have the `fingerprint`."""
 
     folder: Folder
     base: str
@@ -101,11 +103,13 @@ class EmbeddingWork:
         """What the results depend on beside the photos."""
         return {
             "command": "embed",
+            "photos_in": self.base,
             "model": self.fingerprint,
             "device": self.device,
             "largest": self.largest,
             "try_rotations": self.try_rotations,
             "min_size": self.min_size,
+            **variables(),
         }
 
     def result(self, number: int) -> str:
@@ -114,7 +118,7 @@ class EmbeddingWork:
         >>> EmbeddingWork(Folder("out"), "", "", "", "auto", False, False, 20).result(12)
         'part-0000012.npz'
         """
-        return f"part-{number:07d}.npz"
+        return f"{RESULT}{number:07d}.npz"
 
     def compute(self, number: int) -> None:
         """Embed the faces of a part's photos. Photos that cannot be read are rows of `failed` (K,2): path and reason."""
@@ -143,10 +147,22 @@ def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArra
     for number in range(plan.n_parts):
         name = work.result(number)
         try:
-            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as archive:
-                yield {column: archive[column] for column in archive.files}
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            part = _arrays(work.folder.read(name))
+        except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile):
             raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+        yield part
+
+
+def _arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a part, which fit together."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(one.file_size for one in archive.infolist()) > MAX_PART:
+            raise ValueError("larger than its file")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        part = {column: arrays[column] for column in (*_COLUMNS, "model", "failed")}
+    if len({len(part[column]) for column in _COLUMNS}) > 1 or part["failed"].shape[1:] != (2,):
+        raise ValueError("columns of several lengths")
+    return part
 
 
 def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from facespace.distribution.plan import Plan
+from facespace.distribution.plan import Plan, leftovers
 from facespace.distribution.session import Session
 from facespace.distribution.storage import Folder
 
@@ -49,4 +49,5 @@ def remove_parts(work: Work, plan: Plan) -> None:
 
     Results go first and the photos of the parts last, so that a run that is killed here can be taken up.
     """
-    work.folder.remove([*map(work.result, range(plan.n_parts)), *plan.names()])
+    results = map(work.result, range(plan.n_parts))
+    work.folder.remove([*results, *plan.names(), *leftovers(work.folder, plan)])

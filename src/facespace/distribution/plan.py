@@ -3,22 +3,28 @@
     .plan/0000012.json      the photos of part 12, in the order of the list
     .plan/plan.json         written last: the settings of the work, the number of photos and the SHA-256 of their list
 
-A later run lists the photos again, and goes on where list and settings are the same.
+A later run lists the photos again, and goes on where list and settings are the same. Results without a plan are refused:
+nobody knows of which photos they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from facespace.defaults import MAX_PIXELS_VARIABLE
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
+from facespace.io.text import one_line
 
 _FOLDER = ".plan"
+_VARIABLES = (MAX_PIXELS_VARIABLE, "FACESPACE_RUNTIME", "FACESPACE_PRECISION")
+RESULT = "part-"  # how the names of results begin
 HEADER = f"{_FOLDER}/plan.json"  # there is a plan where this object is
 
 
@@ -52,7 +58,7 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
     """Write the plan for a stream of `photos` into `folder`, or check that the plan found there is the same.
 
     `settings` are what the results depend on, as JSON has them. `DatasetError` where the photos or the settings of an
-    earlier run differ.
+    earlier run differ, or there are results without a plan.
     """
     found = _read_header(folder) if folder.exists(HEADER) else None
     if found is not None and found["settings"] != settings:
@@ -62,6 +68,8 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
             if found["settings"].get(key) != value
         ]
         raise DatasetError(f"{folder.name}: holds results made with {', '.join(differ)}; give another output")
+    if found is None:
+        _check_no_results(folder)
     digest, n_photos = hashlib.sha256(), 0
     for number, part in enumerate(_parts(photos, per_part)):
         text = json.dumps(part).encode()
@@ -69,27 +77,53 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
         n_photos += len(part)
         if found is None:
             folder.write(part_name(number), text)
+    plan = Plan(n_photos, per_part)
     header = {"photos": n_photos, "per_part": per_part, "sha256": digest.hexdigest(), "settings": dict(settings)}
     if found is None:
+        folder.remove(leftovers(folder, plan))  # of a run of more photos that was killed before this line
         folder.write(HEADER, json.dumps(header, indent=1).encode())
     elif found != header:
         raise DatasetError(
             f"{folder.name}: holds results of {found['photos']:,} other photos (now there are {n_photos:,}, or their names "
             "differ); give another output"
         )
-    return Plan(n_photos, per_part)
+    return plan
+
+
+def leftovers(folder: Folder, plan: Plan | None = None) -> list[str]:
+    """The names of what killed runs left where plans are: the objects that are not of this `plan`, the unfinished ones too."""
+    kept = set() if plan is None else set(plan.names())
+    return [name for one in folder.inside(_FOLDER).names() if (name := f"{_FOLDER}/{one}") not in kept]
 
 
 def read_part(folder: Folder, number: int) -> list[str]:
     """The photos of a part; `DatasetError` where its object is damaged."""
-    name = part_name(number)
     try:
-        photos = json.loads(folder.read(name))
+        photos = json.loads(folder.read(part_name(number)))
     except ValueError:
         photos = None
     if not isinstance(photos, list) or not all(isinstance(photo, str) for photo in photos):
-        raise DatasetError(f"{folder.name}/{name}: damaged; give another output")
+        raise damaged(folder, number)
     return photos
+
+
+def damaged(folder: Folder, number: int) -> DatasetError:
+    """The error for a part of a plan that cannot be read."""
+    return DatasetError(f"{folder.name}/{part_name(number)}: damaged; give another output")
+
+
+def variables() -> dict[str, str]:
+    """The variables of the environment that results depend on, of the process that was started; empty where one is not set."""
+    return {name: os.environ.get(name, "") for name in _VARIABLES}
+
+
+def _check_no_results(folder: Folder) -> None:
+    # A worker of a lost node may write its part when the others have finished, and plan and results are gone.
+    if results := [name for name in folder.names() if name.startswith(RESULT)]:
+        raise DatasetError(
+            f"{folder.name}: holds {one_line(results[0])}, but no plan that says of which photos; remove the results, or give "
+            "another output"
+        )
 
 
 def _read_header(folder: Folder) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from facespace.distribution.plan import variables
 from facespace.errors import FacespaceError, RuntimeUnavailable
 from facespace.io.text import first_line, one_line
 from facespace.runtime.cores import CORES_VARIABLE, usable_cores
@@ -45,7 +46,7 @@ class Session:
         # Each number is a block and a task; they lie with this process, so that no node's loss takes them away.
         results = data.from_items(rows, override_num_blocks=len(rows)).map(
             _compute_row,
-            fn_kwargs={"compute": compute, "cores": cores},
+            fn_kwargs={"compute": compute, "cores": cores, "environment": variables()},
             num_cpus=cores,
             ray_remote_args_fn=_remote_options,
             **({"num_gpus": 1, "max_calls": 0} if gpu else {}),  # otherwise a process with a GPU ends after each task
@@ -121,9 +122,11 @@ def _check_reachable(address: str) -> None:
         raise RuntimeUnavailable(f"no Ray cluster at {one_line(address)}: {one_line(first_line(error))}") from None
 
 
-def _compute_row(row: dict[str, Any], compute: Callable[[int], None], cores: int) -> dict[str, Any]:
-    """Runs on a worker. Errors that a user can repair are values, so that Ray does not try them again."""
-    os.environ[CORES_VARIABLE] = str(cores)
+def _compute_row(
+    row: dict[str, Any], compute: Callable[[int], None], cores: int, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Runs on a worker, which has the environment of its node and gets that of the command. Errors that a user can repair are values, so that Ray does not try them again."""
+    os.environ.update(environment, **{CORES_VARIABLE: str(cores)})
     number = int(row["number"])
     try:
         compute(number)

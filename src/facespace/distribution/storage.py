@@ -1,6 +1,7 @@
 """Folders that are local or in any store that fsspec knows (`s3://`, `gs://`, …): list photos, read, write once.
 
-A place is a local path or a URL. Its credentials, if it has any, are kept out of every name that is shown or stored.
+A place is a local path or a URL. Its credentials, if it has any, are kept out of messages and results; a plan has the URLs as they
+were given.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ MAX_PART = 2**32  # bytes of one result; a part of the largest group photos has 
 _PASSWORD = re.compile(r"://[^/@]*:[^/]*@")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
+_CREDENTIALS_IN_TEXT = re.compile(r"(?<=://)[^/\s'\"]*@")
+_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -86,7 +89,8 @@ def find_class_photos(url: str) -> Iterator[str]:
     name, photos, found = shown(url), PhotoFiles(), False
     with _store_errors(name, url):
         store, root = _open_store(url)
-        folders = [one["name"].rstrip("/") for one in store.ls(root, detail=True) if one["type"] == "directory"]
+        folders = {one["name"].rstrip("/") for one in store.ls(root, detail=True) if one["type"] == "directory"}
+    folders.discard(str(root).rstrip("/"))  # an object `folder//name` lies in a folder without a name
     for folder in sorted(folders):
         person = folder.rpartition("/")[2]
         if person.startswith("."):
@@ -142,9 +146,9 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of results at a `place`. Objects in it are there whole or not at all; names have `/` between their parts.
+    """A folder of results at a `place`. Names of objects have `/` between their parts.
 
-    Methods raise `OSError` for a local folder and `DatasetError` for a store, each naming the object.
+    Objects are there whole or not at all, unless a store writes in place, as `sftp://` does. Methods raise `OSError` for a local folder and `DatasetError` for a store, each naming the object.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -164,13 +168,16 @@ class Folder:
         """A folder in this one."""
         return Folder(f"{self.place.rstrip('/')}/{name}")
 
-    def is_empty(self) -> bool:
-        """Whether nothing is in it, or there is no such folder."""
+    def is_empty(self, *, apart_from: str = "") -> bool:
+        """Whether nothing is in it, `apart_from` one folder, or there is no such folder."""
         if not is_url(self.place):
-            return not os.path.isdir(self.place) or not os.listdir(self.place)
+            return not os.path.isdir(self.place) or set(os.listdir(self.place)) <= {apart_from}
         with self._errors(""):
             store, path = _open_store(self.place)
-            return not store.exists(path) or not store.ls(path)
+            if not store.exists(path):
+                return True
+            found = (one["name"].rstrip("/").rpartition("/")[2] for one in store.ls(path, detail=True))
+            return set(found) <= {apart_from}
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless it is there. Of several writers one gets True; the others leave what it wrote."""
@@ -257,7 +264,10 @@ class Folder:
             raise DatasetError(f"{self.name}/{name}: {size:,} bytes; no result has more than {MAX_PART:,}")
 
     def _path(self, name: str) -> Path:
-        return Path(self.place, name)
+        inside = Path(name)
+        if inside.anchor or ".." in inside.parts:  # names of a store may hold what leads elsewhere on this system
+            raise DatasetError(f"{self.name}: {one_line(name)} leads out of the folder")
+        return Path(self.place, inside)
 
     def _url(self, name: str) -> str:
         return f"{self.place.rstrip('/')}/{name}"
@@ -325,8 +335,11 @@ def _open_store(url: str) -> tuple[Any, Any]:
     except ImportError:
         raise RuntimeUnavailable(f"{protocol}:// needs fsspec; install it with: pip install 'facespace[ray]'") from None
     try:
-        # Others write to the store meanwhile, so listings are not kept.
-        return fsspec.url_to_fs(url, use_listings_cache=False)  # type: ignore[no-any-return]
+        # fsspec takes what follows `::` for a second URL, but it may be in the name of an object. Others write to the store
+        # meanwhile, so listings are not kept.
+        first, colons, rest = url.partition("::")
+        store, path = fsspec.url_to_fs(first, use_listings_cache=False)
+        return store, f"{path}{'/' if first.endswith('/') else ''}{colons}{rest}" if colons else path
     except ImportError as error:
         raise RuntimeUnavailable(f"{protocol}:// needs one more package ({first_line(error)})") from None
 
@@ -345,13 +358,13 @@ def _store_errors(name: str, url: str) -> Iterator[None]:
 
 
 def _text(error: Exception, url: str) -> str:
-    """The first line of an error without the credentials of a URL."""
-    text = first_line(error)
+    """The first line of an error without the credentials and signatures of URLs, those that the store has rewritten too."""
+    text = _QUERY.sub(r"\1", _CREDENTIALS_IN_TEXT.sub("", str(error)))
     if secret := _CREDENTIALS.search(url):
         user_and_password = secret[0].removesuffix("@")
         for part in (user_and_password, *user_and_password.split(":", 1)[::-1]):
             text = text.replace(part, "***") if part else text
-    return one_line(text)
+    return one_line(first_line(Exception(text or type(error).__name__)))
 
 
 def _create_file(target: Path, data: bytes) -> bool:

@@ -44,6 +44,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> None:
     """Write arrays and record, whole or not at all; `kind` says what the file is, "classifier" for instance.
 
+    `FacespaceError` where `read_tensor_file` would refuse the file for its size; one that is there stays then.
     It is written array by array: safetensors' own writers make a copy of the whole file in memory, or report a full disk
     without its error number.
     """
@@ -61,6 +62,8 @@ def write_tensor_file(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[An
         header[name] = {"dtype": _DTYPES[array.dtype.str[1:]], "shape": array.shape, "data_offsets": (begin, end)}
     start = json.dumps(header).encode()
     start += b" " * (-len(start) % 8)
+    if (size := 8 + len(start) + end) > _MAX_BYTES:
+        raise FacespaceError(f"{plain_text(str(path))}: {size} bytes to write; a {kind} has at most {_MAX_BYTES}")
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         file.write(struct.pack("<Q", len(start)) + start)
         for array in held.values():

@@ -44,17 +44,23 @@ def name_for_workers(opened: OpenedModel) -> str:
     return opened.name if opened.card is not None else os.path.abspath(opened.source)
 
 
-def compute_with_progress(work: Work, plan: Plan, ray: str | None, what: str) -> None:
-    """Compute the parts that are missing, here or on the workers of a cluster; stopped, the command leaves with 130."""
+def compute_with_progress(work: Work, plan: Plan, ray: str | None, what: str) -> int:
+    """Compute the parts that are missing, here or on the workers of a cluster; the number of their photos.
+
+    Stopped, the command leaves with 130.
+    """
     from facespace.distribution.parts import compute_parts
 
+    done: list[int] = []  # at first, and now
     try:
         with _session(ray) as session, progress_bar(what) as show:
-            for n_done in compute_parts(work, plan, session):
-                show(min(n_done * plan.per_part, plan.n_photos), plan.n_photos)
+            for n_parts in compute_parts(work, plan, session):
+                done = [*done[:1], min(n_parts * plan.per_part, plan.n_photos)]
+                show(done[-1], plan.n_photos)
     except KeyboardInterrupt:
         say("stopped; what is done is kept, the same command goes on from there")
         raise typer.Exit(130) from None
+    return done[-1] - done[0]
 
 
 @contextlib.contextmanager
