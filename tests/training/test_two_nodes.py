@@ -96,6 +96,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+# Without the last one, a restarted process may read the address of one that has ended, and wait for it for half an hour.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -110,14 +114,18 @@ def run_on_two_nodes(*commands: list[str], restarts: int) -> list[tuple[int, str
     running = [
         subprocess.Popen(
             [*torchrun, *command],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            env={**os.environ, **ENVIRONMENT},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         for command in commands
     ]
-    said = [one.communicate()[1] for one in running]
+    try:
+        said = [one.communicate(timeout=300)[1] for one in running]
+    finally:
+        for one in running:
+            one.kill()
     return [(one.returncode, text) for one, text in zip(running, said, strict=True)]
 
 
