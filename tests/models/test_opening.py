@@ -204,9 +204,9 @@ def test_an_embedder_warns_of_an_assumption_and_keeps_it(tmp_path: Path) -> None
     assert Embedder.load(tmp_path / "w.safetensors").remarks == ()
 
 
-@pytest.mark.parametrize(("model", "most"), [("casia-webface", 13), ("sface", 19)])
+@pytest.mark.parametrize(("model", "most"), [("casia-webface", 15), ("sface", 19)])
 def test_loading_a_published_model_runs_code_of_few_modules(model: str, most: int) -> None:
-    """Whoever wants to know how a model is loaded reads few modules: of FaceNet 13, of SFace 19 the first time.
+    """Whoever wants to know how a model is loaded reads few modules: of FaceNet 14, 15 where it computes in integers; of SFace 19.
 
     A module counts when a function of it runs, or a class in it is made while it is imported; the errors and the rooms'
     `__init__` do not count.

@@ -108,6 +108,6 @@ def _quota_of(folder: Path) -> int | None:
 
 def _words(file: Path) -> list[str] | None:
     try:
-        return file.read_text(encoding="ascii", errors="replace").split()
+        return file.read_text(encoding="utf-8", errors="replace").split()
     except OSError:
         return None
