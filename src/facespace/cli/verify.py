@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from facespace.cli.shared.distributed import Ray, compute_with_progress
 from facespace.cli.shared.models import load_embedder, model_of_crops
 from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import progress_bar, write_json, write_line
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
-    from facespace.evaluation.pairs import Evaluation
+    from facespace.datasets.pairs.pair_sets import PairSet, PairSource
+    from facespace.embedding.embedder import Embedder
+    from facespace.evaluation.pairs import Evaluation, Flip as FlipWord, Represented
 
 app = typer.Typer(
     help="Measure a model on pairs of photos: accuracy, VAL at FAR, ROC, thresholds, the worst errors.",
@@ -95,26 +101,24 @@ def lfw(
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
+    ray: Ray = None,
 ) -> None:
     """Pairs as Labeled Faces in the Wild lists them; whole photos, or crops with --aligned.
 
     A list with folds is scored by the protocol of 2018: each fold at the threshold that was best on the others. A
     list without (view 1) wants --threshold-from, or its own best threshold is reported and called optimistic.
     """
-    from facespace.datasets.pairs.lists import read_lfw_pairs
-    from facespace.datasets.pairs.pair_sets import listed_pairs, read_pair_set
+    from facespace.datasets.pairs.pair_sets import PairSource
 
     _measure(
-        lambda spec: listed_pairs(pairs, read_lfw_pairs(pairs), images, aligned, spec),
-        lambda path, spec: read_pair_set(path, images, aligned, spec),
+        PairSource(pairs, "lfw", images, aligned),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
         json,
         device,
         model,
-        images,
-        aligned,
+        ray,
     )
 
 
@@ -131,20 +135,20 @@ def bin_(
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
+    ray: Ray = None,
 ) -> None:
     """A `.bin` file: 112 px crops by five points, ten contiguous folds. Its pickle is read without running any of it."""
-    from facespace.datasets.pairs.pair_sets import binary_pairs, read_pair_set
+    from facespace.datasets.pairs.pair_sets import PairSource
 
     _measure(
-        lambda _: binary_pairs(file),
-        lambda path, spec: read_pair_set(path, None, True, spec),
+        PairSource(file, "bin", None, aligned=True),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
         json,
         device,
         model,
-        None,
+        ray,
     )
 
 
@@ -163,22 +167,20 @@ def pairs_(
     json: Json = False,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
+    ray: Ray = None,
 ) -> None:
     """Your own pairs. With a column `fold` by folds; with `person_a`, `person_b` with intervals over people."""
-    from facespace.datasets.pairs.lists import read_csv_pairs
-    from facespace.datasets.pairs.pair_sets import listed_pairs, read_pair_set
+    from facespace.datasets.pairs.pair_sets import PairSource
 
     _measure(
-        lambda spec: listed_pairs(csv, read_csv_pairs(csv), root, aligned, spec),
-        lambda path, spec: read_pair_set(path, root, aligned, spec),
+        PairSource(csv, "csv", root, aligned),
         _options(distance, flip, subtract_mean, allow_missing, resize_crops),
         threshold_from,
         output,
         json,
         device,
         model,
-        root,
-        aligned,
+        ray,
     )
 
 
@@ -195,37 +197,53 @@ def _options(
 
 
 def _measure(
-    source: Any,
-    other: Any,
+    source: PairSource,
     options: dict[str, Any],
     threshold_from: Path | None,
     output: Path | None,
     json: bool,
     device: Device,
     model: str | None,
-    images: Path | None,
-    aligned: bool = False,
+    ray: str | None,
 ) -> None:
+    from facespace.datasets.pairs.pair_sets import PairSource
     from facespace.detection.factory import create_detector
     from facespace.evaluation import report
     from facespace.evaluation.pairs import evaluate_pairs
     from facespace.reports.page import check_plots
 
+    if ray not in (None, "local") and output is None:
+        raise typer.BadParameter("needs --output DIR, a folder that every node sees", param_hint="--ray")
     if output is not None:
         check_plots()
         output.mkdir(parents=True, exist_ok=True)
-    embedder = load_embedder(model, device.value, made_with=model_of_crops(images, aligned=aligned) if images else "")
-    pairs = source(embedder.spec)
-    chosen_on = None if threshold_from is None else other(threshold_from, embedder.spec)
+    made_with = model_of_crops(source.root, aligned=source.aligned) if source.root else ""
+    embedder = load_embedder(model, device.value, made_with=made_with)
+    pairs = source.read(embedder.spec)
+    other = None if threshold_from is None else PairSource.of(threshold_from, source.root, source.aligned)
+    chosen_on = None if other is None else other.read(embedder.spec)
     whole = any(one is not None and one.crops is None for one in (pairs, chosen_on))
-    with progress_bar("embedding") as show:
+    with contextlib.ExitStack() as ends:
+        if ray is None:
+            where: dict[str, Any] = {"progress": ends.enter_context(progress_bar("embedding"))}
+        else:
+            place = output or Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="facespace-verify-")))
+
+            def in_parts(one: PairSet) -> Represented:
+                kept = place / (".pairs" if one is pairs else ".threshold")
+                read_from = source if one is pairs else other
+                assert read_from is not None
+                thumbnails = output is not None and one is pairs
+                return _represent_in_parts(kept, read_from, one, embedder, options["flip"], thumbnails, device, ray)
+
+            where = {"represent_set": in_parts}
         evaluation = evaluate_pairs(
             pairs,
             embedder,
             detector=create_detector(embedder.detector) if whole else None,
             threshold_from=chosen_on,
             keep_thumbnails=output is not None,
-            progress=show,
+            **where,
             **options,
         )
     if output is not None:
@@ -237,6 +255,28 @@ def _measure(
         write_line(line)
     if output is not None:
         write_line(f"-> {output / 'report.html'}")
+
+
+def _represent_in_parts(
+    place: Path,
+    source: PairSource,
+    pairs: PairSet,
+    embedder: Embedder,
+    flip: FlipWord,
+    thumbnails: bool,
+    device: Device,
+    ray: str,
+) -> Represented:
+    """Embed the photos of a list on Ray; parts lie in the folder `place` until they are joined."""
+    from facespace.distribution.evaluating import EvaluatingWork, begin, finish
+    from facespace.distribution.storage import Folder
+
+    work = EvaluatingWork(
+        Folder(os.path.abspath(place)), source.absolute(), embedder.name, embedder.fingerprint, device.value, flip, thumbnails
+    )  # fmt: skip
+    plan = begin(work, pairs)
+    compute_with_progress(work, plan, ray, "embedding")
+    return finish(work, plan, pairs, embedder.dimension)
 
 
 def _summary(evaluation: Evaluation) -> list[str]:

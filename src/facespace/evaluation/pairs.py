@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from facespace.pipeline.photos import process
 
 Flip = Literal["none", "concat", "add"]
 Progress = Callable[[int, int], None]
-_BATCH = 64
+BATCH = 64  # photos
 _THUMBNAIL = 96  # pixels
 
 
@@ -92,11 +92,13 @@ def evaluate_pairs(
     resize_crops: bool = False,
     keep_thumbnails: bool = False,
     progress: Progress | None = None,
+    represent_set: Callable[[PairSet], Represented] | None = None,
 ) -> Evaluation:
     """Judge the pairs of `source`; whole photos want a `detector`, which gives the face the 2018 aligner keeps.
 
     `flip`: the embedding of photo and mirror image, put end to end (`concat`, not of unit length, as in 2018) or added
-    (`add`, of unit length). With `threshold_from` threshold and mean are chosen there and no folds are made. Raises
+    (`add`, of unit length). With `threshold_from` threshold and mean are chosen there and no folds are made. `represent_set`
+    embeds the photos of a set in place of `represent`, for instance on other machines. Raises
     `DatasetError` where files are missing or folds uneven (unless `allow_missing`), where crops do not fit the model
     (unless `resize_crops`), and where the pairs do not let anything be measured.
     """
@@ -119,7 +121,11 @@ def evaluate_pairs(
             progress(done, n_photos)
 
     seen = [
-        represent(one, embedder, detector, flip=flip, keep_thumbnails=keep_thumbnails and one is source, progress=show)
+        represent_set(one)
+        if represent_set is not None
+        else represent(
+            one, embedder, detector, flip=flip, keep_thumbnails=keep_thumbnails and one is source, progress=show
+        )
         for one in sets
     ]
     try:
@@ -232,12 +238,19 @@ def represent(
     flip: Flip,
     keep_thumbnails: bool,
     progress: Callable[[int], None],
+    numbers: Sequence[int] | None = None,
 ) -> Represented:
-    """Embed all photos of a list; rows of photos without a face stay 0 and stand in `failed`."""
-    width = embedder.dimension * (2 if flip == "concat" else 1)
-    seen = Represented(np.zeros((len(source.files), width), np.float32), {}, {})
-    crops = _whole_photos(source, embedder, detector) if source.crops is None else _crops(source, embedder)
-    while batch := list(islice(crops, _BATCH)):
+    """Embed all photos of a list, or those with the `numbers`; rows of other photos and of those without a face stay 0.
+
+    Photos without a face stand in `failed`. Photos are embedded `BATCH` at a time, counted among those that have a file.
+    """
+    seen = empty(source, embedder.dimension, flip)
+    wanted = range(len(source.files)) if numbers is None else numbers
+    there = [k for k in wanted if source.files[k] is not None]
+    crops = (
+        _whole_photos(source, there, embedder, detector) if source.crops is None else _crops(source, there, embedder)
+    )
+    while batch := list(islice(crops, BATCH)):
         good = [(k, crop) for k, crop, _ in batch if crop is not None]
         seen.failed.update({k: reason for k, crop, reason in batch if crop is None})
         if good:
@@ -250,13 +263,20 @@ def represent(
     return seen
 
 
+def empty(source: PairSet, dimension: int, flip: Flip) -> Represented:
+    """Rows of 0 for all photos of a list."""
+    width = dimension * (2 if flip == "concat" else 1)
+    return Represented(np.zeros((len(source.files), width), np.float32), {}, {})
+
+
 Crop = tuple[int, npt.NDArray[np.uint8] | None, str]  # photo, its crop, or None and the reason
 
 
-def _whole_photos(source: PairSet, embedder: Embedder, detector: Detector | None) -> Iterator[Crop]:
+def _whole_photos(
+    source: PairSet, there: Sequence[int], embedder: Embedder, detector: Detector | None
+) -> Iterator[Crop]:
     if detector is None:
         raise ValueError("whole photos want a detector")
-    there = [k for k, file in enumerate(source.files) if file is not None]
     photos = process((str(source.files[k]) for k in there), detector, keep_pixels=True)
     for k, photo in zip(there, photos, strict=True):
         if photo.pixels is None or not photo.faces:
@@ -266,12 +286,12 @@ def _whole_photos(source: PairSet, embedder: Embedder, detector: Detector | None
         yield k, align(photo.pixels, central_face(photo.faces, width, height), embedder.spec), ""
 
 
-def _crops(source: PairSet, embedder: Embedder) -> Iterator[Crop]:
+def _crops(source: PairSet, there: Sequence[int], embedder: Embedder) -> Iterator[Crop]:
     assert source.crops is not None
     wanted = source.crops.image_size
-    for k, file in enumerate(source.files):
-        if file is None:
-            continue
+    for k in there:
+        file = source.files[k]
+        assert file is not None
         try:
             crop = image.read(file)
         except ImageError as error:

@@ -1,0 +1,127 @@
+"""`verify` in parts: the photos of a list of pairs to one `.npz` a part, and the parts to the embeddings of the list."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from facespace.datasets.pairs.pair_sets import PairSet, PairSource
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
+from facespace.distribution.parts import remove_parts
+from facespace.distribution.plan import Plan, make_plan, read_part
+from facespace.distribution.storage import Folder
+from facespace.embedding.embedder import Embedder
+from facespace.errors import DatasetError, ModelError
+from facespace.evaluation.pairs import BATCH, Flip, Represented, empty, represent
+from facespace.io.checksums import sha256_of
+from facespace.runtime.devices import Device
+
+PER_PART = BATCH  # photos
+
+
+@dataclass(frozen=True)
+class EvaluatingWork:
+    """The `parts.Work` of embedding the photos of a list of pairs. `source` has absolute paths, which all workers see.
+
+    The model must have the `fingerprint`. With `thumbnails` small pictures of the crops are kept for the report.
+    """
+
+    folder: Folder
+    source: PairSource
+    model: str
+    fingerprint: str
+    device: Device
+    flip: Flip
+    thumbnails: bool
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the embeddings are computed on a GPU."""
+        return self.device == "cuda"
+
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on beside the photos."""
+        return {
+            "command": "verify",
+            "list": sha256_of(self.source.path),
+            "images": str(self.source.root),
+            "aligned": self.source.aligned,
+            "model": self.fingerprint,
+            "device": self.device,
+            "flip": self.flip,
+            "thumbnails": self.thumbnails,
+        }
+
+    def result(self, number: int) -> str:
+        """The archive of a part."""
+        return f"part-{number:07d}.npz"
+
+    def compute(self, number: int) -> None:
+        """Embed the photos of a part, as `evaluation.pairs.represent` does."""
+        embedder, detector = _networks(self.model, self.device)
+        if embedder.fingerprint != self.fingerprint:
+            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+        pairs = _read(self.source, embedder)
+        photos = [json.loads(entry) for entry in read_part(self.folder, number)]
+        if any(k >= len(pairs.files) or pairs.pairs.photos[k] != name or pairs.files[k] is None for k, name in photos):
+            raise DatasetError(f"{pairs.name}: a worker does not see the same photos as where the command was started")
+        numbers = [k for k, _ in photos]
+        seen = represent(
+            pairs, embedder, detector,
+            flip=self.flip, keep_thumbnails=self.thumbnails, progress=lambda _: None, numbers=numbers,
+        )  # fmt: skip
+        archive = io.BytesIO()
+        np.savez(
+            archive,
+            numbers=np.array(numbers, np.int64),
+            embeddings=seen.embeddings[numbers],
+            failed=np.array(list(seen.failed), np.int64),
+            reasons=np.array(list(seen.failed.values()), np.str_),
+            pictured=np.array(list(seen.thumbnails), np.int64),
+            thumbnail_ends=np.cumsum([len(picture) for picture in seen.thumbnails.values()], dtype=np.int64),
+            thumbnails=np.frombuffer(b"".join(seen.thumbnails.values()), np.uint8),
+        )
+        self.folder.create(self.result(number), archive.getvalue())
+
+
+def begin(work: EvaluatingWork, pairs: PairSet) -> Plan:
+    """The plan of a run, new or taken up; its photos are those of the list that have a file."""
+    entries = (json.dumps([k, pairs.pairs.photos[k]]) for k, file in enumerate(pairs.files) if file is not None)
+    return make_plan(work.folder, entries, work.settings(), per_part=PER_PART)
+
+
+def finish(work: EvaluatingWork, plan: Plan, pairs: PairSet, dimension: int) -> Represented:
+    """Join the parts to what `evaluation.pairs.represent` returns for the whole list, and remove them."""
+    seen = empty(pairs, dimension, work.flip)
+    for number in range(plan.n_parts):
+        name = work.result(number)
+        try:
+            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as part:
+                seen.embeddings[part["numbers"]] = part["embeddings"]
+                seen.failed.update(zip(part["failed"].tolist(), part["reasons"].tolist(), strict=True))
+                pictures = np.split(part["thumbnails"], part["thumbnail_ends"][:-1])
+                seen.thumbnails.update(
+                    (k, picture.tobytes()) for k, picture in zip(part["pictured"].tolist(), pictures, strict=False)
+                )
+        except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+    remove_parts(work, plan)
+    return seen
+
+
+@lru_cache(maxsize=1)  # a worker computes one part after another
+def _networks(model: str, device: Device) -> tuple[Embedder, Detector]:
+    embedder = Embedder.load(model, device=device)
+    return embedder, create_detector(embedder.detector)
+
+
+@lru_cache(maxsize=2)
+def _read(source: PairSource, embedder: Embedder) -> PairSet:
+    return source.read(embedder.spec)
