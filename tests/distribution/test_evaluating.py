@@ -52,7 +52,7 @@ def pairs(tmp_path: Path) -> Path:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """--ray computes the parts here, one photo in each; batches are of one photo likewise."""
-    monkeypatch.setattr(distributed, "_session", lambda ray: contextlib.nullcontext())
+    monkeypatch.setattr(distributed, "connected", lambda ray: contextlib.nullcontext())
     for name in ("distribution.evaluating.PER_PART", "evaluation.pairs.BATCH", "pipeline.face_batches.IMAGES_IN_PART"):
         monkeypatch.setattr(f"facespace.{name}", 1)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from facespace.cli.shared.distributed import Ray, compute_with_progress, connected
 from facespace.cli.shared.galleries import open_gallery
 from facespace.cli.shared.models import load_embedder, name_in
 from facespace.cli.shared.options import (
@@ -79,15 +81,17 @@ def cluster(
     min_size: MinSize = DEFAULT_MIN_SIZE,
     device: EmbeddingDevice = Device.auto,
     model: OptionalModel = None,
+    ray: Ray = None,
 ) -> None:
     """Find the faces of photos and put them into folders, one a person, the largest first.
 
     Run again with more photos, what is known is not computed again, and new faces join the old groups. A folder may
-    be given another name meanwhile.
+    be given another name meanwhile. With --ray every node must see photos and DIR; docs/scale.md tells more.
     """
     from facespace.clustering.algorithms import pair_threshold_for, threshold_for
+    from facespace.clustering.disk_graph import pairs_of_all_shards
     from facespace.clustering.folders import ALONE, POOR, keep_picture, tidy, write_folders, write_sheet, write_table
-    from facespace.clustering.groups import STAGES, STATE, FaceGroups, group_record, load_groups, read_faces
+    from facespace.clustering.groups import FINDING, STAGES, STATE, FaceGroups, group_record, load_groups, read_faces
     from facespace.detection.factory import create_detector
     from facespace.embedding import calibration
     from facespace.pipeline.photos import find_images
@@ -110,17 +114,30 @@ def cluster(
     def keep(photo: Photo, digest: str) -> None:
         if photo.turned:
             say(f"{photo.path}{turned(photo)}")
-        keep_picture(output, photo, digest)
+        if ray is None:  # else the workers have kept it
+            keep_picture(output, photo, digest)
+
+    def find(digests: Mapping[str, str]) -> Iterator[Photo]:
+        return _find_in_parts(output, digests, embedder, device, min_size, try_rotations, ray)
+
+    def checkpoint() -> None:
+        if ray is None:
+            groups.save_new(state, embedder)
 
     try:
         for path, reason in read_faces(
             paths, groups, embedder, create_detector(embedder.detector, min_size=min_size),
             keep=keep, try_rotations=try_rotations,
-            checkpoint=lambda: groups.save_new(state, embedder), progress=progress,
+            checkpoint=checkpoint, progress=progress if ray is None else lambda photos, *_: iter(photos),
+            find=None if ray is None else find,
         ):  # fmt: skip
             report.fail(path, reason, json=json)
-    finally:
-        groups.save(state, embedder)  # stopped, it goes on here
+    except BaseException:
+        if ray is None:  # stopped, it goes on here; parts are taken in all or none
+            groups.save(state, embedder)
+        raise
+    groups.save(state, embedder)
+    shutil.rmtree(output / FINDING, ignore_errors=True)
     if not groups.photo:
         raise ValueError(f"no faces in {len(groups.photos)} photos; there is nothing to group")
     pair_threshold = threshold
@@ -136,6 +153,7 @@ def cluster(
             calibration=embedder.calibration,
             repeats=repeats,
             folder=output / STAGES,
+            find_pairs=pairs_of_all_shards if ray is None else lambda *shards: _find_pairs_in_parts(*shards, ray=ray),
             progress=show,
         )
     names = _names(groups, gallery, collection, embedder) if gallery else {}
@@ -172,6 +190,43 @@ def cluster(
         )
         write_line(f"-> {plain_text(str(sheet))}")
     report.finish()
+
+
+def _find_in_parts(
+    output: Path,
+    digests: Mapping[str, str],
+    embedder: Embedder,
+    device: Device,
+    min_size: float,
+    try_rotations: bool,
+    ray: str | None,
+) -> Iterator[Photo]:
+    """The faces of photos, found on Ray. The pictures of faces are kept there, so these photos have no pixels."""
+    from facespace.clustering.folders import tidy
+    from facespace.distribution.clustering import FindingWork, begin, read_photos
+
+    if not digests:
+        return
+    work = FindingWork(
+        output=os.path.abspath(output), base=os.getcwd(), model=embedder.name, fingerprint=embedder.fingerprint,
+        device=device.value, min_size=min_size, try_rotations=try_rotations,
+    )  # fmt: skip
+    work, plan = begin(work, digests)
+    compute_with_progress(work, plan, ray, "finding faces")
+    tidy(output)  # of workers that were lost
+    yield from read_photos(work, plan)
+
+
+def _find_pairs_in_parts(folder: Path, n_shards: int, threshold: float, *, ray: str | None) -> Iterator[int]:
+    """`clustering.disk_graph.pairs_of_all_shards` on Ray."""
+    from facespace.distribution.clustering import PairsWork
+    from facespace.distribution.parts import compute_parts
+    from facespace.distribution.plan import Plan
+    from facespace.distribution.storage import Folder
+
+    work = PairsWork(Folder(os.path.abspath(folder)), n_shards, threshold)
+    with connected(ray) as session:
+        yield from compute_parts(work, Plan(n_shards**2, per_part=1), session)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from facespace.clustering.disk_graph import DiskGraph, similar_pairs_on_disk
+from facespace.clustering.disk_graph import DiskGraph, PairFinder, pairs_of_all_shards, similar_pairs_on_disk
 from facespace.clustering.similarity_graph import Embeddings, SimilarityGraph, similar_pairs
 from facespace.clustering.whispers import Labels, whispers
 from facespace.embedding.calibration import Calibration
@@ -43,6 +43,7 @@ def cluster(
     handicaps: npt.ArrayLike | None = None,
     seed: int = 0,
     folder: Path | None = None,
+    find_pairs: PairFinder = pairs_of_all_shards,
     progress: Callable[[int, int], None] | None = None,
 ) -> Labels:
     """Group embeddings (N,D) of length 1; labels (N,) from 0, the largest group, to the smallest.
@@ -58,7 +59,8 @@ def cluster(
 
     Above 100,000 faces the similar pairs are looked for in overlapping buckets (`disk_graph`) instead of among all pairs;
     embeddings may then be mapped from a file. What is found goes into files in `folder`, or a temporary folder. Called again
-    with the same faces and the same `folder` after it was stopped, it goes on where it was.
+    with the same faces and the same `folder` after it was stopped, it goes on where it was. `find_pairs` is that of
+    `disk_graph.similar_pairs_on_disk`.
     `ValueError` for what is not of length 1, an unknown method, or a threshold outside (0, 1].
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.9, 0.435889894]], np.float32)
@@ -81,7 +83,9 @@ def cluster(
     else:
         with tempfile.TemporaryDirectory(prefix=TEMPORARY) as temporary:
             place = Path(temporary) if folder is None else folder
-            kept = similar_pairs_on_disk(vectors, threshold, place, handicaps=less, photos=photo, progress=progress)
+            kept = similar_pairs_on_disk(
+                vectors, threshold, place, handicaps=less, photos=photo, find_pairs=find_pairs, progress=progress
+            )
             labels = _by_method(method, vectors, kept, threshold, photo, less, seed, place)
     if pair_threshold is not None:
         labels = _apart(labels, vectors, less, pair_threshold)

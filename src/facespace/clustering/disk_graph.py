@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ _BLOCK = 8192
 _KEY, _BUCKETS, _NEIGHBOURS = "inputs.json", "buckets.npy", "neighbours"
 
 Progress = Callable[[int, int], None]
+# Writes the pairs of each two of N shards in a folder, from a threshold on; yields how many of the N² files are done.
+PairFinder = Callable[[Path, int, float], Iterator[int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +74,20 @@ class DiskGraph:
         )
 
 
+def pairs_of_all_shards(folder: Path, n_shards: int, threshold: float) -> Iterator[int]:
+    """Write the pairs of each two shards by threads of this process; yields how many of the N² files are done."""
+
+    def find(task: tuple[int, ...]) -> None:
+        own, other = task
+        pairs_of_shards(folder, own, other, threshold)
+
+    tasks = itertools.product(range(n_shards), repeat=2)
+    n_threads = usable_cores()
+    with one_blas_thread():
+        for done, _ in enumerate(map_ahead(find, tasks, threads=n_threads, ahead=n_threads), 1):
+            yield done
+
+
 def similar_pairs_on_disk(
     embeddings: Embeddings,
     threshold: float,
@@ -79,12 +95,14 @@ def similar_pairs_on_disk(
     *,
     handicaps: npt.NDArray[np.float32],
     photos: npt.NDArray[np.int64],
+    find_pairs: PairFinder = pairs_of_all_shards,
     progress: Progress | None = None,
 ) -> DiskGraph:
     """The pairs of `similar_pairs` that meet in a bucket, found with a memory that does not grow with the number of pairs.
 
     Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 27) bytes and 28 for each pair; it
-    is emptied first if it holds stages of other inputs.
+    is emptied first if it holds stages of other inputs. `find_pairs` may have the pairs of shards found elsewhere, where the
+    folder is seen.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
@@ -106,17 +124,9 @@ def similar_pairs_on_disk(
             int(begins[number]), first, end, embeddings[rows], np.array(buckets[rows]), photos[rows], handicaps[rows]
         )
         write_shard(shard_path(folder, number), shard)
-    tasks = list(itertools.product(range(len(bounds)), repeat=2))
-
-    def find(task: tuple[int, ...]) -> None:
-        own, other = task
-        pairs_of_shards(folder, own, other, threshold)
-
-    n_threads = usable_cores()
-    with one_blas_thread():
-        for done, _ in enumerate(map_ahead(find, tasks, threads=n_threads, ahead=n_threads), 1):
-            if progress:
-                progress(done, len(tasks))
+    for done in find_pairs(folder, len(bounds), threshold):
+        if progress:
+            progress(done, len(bounds) ** 2)
     return DiskGraph(ids, *_neighbours(folder, begins))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.clustering.algorithms import Method, cluster, handicaps_of, join_groups
+from facespace.clustering.disk_graph import PairFinder, pairs_of_all_shards
 from facespace.clustering.whispers import Labels
 from facespace.detection.protocol import Detector
 from facespace.embedding.calibration import UNKNOWN_QUALITY, Calibration
@@ -31,6 +32,7 @@ from facespace.pipeline.photos import Photo, folder_problem, process
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 
 STATE = "faces.safetensors"
+FINDING = ".finding"  # the folder of the parts that workers find faces in
 STAGES = ".grouping"  # the folder of files that `cluster` makes of many faces
 _PART = ".part-"  # and a number: what follows the name of the state in those of its parts
 _KIND = "grouping"
@@ -98,11 +100,12 @@ class FaceGroups:
         calibration: Calibration | None = None,
         repeats: bool = False,
         folder: Path | None = None,
+        find_pairs: PairFinder = pairs_of_all_shards,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined.
 
-        `method`, thresholds and `folder` are those of `cluster`. Faces of one photo never share a group unless `repeats`. Faces that
+        `method`, thresholds, `folder` and `find_pairs` are those of `cluster`. Faces of one photo never share a group unless `repeats`. Faces that
         are too poor stay in groups of one.
         """
         vectors = self.embeddings()
@@ -133,6 +136,7 @@ class FaceGroups:
             photos=photos[new],
             handicaps=handicaps[new],
             folder=folder,
+            find_pairs=find_pairs,
             progress=progress,
         )
         self.group[new] = labels + self.group.max(initial=-1) + 1
@@ -272,11 +276,14 @@ def read_faces(
     checkpoint: Callable[[], None],
     progress: Progress,
     try_rotations: bool = False,
+    find: Callable[[Mapping[str, str]], Iterable[Photo]] | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Detect and embed the faces of photos whose content is not in `groups` yet; yields (path, reason) of failures.
 
     `keep` sees every new photo with its pixels and its digest before `groups` does: stopped there, the photo counts as
     not read. `checkpoint` is called now and then. `try_rotations` is that of `process`.
+    `find` finds the faces of photos (path → digest) in place of `process`, for instance on other machines; its photos need no
+    pixels unless `keep` does.
     """
     known = {digest for _, digest, _ in groups.photos}
     digests: dict[str, str] = {}
@@ -288,7 +295,11 @@ def read_faces(
             digests[path] = digest
         elif not os.path.exists(groups.places.get(digest, path)):  # it was moved
             groups.places[digest] = os.path.abspath(path)
-    photos = process(digests, detector, embedder, keep_pixels=True, try_rotations=try_rotations)
+    photos = (
+        process(digests, detector, embedder, keep_pixels=True, try_rotations=try_rotations)
+        if find is None
+        else find(digests)
+    )
     for done, photo in enumerate(progress(photos, len(digests), "finding faces"), 1):
         if photo.error is None:
             keep(photo, digests[photo.path])

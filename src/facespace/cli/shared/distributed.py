@@ -53,7 +53,7 @@ def compute_with_progress(work: Work, plan: Plan, ray: str | None, what: str) ->
 
     done: list[int] = []  # at first, and now
     try:
-        with _session(ray) as session, progress_bar(what) as show:
+        with connected(ray) as session, progress_bar(what) as show:
             for n_parts in compute_parts(work, plan, session):
                 done = [*done[:1], min(n_parts * plan.per_part, plan.n_photos)]
                 show(done[-1], plan.n_photos)
@@ -64,7 +64,8 @@ def compute_with_progress(work: Work, plan: Plan, ray: str | None, what: str) ->
 
 
 @contextlib.contextmanager
-def _session(ray: str | None) -> Iterator[Session | None]:
+def connected(ray: str | None) -> Iterator[Session | None]:
+    """The session of an address of `--ray`; None without it."""
     if ray is None:
         yield None
         return

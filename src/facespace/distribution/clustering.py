@@ -1,0 +1,187 @@
+"""`cluster` in parts: the photos of a collection to one `.npz` of faces a part, and two shards of faces to their similar pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facespace.clustering.folders import keep_picture
+from facespace.clustering.groups import FINDING
+from facespace.clustering.shards import pairs_of_shards, pairs_path
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
+from facespace.distribution.plan import Plan, make_plan, read_part
+from facespace.distribution.storage import Folder
+from facespace.embedding.embedder import Embedder
+from facespace.errors import DatasetError, ModelError
+from facespace.faces.face import Face
+from facespace.pipeline.face_batches import IMAGES_IN_PART
+from facespace.pipeline.photos import Photo, process
+from facespace.runtime.blas_threads import one_blas_thread
+from facespace.runtime.devices import Device
+
+PER_PART = IMAGES_IN_PART  # photos
+
+
+@dataclass(frozen=True)
+class FindingWork:
+    """The `parts.Work` of finding the faces of photos for the folder `output`, which gets the picture of every face.
+
+    Relative paths of photos begin at `base`; the model must have the `fingerprint`. `run` tells the photos and options of a
+    run from those of another: `begin` sets it.
+    """
+
+    output: str
+    base: str
+    model: str
+    fingerprint: str
+    device: Device
+    min_size: float
+    try_rotations: bool
+    run: str = ""
+
+    @property
+    def folder(self) -> Folder:
+        """Where plan and parts are until they are taken in."""
+        return Folder(os.path.join(self.output, FINDING, self.run))
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the embeddings are computed on a GPU."""
+        return self.device == "cuda"
+
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on beside the photos."""
+        return {
+            "command": "cluster",
+            "model": self.fingerprint,
+            "device": self.device,
+            "min_size": self.min_size,
+            "try_rotations": self.try_rotations,
+        }
+
+    def result(self, number: int) -> str:
+        """The archive of a part."""
+        return f"part-{number:07d}.npz"
+
+    def compute(self, number: int) -> None:
+        """Find and embed the faces of a part's photos; keep their pictures, then the numbers."""
+        embedder, detector = _networks(self.model, self.device, self.min_size)
+        if embedder.fingerprint != self.fingerprint:
+            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+        entries = [json.loads(entry) for entry in read_part(self.folder, number)]
+        sources = (os.path.join(self.base, path) for path, _ in entries)
+        photos: list[Photo] = []
+        for photo, (path, digest) in zip(
+            process(sources, detector, embedder, keep_pixels=True, try_rotations=self.try_rotations),
+            entries,
+            strict=True,
+        ):
+            photo.path = path
+            if photo.error is None:
+                keep_picture(Path(self.output), photo, digest)
+            photo.pixels = None
+            photos.append(photo)
+        faces = [face for photo in photos for face in photo.faces]
+        archive = io.BytesIO()
+        np.savez(
+            archive,
+            n_faces=np.array([len(photo.faces) for photo in photos], np.int64),
+            turned=np.array([photo.turned for photo in photos], np.int64),
+            error=np.array([photo.error or "" for photo in photos], np.str_),
+            box=np.array([face.box for face in faces], np.float64).reshape(-1, 4),
+            score=np.array([face.score for face in faces], np.float64),
+            landmarks=np.array([face.landmarks for face in faces], np.float64).reshape(-1, 5, 2),
+            quality=np.array([math.nan if face.quality is None else face.quality for face in faces], np.float64),
+            embedding=np.concatenate(
+                [np.empty((0, embedder.dimension), np.float32), *(photo.embeddings for photo in photos if photo.faces)]
+            ),
+        )
+        self.folder.create(self.result(number), archive.getvalue())
+
+
+def begin(work: FindingWork, digests: Mapping[str, str]) -> tuple[FindingWork, Plan]:
+    """Work and plan for photos (path → SHA-256), new or taken up; parts of other photos or options are removed."""
+    entries = [json.dumps(photo) for photo in digests.items()]
+    run = hashlib.sha256(json.dumps([work.settings(), work.base]).encode())
+    for entry in entries:
+        run.update(entry.encode() + b"\n")
+    work = dataclasses.replace(work, run=run.hexdigest()[:16])
+    stage = Path(work.output, FINDING)
+    for other in stage.iterdir() if stage.is_dir() else ():
+        if other.name != work.run:
+            shutil.rmtree(other)
+    return work, make_plan(work.folder, entries, work.settings(), per_part=PER_PART)
+
+
+def read_photos(work: FindingWork, plan: Plan) -> Iterator[Photo]:
+    """The photos of all parts with their faces and embeddings, in order. `DatasetError` where a part is damaged."""
+    for number in range(plan.n_parts):
+        name = work.result(number)
+        paths = [json.loads(entry)[0] for entry in read_part(work.folder, number)]
+        try:
+            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as archive:
+                photos = _photos(paths, {column: archive[column] for column in archive.files})
+        except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+        yield from photos
+
+
+def _photos(paths: list[str], part: Mapping[str, Any]) -> list[Photo]:
+    columns = (part[name].tolist() for name in ("box", "score", "landmarks", "quality"))
+    faces = [
+        Face(tuple(box), score, tuple(map(tuple, points)), quality=None if math.isnan(quality) else quality)
+        for box, score, points, quality in zip(*columns, strict=True)
+    ]
+    photos, begin = [], 0
+    rows = zip(paths, *(part[name].tolist() for name in ("n_faces", "turned", "error")), strict=True)
+    for path, n_faces, turned, error in rows:
+        own = slice(begin, begin + n_faces)
+        photos.append(
+            Photo(path, error=error or None, faces=faces[own], embeddings=part["embedding"][own], turned=turned)
+        )
+        begin += n_faces
+    return photos
+
+
+@dataclass(frozen=True)
+class PairsWork:
+    """The `parts.Work` of finding the similar pairs of each two of the shards in a local folder."""
+
+    folder: Folder
+    n_shards: int
+    threshold: float
+
+    gpu = False
+
+    def result(self, number: int) -> str:
+        """The file of pairs of two shards.
+
+        >>> PairsWork(Folder("stages"), n_shards=4, threshold=0.5).result(6)
+        'pairs-00001-00002'
+        """
+        return pairs_path(Path(), *divmod(number, self.n_shards)).name
+
+    def compute(self, number: int) -> None:
+        """Find the pairs of two shards."""
+        with one_blas_thread():
+            pairs_of_shards(Path(self.folder.place), *divmod(number, self.n_shards), self.threshold)
+
+
+@lru_cache(maxsize=1)  # a worker computes one part after another
+def _networks(model: str, device: Device, min_size: float) -> tuple[Embedder, Detector]:
+    embedder = Embedder.load(model, device=device)
+    return embedder, create_detector(embedder.detector, min_size=min_size)
