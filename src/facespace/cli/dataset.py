@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facespace.cli.shared.distributed import Ray, connected
 from facespace.cli.shared.models import load_embedder, model_of_crops
 from facespace.cli.shared.options import Device, EmbeddingDevice, Json, OptionalModel
 from facespace.cli.shared.output import Report, progress, progress_bar, resumable, say, write_json, write_line
 from facespace.defaults import TUTORIAL_MODEL
 from facespace.io.text import plain_text
+
+if TYPE_CHECKING:
+    from facespace.datasets.convert import Write
+    from facespace.distribution.parts import Work
+    from facespace.distribution.plan import Plan
+    from facespace.distribution.session import Session
 
 app = typer.Typer(help="Check a dataset of faces, clean it, convert it.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -133,19 +141,26 @@ def convert(
         int, typer.Option("--shard-mb", metavar="MB", min=1, help="Size from which such a file is finished.")
     ] = 1000,
     json: Json = False,
+    ray: Ray = None,
 ) -> None:
     """Write a dataset in another format, images unchanged to the byte, and read it back to be sure.
 
     Stopped, it goes on where it was when it is started again. OUT appears when all of it is right; what it holds is
-    told by OUT/convert.json.
+    told by OUT/convert.json. --ray writes class folders, webdataset and parquet; docs/scale.md tells more.
     """
     from facespace.datasets.convert import RECORD_NAME, convert_dataset
+    from facespace.datasets.writing import IN_PARTS
 
+    if ray is not None and to.value not in IN_PARTS:
+        raise typer.BadParameter(f"{to.value} is one file, which one process writes", param_hint="--ray")
+    sizes: dict[str, Any] = {"shard_images": shard_images, "shard_bytes": shard_mb * 10**6}
     try:
-        with progress_bar("converting") as show:
-            made = convert_dataset(
-                sources, output, to=to.value, shard_images=shard_images, shard_bytes=shard_mb * 10**6, progress=show
-            )
+        with contextlib.ExitStack() as ends:
+            if ray is None:
+                how: dict[str, Any] = {"progress": ends.enter_context(progress_bar("converting"))}
+            else:
+                how = {"write": _writer_in_parts(sources, ends.enter_context(connected(ray)))}
+            made = convert_dataset(sources, output, to=to.value, **sizes, **how)
     except (KeyboardInterrupt, OSError) as error:
         say(resumable(error, output))
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
@@ -170,3 +185,20 @@ def convert(
         f"{made.n_images} images of {made.n_identities} people, {speed} -> {plain_text(str(output))}; "
         f"checksum {made.checksum}"
     )
+
+
+def _writer_in_parts(sources: list[str], session: Session | None) -> Write:
+    """What writes the images of a dataset by the workers of a session."""
+    import functools
+
+    from facespace.datasets.opening import paths_of
+    from facespace.distribution.converting import write_in_parts
+    from facespace.distribution.parts import compute_parts
+
+    def compute(work: Work, plan: Plan, what: str) -> None:
+        with progress_bar(what) as show:
+            for n_done in compute_parts(work, plan, session):
+                show(n_done, plan.n_photos)
+
+    paths = tuple(map(os.path.abspath, paths_of(sources)))
+    return functools.partial(write_in_parts, paths=paths, compute=compute)

@@ -46,9 +46,9 @@ class Chain:
         self.value = hashlib.sha256(self.value + name + digest).digest()
 
 
-def read_ahead(images: LabelledImages, start: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
-    """Label, encoded image and its SHA-256, in order from image `start` on; read in threads, a few images ahead."""
-    n = len(images)
+def read_ahead(images: LabelledImages, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes, bytes]]:
+    """Label, encoded image and its SHA-256, in order from image `start` up to `end`; read in threads, a few images ahead."""
+    n = len(images) if end is None else end
 
     def read(first: int) -> list[tuple[bytes, bytes]]:
         chunk = [images.encoded(index) for index in range(first, min(first + _CHUNK, n))]
@@ -56,7 +56,7 @@ def read_ahead(images: LabelledImages, start: int = 0) -> Iterator[tuple[int, by
 
     threads = min(4, (os.cpu_count() or 1) + 1)
     chunks = map_ahead(read, range(start, n, _CHUNK), threads=threads, ahead=_AHEAD)
-    labels = itertools.islice(images.labels, start, None)
+    labels = itertools.islice(images.labels, start, n)
     for label, (encoded, digest) in zip(labels, itertools.chain.from_iterable(chunks), strict=True):
         yield int(label), encoded, digest
 

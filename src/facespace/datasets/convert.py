@@ -34,6 +34,7 @@ from facespace.io.text import plain_text
 
 RECORD_NAME = "convert.json"
 _JOURNAL = f"{TEMPORARY}journal.json"
+PARTS = f"{TEMPORARY}parts"  # in the hidden folder: what a `write` keeps there until all of it is right
 _SAFE_BYTES = 2**28  # written between two entries of the journal
 _SAFE_SECONDS = 10.0
 _MAX_JSON = 2**28  # bytes; of names that were changed
@@ -67,12 +68,13 @@ def convert_dataset(
     shard_images: int = 10_000,
     shard_bytes: int = 1_000_000_000,
     progress: Progress | None = None,
+    write: Write | None = None,
 ) -> Conversion:
     """Write a dataset into the new folder `out`, in the format `to`, one of `FORMATS`; see `open_dataset` for `source`.
 
     A shard of `webdataset` or `parquet` is finished as soon as it has `shard_images` images or `shard_bytes` bytes.
     `progress(done, total)` counts images, those read back at the end as well. What was made is also told by
-    `convert.json` in `out`. An `out` that the same call made before is left as it is.
+    `convert.json` in `out`. `write` writes the images in place of this process, for instance on other machines. An `out` that the same call made before is left as it is.
 
     Raises `DatasetError` when the source is damaged or has changed since an earlier call, when `out` is there and is
     something else, and when what was written does not read back as it was; `OSError` when `out` cannot be written:
@@ -90,7 +92,7 @@ def convert_dataset(
     images = open_dataset(source) if isinstance(source, (str, os.PathLike, Sequence)) else source
     if not len(images):
         raise DatasetError("the dataset has no images; there is nothing to convert")
-    plan = _Plan.of(images, to, shard_images, shard_bytes, os.pathsep.join(paths))
+    plan = ConversionPlan.of(images, to, shard_images, shard_bytes, os.pathsep.join(paths))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{TEMPORARY}{out.name}")
     lock_file = out.with_name(f"{TEMPORARY}{out.name}.lock")
@@ -99,10 +101,12 @@ def convert_dataset(
         with lock.acquire(timeout=0):
             try:
                 if (made := _made_before(out, plan)) is None:
-                    made = _Run(images, partial, plan, progress or _quiet).finish()
+                    made = (write or _write)(images, partial, plan, progress or _quiet)
+                    _write_record(partial, plan, made)
                     _copy_crop_record(paths, partial)
                     _put_in_place(partial, out)
                 (out / _JOURNAL).unlink(missing_ok=True)
+                shutil.rmtree(out / PARTS, ignore_errors=True)
             finally:
                 if not os.path.lexists(partial):
                     with contextlib.suppress(OSError):  # Windows removes no file that is open
@@ -110,6 +114,10 @@ def convert_dataset(
     except Timeout:
         raise DatasetError(f"{plain_text(str(out))}: another process is converting to it") from None
     return dataclasses.replace(made, seconds=time.perf_counter() - start)
+
+
+def _write(images: LabelledImages, folder: Path, plan: ConversionPlan, progress: Progress) -> Conversion:
+    return _Run(images, folder, plan, progress).finish()
 
 
 def _quiet(done: int, total: int) -> None:
@@ -125,7 +133,7 @@ def _check_apart(paths: list[str], out: Path) -> None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Plan:
+class ConversionPlan:
     """What is to be made, and of what."""
 
     to: str
@@ -140,7 +148,8 @@ class _Plan:
     renamed: Mapping[str, str]
 
     @classmethod
-    def of(cls, images: LabelledImages, to: str, shard_images: int, shard_bytes: int, source: str) -> _Plan:
+    def of(cls, images: LabelledImages, to: str, shard_images: int, shard_bytes: int, source: str) -> ConversionPlan:
+        """The plan for a dataset; `source` is how `convert.json` names it."""
         n_labels = len(images.names)
         present = set(np.unique(images.labels).tolist())
         own = {label: name for label, name in enumerate(images.names) if label in present or name != str(label)}
@@ -171,7 +180,7 @@ class _Plan:
 class _Run:
     """One conversion, from where the journal has it."""
 
-    def __init__(self, images: LabelledImages, folder: Path, plan: _Plan, progress: Progress) -> None:
+    def __init__(self, images: LabelledImages, folder: Path, plan: ConversionPlan, progress: Progress) -> None:
         self._images, self._folder, self._plan = images, folder, plan
         self._progress = progress
         self._n_done, chain, self._mark, self._n_unrecognised = self._journal()
@@ -229,11 +238,9 @@ class _Run:
             raise
         checksum = self._chain.value.hex()
         self._read_back(open_written(plan.to, self._folder, names), checksum)
-        made = Conversion(
+        return Conversion(
             plan.n_images, len(plan.names), checksum, plan.renamed, self._n_unrecognised, plan.n_images - before
         )
-        _write_record(self._folder, plan, made)
-        return made
 
     def _copy(self, writer: Writer) -> None:
         n_images, names = self._plan.n_images, self._plan.names
@@ -271,27 +278,36 @@ class _Run:
 
     def _read_back(self, images: LabelledImages, checksum: str) -> None:
         """Compare names, labels and every byte of what was written."""
-        n, names = self._plan.n_images, self._plan.names
-        n_labels = len(images.names)
-        wrong = None
-        if len(images) != n:
-            wrong = f"{len(images):,} images instead of {n:,}"
-        elif not np.array_equal(images.labels, self._images.labels):
-            wrong = "other labels"
-        elif any(label >= n_labels or images.names[label] != name for label, name in names.items()):
-            wrong = "other names"
-        elif dataset_checksum(images, progress=lambda done: self._progress(n + done, 2 * n)) != checksum:
-            wrong = "other images"
-        if wrong:
-            shown = plain_text(str(self._folder))
-            raise DatasetError(f"{shown}: what was written reads back as {wrong}; remove this folder and try again")
+        n = self._plan.n_images
+        check_written(images, self._images, self._plan, self._folder)
+        if dataset_checksum(images, progress=lambda done: self._progress(n + done, 2 * n)) != checksum:
+            raise written_otherwise(self._folder, "other images")
         self._progress(2 * n, 2 * n)
 
+
+def check_written(images: LabelledImages, source: LabelledImages, plan: ConversionPlan, folder: Path) -> None:
+    """Compare number, labels and names of what was written into a folder with those of the source; `DatasetError`."""
+    n_labels = len(images.names)
+    if len(images) != plan.n_images:
+        raise written_otherwise(folder, f"{len(images):,} images instead of {plan.n_images:,}")
+    if not np.array_equal(images.labels, source.labels):
+        raise written_otherwise(folder, "other labels")
+    if any(label >= n_labels or images.names[label] != name for label, name in plan.names.items()):
+        raise written_otherwise(folder, "other names")
+
+
+def written_otherwise(folder: Path, what: str) -> DatasetError:
+    """The error for a folder that does not hold what was to be written."""
+    shown = plain_text(str(folder))
+    return DatasetError(f"{shown}: what was written reads back as {what}; remove this folder and try again")
+
+
+Write = Callable[[LabelledImages, Path, ConversionPlan, Progress], Conversion]
 
 # The finished folder
 
 
-def _write_record(folder: Path, plan: _Plan, made: Conversion) -> None:
+def _write_record(folder: Path, plan: ConversionPlan, made: Conversion) -> None:
     record = {
         "format": plan.to,
         "n_images": made.n_images,
@@ -306,7 +322,7 @@ def _write_record(folder: Path, plan: _Plan, made: Conversion) -> None:
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _made_before(out: Path, plan: _Plan) -> Conversion | None:
+def _made_before(out: Path, plan: ConversionPlan) -> Conversion | None:
     """What `out` holds if it is the result of this very conversion; None where nothing is there."""
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not os.listdir(out)):
         return None
@@ -331,7 +347,7 @@ def _copy_crop_record(paths: list[str], folder: Path) -> None:
 
 def _put_in_place(partial: Path, out: Path) -> None:
     for path in partial.iterdir():
-        if path.name.startswith(TEMPORARY) and path.name != _JOURNAL:  # of writes that were killed
+        if path.name.startswith(TEMPORARY) and path.name not in (_JOURNAL, PARTS):  # of writes that were killed
             path.unlink()
     if out.is_dir():
         out.rmdir()  # empty, as was looked at; on Windows nothing may be in the way

@@ -16,6 +16,7 @@ from facespace.io.text import plain_text
 
 FORMATS = ("folder", "recordio", "tfrecord", "webdataset", "parquet")
 SHARDED = ("webdataset", "parquet")
+IN_PARTS = ("folder", *SHARDED)  # whose parts can be written apart
 
 
 class Writer(Protocol):
@@ -94,6 +95,23 @@ def open_writer(
         raise DatasetError(f"{plain_text(str(folder))}: {said}") from None
 
 
+def bytes_in_shard(format: str, encoded: bytes, label: int, names: Names) -> int:  # noqa: A002
+    """How many bytes an image counts for, where a shard is finished with a number of bytes."""
+    if format == "webdataset":
+        from facespace.datasets.formats.webdataset import packed_sample
+
+        return len(packed_sample(0, encoded, label, names if names.known else None))
+    return len(encoded)
+
+
+def shard_start(format: str, shard: int, n_before: int) -> Any:  # noqa: A002
+    """The `resume_at` of a writer that begins with shard number `shard`, behind `n_before` images, in a folder of its own.
+
+    Formats of one file alone have none.
+    """
+    return {"folder": n_before, "webdataset": (n_before, shard, 0, 0), "parquet": (shard,)}[format]
+
+
 def _reopen_records(folder: Path) -> None:
     """Undo what a writer did that was killed while it put its files in their places."""
     if (folder / "train.rec").is_file():
@@ -102,10 +120,10 @@ def _reopen_records(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def open_written(format: str, folder: Path, names: Names) -> LabelledImages:  # noqa: A002
-    """What the writer of a format left in a folder, in the order it was written."""
+def open_written(format: str, folder: Path, names: Names, *, n_before: int = 0) -> LabelledImages:  # noqa: A002
+    """What the writer of a format left in a folder, in the order it was written, begun behind `n_before` images."""
     if format == "folder":
-        return NumberedFolder(folder, names.known)
+        return NumberedFolder(folder, names.known, begin=n_before)
     if format == "recordio":
         from facespace.datasets.formats.recordio import RecordImages
 

@@ -56,12 +56,12 @@ class FolderWriter:
 class NumberedFolder:
     """What a `FolderWriter` wrote, in the order it was written, as `LabelledImages`.
 
-    `folders` are the names by label. Raises `DatasetError` where a number is missing or there twice, or a file has
-    none.
+    `folders` are the names by label, `begin` is the `resume_at` of the writer. Raises `DatasetError` where a number is
+    missing or there twice, or a file has none.
     """
 
-    def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str]) -> None:
-        self._root = os.fspath(root)
+    def __init__(self, root: str | os.PathLike[str], folders: Mapping[int, str], *, begin: int = 0) -> None:
+        self._root, self._begin = os.fspath(root), begin
         self.names = Names(max(folders, default=-1) + 1, folders)
         numbers, labels, kinds = array("q"), array("q"), array("b")
         label_of = {folder: label for label, folder in folders.items()}
@@ -77,7 +77,7 @@ class NumberedFolder:
                 labels.append(label_of[folder])
                 kinds.append(_ENDINGS.index(ending))
         order = np.argsort(numbers)
-        if not np.array_equal(np.array(numbers, np.int64)[order], np.arange(1, len(numbers) + 1)):
+        if not np.array_equal(np.array(numbers, np.int64)[order], np.arange(begin + 1, begin + len(numbers) + 1)):
             raise DatasetError(f"{plain_text(self._root)}: of its {len(numbers):,} images some numbers are missing")
         self.labels: npt.NDArray[np.int64] = np.array(labels, np.int64)[order]
         self._kinds = np.array(kinds, np.int8)[order]
@@ -95,5 +95,5 @@ class NumberedFolder:
         return decode(self.encoded(index), self._path(index))
 
     def _path(self, index: int) -> str:
-        name = f"{index + 1:08d}{_ENDINGS[self._kinds[index]]}"
+        name = f"{self._begin + index + 1:08d}{_ENDINGS[self._kinds[index]]}"
         return os.path.join(self._root, self.names[self.labels[index]], name)

@@ -179,11 +179,7 @@ class TarWriter:
 
     def write(self, encoded: bytes, label: int) -> None:
         """Append one image, its label and its name."""
-        key = f"{self._n_images:08d}"
-        sample = _packed(key + (image_ending(encoded) or ".jpg"), encoded) + _packed(f"{key}.cls", b"%d" % label)
-        if self._names is not None:
-            record = json.dumps({"name": plain_text(self._names[label])}, ensure_ascii=False)
-            sample += _packed(f"{key}.json", record.encode("utf-8"))
+        sample = packed_sample(self._n_images, encoded, label, self._names)
         if self._file is None:
             self._file = self._open("wb")
         self._file.write(sample)
@@ -221,6 +217,16 @@ class TarWriter:
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()
+
+
+def packed_sample(number: int, encoded: bytes, label: int, names: Sequence[str] | None) -> bytes:
+    """The members of one image, as a tar holds them."""
+    key = f"{number:08d}"
+    sample = _packed(key + (image_ending(encoded) or ".jpg"), encoded) + _packed(f"{key}.cls", b"%d" % label)
+    if names is not None:
+        record = json.dumps({"name": plain_text(names[label])}, ensure_ascii=False)
+        sample += _packed(f"{key}.json", record.encode("utf-8"))
+    return sample
 
 
 def _packed(name: str, data: bytes) -> bytes:

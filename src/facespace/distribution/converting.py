@@ -1,0 +1,234 @@
+"""`dataset convert` in parts: the images of a dataset to shards, each written and read back by one worker.
+
+First the images are read in parts of `PER_PART`: their SHA-256 give the checksum of the dataset, their sizes the shards that
+one process would write. Then each shard is written in a folder of its own, read back, and moved to its place. So the output
+is the same, byte for byte, as that of one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.datasets.checksum import Chain, read_ahead
+from facespace.datasets.convert import PARTS, Conversion, ConversionPlan, check_written, written_otherwise
+from facespace.datasets.names import FILE_NAME as NAMES_FILE, Names
+from facespace.datasets.opening import open_dataset
+from facespace.datasets.protocol import LabelledImages
+from facespace.datasets.writing import SHARDED, bytes_in_shard, open_writer, open_written, shard_start
+from facespace.distribution.parts import Work
+from facespace.distribution.plan import Plan, make_plan, read_part
+from facespace.distribution.storage import Folder
+from facespace.errors import DatasetError
+from facespace.io.file_kinds import image_ending
+from facespace.io.files import TEMPORARY, sync_folder
+from facespace.io.text import plain_text
+
+PER_PART = 10_000  # images
+
+Compute = Callable[[Work, Plan, str], None]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The dataset at absolute `paths`, to be written into `out` in the format `to`; all workers see both."""
+
+    paths: tuple[str, ...]
+    out: str
+    to: str
+    shard_images: int
+    shard_bytes: int
+    fingerprint: str
+
+    @property
+    def gpu(self) -> bool:
+        """No worker needs a GPU."""
+        return False
+
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on."""
+        sizes = {"shard_images": self.shard_images, "shard_bytes": self.shard_bytes} if self.to in SHARDED else {}
+        return {"command": "convert", "format": self.to, "fingerprint": self.fingerprint, **sizes}
+
+    def opened(self) -> tuple[LabelledImages, Names]:
+        """Images and names; `DatasetError` where they are not those that the command was started with."""
+        images, plan = _open(self.paths, self.to)
+        if plan.fingerprint != self.fingerprint:
+            raise DatasetError(
+                f"{plain_text(self.paths[0])}: a worker does not see the same images as where the command was started"
+            )
+        return images, plan.written_names()
+
+
+@dataclass(frozen=True)
+class ReadingWork(_Source):
+    """The `parts.Work` of reading images: of each its SHA-256, what it adds to a shard, and whether it is of no known kind."""
+
+    @property
+    def folder(self) -> Folder:
+        """Where plan and results are."""
+        return Folder(os.path.join(self.out, PARTS, "read"))
+
+    def result(self, number: int) -> str:
+        """The archive of a part."""
+        return f"part-{number:07d}.npz"
+
+    def compute(self, number: int) -> None:
+        """Read the images of a part."""
+        images, names = self.opened()
+        begin, end = json.loads(read_part(self.folder, number)[0])
+        digests, sizes, unrecognised = bytearray(), [], []
+        for label, encoded, digest in read_ahead(images, begin, end):
+            digests += digest
+            sizes.append(bytes_in_shard(self.to, encoded, label, names))
+            unrecognised.append(image_ending(encoded) is None)
+        archive = io.BytesIO()
+        np.savez(
+            archive,
+            digest=np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32),
+            size=np.array(sizes, np.int64),
+            unrecognised=np.array(unrecognised, np.bool_),
+        )
+        self.folder.create(self.result(number), archive.getvalue())
+
+
+@dataclass(frozen=True)
+class WritingWork(_Source):
+    """The `parts.Work` of writing shards."""
+
+    @property
+    def folder(self) -> Folder:
+        """Where plan and results are."""
+        return Folder(os.path.join(self.out, PARTS, "written"))
+
+    def result(self, number: int) -> str:
+        """What says that a shard is in its place: the SHA-256 over those of its images, read back."""
+        return f"part-{number:07d}.txt"
+
+    def compute(self, number: int) -> None:
+        """Write a shard, read it back, and move its files to their places."""
+        images, names = self.opened()
+        begin, end = json.loads(read_part(self.folder, number)[0])
+        if self.to == "folder":  # which is made for every name
+            names = Names(len(names), {label: names.known[label] for label in set(images.labels[begin:end].tolist())})
+        apart = Path(self.out, PARTS, f"{TEMPORARY}{secrets.token_hex(8)}")
+        apart.mkdir()
+        try:
+            writer = open_writer(
+                self.to, apart, names,
+                shard_images=self.shard_images, shard_bytes=self.shard_bytes, resume_at=shard_start(self.to, number, begin),
+            )  # fmt: skip
+            for label, encoded, _ in read_ahead(images, begin, end):
+                writer.write(encoded, label)
+            writer.close()
+            written = open_written(self.to, apart, names, n_before=begin)
+            digest = hashlib.sha256(b"".join(digest for _, _, digest in read_ahead(written))).hexdigest()
+            _move(apart, Path(self.out))
+        finally:
+            shutil.rmtree(apart, ignore_errors=True)
+        self.folder.create(self.result(number), digest.encode())
+
+
+def write_in_parts(
+    images: LabelledImages,
+    folder: Path,
+    plan: ConversionPlan,
+    _: Callable[[int, int], None],
+    *,
+    paths: tuple[str, ...],
+    compute: Compute,
+) -> Conversion:
+    """A `datasets.convert.Write`: the images of the dataset at absolute `paths`; `compute` has a work's parts computed."""
+    source = (paths, str(folder), plan.to, plan.shard_images, plan.shard_bytes, plan.fingerprint)
+    reading, writing = ReadingWork(*source), WritingWork(*source)
+    if folder.exists() and not (folder / PARTS).is_dir():
+        raise DatasetError(
+            f"{plain_text(str(folder))}: holds a conversion begun without --ray; go on without it, or remove this folder"
+        )
+    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    n = plan.n_images
+    read_plan = _plan(reading, ((begin, min(begin + PER_PART, n)) for begin in range(0, n, PER_PART)))
+    compute(reading, read_plan, "reading")
+    digests, sizes, n_unrecognised = _read(reading, read_plan, n)
+    ends = list(_shard_ends(plan, sizes))
+    shards = list(zip([0, *ends[:-1]], ends, strict=True))
+    written_plan = _plan(writing, shards)
+    there = set(writing.folder.names())
+    n_here = sum(end - begin for k, (begin, end) in enumerate(shards) if writing.result(k) not in there)
+    names = plan.written_names()
+    open_writer(
+        plan.to, folder, names, shard_images=plan.shard_images, shard_bytes=plan.shard_bytes
+    ).abandon()  # what is beside the shards
+    compute(writing, written_plan, "converting")
+    for number, (begin, end) in enumerate(shards):
+        expected = hashlib.sha256(digests[begin:end].tobytes()).hexdigest()
+        if writing.folder.read(writing.result(number)) != expected.encode():
+            raise written_otherwise(folder, "other images")
+    check_written(open_written(plan.to, folder, names), images, plan, folder)
+    chain = Chain(plan.names)
+    for label, digest in zip(images.labels.tolist(), digests, strict=True):
+        chain.add(label, digest.tobytes())
+    return Conversion(n, len(plan.names), chain.value.hex(), plan.renamed, n_unrecognised, n_here)
+
+
+def _plan(work: ReadingWork | WritingWork, ranges: Iterable[tuple[int, int]]) -> Plan:
+    """A plan of one range of images a part."""
+    return make_plan(work.folder, map(json.dumps, ranges), work.settings(), per_part=1)
+
+
+def _read(work: ReadingWork, plan: Plan, n: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], int]:
+    """Digests (N,32) and sizes (N,) of all images, and how many are of no known kind."""
+    digests, sizes, n_unrecognised, begin = np.empty((n, 32), np.uint8), np.empty(n, np.int64), 0, 0
+    for number in range(plan.n_parts):
+        name = work.result(number)
+        try:
+            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as part:
+                end = begin + len(part["size"])
+                digests[begin:end], sizes[begin:end] = part["digest"], part["size"]
+                n_unrecognised += int(part["unrecognised"].sum())
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+        begin = end
+    return digests, sizes, n_unrecognised
+
+
+def _shard_ends(plan: ConversionPlan, sizes: npt.NDArray[np.int64]) -> Iterator[int]:
+    """Behind which images a shard ends, as the writer of the format decides it; class folders are cut every `PER_PART`."""
+    sharded = plan.to in SHARDED
+    most = plan.shard_images if sharded else PER_PART
+    n_in_shard = n_bytes = 0
+    for k, size in enumerate(sizes.tolist(), 1):
+        n_in_shard, n_bytes = n_in_shard + 1, n_bytes + size
+        if n_in_shard >= most or (sharded and n_bytes >= plan.shard_bytes) or k == len(sizes):
+            yield k
+            n_in_shard = n_bytes = 0
+
+
+def _move(apart: Path, out: Path) -> None:
+    """Move the files of a shard to their places; one that is there has the same content."""
+    for path in sorted(apart.rglob("*")):
+        target = out / path.relative_to(apart)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        elif path.name != NAMES_FILE:
+            os.replace(path, target)
+    sync_folder(out)
+
+
+@lru_cache(maxsize=1)  # a worker computes one part after another
+def _open(paths: tuple[str, ...], to: str) -> tuple[LabelledImages, ConversionPlan]:
+    images = open_dataset(paths)
+    return images, ConversionPlan.of(images, to, 1, 1, "")
