@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from facespace.errors import DatasetError, RuntimeUnavailable
 from facespace.io.image import pixel_limit
 from facespace.runtime.cores import CORES_VARIABLE
 from support.absent import need_packages
+from support.commands import Outcome
 from support.ray_cluster import TwoNodes, ray_environment, two_nodes as two_nodes
 from support.stores import s3_server as s3_server, s3_store as s3_store
+
+Cli = Callable[..., Outcome]
 
 N_PHOTOS = 320  # five parts
 
@@ -82,6 +86,61 @@ def test_crops_are_those_of_one_process(two_nodes: TwoNodes, hopper_file: Path, 
         found.append({path.relative_to(tmp_path / out): path.read_bytes() for path in files})
     assert found[0] == found[1]
     assert len(found[0]) == 4
+
+
+def on_the_cluster(nodes: TwoNodes, *command: str | Path) -> list[str]:
+    """The lines that a command prints which computes on two nodes."""
+    running = start(*command, "--ray", nodes.address, environment=nodes.environment)
+    out, err = running.communicate(timeout=300)
+    assert running.returncode == 0, err
+    return out.splitlines()
+
+
+def contents(folder: Path, *without: str) -> dict[str, bytes]:
+    files = {
+        path.relative_to(folder): path for path in folder.rglob("*") if path.is_file() and path.name not in without
+    }
+    return {str(name): path.read_bytes() for name, path in files.items()}
+
+
+@pytest.fixture
+def people(hopper_file: Path, collins_file: Path, tmp_path: Path) -> Path:
+    """Class folders of two people, two photos each."""
+    for person, file in (("Grace", hopper_file), ("Eileen", collins_file)):
+        (tmp_path / "people" / person).mkdir(parents=True)
+        for number in (1, 2):
+            (tmp_path / "people" / person / f"{number}{file.suffix}").write_bytes(file.read_bytes() + bytes(number))
+    return tmp_path / "people"
+
+
+def test_figures_are_those_of_one_process(two_nodes: TwoNodes, cli: Cli, people: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("a,b,same\nGrace/1.jpg,Grace/2.jpg,1\nEileen/1.png,Eileen/2.png,1\nGrace/1.jpg,Eileen/1.png,0\n")
+    command = ("verify", "pairs", pairs, "--root", people, "--output")
+    lines = on_the_cluster(two_nodes, *command, tmp_path / "ray")
+    alone = cli(*command, tmp_path / "alone")
+    assert lines[:-1] == alone.lines[:-1]
+    assert contents(tmp_path / "ray") == contents(tmp_path / "alone")
+    assert "report.json" in contents(tmp_path / "ray")
+
+
+def test_groups_are_those_of_one_process(two_nodes: TwoNodes, cli: Cli, people: Path, tmp_path: Path) -> None:
+    lines = on_the_cluster(two_nodes, "cluster", people, "--output", tmp_path / "ray")
+    alone = cli("cluster", people, "--output", tmp_path / "alone")
+    assert lines[:-1] == alone.lines[:-1]
+    assert lines[0].startswith("4 faces in 4 photos (0 known before): 2 people")
+    own = ("faces.safetensors", ".group.json", ".cluster.lock")  # have a random number in them
+    assert contents(tmp_path / "ray", *own) == contents(tmp_path / "alone", *own)
+    assert not (tmp_path / "ray" / ".finding").exists()
+
+
+def test_shards_are_those_of_one_process(two_nodes: TwoNodes, cli: Cli, people: Path, tmp_path: Path) -> None:
+    how = ("--to", "webdataset", "--shard-images", "3")
+    lines = on_the_cluster(two_nodes, "dataset", "convert", people, tmp_path / "ray", *how)
+    assert lines[0].startswith("4 images of 2 people")
+    assert cli("dataset", "convert", people, tmp_path / "alone", *how).code == 0
+    assert contents(tmp_path / "ray") == contents(tmp_path / "alone")
+    assert {"00000.tar", "00001.tar"} < contents(tmp_path / "ray").keys()
 
 
 def test_photos_and_results_in_s3(s3_store: str, hopper_file: Path, collins_file: Path, tmp_path: Path) -> None:
