@@ -7,7 +7,7 @@ photos   Events in order of time. The store lists photos; cores take shards of -
          core reads one shard ahead while it computes another (decode, detect, align, embed), and writes its rows. Store
          and networks serve one transfer after the other at their rate. Shards vary in their work as a lognormal number
          with --spread. The photos of a shard are read one by one, a request each.
-pairs    Similar pairs of faces, shard by shard: the cores of all machines share the work (`cluster` itself runs on one), which
+pairs    Similar pairs of faces, shard by shard: the cores of all machines share the work (`cluster --ray` shares it out), which
          grows as N^1.5 as the buckets of `cluster` have it; each two shards are compared once, so one of them is read.
 merge    Groups from all pairs, in one process, in time linear in N.
 

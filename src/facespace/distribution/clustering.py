@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,10 +21,11 @@ from facespace.clustering.groups import FINDING
 from facespace.clustering.shards import pairs_of_shards, pairs_path
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
+from facespace.distribution.archives import Arrays, as_archive, damaged, read_archive
 from facespace.distribution.plan import Plan, make_plan, read_part
 from facespace.distribution.storage import Folder
 from facespace.embedding.embedder import Embedder
-from facespace.errors import DatasetError, ModelError
+from facespace.errors import ModelError
 from facespace.faces.face import Face
 from facespace.pipeline.face_batches import IMAGES_IN_PART
 from facespace.pipeline.photos import Photo, process
@@ -34,6 +33,7 @@ from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.devices import Device
 
 PER_PART = IMAGES_IN_PART  # photos
+_COLUMNS = ("n_faces", "turned", "error", "box", "score", "landmarks", "quality", "embedding")
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ class FindingWork:
             photo.pixels = None
             photos.append(photo)
         faces = [face for photo in photos for face in photo.faces]
-        archive = io.BytesIO()
-        np.savez(
-            archive,
+        archive = as_archive(
             n_faces=np.array([len(photo.faces) for photo in photos], np.int64),
             turned=np.array([photo.turned for photo in photos], np.int64),
             error=np.array([photo.error or "" for photo in photos], np.str_),
@@ -110,7 +108,7 @@ class FindingWork:
                 [np.empty((0, embedder.dimension), np.float32), *(photo.embeddings for photo in photos if photo.faces)]
             ),
         )
-        self.folder.create(self.result(number), archive.getvalue())
+        self.folder.create(self.result(number), archive)
 
 
 def begin(work: FindingWork, digests: Mapping[str, str]) -> tuple[FindingWork, Plan]:
@@ -132,16 +130,18 @@ def read_photos(work: FindingWork, plan: Plan) -> Iterator[Photo]:
     for number in range(plan.n_parts):
         name = work.result(number)
         paths = [json.loads(entry)[0] for entry in read_part(work.folder, number)]
+        part = read_archive(work.folder, name, _COLUMNS)
         try:
-            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as archive:
-                photos = _photos(paths, {column: archive[column] for column in archive.files})
-        except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
-            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+            photos = _photos(paths, part)
+        except (ValueError, TypeError):
+            raise damaged(work.folder, name) from None
         yield from photos
 
 
-def _photos(paths: list[str], part: Mapping[str, Any]) -> list[Photo]:
+def _photos(paths: list[str], part: Arrays) -> list[Photo]:
     columns = (part[name].tolist() for name in ("box", "score", "landmarks", "quality"))
+    if not part["n_faces"].sum() == len(part["score"]) == len(part["embedding"]):
+        raise ValueError("faces and photos do not fit together")
     faces = [
         Face(tuple(box), score, tuple(map(tuple, points)), quality=None if math.isnan(quality) else quality)
         for box, score, points, quality in zip(*columns, strict=True)

@@ -8,12 +8,10 @@ is the same, byte for byte, as that of one process.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import secrets
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +27,7 @@ from facespace.datasets.names import FILE_NAME as NAMES_FILE, Names
 from facespace.datasets.opening import open_dataset
 from facespace.datasets.protocol import LabelledImages
 from facespace.datasets.writing import SHARDED, bytes_in_shard, open_writer, open_written, shard_start
+from facespace.distribution.archives import as_archive, damaged, read_archive
 from facespace.distribution.parts import Work
 from facespace.distribution.plan import Plan, make_plan, read_part
 from facespace.distribution.storage import Folder
@@ -95,14 +94,12 @@ class ReadingWork(_Source):
             digests += digest
             sizes.append(bytes_in_shard(self.to, encoded, label, names))
             unrecognised.append(image_ending(encoded) is None)
-        archive = io.BytesIO()
-        np.savez(
-            archive,
+        archive = as_archive(
             digest=np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32),
             size=np.array(sizes, np.int64),
             unrecognised=np.array(unrecognised, np.bool_),
         )
-        self.folder.create(self.result(number), archive.getvalue())
+        self.folder.create(self.result(number), archive)
 
 
 @dataclass(frozen=True)
@@ -194,13 +191,13 @@ def _read(work: ReadingWork, plan: Plan, n: int) -> tuple[npt.NDArray[np.uint8],
     digests, sizes, n_unrecognised, begin = np.empty((n, 32), np.uint8), np.empty(n, np.int64), 0, 0
     for number in range(plan.n_parts):
         name = work.result(number)
+        part = read_archive(work.folder, name, ("digest", "size", "unrecognised"))
+        end = begin + len(part["size"])
         try:
-            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as part:
-                end = begin + len(part["size"])
-                digests[begin:end], sizes[begin:end] = part["digest"], part["size"]
-                n_unrecognised += int(part["unrecognised"].sum())
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+            digests[begin:end], sizes[begin:end] = part["digest"], part["size"]
+        except ValueError:
+            raise damaged(work.folder, name) from None
+        n_unrecognised += int(part["unrecognised"].sum())
         begin = end
     return digests, sizes, n_unrecognised
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from facespace.datasets.pairs.pair_sets import PairSet, PairSource
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
+from facespace.distribution.archives import as_archive, damaged, read_archive
 from facespace.distribution.parts import remove_parts
 from facespace.distribution.plan import Plan, make_plan, read_part
 from facespace.distribution.storage import Folder
@@ -24,6 +23,7 @@ from facespace.io.checksums import sha256_of
 from facespace.runtime.devices import Device
 
 PER_PART = BATCH  # photos
+_COLUMNS = ("numbers", "embeddings", "failed", "reasons", "pictured", "thumbnail_ends", "thumbnails")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ class EvaluatingWork:
             pairs, embedder, detector,
             flip=self.flip, keep_thumbnails=self.thumbnails, progress=lambda _: None, numbers=numbers,
         )  # fmt: skip
-        archive = io.BytesIO()
-        np.savez(
-            archive,
+        archive = as_archive(
             numbers=np.array(numbers, np.int64),
             embeddings=seen.embeddings[numbers],
             failed=np.array(list(seen.failed), np.int64),
@@ -88,7 +86,7 @@ class EvaluatingWork:
             thumbnail_ends=np.cumsum([len(picture) for picture in seen.thumbnails.values()], dtype=np.int64),
             thumbnails=np.frombuffer(b"".join(seen.thumbnails.values()), np.uint8),
         )
-        self.folder.create(self.result(number), archive.getvalue())
+        self.folder.create(self.result(number), archive)
 
 
 def begin(work: EvaluatingWork, pairs: PairSet) -> Plan:
@@ -102,16 +100,16 @@ def finish(work: EvaluatingWork, plan: Plan, pairs: PairSet, dimension: int) -> 
     seen = empty(pairs, dimension, work.flip)
     for number in range(plan.n_parts):
         name = work.result(number)
+        part = read_archive(work.folder, name, _COLUMNS)
         try:
-            with np.load(io.BytesIO(work.folder.read(name)), allow_pickle=False) as part:
-                seen.embeddings[part["numbers"]] = part["embeddings"]
-                seen.failed.update(zip(part["failed"].tolist(), part["reasons"].tolist(), strict=True))
-                pictures = np.split(part["thumbnails"], part["thumbnail_ends"][:-1])
-                seen.thumbnails.update(
-                    (k, picture.tobytes()) for k, picture in zip(part["pictured"].tolist(), pictures, strict=False)
-                )
-        except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
-            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+            seen.embeddings[part["numbers"]] = part["embeddings"]
+            seen.failed.update(zip(part["failed"].tolist(), part["reasons"].tolist(), strict=True))
+            pictures = np.split(part["thumbnails"], part["thumbnail_ends"][:-1])
+            seen.thumbnails.update(
+                (k, picture.tobytes()) for k, picture in zip(part["pictured"].tolist(), pictures, strict=False)
+            )
+        except (ValueError, IndexError):
+            raise damaged(work.folder, name) from None
     remove_parts(work, plan)
     return seen
 

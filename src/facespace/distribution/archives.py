@@ -1,0 +1,46 @@
+"""The result of a part as a NumPy archive: made in memory, and read with a check of what it holds."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from facespace.distribution.storage import MAX_PART, Folder
+from facespace.errors import DatasetError
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def as_archive(**arrays: npt.NDArray[Any]) -> bytes:
+    """The archive of some arrays, as bytes.
+
+    >>> as_archive(score=np.zeros(3))[:2]
+    b'PK'
+    """
+    archive = io.BytesIO()
+    np.savez(archive, **arrays)  # type: ignore[arg-type]
+    return archive.getvalue()
+
+
+def read_archive(folder: Folder, name: str, columns: Sequence[str]) -> Arrays:
+    """These columns of an archive; `DatasetError` where it is damaged, lacks one, or unpacks to more than `MAX_PART` bytes."""
+    data = folder.read(name)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(one.file_size for one in archive.infolist()) > MAX_PART:
+                raise damaged(folder, name)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {column: arrays[column] for column in columns}
+    except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile):
+        raise damaged(folder, name) from None
+
+
+def damaged(folder: Folder, name: str) -> DatasetError:
+    """The error for a result that cannot be what a worker wrote."""
+    return DatasetError(f"{folder.name}/{name}: damaged; remove it and run again")
