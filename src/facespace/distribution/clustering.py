@@ -22,7 +22,7 @@ from facespace.clustering.shards import pairs_of_shards, pairs_path
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.distribution.archives import Arrays, as_archive, damaged, read_archive
-from facespace.distribution.plan import Plan, make_plan, read_part
+from facespace.distribution.plan import RESULT, Plan, make_plan, read_part, variables
 from facespace.distribution.storage import Folder
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ModelError
@@ -71,11 +71,12 @@ class FindingWork:
             "device": self.device,
             "min_size": self.min_size,
             "try_rotations": self.try_rotations,
+            **variables(),
         }
 
     def result(self, number: int) -> str:
         """The archive of a part."""
-        return f"part-{number:07d}.npz"
+        return f"{RESULT}{number:07d}.npz"
 
     def compute(self, number: int) -> None:
         """Find and embed the faces of a part's photos; keep their pictures, then the numbers."""

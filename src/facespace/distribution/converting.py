@@ -29,7 +29,7 @@ from facespace.datasets.protocol import LabelledImages
 from facespace.datasets.writing import SHARDED, bytes_in_shard, open_writer, open_written, shard_start
 from facespace.distribution.archives import as_archive, damaged, read_archive
 from facespace.distribution.parts import Work
-from facespace.distribution.plan import Plan, make_plan, read_part
+from facespace.distribution.plan import RESULT, Plan, make_plan, read_part
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 from facespace.io.file_kinds import image_ending
@@ -83,7 +83,7 @@ class ReadingWork(_Source):
 
     def result(self, number: int) -> str:
         """The archive of a part."""
-        return f"part-{number:07d}.npz"
+        return f"{RESULT}{number:07d}.npz"
 
     def compute(self, number: int) -> None:
         """Read the images of a part."""
@@ -113,7 +113,7 @@ class WritingWork(_Source):
 
     def result(self, number: int) -> str:
         """What says that a shard is in its place: the SHA-256 over those of its images, read back."""
-        return f"part-{number:07d}.txt"
+        return f"{RESULT}{number:07d}.txt"
 
     def compute(self, number: int) -> None:
         """Write a shard, read it back, and move its files to their places."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,10 +13,11 @@ import numpy.typing as npt
 
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
+from facespace.distribution.archives import as_archive, damaged, read_archive
 from facespace.distribution.plan import RESULT, Plan, read_part, variables
-from facespace.distribution.storage import MAX_PART, Folder, StoredPhoto, is_url, shown
+from facespace.distribution.storage import Folder, StoredPhoto, is_url, shown
 from facespace.embedding.embedder import Embedder
-from facespace.errors import DatasetError, ModelError
+from facespace.errors import ModelError
 from facespace.io.image import Source
 from facespace.io.text import plain_text
 from facespace.pipeline.face_batches import IMAGES_IN_PART
@@ -134,9 +132,8 @@ class EmbeddingWork:
             table.add(of_photo)
         failed = np.array(table.failures, dtype=np.str_).reshape(-1, 2)
         arrays: dict[str, Any] = table.arrays()
-        archive = io.BytesIO()
-        np.savez(archive, **arrays, model=model_array(embedder), failed=failed)
-        self.folder.create(self.result(number), archive.getvalue())
+        archive = as_archive(**arrays, model=model_array(embedder), failed=failed)
+        self.folder.create(self.result(number), archive)
 
     def _source(self, photo: str) -> Source:
         return StoredPhoto(photo) if is_url(photo) else os.path.join(self.base, photo)  # type: ignore[return-value]
@@ -146,23 +143,11 @@ def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArra
     """The arrays of every part, in order. `DatasetError` where a part is damaged."""
     for number in range(plan.n_parts):
         name = work.result(number)
-        try:
-            part = _arrays(work.folder.read(name))
-        except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile):
-            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+        part = read_archive(work.folder, name, (*_COLUMNS, "model", "failed"))
+        lengths = {part[column].shape[:1] for column in _COLUMNS}
+        if len(lengths) > 1 or lengths == {()} or part["failed"].shape[1:] != (2,):
+            raise damaged(work.folder, name)
         yield part
-
-
-def _arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a part, which fit together."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(one.file_size for one in archive.infolist()) > MAX_PART:
-            raise ValueError("larger than its file")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        part = {column: arrays[column] for column in (*_COLUMNS, "model", "failed")}
-    if len({len(part[column]) for column in _COLUMNS}) > 1 or part["failed"].shape[1:] != (2,):
-        raise ValueError("columns of several lengths")
-    return part
 
 
 def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:

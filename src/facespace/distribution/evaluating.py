@@ -14,7 +14,7 @@ from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.distribution.archives import as_archive, damaged, read_archive
 from facespace.distribution.parts import remove_parts
-from facespace.distribution.plan import Plan, make_plan, read_part
+from facespace.distribution.plan import RESULT, Plan, make_plan, read_part, variables
 from facespace.distribution.storage import Folder
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ModelError
@@ -57,11 +57,12 @@ class EvaluatingWork:
             "device": self.device,
             "flip": self.flip,
             "thumbnails": self.thumbnails,
+            **variables(),
         }
 
     def result(self, number: int) -> str:
         """The archive of a part."""
-        return f"part-{number:07d}.npz"
+        return f"{RESULT}{number:07d}.npz"
 
     def compute(self, number: int) -> None:
         """Embed the photos of a part, as `evaluation.pairs.represent` does."""
