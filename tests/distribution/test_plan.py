@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facespace.distribution.plan import Plan, make_plan, part_name, read_part, variables
+from facespace.distribution.plan import Plan, make_plan, part_name, read_pairs, read_part, variables
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 
@@ -93,3 +93,11 @@ def test_variables_that_change_results_are_compared(folder: Folder, monkeypatch:
 
 def test_no_photos_are_no_parts() -> None:
     assert Plan(0, 64).n_parts == 0
+
+
+@pytest.mark.parametrize("entry", ["no JSON", "[1]", "[1, 2, 3]", "1"])
+def test_pairs_are_checked(folder: Folder, entry: str) -> None:
+    make_plan(folder, ['["a.jpg", 3]', "[0, 5]", entry], {}, per_part=2)
+    assert read_pairs(folder, 0) == [("a.jpg", 3), (0, 5)]
+    with pytest.raises(DatasetError, match=r"0000001\.json: damaged"):
+        read_pairs(folder, 1)

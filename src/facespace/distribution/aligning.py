@@ -28,10 +28,9 @@ from facespace.distribution.plan import (
     HEADER as PLAN_HEADER,
     RESULT,
     Plan,
-    damaged,
     leftovers,
     make_plan,
-    read_part,
+    read_pairs,
     variables,
 )
 from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, is_url
@@ -83,7 +82,7 @@ class AligningWork:
 
     def compute(self, number: int) -> None:
         """Align the photos of a part: first its crops are written, then its rows."""
-        target = self._targets(number)
+        target: dict[str, str] = dict(read_pairs(self.folder, number))
         photos = list(target)
         detector = _detector(self.record.detector, self.record.min_size, self.device)
         aligner = BatchAligner(self.record, detector, target, read=self._read, write=self.out.create)
@@ -92,13 +91,6 @@ class AligningWork:
             for start in range(0, len(photos), BATCH):
                 rows += aligner.align(photos[start : start + BATCH], files)
         self.folder.create(self.result(number), json.dumps([row.as_list() for row in rows]).encode())
-
-    def _targets(self, number: int) -> dict[str, str]:
-        try:
-            pairs = [(str(photo), str(crop)) for photo, crop in map(json.loads, read_part(self.folder, number))]
-        except (ValueError, TypeError):
-            raise damaged(self.folder, number) from None
-        return dict(pairs)
 
     def _read(self, photo: str) -> npt.NDArray[np.uint8]:
         if is_url(self.raw.place):

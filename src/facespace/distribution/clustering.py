@@ -22,7 +22,7 @@ from facespace.clustering.shards import pairs_of_shards, pairs_path
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.distribution.archives import Arrays, as_archive, damaged, read_archive
-from facespace.distribution.plan import RESULT, Plan, make_plan, read_part, variables
+from facespace.distribution.plan import RESULT, Plan, make_plan, read_pairs, variables
 from facespace.distribution.storage import Folder
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ModelError
@@ -83,7 +83,7 @@ class FindingWork:
         embedder, detector = _networks(self.model, self.device, self.min_size)
         if embedder.fingerprint != self.fingerprint:
             raise ModelError(f"{self.model}: another model on a worker than where the command was started")
-        entries = [json.loads(entry) for entry in read_part(self.folder, number)]
+        entries = read_pairs(self.folder, number)
         sources = (os.path.join(self.base, path) for path, _ in entries)
         photos: list[Photo] = []
         for photo, (path, digest) in zip(
@@ -130,7 +130,7 @@ def read_photos(work: FindingWork, plan: Plan) -> Iterator[Photo]:
     """The photos of all parts with their faces and embeddings, in order. `DatasetError` where a part is damaged."""
     for number in range(plan.n_parts):
         name = work.result(number)
-        paths = [json.loads(entry)[0] for entry in read_part(work.folder, number)]
+        paths = [path for path, _ in read_pairs(work.folder, number)]
         part = read_archive(work.folder, name, _COLUMNS)
         try:
             photos = _photos(paths, part)

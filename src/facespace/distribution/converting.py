@@ -29,7 +29,7 @@ from facespace.datasets.protocol import LabelledImages
 from facespace.datasets.writing import SHARDED, bytes_in_shard, open_writer, open_written, shard_start
 from facespace.distribution.archives import as_archive, damaged, read_archive
 from facespace.distribution.parts import Work
-from facespace.distribution.plan import RESULT, Plan, make_plan, read_part
+from facespace.distribution.plan import RESULT, Plan, make_plan, read_pairs
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 from facespace.io.file_kinds import image_ending
@@ -88,7 +88,7 @@ class ReadingWork(_Source):
     def compute(self, number: int) -> None:
         """Read the images of a part."""
         images, names = self.opened()
-        begin, end = json.loads(read_part(self.folder, number)[0])
+        [(begin, end)] = read_pairs(self.folder, number)
         digests, sizes, unrecognised = bytearray(), [], []
         for label, encoded, digest in read_ahead(images, begin, end):
             digests += digest
@@ -118,7 +118,7 @@ class WritingWork(_Source):
     def compute(self, number: int) -> None:
         """Write a shard, read it back, and move its files to their places."""
         images, names = self.opened()
-        begin, end = json.loads(read_part(self.folder, number)[0])
+        [(begin, end)] = read_pairs(self.folder, number)
         if self.to == "folder":  # which is made for every name
             names = Names(len(names), {label: names.known[label] for label in set(images.labels[begin:end].tolist())})
         apart = Path(self.out, PARTS, f"{TEMPORARY}{secrets.token_hex(8)}")

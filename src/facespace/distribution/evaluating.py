@@ -14,7 +14,7 @@ from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.distribution.archives import as_archive, damaged, read_archive
 from facespace.distribution.parts import remove_parts
-from facespace.distribution.plan import RESULT, Plan, make_plan, read_part, variables
+from facespace.distribution.plan import RESULT, Plan, make_plan, read_pairs, variables
 from facespace.distribution.storage import Folder
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ModelError
@@ -70,7 +70,7 @@ class EvaluatingWork:
         if embedder.fingerprint != self.fingerprint:
             raise ModelError(f"{self.model}: another model on a worker than where the command was started")
         pairs = _read(self.source, embedder)
-        photos = [json.loads(entry) for entry in read_part(self.folder, number)]
+        photos = read_pairs(self.folder, number)
         if any(k >= len(pairs.files) or pairs.pairs.photos[k] != name or pairs.files[k] is None for k, name in photos):
             raise DatasetError(f"{pairs.name}: a worker does not see the same photos as where the command was started")
         numbers = [k for k, _ in photos]

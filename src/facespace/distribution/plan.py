@@ -107,6 +107,14 @@ def read_part(folder: Folder, number: int) -> list[str]:
     return photos
 
 
+def read_pairs(folder: Folder, number: int) -> list[tuple[Any, Any]]:
+    """The entries of a part whose plan was made of pairs in JSON; `DatasetError` where its object is damaged."""
+    try:
+        return [(first, second) for first, second in map(json.loads, read_part(folder, number))]
+    except (ValueError, TypeError):
+        raise damaged(folder, number) from None
+
+
 def damaged(folder: Folder, number: int) -> DatasetError:
     """The error for a part of a plan that cannot be read."""
     return DatasetError(f"{folder.name}/{part_name(number)}: damaged; give another output")
