@@ -121,6 +121,13 @@ def test_a_conversion_of_one_process_is_left_as_it_is(cli: Cli, crops: Path, tmp
     assert (refused.code, "holds a conversion begun without --ray" in refused.err) == (1, True)
 
 
+def test_a_conversion_in_parts_is_left_as_it_is(cli: Cli, crops: Path, tmp_path: Path) -> None:
+    (tmp_path / ".facespace-out" / PARTS).mkdir(parents=True)
+    refused = cli("dataset", "convert", crops, tmp_path / "out", "--to", "parquet")
+    assert (refused.code, "holds a conversion begun with --ray" in refused.err) == (1, True)
+    assert (tmp_path / ".facespace-out" / PARTS).is_dir()
+
+
 def test_a_damaged_shard_is_noticed(cli: Cli, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from facespace.datasets.formats.webdataset import TarWriter
 

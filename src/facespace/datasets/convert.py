@@ -193,6 +193,10 @@ class _Run:
         if not path.is_file():
             if os.path.lexists(self._folder) and not self._folder.is_dir():
                 raise DatasetError(f"{shown}: in the way; remove it")
+            if (self._folder / PARTS).is_dir():
+                raise DatasetError(
+                    f"{shown}: holds a conversion begun with --ray; go on with it, or remove this folder"
+                )
             if self._folder.is_dir():  # killed before its first entry
                 shutil.rmtree(self._folder)
             self._folder.mkdir()
