@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -44,13 +45,18 @@ class Session:
         data = importlib.import_module("ray.data")
         cores = self._cores_of_a_gpu() if gpu else 1
         # Each number is a block and a task; they lie with this process, so that no node's loss takes them away.
-        results = data.from_items(rows, override_num_blocks=len(rows)).map(
-            _compute_row,
-            fn_kwargs={"compute": compute, "cores": cores, "environment": variables()},
-            num_cpus=cores,
-            ray_remote_args_fn=_remote_options,
-            **({"num_gpus": 1, "max_calls": 0} if gpu else {}),  # otherwise a process with a GPU ends after each task
-        )
+        with warnings.catch_warnings():
+            # Ray 2.60 has no other way to bound the retries; users can do nothing about it.
+            warnings.filterwarnings("ignore", message="`ray_remote_args")
+            results = data.from_items(rows, override_num_blocks=len(rows)).map(
+                _compute_row,
+                fn_kwargs={"compute": compute, "cores": cores, "environment": variables()},
+                num_cpus=cores,
+                ray_remote_args_fn=_remote_options,
+                **(
+                    {"num_gpus": 1, "max_calls": 0} if gpu else {}
+                ),  # otherwise a process with a GPU ends after each task
+            )
         try:
             for row in results.iter_rows():
                 if row["error"]:
