@@ -33,7 +33,7 @@ Crops = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _FLOATS = 256  # crops that are floats at once
 _CACHED = 4  # crops that a core of plain ONNX Runtime computes at once
-_SIDE_BY_SIDE = 8  # crops from which parts of them are computed side by side
+_SIDE_BY_SIDE = 9  # crops from which parts of them are computed side by side; 8 are a batch of all cores
 _SAME = 0.99  # the least cosine between a crop's features in a batch and alone; bfloat16 takes a hundredth of it
 
 
