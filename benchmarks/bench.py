@@ -155,7 +155,7 @@ def search_rows(run: Run) -> list[Row]:
                 rounds=1, seconds=run.seconds,
             )  # fmt: skip
             rows.append(indexing)
-            for n in (1, 64):
+            for n in (64, 1):  # many first: some make, at early probes, what later ones are found by
                 some = Path(folder, f"probes-{n}.npy")
                 np.save(some, probes[:n])
                 label = f"{people:,} people, {n} probe{'s' * (n > 1)} a call"
