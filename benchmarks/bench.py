@@ -58,24 +58,24 @@ class Run(NamedTuple):
 
 def detection_rows(run: Run) -> list[Row]:
     folder = run.home / "photos"
-    wanted: list[tuple[str, photos.Photos, bool]] = []
+    tasks: list[tuple[str, photos.Photos, bool]] = []
     if run.quick:
         sizes: list[tuple[str, int, int]] = [("VGA", 6, 2)]
     else:
         sizes = [(size, n, k) for size, k in (("VGA", 4), ("1080p", 2), ("12 MP", 1)) for n in (1, 6, 50)]
-    wanted.append(("250 px, 1 face", photos.small(run.shared, 8), False))
+    tasks.append(("250 px, 1 face", photos.small(run.shared, 8), False))
     for size, n, n_photos in sizes:
         label = f"{size}, {n} face{'s' * (n > 1)}"
-        wanted.append((label, photos.composed(run.shared, folder, size, n, n_photos), False))
+        tasks.append((label, photos.composed(run.shared, folder, size, n, n_photos), False))
     many = (("VGA", 2),) if run.quick else (("VGA", 16), ("1080p", 4), ("12 MP", 2))
-    wanted.append(
+    tasks.append(
         (f"250 px, {8 if run.quick else 32} photos a call", photos.small(run.shared, 8 if run.quick else 32), True)
     )
     for size, n_photos in many:
         found = photos.composed(run.shared, folder, size, 6, n_photos)
-        wanted.append((f"{size}, 6 faces, {n_photos} photos a call", found, True))
+        tasks.append((f"{size}, 6 faces, {n_photos} photos a call", found, True))
     rows = []
-    for label, given, is_many in wanted:
+    for label, given, is_many in tasks:
         row = run.turns(
             "detection", label, "photos/s", "higher", "detect_many" if is_many else "detect", "detect",
             len(given.paths), paths=given.paths, many=is_many,

@@ -124,9 +124,9 @@ class Environment:
     def install(self) -> dict[str, float]:
         """Make the environment if it is not there: {"seconds": …, "bytes": …} of its installation, without pip's cache."""
         peer = self.peer
-        wanted = hashlib.sha256(repr((peer[3:6], sys.version)).encode()).hexdigest()
+        made_from = hashlib.sha256(repr((peer[3:6], sys.version)).encode()).hexdigest()
         record = self.folder / "installed.json"
-        if record.exists() and (known := json.loads(record.read_text()))["of"] == wanted:
+        if record.exists() and (known := json.loads(record.read_text()))["of"] == made_from:
             return {"seconds": known["seconds"], "bytes": known["bytes"]}
         if peer.models and not os.environ.get("PEER_MODELS"):
             raise CannotInstall("needs files of weights: PEER_MODELS=DIR, see the peer's file")
@@ -149,7 +149,7 @@ class Environment:
             if peer.alone:
                 _run([*pip, "--no-deps", *peer.alone], self)
         made = {"seconds": time.perf_counter() - start, "bytes": _size(self.folder) - before}
-        record.write_text(json.dumps({"of": wanted, **made}))
+        record.write_text(json.dumps({"of": made_from, **made}))
         return made
 
 

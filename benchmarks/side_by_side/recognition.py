@@ -18,9 +18,9 @@ PHOTOS_A_REQUEST = 40
 
 
 class Kept:
-    """What a peer said of photos, kept in a folder: the same file of a peer, in the same versions, says the same again.
+    """Keeps the answers of peers about photos in a folder, for as long as a peer's file and versions are the same.
 
-    Slow peers need minutes for a thousand pairs. This project is asked anew each time.
+    Slow peers need minutes for a thousand pairs. The answers of this project itself are never kept.
     """
 
     def __init__(self, folder: Path, peers: dict[str, Path]) -> None:
