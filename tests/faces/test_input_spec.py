@@ -118,6 +118,17 @@ def test_the_std_of_a_nearly_constant_crop_is_bounded() -> None:
     assert found[0, 0, 0, 0] == pytest.approx(-1 / 1728 * math.sqrt(1728), rel=1e-5)
 
 
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+@pytest.mark.parametrize(
+    "scale", [{"mean": 0.0, "std": 1.0}, {"mean": 127.5, "std": 128.0}, {"standardization": "per-image"}]
+)
+def test_channels_first_are_the_same_numbers(order, scale):
+    spec, crops = InputSpec(24, "box", channel_order=order, **scale), crops_of(3)
+    found = spec.preprocess(crops, channels_first=True)
+    np.testing.assert_array_equal(found, spec.preprocess(crops).transpose(0, 3, 1, 2))
+    assert found.flags.c_contiguous
+
+
 @pytest.mark.parametrize("standardization", ["fixed", "per-image"])
 def test_no_crops_are_no_numbers(standardization):
     spec = InputSpec(24, "box", standardization=standardization)

@@ -284,8 +284,9 @@ class Embedder:
         return parts
 
     def _as_input(self, part: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        images: npt.NDArray[Any] = part if self._preprocesses else self.spec.preprocess(part)
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if self._channels_first else images
+        if not self._preprocesses:
+            return self.spec.preprocess(part, channels_first=self._channels_first)
+        return np.ascontiguousarray(part.transpose(0, 3, 1, 2)) if self._channels_first else part
 
 
 @lru_cache(maxsize=1)  # a worker process unpickles the same embedder with every task

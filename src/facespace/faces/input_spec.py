@@ -49,8 +49,8 @@ class InputSpec:
                 raise ModelError(f"input spec: {field} cannot be {getattr(self, field)!r}")
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them."""
-        return dataclasses.asdict(self)
+        """Return the fields as JSON values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputSpec:
@@ -70,24 +70,29 @@ class InputSpec:
                 f"got {crops.dtype} of shape {crops.shape}"
             )
 
-    def preprocess(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Crops (N,S,S,3) uint8 RGB as the network's numbers, (N,S,S,3) float32.
+    def preprocess(self, crops: npt.NDArray[np.uint8], *, channels_first: bool = False) -> npt.NDArray[np.float32]:
+        """Scale crops (N,S,S,3) uint8 RGB to the network's input, (N,S,S,3) float32, or (N,3,S,S) with `channels_first`.
 
         Raises `ValueError` for any other shape or type.
         """
         self.check(crops)
         if self.channel_order == "BGR":
             crops = crops[..., ::-1]
-        x = crops.astype(np.float32)
         if self.standardization == "fixed":
-            x -= np.float32(self.mean)
-            x *= np.float32(1 / self.std)
+            # Bytes are moved instead of floats, which are four times as many.
+            ordered = crops.transpose(0, 3, 1, 2) if channels_first else crops
+            x = ordered.astype(np.float32, order="C")
+            if self.mean != 0:
+                x -= np.float32(self.mean)
+            if self.std != 1:
+                x *= np.float32(1 / self.std)
             return x
+        x = crops.astype(np.float32)
         mean = x.mean(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
         std = x.std(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
         floor = 1 / math.sqrt(3 * self.size**2)
         result: npt.NDArray[np.float32] = ((x - mean) / np.maximum(std, floor)).astype(np.float32)
-        return result
+        return np.ascontiguousarray(result.transpose(0, 3, 1, 2)) if channels_first else result
 
 
 # Presets that need no file: how the field's published weights were trained.
