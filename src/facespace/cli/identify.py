@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import threading
 from typing import Annotated
 
 import typer
@@ -118,6 +120,7 @@ def identify(
         report.finish()
         return
     assert gallery is not None
+    _import_runtime_in_background()
     few = camera is None and len(sights) <= _FEW and not any(os.path.isdir(path) or is_video(path) for path in sights)
     embedder = load_embedder(model, device.value, made_with=model_of_gallery(gallery, collection=collection), few=few)
     with open_gallery(gallery, embedder, collection=collection) as people:
@@ -131,3 +134,13 @@ def identify(
             ranker=None if top is None else functools.partial(people.identify, rate=rate, threshold=threshold, top=top),
         )  # fmt: skip
     report.finish()
+
+
+def _import_runtime_in_background() -> None:
+    """Import ONNX Runtime in a thread while the gallery is opened. If it fails, loading the model reports why."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            import onnxruntime  # noqa: F401
+
+    threading.Thread(target=load, name="facespace-import").start()
