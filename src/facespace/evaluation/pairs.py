@@ -24,6 +24,7 @@ from facespace.io import image, pictures
 from facespace.io.text import plain_text
 from facespace.metrics.bootstrap import bootstrap
 from facespace.metrics.distances import Distance
+from facespace.metrics.unit_vectors import to_unit_length
 from facespace.metrics.verification import Verification, choose_threshold, evaluate
 from facespace.pipeline.photos import process
 
@@ -311,9 +312,7 @@ def _embed(embedder: Embedder, crops: npt.NDArray[np.uint8], flip: Flip) -> npt.
     plain, mirror = both[: len(crops)], both[len(crops) :]
     if flip == "concat":
         return np.concatenate([plain, mirror], axis=1)
-    added = plain + mirror
-    result: npt.NDArray[np.float32] = added / np.linalg.norm(added, axis=1, keepdims=True)
-    return result
+    return to_unit_length(plain + mirror)
 
 
 def _thumbnail(crop: npt.NDArray[np.uint8]) -> bytes:
