@@ -17,9 +17,8 @@ from facespace.detection.protocol import Detector
 from facespace.embedding.collapse import collapse_remark
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ImageError
-from facespace.faces.alignment import align
+from facespace.faces.alignment import central_crop
 from facespace.faces.crops import resize
-from facespace.faces.face import central_face
 from facespace.io import image, pictures
 from facespace.io.text import plain_text
 from facespace.metrics.bootstrap import bootstrap
@@ -283,8 +282,7 @@ def _whole_photos(
         if photo.pixels is None or not photo.faces:
             yield k, None, photo.error or "no face found"
             continue
-        height, width = photo.pixels.shape[:2]
-        yield k, align(photo.pixels, central_face(photo.faces, width, height), embedder.spec), ""
+        yield k, central_crop(photo.pixels, photo.faces, embedder.spec), ""
 
 
 def _crops(source: PairSet, there: Sequence[int], embedder: Embedder) -> Iterator[Crop]:
