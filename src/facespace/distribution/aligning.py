@@ -23,14 +23,15 @@ from facespace.alignment.face_table import CSV_NAME, Row, read_csv, write_csv
 from facespace.alignment.journal import BATCH
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
+from facespace.distribution.archives import damaged
 from facespace.distribution.parts import remove_parts
 from facespace.distribution.plan import (
     HEADER as PLAN_HEADER,
-    RESULT,
     Plan,
     leftovers,
     make_plan,
     read_pairs,
+    result_name,
     variables,
 )
 from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, is_url
@@ -78,7 +79,7 @@ class AligningWork:
 
     def result(self, number: int) -> str:
         """The rows of a part."""
-        return f"{RESULT}{number:07d}.json"
+        return result_name(number, "json")
 
     def compute(self, number: int) -> None:
         """Align the photos of a part: first its crops are written, then its rows."""
@@ -125,7 +126,7 @@ def finish(work: AligningWork, plan: Plan) -> list[Row]:
         try:
             rows += [Row.from_list(fields[:]) for fields in json.loads(work.folder.read(name))[:]]
         except (ValueError, TypeError, KeyError):
-            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+            raise damaged(work.folder, name) from None
     rows.sort(key=lambda row: row.input.split("/", 1))  # stable: faces of one photo keep their order
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, CSV_NAME)
