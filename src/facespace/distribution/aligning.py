@@ -40,6 +40,7 @@ from facespace.faces.crops import FILE_NAME, CropRecord
 from facespace.io import image
 from facespace.io.text import plain_text
 from facespace.runtime.cores import usable_cores
+from facespace.runtime.devices import Device
 
 PER_PART = 8 * BATCH  # photos
 _PARTS = ".parts"
@@ -52,7 +53,7 @@ class AligningWork:
     raw: Folder
     out: Folder
     record: CropRecord
-    device: str
+    device: Device
 
     @property
     def folder(self) -> Folder:
@@ -158,5 +159,5 @@ def _check_finished(work: AligningWork) -> None:
 
 
 @lru_cache(maxsize=1)  # a worker computes one part after another
-def _detector(name: str, min_size: float, device: str) -> Detector:
+def _detector(name: str, min_size: float, device: Device) -> Detector:
     return create_detector(name, min_size=min_size, device=device)
