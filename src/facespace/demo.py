@@ -6,9 +6,9 @@ scikit-image's data). A photographer nobody enrolled and a cat (both CC0, scikit
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageOps
@@ -20,6 +20,7 @@ from facespace.faces.drawing import KNOWN, UNKNOWN, annotate, numbered
 from facespace.identification.gallery import Gallery
 from facespace.identification.matching import Match
 from facespace.io import image, pictures
+from facespace.io.package_files import file_of_distribution
 from facespace.pipeline.photos import Photo, process
 
 PORTRAITS = {
@@ -70,13 +71,11 @@ def run(folder: Path) -> DemoResult:
 
 def _sample(package: str, file_name: str) -> Path:
     try:
-        files = importlib.metadata.distribution(package).files or []
-    except importlib.metadata.PackageNotFoundError:
+        return file_of_distribution(package, file_name)
+    except PackageNotFoundError:
         raise FacespaceError(f"the demo's pictures come with {package}: pip install 'facespace[demo]'") from None
-    for file in files:
-        if file.name == file_name and Path(str(file.locate())).is_file():
-            return Path(str(file.locate()))
-    raise FacespaceError(f"this version of {package} has no {file_name}; the demo cannot run with it")
+    except FileNotFoundError:
+        raise FacespaceError(f"this version of {package} has no {file_name}; the demo cannot run with it") from None
 
 
 def _tiles(files: dict[str, Path]) -> list[tuple[Image.Image, str | None]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facespace.distribution.archives import as_archive, read_archive
+from facespace.distribution.archives import as_archive, read_archive, read_archives
+from facespace.distribution.network_work import NetworkWork
+from facespace.distribution.plan import Plan
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 
@@ -48,3 +50,20 @@ def test_pickles_and_what_unpacks_to_too_much_are_not_loaded(tmp_path: Path, mon
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
     with pytest.raises(DatasetError, match=r"large\.npz: damaged"):
         read_archive(folder, "large.npz", ("score",))
+
+
+def test_the_archives_of_all_parts_come_in_order(tmp_path: Path) -> None:
+    class Work(NetworkWork):
+        folder = Folder(str(tmp_path))
+
+        def compute(self, number: int) -> None:
+            self.folder.create(self.result(number), as_archive(number=np.array(number), more=np.zeros(2)))
+
+    work, plan = Work(model="", fingerprint="", device="auto"), Plan(n_photos=5, per_part=2)
+    for number in (2, 0, 1):
+        work.compute(number)
+    parts = list(read_archives(work, plan, ("number",)))
+    assert [{name: int(array) for name, array in part.items()} for part in parts] == [{"number": k} for k in range(3)]
+    work.folder.write(work.result(1), b"PK cut off")
+    with pytest.raises(DatasetError, match=r"part-0000001\.npz: damaged; remove it and run again$"):
+        list(read_archives(work, plan, ("number",)))

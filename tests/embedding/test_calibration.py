@@ -223,7 +223,7 @@ def test_find_takes_the_runtime_where_there_is_one(monkeypatch: pytest.MonkeyPat
             measured("onnxruntime", "float32", 0.3),
         ],
     }  # fmt: skip
-    monkeypatch.setattr(calibration, "_tables", lambda: [table])
+    monkeypatch.setattr(calibration, "json_tables", lambda *_: [table])
     for runtime, precision, at in (
         ("openvino", "bfloat16", 0.1),
         ("openvino", "float32", 0.2),

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from facespace import Face, InputSpec, align
-from facespace.faces.alignment import ARCFACE_TEMPLATE, crop_box, similarity_transform
+from facespace.faces.alignment import ARCFACE_TEMPLATE, central_crop, crop_box, similarity_transform
 from facespace.faces.input_spec import INPUT_SPECS
 from support.landmarks import LANDMARKS
 
@@ -69,6 +69,15 @@ def test_golden_crop_boxes(shared, detector):
         difference = np.subtract(found, [int(v) for v in wanted]) if len(found) == len(wanted) else np.array([99])
         agree += bool(np.abs(difference).max(initial=0) <= 1)
     assert agree / len(lines) >= 0.99
+
+
+def test_the_central_crop_is_that_of_the_central_face(hopper: np.ndarray) -> None:
+    spec, (height, width) = INPUT_SPECS["facenet-2018"], hopper.shape[:2]
+    corner = Face((0, 0, 80, 80), 1.0, LANDMARKS)
+    middle = Face((width / 2 - 40, height / 2 - 40, width / 2 + 40, height / 2 + 40), 0.9, LANDMARKS)
+    crop = central_crop(hopper, [corner, middle], spec)
+    assert np.array_equal(crop, align(hopper, middle, spec))
+    assert not np.array_equal(crop, align(hopper, corner, spec))
 
 
 def test_the_box_template_resizes_the_crop(hopper):

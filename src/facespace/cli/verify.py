@@ -272,7 +272,8 @@ def _represent_in_parts(
     from facespace.distribution.storage import Folder
 
     work = EvaluatingWork(
-        Folder(os.path.abspath(place)), source.absolute(), embedder.name, embedder.fingerprint, device.value, flip, thumbnails
+        Folder(os.path.abspath(place)), source.absolute(), flip, thumbnails,
+        model=embedder.name, fingerprint=embedder.fingerprint, device=device.value,
     )  # fmt: skip
     plan = begin(work, pairs)
     compute_with_progress(work, plan, ray, "embedding")

@@ -17,6 +17,7 @@ from facespace.embedding.calibration import Calibration
 from facespace.errors import DatasetError
 from facespace.io.files import TEMPORARY
 from facespace.io.tensor_file import read_tensor_file, write_tensor_file
+from facespace.metrics.disjoint_sets import DisjointSets
 
 Method = Literal["average", "whispers", "dbscan"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -284,25 +285,17 @@ def _apart(
 
 def _connected(graph: SimilarityGraph, photo: Labels) -> Labels:
     """Groups of whoever is connected, by single linkage from the most similar pair on, no photo twice in a group."""
-    root = np.arange(graph.n)
-    held = [{int(one)} for one in photo]
-
-    def find(k: int) -> int:
-        while root[k] != k:
-            root[k] = root[root[k]]
-            k = int(root[k])
-        return k
-
+    groups = DisjointSets(graph.n)
+    held = [{int(one)} for one in photo]  # the photos of each group, at its smallest face
     for pair in np.argsort(-graph.similarity, kind="stable"):
-        one, other = find(int(graph.first[pair])), find(int(graph.second[pair]))
+        one, other = groups.find(int(graph.first[pair])), groups.find(int(graph.second[pair]))
         if one == other or not held[one].isdisjoint(held[other]):
             continue
-        if len(held[one]) < len(held[other]):
-            one, other = other, one
-        root[other] = one
-        held[one] |= held[other]
-        held[other] = set()
-    return np.array([find(k) for k in range(graph.n)], np.int64)
+        fewer, more = sorted((held[one], held[other]), key=len)
+        more |= fewer
+        held[one] = held[other] = set()
+        held[groups.join(one, other)] = more
+    return groups.smallest()
 
 
 def _agreement(

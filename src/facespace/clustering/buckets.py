@@ -12,6 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from facespace.metrics.unit_vectors import to_unit_length
+
 Embeddings = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.uint16]
 
@@ -43,7 +45,7 @@ def bucket_centres(embeddings: Embeddings, n_buckets: int) -> Embeddings:
         order = np.argsort(nearest, kind="stable")
         held, begins = np.unique(nearest[order], return_index=True)
         centres[held] = np.add.reduceat(sample[order], begins, axis=0)
-        centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+        centres = to_unit_length(centres)
     return centres
 
 

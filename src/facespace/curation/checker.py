@@ -24,6 +24,7 @@ from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError
 from facespace.faces.crops import read_record
 from facespace.io.text import plain_text
+from facespace.metrics.unit_vectors import to_unit_length
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
@@ -282,7 +283,7 @@ def _centres(embeddings: Floats, people: list[Ints], core: npt.NDArray[np.bool_]
     for label, members in enumerate(people):
         inside = members[core[members]]
         total = embeddings[inside].sum(axis=0)
-        centres[label] = total / max(float(np.linalg.norm(total)), 1e-9)
+        centres[label] = to_unit_length(total)
         counts[label] = len(inside)
     return centres, counts
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from facespace.metrics.disjoint_sets import DisjointSets
+
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
@@ -166,14 +168,7 @@ def group(n: int, copies: Iterable[Copy]) -> Ints:
     >>> group(4, [Copy(0, 2, True, 1.0, 1.0), Copy(2, 3, False, 0.97, 0.9)]).tolist()
     [0, 1, 0, 0]
     """
-    parent = list(range(n))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = index = parent[parent[index]]
-        return index
-
+    pictures = DisjointSets(n)
     for copy in copies:
-        one, other = root(copy.first), root(copy.second)
-        parent[max(one, other)] = min(one, other)
-    return np.array([root(index) for index in range(n)], np.int64)
+        pictures.join(copy.first, copy.second)
+    return pictures.smallest()

@@ -18,9 +18,8 @@ from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import ImageError
-from facespace.faces.alignment import align
+from facespace.faces.alignment import central_crop
 from facespace.faces.crops import fit
-from facespace.faces.face import central_face
 from facespace.io import image
 from facespace.io.prefetch import map_ahead
 
@@ -76,8 +75,7 @@ def read_photos(
         faces = finder.detect(pixels)
         if not faces:
             return None
-        face = central_face(faces, pixels.shape[1], pixels.shape[0])
-        return align(pixels, face, embedder.spec), "the central face of a photo, aligned"
+        return central_crop(pixels, faces, embedder.spec), "the central face of a photo, aligned"
 
     return _read(root, embedder, crop, progress, plain)
 

@@ -23,14 +23,15 @@ from facespace.alignment.face_table import CSV_NAME, Row, read_csv, write_csv
 from facespace.alignment.journal import BATCH
 from facespace.detection.factory import create_detector
 from facespace.detection.protocol import Detector
+from facespace.distribution.archives import damaged
 from facespace.distribution.parts import remove_parts
 from facespace.distribution.plan import (
     HEADER as PLAN_HEADER,
-    RESULT,
     Plan,
     leftovers,
     make_plan,
     read_pairs,
+    result_name,
     variables,
 )
 from facespace.distribution.storage import Folder, StoredPhoto, find_class_photos, is_url
@@ -39,6 +40,7 @@ from facespace.faces.crops import FILE_NAME, CropRecord
 from facespace.io import image
 from facespace.io.text import plain_text
 from facespace.runtime.cores import usable_cores
+from facespace.runtime.devices import Device
 
 PER_PART = 8 * BATCH  # photos
 _PARTS = ".parts"
@@ -51,7 +53,7 @@ class AligningWork:
     raw: Folder
     out: Folder
     record: CropRecord
-    device: str
+    device: Device
 
     @property
     def folder(self) -> Folder:
@@ -78,7 +80,7 @@ class AligningWork:
 
     def result(self, number: int) -> str:
         """The rows of a part."""
-        return f"{RESULT}{number:07d}.json"
+        return result_name(number, "json")
 
     def compute(self, number: int) -> None:
         """Align the photos of a part: first its crops are written, then its rows."""
@@ -125,7 +127,7 @@ def finish(work: AligningWork, plan: Plan) -> list[Row]:
         try:
             rows += [Row.from_list(fields[:]) for fields in json.loads(work.folder.read(name))[:]]
         except (ValueError, TypeError, KeyError):
-            raise DatasetError(f"{work.folder.name}/{name}: damaged; remove it and run again") from None
+            raise damaged(work.folder, name) from None
     rows.sort(key=lambda row: row.input.split("/", 1))  # stable: faces of one photo keep their order
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, CSV_NAME)
@@ -157,5 +159,5 @@ def _check_finished(work: AligningWork) -> None:
 
 
 @lru_cache(maxsize=1)  # a worker computes one part after another
-def _detector(name: str, min_size: float, device: str) -> Detector:
+def _detector(name: str, min_size: float, device: Device) -> Detector:
     return create_detector(name, min_size=min_size, device=device)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from facespace.distribution.parts import Work
+from facespace.distribution.plan import Plan
 from facespace.distribution.storage import MAX_PART, Folder
 from facespace.errors import DatasetError
 
@@ -39,6 +41,12 @@ def read_archive(folder: Folder, name: str, columns: Sequence[str]) -> Arrays:
             return {column: arrays[column] for column in columns}
     except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile):
         raise damaged(folder, name) from None
+
+
+def read_archives(work: Work, plan: Plan, columns: Sequence[str]) -> Iterator[Arrays]:
+    """Yield `read_archive` of each part's result, in the order of the plan."""
+    for number in range(plan.n_parts):
+        yield read_archive(work.folder, work.result(number), columns)
 
 
 def damaged(folder: Folder, name: str) -> DatasetError:

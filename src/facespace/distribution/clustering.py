@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,29 @@ import numpy as np
 from facespace.clustering.folders import keep_picture
 from facespace.clustering.groups import FINDING
 from facespace.clustering.shards import pairs_of_shards, pairs_path
-from facespace.detection.factory import create_detector
-from facespace.detection.protocol import Detector
-from facespace.distribution.archives import Arrays, as_archive, damaged, read_archive
-from facespace.distribution.plan import RESULT, Plan, make_plan, read_pairs, variables
+from facespace.distribution.archives import Arrays, as_archive, damaged, read_archives
+from facespace.distribution.network_work import NetworkWork
+from facespace.distribution.plan import Plan, make_plan, read_pairs, variables
 from facespace.distribution.storage import Folder
-from facespace.embedding.embedder import Embedder
-from facespace.errors import ModelError
 from facespace.faces.face import Face
 from facespace.pipeline.face_batches import IMAGES_IN_PART
 from facespace.pipeline.photos import Photo, process
 from facespace.runtime.blas_threads import one_blas_thread
-from facespace.runtime.devices import Device
 
 PER_PART = IMAGES_IN_PART  # photos
 _COLUMNS = ("n_faces", "turned", "error", "box", "score", "landmarks", "quality", "embedding")
 
 
 @dataclass(frozen=True)
-class FindingWork:
+class FindingWork(NetworkWork):
     """The `parts.Work` of finding the faces of photos for the folder `output`, which gets the picture of every face.
 
-    Relative paths of photos begin at `base`; the model must have the `fingerprint`. `run` tells the photos and options of a
-    run from those of another: `begin` sets it.
+    Relative paths of photos begin at `base`. `run` tells the photos and options of a run from those of another: `begin`
+    sets it.
     """
 
     output: str
     base: str
-    model: str
-    fingerprint: str
-    device: Device
     min_size: float
     try_rotations: bool
     run: str = ""
@@ -57,11 +49,6 @@ class FindingWork:
     def folder(self) -> Folder:
         """Where plan and parts are until they are taken in."""
         return Folder(os.path.join(self.output, FINDING, self.run))
-
-    @property
-    def gpu(self) -> bool:
-        """Whether the embeddings are computed on a GPU."""
-        return self.device == "cuda"
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on beside the photos."""
@@ -74,15 +61,9 @@ class FindingWork:
             **variables(),
         }
 
-    def result(self, number: int) -> str:
-        """The archive of a part."""
-        return f"{RESULT}{number:07d}.npz"
-
     def compute(self, number: int) -> None:
         """Find and embed the faces of a part's photos; keep their pictures, then the numbers."""
-        embedder, detector = _networks(self.model, self.device, self.min_size)
-        if embedder.fingerprint != self.fingerprint:
-            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+        embedder, detector = self.networks(self.min_size)
         entries = read_pairs(self.folder, number)
         sources = (os.path.join(self.base, path) for path, _ in entries)
         photos: list[Photo] = []
@@ -128,14 +109,12 @@ def begin(work: FindingWork, digests: Mapping[str, str]) -> tuple[FindingWork, P
 
 def read_photos(work: FindingWork, plan: Plan) -> Iterator[Photo]:
     """The photos of all parts with their faces and embeddings, in order. `DatasetError` where a part is damaged."""
-    for number in range(plan.n_parts):
-        name = work.result(number)
+    for number, part in enumerate(read_archives(work, plan, _COLUMNS)):
         paths = [path for path, _ in read_pairs(work.folder, number)]
-        part = read_archive(work.folder, name, _COLUMNS)
         try:
             photos = _photos(paths, part)
         except (ValueError, TypeError):
-            raise damaged(work.folder, name) from None
+            raise damaged(work.folder, work.result(number)) from None
         yield from photos
 
 
@@ -180,9 +159,3 @@ class PairsWork:
         """Find the pairs of two shards."""
         with one_blas_thread():
             pairs_of_shards(Path(self.folder.place), *divmod(number, self.n_shards), self.threshold)
-
-
-@lru_cache(maxsize=1)  # a worker computes one part after another
-def _networks(model: str, device: Device, min_size: float) -> tuple[Embedder, Detector]:
-    embedder = Embedder.load(model, device=device)
-    return embedder, create_detector(embedder.detector, min_size=min_size)

@@ -27,9 +27,9 @@ from facespace.datasets.names import FILE_NAME as NAMES_FILE, Names
 from facespace.datasets.opening import open_dataset
 from facespace.datasets.protocol import LabelledImages
 from facespace.datasets.writing import SHARDED, bytes_in_shard, open_writer, open_written, shard_start
-from facespace.distribution.archives import as_archive, damaged, read_archive
+from facespace.distribution.archives import as_archive, damaged, read_archives
 from facespace.distribution.parts import Work
-from facespace.distribution.plan import RESULT, Plan, make_plan, read_pairs
+from facespace.distribution.plan import Plan, make_plan, read_pairs, result_name
 from facespace.distribution.storage import Folder
 from facespace.errors import DatasetError
 from facespace.io.file_kinds import image_ending
@@ -83,7 +83,7 @@ class ReadingWork(_Source):
 
     def result(self, number: int) -> str:
         """The archive of a part."""
-        return f"{RESULT}{number:07d}.npz"
+        return result_name(number, "npz")
 
     def compute(self, number: int) -> None:
         """Read the images of a part."""
@@ -113,7 +113,7 @@ class WritingWork(_Source):
 
     def result(self, number: int) -> str:
         """What says that a shard is in its place: the SHA-256 over those of its images, read back."""
-        return f"{RESULT}{number:07d}.txt"
+        return result_name(number, "txt")
 
     def compute(self, number: int) -> None:
         """Write a shard, read it back, and move its files to their places."""
@@ -189,14 +189,12 @@ def _plan(work: ReadingWork | WritingWork, ranges: Iterable[tuple[int, int]]) ->
 def _read(work: ReadingWork, plan: Plan, n: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], int]:
     """Digests (N,32) and sizes (N,) of all images, and how many are of no known kind."""
     digests, sizes, n_unrecognised, begin = np.empty((n, 32), np.uint8), np.empty(n, np.int64), 0, 0
-    for number in range(plan.n_parts):
-        name = work.result(number)
-        part = read_archive(work.folder, name, ("digest", "size", "unrecognised"))
+    for number, part in enumerate(read_archives(work, plan, ("digest", "size", "unrecognised"))):
         end = begin + len(part["size"])
         try:
             digests[begin:end], sizes[begin:end] = part["digest"], part["size"]
         except ValueError:
-            raise damaged(work.folder, name) from None
+            raise damaged(work.folder, work.result(number)) from None
         n_unrecognised += int(part["unrecognised"].sum())
         begin = end
     return digests, sizes, n_unrecognised

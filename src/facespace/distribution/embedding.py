@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from facespace.detection.factory import create_detector
-from facespace.detection.protocol import Detector
-from facespace.distribution.archives import as_archive, damaged, read_archive
-from facespace.distribution.plan import RESULT, Plan, read_part, variables
+from facespace.distribution.archives import as_archive, damaged, read_archives
+from facespace.distribution.network_work import NetworkWork
+from facespace.distribution.plan import Plan, read_part, variables
 from facespace.distribution.storage import Folder, StoredPhoto, is_url, shown
-from facespace.embedding.embedder import Embedder
-from facespace.errors import ModelError
 from facespace.io.image import Source
 from facespace.io.text import plain_text
 from facespace.pipeline.face_batches import IMAGES_IN_PART
 from facespace.pipeline.photos import Photo, process
-from facespace.runtime.devices import Device
 
 PER_PART = IMAGES_IN_PART  # photos
 _COLUMNS = ("path", "box", "score", "turned", "embedding")  # of a `FaceTable`
@@ -80,22 +75,14 @@ def model_array(model: Any) -> npt.NDArray[np.str_]:
 
 
 @dataclass(frozen=True)
-class EmbeddingWork:
-    """The `parts.Work` of embedding. Relative paths of photos begin at `base`, empty where there are none; the model must have the `fingerprint`."""
+class EmbeddingWork(NetworkWork):
+    """The `parts.Work` of embedding. Relative paths of photos begin at `base`, empty where there are none."""
 
     folder: Folder
     base: str
-    model: str
-    fingerprint: str
-    device: Device
     largest: bool
     try_rotations: bool
     min_size: float
-
-    @property
-    def gpu(self) -> bool:
-        """Whether the embeddings are computed on a GPU."""
-        return self.device == "cuda"
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on beside the photos."""
@@ -110,20 +97,10 @@ class EmbeddingWork:
             **variables(),
         }
 
-    def result(self, number: int) -> str:
-        """The archive of a part.
-
-        >>> EmbeddingWork(Folder("out"), "", "", "", "auto", False, False, 20).result(12)
-        'part-0000012.npz'
-        """
-        return f"{RESULT}{number:07d}.npz"
-
     def compute(self, number: int) -> None:
         """Embed the faces of a part's photos. Photos that cannot be read are rows of `failed` (K,2): path and reason."""
         photos = read_part(self.folder, number)
-        embedder, detector = _networks(self.model, self.device, self.min_size)
-        if embedder.fingerprint != self.fingerprint:
-            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+        embedder, detector = self.networks(self.min_size)
         table = FaceTable(embedder.dimension)
         sources = (self._source(photo) for photo in photos)
         found = process(sources, detector, embedder, largest=self.largest, try_rotations=self.try_rotations)
@@ -141,12 +118,10 @@ class EmbeddingWork:
 
 def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The arrays of every part, in order. `DatasetError` where a part is damaged."""
-    for number in range(plan.n_parts):
-        name = work.result(number)
-        part = read_archive(work.folder, name, (*_COLUMNS, "model", "failed"))
+    for number, part in enumerate(read_archives(work, plan, (*_COLUMNS, "model", "failed"))):
         lengths = {part[column].shape[:1] for column in _COLUMNS}
         if len(lengths) > 1 or lengths == {()} or part["failed"].shape[1:] != (2,):
-            raise damaged(work.folder, name)
+            raise damaged(work.folder, work.result(number))
         yield part
 
 
@@ -155,9 +130,3 @@ def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArra
     columns = [column for column in parts[0] if column not in ("model", "failed")]
     joined = {column: np.concatenate([part[column] for part in parts]) for column in columns}
     return {**joined, "model": parts[0]["model"]}
-
-
-@lru_cache(maxsize=1)  # a worker computes one part after another
-def _networks(model: str, device: Device, min_size: float) -> tuple[Embedder, Detector]:
-    embedder = Embedder.load(model, device=device)
-    return embedder, create_detector(embedder.detector, min_size=min_size)

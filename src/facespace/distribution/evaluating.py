@@ -10,41 +10,31 @@ from typing import Any
 import numpy as np
 
 from facespace.datasets.pairs.pair_sets import PairSet, PairSource
-from facespace.detection.factory import create_detector
-from facespace.detection.protocol import Detector
-from facespace.distribution.archives import as_archive, damaged, read_archive
+from facespace.distribution.archives import as_archive, damaged, read_archives
+from facespace.distribution.network_work import NetworkWork
 from facespace.distribution.parts import remove_parts
-from facespace.distribution.plan import RESULT, Plan, make_plan, read_pairs, variables
+from facespace.distribution.plan import Plan, make_plan, read_pairs, variables
 from facespace.distribution.storage import Folder
 from facespace.embedding.embedder import Embedder
-from facespace.errors import DatasetError, ModelError
+from facespace.errors import DatasetError
 from facespace.evaluation.pairs import BATCH, Flip, Represented, empty, represent
 from facespace.io.checksums import sha256_of
-from facespace.runtime.devices import Device
 
 PER_PART = BATCH  # photos
 _COLUMNS = ("numbers", "embeddings", "failed", "reasons", "pictured", "thumbnail_ends", "thumbnails")
 
 
 @dataclass(frozen=True)
-class EvaluatingWork:
+class EvaluatingWork(NetworkWork):
     """The `parts.Work` of embedding the photos of a list of pairs. `source` has absolute paths, which all workers see.
 
-    The model must have the `fingerprint`. With `thumbnails` small pictures of the crops are kept for the report.
+    With `thumbnails` small pictures of the crops are kept for the report.
     """
 
     folder: Folder
     source: PairSource
-    model: str
-    fingerprint: str
-    device: Device
     flip: Flip
     thumbnails: bool
-
-    @property
-    def gpu(self) -> bool:
-        """Whether the embeddings are computed on a GPU."""
-        return self.device == "cuda"
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on beside the photos."""
@@ -60,15 +50,9 @@ class EvaluatingWork:
             **variables(),
         }
 
-    def result(self, number: int) -> str:
-        """The archive of a part."""
-        return f"{RESULT}{number:07d}.npz"
-
     def compute(self, number: int) -> None:
         """Embed the photos of a part, as `evaluation.pairs.represent` does."""
-        embedder, detector = _networks(self.model, self.device)
-        if embedder.fingerprint != self.fingerprint:
-            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+        embedder, detector = self.networks()
         pairs = _read(self.source, embedder)
         photos = read_pairs(self.folder, number)
         if any(k >= len(pairs.files) or pairs.pairs.photos[k] != name or pairs.files[k] is None for k, name in photos):
@@ -99,9 +83,7 @@ def begin(work: EvaluatingWork, pairs: PairSet) -> Plan:
 def finish(work: EvaluatingWork, plan: Plan, pairs: PairSet, dimension: int) -> Represented:
     """Join the parts to what `evaluation.pairs.represent` returns for the whole list, and remove them."""
     seen = empty(pairs, dimension, work.flip)
-    for number in range(plan.n_parts):
-        name = work.result(number)
-        part = read_archive(work.folder, name, _COLUMNS)
+    for number, part in enumerate(read_archives(work, plan, _COLUMNS)):
         try:
             seen.embeddings[part["numbers"]] = part["embeddings"]
             seen.failed.update(zip(part["failed"].tolist(), part["reasons"].tolist(), strict=True))
@@ -110,15 +92,9 @@ def finish(work: EvaluatingWork, plan: Plan, pairs: PairSet, dimension: int) -> 
                 (k, picture.tobytes()) for k, picture in zip(part["pictured"].tolist(), pictures, strict=False)
             )
         except (ValueError, IndexError):
-            raise damaged(work.folder, name) from None
+            raise damaged(work.folder, work.result(number)) from None
     remove_parts(work, plan)
     return seen
-
-
-@lru_cache(maxsize=1)  # a worker computes one part after another
-def _networks(model: str, device: Device) -> tuple[Embedder, Detector]:
-    embedder = Embedder.load(model, device=device)
-    return embedder, create_detector(embedder.detector)
 
 
 @lru_cache(maxsize=2)

@@ -24,7 +24,7 @@ from facespace.io.text import one_line
 
 _FOLDER = ".plan"
 _VARIABLES = (MAX_PIXELS_VARIABLE, "FACESPACE_RUNTIME", "FACESPACE_PRECISION")
-RESULT = "part-"  # how the names of results begin
+_RESULT = "part-"
 HEADER = f"{_FOLDER}/plan.json"  # there is a plan where this object is
 
 
@@ -52,6 +52,15 @@ class Plan:
 def part_name(number: int) -> str:
     """The object with the photos of a part."""
     return f"{_FOLDER}/{number:07d}.json"
+
+
+def result_name(number: int, ending: str) -> str:
+    """Return the name of the object that says that a part is done.
+
+    >>> result_name(12, "json")
+    'part-0000012.json'
+    """
+    return f"{_RESULT}{number:07d}.{ending}"
 
 
 def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any], *, per_part: int) -> Plan:
@@ -127,7 +136,7 @@ def variables() -> dict[str, str]:
 
 def _check_no_results(folder: Folder) -> None:
     # A worker of a lost node may write its part when the others have finished, and plan and results are gone.
-    if results := [name for name in folder.names() if name.startswith(RESULT)]:
+    if results := [name for name in folder.names() if name.startswith(_RESULT)]:
         raise DatasetError(
             f"{folder.name}: holds {one_line(results[0])}, but no plan that says of which photos; remove the results, or give "
             "another output"

@@ -10,8 +10,6 @@ than good ones do: where these were measured too, on group photos, the threshold
 from __future__ import annotations
 
 import functools
-import importlib.resources
-import json
 import math
 import numbers
 import statistics
@@ -25,6 +23,7 @@ import numpy.typing as npt
 from facespace.defaults import DEFAULT_FMR, DEFAULT_RANDOM_FMR
 from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
+from facespace.io.package_files import json_tables
 from facespace.models.zoo import MODELS
 
 _NORMAL = statistics.NormalDist()
@@ -224,19 +223,13 @@ def _beyond(rates: tuple[float, ...], similarities: tuple[float, ...]) -> tuple[
     return (similarities[-1] - similarities[first]) / (last - before), last
 
 
-@functools.cache
-def _tables() -> list[dict[str, Any]]:
-    folder = importlib.resources.files("facespace.embedding") / "calibrations"
-    return [json.loads(file.read_text()) for file in folder.iterdir() if file.name.endswith(".json")]
-
-
 def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | None = None) -> Calibration | None:
     """The calibration of the weights with this SHA-256; None where nobody has measured one.
 
     A calibration holds for the crops of the published model only; another `spec` gives None.
     Of several measurements the one of the same precision counts, and of the same runtime where there is one.
     """
-    for table in _tables():
+    for table in json_tables("facespace.embedding", "calibrations"):
         if table["fingerprint"] == fingerprint and (spec is None or spec == MODELS[table["model"]].spec):
             measured = max(
                 table["measured"],

@@ -17,6 +17,7 @@ from facespace.defaults import DEFAULT_DETECTOR, DEFAULT_MODEL
 from facespace.embedding import calibration
 from facespace.errors import ModelError
 from facespace.faces.input_spec import ARCFACE_SIZE, InputSpec
+from facespace.metrics.unit_vectors import to_unit_length
 from facespace.models.opening import AssumptionWarning, OpenedModel, open_model
 from facespace.models.zoo import home
 from facespace.runtime import quantization
@@ -182,7 +183,7 @@ class Embedder:
         Any N, also 0. Raises `ValueError` for another shape or type. Galleries and thresholds compare those of
         `represent`, and refuse these.
         """
-        return self._made(_unit(self.features(crops)), "embed")
+        return self._made(to_unit_length(self.features(crops)), "embed")
 
     def represent(self, crops: Crops) -> Embeddings:
         """What galleries and thresholds compare: unit vectors (N,D) of each crop and its mirror image together.
@@ -191,10 +192,10 @@ class Embedder:
         of `embed`, fewer strangers named. Arguments and errors are those of `embed`.
         """
         crops = self._checked_crops(crops)
-        both = _unit(self.features(np.concatenate([crops, crops[:, :, ::-1]])))
-        vectors = _unit(both[: len(crops)] + both[len(crops) :])
+        both = to_unit_length(self.features(np.concatenate([crops, crops[:, :, ::-1]])))
+        vectors = to_unit_length(both[: len(crops)] + both[len(crops) :])
         if self.calibration is not None:
-            vectors = _unit(vectors - self.calibration.center)
+            vectors = to_unit_length(vectors - self.calibration.center)
         quality = None
         if self.spec.template == "arcface" and self.spec.size == ARCFACE_SIZE:
             from facespace.faces.quality import crop_quality
@@ -345,12 +346,6 @@ def _place(opened: OpenedModel) -> tuple[Path, str] | None:
         return home() / "networks", opened.fingerprint
     except ModelError:  # there is no home folder
         return None
-
-
-def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    result: npt.NDArray[np.float32] = vectors / np.maximum(length, np.float32(1e-10))
-    return result
 
 
 def _input_layout(network: Network, spec: InputSpec, source: str) -> tuple[bool, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ImageError
 from facespace.faces.crops import resize
 from facespace.io import image
+from facespace.metrics.unit_vectors import to_unit_length
 from facespace.metrics.verification import Verification, evaluate
 
 _BATCH = 64
@@ -49,7 +50,7 @@ def measure_bin(path: Path, embedder: Embedder, *, progress: Callable[[int, int]
         both = embedder.features(np.concatenate([crops, crops[:, :, ::-1]]))
         lengths += float(np.linalg.norm(both, axis=1).sum())
         added = both[: len(crops)] + both[len(crops) :]
-        embeddings[start : start + len(crops)] = added / np.maximum(np.linalg.norm(added, axis=1, keepdims=True), 1e-10)
+        embeddings[start : start + len(crops)] = to_unit_length(added)
         if progress is not None:
             progress(min(start + _BATCH, len(images)), len(images))
     fold = pairs.fold

@@ -17,13 +17,13 @@ from facespace.detection.protocol import Detector
 from facespace.embedding.collapse import collapse_remark
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, ImageError
-from facespace.faces.alignment import align
+from facespace.faces.alignment import central_crop
 from facespace.faces.crops import resize
-from facespace.faces.face import central_face
 from facespace.io import image, pictures
 from facespace.io.text import plain_text
 from facespace.metrics.bootstrap import bootstrap
 from facespace.metrics.distances import Distance
+from facespace.metrics.unit_vectors import to_unit_length
 from facespace.metrics.verification import Verification, choose_threshold, evaluate
 from facespace.pipeline.photos import process
 
@@ -282,8 +282,7 @@ def _whole_photos(
         if photo.pixels is None or not photo.faces:
             yield k, None, photo.error or "no face found"
             continue
-        height, width = photo.pixels.shape[:2]
-        yield k, align(photo.pixels, central_face(photo.faces, width, height), embedder.spec), ""
+        yield k, central_crop(photo.pixels, photo.faces, embedder.spec), ""
 
 
 def _crops(source: PairSet, there: Sequence[int], embedder: Embedder) -> Iterator[Crop]:
@@ -311,9 +310,7 @@ def _embed(embedder: Embedder, crops: npt.NDArray[np.uint8], flip: Flip) -> npt.
     plain, mirror = both[: len(crops)], both[len(crops) :]
     if flip == "concat":
         return np.concatenate([plain, mirror], axis=1)
-    added = plain + mirror
-    result: npt.NDArray[np.float32] = added / np.linalg.norm(added, axis=1, keepdims=True)
-    return result
+    return to_unit_length(plain + mirror)
 
 
 def _thumbnail(crop: npt.NDArray[np.uint8]) -> bytes:

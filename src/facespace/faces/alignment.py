@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from facespace.faces.face import Box, Face, Point
+from facespace.faces.face import Box, Face, Point, central_face
 from facespace.faces.input_spec import ARCFACE_SIZE, InputSpec
 from facespace.io.image import Source, as_rgb
 
@@ -46,6 +47,20 @@ def align(image: Source, face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
         return np.asarray(crop.resize((spec.size, spec.size), Image.Resampling.BILINEAR))
     template = np.asarray(ARCFACE_TEMPLATE) * (spec.size / ARCFACE_SIZE)
     return _warp(pixels, similarity_transform(np.asarray(face.crop_points or face.landmarks), template), spec.size)
+
+
+def central_crop(pixels: npt.NDArray[np.uint8], faces: Sequence[Face], spec: InputSpec) -> npt.NDArray[np.uint8]:
+    """Return the crop (S,S,3) of the face that `central_face` chooses among the `faces` of a photo (H,W,3), at least one.
+
+    >>> photo = np.zeros((100, 100, 3), np.uint8)
+    >>> photo[40:60, 40:60] = 255
+    >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
+    >>> corner, middle = Face((0, 0, 20, 20), 1.0, points), Face((44, 44, 56, 56), 0.9, points)
+    >>> int(central_crop(photo, [corner, middle], InputSpec(160, "box", 0)).min())
+    255
+    """
+    height, width = pixels.shape[:2]
+    return align(pixels, central_face(faces, width, height), spec)
 
 
 def crop_box(box: Box, width: int, height: int, crop_margin: int) -> tuple[int, int, int, int]:

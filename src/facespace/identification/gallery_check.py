@@ -21,6 +21,7 @@ from facespace.errors import GalleryError
 from facespace.identification.gallery import Gallery
 from facespace.identification.open_set import templates
 from facespace.identification.stores.protocol import StoredPerson, StoredPhoto
+from facespace.metrics.unit_vectors import to_unit_length
 
 _READ = 10_000  # people whose names are read at once
 _PAGE = 256  # people who are searched for at once
@@ -138,8 +139,7 @@ class _Check:
         n = len(photos)
         if n < 2:
             return
-        rest = vectors.sum(axis=0, dtype=np.float64) - vectors
-        rest /= np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-12)
+        rest = to_unit_length(vectors.sum(axis=0, dtype=np.float64) - vectors)
         reached = np.einsum("nd,nd->n", rest, vectors)
         if self._threshold is None:
             of_rest = (qualities.sum() - qualities) / (n - 1)

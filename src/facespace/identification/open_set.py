@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from facespace.embedding.calibration import Calibration
 from facespace.metrics.distances import Floats, Integers
+from facespace.metrics.unit_vectors import to_unit_length
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -36,9 +37,7 @@ def templates(owners: Integers, vectors: Embeddings, n_people: int) -> Embedding
     sums = np.empty((n_people, vectors.shape[1]), np.float64)
     for k, (begin, end) in enumerate(itertools.pairwise(bounds)):  # quicker than add.at and reduceat
         ordered[begin:end].sum(axis=0, dtype=np.float64, out=sums[k])
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    result: Embeddings = (sums / np.maximum(length, 1e-12)).astype(np.float32)
-    return result
+    return to_unit_length(sums).astype(np.float32)
 
 
 def thresholds_of_table(

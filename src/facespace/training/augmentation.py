@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageEnhance
 
+from facespace.faces.crops import resize
+
 RGB = npt.NDArray[np.uint8]
 
 # Of a face that fills a crop, as shares of its side: the outline of a mask over nose, mouth and chin.
@@ -86,12 +88,7 @@ class Augmentation:
         else:
             top, left = (height - side) // 2, (width - side) // 2
         cut = pixels[top : top + side, left : left + side]
-        return cut if side == self.size else _resized(cut, self.size)
-
-
-def _resized(pixels: RGB, side: int) -> RGB:
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+        return resize(cut, self.size)
 
 
 def _colored(pixels: RGB, factors: list[float]) -> RGB:
@@ -106,10 +103,10 @@ def _colored(pixels: RGB, factors: list[float]) -> RGB:
 def _blurred(pixels: RGB, random: np.random.Generator) -> RGB:
     """Seen from afar and compressed: a quarter to three quarters of the side, JPEG of quality 30 to 90."""
     side = pixels.shape[0]
-    small = Image.fromarray(_resized(pixels, max(1, int(side * random.uniform(0.25, 0.75)))))
+    small = Image.fromarray(resize(pixels, max(1, int(side * random.uniform(0.25, 0.75)))))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=int(random.integers(30, 91)))
-    return _resized(np.asarray(Image.open(file)), side)
+    return resize(np.asarray(Image.open(file)), side)
 
 
 def _occluded(pixels: RGB, random: np.random.Generator) -> RGB:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from facespace.errors import DatasetError, RecipeError
 from facespace.io.files import read_whole
 from facespace.io.text import plain_text
+from facespace.runtime.devices import Device
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -86,7 +87,7 @@ class Recipe(BaseModel):
     clip_norm: float = Field(0.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
     # What computes
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     # What is measured and kept

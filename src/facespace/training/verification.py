@@ -13,9 +13,8 @@ from facespace.detection.protocol import Detector
 from facespace.embedding.embedder import Embedder
 from facespace.errors import DatasetError, RecipeError
 from facespace.evaluation.pairs import evaluate_pairs, usable_pairs
-from facespace.faces.alignment import align
+from facespace.faces.alignment import central_crop
 from facespace.faces.crops import CropRecord
-from facespace.faces.face import central_face
 from facespace.faces.input_spec import InputSpec
 from facespace.io.png import encode_png
 from facespace.io.text import plain_text
@@ -110,7 +109,6 @@ def _cropped(pairs: PairSet, spec: InputSpec, detector: Detector | None) -> Pair
     for photo in process(map(str, pairs.files), detector or create_detector(), keep_pixels=True):
         file = b""
         if photo.pixels is not None and photo.faces:
-            height, width = photo.pixels.shape[:2]
-            file = encode_png(align(photo.pixels, central_face(photo.faces, width, height), spec))
+            file = encode_png(central_crop(photo.pixels, photo.faces, spec))
         files.append(file)
     return dataclasses.replace(pairs, files=files, crops=CropRecord(spec.size, spec.crop_margin, spec.template))

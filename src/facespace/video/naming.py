@@ -15,6 +15,7 @@ from facespace.embedding.embedder import Embedder
 from facespace.embedding.vectors import Embeddings
 from facespace.errors import VideoError
 from facespace.faces.face import Face
+from facespace.metrics.unit_vectors import to_unit_length
 from facespace.pipeline.face_batches import MAX_IMAGES, find_faces, in_chunks
 from facespace.video.appearances import Appearance, AppearanceLog, NamedFace, NamedFrame
 from facespace.video.cuts import Changes
@@ -199,7 +200,7 @@ class VideoNamer:
             own = [entry for entry in around if entry[2].track is sighting.track and entry[2].shot == sighting.shot]
             own = own or [(1.0, face, sighting)]
             total = np.sum([weight * other.total for weight, _, other in own], axis=0)
-            means[k] = total / max(float(np.linalg.norm(total)), 1e-12)
+            means[k] = to_unit_length(total)
             known = [(weight, seen.quality) for weight, seen, _ in own if seen.quality is not None]
             if known:
                 qualities.append(

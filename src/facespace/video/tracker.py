@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facespace.faces.face import Array, overlaps
+from facespace.metrics.unit_vectors import to_unit_length
 
 _UNLIKE_LAST = 3.0  # more than sums of overlap and similarity differ by, so that unlike faces are assigned last
 
@@ -148,7 +149,7 @@ class Tracker:
         owners: list[Track | Sighting] = [*self._tracks, *self._doubts]
         if not owners or not faces:
             return matches
-        n_tracks, seen = len(self._tracks), _unit(np.stack([face.total for face in faces])).T
+        n_tracks, seen = len(self._tracks), to_unit_length(np.stack([face.total for face in faces])).T
         overlap = overlaps(np.stack([owner.box for owner in owners]), np.stack([face.box for face in faces]))
         if cut:
             overlap[:] = 0
@@ -156,9 +157,9 @@ class Tracker:
         for doubt, row in zip(self._doubts, overlap[n_tracks:], strict=True):
             track_row = overlap[self._tracks.index(doubt.track)]
             np.maximum(track_row, row, out=track_row)
-        similarity = _unit(np.stack([owner.total for owner in owners])) @ seen
+        similarity = to_unit_length(np.stack([owner.total for owner in owners])) @ seen
         if n_tracks:  # a head that turns is like its latest look for longer than like the mean
-            latest = _unit(np.stack([track.latest for track in self._tracks])) @ seen
+            latest = to_unit_length(np.stack([track.latest for track in self._tracks])) @ seen
             similarity[:n_tracks] = np.maximum(similarity[:n_tracks], latest)
         in_place = overlap >= self._min_overlap
         in_place[n_tracks:] = False  # only likeness makes a doubt a person
@@ -205,8 +206,3 @@ class Tracker:
 def _add(track: Track, face: _Seen) -> None:
     track.last, track.box, track.n_missed = face.seconds, face.box, 0
     track.total, track.latest = track.total + face.total, face.total
-
-
-def _unit(vectors: Array) -> Array:
-    result: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return result

@@ -24,6 +24,7 @@ from facespace.datasets.pairs.pickle_checks import INNOCENT, asks_for, check_ste
 from facespace.errors import DatasetError
 from facespace.io.files import read_whole
 from facespace.io.text import plain_text
+from facespace.metrics.disjoint_sets import DisjointSets
 
 _MAX_BYTES = 4_000_000_000
 _N_FOLDS = 10
@@ -92,18 +93,11 @@ def as_pairs(verification: VerificationSet) -> tuple[PairList, list[bytes]]:
 
 
 def _people(n_photos: int, joined: list[tuple[int, int]]) -> tuple[str, ...]:
-    parent = list(range(n_photos))  # of each photo, on the way to the one that stands for its person
-
-    def root(photo: int) -> int:
-        while parent[photo] != photo:
-            parent[photo] = parent[parent[photo]]
-            photo = parent[photo]
-        return photo
-
+    people = DisjointSets(n_photos)
     for a, b in joined:
-        parent[root(a)] = root(b)
+        people.join(a, b)
     number: dict[int, int] = {}
-    return tuple(f"person {number.setdefault(root(photo), len(number) + 1)}" for photo in range(n_photos))
+    return tuple(f"person {number.setdefault(first, len(number) + 1)}" for first in people.smallest().tolist())
 
 
 def _folds(n_pairs: int) -> npt.NDArray[np.int64] | None:

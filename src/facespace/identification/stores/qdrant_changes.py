@@ -38,6 +38,7 @@ from facespace.identification.stores.qdrant_points import (
     where,
 )
 from facespace.identification.stores.qdrant_server import parts
+from facespace.metrics.unit_vectors import to_unit_length
 
 
 class Draft:
@@ -326,6 +327,4 @@ def mean_of(vectors: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float1
     """
     if len(vectors) == 1:
         return vectors[0]
-    mean = np.array(vectors).astype(np.float64).sum(axis=0)
-    scaled: npt.NDArray[np.float16] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float16)
-    return scaled
+    return to_unit_length(np.array(vectors).astype(np.float64).sum(axis=0)).astype(np.float16)

@@ -13,6 +13,7 @@ from facespace.identification.people_index import PeopleIndex, Rows, n_different
 from facespace.identification.stores import tally
 from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sqlite_scan import Unfit, scan
+from facespace.metrics.unit_vectors import to_unit_length
 
 _A_TIME = 4096  # photos
 _IN_ONE = 500  # people in one statement
@@ -190,7 +191,6 @@ def rows_of(store: SqlStore, rows: Sequence[Any], dimension: int, default: str) 
         if end - start == 1 or (own or default) == "best":
             kept[start:end] = True
             continue
-        mean = vectors[start:end].astype(np.float64).sum(axis=0)
-        vectors[start] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        vectors[start] = to_unit_length(vectors[start:end].astype(np.float64).sum(axis=0))
         counts[start], qualities[start], kept[start] = end - start, qualities[start:end].mean(), True
     return Rows(ids[kept], vectors[kept], counts[kept], qualities[kept]), len(starts)

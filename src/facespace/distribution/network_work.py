@@ -1,0 +1,52 @@
+"""What every command that embeds photos in parts has in common: the model, where it computes, and one archive a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from facespace.detection.factory import create_detector
+from facespace.detection.protocol import Detector
+from facespace.distribution.plan import result_name
+from facespace.embedding.embedder import Embedder
+from facespace.errors import ModelError
+from facespace.runtime.devices import Device
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkWork:
+    """The beginning of a `parts.Work` that embeds photos with the model that has this `fingerprint`."""
+
+    model: str
+    fingerprint: str
+    device: Device
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the embeddings are computed on a GPU."""
+        return self.device == "cuda"
+
+    def result(self, number: int) -> str:
+        """Return the name of a part's archive.
+
+        >>> NetworkWork(model="sface", fingerprint="", device="auto").result(12)
+        'part-0000012.npz'
+        """
+        return result_name(number, "npz")
+
+    def networks(self, min_size: float | None = None) -> tuple[Embedder, Detector]:
+        """Return the embedder and its detector, which finds faces from `min_size` pixels on (None: its own default).
+
+        A worker keeps them for its next part. Raises `ModelError` if this machine has another model by that name.
+        """
+        embedder, detector = _load(self.model, self.device, min_size)
+        if embedder.fingerprint != self.fingerprint:
+            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+        return embedder, detector
+
+
+@lru_cache(maxsize=1)  # a worker computes one part after another
+def _load(model: str, device: Device, min_size: float | None) -> tuple[Embedder, Detector]:
+    embedder = Embedder.load(model, device=device)
+    options = {} if min_size is None else {"min_size": min_size}
+    return embedder, create_detector(embedder.detector, **options)
