@@ -155,7 +155,7 @@ def test_another_file_than_the_published_one(cli: Cli, tmp_path: Path) -> None:
     cli("models", "remove", PORT)
     outcome = cli("models", "download", PORT)
     assert outcome.code == 1
-    assert f"wanted {MODELS[PORT].size} bytes, got {len(DATA)}; this is not the published file" in outcome.errors[-1]
+    assert f"must have {MODELS[PORT].size} bytes, got {len(DATA)}; this is not the published file" in outcome.errors[-1]
 
 
 def test_options_that_make_no_sense(cli: Cli, tmp_path: Path) -> None:

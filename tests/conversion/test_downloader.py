@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import json
+import io
 import os
 import signal
 import socket
@@ -12,15 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from facespace.conversion.downloader import _Redirects, discard, fetch
+from facespace.conversion.downloader import _open, discard, fetch
 from facespace.errors import ModelError
 from facespace.io.checksums import copy_file, sha256_of
 
@@ -38,15 +37,11 @@ class Site(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
-        self.etag: str | None = '"one"'
-        self.ranges = True
-        self.heeds_if_range = True
         self.length = True
         self.chunked = False
-        self.shift = 0  # bytes by which its ranges begin too early
         self.status = 200
         self.location = ""
-        self.cuts: list[int] = []  # bytes to send of the next answers before the connection is cut
+        self.cut: int | None = None  # bytes to send before the connection is cut
         self.pause_after: int | None = None
         self.drip = False
         self.asked: list[dict[str, str]] = []
@@ -79,30 +74,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        start = 0
-        wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        same = condition is None or condition == site.etag or not site.heeds_if_range
-        if wanted and site.ranges and same:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(site.content):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start - site.shift}-{len(site.content) - 1}/{len(site.content)}")
-        else:
-            self.send_response(200)
-        if site.etag:
-            self.send_header("ETag", site.etag)
-        body = site.content[start:]
+        self.send_response(200)
+        body = site.content
         if site.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         elif site.length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if site.cuts:
-            body = body[: site.cuts.pop(0)]
+        if site.cut is not None:
+            body = body[: site.cut]
         if site.chunked:
-            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+            body = b"%x\r\n%s" % (len(site.content), body) + (b"" if site.cut else b"\r\n0\r\n\r\n")
         if site.pause_after is not None:
             self.wfile.write(body[: site.pause_after])
             self.wfile.flush()
@@ -143,6 +125,12 @@ def left(target: Path) -> list[str]:
     return sorted(name for name in os.listdir(target.parent) if not name.endswith(".lock"))
 
 
+def fetched(url: str, target: Path) -> str:
+    """The SHA-256 of what came."""
+    fetch(url, target, sha256=SHA256)
+    return sha256_of(target)
+
+
 def one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
     assert str(error.value).splitlines() == [str(error.value)]
     return str(error.value)
@@ -153,8 +141,8 @@ def one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
 
 def test_a_file_comes_whole(site: Site, target: Path) -> None:
     seen: list[tuple[int, int]] = []
-    digest = fetch(site.url, target, sha256=SHA256, size=len(CONTENT), progress=lambda *state: seen.append(state))
-    assert (digest, target.read_bytes()) == (SHA256, CONTENT)
+    fetch(site.url, target, sha256=SHA256, size=len(CONTENT), progress=lambda *state: seen.append(state))
+    assert target.read_bytes() == CONTENT
     assert left(target) == ["weights.pt"]
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert sorted(seen) == seen
@@ -167,143 +155,47 @@ def test_a_file_comes_whole(site: Site, target: Path) -> None:
 def test_a_file_that_is_here_is_not_fetched(site: Site, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(CONTENT)
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
+    assert fetched(site.url, target) == SHA256
     assert site.asked == []
 
 
 def test_another_file_that_is_here_is_replaced(site: Site, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(OTHER)
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
+    assert fetched(site.url, target) == SHA256
     assert target.read_bytes() == CONTENT
 
 
 def test_a_body_in_chunks(site: Site, target: Path) -> None:
     site.chunked = True
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
+    assert fetched(site.url, target) == SHA256
 
 
 def test_a_body_without_an_end(site: Site, target: Path) -> None:
     site.length = False
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
+    assert fetched(site.url, target) == SHA256
 
 
-# Broken off and completed
+# Broken off
 
 
-def test_a_cut_connection_is_taken_up_at_once(site: Site, target: Path) -> None:
-    site.cuts = [300_000, 200_000]
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert target.read_bytes() == CONTENT
-    assert [(asked.get("Range"), asked.get("If-Range")) for asked in site.asked] == [
-        (None, None),
-        ("bytes=300000-", '"one"'),
-        ("bytes=500000-", '"one"'),
-    ]
-    assert left(target) == ["weights.pt"]
-
-
-def test_what_came_is_kept_for_the_next_try(site: Site, target: Path) -> None:
-    site.cuts = [300_000, 0]
+def test_a_cut_connection(site: Site, target: Path) -> None:
+    site.cut = 300_000
     with pytest.raises(ModelError) as error:
         fetch(site.url, target, sha256=SHA256)
-    assert one_line(error) == (
-        f"{site.url}: the connection ended after 300000 of {len(CONTENT)} bytes; 300000 bytes are kept, the next try goes on from there"
-    )
-    assert left(target) == ["weights.pt.part", "weights.pt.part.json"]
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert site.asked[-1]["Range"] == "bytes=300000-"
-    assert left(target) == ["weights.pt"]
-
-
-def test_a_server_that_only_cuts_is_left_in_the_end(site: Site, target: Path) -> None:
-    site.cuts = [10] * 100
-    with pytest.raises(ModelError, match="50 bytes are kept"):
-        fetch(site.url, target, sha256=SHA256)
-    assert len(site.asked) == 5
-
-
-def test_a_server_that_ignores_ranges_starts_anew(site: Site, target: Path) -> None:
-    site.ranges = False
-    site.cuts = [300_000]
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert target.read_bytes() == CONTENT
-    assert len(site.asked) == 2
-
-
-def test_a_file_that_changed_meanwhile_comes_whole(site: Site, target: Path) -> None:
-    site.cuts = [300_000, 0]
-    other = hashlib.sha256(OTHER).hexdigest()
-    with pytest.raises(ModelError):
-        fetch(site.url, target, sha256=other)
-    site.content, site.etag = OTHER, '"two"'
-    assert fetch(site.url, target, sha256=other) == other
-    assert site.asked[-1]["If-Range"] == '"one"'
-
-
-def test_a_server_that_mixes_two_files_is_asked_once_more_for_all(site: Site, target: Path) -> None:
-    site.heeds_if_range = False
-    site.cuts = [300_000, 0]
-    site.content = OTHER
-    with pytest.raises(ModelError):
-        fetch(site.url, target, sha256=SHA256)
-    site.content = CONTENT
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert [asked.get("Range") for asked in site.asked[2:]] == ["bytes=300000-", None]
-
-
-@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_a_server_that_gives_the_file_no_mark_is_no_hindrance(site: Site, target: Path, etag: str | None) -> None:
-    site.etag = etag
-    site.cuts = [300_000]
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert [asked.get("Range") for asked in site.asked] == [None, "bytes=300000-"]
-
-
-def test_more_than_the_server_has_is_not_kept(site: Site, target: Path) -> None:
-    prepare(target, CONTENT + b"more", url=site.url)
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert [asked.get("Range") for asked in site.asked] == [f"bytes={len(CONTENT) + 4}-", None]
-
-
-def test_a_range_that_was_not_asked_for(site: Site, target: Path) -> None:
-    prepare(target, CONTENT[:1000], url=site.url)
-    site.shift = 10
-    with pytest.raises(ModelError, match=r"asked for the bytes from 1000 on, the server sent others$"):
-        fetch(site.url, target, sha256=SHA256)
+    assert one_line(error) == f"{site.url}: the connection ended before the file did; try again"
     assert left(target) == []
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-
-
-def test_a_whole_part_is_only_put_into_place(site: Site, target: Path) -> None:
-    prepare(target, CONTENT, url=site.url, total=len(CONTENT))
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert site.asked == []
+    site.cut = None
+    fetch(site.url, target, sha256=SHA256)
     assert left(target) == ["weights.pt"]
 
 
-@pytest.mark.parametrize(
-    "note", ["", "{", "[]", '"a"', "[" * 100_000, '{"url": 1}', '{"url": "http://other/", "validator": "x"}']
-)
-def test_a_part_nobody_can_vouch_for_is_dropped(site: Site, target: Path, note: str) -> None:
-    prepare(target, OTHER[:1000], url=site.url)
-    target.with_name("weights.pt.part.json").write_text(note)
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert "Range" not in site.asked[0]
-
-
-@pytest.mark.parametrize("validator", [1, ["x"], "a\nb", "é"])
-def test_a_damaged_validator_is_not_sent(site: Site, target: Path, validator: object) -> None:
-    prepare(target, CONTENT[:1000], url=site.url, validator=validator)
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert "If-Range" not in site.asked[0]
-    assert site.asked[0]["Range"] == "bytes=1000-"
-
-
-def prepare(target: Path, part: bytes, **note: object) -> None:
-    target.parent.mkdir()
-    target.with_name("weights.pt.part").write_bytes(part)
-    target.with_name("weights.pt.part.json").write_text(json.dumps(note))
+def test_a_cut_connection_in_chunks(site: Site, target: Path) -> None:
+    site.chunked, site.cut = True, 300_000
+    with pytest.raises(ModelError) as error:
+        fetch(site.url, target, sha256=SHA256)
+    assert one_line(error) == f"{site.url}: the connection ended before the file did; try again"
+    assert left(target) == []
 
 
 # Not the file
@@ -314,33 +206,36 @@ def test_a_wrong_hash(site: Site, target: Path) -> None:
     with pytest.raises(ModelError) as error:
         fetch(site.url, target, sha256=SHA256)
     got = hashlib.sha256(OTHER).hexdigest()
-    assert one_line(error) == f"{site.url}: wanted the SHA-256 {SHA256}, got {got}; this is not the published file"
+    assert one_line(error) == (
+        f"{site.url}: SHA256 hash of downloaded file (weights.pt) does not match the known hash: "
+        f"expected {SHA256} but got {got}; this is not the published file"
+    )
     assert left(target) == []
     assert len(site.asked) == 1
 
 
 def test_a_wrong_size_is_seen_before_anything_comes(site: Site, target: Path) -> None:
-    with pytest.raises(ModelError, match=f"wanted 5 bytes, the server has {len(CONTENT)}$"):
+    with pytest.raises(ModelError, match=f"the file must have 5 bytes, got {len(CONTENT)}; this is not"):
         fetch(site.url, target, sha256=SHA256, size=5)
     assert left(target) == []
 
 
 def test_a_wrong_size_that_was_not_announced(site: Site, target: Path) -> None:
     site.length = False
-    with pytest.raises(ModelError, match=f"wanted 5 bytes, got {len(CONTENT)}; this is not"):
+    with pytest.raises(ModelError, match=r"the file must have 5 bytes, got \d+; this is not"):
         fetch(site.url, target, sha256=SHA256, size=5)
     assert left(target) == []
 
 
 def test_too_large_by_its_own_account(site: Site, target: Path) -> None:
-    with pytest.raises(ModelError, match=f"{len(CONTENT)} bytes, more than the 1000 a model file may have"):
+    with pytest.raises(ModelError, match=f"a model file must have at most 1000 bytes, got {len(CONTENT)}$"):
         fetch(site.url, target, sha256=SHA256, max_bytes=1000)
     assert left(target) == []
 
 
 def test_too_large_as_it_comes(site: Site, target: Path) -> None:
     site.chunked = True
-    with pytest.raises(ModelError, match="more than the 1000 bytes a model file may have"):
+    with pytest.raises(ModelError, match=r"a model file must have at most 1000 bytes, got \d+$"):
         fetch(site.url, target, sha256=SHA256, max_bytes=1000)
     assert left(target) == []
 
@@ -361,21 +256,14 @@ def test_an_error_of_the_server(site: Site, target: Path, status: int, reason: s
 @pytest.mark.parametrize("status", [204, 206])
 def test_an_answer_that_is_no_file(site: Site, target: Path, status: int) -> None:
     site.status = status
-    with pytest.raises(ModelError, match=f"the server answered {status} in place of the file"):
+    with pytest.raises(ModelError, match=f"the server answered {status} "):
         fetch(site.url, target, sha256=SHA256)
 
 
 def test_a_redirect_is_followed(site: Site, target: Path) -> None:
     site.status, site.location = 302, "/elsewhere"
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
+    assert fetched(site.url, target) == SHA256
     assert [asked["path"] for asked in site.asked] == ["/v1/weights.pt", "/elsewhere"]
-
-
-def test_ranges_go_through_redirects(site: Site, target: Path) -> None:
-    site.status, site.location = 302, "/elsewhere"
-    site.cuts = [300_000]
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert [asked.get("Range") for asked in site.asked] == [None, None, "bytes=300000-", "bytes=300000-"]
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "/v1/weights.pt", "http://["])
@@ -388,16 +276,44 @@ def test_a_redirect_that_leads_off_the_web_or_in_circles(site: Site, target: Pat
     assert left(target) == []
 
 
-def test_no_redirect_leads_from_https_down_to_http() -> None:
-    def redirected(old: str, new: str) -> urllib.request.Request | None:
-        return _Redirects().redirect_request(urllib.request.Request(old), None, 302, "Found", {}, new)  # type: ignore[arg-type]
+class Web(requests.adapters.BaseAdapter):
+    """Answers a request for `/x` by a redirect, and any other by 200."""
 
-    with pytest.raises(urllib.error.HTTPError):
-        redirected("https://a/x", "http://a/x")
+    def __init__(self, location: str) -> None:
+        super().__init__()
+        self.location = location
+
+    def send(self, request, stream=False, timeout=None, verify=True, cert=None, proxies=None):
+        answer = requests.Response()
+        answer.url, answer.raw = request.url, io.BytesIO()
+        answer.status_code = 302 if request.url.endswith("/x") else 200
+        answer.headers["Location"] = self.location
+        return answer
+
+    def close(self) -> None:
+        pass
+
+
+def test_no_redirect_leads_from_https_down_to_http() -> None:
+    def redirected(old: str, new: str) -> str:
+        with requests.Session() as session:
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, Web(new))
+            return str(_open(session, old, 1.0).url)
+
+    with pytest.raises(ModelError, match=r"^https://a/x: redirected in circles, or to an address that is not http or"):
+        redirected("https://a/x", "http://a/y")
     for old, new in (("https://a/x", "https://b/y"), ("http://a/x", "https://b/y"), ("http://a/x", "http://b/y")):
-        request = redirected(old, new)
-        assert request is not None
-        assert request.full_url == new
+        assert redirected(old, new) == new
+
+
+def test_passwords_of_netrc_stay_here(
+    site: Site, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert fetched(site.url, target) == SHA256
+    assert "Authorization" not in site.asked[0]
 
 
 def test_nobody_is_there(target: Path) -> None:
@@ -420,7 +336,7 @@ def test_an_address_that_is_none_of_the_web(target: Path, url: str) -> None:
 @pytest.mark.parametrize("mirror", ["http://me:secret@127.0.0.1/x", "https://me:secret@host:8/", "http://secret["])
 def test_a_password_is_not_printed(target: Path, monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
     monkeypatch.setenv("FACESPACE_MIRROR", mirror)
-    with pytest.raises(ModelError, match=r"^FACESPACE_MIRROR: ") as error:
+    with pytest.raises(ModelError, match=r"^FACESPACE_MIRROR") as error:
         fetch("https://no.such.host.invalid/x", target, sha256=SHA256)
     assert "secret" not in str(error.value)
 
@@ -435,18 +351,16 @@ def test_a_server_that_never_answers(target: Path) -> None:
 
 def test_a_server_that_stalls(site: Site, target: Path) -> None:
     site.pause_after = 300_000
-    site.cuts = [400_000, 0]
-    with pytest.raises(ModelError, match=r"300000 bytes are kept, the next try"):
+    with pytest.raises(ModelError, match=r": no answer within 0\.2 s$"):
         fetch(site.url, target, sha256=SHA256, timeout=0.2)
-    site.pause_after = None
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert site.asked[-1]["Range"] == "bytes=300000-"
+    assert left(target) == []
 
 
 def test_a_server_that_drips(site: Site, target: Path) -> None:
     site.drip = True
-    with pytest.raises(ModelError, match=r"the server sent \d+ bytes in 0\.2 s; \d+ bytes are kept"):
+    with pytest.raises(ModelError, match=r": too slow, the server sent \d+ bytes in 0\.2 s$"):
         fetch(site.url, target, sha256=SHA256, timeout=0.2)
+    assert left(target) == []
 
 
 # A mirror
@@ -458,13 +372,13 @@ def test_a_mirror_in_a_folder(tmp_path: Path, target: Path, monkeypatch: pytest.
     (mirror / "weights.pt").write_bytes(CONTENT)
     for place in (str(mirror), mirror.as_uri()):
         monkeypatch.setenv("FACESPACE_MIRROR", place)
-        assert fetch("https://no.such.host.invalid/v1/weights.pt", target, sha256=SHA256) == SHA256
+        assert fetched("https://no.such.host.invalid/v1/weights.pt", target) == SHA256
         assert target.read_bytes() == CONTENT
         assert left(target) == ["weights.pt"]
         discard(target)
-        with pytest.raises(ModelError, match=r"weights\.pt: wanted the SHA-256 0+, got"):
+        with pytest.raises(ModelError, match=r"weights\.pt: SHA256 hash .*: expected 0+ but got"):
             fetch("https://no.such.host.invalid/v1/weights.pt", target, sha256="0" * 64)
-        with pytest.raises(ModelError, match=r"weights\.pt: more than 1000 bytes"):
+        with pytest.raises(ModelError, match=r"weights\.pt: a model file must have at most 1000 bytes"):
             fetch("https://no.such.host.invalid/v1/weights.pt", target, sha256=SHA256, max_bytes=1000)
         assert left(target) == []
         with pytest.raises(ModelError, match=r"other\.pt: no such file on the mirror that FACESPACE_MIRROR names"):
@@ -474,7 +388,7 @@ def test_a_mirror_in_a_folder(tmp_path: Path, target: Path, monkeypatch: pytest.
 def test_a_mirror_on_the_web(site: Site, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for slash in ("", "/"):
         monkeypatch.setenv("FACESPACE_MIRROR", site.url.removesuffix("/v1/weights.pt") + f"/ours{slash}")
-        assert fetch("https://no.such.host.invalid/v1/weights.pt?x=1", target, sha256=SHA256) == SHA256
+        assert fetched("https://no.such.host.invalid/v1/weights.pt?x=1", target) == SHA256
         discard(target)
     assert [asked["path"] for asked in site.asked] == ["/ours/weights.pt"] * 2
 
@@ -482,13 +396,13 @@ def test_a_mirror_on_the_web(site: Site, target: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("mirror", ["ftp://there/models", "file://elsewhere/models", "s3://bucket"])
 def test_a_mirror_nobody_can_read(target: Path, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACESPACE_MIRROR", mirror)
-    with pytest.raises(ModelError, match=r"^FACESPACE_MIRROR=.*: wants a folder, or an address"):
+    with pytest.raises(ModelError, match=r"^FACESPACE_MIRROR must be a folder or an address with"):
         fetch("https://no.such.host.invalid/weights.pt", target, sha256=SHA256)
 
 
 def test_proxies_of_the_environment_are_used(site: Site, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", site.url.removesuffix("/v1/weights.pt"))
-    assert fetch("http://no.such.host.invalid/weights.pt", target, sha256=SHA256) == SHA256
+    assert fetched("http://no.such.host.invalid/weights.pt", target) == SHA256
     assert site.asked[0]["path"] == "http://no.such.host.invalid/weights.pt"
 
 
@@ -524,18 +438,17 @@ def test_two_processes_fetch_once(site: Site, target: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="wants SIGKILL")
-def test_a_killed_process_leaves_a_part_that_is_completed(site: Site, target: Path) -> None:
+def test_what_a_killed_process_leaves_goes_with_the_next(site: Site, target: Path) -> None:
     site.pause_after = 600_000
     process = fetching(site, target)
-    part = target.with_name("weights.pt.part")
-    wait_for(lambda: part.is_file() and part.stat().st_size > 100_000)
+    unfinished = target.with_name(".facespace-weights.pt")
+    wait_for(lambda: any(path.stat().st_size > 100_000 for path in unfinished.glob("*")))
     process.kill()
     process.communicate(timeout=60)
-    n_bytes = part.stat().st_size
     assert not target.exists()
     site.pause_after = None
-    assert fetch(site.url, target, sha256=SHA256) == SHA256
-    assert site.asked[-1]["Range"] == f"bytes={n_bytes}-"
+    assert fetched(site.url, target) == SHA256
+    assert left(target) == ["weights.pt"]
 
 
 # Small things, and any bytes at all
@@ -615,15 +528,12 @@ ANSWERS = st.one_of(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(answer=ANSWERS, start=st.sampled_from([0, 3]))
-def test_whatever_a_server_says_is_one_error(
-    babbler: tuple[str, list[bytes]], tmp_path: Path, answer: bytes, start: int
-) -> None:
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # urllib3 leaves it to the garbage collector
+@given(answer=ANSWERS)
+def test_whatever_a_server_says_is_one_error(babbler: tuple[str, list[bytes]], tmp_path: Path, answer: bytes) -> None:
     url, says = babbler
     says[0] = answer
     target = tmp_path / "weights.pt"
-    target.with_name("weights.pt.part").write_bytes(b"abc"[:start])
-    target.with_name("weights.pt.part.json").write_text(json.dumps({"url": url, "validator": '"a"', "total": None}))
     with pytest.raises(ModelError) as caught:
         fetch(url, target, sha256=SHA256, timeout=2, max_bytes=1000)
     assert str(caught.value).splitlines() == [str(caught.value)]

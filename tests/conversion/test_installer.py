@@ -368,7 +368,7 @@ def test_a_download_that_is_another_file(home: Path, mirrored: Path, convert: Co
     with pytest.raises(ModelError) as error:
         download(CARD)
     text = str(error.value)
-    assert text.startswith(f"{mirrored}: wanted the SHA-256 {sha256(ZIP)}, got ")
+    assert text.startswith(f"{mirrored}: SHA256 hash of downloaded file ({CARD.file}) does not match the known hash: ")
     assert text.endswith(
         f"; or fetch {CARD.file} by browser from {CARD.url} or {CARD.browser_url} and: "
         f"facespace models add {CARD.file} {CARD.name}"
@@ -377,7 +377,9 @@ def test_a_download_that_is_another_file(home: Path, mirrored: Path, convert: Co
 
 
 def test_a_download_of_the_wrong_size(mirrored: Path, convert: Converter) -> None:
-    with pytest.raises(ModelError, match=rf"wanted 5 bytes, got {len(ZIP)}; this is not the published file; or fetch"):
+    with pytest.raises(
+        ModelError, match=rf"must have 5 bytes, got {len(ZIP)}; this is not the published file; or fetch"
+    ):
         download(replace(CARD, size=5))
 
 
@@ -403,8 +405,7 @@ def test_only_the_file(home: Path, mirrored: Path, tmp_path: Path, convert: Conv
 
 def test_removing(home: Path, brought: Path, convert: Converter) -> None:
     add(brought, CARD)
-    (home / "downloads").mkdir()
-    (home / "downloads" / f"{CARD.file}.part").touch()
+    (home / "downloads" / f".facespace-{CARD.file}").mkdir(parents=True)
     assert remove(CARD) == home / "models" / CARD.name
     assert (models(home), downloads(home)) == ([], [])
     with pytest.raises(ModelError, match=f"^model {CARD.name}: not installed "):
