@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"numpy", "PIL", "onnxruntime", "onnxruntime_ep_openvino", "torch", "google.protobuf", "matplotlib", "jinja2", "pooch"}
+HEAVY = {
+    "numpy",
+    "PIL",
+    "onnxruntime",
+    "onnxruntime_ep_openvino",
+    "torch",
+    "google.protobuf",
+    "matplotlib",
+    "jinja2",
+    "pooch",
+}
 
 
 def loaded_by(code: str, folder: Path) -> set[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
+import tomli_w
 from hypothesis import example, given, settings, strategies as st
 
 from facespace.errors import RecipeError
-from facespace.training import recipe as module
 from facespace.training.recipe import Recipe, Term, as_toml, load, parse, shipped
 
 if sys.version_info >= (3, 11):
@@ -142,7 +142,7 @@ def written(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return module.toml_value(value)
+        return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")
     if isinstance(value, list):
         return f"[{', '.join(map(written, value))}]"
     if isinstance(value, dict):

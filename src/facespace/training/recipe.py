@@ -6,11 +6,11 @@ import difflib
 import importlib.resources
 import math
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from facespace.errors import DatasetError, RecipeError
@@ -175,6 +175,15 @@ def parse(text: str, overrides: Sequence[str] = (), *, source: str = "recipe") -
             paths = [*paths, *named] if values["data"] else []  # `data=` takes back what stands before it
     if len(paths) > 1:
         values["data"] = paths
+    return from_values(values, source=source)
+
+
+def from_values(values: dict[str, Any], *, source: str = "recipe") -> Recipe:
+    """Return the recipe with these keys and values; raise `RecipeError` as `load` does.
+
+    >>> from_values({"batch_size": 8}).batch_size
+    8
+    """
     try:
         _check(values)
         return Recipe.model_validate(values)
@@ -258,38 +267,13 @@ def _closest(name: str, known: Iterable[str]) -> str:
 
 
 def as_toml(recipe: Recipe) -> str:
-    """The recipe as a TOML text with every key, which `parse` reads as the same recipe."""
-    lines = []
-    for key, value in recipe.model_dump(exclude={"losses"}, exclude_none=True).items():
-        lines.append(f"{key} = {toml_value(value)}")
-    for term in recipe.losses:
-        lines += ["", "[[losses]]", *(f"{_key(key)} = {toml_value(value)}" for key, value in term.model_dump().items())]
-    return "\n".join(lines) + "\n"
-
-
-def toml_value(value: Any) -> str:
-    """A value of a recipe as TOML writes it.
-
-    >>> toml_value({"name": "center", "rate": 0.5, "legacy": True})
-    '{ name = "center", rate = 0.5, legacy = true }'
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(map(_letter, escaped)) + '"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {toml_value(entry)}" for key, entry in value.items()) + " }"
-    return repr(value)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else toml_value(key)
+    """Return the recipe as a TOML text with every key. `parse` reads it as the same recipe."""
+    text = tomli_w.dumps(recipe.model_dump(exclude_none=True))
+    return "".join(letter if letter == "\n" else _letter(letter) for letter in text)
 
 
 def _letter(letter: str) -> str:
+    """Return a letter of a TOML string, escaped if a terminal would not print it; tomli-w escapes ASCII only."""
     if letter.isprintable() or "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a path that is no UTF-8
         return letter
     return f"\\u{ord(letter):04x}" if ord(letter) < 2**16 else f"\\U{ord(letter):08x}"

@@ -9,18 +9,13 @@ if TYPE_CHECKING:
     from facespace.training.recipe import Recipe
 
 _BASES = ("facenet-casia-2017", "facenet-vggface2-2018", "facenet-triplet", "arcface-ms1mv2")
-_LOSSES = "\n\n[[losses]]\n"
 
 
 def as_recipe(values: dict[str, Any], program: str) -> Recipe:
-    """The recipe of these keys, checked as any other; `RecipeError` calls it by the program's name."""
-    from facespace.training.recipe import parse, toml_value
+    """Return the recipe of these keys; `RecipeError` names the program if one does not fit."""
+    from facespace.training.recipe import from_values
 
-    flat = [f"{key} = {toml_value(value)}" for key, value in values.items() if key != "losses"]
-    losses = [
-        "[[losses]]\n" + "\n".join(f"{k} = {toml_value(v)}" for k, v in term.items()) for term in values["losses"]
-    ]
-    return parse("\n".join([*flat, *losses]), source=program)
+    return from_values(values, source=program)
 
 
 def command_of(recipe: Recipe, run: Path) -> list[str]:
@@ -37,10 +32,18 @@ def command_of(recipe: Recipe, run: Path) -> list[str]:
 
 
 def _keys(recipe: Recipe) -> dict[str, str]:
-    """Every key of a recipe with its value as TOML writes it; the losses as one value."""
-    from facespace.training.recipe import as_toml
+    """Return every key of a recipe with its value in TOML."""
+    return {key: _in_one_line(value) for key, value in recipe.model_dump(exclude_none=True).items()}
 
-    flat, *losses = as_toml(recipe).rstrip("\n").split(_LOSSES)
-    keys = dict(line.split(" = ", 1) for line in flat.splitlines())
-    keys["losses"] = "[" + ", ".join("{ " + ", ".join(block.splitlines()) + " }" for block in losses) + "]"
-    return keys
+
+def _in_one_line(value: Any) -> str:
+    """Return a value as TOML in one line.
+
+    >>> _in_one_line([{"name": "center", "rate": 0.5}])
+    '[ { name = "center", rate = 0.5 }, ]'
+    """
+    import tomli_w
+
+    # tomli-w gives a table within two arrays no lines of its own, and every entry of an array a line.
+    lines = tomli_w.dumps({"value": [[value]]}).split("\n")
+    return " ".join(line.strip() for line in lines).removeprefix("value = [ [ ").removesuffix(", ], ] ")
