@@ -251,7 +251,7 @@ def test_photos_that_lie_elsewhere_are_linked_by_their_whole_path(tmp_path):
     (digest,) = groups.places
     groups.places[digest] = "/no-such-disk/it's #1.jpg"
     page = write_sheet(tmp_path, groups, write_folders(tmp_path, groups, {}))
-    assert "href='file:///no-such-disk/it%27s%20%231.jpg'" in page.read_text(encoding="utf-8")
+    assert 'href="file:///no-such-disk/it%27s%20%231.jpg"' in page.read_text(encoding="utf-8")
 
 
 def test_a_file_system_without_hard_links_gets_copies(tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_page_of_very_many_groups_has_the_largest(tmp_path, monkeypatch):
     page = write_sheet(tmp_path, found, places).read_text(encoding="utf-8")
     assert "The 2 largest groups are shown. The other 1 have their folders beside this page" in page
     assert [f"person-000{k}" in page for k in (1, 2, 3)] == [True, True, False]
-    assert "<h2><a href='alone/'>" in page
+    assert '<h2><a href="alone/">' in page
     assert page.count("<img") == 4 + 3 + 1
     monkeypatch.setattr(folders, "_GROUPS", 3)
     page = write_sheet(tmp_path, found, places).read_text(encoding="utf-8")

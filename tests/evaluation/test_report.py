@@ -126,6 +126,6 @@ def test_misfit_is_the_first_line(tmp_path):
     source = PairSet("set", listed(), files(size=48), CropRecord(48, 0, "arcface"))
     evaluation = evaluate_pairs(source, Colours(), resize_crops=True)
     write_report(tmp_path, evaluation)
-    body = (tmp_path / "report.html").read_text(encoding="utf-8").partition("</style>")[2]
-    assert body.strip().startswith("<p class=warn><b>Crops and model do not fit:</b> the crops are 48 px arcface")
+    body = (tmp_path / "report.html").read_text(encoding="utf-8").partition("<body>")[2]
+    assert body.strip().startswith('<p class="warn"><b>Crops and model do not fit:</b> the crops are 48 px arcface')
     assert "optimistic" in " ".join(warnings(evaluation))

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import base64
+import importlib.resources
 import io
 import sys
 from pathlib import PurePosixPath, PureWindowsPath
 
+import jinja2
 import numpy as np
 import pytest
 from PIL import Image
 
 from facespace.errors import RuntimeUnavailable
-from facespace.reports.page import as_png, begin, check_plots, data_uri, link, new_plot, safe, table
+from facespace.reports.page import as_png, check_plots, data_uri, link, new_plot, render
 from support.html_pages import Page
 
 EVIL = "<img src=x onerror=alert(1)> & \"both\" 'quotes'"
 
 
-def test_safe_text_is_shown_as_it_is() -> None:
-    page = Page(f"<p title='{safe(EVIL)}' class=\"{safe(EVIL)}\">{safe(EVIL)}</p>")
-    assert page.text == EVIL
-    assert page.tags == ["p"]
-    assert safe("&<>\"'") == "&amp;&lt;&gt;&quot;&#x27;"
+def groups(name: str = "person-0001", **values: object) -> str:
+    """The smallest page: one group without faces, of this name."""
+    page = {"n_people": 1, "n_faces": 0, "n_photos": 0, "n_alone": 0, "n_poor": 0, "max_groups": 2, "table": "t.csv"}
+    return render("groups.html", **{**page, "groups": [(name, "address", 0, [])], **values})
 
 
-def test_safe_takes_anything_and_escapes_controls() -> None:
-    assert safe(0.5) == "0.5"
-    assert safe(None) == "None"
-    assert safe("a\0b\nc\x1b[31m") == "a\\x00b\\nc\\x1b[31m"
-    assert safe("caf\udce9 王 Zoë").encode("utf-8") == "caf\\xe9 王 Zoë".encode()
+def test_values_are_shown_as_they_are() -> None:
+    text = groups(EVIL, groups=[(EVIL, EVIL, 1, [{"photo": EVIL, "caption": EVIL, "picture": EVIL}])])
+    page = Page(text)
+    assert page.tags.count("img") == 1
+    assert EVIL in page.text and EVIL not in text
+    assert page.sources == [f"{EVIL}/", EVIL, EVIL]
+
+
+def test_controls_of_values_become_escapes() -> None:
+    assert "a\\x00b\\nc\\x1b[31m" in groups("a\0b\nc\x1b[31m")
+    assert b"caf\\xe9 \xe7\x8e\x8b" in groups("caf\udce9 王").encode()
+    assert "<h1>0.5 people</h1>" in groups(n_people=0.5)
+
+
+def test_a_value_that_is_missing_is_an_error() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="n_people"):
+        render("groups.html", groups=[])
 
 
 @pytest.mark.parametrize(
@@ -59,48 +72,29 @@ def test_no_name_of_a_file_becomes_another_address(name: str) -> None:
             assert not address.startswith("/")
 
 
-def test_a_table_may_begin_with_pictures() -> None:
-    text = table(["a"], [["1"], ["2"]], pictures=["data:,x'>", ""])
+def test_every_template_is_on_the_frame_of_pages() -> None:
+    folder = importlib.resources.files("facespace.reports") / "templates"
+    for file in folder.iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert file.name in ("page.html", "pieces.html") or text.startswith('{% extends "page.html" %}')
+        assert "| safe" not in text and "Markup" not in text and "autoescape" not in text
+
+
+def test_a_page_is_whole_with_its_title_and_style() -> None:
+    text = groups()
+    assert text.startswith("<!doctype html>")
     page = Page(text)
-    assert page.sources == ["data:,x'>"]
-    assert page.text == "a12"
-    assert text.count("<td") == 4 and text.count("<th>") == 2
-    with pytest.raises(ValueError, match="zip"):
-        table(["a"], [["1"], ["2"]], pictures=["data:,"])
-
-
-def test_a_page_begins_with_its_title_and_style() -> None:
-    page = begin("a </title> & <script>")
-    assert page.startswith("<!doctype html>")
-    parsed = Page(page)
-    assert parsed.open == []
-    assert parsed.tags == ["html", "meta", "meta", "title", "style"]
-    assert "a </title> & <script>" in parsed.text
-    assert "<meta charset=utf-8>" in page
-    style = page.split("<style>")[1].removesuffix("</style>")
-    assert "body{" in style.replace(" ", "")
+    assert page.open == []
+    assert page.tags[:7] == ["html", "head", "meta", "meta", "title", "style", "body"]
+    assert "body {" in text.split("<style>")[1].split("</style>")[0]
+    assert text.endswith("</html>\n")
 
 
 def test_a_page_fetches_nothing() -> None:
-    page = begin("title")
-    assert Page(page).sources == []
+    text = groups(groups=[])
+    assert Page(text).sources == []
     for fetching in ("http:", "https:", "@import", "url("):
-        assert fetching not in page, fetching
-
-
-def test_what_belongs_to_the_head_comes_before_the_title() -> None:
-    page = begin("title", head="<meta name=robots content=none>")
-    assert Page(page).tags == ["html", "meta", "meta", "meta", "title", "style"]
-    assert page.index("charset=utf-8") < page.index("name=robots") < page.index("<title>")
-
-
-def test_a_table_has_a_row_for_each_and_a_cell_for_each_text() -> None:
-    rows = [("1", "2"), (EVIL, "4"), ("5", "6")]
-    page = Page(table(["left", "right <b>"], iter(rows)))
-    assert page.open == []
-    assert page.tags == ["table", "tr", "th", "th", *["tr", "td", "td"] * 3]
-    assert page.text == "left" + "right <b>" + "12" + EVIL + "456"
-    assert Page(table([], [])).tags == ["table", "tr"]
+        assert fetching not in text, fetching
 
 
 def test_a_picture_within_the_page() -> None:

@@ -20,7 +20,7 @@ from facespace.io import pictures
 from facespace.io.files import TEMPORARY, atomic_path, named_in_errors, take_folder_place, write_bytes
 from facespace.io.text import plain_text
 from facespace.pipeline.photos import Photo
-from facespace.reports.page import begin, link, safe
+from facespace.reports.page import link, render
 
 Photos = Literal["none", "copy", "link"]
 
@@ -112,34 +112,33 @@ def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Pa
     people = sorted(
         (name for name in members if name not in (ALONE, POOR)), key=lambda name: (-len(members[name]), name)
     )
-    text = [
-        begin("Faces"),
-        f"<h1>{len(people)} people</h1><p class=dim>{len(groups.photo)} faces in {len(groups.photos)} photos; "
-        f"{len(members.get(ALONE, []))} faces are like no other, {len(members.get(POOR, []))} are too poor to be grouped.</p>",
-    ]
-    if len(people) > _GROUPS:
-        text.append(
-            f"<p>The {_GROUPS} largest groups are shown. The other {len(people) - _GROUPS} have their folders beside this "
-            f"page, and their lines in {TABLE}.</p>"
-        )
+
+    def face(row: int) -> dict[str, str]:
+        path, digest, _ = groups.photos[groups.photo[row]]
+        x1, y1, x2, y2 = groups.box[row]
+        return {
+            "photo": link(here, Path(groups.places[digest])),
+            "caption": f"{path}, face at {x1:.0f},{y1:.0f}, {x2 - x1:.0f}x{y2 - y1:.0f} px",
+            "picture": f"{FACES}/{digest}-{number[row]}.jpg",
+        }
+
+    shown = []
     for name in [*people[:_GROUPS], *(name for name in (ALONE, POOR) if name in members)]:
         rows = sorted(members[name], key=lambda row: -groups.score[row])
-        address = link(here, here / name)
-        count = f"{len(rows)} face{'s' if len(rows) > 1 else ''}"
-        text.append(f"<h2><a href='{address}/'>{safe(name)}</a> <span class=dim>{count}</span></h2><div class=faces>")
-        for row in rows[:_SHOWN]:
-            path, digest, _ = groups.photos[groups.photo[row]]
-            x1, y1, x2, y2 = groups.box[row]
-            said = safe(f"{path}, face at {x1:.0f},{y1:.0f}, {x2 - x1:.0f}x{y2 - y1:.0f} px")
-            text.append(
-                f"<a href='{link(here, Path(groups.places[digest]))}' title='{said}'>"
-                f"<img loading=lazy alt='{said}' src='{FACES}/{digest}-{number[row]}.jpg'></a>"
-            )
-        text.append("</div>")
-    target = folder / PAGE
-    with atomic_path(target) as page:
-        page.write_text("".join(text) + "</html>\n", encoding="utf-8")
-    return target
+        shown.append((name, link(here, here / name), len(rows), [face(row) for row in rows[:_SHOWN]]))
+    page = render(
+        "groups.html",
+        n_people=len(people),
+        n_faces=len(groups.photo),
+        n_photos=len(groups.photos),
+        n_alone=len(members.get(ALONE, [])),
+        n_poor=len(members.get(POOR, [])),
+        max_groups=_GROUPS,
+        table=TABLE,
+        groups=shown,
+    )
+    write_bytes(folder / PAGE, page.encode())
+    return folder / PAGE
 
 
 def _poor_groups(groups: FaceGroups) -> set[int]:

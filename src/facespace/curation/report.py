@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from facespace.faces.crops import fit
 from facespace.io import image, pictures
 from facespace.io.files import write_together
 from facespace.io.text import plain_text
-from facespace.reports.page import begin
+from facespace.reports.page import data_uri, render
 
 _SHOWN = 150  # findings of a kind on the page; the JSON has all
 _THUMBNAIL = 96
@@ -140,64 +139,86 @@ def as_json(findings: Findings, proposals: Sequence[Proposal]) -> dict[str, Any]
     }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """A picture of an image: its source within the page, its name, a note, and the class of its edge."""
+
+    source: str
+    name: str
+    note: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """One finding: its pictures, what it is about, and a text."""
+
+    text: str
+    figures: Sequence[_Figure] = ()
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """Findings of one kind: the cards on the page, and how many findings there are."""
+
+    title: str
+    about: str
+    cards: Sequence[_Card]
+    n: int
+
+
 def as_html(findings: Findings, proposals: Sequence[Proposal]) -> str:
     """The page: counts, how the crops were made, and each kind of finding with pictures. No script, nothing loaded."""
-    labels, images = findings.labels, findings.images
+    labels, evaluation = findings.labels, findings.evaluation
     figures = counts(findings, proposals)
     if findings.against is None:
         figures = {name: n for name, n in figures.items() if not name.endswith("evaluation set")}
-    tiles = "".join(
-        f'<div class="tile{"" if n else " none"}"><b>{n:,}</b>{html.escape(name)}</div>' for name, n in figures.items()
-    )
-    prepared = "; ".join(f"{n:,} images: {html.escape(how)}" for how, n in images.prepared.items())
-    body = [
-        f"<h1>{_text(findings.root)}</h1>",
-        f'<p class="dim">Dataset check by facespace, model {_text(findings.model)}. {prepared}.</p>',
-        f'<div class="tiles">{tiles}</div>',
-        "<p>Nothing has been changed. The file <b>keep_drop.csv</b> beside this page has a line for each file: edit the "
-        "column <b>action</b>, then run <code>facespace dataset check DIR --apply keep_drop.csv</code>, which moves "
-        "what is marked <code>drop</code> out of the dataset. A red edge marks a picture proposed to be dropped.</p>",
-        *_sections(findings, proposals),
-    ]
+    statistics = ""
     if labels.median == labels.median:
-        body.append(
-            f'<h2>Statistics</h2><p class="dim">Similarity of an image to its own identity: median {labels.median:.3f}, '
-            f"spread {labels.spread:.3f}; to others: mean {labels.stranger_mean:.3f}, standard deviation "
-            f"{labels.stranger_spread:.3f}. A label is called likely wrong below {labels.far_below:.3f}, or where "
-            f"another identity reaches {labels.median - 3 * labels.spread:.3f} and lies closer by more than "
-            f"{2 * labels.spread:.3f}.</p>"
+        statistics = (
+            f"Similarity of an image to its own identity: median {labels.median:.3f}, spread {labels.spread:.3f}; to "
+            f"others: mean {labels.stranger_mean:.3f}, standard deviation {labels.stranger_spread:.3f}. A label is "
+            f"called likely wrong below {labels.far_below:.3f}, or where another identity reaches "
+            f"{labels.median - 3 * labels.spread:.3f} and lies closer by more than {2 * labels.spread:.3f}."
         )
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        begin("Dataset check", head=f'<meta http-equiv="Content-Security-Policy" content="{policy}">')
-        + "\n".join(body)
-        + "\n</html>\n"
+    return render(
+        "dataset_check.html",
+        root=findings.root,
+        model=findings.model,
+        prepared=findings.images.prepared,
+        counts=figures,
+        sections=_sections(findings, proposals),
+        n_unread=0 if evaluation is None else len(evaluation.unreadable) + len(evaluation.faceless),
+        statistics=statistics,
     )
 
 
-def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[str]:
+def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[_Section]:
     images, labels, evaluation = findings.images, findings.labels, findings.evaluation
     dropped = {proposal.path for proposal in proposals if proposal.drop}
     typical = _typical(findings)
 
-    def ours(index: int, note: str = "") -> str:
+    def ours(index: int, note: str = "") -> _Figure:
         path = images.paths[index]
-        return _figure(path, relative(path, findings.root), note, "drop" if path in dropped else "keep")
+        mark = "drop" if path in dropped else "keep"
+        return _Figure(_picture(path), relative(path, findings.root), note, mark)
 
-    def theirs(index: int) -> str:
+    def theirs(index: int) -> _Figure:
         assert evaluation is not None
-        return _figure(evaluation.paths[index], relative(evaluation.paths[index], str(findings.against)), "evaluation")
+        path = evaluation.paths[index]
+        return _Figure(_picture(path), relative(path, str(findings.against)), "evaluation")
 
-    def person(label: int) -> str:
-        return ours(typical[label], "typical") if label in typical else ""
+    def person(label: int) -> list[_Figure]:
+        return [ours(typical[label], "typical")] if label in typical else []
 
-    yield _section(
+    yield _Section(
         "Likely wrong labels",
         "The picture, a typical one of its identity, and of the identity nearest to it.",
         [
-            _card(
-                [ours(i), person(int(images.labels[i])), person(int(labels.nearest[i]))],
+            _Card(
                 f"similarity to its own identity {labels.own[i]:.2f}, to the nearest other {labels.other[i]:.2f}",
+                [ours(i), *person(int(images.labels[i])), *person(int(labels.nearest[i]))],
             )
             for i in _worst(findings)[:_SHOWN]
         ],
@@ -212,49 +233,46 @@ def _sections(findings: Findings, proposals: Sequence[Proposal]) -> Iterable[str
         ),
     ):
         copies = [copy for copy in findings.copies if _is_within(findings, copy) == within]
-        cards = [_card([ours(copy.second), ours(copy.first)], _kind(copy)) for copy in copies[:_SHOWN]]
-        yield _section(title, about, cards, len(copies))
-    yield _section(
+        cards = [_Card(_kind(copy), [ours(copy.second), ours(copy.first)]) for copy in copies[:_SHOWN]]
+        yield _Section(title, about, cards, len(copies))
+    yield _Section(
         "One person under two names",
         "Identities whose centres agree. Nothing is proposed: join them by hand, or not.",
-        [_card([person(one), person(two)], f"similarity {s:.2f}") for one, two, s in labels.same_people[:_SHOWN]],
+        [
+            _Card(f"similarity {similarity:.2f}", [*person(one), *person(two)])
+            for one, two, similarity in labels.same_people[:_SHOWN]
+        ],
         len(labels.same_people),
     )
     if evaluation is not None:
         first = {int(label): index for index, label in reversed(list(enumerate(evaluation.labels)))}
-        yield _section(
+        yield _Section(
             "People in the evaluation set",
             f"Thresholds let about {SHARED_RATE:.0%} of unrelated identities through; of equal names half is enough.",
             [
-                _card(
-                    [person(shared.first), theirs(first[shared.second]) if shared.second in first else ""],
-                    f"{_text(images.names[shared.first])} and {_text(evaluation.names[shared.second])}: similarity "
+                _Card(
+                    f"{images.names[shared.first]} and {evaluation.names[shared.second]}: similarity "
                     f"{shared.similarity:.2f}, threshold {shared.threshold:.2f}"
                     f"{', equal names' if shared.same_name else ''}{'' if shared.is_match else ' – looks different'}",
+                    [*person(shared.first), *([theirs(first[shared.second])] if shared.second in first else [])],
                 )
                 for shared in findings.shared[:_SHOWN]
             ],
             len(findings.shared),
         )
-        yield _section(
+        yield _Section(
             "Images of the evaluation set",
             "",
-            [_card([ours(copy.second), theirs(copy.first)], _kind(copy)) for copy in findings.shared_copies[:_SHOWN]],
+            [_Card(_kind(copy), [ours(copy.second), theirs(copy.first)]) for copy in findings.shared_copies[:_SHOWN]],
             len(findings.shared_copies),
         )
-        unread = len(evaluation.unreadable) + len(evaluation.faceless)
-        if unread:
-            yield f'<p class="dim">{unread:,} files of the evaluation set were left out: see report.json.</p>'
-    damaged = [
-        _card([], f"<b>{_text(relative(path, findings.root))}</b>: {_text(reason)}")
-        for _, path, reason in images.unreadable[:_SHOWN]
-    ]
-    yield _section("Unreadable files", "", damaged, len(images.unreadable))
+    damaged = [_Card(reason, subject=relative(path, findings.root)) for _, path, reason in images.unreadable[:_SHOWN]]
+    yield _Section("Unreadable files", "", damaged, len(images.unreadable))
     small = small_identities(findings, proposals)
-    yield _section(
+    yield _Section(
         "Too small identities",
         f"Fewer than {findings.min_images} images, at present or after what else is proposed.",
-        [_card([], f"<b>{_text(name)}</b>: {n:,} images, {left:,} left") for name, n, left in small[:_SHOWN]],
+        [_Card(f"{n:,} images, {left:,} left", subject=name) for name, n, left in small[:_SHOWN]],
         len(small),
     )
 
@@ -275,32 +293,13 @@ def _typical(findings: Findings) -> dict[int, int]:
     return best
 
 
-def _section(title: str, about: str, cards: list[str], n: int) -> str:
-    if not n:
-        return ""
-    more = f'<p class="dim">{n - len(cards):,} more in report.json.</p>' if n > len(cards) else ""
-    return (
-        f'<h2>{html.escape(title)} <span class="dim">{n:,}</span></h2><p class="dim">{html.escape(about)}</p>'
-        f'<div class="sheet cards">{"".join(cards)}</div>{more}'
-    )
-
-
-def _card(figures: Sequence[str], markup: str) -> str:
-    return f'<div class="card"><div class="pictures">{"".join(figures)}</div>{markup}</div>'
-
-
-def _figure(path: str, name: str, note: str = "", mark: str = "") -> str:
-    caption = _text(name) + (f" ({html.escape(note)})" if note else "")
-    return f'<figure><img class="{mark}" alt="" src="{_picture(path)}"><figcaption>{caption}</figcaption></figure>'
-
-
 def _picture(path: str) -> str:
     try:
         square, _ = fit(image.read(path), _THUMBNAIL)
     except ImageError:  # gone since it was checked
         return "data:,"
     data = pictures.encode(Image.fromarray(square), "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    return data_uri("jpeg", data)
 
 
 def _kind(copy: Copy) -> str:
@@ -313,10 +312,6 @@ def _is_within(findings: Findings, copy: Copy) -> bool:
 
 def _theirs(findings: Findings, path: str) -> str:
     return plain_text(relative(path, str(findings.against)))
-
-
-def _text(text: str) -> str:
-    return html.escape(plain_text(text))
 
 
 def _number(value: float) -> float | None:

@@ -13,7 +13,7 @@ from facespace.evaluation.pairs import Evaluation
 from facespace.io.files import write_together
 from facespace.io.text import plain_text
 from facespace.metrics.verification import FAR_TARGETS, Rate
-from facespace.reports.page import as_png, begin, data_uri, new_plot, safe, table
+from facespace.reports.page import as_png, data_uri, new_plot, render
 
 _WORST = 50
 _NAMES = 200  # of missing or failed photos on the page; the JSON has all
@@ -122,49 +122,35 @@ def write_report(folder: Path, evaluation: Evaluation) -> None:
 
 def _page(evaluation: Evaluation) -> str:
     result, settings = evaluation.verification, evaluation.settings
-    text = [begin(f"Verification: {settings['pairs']}")]
-    if evaluation.misfit:
-        text.append(
-            f"<p class=warn><b>Crops and model do not fit:</b> {safe(evaluation.misfit)}. The crops were resized; "
-            "these are not the model's figures.</p>"
-        )
-    text.append(f"<h1>{safe(settings['model'])} on {safe(settings['pairs'])}</h1>")
-    text.append(f"<p class=dim>{safe(judged(evaluation))}</p>")
-    text += _tiles(evaluation)
-    for warning in warnings(evaluation):
-        text.append(f"<p class=warn>{safe(warning)}</p>")
-    text.append("<h2>Curves</h2><div class=plots>")
-    text += [f"<img alt='{name}' src='{data_uri('png', png)}'>" for name, png in _plots(evaluation)]
-    text.append("</div><h2>Thresholds</h2>")
-    text.append(f"<p class=dim>A pair matches when its distance ({safe(settings['distance'])}) is below.</p>")
-    text.append(table(["false match rate", "threshold", "measured", "false non-match rate"], _thresholds(evaluation)))
-    text.append("<h2>VAL at FAR</h2>")
-    text.append(table(["FAR wanted", "VAL", "FAR measured", "threshold"], _vals(evaluation)))
-    if result.fold_accuracies:
-        rows = [
-            [str(k + 1), f"{accuracy:.4f}", f"{threshold:.4f}"]
-            for k, (accuracy, threshold) in enumerate(zip(result.fold_accuracies, result.fold_thresholds, strict=True))
-        ]
-        text += ["<h2>Folds</h2>", table(["fold", "accuracy", "threshold of the others"], rows)]
-    for column, rates in evaluation.groups.items():
-        rows = [
-            [value, str(r.n_same), str(r.n_different), f"{r.accuracy:.4f}", _share(r.fnmr), _share(r.fmr)]
+    folds = enumerate(zip(result.fold_accuracies, result.fold_thresholds, strict=True), 1)
+    groups = {
+        column: [
+            (value, r.n_same, r.n_different, f"{r.accuracy:.4f}", _share(r.fnmr), _share(r.fmr))
             for value, r in rates.items()
         ]
-        head = [column, "same", "different", "accuracy", "false non-match rate", "false match rate"]
-        text += [f"<h2>By {safe(column)}</h2>", table(head, rows)]
-    text += _sheets(evaluation)
-    for title, names in (
+        for column, rates in evaluation.groups.items()
+    }
+    left_out = (
         ("Photos without a face, or unreadable", [f"{name}: {why}" for name, why in evaluation.failed.items()]),
         ("Missing photos", evaluation.missing),
-    ):
-        if names:
-            shown = "<br>".join(safe(name) for name in names[:_NAMES])
-            more = f"<br>and {len(names) - _NAMES} more, see report.json" if len(names) > _NAMES else ""
-            text.append(f"<h2>{title}: {len(names)}</h2><p>{shown}{more}</p>")
-    text.append("<h2>What these figures depend on</h2>")
-    text.append(table(["setting", "value"], [[key, _setting(value)] for key, value in settings.items()]))
-    return "\n".join(text) + "\n"
+    )
+    return render(
+        "verification.html",
+        settings=settings,
+        misfit=evaluation.misfit,
+        judged=judged(evaluation),
+        tiles=_tiles(evaluation),
+        warnings=warnings(evaluation),
+        curves=_plots(evaluation),
+        thresholds=_thresholds(evaluation),
+        vals=_vals(evaluation),
+        folds=[(k, f"{accuracy:.4f}", f"{threshold:.4f}") for k, (accuracy, threshold) in folds],
+        groups=groups,
+        sheets=_sheets(evaluation),
+        left_out=left_out,
+        max_names=_NAMES,
+        described=[(key, _setting(value)) for key, value in settings.items()],
+    )
 
 
 def judged(evaluation: Evaluation) -> str:
@@ -196,26 +182,24 @@ def warnings(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _tiles(evaluation: Evaluation) -> list[str]:
+def _tiles(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Return name, value and note of each figure at the top of the page."""
     result, intervals = evaluation.verification, evaluation.intervals
-
-    def tile(name: str, value: str, note: str = "") -> str:
-        return f"<div class=tile><span>{name}</span><b>{value}</b><span>{note}</span></div>"
 
     def bounds(name: str) -> str:
         return "95 %: {:.4f} to {:.4f}".format(*intervals[name]) if name in intervals else ""
 
     spread = "" if result.accuracy_std is None else f" ± {result.accuracy_std:.4f}"
-    tiles = [tile("accuracy", f"{result.accuracy:.4f}{spread}", bounds("accuracy"))]
+    tiles = [("accuracy", f"{result.accuracy:.4f}{spread}", bounds("accuracy"))]
     for target in ("1e-2", "1e-3", "1e-4"):
         value = result.val[target].value
         if value is not None:
-            tiles.append(tile(f"VAL at FAR {target}", f"{value:.4f}", bounds(f"val@{target}")))
-    tiles.append(tile("equal error rate", f"{result.eer:.4f}", bounds("eer")))
-    tiles.append(tile("area under the ROC", f"{result.auc:.5f}", bounds("auc")))
+            tiles.append((f"VAL at FAR {target}", f"{value:.4f}", bounds(f"val@{target}")))
+    tiles.append(("equal error rate", f"{result.eer:.4f}", bounds("eer")))
+    tiles.append(("area under the ROC", f"{result.auc:.5f}", bounds("auc")))
     n_wrong = int((~result.correct).sum())
-    tiles.append(tile("pairs judged wrongly", str(n_wrong), f"of {len(evaluation.used)}"))
-    return ["<div class=tiles>", *tiles, "</div>"]
+    tiles.append(("pairs judged wrongly", str(n_wrong), f"of {len(evaluation.used)}"))
+    return tiles
 
 
 def _thresholds(evaluation: Evaluation) -> list[list[str]]:
@@ -239,32 +223,27 @@ def _vals(evaluation: Evaluation) -> list[list[str]]:
     return rows
 
 
-def _sheets(evaluation: Evaluation) -> list[str]:
-    """Contact sheets of the worst errors."""
+def _sheets(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str, list[str]]]]]:
+    """Return the title of each contact sheet of errors, and distance, names and pictures of its pairs, worst first."""
     pairs, distances = evaluation.source.pairs, evaluation.verification.distances
-    text = []
+
+    def figure(position: int) -> tuple[str, str, list[str]]:
+        k = evaluation.used[position]
+        photos = (int(pairs.first[k]), int(pairs.second[k]))
+        pictures = [
+            data_uri("jpeg", evaluation.thumbnails[photo]) for photo in photos if photo in evaluation.thumbnails
+        ]
+        return f"{distances[position]:.4f}", " | ".join(pairs.photos[photo] for photo in photos), pictures
+
     titles = ("Different people called the same, closest first", "The same person called different, farthest first")
-    for title, positions in zip(titles, worst(evaluation), strict=True):
-        if not positions:
-            continue
-        text.append(f"<h2>{title}: {len(positions)}</h2><div class='sheet pairs'>")
-        for position in positions:
-            k = evaluation.used[position]
-            photos = (int(pairs.first[k]), int(pairs.second[k]))
-            pictures = "".join(
-                f"<img alt='' src='{data_uri('jpeg', evaluation.thumbnails[photo])}'> "
-                for photo in photos
-                if photo in evaluation.thumbnails
-            )
-            names = " | ".join(safe(pairs.photos[photo]) for photo in photos)
-            text.append(
-                f"<figure>{pictures}<figcaption>distance {distances[position]:.4f}: {names}</figcaption></figure>"
-            )
-        text.append("</div>")
-    return text
+    return [
+        (title, [figure(position) for position in positions])
+        for title, positions in zip(titles, worst(evaluation), strict=True)
+    ]
 
 
-def _plots(evaluation: Evaluation) -> list[tuple[str, bytes]]:
+def _plots(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return the name of each plot and its picture within the page."""
     result = evaluation.verification
     same = evaluation.source.pairs.same[evaluation.used]
     finite = np.isfinite(result.distances)
@@ -275,14 +254,14 @@ def _plots(evaluation: Evaluation) -> list[tuple[str, bytes]]:
     figure, axes = new_plot("ROC", "FAR (different people that match)", "VAL (same person that match)")
     axes.step(np.maximum(far, least), val, where="post", color="#0b62c4")
     axes.set(xscale="log", xlim=(least, 1), ylim=(max(0.0, 1.1 * float(val[far <= least].max(initial=0)) - 0.1), 1.005))
-    plots.append(("ROC curve", as_png(figure)))
+    plots.append(("ROC curve", data_uri("png", as_png(figure))))
 
     figure, axes = new_plot("DET", "false match rate", "false non-match rate")
     axes.step(np.maximum(far, least), np.maximum(1 - val, 0.5 / max(result.n_same, 1)), where="post", color="#0b62c4")
     axes.plot([least, 1], [least, 1], ":", color="#888", label=f"equal error rate {result.exact_eer:.4f}")
     axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(0.5 / max(result.n_same, 1), 1))
     axes.legend(loc="upper right")
-    plots.append(("DET curve", as_png(figure)))
+    plots.append(("DET curve", data_uri("png", as_png(figure))))
 
     figure, axes = new_plot("Distances", evaluation.settings["distance"], "share of pairs")
     bins = np.histogram_bin_edges(result.distances[finite], bins=60)
@@ -292,7 +271,7 @@ def _plots(evaluation: Evaluation) -> list[tuple[str, bytes]]:
         axes.hist(values, bins=bins, weights=weights, alpha=0.55, color=color, label=label)
     axes.axvline(result.threshold, color="#1b1f24", linestyle="--", label=f"threshold {result.threshold:.4f}")
     axes.legend()
-    plots.append(("distances of same and different pairs", as_png(figure)))
+    plots.append(("distances of same and different pairs", data_uri("png", as_png(figure))))
     return plots
 
 

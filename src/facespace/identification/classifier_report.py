@@ -18,7 +18,7 @@ from facespace.identification.classifier_evaluation import ClassifierEvaluation
 from facespace.io import image, pictures
 from facespace.io.files import write_together
 from facespace.io.text import plain_text
-from facespace.reports.page import as_png, begin, check_plots, data_uri, new_plot, safe, table
+from facespace.reports.page import as_png, check_plots, data_uri, new_plot, render
 
 _WORDS = {
     "closed_set_accuracy": "right if nobody were a stranger",
@@ -124,31 +124,30 @@ def _as_html(
     paths: Sequence[str],
     portraits: Mapping[str, Image.Image],
 ) -> str:
-    found = classifier.evidence_
-    text = [
-        begin("Classifier"),
-        f"<h1>{len(classifier.names_)} people from {len(classifier.owners_)} photos</h1>",
-        f"<p class=dim>Method {classifier.method}; {'closed set' if classifier.closed_set else 'strangers are called unknown'}.</p>",
-    ]
-    if tried is not None:
-        text += ["<h2>On other photos</h2>", _tiles(tried.rates())]
-        text += ["<p class=dim>Intervals hold 95 % of bootstraps over people.</p>"]
-    text += ["<h2>Held out while learning</h2>"]
-    text.append(_tiles({name: found[name] for name in _WORDS if name in found}))
-    text.append(f"<p class=dim>{_CLOSED_SET}</p>")
-    text += [f"<p>{safe(line)}</p>" for line in in_words(classifier)[5:]]
-    text.append("<div class=plots>")
-    text += [f"<img alt='{name}' src='{source}'>" for name, source in _plots(classifier, tried)]
-    text.append("</div>")
-    if tried is not None:
-        text += _mistakes(tried, paths)
-    text += _people(classifier, tried, portraits)
-    return "".join(text) + "</html>\n"
+    found, shown = classifier.evidence_, classifier.names_[:PEOPLE_SHOWN]
+    wrong = [] if tried is None else _wrong(tried)
+    head, people = _people(classifier, tried)
+    return render(
+        "classifier.html",
+        n_people=len(classifier.names_),
+        n_photos=len(classifier.owners_),
+        method=classifier.method,
+        closed_set=classifier.closed_set,
+        tested=None if tried is None else _tiles(tried.rates()),
+        held_out=_tiles({name: found[name] for name in _WORDS if name in found}),
+        closed_set_accuracy=_CLOSED_SET,
+        remarks=in_words(classifier)[5:],
+        curves=_plots(classifier, tried),
+        n_wrong=len(wrong),
+        mistakes=[] if tried is None else [_mistake(tried, k, paths[k]) for k in wrong[:_SHOWN]],
+        head=head,
+        people=people,
+        portraits={name: _source(portraits[name]) for name in shown if name in portraits},
+    )
 
 
-def _people(
-    classifier: Classifier, tried: ClassifierEvaluation | None, portraits: Mapping[str, Image.Image]
-) -> list[str]:
+def _people(classifier: Classifier, tried: ClassifierEvaluation | None) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of the table of people, the name first."""
     head, shown = ["name", "photos", "similarity to reach"], classifier.names_[:PEOPLE_SHOWN]
     photos = Counter(classifier.owners_.tolist())
     rows = [[name, str(photos[k]), f"{classifier.thresholds_[k]:.4f}"] for k, name in enumerate(shown)]
@@ -157,26 +156,19 @@ def _people(
         tested = Counter(tried.names)
         right = Counter(name for k, name in enumerate(tried.names) if tried.right(k))
         rows = [[*row, str(tested[row[0]]), str(right[row[0]])] for row in rows]
-    pictures = [_source(portraits[name]) if name in portraits else "" for name in shown]
-    n_more = len(classifier.names_) - len(shown)
-    more = [f"<p class=dim>And {n_more:,} more people: see report.json.</p>"] if n_more else []
-    return ["<h2>People</h2>", table(head, rows, pictures=pictures if any(pictures) else ()), *more]
+    return head, rows
 
 
-def _mistakes(tried: ClassifierEvaluation, paths: Sequence[str]) -> list[str]:
-    wrong = sorted(
-        (k for k in range(len(tried.names)) if not tried.right(k)), key=lambda k: -tried.predictions[k].similarity
-    )
-    text = [
-        f"<h2>{len(wrong)} wrong{', the most similar ones' if len(wrong) > _SHOWN else ''}</h2><div class='sheet mistakes'>"
-    ]
-    for k in wrong[:_SHOWN]:
-        true = tried.names[k] + ("" if tried.known[k] else " (a stranger)")
-        text.append(
-            f"<figure><img alt='' src='{_picture(paths[k])}'><figcaption>{safe(true)}: "
-            f"{safe(prediction_in_words(tried.predictions[k]))}<br>{safe(paths[k])}</figcaption></figure>"
-        )
-    return [*text, "</div>"]
+def _wrong(tried: ClassifierEvaluation) -> list[int]:
+    """Return the faces that were judged wrongly, the most similar first."""
+    wrong = (k for k in range(len(tried.names)) if not tried.right(k))
+    return sorted(wrong, key=lambda k: -tried.predictions[k].similarity)
+
+
+def _mistake(tried: ClassifierEvaluation, k: int, path: str) -> tuple[str, str, str, str]:
+    """Return picture, true name, prediction and file of a face."""
+    true = tried.names[k] + ("" if tried.known[k] else " (a stranger)")
+    return _picture(path), true, prediction_in_words(tried.predictions[k]), path
 
 
 def _picture(path: str) -> str:
@@ -221,14 +213,13 @@ def _plots(classifier: Classifier, tried: ClassifierEvaluation | None) -> list[t
     return plots
 
 
-def _tiles(rates: dict[str, Any]) -> str:
-    tiles = [
-        f"<div class=tile><b>{'not measured' if rate['share'] is None else format(rate['share'], '.3f')}</b>"
-        f"{_WORDS[name]}<br><span class=dim>{_interval(rate)}</span></div>"
+def _tiles(rates: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, value and interval of each rate that was measured or could have been."""
+    return [
+        (_WORDS[name], "not measured" if rate["share"] is None else f"{rate['share']:.3f}", _interval(rate))
         for name, rate in rates.items()
         if rate["n"] or rate["share"] is not None
     ]
-    return f"<div class=tiles>{''.join(tiles)}</div>"
 
 
 def _share(rate: dict[str, Any]) -> str:

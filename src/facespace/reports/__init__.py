@@ -1,5 +1,5 @@
-"""The pieces that report pages are made of: one style, safe text, tables, plots.
+"""Report pages: the Jinja2 templates in `templates/`, their one style, and plots.
 
-Everything is in `page`. Each room writes its own report with these pieces: `evaluation.report`, `curation.report`,
-`identification.classifier_report`, `clustering.folders`.
+Everything is in `page`. To add a report, write a template that extends `page.html` and render it with the figures:
+see `evaluation.report`, `curation.report`, `identification.classifier_report` and `clustering.folders`.
 """

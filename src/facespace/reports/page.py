@@ -1,15 +1,14 @@
-"""Pieces of self-contained report pages: safe text, tables, pictures within the page, curves."""
+"""Report pages: templates filled with values, addresses of files, pictures within the page, and plots."""
 
 from __future__ import annotations
 
 import base64
-import html
+import functools
 import importlib
 import importlib.resources
 import io
 import os
 import urllib.parse
-from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from facespace.io.files import place_from
 from facespace.io.text import plain_text
 
 if TYPE_CHECKING:
+    import jinja2
     from matplotlib.figure import Figure
 
 
@@ -29,23 +29,31 @@ def check_plots() -> None:
         raise RuntimeUnavailable("a report wants matplotlib; install it with: pip install 'facespace[plots]'") from None
 
 
-def begin(title: str, *, head: str = "") -> str:
-    """The beginning of a page, with its title and the one style of all pages; `head` is put before them."""
-    style = importlib.resources.files("facespace.reports").joinpath("style.css").read_text(encoding="utf-8")
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"{head}<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>{safe(title)}</title><style>{style}</style>"
-    )
+def render(template: str, **values: Any) -> str:
+    """Return the page that a template of `templates/` makes of values.
 
-
-def safe(text: object) -> str:
-    """Anything as text that HTML shows as it is.
-
-    >>> safe("<b>&")
-    '&lt;b&gt;&amp;'
+    Every value becomes text that HTML shows as it is: control characters become escapes, and markup is escaped.
     """
-    return html.escape(plain_text(str(text)))
+    return _environment().get_template(template).render(values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("facespace.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, markupsafe.Markup) else plain_text(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    style = importlib.resources.files("facespace.reports").joinpath("style.css").read_text(encoding="utf-8")
+    environment.globals["style"] = markupsafe.Markup(style)  # noqa: S704 (a file of this package)
+    return environment
 
 
 def link(folder: PurePath, target: PurePath) -> str:
@@ -62,17 +70,6 @@ def link(folder: PurePath, target: PurePath) -> str:
     """
     place = place_from(folder, target)
     return place.as_uri() if place.is_absolute() else urllib.parse.quote(os.fsencode(place.as_posix()))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, pictures: Sequence[str] = ()) -> str:
-    """A table of texts; `pictures`, if any, are the sources of one picture a row, empty for none, before its texts."""
-    text = "".join(f"<th>{safe(name)}</th>" for name in head)
-    cells = ["<tr>" + "".join(f"<td class=n>{safe(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    if pictures:
-        text = f"<th></th>{text}"
-        shown = (f"<td><img alt='' src='{safe(source)}'></td>" if source else "<td></td>" for source in pictures)
-        cells = [f"<tr>{cell}{row[4:]}" for cell, row in zip(shown, cells, strict=True)]
-    return f"<table><tr>{text}</tr>{''.join(cells)}</table>"
 
 
 def data_uri(kind: str, data: bytes) -> str:
