@@ -15,7 +15,7 @@ def test_from_start_to_end(tmp_path):
     with cached_embedders():
         service = Service(Settings(str(tmp_path / "g"), warm=False))
         service.start()
-        service.on_closing(told.set)
+        service.events.end_streams = told.set
         assert len(service.galleries.get()) == 0
         service.begin_closing()
         service.begin_closing()

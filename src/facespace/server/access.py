@@ -84,12 +84,6 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
     return caller_of
 
 
-def needs_of(dependency: object) -> Needs | None:
-    """What a dependency made by `allowed` asks for, or None for any other."""
-    found = getattr(dependency, "needs", None)
-    return found if isinstance(found, Needs) else None
-
-
 def key_text(request: Request) -> str | None:
     """The key in the headers of a request: `Authorization: Bearer …` or `X-API-Key: …`. None where there is neither."""
     given = request.headers.get("authorization")

@@ -102,7 +102,7 @@ class _Passage:
         most = settings.max_body if has_photos else min(MAX_TEXT, settings.max_body)
         self.max_body = MAX_IMPORT if self.is_file else most
         self._is_read = not self.has_body
-        self._is_started = self._is_ended = False
+        self._is_started = False
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from fastapi import Request
 
@@ -58,26 +57,17 @@ class Service:
         self.unknowns = Unknowns(settings, self.galleries, self.choices)
         self.grouping = Grouping(self.unknowns)
         self.is_closing = False
-        self._on_closing: list[Callable[[], None]] = [self.events.end_streams]
 
     def start(self) -> None:
         """Open the gallery and load its network; blocks. Raises what `Galleries.get` raises."""
         self.galleries.get()
 
-    def on_closing(self, call: Callable[[], None]) -> None:
-        """Have something called when the service begins to end, in a thread of its own."""
-        self._on_closing.append(call)
-
     def begin_closing(self) -> None:
         """Refuse further requests; those that were accepted go on."""
         if not self.is_closing:
             self.is_closing = True
-            # Not here: a signal may come while this very thread holds a lock that they take.
-            threading.Thread(target=self._tell_closing, name="facespace-closing").start()
-
-    def _tell_closing(self) -> None:
-        for call in self._on_closing:
-            call()
+            # In another thread: a signal may come while this one holds the lock that it takes.
+            threading.Thread(target=self.events.end_streams, name="facespace-closing").start()
 
     def close(self) -> None:
         """Finish what was accepted, and close the stores."""

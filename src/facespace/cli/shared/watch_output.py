@@ -88,7 +88,6 @@ class WatchOutput:
         self._snapshots = snapshots
         self._lock = threading.Lock()
         self._said: set[str] = set()
-        self.n_events = 0
 
     def tell(
         self,
@@ -125,7 +124,6 @@ class WatchOutput:
         body = with_id(event_id, event_body(seen.kind, self._collection, data, at=time.time()))
         with self._lock:
             write_json(json.loads(body))
-            self.n_events += 1
         if self._outbox is not None:
             self._outbox.post(event_id, body)
         if self._publisher is not None:

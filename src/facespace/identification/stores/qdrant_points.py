@@ -14,7 +14,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +46,6 @@ PHOTO_INDICES: dict[str, Any] = {
 }  # fmt: skip
 ROW_INDICES: dict[str, Any] = {"state": _KEYWORD, "person": _INTEGER, "added": _INTEGER}
 PHOTO_FIELDS = models.PayloadSelectorExclude(exclude=["crop"])
-
-T = TypeVar("T")
 
 
 def new_point() -> str:

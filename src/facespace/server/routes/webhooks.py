@@ -21,7 +21,6 @@ router = APIRouter(tags=["webhooks"])
 Kind = Literal["known", "unknown", "enrolled", "removed", "changed"]
 Admin = Annotated[Caller, Depends(allowed("admin", scope="callers"))]
 WebhookId = Annotated[str, Path(max_length=40, description="The webhook's id.")]
-_ID = "wh_5f0c7b9a3d21e846"
 
 
 class WebhookRequest(BaseModel):
