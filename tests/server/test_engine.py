@@ -128,7 +128,7 @@ def test_too_many_are_refused_at_once(engine):
         asyncio.run(engine.analyze([b"x"], model="sface"))
     assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "busy", {"Retry-After": "1"})
     engine.waiting = 0
-    engine.room(100)  # one request of many photos is taken when nothing waits
+    engine.check_queue(100)  # one request of many photos is taken when nothing waits
 
 
 def test_a_request_that_was_given_up_is_not_computed(engine, hopper_file):

@@ -203,7 +203,7 @@ async def create_person(
     Where the name is taken already nothing is added: 409 `name_taken` with the id of the `other`. Where no photo can be
     enrolled: 422 `photo_needed`, with the `rejected` ones.
     """
-    service_of(request).engine.room(1)
+    service_of(request).engine.check_queue(1)
     form = await _form_or_json(request)
     target = checked_target(form, number=0, person_metadata=True)
     done = await enroll_form(request, caller, collection, form, target, options)
@@ -234,7 +234,7 @@ async def enroll(
 
     `person` is null where nobody has the name and no photo was added.
     """
-    service_of(request).engine.room(1)
+    service_of(request).engine.check_queue(1)
     form = await read_form(request)
     target = checked_target(form, number=None, person_metadata=False)
     return await enroll_form(

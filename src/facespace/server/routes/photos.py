@@ -79,7 +79,7 @@ async def add_photos(
     `metadata` is a JSON object that is kept with each photo. With `box`, of one photo, the face in a box drawn by hand is taken, also where
     the detector found none.
     """
-    service_of(request).engine.room(1)
+    service_of(request).engine.check_queue(1)
     number = person_number(person_id)
     form = await read_form(request, raw_as="photo")
     return await enroll_form(

@@ -240,7 +240,7 @@ async def search_unknowns(
     """Best first; nothing below the threshold of a 1:1 comparison."""
     del caller
     service = service_of(request)
-    service.engine.room(1)
+    service.engine.check_queue(1)
     upload = (await read_photos(request, most=1))[0]
     gallery = await collection_of(service, collection)
     (photo,) = await service.engine.analyze(
