@@ -28,7 +28,7 @@ class Asked:
         self.n_read = 0
         headers = [*PHOTO, (b"content-length", str(length).encode()) if length else (b"transfer-encoding", b"chunked")]
         self.scope = {"type": "http", "method": "POST", "path": "/v1/detect", "headers": headers}
-        service = SimpleNamespace(is_closing=False, engine=SimpleNamespace(room=lambda n: None))
+        service = SimpleNamespace(is_closing=False, engine=SimpleNamespace(check_queue=lambda n: None))
         self.layer = Admission(app, Settings("x", **settings), lambda: service)
 
     async def receive(self) -> dict[str, Any]:

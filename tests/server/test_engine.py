@@ -154,19 +154,19 @@ def test_a_request_that_was_given_up_is_not_computed(engine, hopper_file):
 
 def test_decoded_photos_are_bounded(monkeypatch):
     monkeypatch.setattr(module, "MAX_DECODED_PIXELS", 100)
-    room = module._Room()
+    budget = module._PixelBudget()
     jobs = [mock.Mock(n_pixels=0) for _ in range(2)]
-    room.enter(jobs[0], 80)
-    waiting = threading.Thread(target=room.enter, args=(jobs[1], 80), daemon=True)
+    budget.enter(jobs[0], 80)
+    waiting = threading.Thread(target=budget.enter, args=(jobs[1], 80), daemon=True)
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
-    room.leave([jobs[0]])
+    budget.leave([jobs[0]])
     waiting.join(20)
     assert not waiting.is_alive()
-    room.enter(jobs[1], 80)  # a second attempt at the same photo does not wait for itself
-    room.leave([jobs[1]])
-    room.enter(mock.Mock(n_pixels=0), 1000)  # a large one is taken alone
+    budget.enter(jobs[1], 80)  # a second attempt at the same photo does not wait for itself
+    budget.leave([jobs[1]])
+    budget.enter(mock.Mock(n_pixels=0), 1000)  # a large one is taken alone
 
 
 def small(data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from facespace.server import events as module
-from facespace.server.events import Event, Events, Wanted, event_body
+from facespace.server.events import Event, EventFilter, Events, event_body
 from facespace.server.state import State
 from support.waiting import wait_until
 
@@ -72,15 +72,20 @@ def test_people_seen_are_written_only_while_somebody_listens(events: Events) -> 
     time.sleep(0.3)
     assert sorted(kinds(events.after(begin))) == ["enrolled", "known"]
     events.set_listening("test", None)
-    assert not events.anybody_listens()
+    assert not events.has_listeners()
 
 
 def test_who_is_told_what() -> None:
     event = Event(1, "known", "staff", "7", "{}")
-    for wanted in (Wanted(), Wanted(("known", "unknown")), Wanted(collection="staff"), Wanted(person="7")):
-        assert wanted.takes(event)
-    for wanted in (Wanted(("enrolled",)), Wanted(collection="default"), Wanted(person="8")):
-        assert not wanted.takes(event)
+    for event_filter in (
+        EventFilter(),
+        EventFilter(("known", "unknown")),
+        EventFilter(collection="staff"),
+        EventFilter(person="7"),
+    ):
+        assert event_filter.takes(event)
+    for event_filter in (EventFilter(("enrolled",)), EventFilter(collection="default"), EventFilter(person="8")):
+        assert not event_filter.takes(event)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -95,25 +100,25 @@ def test_reading_on_from_a_number(events: Events, in_memory: bool) -> None:
     assert [event.number - begin for event in events.after(begin + 2)] == [3, 4, 5, 6]
     found, last = events.read(begin, 2)
     assert [event.number - begin for event in found] == [1, 2] and last == begin + 2
-    found, last = events.read(begin, 10, Wanted(("enrolled",)))
+    found, last = events.read(begin, 10, EventFilter(("enrolled",)))
     assert [event.number - begin for event in found] == [2, 4, 6] and last == begin + 6
-    found, last = events.read(begin, 10, Wanted(collection="staff", person="8"))
+    found, last = events.read(begin, 10, EventFilter(collection="staff", person="8"))
     assert [event.number - begin for event in found] == [1]
-    assert last == begin + 6, "what is not wanted is not looked at again"
+    assert last == begin + 6, "events that were filtered out are not read again"
     assert events.read(begin + 6, 10) == ([], begin + 6)
 
 
 def test_a_listener_is_woken(events: Events) -> None:
     async def listen() -> list[Event]:
         listener = events.listen()
-        assert events.anybody_listens()
+        assert events.has_listeners()
         number = events.newest()
         await asyncio.to_thread(events.emit, "known", "default", {"person": ANNA})
         end = time.monotonic() + 5
         found: list[Event] = []
         while not found and time.monotonic() < end:
             await listener.wait(1)
-            found, number = await listener.read(number, 10, Wanted())
+            found, number = await listener.read(number, 10, EventFilter())
         listener.close()
         return found
 
@@ -136,7 +141,7 @@ def test_too_many_listeners(events: Events, monkeypatch: pytest.MonkeyPatch) -> 
     async def listen() -> None:
         for _ in range(2):
             events.listen()
-        with pytest.raises(RuntimeError, match="2 event streams already"):
+        with pytest.raises(RuntimeError, match="2 event streams are open already"):
             events.listen()
         events.end_streams()
         with pytest.raises(RuntimeError, match="closed"):
@@ -151,7 +156,7 @@ def test_one_key_does_not_take_all_streams(events: Events, monkeypatch: pytest.M
     async def listen() -> None:
         first = events.listen("ada")
         events.listen("ada")
-        with pytest.raises(RuntimeError, match="this key has 2 event streams already"):
+        with pytest.raises(RuntimeError, match="this key has 2 open event streams already"):
             events.listen("ada")
         events.listen("ben")
         first.close()
@@ -165,7 +170,7 @@ def test_two_workers_see_each_others_events(events: Events, tmp_path: Path) -> N
     code = (
         "import sys\nfrom facespace.server.events import Events\nfrom facespace.server.state import State\n"
         "events = Events(State(sys.argv[1]))\n"
-        "assert events.anybody_listens(), 'the other worker has a listener'\n"
+        "assert events.has_listeners(), 'the other worker has a listener'\n"
         "events.emit('known', 'default', {'person': {'id': '7', 'name': 'Anna', 'external_id': None}})\n"
         "events.emit('removed', 'default', {})\nevents.close()\n"
     )

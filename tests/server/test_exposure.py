@@ -18,7 +18,7 @@ def settings(folder: Path, **options: Any) -> Settings:
 def test_loopback_without_keys_is_warned_of(tmp_path: Path):
     told = check_exposure(settings(tmp_path))
     assert told.startswith(
-        "open to everybody on this machine, as there are no keys; make one to close it: facespace serve key"
+        "everyone on this machine can use the service, because it has no keys; to require one: facespace serve key"
     )
     assert "\n" not in told
 
@@ -28,7 +28,7 @@ def test_loopback_without_keys_is_warned_of(tmp_path: Path):
 )
 def test_others_are_let_in_with_keys_alone(tmp_path: Path, options: dict[str, Any]):
     with pytest.raises(
-        ValueError, match=r"lets other machines in, which needs a key; make one: facespace serve key create"
+        ValueError, match=r"lets other machines in, so a key is needed; make one: facespace serve key create"
     ):
         check_exposure(settings(tmp_path, **options))
     state = State(tmp_path / "state")

@@ -126,7 +126,7 @@ def _failed(folder: Path, *arguments: str) -> str:
         [sys.executable, "-m", "facespace", "serve", *arguments], capture_output=True, text=True, timeout=60, cwd=folder
     )
     assert done.returncode == 1, done.stderr
-    return "".join(line for line in done.stderr.splitlines(keepends=True) if "open to everybody" not in line)
+    return "".join(line for line in done.stderr.splitlines(keepends=True) if "everyone on this machine" not in line)
 
 
 def _children(pid: int) -> list[int]:

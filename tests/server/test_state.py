@@ -63,7 +63,7 @@ def test_a_folder_in_no_folder_and_a_file_are_refused(tmp_path: Path):
     with pytest.raises(StateError, match=r"the folder .*missing does not exist; make it, or give another \(--state\)"):
         State(tmp_path / "missing" / "state")
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="a file, where the state folder was expected"):
+    with pytest.raises(StateError, match="must be a folder, got a file"):
         State(tmp_path / "file")
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_refused_and_left_alone(state: State, damage: str):
     else:
         data = bytearray(b"not a database at all, but long enough to look like one" * 100)
     state.path.write_bytes(data)
-    with pytest.raises(StateError, match=r"service.sqlite: damaged \(.*bring it back from a backup, or move it away"):
+    with pytest.raises(StateError, match=r"service.sqlite: damaged \(.*restore it from a backup, or move it away"):
         State(state.folder)
     assert state.path.read_bytes() == bytes(data)
 
@@ -178,7 +178,7 @@ def test_a_file_of_a_newer_version_is_refused(state: State):
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     state.close()
     with pytest.raises(
-        StateError, match=rf"newer version of facespace \(format {VERSION + 1}, this one reads {VERSION}"
+        StateError, match=rf"newer version of facespace \(format {VERSION + 1}, this one reads up to {VERSION}"
     ):
         State(state.folder)
 
@@ -188,20 +188,20 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path):
     connection.execute("CREATE TABLE theirs (n INTEGER)")
     connection.commit()
     connection.close()
-    with pytest.raises(StateError, match="no state file of facespace; give another folder"):
+    with pytest.raises(StateError, match="not a state file of facespace; give another folder"):
         State(tmp_path)
 
 
 def test_a_setting_that_is_no_json_is_damage(state: State):
     with state.transaction() as connection:
         connection.execute("INSERT INTO setting VALUES ('a', '{')")
-    with pytest.raises(StateError, match="the setting 'a' is no JSON"):
+    with pytest.raises(StateError, match="the setting 'a' is not JSON"):
         state.setting("a")
 
 
 def test_a_closed_file_says_so(state: State):
     state.close()
-    with pytest.raises(StateError, match="closed already"):
+    with pytest.raises(StateError, match="already closed"):
         state.rows("SELECT 1")
 
 

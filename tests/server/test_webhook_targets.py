@@ -202,7 +202,7 @@ def test_an_endless_answer_is_not_read(target: WebhookServer) -> None:
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(DeliveryFailed, match="cannot be connected to"):
+    with pytest.raises(DeliveryFailed, match="cannot connect"):
         send(f"http://127.0.0.1:{port}/")
 
 

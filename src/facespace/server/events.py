@@ -68,12 +68,12 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EventFilter:
     """Selects events. None stands for all.
 
-    >>> Wanted(kinds=("known",)).takes(Event(1, "known", "default", "7", "{}"))
+    >>> EventFilter(kinds=("known",)).takes(Event(1, "known", "default", "7", "{}"))
     True
-    >>> Wanted(collection="staff").takes(Event(1, "known", "default", "7", "{}"))
+    >>> EventFilter(collection="staff").takes(Event(1, "known", "default", "7", "{}"))
     False
     """
 
@@ -243,25 +243,25 @@ class Events:
         """Return the number of the newest event that this worker has seen."""
         return self._last
 
-    def after(self, number: int, limit: int = 100, wanted: Wanted | None = None) -> list[Event]:
+    def after(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> list[Event]:
         """Return up to `limit` events after that number, oldest first. Read the file if they are not recent."""
-        return self.read(number, limit, wanted)[0]
+        return self.read(number, limit, event_filter)[0]
 
-    def read(self, number: int, limit: int = 100, wanted: Wanted | None = None) -> tuple[list[Event], int]:
+    def read(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> tuple[list[Event], int]:
         """Return events as `after` does, and the number to continue from: that of the last event examined."""
-        recent = self.recent(number, limit, wanted)
+        recent = self.recent(number, limit, event_filter)
         if recent is not None:
             return recent
         where, values = ["number > ?"], [number]
-        if wanted is not None and wanted.kinds is not None:
-            where.append(f"kind IN ({', '.join('?' * len(wanted.kinds))})")
-            values += wanted.kinds  # type: ignore[arg-type]
-        if wanted is not None and wanted.collection is not None:
+        if event_filter is not None and event_filter.kinds is not None:
+            where.append(f"kind IN ({', '.join('?' * len(event_filter.kinds))})")
+            values += event_filter.kinds  # type: ignore[arg-type]
+        if event_filter is not None and event_filter.collection is not None:
             where.append("collection = ?")
-            values.append(wanted.collection)  # type: ignore[arg-type]
-        if wanted is not None and wanted.person is not None:
+            values.append(event_filter.collection)  # type: ignore[arg-type]
+        if event_filter is not None and event_filter.person is not None:
             where.append("person = ?")
-            values.append(wanted.person)  # type: ignore[arg-type]
+            values.append(event_filter.person)  # type: ignore[arg-type]
         newest = self._newest()
         rows = self._state.rows(
             f"SELECT number, kind, collection, person, body FROM event WHERE {' AND '.join(where)}"  # noqa: S608
@@ -272,7 +272,7 @@ class Events:
         full = len(found) == min(limit, MAX_LISTED)
         return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
 
-    def recent(self, number: int, limit: int, wanted: Wanted | None) -> tuple[list[Event], int] | None:
+    def recent(self, number: int, limit: int, event_filter: EventFilter | None) -> tuple[list[Event], int] | None:
         """Return the same as `read` from memory alone, or None if the memory does not reach back to that number."""
         found: list[Event] = []
         with self._lock:
@@ -285,7 +285,7 @@ class Events:
                     break
                 newer.append(event)
         for event in reversed(newer):
-            if wanted is None or wanted.takes(event):
+            if event_filter is None or event_filter.takes(event):
                 found.append(event)
                 if len(found) == limit:
                     return found, event.number
@@ -503,10 +503,10 @@ class Listener:
         self._new.clear()
         return True
 
-    async def read(self, number: int, limit: int, wanted: Wanted) -> tuple[list[Event], int]:
+    async def read(self, number: int, limit: int, event_filter: EventFilter) -> tuple[list[Event], int]:
         """Return the same as `Events.read`, in a thread if the file must be read."""
-        recent = self._events.recent(number, limit, wanted)
-        return recent if recent is not None else await asyncio.to_thread(self._events.read, number, limit, wanted)
+        recent = self._events.recent(number, limit, event_filter)
+        return recent if recent is not None else await asyncio.to_thread(self._events.read, number, limit, event_filter)
 
     def close(self) -> None:
         """Stop listening."""

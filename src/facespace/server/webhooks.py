@@ -16,7 +16,7 @@ from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any
 
 from facespace.io.text import plain_text
-from facespace.server.events import SEEN, Events, Wanted, checked_kinds
+from facespace.server.events import SEEN, EventFilter, Events, checked_kinds
 from facespace.server.webhook_targets import checked_target
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Webhook:
 
     id: str
     url: str
-    wanted: Wanted
+    event_filter: EventFilter
     label: str
     created: float
     created_by: str
@@ -154,7 +154,7 @@ class Webhooks:
         rows = self._state.rows(f"SELECT {_COLUMNS} FROM webhook ORDER BY created, id")  # noqa: S608 - a constant
         return [
             Webhook(
-                key, url, _wanted(kinds, collection, person), label, created, created_by, delivered, error,
+                key, url, _event_filter(kinds, collection, person), label, created, created_by, delivered, error,
                 counts.get((key, False), 0), counts.get((key, True), 0),
             )
             for key, url, kinds, collection, person, label, created, created_by, delivered, error in rows
@@ -208,7 +208,7 @@ class Webhooks:
         )
         some = False
         for identifier, kinds, collection, person, mark in behind:
-            found, last = self._events.read(mark, _AT_ONCE, _wanted(kinds, collection, person))
+            found, last = self._events.read(mark, _AT_ONCE, _event_filter(kinds, collection, person))
             some = some or bool(found)
             now = time.time()
             with self._state.transaction(durable=False) as connection:
@@ -282,7 +282,7 @@ class Webhooks:
 
     def _update_listening(self) -> None:
         """Record whether any webhook needs events of people seen, which are written only then."""
-        needed = any(one.wanted.kinds is None or set(one.wanted.kinds) & set(SEEN) for one in self.all())
+        needed = any(one.event_filter.kinds is None or set(one.event_filter.kinds) & set(SEEN) for one in self.all())
         self._events.set_listening("webhooks", 1e12 if needed else None)
 
 
@@ -314,5 +314,5 @@ def _forget(connection: Connection, collection: str, person: str | None) -> None
     )
 
 
-def _wanted(kinds: str | None, collection: str | None, person: str | None) -> Wanted:
-    return Wanted(None if kinds is None else tuple(json.loads(kinds)), collection, person)
+def _event_filter(kinds: str | None, collection: str | None, person: str | None) -> EventFilter:
+    return EventFilter(None if kinds is None else tuple(json.loads(kinds)), collection, person)

@@ -55,7 +55,7 @@ def test_a_part_of_the_name_is_searched(client, monkeypatch):
     assert names(client, search="%") == names(client, search="' OR 1=1") == []
     assert names(client, search="zoe", limit=1) == ["Zoë Müller", "zoe"]
     monkeypatch.setattr(told_people, "MAX_SCANNED", 2)
-    monkeypatch.setattr(told_people, "_A_TIME", 2)
+    monkeypatch.setattr(told_people, "_BATCH", 2)
     page = client.get("/v1/people", params={"search": "王"}).json()
     assert page["people"] == [] and page["next"], "a request ends after so many names, and says where to go on"
     assert names(client, search="王") == ["王小明"]
