@@ -42,8 +42,8 @@ class SmallService:
         """`Engine.run`."""
         return await asyncio.to_thread(function, *args, **options)
 
-    def room(self, n_photos: int) -> None:
-        """`Engine.room`: there is always some."""
+    def check_queue(self, n_photos: int) -> None:
+        """`Engine.check_queue`: the queue is never full."""
 
     def close(self) -> None:
         self.state.close()
