@@ -79,7 +79,7 @@ async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
     if kind == b"multipart/form-data":
         boundary = options.get(b"boundary", b"")
         if not 0 < len(boundary) <= 200:
-            raise Problem(400, "malformed", "the Content-Type of a form must say its boundary, of 1 to 200 characters")
+            raise Problem(400, "malformed", "the Content-Type of a form must have a boundary of 1 to 200 characters")
         service, body = service_of(request), await request.body()
         if len(body) <= _AT_ONCE:
             return parse_form(body, boundary, max_files=service.settings.max_photos)

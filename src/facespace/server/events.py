@@ -32,7 +32,7 @@ KEYS = (
 )  # fmt: skip
 
 MAX_EVENTS = 100_000  # kept events; older ones are deleted
-MAX_DAYS = 30  # for which an event is kept
+MAX_DAYS = 30  # days for which an event is kept
 MAX_WAITING = 10_000  # people seen that are not written yet; beyond this the oldest are dropped
 MAX_LISTENERS = 1000  # open event streams of one worker
 MAX_LISTENERS_OF_ONE = 100  # open event streams of one key

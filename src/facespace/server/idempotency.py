@@ -94,7 +94,7 @@ class Idempotency:
 
 
 class Erasure:
-    """The middleware that erases a collection's kept answers before it answers a request that erased somebody there."""
+    """The middleware that erases a collection's kept answers before it answers a request that erased a person there."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

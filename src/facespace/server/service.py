@@ -69,7 +69,7 @@ class Service:
         self._on_closing.append(call)
 
     def begin_closing(self) -> None:
-        """Refuse further requests. Accepted requests go on."""
+        """Refuse further requests. Accepted requests are finished."""
         if not self.is_closing:
             self.is_closing = True
             # Not in this thread: a signal may interrupt it while it holds a lock that the functions need.

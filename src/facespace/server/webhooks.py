@@ -26,7 +26,7 @@ DELAYS = (1.0, 5.0, 30.0, 300.0, 1800.0, 7200.0)  # seconds between attempts of 
 MAX_WEBHOOKS = 100
 MAX_DELIVERIES = 10_000  # waiting deliveries of one webhook; beyond this the oldest become dead letters
 MAX_DEAD = 1000  # dead letters of one webhook; beyond this the oldest are deleted
-MAX_DEAD_DAYS = 30  # for which a dead letter is kept
+MAX_DEAD_DAYS = 30  # days for which a dead letter is kept
 _MAX_LABEL = 100
 _AT_ONCE = 500  # events that become deliveries in one change of the file
 

@@ -32,7 +32,7 @@ async def health() -> Health:
     "/readyz", operation_id="ready", summary="Is the service ready?", responses=answer(Health, {"status": "ok"})
 )
 async def ready(request: Request) -> Health:
-    """Answer 200 if the gallery's store can be read and the network is loaded, otherwise an error."""
+    """Answer 200 if the gallery's store can be read and the network is loaded, otherwise 503."""
     service = service_of(request)
     await service.engine.run(lambda: len(service.galleries.get()))
     return Health()

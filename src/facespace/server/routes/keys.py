@@ -137,7 +137,7 @@ async def list_keys(request: Request, caller: KeyAdministrator) -> KeyList:
 async def create_key(request: Request, response: Response, body: KeyRequest, caller: KeyAdministrator) -> NewKeyModel:
     """Make a key and show it once.
 
-    Without keys, a service is open to everyone on its machine. The first key ends that, so it must be an administrator's
+    Without keys, everyone on the machine may use a service. The first key ends that, so it must be an administrator's
     key for all collections.
     """
     service = service_of(request)
