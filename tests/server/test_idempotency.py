@@ -236,8 +236,9 @@ def test_a_request_whose_server_was_killed_before_it_answered_can_be_sent_again(
     with served(tmp_path) as (process, port), ThreadPoolExecutor(1) as pool:
         running = pool.submit(enroll, port)
         deadline = time.monotonic() + 20
-        while not (tmp_path / "enrolled").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        enrolled = tmp_path / "enrolled"
+        while not (enrolled.exists() and enrolled.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the file exists before its text is written
         process.kill()
         with pytest.raises(httpx.RequestError):
             running.result()
