@@ -1,4 +1,4 @@
-"""Chromium, a service for all of these tests, and photos of three people. They skip where there is no browser."""
+"""Chromium, a service for all of these tests, and photos of people. The tests skip if there is no browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from support.absent import need_packages, skip_or_fail
 from support.browsers import ALLOW_CAMERA, ARGUMENTS, CHROMIUM, Served, serving, variants
 
-WAIT = 15_000  # milliseconds until a test gives up on something
+WAIT = 15_000  # milliseconds until a test gives up waiting
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def can_browse() -> None:
 
 @pytest.fixture(scope="module")
 def browser(can_browse: None) -> Iterator[Any]:
-    """Of the module, not of the session: Playwright keeps a loop running in this thread, which other tests need free."""
+    """Start Chromium once per module, not once per session: Playwright's event loop would block other tests' threads."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -40,13 +40,13 @@ def one_service(can_browse: None, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def service(one_service: Served) -> Served:
-    """A service that knows nobody."""
+    """A service without enrolled people."""
     one_service.empty()
     return one_service
 
 
 class Watch:
-    """What pages of a context must not do: write errors to the console, fail, or ask another host."""
+    """Records what pages of a context must not do: write errors to the console, fail, or call another host."""
 
     def __init__(self, context: Any, host: str) -> None:
         self.found: list[str] = []
@@ -61,10 +61,10 @@ class Watch:
 
     def _request(self, url: str, host: str) -> None:
         if not url.startswith((host, "blob:", "data:")):
-            self.found.append(f"asked another host: {url}")
+            self.found.append(f"called another host: {url}")
 
     def allow(self, *texts: str) -> None:
-        """Errors with one of these texts are meant: Chromium itself reports every answer of 4xx and 5xx."""
+        """Allow errors with one of these texts: Chromium itself reports every answer of 4xx and 5xx."""
         self.allowed += texts
 
     def check(self) -> None:
@@ -73,7 +73,7 @@ class Watch:
 
 @pytest.fixture
 def open_page(browser: Any, service: Served, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Opens the page in a context of its own: `open_page("people", locale="zh-CN")`. Its `watch` is asked at the end."""
+    """Opens the page in its own context: `open_page("people", locale="zh-CN")`. Its `watch` is checked at the end."""
     contexts: list[tuple[Any, Watch]] = []
 
     def open_(view: str = "photos", *, address: str = service.address, context: Any = None, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The album beside the clone, enrolled in the browser: the page names its people."""
+"""The shared album, enrolled in the browser: the page names its people."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_page_names_the_people_of_the_album(
     page = open_page("enrol")
     choose(page, "Choose a folder", tmp_path / "album")
     page.get_by_role("button", name=f"Add {len(people)} people").click()
-    page.get_by_text("Done. Each photo that was left out has its reason.").wait_for(timeout=60_000)
+    page.get_by_text("Done. Each photo that was not added has its reason.").wait_for(timeout=60_000)
     assert service.names() == sorted(held_back)
 
     page.goto(f"{service.address}#/photos")

@@ -17,9 +17,9 @@ def test_one_person_and_two(
     page.get_by_role("heading", name="The same person").wait_for()
     assert page.locator(".face.large").count() == 2
     page.get_by_text("Both photos are good enough to rely on").wait_for()
-    page.get_by_text("Two photos count as one person from a similarity of").wait_for()
+    page.get_by_text("Two photos count as the same person from a similarity of").wait_for()
     choose(page, "Another photo 2", collins_photos[0])
-    page.get_by_role("heading", name="Not the same person, as far as these photos tell").wait_for()
+    page.get_by_role("heading", name="Not the same person, judging by these photos").wait_for()
 
 
 def test_a_photo_without_a_face_says_which(

@@ -1,4 +1,4 @@
-"""What holds for all views: accessible, narrow enough, in two languages, and there again when the server is."""
+"""Properties of all views: accessible, fit for narrow screens, in two languages, and robust when the server restarts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ VIEWS = ["photos", "people", "person", "enrol", "unnamed", "compare", "settings"
 
 @pytest.fixture
 def filled(service: Served, hopper_photos: list[Path], collins_photos: list[Path]) -> dict[str, Any]:
-    """Somebody to show in every view."""
+    """A known person and unnamed faces, so that every view has content."""
     person = service.enroll("Grace Hopper", hopper_photos[:2])
     service.look_at(collins_photos[:2])
     return person
 
 
 def show(page: Any, service: Served, view: str, person: dict[str, Any], choose: Opener, photos: list[Path]) -> None:
-    """One view with something in it."""
+    """Open one view and wait until it shows its content."""
     place = f"people/{person['id']}" if view == "person" else view
     page.goto(f"{service.address}#/{place}")
     page.locator(f"main[data-view={view}] h1").wait_for(state="attached")
@@ -59,10 +59,10 @@ def test_axe_finds_nothing_serious(
     found = {}
     for view in VIEWS:
         show(page, service, view, filled, choose, [hopper_photos[0], collins_photos[0]])
-        told = Axe().run(page).response["violations"]
+        violations = Axe().run(page).response["violations"]
         found[view] = [
             (one["id"], node["target"])
-            for one in told
+            for one in violations
             if one["impact"] in ("serious", "critical")
             for node in one["nodes"]
         ]
@@ -78,7 +78,7 @@ def test_nothing_is_wider_than_a_narrow_screen(
         show(page, service, view, filled, choose, [hopper_photos[0], collins_photos[0]])
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, view
         nav = page.locator("#nav").bounding_box()
-        assert nav["y"] + nav["height"] == pytest.approx(740, abs=1), view  # where thumbs are
+        assert nav["y"] + nav["height"] == pytest.approx(740, abs=1), view  # at the bottom, within reach of thumbs
         assert nav["width"] == pytest.approx(360, abs=16), view
 
 
@@ -86,7 +86,7 @@ def test_every_text_comes_from_the_language_files(
     open_page: Opener, choose: Opener, service: Served, filled: dict[str, Any], hopper_photos: list[Path],
     collins_photos: list[Path],
 ) -> None:  # fmt: skip
-    """The English texts are put into brackets: whatever has letters and no bracket stands in the code."""
+    """The English texts are put into brackets: any text with letters and without a bracket comes from the code."""
     texts = json.loads((FOLDER / "en.js").read_text("utf-8").removeprefix("export default ").rstrip().rstrip(";"))
     bracketed = f"export default {json.dumps({key: f'⟦{text}⟧' for key, text in texts.items()})};"
     page = open_page()
@@ -142,8 +142,8 @@ def test_every_view_is_two_clicks_away_by_keyboard(open_page: Opener) -> None:
 
 
 @pytest.fixture
-def mortal(service: Served) -> Iterator[Served]:
-    """The service, which a test may end; it runs again at the same address afterwards."""
+def stoppable(service: Served) -> Iterator[Served]:
+    """The service, which a test may stop. It is started again at the same address afterwards."""
     port = service.port
     yield service
     if service.process.poll() is not None:
@@ -152,22 +152,22 @@ def mortal(service: Served) -> Iterator[Served]:
 
 
 def test_the_server_goes_and_comes_back(
-    open_page: Opener, choose: Opener, mortal: Served, hopper_photos: list[Path], collins_photos: list[Path]
+    open_page: Opener, choose: Opener, stoppable: Served, hopper_photos: list[Path], collins_photos: list[Path]
 ) -> None:
-    mortal.enroll("Grace Hopper", hopper_photos[:2])
+    stoppable.enroll("Grace Hopper", hopper_photos[:2])
     page = open_page()
     page.watch.allow("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "status of 503")
-    port = mortal.port
-    mortal.stop()
+    port = stoppable.port
+    stoppable.stop()
     choose(page, "Choose photos", [hopper_photos[3], collins_photos[0]])
-    page.get_by_text("The server does not answer.").wait_for()
-    mortal.start(port)
-    page.get_by_text("The server does not answer.").wait_for(state="hidden", timeout=30_000)
+    page.get_by_text("The server does not respond.").wait_for()
+    stoppable.start(port)
+    page.get_by_text("The server does not respond.").wait_for(state="hidden", timeout=30_000)
     page.get_by_text("2 photos · 1 named · 1 unknown").wait_for()
 
 
 def test_an_enrolment_goes_on_when_the_server_is_back(
-    open_page: Opener, choose: Opener, mortal: Served, hopper_photos: list[Path], collins_photos: list[Path],
+    open_page: Opener, choose: Opener, stoppable: Served, hopper_photos: list[Path], collins_photos: list[Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
     for name, photos in {"Grace Hopper": hopper_photos, "Eileen Collins": collins_photos}.items():
@@ -177,11 +177,11 @@ def test_an_enrolment_goes_on_when_the_server_is_back(
     page = open_page("enrol")
     page.watch.allow("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "status of 503")
     choose(page, "Choose a folder", tmp_path / "album")
-    port = mortal.port
-    mortal.process.kill()  # without a chance to answer what it has begun
-    mortal.stop()
+    port = stoppable.port
+    stoppable.process.kill()  # it cannot answer requests that it has begun
+    stoppable.stop()
     page.get_by_role("button", name="Add 2 people").click()
-    page.get_by_text("The server does not answer.").wait_for()
-    mortal.start(port)
+    page.get_by_text("The server does not respond.").wait_for()
+    stoppable.start(port)
     page.get_by_text("12 of 12 photos sent, 12 added").wait_for(timeout=30_000)
-    assert mortal.names() == ["Eileen Collins", "Grace Hopper"]
+    assert stoppable.names() == ["Eileen Collins", "Grace Hopper"]

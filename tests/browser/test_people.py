@@ -37,7 +37,7 @@ def test_a_folder_of_people_is_enrolled_with_a_reason_for_each_photo_left_out(
     page.get_by_role("checkbox", name="Grace Hopper").wait_for()
     page.get_by_role("button", name="Add 2 people").click()
     page.get_by_text("6 of 6 photos sent, 5 added").wait_for()
-    page.get_by_text("1 left out").click()
+    page.get_by_text("1 not added").click()
     page.get_by_text("No face was found").wait_for()
     page.get_by_role("link", name="See people").click()
     page.get_by_role("link", name="Grace Hopper").wait_for()
@@ -75,7 +75,7 @@ def test_two_people_become_one_and_two_again(open_page: Opener, service: Served,
 def test_photos_are_moved_to_somebody_else(open_page: Opener, service: Served, both: dict[str, Any]) -> None:
     page = open_page(f"people/{both['Grace']['id']}")
     page.get_by_role("checkbox", name="Select photo 2").check(force=True)
-    page.get_by_role("button", name="Move to somebody else…").click()
+    page.get_by_role("button", name="Move to another person…").click()
     page.get_by_role("combobox", name="Name of that person").fill("Somebody Else")
     page.keyboard.press("Enter")
     page.get_by_text("1 photo moved to Somebody Else.").wait_for()
@@ -91,7 +91,7 @@ def test_a_photo_that_is_not_of_this_person_stays_away(
     page.get_by_role("checkbox", name="Select photo 1").check(force=True)
     page.get_by_role("button", name="Not Grace Hopper").click()
     page.get_by_role("button", name="Not this person").click()
-    page.get_by_text("1 photo is of somebody else. That will be remembered.").wait_for()
+    page.get_by_text("1 photo was marked as not this person.").wait_for()
     with pytest.raises(AssertionError, match="other_person"):
         service.enroll("Grace Hopper", hopper_photos[:1])
 
@@ -145,7 +145,7 @@ def test_a_stale_page_changes_nothing_and_says_so(open_page: Opener, service: Se
     first.bring_to_front()
     first.get_by_role("button", name="Remove", exact=True).click()
     first.get_by_role("dialog").get_by_role("button", name="Remove").click()
-    first.get_by_role("alert").get_by_text("Somebody changed this person meanwhile").wait_for()
+    first.get_by_role("alert").get_by_text("This person was changed meanwhile").wait_for()
     first.get_by_role("heading", name="Admiral Hopper").wait_for()
     assert service.names() == ["Admiral Hopper", "Eileen Collins"]
 

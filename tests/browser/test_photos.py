@@ -1,4 +1,4 @@
-"""Photos on the page: who is in them, and naming whoever is not known."""
+"""Photos on the page: named people, and naming unknown faces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.browsers import ARGUMENTS, CHROMIUM, Served, variants
 Opener = Callable[..., Any]
 
 
-def test_an_unknown_face_is_named_beside_the_picture_and_known_from_then_on(
+def test_an_unknown_face_is_named_next_to_the_picture_and_known_from_then_on(
     open_page: Opener, choose: Opener, service: Served, hopper_photos: list[Path]
 ) -> None:
     page = open_page()
@@ -32,13 +32,13 @@ def test_an_unknown_face_is_named_beside_the_picture_and_known_from_then_on(
     page.get_by_text("2 photos · 2 named · 0 unknown").wait_for()
 
 
-def test_a_stranger_is_told_from_known_people(
+def test_a_stranger_is_distinguished_from_known_people(
     open_page: Opener, choose: Opener, service: Served, hopper_photos: list[Path], collins_photos: list[Path]
 ) -> None:
     service.enroll("Grace Hopper", hopper_photos[:2])
     page = open_page()
     choose(page, "Choose photos", collins_photos[0])
-    page.locator(".row .why", has_text="Nobody you have named").wait_for()
+    page.locator(".row .why", has_text="Not a person you have named").wait_for()
     assert page.locator(".box .tag").inner_text() == "?"
     # Known people are offered while a name is typed; a new name is one more choice.
     page.get_by_role("combobox").press_sequentially("gr")
@@ -115,7 +115,7 @@ def test_a_hundred_photos_at_once(
     assert 1 < most <= 4
 
 
-def test_a_busy_server_is_asked_again_when_it_says(
+def test_a_busy_server_is_asked_again_after_the_time_it_gives(
     open_page: Opener, choose: Opener, hopper_photos: list[Path]
 ) -> None:
     page = open_page()
@@ -157,7 +157,7 @@ def test_the_camera_takes_a_photo_and_is_switched_off(open_page: Opener) -> None
     page.evaluate(
         """() => {
           const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-          navigator.mediaDevices.getUserMedia = async (wanted) => (window.stream = await ask(wanted));
+          navigator.mediaDevices.getUserMedia = async (constraints) => (window.stream = await ask(constraints));
         }"""
     )
     page.get_by_role("button", name="Use camera").click()
@@ -184,8 +184,8 @@ def test_a_refused_camera_is_explained(browser: Any, open_page: Opener, service:
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("too_small", "Too small to tell who it is"),
-        ("too_blurred", "Too blurred or dark to tell who it is"),
+        ("too_small", "Too small to recognise"),
+        ("too_blurred", "Too blurred or dark to recognise"),
         ("ignored", "You chose to ignore this face"),
         ("somebody_else_here", "That person is elsewhere in this photo"),
     ],
@@ -198,8 +198,8 @@ def test_why_a_face_has_no_name(
         "box": [60, 50, 140, 150], "score": 0.9, "quality": 0.2, "name": None, "person": None, "similarity": 0.2,
         "threshold": 0.4, "unknown": {"reason": reason},
     }  # fmt: skip
-    told = {"image": {"width": 218, "height": 256, "turned": 0}, "collection": "default", "faces": [face]}
-    page.route("**/v1/identify*", lambda route: route.fulfill(json=told))
+    answer = {"image": {"width": 218, "height": 256, "turned": 0}, "collection": "default", "faces": [face]}
+    page.route("**/v1/identify*", lambda route: route.fulfill(json=answer))
     choose(page, "Choose photos", hopper_photos[0])
     page.locator(".row .why", has_text=words).wait_for()
     page.locator(".row .quality", has_text="Too poor for recognition").wait_for()

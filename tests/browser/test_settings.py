@@ -1,4 +1,4 @@
-"""Settings on the page: keys and signing in, thresholds, looks, changes."""
+"""Settings on the page: keys and signing in, thresholds, appearance, changes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def test_the_first_key_closes_the_service_and_the_page_asks_for_it(
         page.get_by_role("button", name="Create key").click()
         key = page.locator(".secret code").text_content()
         assert key.startswith("fsk_")
-        page.get_by_role("cell", name="front desk", exact=True).wait_for()  # this tab goes on with the key
+        page.get_by_role("cell", name="front desk", exact=True).wait_for()  # this tab continues with the key
         assert key not in page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
         other = open_page("people", address=closed.address)
         other.watch.allow("status of 401")
-        other.get_by_role("dialog", name="A key, please").get_by_label("Key").fill("fsk_wrong_key")
+        other.get_by_role("dialog", name="Enter your key").get_by_label("Key").fill("fsk_wrong_key")
         other.keyboard.press("Enter")
-        other.get_by_text("The server does not know this key.").wait_for()
+        other.get_by_text("The server does not accept this key.").wait_for()
         other.get_by_role("dialog").get_by_label("Key").fill(key)
         other.keyboard.press("Enter")
-        other.locator(".person .crop[data-state=shown]").wait_for()  # crops are asked for with the key too
+        other.locator(".person .crop[data-state=shown]").wait_for()  # crops are fetched with the key too
         page.get_by_role("button", name="Revoke front desk").click()
         page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
-        page.get_by_role("dialog", name="A key, please").wait_for()
+        page.get_by_role("dialog", name="Enter your key").wait_for()
 
 
 def test_the_threshold_its_curve_and_what_is_stored(

@@ -15,7 +15,7 @@ Opener = Callable[..., Any]
 
 @pytest.fixture
 def strangers(service: Served, hopper_photos: list[Path], collins_photos: list[Path]) -> None:
-    """Three photos of one and two of another person whom nobody has named."""
+    """Three photos of one unnamed person, and two of another."""
     service.look_at([*hopper_photos[:3], *collins_photos[:2]])
 
 
@@ -86,7 +86,7 @@ def test_a_known_person_is_suggested_in_words(
     page.get_by_text("3 faces named Grace Hopper.").wait_for()
 
 
-def test_faces_are_kept_once_somebody_asks_for_it(
+def test_faces_are_kept_once_the_user_asks_for_it(
     open_page: Opener, service: Served, hopper_photos: list[Path]
 ) -> None:
     service.ask("PATCH", "settings", {"unknowns_days": None})

@@ -1,4 +1,4 @@
-"""What several tests of the service begin with: its state file, and its events."""
+"""Fixtures shared by tests of the service: its state file, and its events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call what: every route of the application with every role, read from its own table of routes."""
+"""Access to every route of the application with every role, read from its own table of routes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from facespace.server.access import Needs, allowed
 from facespace.server.keys import ROLES, Role
 from support.small_service import client, new_key, small_app
 
-# What needs no key: whether the service lives, what it can do, and the page, which asks for a key itself.
+# Routes that need no key: health, the description of the API, and the page, which asks for a key itself.
 PUBLIC = re.compile(r"/healthz|/readyz|/v1/openapi\.json|/|/page(/.*)?|/favicon\.ico|/robots\.txt")
-# Changes that need less than `enroll`, since they change no people: they ask.
+# POST routes that need less than `enroll`, because they change no people.
 ASKING = {"detect", "embed", "identify", "identify_batch", "verify", "search_unknowns"}
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     made = small_app(tmp_path_factory.mktemp("access"))
-    new_key(made, "admin")  # the service is not open
+    new_key(made, "admin")  # so the service is not open
     yield made
     made.state.service.close()
 
 
 def routes_of(app: FastAPI) -> list[APIRoute]:
-    """All operations, those of included routers too."""
+    """Return all operations, including those of included routers."""
     found: list[APIRoute] = []
     todo: list[Any] = list(app.routes)
     while todo:
@@ -71,12 +71,12 @@ def test_every_route_says_which_role_it_needs(app: FastAPI):
     for route in routes_of(app):
         needs = needs_of_route(route)
         if PUBLIC.fullmatch(route.path):
-            assert not needs, f"{route.path} is public and asks for a key"
+            assert not needs, f"{route.path} is public but asks for a key"
         else:
             assert len(needs) == 1, f"{route.path} must have one dependency allowed(role), got {len(needs)}"
 
 
-def test_what_changes_something_needs_more_than_to_read(app: FastAPI):
+def test_changes_need_more_than_the_role_read(app: FastAPI):
     for route in routes_of(app):
         for needs in needs_of_route(route):
             if not route.methods & {"GET", "HEAD"} and route.operation_id not in ASKING:
@@ -84,7 +84,7 @@ def test_what_changes_something_needs_more_than_to_read(app: FastAPI):
 
 
 @pytest.mark.parametrize("word", ["keys", "audit", "webhooks", "erase", "export", "import"])
-def test_what_only_administrators_may(app: FastAPI, word: str):
+def test_routes_for_administrators_only(app: FastAPI, word: str):
     for route in routes_of(app):
         if f"/{word}" in route.path:
             assert [needs.roles for needs in needs_of_route(route)] == [("admin",)], route.path
@@ -95,8 +95,8 @@ def cases() -> list[tuple[Role | None, str]]:
 
 
 @pytest.mark.parametrize(("role", "method"), cases())
-def test_every_route_refuses_who_may_not(app: FastAPI, role: Role | None, method: str):
-    """Without a key 401 and with a lesser role 403, whatever the body is; nothing of a route has run then."""
+def test_every_route_refuses_callers_without_the_role(app: FastAPI, role: Role | None, method: str):
+    """Without a key 401, with a lesser role 403, for any body. The route does not run."""
     key = None if role is None else new_key(app, role)
     caller = client(app, key)
     for route in routes_of(app):
@@ -107,8 +107,10 @@ def test_every_route_refuses_who_may_not(app: FastAPI, role: Role | None, method
         if record is not None and any(record.may(one) for one in needs.roles):
             continue
         answer = caller.request(method, path_of(route))
-        wanted = (401, "unauthorized") if role is None else (403, "forbidden")
-        assert (answer.status_code, answer.json()["code"]) == wanted, f"{method} {route.path} as {role}: {answer.text}"
+        expected = (401, "unauthorized") if role is None else (403, "forbidden")
+        assert (answer.status_code, answer.json()["code"]) == expected, (
+            f"{method} {route.path} as {role}: {answer.text}"
+        )
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -124,8 +126,10 @@ def test_a_key_of_another_collection_is_refused_by_every_route(app: FastAPI, rol
             continue
         for method, query in itertools.product(sorted(route.methods), ("", "?collection=default", "?collection=1")):
             answer = caller.request(method, path_of(route) + query)
-            wanted = (403, "other_collection")
-            assert (answer.status_code, answer.json()["code"]) == wanted, f"{method} {route.path}{query}: {answer.text}"
+            expected = (403, "other_collection")
+            assert (answer.status_code, answer.json()["code"]) == expected, (
+                f"{method} {route.path}{query}: {answer.text}"
+            )
 
 
 def test_a_key_of_a_collection_may_use_that(app: FastAPI):
@@ -182,7 +186,7 @@ def test_bodies_of_callers_without_a_key_are_not_read(app: FastAPI):
         assert client(app, "fsk_wrong").post(path, content=endless()).status_code == 401
 
 
-def test_a_service_without_keys_is_open_on_loopback_alone(tmp_path: Path):
+def test_a_service_without_keys_is_open_only_on_loopback(tmp_path: Path):
     for name, settings, is_open in (
         ("a", {}, True),
         ("b", {"host": "::1"}, True),

@@ -1,4 +1,4 @@
-"""What a client was told to be enrolled is there after the service was killed; and a store that goes and comes back."""
+"""Acknowledged photos are there after the service was killed; the service survives a store that restarts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from support.service import Served, running_service, served
 
 
 def crops(hopper_file: Path, n: int) -> list[bytes]:
-    """Photos of one person, each cut out a little differently."""
+    """Return photos of one person, each cropped a little differently."""
     picture = facespace.read(hopper_file)[100:400, 120:420]
     return [encode_png(np.roll(picture, 2 * k, axis=1)) for k in range(n)]
 
 
 def enroll_until_killed(
-    service: Served, name: str, photos: list[bytes], told: list[str], stop: threading.Event
+    service: Served, name: str, photos: list[bytes], acknowledged: list[str], stop: threading.Event
 ) -> None:
     with service.client() as client:
         for photo in photos:
@@ -39,32 +39,34 @@ def enroll_until_killed(
                 )
             except httpx.TransportError:
                 return
-            told += [one["photo_id"] for one in answer.json().get("added", [])]
+            acknowledged += [one["photo_id"] for one in answer.json().get("added", [])]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path, hopper_file: Path, workers: str) -> None:
     photos = crops(hopper_file, 40)
-    told: list[str] = []
+    acknowledged: list[str] = []
     stop = threading.Event()
     with served(tmp_path, "--workers", workers) as service, concurrent.futures.ThreadPoolExecutor(3) as pool:
-        running = [pool.submit(enroll_until_killed, service, f"P{k}", photos[k::3], told, stop) for k in range(3)]
+        running = [
+            pool.submit(enroll_until_killed, service, f"P{k}", photos[k::3], acknowledged, stop) for k in range(3)
+        ]
         deadline = time.monotonic() + 60
-        while len(told) < 6 and time.monotonic() < deadline and not all(one.done() for one in running):
+        while len(acknowledged) < 6 and time.monotonic() < deadline and not all(one.done() for one in running):
             time.sleep(0.01)
         os.killpg(service.process.pid, signal.SIGKILL)  # the workers too
         stop.set()
         for one in running:
             one.result(60)
-    assert len(told) >= 6
+    assert len(acknowledged) >= 6
     with running_service(tmp_path) as client:
         people = client.get("/v1/people").json()["people"]
         there = {photo["id"] for one in people for photo in client.get(f"/v1/people/{one['id']}").json()["photos"]}
-    assert set(told) <= there
+    assert set(acknowledged) <= there
 
 
 def test_a_store_that_goes_and_comes_back(tmp_path: Path, postgres: Any) -> None:
-    """503 with Retry-After while the server is away, and everybody is there when it is back."""
+    """Answers are 503 with Retry-After while the store is away, and all people are there when it is back."""
     with running_service(
         tmp_path, gallery=postgres.gallery(connect_timeout=1), state=str(tmp_path / "state")
     ) as client:

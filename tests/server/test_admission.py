@@ -1,4 +1,4 @@
-"""What is refused before work is done for it."""
+"""Requests that are refused before any work is done for them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from support.service import running_service, service_behind
 PHOTO = [(b"content-type", b"image/jpeg")]
 
 
-class Asked:
-    """One request to an application behind `Admission`, and what came back."""
+class Exchange:
+    """One request to an application behind `Admission`, and its answer."""
 
     def __init__(self, app: Any, parts: list[bytes], *, length: int | None = None, pause: float = 0, **settings: Any):
         self.parts, self.pause = list(parts), pause
@@ -28,7 +28,7 @@ class Asked:
         self.n_read = 0
         headers = [*PHOTO, (b"content-length", str(length).encode()) if length else (b"transfer-encoding", b"chunked")]
         self.scope = {"type": "http", "method": "POST", "path": "/v1/detect", "headers": headers}
-        service = SimpleNamespace(is_closing=False, engine=SimpleNamespace(room=lambda n: None))
+        service = SimpleNamespace(is_closing=False, engine=SimpleNamespace(check_queue=lambda n: None))
         self.layer = Admission(app, Settings("x", **settings), lambda: service)
 
     async def receive(self) -> dict[str, Any]:
@@ -62,17 +62,17 @@ async def takes_long(scope: Any, receive: Any, send: Any) -> None:
     await asyncio.sleep(3600)
 
 
-async def never_asked(scope: Any, receive: Any, send: Any) -> None:
+async def never_called(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("the request should have been refused")
 
 
 def test_a_request_passes():
-    assert Asked(reads_all, [b"ab", b"c"], length=3).run()[::2] == (200, {"size": 3})
+    assert Exchange(reads_all, [b"ab", b"c"], length=3).run()[::2] == (200, {"size": 3})
 
 
 def test_a_content_length_beyond_the_limit_is_refused_unread(monkeypatch):
     monkeypatch.setattr(admission, "_DRAIN_SECONDS", 0.01)
-    asked = Asked(never_asked, [], length=10**6, max_body=1000)
+    asked = Exchange(never_called, [], length=10**6, max_body=1000)
     status, headers, problem = asked.run()
     assert (status, problem["code"], headers[b"connection"]) == (413, "too_large", b"close")
     assert asked.sent[-1] == {"type": "http.response.body", "body": b""}
@@ -108,7 +108,7 @@ def test_json_bombs(tmp_path, body, status, code):
 
 
 def test_a_slow_body_is_cut():
-    status, headers, problem = Asked(
+    status, headers, problem = Exchange(
         reads_all, [b"a"] * 100, length=100, pause=0.3, header_seconds=0.05, max_body=1000
     ).run()
     assert (status, problem["code"], headers[b"connection"]) == (408, "timeout", b"close")
@@ -116,14 +116,14 @@ def test_a_slow_body_is_cut():
 
 def test_a_body_that_trickles_is_cut_by_the_time_of_the_request():
     begun = time.monotonic()
-    asked = Asked(reads_all, [b"a"] * 1000, length=1000, pause=0.02, header_seconds=5, request_seconds=0.2)
+    asked = Exchange(reads_all, [b"a"] * 1000, length=1000, pause=0.02, header_seconds=5, request_seconds=0.2)
     status, _, problem = asked.run()
     assert (status, problem["code"]) == (408, "timeout")
     assert time.monotonic() - begun < 5
 
 
-def test_work_that_takes_too_long_is_told_as_busy():
-    status, headers, problem = Asked(takes_long, [b"abc"], length=3, request_seconds=0.1).run()
+def test_work_that_takes_too_long_is_answered_as_busy():
+    status, headers, problem = Exchange(takes_long, [b"abc"], length=3, request_seconds=0.1).run()
     assert (status, problem["code"], headers[b"retry-after"]) == (503, "busy", b"5")
 
 
@@ -135,7 +135,7 @@ def test_an_event_stream_may_take_longer():
         await asyncio.sleep(0.3)
         await send({"type": "http.response.body", "body": b"{}"})
 
-    assert Asked(stream, [b"abc"], length=3, request_seconds=0.1).run()[::2] == (200, {})
+    assert Exchange(stream, [b"abc"], length=3, request_seconds=0.1).run()[::2] == (200, {})
 
 
 def test_bodies_together_are_bounded(monkeypatch):
@@ -145,10 +145,10 @@ def test_bodies_together_are_bounded(monkeypatch):
     with pytest.raises(Problem) as refused:
         layer.hold(200)
     assert (refused.value.status, refused.value.code) == (503, "busy")
-    assert Asked(reads_all, [b"abc"], length=3).run()[0] == 200
-    asked = Asked(reads_all, [b"abc"], length=3)
+    assert Exchange(reads_all, [b"abc"], length=3).run()[0] == 200
+    asked = Exchange(reads_all, [b"abc"], length=3)
     asked.run()
-    asked.layer.hold(1000)  # what the request held was given back
+    asked.layer.hold(1000)  # the bytes that the request held were released
 
 
 def test_a_full_queue_refuses_at_once(tmp_path, hopper_file):

@@ -47,7 +47,7 @@ def test_a_key_belongs_to_its_caller(answers: Answers):
 
 def test_another_request_with_the_key_is_refused(answers: Answers):
     begin(answers)
-    for _ in range(2):  # while it runs, and after
+    for _ in range(2):  # while it runs, and after it ended
         with pytest.raises(Problem) as caught:
             begin(answers, request="other", owner="2")
         assert (caught.value.status, caught.value.code) == (422, "idempotency_key_reused")
@@ -76,7 +76,7 @@ def test_a_lease_that_ended_is_taken_over_and_a_renewed_one_is_not(state: State)
     longer.renew("2")
     with pytest.raises(Problem):
         begin(answers, owner="3")
-    answers.finish("1", Answer(200, {}, b"of the one that was thought dead"))
+    answers.finish("1", Answer(200, {}, b"of the worker that seemed dead"))
     with pytest.raises(Problem):
         begin(answers, owner="3")
     answers.finish("2", DONE)
@@ -129,7 +129,7 @@ def test_the_oldest_answers_of_a_caller_go_first(answers: Answers, state: State,
     assert [row[0] for row in state.rows("SELECT key FROM answer ORDER BY at")] == ["first", "k3", "k4", "k5"]
 
 
-def test_of_a_large_answer_only_that_it_was_given_is_kept(answers: Answers):
+def test_a_large_answer_is_only_recorded_as_given(answers: Answers):
     begin(answers)
     answers.finish("1", Answer(200, {}, b"a" * (MAX_ANSWER + 1)))
     assert begin(answers, owner="2") == Answer(GONE, {}, b"")

@@ -33,20 +33,20 @@ def test_every_answer_has_its_headers(tmp_path):
             assert "access-control-allow-origin" not in answer.headers
 
 
-def test_a_root_path_is_taken_off(tmp_path):
+def test_a_root_path_is_removed(tmp_path):
     from facespace.server.keys import Keys
     from support.service import service_behind
 
     with running_service(tmp_path, root_path="/faces") as client:
         key = Keys(service_behind(client).state).create("admin").text
         headers = {"authorization": f"Bearer {key}"}
-        assert client.get("/healthz").status_code == 200  # a proxy that takes the path off itself
+        assert client.get("/healthz").status_code == 200  # behind a proxy that removes the path itself
         answer = client.get("/faces/v1/settings", headers=headers)
         assert answer.status_code == 200
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-def test_the_environment_says_the_settings(tmp_path, monkeypatch):
+def test_settings_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv(SETTINGS_VARIABLE, Settings(str(tmp_path / "g"), log_level="error").as_json())
     monkeypatch.setattr("facespace.server.logs.configure", lambda level: levels.append(level))
     monkeypatch.setattr("facespace.server.app.answer_promptly", lambda: None)

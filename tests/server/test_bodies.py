@@ -39,7 +39,7 @@ def test_a_field_given_twice():
     assert raised.value.code == "invalid"
 
 
-def test_a_filename_is_text_to_read():
+def test_a_filename_is_made_plain_text():
     path = FILE.replace(b"a.jpg", b"../../etc/passwd\x1b[31m")
     (upload,) = parse_form(path + b"1" + END, b"x", max_files=1).photos()
     assert "\x1b" not in upload.filename
@@ -56,7 +56,7 @@ def test_too_much_is_refused(monkeypatch):
     assert code_of(b"--x\r\nA: " + b"b" * 10_000 + b"\r\n\r\n1" + END) in (
         "too_large",
         "malformed",
-    )  # the parser has a limit too
+    )  # the parser has its own limit
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_too_much_is_refused(monkeypatch):
     ],
     ids=range(9),
 )
-def test_what_is_no_form(body):
+def test_invalid_forms(body):
     assert code_of(body) == "malformed"
 
 

@@ -69,7 +69,7 @@ def test_the_file_is_private_and_processes_share_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\xff" * (8192 * 32), b"a" * (8192 * 64)])
-def test_a_damaged_file_limits_all_the_same(tmp_path: Path, content: bytes):
+def test_a_damaged_file_still_limits(tmp_path: Path, content: bytes):
     path = tmp_path / "rates"
     path.write_bytes(content)
     shared = SharedBuckets(path)
@@ -78,7 +78,7 @@ def test_a_damaged_file_limits_all_the_same(tmp_path: Path, content: bytes):
     shared.close()
 
 
-def test_times_of_before_a_restart_of_the_machine_do_no_harm(shared: SharedBuckets):
+def test_times_from_before_a_restart_of_the_machine_are_harmless(shared: SharedBuckets):
     shared.write("ada", 0.0, 1e9)
     now = [10.0]
     rates = Rates(1.0, burst=2, buckets=shared, clock=lambda: now[0])

@@ -24,7 +24,7 @@ def choices() -> Choices:
     return Choices(SETTINGS)
 
 
-def test_what_the_service_was_started_with_holds_until_somebody_chooses(gallery: Gallery, choices: Choices):
+def test_the_service_settings_apply_until_a_choice_is_made(gallery: Gallery, choices: Choices):
     assert choices.of(gallery) == Choice(None, 7, False)
     assert choices.change(gallery, {"rate": 0.005, "keep_crops": True}) == Choice(0.005, 7, True)
     assert choices.change(gallery, {"rate": None, "unknowns_days": 0}) == Choice(None, None, True)

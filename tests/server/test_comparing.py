@@ -58,10 +58,10 @@ def test_a_face_and_a_person(known, templates):
     assert same.similarity > 0.99 > same.threshold
     assert same.rate == 0.01
     (quality,) = [photo.quality for photo in gallery.photos("Grace")]
-    (wanted,) = gallery.thresholds_for([1], [quality], [grace.face.quality], among=1)
-    assert same.threshold == pytest.approx(wanted)
+    (expected,) = gallery.thresholds_for([1], [quality], [grace.face.quality], among=1)
+    assert same.threshold == pytest.approx(expected)
     (of_many,) = gallery.thresholds_for([1], [quality], [grace.face.quality], among=1000)
-    assert same.threshold < of_many  # one person is meant, however many are enrolled
+    assert same.threshold < of_many  # a comparison with one person, regardless of how many are enrolled
     other = compare_with_person(collins, person, gallery, 0.001)
     assert other.similarity < other.threshold
     assert other.threshold > same.threshold
@@ -69,7 +69,7 @@ def test_a_face_and_a_person(known, templates):
 
 
 @pytest.mark.parametrize("text", ["0", "999", "-1", "x", "", "1; DROP TABLE person", "９", "1" * 30])
-def test_ids_that_are_nobodys(known, text):
+def test_ids_that_do_not_exist(known, text):
     with pytest.raises(Problem) as refused:
         person_with(known[1], text)
     assert (refused.value.status, refused.value.code) == (404, "no_such_person")

@@ -18,7 +18,7 @@ from facespace.server.connections import MAX_HEADER_BYTES, Connections
 from facespace.server.settings import Settings
 from support.waiting import wait_until
 
-LARGE = 2**25  # bytes; more than a system keeps for a connection
+LARGE = 2**25  # bytes; more than the system buffers for a connection
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -88,7 +88,7 @@ def connected(port: int) -> socket.socket:
 
 
 def all_of(one: socket.socket) -> bytes:
-    """What comes until the other side closes."""
+    """Return all bytes until the other side closes."""
     parts = []
     while part := one.recv(65536):
         parts.append(part)
@@ -111,7 +111,7 @@ def test_a_request_is_answered_and_the_next_one_too(port):
             assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_headers_that_do_not_come_are_not_waited_for(port):
+def test_headers_must_arrive_in_time(port):
     with connected(port) as one:
         assert problem_in(all_of(one)) == (408, "timeout")
     with connected(port) as one:
@@ -125,7 +125,7 @@ def test_headers_are_bounded(port):
         one.sendall(start + b"b" * (MAX_HEADER_BYTES - len(start)))
         one.settimeout(0.1)
         try:
-            answer = all_of(one)  # h11 has a limit of its own, which comes first
+            answer = all_of(one)  # h11 has its own, lower limit
         except TimeoutError:
             one.settimeout(20)
             one.sendall(b"b")
@@ -133,7 +133,7 @@ def test_headers_are_bounded(port):
         assert problem_in(answer) in ((400, "malformed"), (431, "headers_too_large"))
 
 
-def test_what_is_no_http(port):
+def test_data_that_is_not_http(port):
     with connected(port) as one:
         one.sendall(b"\x16\x03\x01 no request\r\n\r\n")
         assert problem_in(all_of(one)) == (400, "malformed")
@@ -170,7 +170,7 @@ def test_what_is_sent_while_a_request_is_answered_is_bounded(request, port, floo
     with connected(port) as one:
         one.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n" + (b"" if piece is flood else start + b"Host: a\r\n"))
         assert one.recv(65536).startswith(b"HTTP/1.1 200")
-        # h11 reads no more then, so that nothing grows
+        # h11 stops reading then, so no buffer grows
         assert is_cut_off(one, piece * (2**16 // len(piece)), or_waits="h11" in request.node.name)
 
 
@@ -192,7 +192,7 @@ def test_a_long_body_is_no_header(port):
 
 
 @pytest.mark.parametrize("path", ["/large", "/endless"])
-def test_who_does_not_read_an_answer_is_left(server, port, path):
+def test_a_client_that_does_not_read_its_answer_is_disconnected(server, port, path):
     wait_until(lambda: not server.server_state.connections, "connections of other tests are open")
     with connected(port) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -201,7 +201,7 @@ def test_who_does_not_read_an_answer_is_left(server, port, path):
         wait_until(lambda: not server.server_state.connections, "the connection is still open", seconds=20)
 
 
-def test_who_reads_slowly_gets_the_whole_answer(port):
+def test_a_slow_reader_gets_the_whole_answer(port):
     with connected(port) as one:
         one.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         n_bytes = 0
@@ -213,7 +213,7 @@ def test_who_reads_slowly_gets_the_whole_answer(port):
 
 
 def is_cut_off(one: socket.socket, flood: bytes, *, or_waits: bool) -> bool:
-    """Whether the other side ends the connection long before it has taken 64 MiB, or takes no more of it."""
+    """Return whether the other side closes the connection, or stops reading, long before it has read 64 MiB."""
     one.settimeout(1)
     try:
         for _ in range(2**26 // len(flood)):

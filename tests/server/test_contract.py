@@ -1,4 +1,4 @@
-"""The API against its own description: schemathesis calls a running service with what it says it takes, and with other things."""
+"""The API against its own description: schemathesis sends valid and invalid requests to a running service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("schemathesis")
 def service(
     tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_file: Path
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(address, environment for schemathesis): a service with a key, and a person in it."""
+    """Return (address, environment for schemathesis) of a service with a key and an enrolled person."""
     folder = tmp_path_factory.mktemp("contract")
     gallery = folder / "people.gallery"
     facespace = [sys.executable, "-m", "facespace"]
@@ -58,17 +58,17 @@ def service(
             server.terminate()
             code = server.wait(30)
             server.stdout.close()
-        assert code == 0, "the service did not end as it should"
+        assert code == 0, "the service did not end normally"
 
 
 def readable(output: str) -> str:
-    """What schemathesis says, without the bytes of photos."""
+    """Return the output of schemathesis without the bytes of photos."""
     lines = ("".join(letter for letter in line if letter.isprintable())[:300] for line in output.splitlines())
     return "\n".join(lines)[-8000:]
 
 
 @pytest.mark.parametrize(("phases", "seconds"), [("examples,coverage", 24), ("stateful", 10)])
-def test_what_it_answers_is_what_it_says(
+def test_answers_match_the_description(
     phases: str, seconds: int, service: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     address, environment = service
@@ -84,7 +84,7 @@ def test_what_it_answers_is_what_it_says(
 
 
 def test_the_key_of_the_run_is_still_good(service: tuple[str, dict[str, str]]) -> None:
-    """Otherwise the tests above would have seen 401 alone."""
+    """Otherwise the tests above would have seen only 401."""
     address, environment = service
     asked = urllib.request.Request(f"{address}/v1/people", headers={"Authorization": f"Bearer {environment['KEY']}"})
     with urllib.request.urlopen(asked, timeout=30) as answer:

@@ -35,14 +35,14 @@ def test_loopback_names_are_taken(host: str):
 )
 def test_other_names_are_refused_as_of_dns_rebinding(host: str):
     assert code(LOCAL, {"host": host}) == "cross_site"
-    told = check_origin(LOCAL, "GET", "/v1/people", Headers({"host": host}))
-    assert told is not None and "--host-name" in told.detail
+    refusal = check_origin(LOCAL, "GET", "/v1/people", Headers({"host": host}))
+    assert refusal is not None and "--host-name" in refusal.detail
 
 
 @pytest.mark.parametrize(
     "host", ["", "http://localhost", "localhost:80000", "localhost:x", "user@localhost", "localhost/x"]
 )
-def test_a_host_that_is_none_is_malformed(host: str):
+def test_an_invalid_host_is_malformed(host: str):
     assert code(LOCAL, {"host": host}) == "malformed"
 
 
@@ -62,11 +62,11 @@ def test_the_service_may_have_other_names():
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize(
-    ("origin", "wanted"),
+    ("origin", "expected"),
     [
         ("http://localhost:8000", None),
         ("http://localhost:3000", "cross_site"),
-        ("http://127.0.0.1:8000", "cross_site"),  # another name of this machine is another site to a browser
+        ("http://127.0.0.1:8000", "cross_site"),  # to a browser, another name of this machine is another site
         ("http://evil.example", "cross_site"),
         ("https://localhost", "cross_site"),
         ("null", "cross_site"),
@@ -75,8 +75,8 @@ def test_the_service_may_have_other_names():
         ("moz-extension://12345", "cross_site"),
     ],
 )
-def test_pages_of_other_origins_are_refused(method: str, origin: str, wanted: str | None):
-    assert code(LOCAL, {"origin": origin}, method=method) == wanted
+def test_pages_of_other_origins_are_refused(method: str, origin: str, expected: str | None):
+    assert code(LOCAL, {"origin": origin}, method=method) == expected
 
 
 def test_a_page_behind_a_proxy_that_ends_tls_is_our_own():
@@ -87,7 +87,7 @@ def test_a_page_behind_a_proxy_that_ends_tls_is_our_own():
 
 
 @pytest.mark.parametrize(
-    ("site", "wanted"),
+    ("site", "expected"),
     [
         ("same-origin", None),
         ("none", None),
@@ -96,9 +96,9 @@ def test_a_page_behind_a_proxy_that_ends_tls_is_our_own():
         ("?", "cross_site"),
     ],
 )
-def test_what_browsers_say_of_the_site_decides(site: str, wanted: str | None):
+def test_sec_fetch_site_decides(site: str, expected: str | None):
     for method in ("GET", "POST"):
-        assert code(LOCAL, {"sec-fetch-site": site}, method=method) == wanted
+        assert code(LOCAL, {"sec-fetch-site": site}, method=method) == expected
 
 
 def test_a_link_to_the_page_may_be_followed():
@@ -132,5 +132,5 @@ def test_another_page_cannot_use_a_service_that_is_open(app: FastAPI):
     assert plain.post("/v1/try").json()["n"] == 2
 
 
-def test_a_link_to_the_api_is_no_use_to_others(app: FastAPI):
+def test_a_link_to_the_api_is_refused(app: FastAPI):
     assert client(app).get("/v1/try", headers=LINK).status_code == 403

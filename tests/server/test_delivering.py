@@ -26,7 +26,7 @@ ANNA = {"id": "7", "name": "Anna", "external_id": None}
 
 
 class Worker:
-    """What one worker has of it."""
+    """The state, events and delivery of one worker."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.state = State(folder)
@@ -108,7 +108,7 @@ def test_dead_letters_are_sent_again_when_asked(start: Callable[..., Worker], ta
     assert worker.webhooks.dead(new.id) == []
 
 
-def test_a_target_that_hangs_holds_up_no_other(start: Callable[..., Worker], target: WebhookServer) -> None:
+def test_a_target_that_hangs_does_not_delay_others(start: Callable[..., Worker], target: WebhookServer) -> None:
     worker = start()
     release = threading.Event()
     with webhook_server() as slow:
@@ -125,7 +125,7 @@ def test_a_target_that_hangs_holds_up_no_other(start: Callable[..., Worker], tar
 
 
 def test_a_private_target_is_refused_unless_allowed(start: Callable[..., Worker], target: WebhookServer) -> None:
-    """Also one that was made while it was allowed."""
+    """This includes a target that was added while it was allowed."""
     worker = start(allow_private=False)
     new = worker.webhooks.create(target.url)
     worker.emit()
@@ -170,7 +170,7 @@ time.sleep(60)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 def test_nothing_is_lost_by_kill_9(start: Callable[..., Worker], target: WebhookServer, tmp_path: Path) -> None:
-    """Killed in the midst of a delivery: what was acknowledged is sent, and what was under way is sent again."""
+    """A worker killed during a delivery: acknowledged events are sent, and the interrupted ones are sent again."""
     release = threading.Event()
     target.answers += [204, 204, 204, lambda handler: release.wait(30)]
     process = subprocess.Popen(
@@ -187,14 +187,14 @@ def test_nothing_is_lost_by_kill_9(start: Callable[..., Worker], target: Webhook
         process.stdout.close()
     release.set()
     worker = start()
-    wait_until(lambda: worker.delivering.delivers, seconds=5)  # the lock was free at once
+    wait_until(lambda: worker.delivering.delivers, seconds=5)  # the lock is free at once
     wait_until(lambda: len(set(ids(target))) == 20)
     wait_until(lambda: not worker.state.rows("SELECT 1 FROM webhook_delivery"))
     assert {json.loads(body)["person"]["id"] for body in target.bodies()} == {str(k) for k in range(20)}
-    assert 20 < len(target.requests) <= 22, "only what was under way is sent twice"
+    assert 20 < len(target.requests) <= 22, "only interrupted deliveries are sent twice"
 
 
-def test_a_disk_that_is_full_ends_nothing(
+def test_a_full_disk_does_not_stop_delivery(
     start: Callable[..., Worker], target: WebhookServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from facespace.server.state import StateError

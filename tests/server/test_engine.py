@@ -1,4 +1,4 @@
-"""Photos that wait together are computed together; one that fails takes none with it."""
+"""Photos that wait together are computed together. A photo that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def engine(tmp_path: Any) -> Iterator[Engine]:
 
 
 class Held:
-    """Stands before `find_faces`: the first call waits until it is let go; `sizes` are those of all calls."""
+    """Wraps `find_faces`: the first call waits until it is released. `sizes` are the batch sizes of all calls."""
 
     def __init__(self) -> None:
         self.go, self.begun = threading.Event(), threading.Event()
@@ -80,7 +80,7 @@ def test_photos_that_wait_are_computed_together(engine, hopper_file):
     assert all(len(photos[0].faces) == 1 for photos in found)
 
 
-def test_what_cannot_be_read_is_told_in_its_place(engine, hopper_file):
+def test_unreadable_photos_have_errors_in_their_places(engine, hopper_file):
     photos = asyncio.run(engine.analyze([b"no photo", hopper_file.read_bytes(), b""], model="sface"))
     assert [bool(photo.error) for photo in photos] == [True, False, True]
     assert len(photos[1].faces) == 1
@@ -128,10 +128,10 @@ def test_too_many_are_refused_at_once(engine):
         asyncio.run(engine.analyze([b"x"], model="sface"))
     assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "busy", {"Retry-After": "1"})
     engine.waiting = 0
-    engine.room(100)  # one request of many photos is taken when nothing waits
+    engine.check_queue(100)  # one request with many photos is accepted when no photo waits
 
 
-def test_a_request_that_was_given_up_is_not_computed(engine, hopper_file):
+def test_a_cancelled_request_is_not_computed(engine, hopper_file):
     data, held = hopper_file.read_bytes(), Held()
 
     async def ask() -> None:
@@ -154,19 +154,19 @@ def test_a_request_that_was_given_up_is_not_computed(engine, hopper_file):
 
 def test_decoded_photos_are_bounded(monkeypatch):
     monkeypatch.setattr(module, "MAX_DECODED_PIXELS", 100)
-    room = module._Room()
+    budget = module._PixelBudget()
     jobs = [mock.Mock(n_pixels=0) for _ in range(2)]
-    room.enter(jobs[0], 80)
-    waiting = threading.Thread(target=room.enter, args=(jobs[1], 80), daemon=True)
+    budget.enter(jobs[0], 80)
+    waiting = threading.Thread(target=budget.enter, args=(jobs[1], 80), daemon=True)
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
-    room.leave([jobs[0]])
+    budget.leave([jobs[0]])
     waiting.join(20)
     assert not waiting.is_alive()
-    room.enter(jobs[1], 80)  # a second attempt at the same photo does not wait for itself
-    room.leave([jobs[1]])
-    room.enter(mock.Mock(n_pixels=0), 1000)  # a large one is taken alone
+    budget.enter(jobs[1], 80)  # a second attempt at the same photo does not wait for itself
+    budget.leave([jobs[1]])
+    budget.enter(mock.Mock(n_pixels=0), 1000)  # a large photo is decoded alone
 
 
 def small(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""How a request's photos are enrolled, beside what tests/server/routes/test_photos.py sees over HTTP."""
+"""How a request's photos are enrolled, in addition to the HTTP tests in tests/server/routes/test_photos.py."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_metadata_of_a_form():
         metadata_of(Form({}, {"metadata": ["{}", "{}"]}))
 
 
-def test_of_two_who_make_one_name_one_is_told(client, hopper_file, collins_file):
-    """Both requests pass the first look; the store decides."""
+def test_of_two_requests_for_one_name_one_is_refused(client, hopper_file, collins_file):
+    """Both requests pass the first check; the store decides."""
     sent = [hopper_file.read_bytes(), collins_file.read_bytes()]
 
     def make(data: bytes) -> int:
@@ -91,7 +91,7 @@ def test_a_person_who_is_removed_meanwhile_is_not_made_again(client, hopper_file
     assert names(client) == []
 
 
-def test_what_is_told_is_told_as_an_event_and_by_the_key_in_the_log(client, hopper_file):
+def test_an_enrolment_is_an_event_and_its_key_is_in_the_log(client, hopper_file):
     data = {"name": "Grace", "metadata": json.dumps({"door": 1})}
     done = client.post("/v1/enroll", data=data, files=[("photo", ("a.jpg", hopper_file.read_bytes()))]).json()
     (photo,) = client.get(f"/v1/people/{done['person']['id']}").json()["photos"]

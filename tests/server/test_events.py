@@ -1,4 +1,4 @@
-"""Events in a state file: written, read, listened to, forgotten and pruned; by two workers too."""
+"""Events in a state file: written, read, listened to, forgotten and pruned, also by two workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from facespace.server import events as module
-from facespace.server.events import Event, Events, Wanted, event_body
+from facespace.server.events import Event, EventFilter, Events, event_body
 from facespace.server.state import State
 from support.waiting import wait_until
 
@@ -46,7 +46,7 @@ def _seconds(at: str) -> float:
     return datetime.datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
 
 
-def test_an_event_has_no_image_and_no_vector(events: Events) -> None:
+def test_an_event_has_no_image_and_no_embedding(events: Events) -> None:
     face = {
         "box": [1, 2, 3, 4], "score": 0.9, "name": None, "person": None, "similarity": 0.1, "embedding": [0.5] * 512,
         "crop": "abc", "landmarks": [[1, 2]], "unknown": {"reason": "stranger"}, "unknown_id": "u1",
@@ -61,59 +61,64 @@ def test_an_event_has_no_image_and_no_vector(events: Events) -> None:
         event_body("known", "default", {"similarity": float("nan")})
 
 
-def test_people_seen_are_written_only_while_somebody_listens(events: Events) -> None:
+def test_people_seen_are_written_only_with_a_listener(events: Events) -> None:
     begin = events.newest()
     events.emit("known", "default", {"person": ANNA})
     events.set_listening("test", time.time() + 60)
     events.emit("known", "default", {"person": BEN})
-    events.emit("unknown", "default", {"unknown": {"reason": "ignored"}})  # nobody wants to hear of those
+    events.emit("unknown", "default", {"unknown": {"reason": "ignored"}})  # these are not events
     events.emit("enrolled", "default", {"person": BEN})
     wait_until(lambda: len(events.after(begin)) >= 2)
     time.sleep(0.3)
     assert sorted(kinds(events.after(begin))) == ["enrolled", "known"]
     events.set_listening("test", None)
-    assert not events.anybody_listens()
+    assert not events.has_listeners()
 
 
-def test_who_is_told_what() -> None:
+def test_filters_select_events() -> None:
     event = Event(1, "known", "staff", "7", "{}")
-    for wanted in (Wanted(), Wanted(("known", "unknown")), Wanted(collection="staff"), Wanted(person="7")):
-        assert wanted.takes(event)
-    for wanted in (Wanted(("enrolled",)), Wanted(collection="default"), Wanted(person="8")):
-        assert not wanted.takes(event)
+    for event_filter in (
+        EventFilter(),
+        EventFilter(("known", "unknown")),
+        EventFilter(collection="staff"),
+        EventFilter(person="7"),
+    ):
+        assert event_filter.takes(event)
+    for event_filter in (EventFilter(("enrolled",)), EventFilter(collection="default"), EventFilter(person="8")):
+        assert not event_filter.takes(event)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_reading_on_from_a_number(events: Events, in_memory: bool) -> None:
+def test_reading_from_a_number(events: Events, in_memory: bool) -> None:
     begin = events.newest()
     for k in range(6):
         events.emit("enrolled" if k % 2 else "removed", "staff" if k < 3 else "default", {"person": ANNA if k else BEN})
     wait_until(lambda: events.newest() == begin + 6)
     if not in_memory:
-        events._recent_after = begin + 100  # as for events that left the memory
+        events._recent_after = begin + 100  # as if the events had left the memory
     assert (events.recent(begin, 10, None) is not None) is in_memory
     assert [event.number - begin for event in events.after(begin + 2)] == [3, 4, 5, 6]
     found, last = events.read(begin, 2)
     assert [event.number - begin for event in found] == [1, 2] and last == begin + 2
-    found, last = events.read(begin, 10, Wanted(("enrolled",)))
+    found, last = events.read(begin, 10, EventFilter(("enrolled",)))
     assert [event.number - begin for event in found] == [2, 4, 6] and last == begin + 6
-    found, last = events.read(begin, 10, Wanted(collection="staff", person="8"))
+    found, last = events.read(begin, 10, EventFilter(collection="staff", person="8"))
     assert [event.number - begin for event in found] == [1]
-    assert last == begin + 6, "what is not wanted is not looked at again"
+    assert last == begin + 6, "events that were filtered out are not read again"
     assert events.read(begin + 6, 10) == ([], begin + 6)
 
 
 def test_a_listener_is_woken(events: Events) -> None:
     async def listen() -> list[Event]:
         listener = events.listen()
-        assert events.anybody_listens()
+        assert events.has_listeners()
         number = events.newest()
         await asyncio.to_thread(events.emit, "known", "default", {"person": ANNA})
         end = time.monotonic() + 5
         found: list[Event] = []
         while not found and time.monotonic() < end:
             await listener.wait(1)
-            found, number = await listener.read(number, 10, Wanted())
+            found, number = await listener.read(number, 10, EventFilter())
         listener.close()
         return found
 
@@ -121,8 +126,8 @@ def test_a_listener_is_woken(events: Events) -> None:
     wait_until(lambda: not events._listeners)
 
 
-def test_a_worker_hears_of_its_own_events_at_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_POLL", 30.0)  # only those of other workers wait for it
+def test_a_worker_sees_its_own_events_at_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_POLL", 30.0)  # only events of other workers wait for the poll
     events = Events(state)
     begin = events.newest()
     events.emit("enrolled", "default", {"person": ANNA})
@@ -136,7 +141,7 @@ def test_too_many_listeners(events: Events, monkeypatch: pytest.MonkeyPatch) -> 
     async def listen() -> None:
         for _ in range(2):
             events.listen()
-        with pytest.raises(RuntimeError, match="2 event streams already"):
+        with pytest.raises(RuntimeError, match="2 event streams are open already"):
             events.listen()
         events.end_streams()
         with pytest.raises(RuntimeError, match="closed"):
@@ -151,7 +156,7 @@ def test_one_key_does_not_take_all_streams(events: Events, monkeypatch: pytest.M
     async def listen() -> None:
         first = events.listen("ada")
         events.listen("ada")
-        with pytest.raises(RuntimeError, match="this key has 2 event streams already"):
+        with pytest.raises(RuntimeError, match="this key has 2 open event streams already"):
             events.listen("ada")
         events.listen("ben")
         first.close()
@@ -165,7 +170,7 @@ def test_two_workers_see_each_others_events(events: Events, tmp_path: Path) -> N
     code = (
         "import sys\nfrom facespace.server.events import Events\nfrom facespace.server.state import State\n"
         "events = Events(State(sys.argv[1]))\n"
-        "assert events.anybody_listens(), 'the other worker has a listener'\n"
+        "assert events.has_listeners(), 'the other worker has a listener'\n"
         "events.emit('known', 'default', {'person': {'id': '7', 'name': 'Anna', 'external_id': None}})\n"
         "events.emit('removed', 'default', {})\nevents.close()\n"
     )
@@ -175,7 +180,7 @@ def test_two_workers_see_each_others_events(events: Events, tmp_path: Path) -> N
     assert sorted(kinds(events.after(begin))) == ["known", "removed"]
 
 
-def test_numbers_go_on_in_a_file_made_again(tmp_path: Path) -> None:
+def test_numbers_continue_in_a_new_file(tmp_path: Path) -> None:
     numbers = []
     for folder in ("a", "b"):
         state = State(tmp_path / folder)
@@ -201,11 +206,11 @@ def test_a_person_who_is_erased_is_forgotten(events: Events, state: State) -> No
     begin = events.newest()
     for person in (ANNA, BEN):
         events.emit("enrolled", "default", {"person": person})
-        events.emit("enrolled", "staff", {"person": person})  # 7 of another collection is somebody else
+        events.emit("enrolled", "staff", {"person": person})  # person 7 of another collection is a different person
         events.emit("known", "default", {"person": person})
     events.forget("default", "7")
     wait_until(lambda: len(events.after(begin)) == 4)
-    time.sleep(0.4)  # nothing that was waiting comes after all
+    time.sleep(0.4)  # so that waiting events would have been written
     assert state.rows("SELECT count(*) FROM event WHERE collection = 'default' AND person = '7'") == [(0,)]
     found = [(event.collection, event.person) for event in events.after(begin)]
     assert sorted(found) == [("default", "8"), ("default", "8"), ("staff", "7"), ("staff", "8")]
@@ -228,8 +233,8 @@ def test_old_events_are_deleted(events: Events, state: State, monkeypatch: pytes
 
 def test_people_seen_wait_in_bounded_memory(events: Events) -> None:
     events.set_listening("test", time.time() + 60)
-    with events._writing:  # a disk that takes its time
+    with events._writing:  # a slow disk
         for k in range(module.MAX_WAITING + 5):
             events.emit("known", "default", {"person": {**ANNA, "id": str(k)}})
         assert len(events._waiting) == module.MAX_WAITING
-        assert events._waiting[-1][3] == str(module.MAX_WAITING + 4), "the oldest are left out"
+        assert events._waiting[-1][3] == str(module.MAX_WAITING + 4), "the oldest are dropped"

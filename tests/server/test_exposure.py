@@ -15,20 +15,20 @@ def settings(folder: Path, **options: Any) -> Settings:
     return Settings("people.gallery", state=str(folder / "state"), **options)
 
 
-def test_loopback_without_keys_is_warned_of(tmp_path: Path):
-    told = check_exposure(settings(tmp_path))
-    assert told.startswith(
-        "open to everybody on this machine, as there are no keys; make one to close it: facespace serve key"
+def test_loopback_without_keys_gives_a_warning(tmp_path: Path):
+    warning = check_exposure(settings(tmp_path))
+    assert warning.startswith(
+        "everyone on this machine can use the service, because it has no keys; to require one: facespace serve key"
     )
-    assert "\n" not in told
+    assert "\n" not in warning
 
 
 @pytest.mark.parametrize(
     "options", [{"host": "0.0.0.0"}, {"host": "192.168.1.7"}, {"host": "::"}, {"host": "faces.local"}]
 )
-def test_others_are_let_in_with_keys_alone(tmp_path: Path, options: dict[str, Any]):
+def test_other_addresses_need_keys(tmp_path: Path, options: dict[str, Any]):
     with pytest.raises(
-        ValueError, match=r"lets other machines in, which needs a key; make one: facespace serve key create"
+        ValueError, match=r"lets other machines in, so a key is needed; make one: facespace serve key create"
     ):
         check_exposure(settings(tmp_path, **options))
     state = State(tmp_path / "state")

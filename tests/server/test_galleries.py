@@ -51,8 +51,8 @@ def test_collections_are_made_and_listed(galleries):
     assert is_hidden("a-ignored")
 
 
-@pytest.mark.parametrize("name", ["nobody", "Default"])
-def test_a_collection_that_is_not_there(galleries, name):
+@pytest.mark.parametrize("name", ["missing", "Default"])
+def test_a_collection_that_does_not_exist(galleries, name):
     galleries.get()
     with pytest.raises(Problem) as refused:
         galleries.get(name)
@@ -60,7 +60,7 @@ def test_a_collection_that_is_not_there(galleries, name):
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "", "x" * 200])
-def test_a_name_that_is_none(galleries, name):
+def test_an_invalid_name(galleries, name):
     galleries.get()
     with pytest.raises(Problem) as refused:
         galleries.get(name)

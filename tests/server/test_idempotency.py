@@ -68,7 +68,7 @@ def test_a_key_of_another_caller_is_another_key(app: FastAPI):
     assert second.post("/v1/try", headers=key("one")).json()["n"] == 2
 
 
-def test_replay_gives_nothing_to_who_may_not(app: FastAPI):
+def test_replay_checks_the_key_again(app: FastAPI):
     text = new_key(app, "enroll")
     caller = client(app, text)
     assert caller.post("/v1/try", headers=key("one")).status_code == 201
@@ -141,7 +141,7 @@ def test_a_long_request_keeps_its_lease(app: FastAPI):
         [("Idempotency-Key", "a"), ("Idempotency-Key", "b")],
     ],
 )
-def test_a_key_of_another_form_is_refused(app: FastAPI, headers: list[tuple[str, str]]):
+def test_an_invalid_key_is_refused(app: FastAPI, headers: list[tuple[str, str]]):
     answer = client(app, new_key(app, "enroll")).post("/v1/try", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
@@ -149,7 +149,7 @@ def test_a_key_of_another_form_is_refused(app: FastAPI, headers: list[tuple[str,
 @pytest.mark.parametrize(
     "path", ["/v1/identify", "/v1/identify/batch", "/v1/keys", "/v1/webhooks", "/v1/unknowns/search"]
 )
-def test_what_asks_or_answers_with_a_secret_is_not_kept(app: FastAPI, path: str):
+def test_reads_and_answers_with_secrets_are_not_kept(app: FastAPI, path: str):
     client(app, new_key(app, "admin")).post(path, json={"role": "read"}, headers=key("one"))
     assert app.state.service.state.rows("SELECT * FROM answer") == []
 
@@ -161,7 +161,7 @@ def test_a_body_that_is_too_large_is_413(tmp_path: Path):
     app.state.service.close()
 
 
-def test_an_answer_that_cannot_be_kept_is_given_all_the_same(app: FastAPI, monkeypatch: pytest.MonkeyPatch):
+def test_an_answer_that_cannot_be_kept_is_still_given(app: FastAPI, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
         raise StateError("disk full")
 
@@ -206,7 +206,7 @@ SERVER = """
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A real server over the folder, and its port."""
+    """Run a real server on the folder; yield its process and port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -223,7 +223,7 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 def test_a_request_whose_server_was_killed_before_it_answered_can_be_sent_again(tmp_path: Path):
-    """kill -9 after the change is acknowledged by the store, and before its answer is given."""
+    """The server is killed after the store has acknowledged the change, before the answer is sent."""
     app = small_app(tmp_path)
     text = new_key(app, "enroll")
     app.state.service.close()
@@ -236,8 +236,9 @@ def test_a_request_whose_server_was_killed_before_it_answered_can_be_sent_again(
     with served(tmp_path) as (process, port), ThreadPoolExecutor(1) as pool:
         running = pool.submit(enroll, port)
         deadline = time.monotonic() + 20
-        while not (tmp_path / "enrolled").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        enrolled = tmp_path / "enrolled"
+        while not (enrolled.exists() and enrolled.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the file exists before its text is written
         process.kill()
         with pytest.raises(httpx.RequestError):
             running.result()
@@ -252,7 +253,7 @@ def test_a_request_whose_server_was_killed_before_it_answered_can_be_sent_again(
     assert (tmp_path / "enrolled").read_text() == "one\none\n"
 
 
-def test_an_answer_that_was_kept_outlives_its_server(tmp_path: Path):
+def test_a_kept_answer_survives_a_restart(tmp_path: Path):
     app = small_app(tmp_path)
     text = new_key(app, "enroll")
     headers = {"Authorization": f"Bearer {text}", **key("one")}
@@ -267,7 +268,7 @@ def test_an_answer_that_was_kept_outlives_its_server(tmp_path: Path):
     assert (tmp_path / "enrolled").read_text() == "one\n"
 
 
-def test_the_description_names_the_header_where_it_is_followed(app: FastAPI):
+def test_the_description_names_the_header_where_it_is_supported(app: FastAPI):
     paths = app.openapi()["paths"]
     for path, operations in paths.items():
         for method, operation in operations.items():

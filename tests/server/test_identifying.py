@@ -1,4 +1,4 @@
-"""Names, reasons and rounding of what is answered."""
+"""Names, reasons and rounding in answers."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_reasons(match, of, ignored, reason):
     [(0.40001, 0.40004), (0.40004, 0.40001), (0.39996, 0.40003), (0.4, 0.4), (0.12345678, 0.9), (0.399949, 0.39995)],
 )
 def test_rounded_numbers_say_the_same(similarity, threshold):
-    shown, wanted = _rounded(Match(None, similarity, threshold, "Ada"))
-    assert (shown >= wanted) == (similarity >= threshold)
-    assert abs(shown - similarity) < 2e-4
-    assert abs(wanted - threshold) < 1e-4
+    shown_similarity, shown_threshold = _rounded(Match(None, similarity, threshold, "Ada"))
+    assert (shown_similarity >= shown_threshold) == (similarity >= threshold)
+    assert abs(shown_similarity - similarity) < 2e-4
+    assert abs(shown_threshold - threshold) < 1e-4
 
 
 def test_a_face_as_json():

@@ -17,7 +17,7 @@ def app(tmp_path: Path) -> Iterator[FastAPI]:
     made.state.service.close()
 
 
-def test_what_belongs_to_the_api_needs_a_key():
+def test_paths_of_the_api_need_a_key():
     assert [path for path in ("/", "/page/a.js", "/healthz", "/readyz", "/v1/openapi.json") if needs_key(path)] == []
     assert all(needs_key(path) for path in ("/v1/", "/v1/nothing", "/v1/openapi.json/", "/v1/people/1", "/metrics"))
 
@@ -41,6 +41,6 @@ def test_a_state_file_that_cannot_be_read_is_503(app: FastAPI):
     assert "Retry-After" in answer.headers
 
 
-def test_what_is_public_is_not_counted(app: FastAPI):
+def test_public_paths_are_not_counted(app: FastAPI):
     new_key(app, "read")
     assert {client(app).get("/healthz").status_code for _ in range(6)} == {200}

@@ -44,7 +44,7 @@ def test_only_a_hash_is_stored(keys: Keys, state: State):
     assert hashlib.sha256(secret.encode()).hexdigest().encode() in files
 
 
-def test_a_text_of_a_key_is_not_shown_by_accident(keys: Keys, caplog: pytest.LogCaptureFixture):
+def test_the_text_of_a_key_is_not_shown_by_accident(keys: Keys, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.DEBUG):
         new = keys.create("read")
         keys.check(new.text)
@@ -99,11 +99,11 @@ def test_a_revoked_key_is_none_at_once_in_every_process(keys: Keys, state: State
     assert keys.check(new.text) is None
     assert there.check(stays.text) is not None
     assert not keys.revoke(new.id)
-    assert not keys.revoke("nobody")
+    assert not keys.revoke("missing")
     worker.close()
 
 
-def test_a_key_that_another_process_makes_holds_at_once(keys: Keys, state: State):
+def test_a_key_that_another_process_makes_is_valid_at_once(keys: Keys, state: State):
     assert not keys.any()
     code = "import sys; from facespace.server import keys, state; print(keys.Keys(state.State(sys.argv[1])).create('read').text)"
     command = [sys.executable, "-c", code, str(state.folder)]
@@ -112,7 +112,7 @@ def test_a_key_that_another_process_makes_holds_at_once(keys: Keys, state: State
     assert keys.any()
 
 
-def test_keys_are_not_read_again_while_nobody_changes_them(keys: Keys, state: State, monkeypatch: pytest.MonkeyPatch):
+def test_keys_are_read_again_only_after_changes(keys: Keys, state: State, monkeypatch: pytest.MonkeyPatch):
     text = keys.create("read").text
     keys.check(text)
     asked: list[str] = []
@@ -132,7 +132,7 @@ def test_secrets_are_compared_in_constant_time(keys: Keys, monkeypatch: pytest.M
     monkeypatch.setattr(keys_module.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
     for text in (new.text, f"fsk_{'0' * 12}_{'a' * 43}", "nonsense"):
         keys.check(text)
-    assert len(compared) == 3  # an unknown id and a text of another form take the same way
+    assert len(compared) == 3  # an unknown id and an invalid text take the same path
     assert {len(a) for pair in compared for a in pair} == {64}
 
 
@@ -142,7 +142,7 @@ def test_keys_that_were_all_revoked_do_not_open_the_service(keys: Keys):
     assert keys.any()
 
 
-def test_what_makes_no_key(keys: Keys, monkeypatch: pytest.MonkeyPatch):
+def test_invalid_keys_are_not_made(keys: Keys, monkeypatch: pytest.MonkeyPatch):
     for role in ("root", "", None):
         with pytest.raises(ValueError, match="must be one of identify, read, enroll, admin"):
             keys.create(role)  # type: ignore[arg-type]
@@ -154,13 +154,13 @@ def test_what_makes_no_key(keys: Keys, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keys_module, "MAX_KEYS", 2)
     first = keys.create("read")
     keys.create("read")
-    with pytest.raises(ValueError, match="at most 2 valid keys"):
+    with pytest.raises(ValueError, match="there are 2 valid keys already"):
         keys.create("read")
     keys.revoke(first.id)
     keys.create("read")
 
 
-def test_a_role_that_somebody_wrote_into_the_file_may_nothing(keys: Keys, state: State):
+def test_an_unknown_role_in_the_file_has_no_rights(keys: Keys, state: State):
     new = keys.create("read")
     with state.transaction() as connection:
         connection.execute("UPDATE key SET role = 'root'")

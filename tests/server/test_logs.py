@@ -1,4 +1,4 @@
-"""Lines of JSON that tell nothing of people."""
+"""Lines of JSON without data about people."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_lines(capsys):
     assert done["time"].endswith("Z")
 
 
-def test_a_level_leaves_lines_out(capsys):
+def test_a_level_suppresses_lines(capsys):
     logs.configure("warning")
     logs.log("done")
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["facespace.webhooks", "facespace.mqtt"])
-def test_what_delivers_events_writes_lines_of_json_too(name, capsys):
+def test_loggers_of_deliveries_write_json_too(name, capsys):
     logs.configure()
     logging.getLogger(name).warning("event %s was not delivered", 7)
     assert json.loads(capsys.readouterr().err)["message"] == "event 7 was not delivered"

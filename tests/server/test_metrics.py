@@ -1,4 +1,4 @@
-"""Figures for Prometheus, of one process and of several."""
+"""Metrics for Prometheus, of one process and of several."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ def test_workers_are_added_up(tmp_path):
         for n in (2, 3)
     ]  # fmt: skip
     assert "facespace_photos_total 5.0" in texts[1]
-    assert "facespace_photos_waiting 3.0" in texts[1]  # the first process has ended
+    assert "facespace_photos_waiting 3.0" in texts[1]  # without the first process, which has ended

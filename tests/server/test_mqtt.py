@@ -47,7 +47,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     "address",
     ["localhost", "http://localhost", "mqtt://", "mqtt://localhost/a#b", "mqtt://localhost/a%2Bb", "mqtt://h:99999"],
 )
-def test_addresses_that_are_none(address: str) -> None:
+def test_invalid_addresses(address: str) -> None:
     with pytest.raises(ValueError, match="MQTT broker"):
         parsed_broker(address)
 
@@ -59,7 +59,7 @@ def test_a_password_is_not_repeated_in_an_error() -> None:
         assert "secret" not in str(error.value)
 
 
-def test_topics_cannot_be_widened(broker: Broker) -> None:
+def test_topics_are_escaped(broker: Broker) -> None:
     assert broker.topic_of("a/b+c#d", "known") == "facespace/a%2Fb%2Bc%23d/known"
 
 
@@ -75,7 +75,7 @@ def test_an_event_arrives_with_qos_1(broker: Broker, port: int) -> None:
 
 def test_a_broker_that_goes_and_comes_back(broker: Broker, port: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "facespace.mqtt")
-    publisher = Publisher(broker)  # before there is one
+    publisher = Publisher(broker)  # before the broker runs
     publisher.publish("facespace/default/known", "1")
     wait_until(lambda: "cannot be reached" in caplog.text)
     with mqtt_broker(port), mqtt_listener(port) as heard:
@@ -88,10 +88,10 @@ def test_a_broker_that_goes_and_comes_back(broker: Broker, port: int, caplog: py
         assert publisher.flush(15)
     publisher.close()
     assert publisher.n_unsent == 0
-    assert caplog.text.count("cannot be reached") <= 2, "said once, not with each attempt"
+    assert caplog.text.count("cannot be reached") <= 2, "logged once, not at each attempt"
 
 
-def test_what_waits_has_its_limit(broker: Broker) -> None:
+def test_waiting_events_are_limited(broker: Broker) -> None:
     publisher = Publisher(broker, most_unsent=3)
     assert [publisher.publish("t", str(k)) for k in range(5)] == [True, True, True, False, False]
     assert publisher.n_unsent == 3
@@ -99,7 +99,7 @@ def test_what_waits_has_its_limit(broker: Broker) -> None:
     publisher.close()
 
 
-# When a handshake fails, paho forgets to close its socket; Python does.
+# When a handshake fails, paho does not close its socket, so Python warns.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_tls_is_verified(port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     certificate = certify(tmp_path, "127.0.0.1")
@@ -109,14 +109,16 @@ def test_tls_is_verified(port: int, tmp_path: Path, caplog: pytest.LogCaptureFix
         publisher.publish("facespace/default/known", "1")
         assert publisher.flush(10)
         publisher.close()
-        publisher = Publisher(broker)  # a certificate that nobody has signed
+        publisher = Publisher(broker)  # a self-signed certificate
         publisher.publish("facespace/default/known", "2")
         wait_until(lambda: "trying again" in caplog.text)
         assert not publisher.flush(0.2)
         publisher.close()
 
 
-def test_a_wrong_password_is_said_without_it(port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_password_is_logged_without_the_password(
+    port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from pwdlib.hashers.argon2 import Argon2Hasher
 
     passwords = tmp_path / "users"
@@ -135,13 +137,13 @@ def test_a_wrong_password_is_said_without_it(port: int, tmp_path: Path, caplog: 
 def test_a_service_publishes_each_event_until_the_broker_has_it(
     broker: Broker, port: int, state: State, events: Events
 ) -> None:
-    """One that was down while things happened begins where it was."""
+    """A service that was down continues after the last event that the broker confirmed."""
 
     def emit(person: str) -> None:
         events.emit("enrolled", "staff", {"person": {**ANNA, "id": person}})
 
     webhooks = Webhooks(state, events)
-    bridge = Bridge(events, Publisher(broker))  # from now on
+    bridge = Bridge(events, Publisher(broker))  # it publishes events from now on
     bridge.close()
     emit("1")
     delivering = Delivering(state, events, webhooks, make_bridge=lambda: Bridge(events, Publisher(broker)))

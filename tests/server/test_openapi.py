@@ -47,7 +47,7 @@ def test_photos_come_raw_or_in_a_form(schema):
     assert set(schema["paths"]["/v1/verify"]["post"]["requestBody"]["content"]) == {"multipart/form-data"}
 
 
-def test_references_are_there(schema):
+def test_references_resolve(schema):
     def walk(value):
         if isinstance(value, dict):
             if isinstance(ref := value.get("$ref"), str):

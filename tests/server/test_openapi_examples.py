@@ -1,4 +1,4 @@
-"""Examples that are put together fit their schemas."""
+"""Generated examples fit their schemas."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_an_example_fits_its_model():
     assert example["inner"] == {"kind": "a", "box": [0.5] * 4}
 
 
-def test_a_model_that_holds_itself_ends():
+def test_a_recursive_model_ends():
     example_of({"$ref": "#/components/schemas/A"}, {"A": {"properties": {"a": {"$ref": "#/components/schemas/A"}}}})
 
 
 @pytest.mark.parametrize("given", [{"example": {"x": 1}}, {"examples": {"one": {"value": 1}}}])
-def test_an_example_that_is_there_stays(given):
+def test_an_existing_example_is_kept(given):
     operation = {"responses": {"200": {"content": {"application/json": {"schema": {"type": "object"}, **given}}}}}
     give_examples(operation, {})
     assert operation["responses"]["200"]["content"]["application/json"] == {"schema": {"type": "object"}, **given}

@@ -1,4 +1,4 @@
-"""Workers whose parent died end; see test_running for real ones."""
+"""Workers end when their parent dies; test_running has real ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import threading
 from facespace.server.orphans import end_with_parent
 
 
-def test_a_process_of_its_own_is_left_alone():
+def test_a_process_without_a_parent_is_not_ended():
     end_with_parent()
     assert "facespace-parent" not in {one.name for one in threading.enumerate()}

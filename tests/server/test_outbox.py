@@ -1,4 +1,4 @@
-"""What `watch` posts to a webhook by itself."""
+"""Events that `watch` posts to a webhook without a service."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def test_events_arrive_in_order_and_signed(target: WebhookServer) -> None:
     assert all("X-Facespace-Signature" in headers for headers, _ in target.requests)
 
 
-def test_an_event_is_tried_again_and_trouble_said_once(target: WebhookServer) -> None:
-    said: list[str] = []
+def test_an_event_is_retried_and_trouble_reported_once(target: WebhookServer) -> None:
+    reported: list[str] = []
     target.answers += [500, 500, 302]
-    outbox = Outbox(target.url, trouble=said.append, delays=(0.01,))
+    outbox = Outbox(target.url, trouble=reported.append, delays=(0.01,))
     outbox.post("1", "{}")
     outbox.post("2", "{}")
     assert outbox.close() == 0
     assert [headers["X-Facespace-Event-Id"] for headers, _ in target.requests] == ["1", "1", "1", "1", "2"]
-    assert [line.partition(": ")[2] for line in said] == [
+    assert [line.partition(": ")[2] for line in reported] == [
         "it answered 500; trying again",
         "it answered 302; redirects are not followed; trying again",
     ]
@@ -45,27 +45,27 @@ def test_an_event_is_tried_again_and_trouble_said_once(target: WebhookServer) ->
 
 def test_the_oldest_are_dropped_when_too_many_wait(target: WebhookServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_POSTED", 3)
-    release, said = threading.Event(), []
+    release, reported = threading.Event(), []
     target.answers.append(lambda handler: release.wait(20))
-    outbox = Outbox(target.url, trouble=said.append, delays=(0.01,))
+    outbox = Outbox(target.url, trouble=reported.append, delays=(0.01,))
     outbox.post("0", "{}")
     wait_until(lambda: target.requests)
     for k in range(1, 6):
         outbox.post(str(k), "{}")
     assert outbox.n_waiting == 3
-    assert said and "1 events were dropped" in said[0]
+    assert reported and "1 events were dropped" in reported[0]
     release.set()
     wait_until(lambda: not outbox.n_waiting)
     outbox.close()
     assert [headers["X-Facespace-Event-Id"] for headers, _ in target.requests][-3:] == ["3", "4", "5"]
 
 
-def test_what_is_lost_is_counted() -> None:
+def test_lost_events_are_counted() -> None:
     outbox = Outbox("http://127.0.0.1:9/", delays=(0.01,))
     outbox.post("1", "{}")
     assert outbox.close(0.2) == 1
 
 
-def test_a_target_that_is_none() -> None:
+def test_an_invalid_target() -> None:
     with pytest.raises(TargetRefused, match="must begin with https"):
         Outbox("ftp://example.com")

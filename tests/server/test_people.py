@@ -26,19 +26,19 @@ def store(tmp_path: Path) -> Iterator[SQLiteStore]:
 
 
 @pytest.mark.parametrize("name", ["Ada", "王小明", "x" * 200, "a b/c?d=e&f", "\u202e", "😀"])
-def test_a_cursor_holds_any_name(name):
+def test_a_cursor_can_contain_any_name(name):
     cursor = people.cursor_of(name)
     assert people.name_of(cursor) == name and cursor.isascii() and cursor.replace("-", "").replace("_", "").isalnum()
 
 
 @pytest.mark.parametrize("cursor", ["", "=", "A", "????", "Zm9v=", "Zm9v ", "\0", "é", "_w", "AA", "Zm9w1"])
-def test_what_is_no_cursor(cursor):
+def test_invalid_cursors(cursor):
     with pytest.raises(Problem, match="after must be"):
         people.name_of(cursor)
 
 
 @pytest.mark.parametrize("number", ["", "0", "-1", "01", "1 ", "1.0", "9" * 19, "9" * 40, "１", "None", "1\n"])
-def test_what_is_no_id(number):
+def test_invalid_ids(number):
     with pytest.raises(Problem) as caught:
         people.person_number(number)
     assert (caught.value.status, caught.value.code) == (404, "no_such_person") and len(str(caught.value.detail)) < 90
@@ -55,7 +55,7 @@ def test_pages_end_and_say_so(store):
     assert people.people_page(store, after=None, limit=1, search="a").next is None
 
 
-def test_who_is_shown_by_which_photo(store):
+def test_the_best_crop_is_the_cover(store):
     (ada, bob) = store.people(limit=2)
     assert people.person_entry(store, ada)["cover"] is None, "no crop was kept"
     assert people.person_entry(store, bob)["cover"] == str(store.photos(bob.id)[0].id)
@@ -80,7 +80,7 @@ def test_if_match(store):
         assert caught.value.status == status
 
 
-def test_metadata_that_no_answer_can_tell_is_left_out():
+def test_metadata_that_cannot_be_encoded_is_left_out():
     deep = {"a": 1}
     for _ in range(300):
         deep = {"a": deep}

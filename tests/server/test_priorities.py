@@ -1,4 +1,4 @@
-"""Threads that compute go behind."""
+"""Threads that compute have a lower priority."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facespace.server.priorities import answer_promptly, compute_behind
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-def test_a_thread_and_those_it_starts_go_behind():
+def test_a_thread_and_those_it_starts_get_a_lower_priority():
     found: list[int] = []
 
     def note() -> None:
@@ -33,7 +33,7 @@ def test_a_thread_and_those_it_starts_go_behind():
     assert found == [found[0], max(5, found[0]), max(5, found[0]), found[0]]
 
 
-def test_threads_change_more_often():
+def test_threads_switch_more_often():
     before = sys.getswitchinterval()
     try:
         answer_promptly()

@@ -31,7 +31,7 @@ def client(tmp_path_factory):
         (HTTPException(400, "x"), 400, "malformed"),
         (RequestValidationError([{"type": "json_invalid", "loc": ("body", 3), "msg": "x"}]), 400, "malformed"),
         (RequestValidationError([{"type": "missing", "loc": ("query", "a"), "msg": "needed"}]), 422, "invalid"),
-        (UnknownPerson("g: nobody"), 404, "no_such_person"),
+        (UnknownPerson("g: unknown"), 404, "no_such_person"),
         (NoSuchCollection("x", []), 404, "no_such_collection"),
         (Conflict("g: changed"), 409, "conflict"),
         (GalleryError("g: away"), 503, "store_unavailable"),
@@ -47,7 +47,7 @@ def test_errors_have_their_problem(error, status, code):
 
 
 @pytest.mark.parametrize("kind", [GalleryError, StateError, ModelError])
-def test_where_the_store_is_stands_in_the_log_alone(kind, monkeypatch):
+def test_the_address_of_the_store_is_only_in_the_log(kind, monkeypatch):
     written = []
     monkeypatch.setattr(problems_module, "log", lambda message, **fields: written.append(fields["reason"]))
     problem = as_problem(kind("/srv/faces/people.gallery: the disk is full"))
@@ -59,13 +59,13 @@ def test_other_errors_are_failures():
     assert as_problem(RuntimeError("inside")) is None
 
 
-def test_a_body_has_what_rfc_9457_wants():
-    held = json.loads(problem_body(404, "no_such_person", "nobody", "id-1", errors=[{"where": "a", "message": "b"}]))
+def test_a_body_has_the_members_of_rfc_9457():
+    held = json.loads(problem_body(404, "no_such_person", "unknown", "id-1", errors=[{"where": "a", "message": "b"}]))
     assert held == {
         "type": "urn:facespace:problem:no_such_person",
         "title": PROBLEMS["no_such_person"][1],
         "status": 404,
-        "detail": "nobody",
+        "detail": "unknown",
         "code": "no_such_person",
         "request_id": "id-1",
         "errors": [{"where": "a", "message": "b"}],
@@ -84,7 +84,7 @@ def test_responses_name_every_code_of_a_status():
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
-def test_other_methods_are_told_which_are_taken(client, method):
+def test_a_405_lists_the_methods(client, method):
     answer = client.request(method, "/v1/detect")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.headers["content-type"] == "application/problem+json"

@@ -1,4 +1,4 @@
-"""The service as processes: started, asked, ended."""
+"""The service as processes: started, called, ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_serves_until_sigterm(tmp_path, hopper_file):
         answers: list[int] = []
 
         def ask() -> None:
-            with service.client() as another, suppress(httpx.TransportError):  # some come too late
+            with service.client() as another, suppress(httpx.TransportError):  # some requests come too late
                 answers.append(another.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG).status_code)
 
         asking = [threading.Thread(target=ask) for _ in range(6)]
@@ -42,7 +42,7 @@ def test_it_serves_until_sigterm(tmp_path, hopper_file):
         for one in asking:
             one.join()
         assert 200 in answers
-        assert set(answers) <= {200, 503}  # what was accepted is finished, and the rest is told
+        assert set(answers) <= {200, 503}  # accepted requests are finished, and the rest are refused
         assert "Traceback" not in service.log
     assert oct((tmp_path / "people.gallery.service").stat().st_mode)[-3:] == "700"
 
@@ -51,7 +51,7 @@ def test_workers_share_one_gallery_and_end_with_their_parent(tmp_path, hopper_fi
     with served(tmp_path, "--workers", "2") as service:
         children = _children(service.process.pid)
         for _ in range(12):
-            with service.client() as client:  # each on a connection of its own
+            with service.client() as client:  # each on its own connection
                 assert client.post("/v1/detect", content=hopper_file.read_bytes(), headers=JPEG).status_code == 200
         figures = httpx.get(f"{service.url}/metrics", trust_env=False).text
         assert "facespace_photos_total 12.0" in figures
@@ -62,7 +62,7 @@ def test_workers_share_one_gallery_and_end_with_their_parent(tmp_path, hopper_fi
         assert again.end() == 0
 
 
-def test_what_is_wrong_is_one_line(tmp_path):
+def test_errors_are_one_line(tmp_path):
     (tmp_path / "broken.gallery").write_bytes(b"no gallery at all" * 100)
     line = _failed(tmp_path, "--gallery", str(tmp_path / "broken.gallery"))
     assert line.count("\n") == 1
@@ -82,7 +82,7 @@ def test_other_machines_need_a_key(tmp_path):
     assert "facespace serve key create" in line
 
 
-def test_a_model_that_is_not_there_is_said_without_a_traceback(tmp_path):
+def test_a_missing_model_is_reported_without_a_traceback(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -114,11 +114,11 @@ def test_the_address_has_the_real_port(host, shown):
         assert address(settings, listener) == f"http://{shown}:{port}/faces/"
 
 
-def test_forwarded_headers_are_believed_of_named_proxies_alone():
+def test_forwarded_headers_are_trusted_only_from_named_proxies():
     assert not config(Settings("x")).proxy_headers
-    told = config(Settings("x", forwarded_from=("10.0.0.1",)))
-    assert told.proxy_headers
-    assert told.forwarded_allow_ips == ["10.0.0.1"]
+    options = config(Settings("x", forwarded_from=("10.0.0.1",)))
+    assert options.proxy_headers
+    assert options.forwarded_allow_ips == ["10.0.0.1"]
 
 
 def _failed(folder: Path, *arguments: str) -> str:
@@ -126,7 +126,7 @@ def _failed(folder: Path, *arguments: str) -> str:
         [sys.executable, "-m", "facespace", "serve", *arguments], capture_output=True, text=True, timeout=60, cwd=folder
     )
     assert done.returncode == 1, done.stderr
-    return "".join(line for line in done.stderr.splitlines(keepends=True) if "open to everybody" not in line)
+    return "".join(line for line in done.stderr.splitlines(keepends=True) if "everyone on this machine" not in line)
 
 
 def _children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What browsers are told."""
+"""Security headers of answers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_the_page_loads_nothing_from_elsewhere():
     assert dict(security_headers("/"))[b"content-security-policy"] == CONTENT_SECURITY_POLICY.encode()
 
 
-def test_what_an_answer_says_itself_stays():
+def test_headers_that_are_given_are_kept():
     names = [name for name, _ in security_headers("/page/style.css", [(b"Cache-Control", b"max-age=60")])]
     assert b"cache-control" not in names
     assert b"x-content-type-options" in names
 
 
-def test_the_api_shows_nothing():
+def test_answers_of_the_api_load_nothing():
     assert dict(security_headers("/v1/people"))[b"content-security-policy"].startswith(b"default-src 'none'")

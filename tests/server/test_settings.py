@@ -13,7 +13,7 @@ def test_they_come_back_from_the_environment(monkeypatch):
     assert Settings.from_environment() == settings
 
 
-def test_the_state_is_beside_the_gallery():
+def test_the_state_is_next_to_the_gallery():
     assert Settings("/data/people.gallery").state == "/data/people.gallery.service"
     assert Settings("qdrant://host").state == "facespace.service"
     assert Settings("a", state="/else").state == "/else"
@@ -26,7 +26,7 @@ def test_the_state_is_beside_the_gallery():
         {"header_seconds": 1e9}, {"rate_per_second": 0}, {"root_path": "faces"}, {"root_path": "/faces/"},
     ],
 )  # fmt: skip
-def test_what_is_out_of_range_is_told(wrong):
+def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
         Settings("a", **wrong)
 
@@ -39,5 +39,5 @@ def test_loopback(host, is_loopback):
     assert Settings("a", host=host).is_loopback == is_loopback
 
 
-def test_faces_nobody_could_name_are_kept_only_when_asked_for():
+def test_unknown_faces_are_kept_only_if_chosen():
     assert Settings("people.gallery").unknowns_days is None

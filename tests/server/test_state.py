@@ -27,7 +27,7 @@ def state(tmp_path: Path):
     opened.close()
 
 
-def test_nobody_else_can_read_the_folder_and_the_files(state: State):
+def test_other_users_cannot_read_the_folder_and_the_files(state: State):
     state.set("a", 1)
     assert stat.S_IMODE(state.folder.stat().st_mode) == 0o700
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in state.folder.iterdir()} == {
@@ -35,7 +35,7 @@ def test_nobody_else_can_read_the_folder_and_the_files(state: State):
     }  # fmt: skip
 
 
-def test_rights_of_others_are_taken_from_a_file_that_has_them(state: State):
+def test_rights_of_other_users_are_removed(state: State):
     state.close()
     state.path.chmod(0o644)
     State(state.folder).close()
@@ -63,7 +63,7 @@ def test_a_folder_in_no_folder_and_a_file_are_refused(tmp_path: Path):
     with pytest.raises(StateError, match=r"the folder .*missing does not exist; make it, or give another \(--state\)"):
         State(tmp_path / "missing" / "state")
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="a file, where the state folder was expected"):
+    with pytest.raises(StateError, match="must be a folder, got a file"):
         State(tmp_path / "file")
 
 
@@ -77,7 +77,7 @@ def test_a_change_is_whole_or_not_at_all(state: State):
         connection.execute("INSERT INTO t VALUES (1)")
         with state.transaction() as inner:
             inner.execute("INSERT INTO t VALUES (2)")
-        assert state.rows("SELECT * FROM t") == []  # not before the outer one has ended
+        assert state.rows("SELECT * FROM t") == []  # nothing is written before the outer transaction ends
     assert state.rows("SELECT * FROM t") == [(1,), (2,)]
 
 
@@ -125,8 +125,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(state: State):
     state.table("CREATE TABLE IF NOT EXISTS t (value BLOB)")
     (n_pages,) = state._writer.execute("PRAGMA page_count").fetchone()
     state._writer.execute(f"PRAGMA max_page_count = {n_pages + 2}")
-    told = r"service.sqlite: database or disk is full; make room on its disk"
-    with pytest.raises(StateError, match=told), state.transaction() as connection:
+    message = r"service.sqlite: database or disk is full; make room on its disk"
+    with pytest.raises(StateError, match=message), state.transaction() as connection:
         connection.execute("UPDATE setting SET value = '2'")
         connection.execute("INSERT INTO t VALUES (zeroblob(1000000))")
     assert state.setting("a") == 1
@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(state: State):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of files are POSIX")
-def test_a_disk_that_takes_no_more_is_one_line_at_the_start(tmp_path: Path):
+def test_a_full_disk_at_the_start_is_one_line(tmp_path: Path):
     code = (
         "import resource, signal, sys\n"
         "from facespace.server.state import State, StateError\n"
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_refused_and_left_alone(state: State, damage: str):
     else:
         data = bytearray(b"not a database at all, but long enough to look like one" * 100)
     state.path.write_bytes(data)
-    with pytest.raises(StateError, match=r"service.sqlite: damaged \(.*bring it back from a backup, or move it away"):
+    with pytest.raises(StateError, match=r"service.sqlite: damaged \(.*restore it from a backup, or move it away"):
         State(state.folder)
     assert state.path.read_bytes() == bytes(data)
 
@@ -178,7 +178,7 @@ def test_a_file_of_a_newer_version_is_refused(state: State):
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     state.close()
     with pytest.raises(
-        StateError, match=rf"newer version of facespace \(format {VERSION + 1}, this one reads {VERSION}"
+        StateError, match=rf"newer version of facespace \(format {VERSION + 1}, this one reads up to {VERSION}"
     ):
         State(state.folder)
 
@@ -188,20 +188,20 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path):
     connection.execute("CREATE TABLE theirs (n INTEGER)")
     connection.commit()
     connection.close()
-    with pytest.raises(StateError, match="no state file of facespace; give another folder"):
+    with pytest.raises(StateError, match="not a state file of facespace; give another folder"):
         State(tmp_path)
 
 
 def test_a_setting_that_is_no_json_is_damage(state: State):
     with state.transaction() as connection:
         connection.execute("INSERT INTO setting VALUES ('a', '{')")
-    with pytest.raises(StateError, match="the setting 'a' is no JSON"):
+    with pytest.raises(StateError, match="the setting 'a' is not JSON"):
         state.setting("a")
 
 
 def test_a_closed_file_says_so(state: State):
     state.close()
-    with pytest.raises(StateError, match="closed already"):
+    with pytest.raises(StateError, match="already closed"):
         state.rows("SELECT 1")
 
 
@@ -230,7 +230,7 @@ def test_two_servers_on_one_state_folder_are_refused(tmp_path: Path):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "served\n"
 
 
-def test_the_lock_of_a_killed_server_is_gone(tmp_path: Path):
+def test_the_lock_of_a_killed_server_is_free(tmp_path: Path):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom facespace.server.state import serving\n"
         "with serving(Path(sys.argv[1])):\n    print('served', flush=True)\n    time.sleep(60)\n"
@@ -261,22 +261,22 @@ def test_texts_are_sealed_with_the_key_of_the_gallery(tmp_path: Path, monkeypatc
     second.close()
 
 
-@pytest.mark.parametrize(("key", "said"), [("", f"set the variable {VARIABLE}"), ("x" * 20, "with another key")])
-def test_another_key_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, said: str):
+@pytest.mark.parametrize(("key", "message"), [("", f"set the variable {VARIABLE}"), ("x" * 20, "with another key")])
+def test_another_key_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, message: str
+):
     monkeypatch.setenv(VARIABLE, "correct horse battery")
     state = State(tmp_path / "state")
     state.sealing()
     state.close()
     monkeypatch.setenv(VARIABLE, key)
-    again = State(tmp_path / "state")  # keys are made and listed without it
-    with pytest.raises(StateError, match=rf"{said}.* or give another folder \(--state\)"):
+    again = State(tmp_path / "state")  # keys can be made and listed without it
+    with pytest.raises(StateError, match=rf"{message}.* or give another folder \(--state\)"):
         again.sealing()
     again.close()
 
 
-def test_nothing_of_people_is_readable_in_the_state_of_an_encrypted_gallery(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_no_names_are_readable_in_the_state_of_an_encrypted_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(VARIABLE, "correct horse battery")
     state = State(tmp_path / "state")
     events, answers = Events(state), Answers(state)
@@ -301,7 +301,7 @@ def test_nothing_of_people_is_readable_in_the_state_of_an_encrypted_gallery(
     state.close()
 
 
-def test_what_a_killed_server_left_of_exports_is_deleted(tmp_path: Path):
+def test_exports_left_by_a_killed_server_are_deleted(tmp_path: Path):
     folder = tmp_path / "state"
     (folder / "export-abc").mkdir(parents=True)
     (folder / "export-abc" / "people.facespace").write_text("Ada")

@@ -21,7 +21,7 @@ from support.webhook_server import webhook_server
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
 
-def test_the_function_comes_before_the_handler_that_is_there() -> None:
+def test_the_function_is_called_before_the_existing_handler() -> None:
     called: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: called.append("handler"))
     try:
@@ -31,12 +31,12 @@ def test_the_function_comes_before_the_handler_that_is_there() -> None:
         assert called == ["function", "handler"]
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until(lambda: len(called) == 3)
-        assert called[2] == "handler", "as it was before"
+        assert called[2] == "handler", "the earlier handler is restored"
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_another_thread_is_left_alone() -> None:
+def test_other_threads_are_not_affected() -> None:
     before = signal.getsignal(signal.SIGTERM)
     found: list[object] = []
 
@@ -51,7 +51,7 @@ def test_another_thread_is_left_alone() -> None:
 
 
 def listen(url: str, n: int, found: list[list[str]], ready: threading.Semaphore) -> None:
-    """The kinds of the first `n` events of a stream, and whatever else comes until it ends."""
+    """Collect the kinds of the first `n` events of a stream, and any that follow until it ends."""
     kinds: list[str] = []
     with httpx.Client(timeout=60, trust_env=False) as client, client.stream("GET", f"{url}/v1/events") as answer:
         for line in answer.iter_lines():
@@ -64,7 +64,7 @@ def listen(url: str, n: int, found: list[list[str]], ready: threading.Semaphore)
 
 
 def test_streams_of_two_workers(tmp_path: Path, hopper_file: Path, collins_file: Path) -> None:
-    """Whichever worker a request comes to, all listeners are told; SIGTERM ends their streams at once."""
+    """All listeners get each event, from any worker. SIGTERM ends their streams at once."""
     found: list[list[str]] = []
     ready = threading.Semaphore(0)
     with served(tmp_path, "--workers", "2") as service:
@@ -73,7 +73,7 @@ def test_streams_of_two_workers(tmp_path: Path, hopper_file: Path, collins_file:
             listener.start()
         for _ in listeners:
             assert ready.acquire(timeout=30)
-        time.sleep(0.5)  # until the workers know of each other's listeners
+        time.sleep(0.5)  # so that the workers know of each other's listeners
         with service.client() as client:
             photo = {"photo": ("h.jpg", hopper_file.read_bytes(), "image/jpeg")}
             assert client.post("/v1/enroll", data={"name": "Grace"}, files=photo).status_code == 200
@@ -93,7 +93,7 @@ def test_streams_of_two_workers(tmp_path: Path, hopper_file: Path, collins_file:
 def test_no_event_of_an_acknowledged_enrolment_is_lost_by_kill_9(
     tmp_path: Path, hopper_file: Path, collins_file: Path
 ) -> None:
-    """Everything dies while a webhook hangs; after the restart it gets what it has not acknowledged."""
+    """The service is killed while a webhook hangs. After the restart, the webhook gets the unacknowledged events."""
     release = threading.Event()
     photos = [(f"p{k}", file) for k, file in enumerate((hopper_file, collins_file))]
     with webhook_server() as target:
@@ -110,4 +110,4 @@ def test_no_event_of_an_acknowledged_enrolment_is_lost_by_kill_9(
             wait_until(lambda: len({json.loads(body)["id"] for body in target.bodies()}) == 2, seconds=20)
     names = [json.loads(body)["person"]["name"] for body in target.bodies()]
     assert sorted(set(names)) == ["p0", "p1"]
-    assert len(names) <= 3, "only what was under way is sent twice"
+    assert len(names) <= 3, "only interrupted deliveries are sent twice"

@@ -1,4 +1,4 @@
-"""Ids, log lines, figures, and the answer to an error that nobody expected."""
+"""Ids, log lines, metrics, and the answer to an unexpected error."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def test_the_clients_own_id_is_taken(client, given):
 
 
 @pytest.mark.parametrize("given", ["", "a" * 65, "a b", "a\tb", '"', "ü"])
-def test_an_id_that_is_none_is_replaced(client, given):
+def test_an_invalid_id_is_replaced(client, given):
     got = client.get("/healthz", headers={"x-request-id": given.encode("latin-1")}).headers["x-request-id"]
     assert got != given
     assert len(got) == 16
 
 
-def test_a_line_says_what_was_done_and_not_to_whom(client, lines, hopper_file):
+def test_a_log_line_names_the_operation_and_no_person(client, lines, hopper_file):
     client.post(
-        "/v1/identify", params={"collection": "nobody"}, headers={"content-type": "image/jpeg", "x-request-id": "r-1"},
+        "/v1/identify", params={"collection": "missing"}, headers={"content-type": "image/jpeg", "x-request-id": "r-1"},
         content=hopper_file.read_bytes(),
     )  # fmt: skip
     (line,) = lines()
     assert {key: line[key] for key in ("request_id", "method", "operation", "status")} == {
         "request_id": "r-1", "method": "POST", "operation": "identify", "status": 404,
     }  # fmt: skip
-    assert "nobody" not in json.dumps(line)
+    assert "missing" not in json.dumps(line)
 
 
-def test_an_unexpected_error_tells_nothing(client, lines, monkeypatch):
+def test_an_unexpected_error_reveals_nothing(client, lines, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError(SECRET)
 

@@ -1,4 +1,4 @@
-"""Keys, rates and Idempotency-Key where two processes serve: what one of them did holds in the other at once."""
+"""Keys, rates and Idempotency-Key with two processes: a change in one takes effect in the other at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def service(folder: Path, state: State, admin: str) -> Iterator[Served]:
 
 
 def requests(service: Served, n: int, method: str, path: str, key: str, **headers: str) -> list[httpx.Response]:
-    """The answers to n requests, each over a connection of its own, so that both workers get some."""
+    """Return the answers to n requests, each over its own connection, so that both workers get some."""
 
     def one(_: int) -> httpx.Response:
         with service.client(headers={"Authorization": f"Bearer {key}", **headers}, verify=False) as client:
@@ -51,7 +51,7 @@ def requests(service: Served, n: int, method: str, path: str, key: str, **header
         return list(pool.map(one, range(n)))
 
 
-def test_a_key_holds_and_is_revoked_in_both(service: Served, state: State, admin: str):
+def test_a_key_is_valid_and_revoked_in_both(service: Served, state: State, admin: str):
     new = Keys(state).create("read")
     assert {answer.status_code for answer in requests(service, 16, "GET", "/v1/caller", new.text)} == {200}
     with service.client(headers={"Authorization": f"Bearer {admin}"}) as client:
@@ -61,15 +61,15 @@ def test_a_key_holds_and_is_revoked_in_both(service: Served, state: State, admin
 
 def test_a_request_sent_to_both_is_carried_out_once(service: Served, state: State, admin: str):
     answers = requests(service, 12, "POST", "/v1/collections", admin, **{"Idempotency-Key": "one"})
-    told = [(answer.status_code, answer.json().get("code")) for answer in answers]
-    assert set(told) <= {(201, None), (409, "in_progress")}, told
+    outcomes = [(answer.status_code, answer.json().get("code")) for answer in answers]
+    assert set(outcomes) <= {(201, None), (409, "in_progress")}, outcomes
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers if answer.status_code == 201) == 1
     again = requests(service, 8, "POST", "/v1/collections", admin, **{"Idempotency-Key": "one"})
     assert {answer.headers.get("Idempotency-Replayed") for answer in again} == {"true"}
     assert len({answer.text for answer in again}) == 1
 
 
-def test_both_together_let_a_caller_have_its_burst(service: Served, state: State):
+def test_both_together_allow_one_burst(service: Served, state: State):
     text = Keys(state).create("identify").text
     statuses = [answer.status_code for answer in requests(service, BURST + 20, "GET", "/v1/caller", text)]
     assert (statuses.count(200), statuses.count(429)) == (BURST, 20)

@@ -1,4 +1,4 @@
-"""Where webhooks may go, and one signed request to a server on loopback."""
+"""The allowed targets of webhooks, and one signed request to a server on loopback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def send(url: str, **options: Any) -> int:
 
 
 def name_means(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
-    """Make the name hooks.test mean these addresses; the names that were resolved."""
+    """Make hooks.test resolve to these addresses. Return a list of the names that were resolved."""
     real, asked = socket.getaddrinfo, []
 
     def getaddrinfo(host: str, port: int, *arguments: Any, **options: Any) -> Any:
@@ -94,14 +94,14 @@ def test_public_addresses(address: str) -> None:
     check_address(ipaddress.ip_address(address))
 
 
-def test_private_addresses_may_be_allowed_but_no_multicast() -> None:
+def test_private_addresses_may_be_allowed_but_not_multicast() -> None:
     check_address(ipaddress.ip_address("10.1.1.1"), allow_private=True)
     with pytest.raises(TargetRefused, match="multicast"):
         check_address(ipaddress.ip_address("224.0.0.1"), allow_private=True)
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("ftp://example.com/", "must begin with https"),
         ("file:///etc/passwd", "must begin with https"),
@@ -121,8 +121,8 @@ def test_private_addresses_may_be_allowed_but_no_multicast() -> None:
         ("http://169.254.169.254/latest/meta-data", "not a public address"),
     ],
 )
-def test_urls_that_are_refused(url: str, said: str) -> None:
-    with pytest.raises(TargetRefused, match=said):
+def test_urls_that_are_refused(url: str, message: str) -> None:
+    with pytest.raises(TargetRefused, match=message):
         checked_target(url)
 
 
@@ -148,10 +148,10 @@ def test_redirects_are_not_followed(target: WebhookServer, status: int) -> None:
     assert len(target.requests) == 1
 
 
-def test_answers_that_are_no_success(target: WebhookServer) -> None:
+def test_unsuccessful_answers(target: WebhookServer) -> None:
     target.answers += [404, 500, b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 204 " + b"x" * 70_000]
-    for said in ("answered 404", "answered 500", "no valid HTTP answer", "no valid HTTP answer"):
-        with pytest.raises(DeliveryFailed, match=said):
+    for message in ("answered 404", "answered 500", "no valid HTTP answer", "no valid HTTP answer"):
+        with pytest.raises(DeliveryFailed, match=message):
             send(target.url)
 
 
@@ -166,7 +166,7 @@ def test_a_target_that_hangs(target: WebhookServer) -> None:
 
 
 def test_a_target_that_sends_a_byte_now_and_then(target: WebhookServer) -> None:
-    """Each read is in time; the whole is not."""
+    """Each read is in time, but the whole answer is not."""
     stop = threading.Event()
 
     def drip(handler: Any) -> None:
@@ -199,10 +199,10 @@ def test_an_endless_answer_is_not_read(target: WebhookServer) -> None:
     assert sum(sent) < 50_000_000
 
 
-def test_nobody_listens() -> None:
+def test_a_refused_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(DeliveryFailed, match="cannot be connected to"):
+    with pytest.raises(DeliveryFailed, match="cannot connect"):
         send(f"http://127.0.0.1:{port}/")
 
 
@@ -223,7 +223,7 @@ def test_a_name_that_means_this_machine_is_refused(target: WebhookServer, monkey
 def test_the_connection_goes_to_the_address_that_was_checked(
     target: WebhookServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name is resolved once: what it means later (DNS rebinding) does not matter."""
+    """The name is resolved once, so that a later change (DNS rebinding) has no effect."""
     asked = name_means(monkeypatch, "127.0.0.1")
     assert send(f"http://hooks.test:{target.port}/") == 204
     assert asked == ["hooks.test"]
@@ -231,7 +231,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(
 
 
 def test_another_address_is_tried(target: WebhookServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    name_means(monkeypatch, "127.0.0.2", "127.0.0.1")  # on the first nobody listens
+    name_means(monkeypatch, "127.0.0.2", "127.0.0.1")  # no server listens at the first
     assert send(f"http://hooks.test:{target.port}/") == 204
 
 
@@ -251,11 +251,11 @@ def test_tls_is_verified_for_the_name(tmp_path: Path, monkeypatch: pytest.Monkey
     with webhook_server(right) as server:
         assert send(f"https://hooks.test:{server.port}/", tls=trusting) == 204
         with pytest.raises(DeliveryFailed, match="certificate is not valid"):
-            send(f"https://hooks.test:{server.port}/")  # signed by itself
+            send(f"https://hooks.test:{server.port}/")  # a self-signed certificate
     trusting = ssl.create_default_context(cafile=str(other))
     with webhook_server(other) as server:
         with pytest.raises(DeliveryFailed, match="certificate is not valid"):
-            send(f"https://hooks.test:{server.port}/", tls=trusting)  # of another name
+            send(f"https://hooks.test:{server.port}/", tls=trusting)  # a certificate for another name
         assert server.requests == []
 
 

@@ -1,4 +1,4 @@
-"""A service in a process of its own, and Chromium that looks at its page."""
+"""A service in its own process, and Chromium that opens its page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STARTED = 60.0  # seconds a service may take to start
 
 
 class Served:
-    """A running `facespace serve`: its `address`, which ends with /, and what tests ask it beside the page."""
+    """A running `facespace serve`: its `address`, which ends with /, and requests that tests send without the page."""
 
     def __init__(self, gallery: Path, *arguments: str, port: int = 0) -> None:
         self.gallery, self.arguments = gallery, arguments
@@ -38,7 +38,7 @@ class Served:
             raise
 
     def start(self, port: int = 0) -> None:
-        """Start the process and wait until it says its address."""
+        """Start the process and wait until it prints its address."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "facespace", "serve", "--gallery", os.fspath(self.gallery), "--port", str(port),
              "--unknowns-days", "30", *self.arguments],
@@ -83,7 +83,7 @@ class Served:
         self.log.close()
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """What a route below /v1/ answers to JSON."""
+        """Send JSON to a route below /v1/ and return its answer."""
         data = None if body is None else json.dumps(body).encode()
         sent = {
             "Content-Type": "application/json",
@@ -91,11 +91,11 @@ class Served:
         }
         request = urllib.request.Request(f"{self.address}v1/{path}", data, sent, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
-            told = answer.read()
-        return json.loads(told) if told else None
+            content = answer.read()
+        return json.loads(content) if content else None
 
     def enroll(self, name: str, photos: Sequence[Path]) -> dict[str, Any]:
-        """A person with photos, by the API."""
+        """Enroll a person with photos over HTTP, and return the person."""
         boundary = "photos-of-a-test"
         parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="name"\r\n\r\n{name}\r\n'.encode()]
         for photo in photos:
@@ -105,12 +105,12 @@ class Served:
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         request = urllib.request.Request(f"{self.address}v1/enroll", body, headers, method="POST")
         with urllib.request.urlopen(request, timeout=30) as answer:
-            told: dict[str, Any] = json.loads(answer.read())
-        assert told["added"], told
-        return told["person"]  # type: ignore[no-any-return]
+            enrolment: dict[str, Any] = json.loads(answer.read())
+        assert enrolment["added"], enrolment
+        return enrolment["person"]  # type: ignore[no-any-return]
 
     def look_at(self, photos: Sequence[Path]) -> None:
-        """Have photos identified, so that faces nobody can name are kept."""
+        """Identify photos, so that unknown faces are kept."""
         for photo in photos:
             headers = {"Content-Type": "image/jpeg"}
             request = urllib.request.Request(f"{self.address}v1/identify", photo.read_bytes(), headers, method="POST")
@@ -121,7 +121,7 @@ class Served:
         return sorted(person["name"] for person in self.ask("GET", "people?limit=500")["people"])
 
     def empty(self) -> None:
-        """Erase everybody, and the faces nobody could name."""
+        """Erase all people and all unnamed faces."""
         for person in self.ask("GET", "people?limit=500")["people"]:
             self.ask("POST", f"people/{person['id']}/erase", If_Match=f'"{person["etag"]}"')
         for ignored in ("false", "true"):
@@ -139,7 +139,7 @@ def serving(gallery: Path, *arguments: str) -> Iterator[Served]:
 
 
 def variants(file: Path, folder: Path, n: int, *, side: int = 256, start: int = 0) -> list[Path]:
-    """Photos of the person of a portrait that differ in brightness and in what they show, as small JPEG files."""
+    """Return variants of a portrait that differ in brightness and framing, as small JPEG files."""
     folder.mkdir(parents=True, exist_ok=True)
     with Image.open(file) as opened:
         whole = opened.convert("RGB")

@@ -1,4 +1,4 @@
-"""A service behind a real socket, in a thread: for answers that are streams, which a test client would wait out."""
+"""A service behind a real socket, in a thread: for streamed answers, which a test client would collect to the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.waiting import wait_until
 
 @contextlib.contextmanager
 def live_service(folder: Path, **settings: Any) -> Iterator[tuple[httpx.Client, Service]]:
-    """A client of a service with its gallery in that folder, without networks, and the service itself."""
+    """Yield a client of a service without networks, with its gallery in that folder, and the service itself."""
     with cached_embedders():
         app = create_app(Settings(**{"gallery": str(folder / "people.gallery"), "warm": False, **settings}))
         server = uvicorn.Server(

@@ -1,4 +1,4 @@
-"""People in a service to test: drawn vectors in its gallery, and what a client says of them."""
+"""People in a service to test: generated embeddings in its gallery, and helpers of HTTP clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PNG = {"content-type": "image/png"}
 
 
 def entry(gallery: Gallery, seed: int, **changes: Any) -> Entry:
-    """A drawn photo for a gallery, with a crop of one gray; its digest is the number."""
+    """Return a generated photo for a gallery, with a gray crop. Its digest is the number."""
     embedder: Embedder = gallery.embedder
     drawn = np.random.default_rng(seed).standard_normal(embedder.dimension).astype(np.float32)
     crop = encode_png(np.full((4, 4, 3), seed % 256, np.uint8))
@@ -26,7 +26,7 @@ def entry(gallery: Gallery, seed: int, **changes: Any) -> Entry:
 
 
 def add_drawn(client: TestClient, people: dict[str, list[int]], collection: str = "default") -> dict[str, str]:
-    """Enrol people with drawn photos of these numbers; returns their ids by name."""
+    """Enroll people with generated photos of these numbers. Return their ids by name."""
     service = service_behind(client)
     gallery = service.galleries.create(collection)
     for name, seeds in people.items():
@@ -36,7 +36,7 @@ def add_drawn(client: TestClient, people: dict[str, list[int]], collection: str 
 
 
 def seen(client: TestClient, person: str, **options: Any) -> dict[str, str]:
-    """The header If-Match of a person as they are now."""
+    """Return the header If-Match for the current state of a person."""
     return {"if-match": client.get(f"/v1/people/{person}", **options).headers["etag"]}
 
 
@@ -45,7 +45,7 @@ def photos_of(client: TestClient, person: str) -> list[str]:
 
 
 def names(client: TestClient, **query: Any) -> list[str]:
-    """Everybody, page by page."""
+    """Return all people, page by page."""
     found: list[str] = []
     while True:
         page = client.get("/v1/people", params=query).json()
@@ -56,7 +56,7 @@ def names(client: TestClient, **query: Any) -> list[str]:
 
 
 def refused(answer: Any, status: int, code: str) -> dict[str, Any]:
-    """The problem of an answer; it has that status and code."""
+    """Return the problem of an answer, and check its status and code."""
     told: dict[str, Any] = answer.json()
     assert (answer.status_code, told["code"]) == (status, code), answer.text
     assert answer.headers["content-type"] == "application/problem+json"

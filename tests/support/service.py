@@ -1,4 +1,4 @@
-"""A service to test: within this process, or as a process of its own."""
+"""A service to test, in this process or in its own process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PATIENCE = 60.0
 
 @contextlib.contextmanager
 def cached_embedders() -> Iterator[None]:
-    """A context in which networks load once and compute each input once for all tests."""
+    """Return a context in which networks load once and compute each input once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
         load_and_compute_once(patch)
         yield
@@ -37,7 +37,7 @@ def cached_embedders() -> Iterator[None]:
 
 @contextlib.contextmanager
 def running_service(folder: Path, **settings: Any) -> Iterator[TestClient]:
-    """A client of a service in this process; networks are loaded once for all tests.
+    """Return a client of a service in this process. Networks are loaded once for all tests.
 
     `folder` holds its gallery, `people.gallery`. It keeps unknown faces unless `settings` say otherwise. The service itself is `service_behind(client)`.
     """
@@ -49,12 +49,12 @@ def running_service(folder: Path, **settings: Any) -> Iterator[TestClient]:
 
 
 def service_behind(client: TestClient) -> Service:
-    """The service that a client of `running_service` talks to."""
+    """Return the service behind a client of `running_service`."""
     return client.app.state.service
 
 
 class Served:
-    """A service in a process of its own, at `url`; `log` is what it has written to stderr."""
+    """A service in its own process, at `url`. `log` is its stderr."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, log_file: Path) -> None:
         self.process, self.url, self._log_file = process, url, log_file
@@ -67,7 +67,7 @@ class Served:
         return httpx.Client(base_url=self.url, timeout=_PATIENCE, trust_env=False, **options)
 
     def end(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.terminate()
         return self.process.wait(_PATIENCE)
 
@@ -78,7 +78,7 @@ class Served:
 
 @contextlib.contextmanager
 def served(folder: Path, *arguments: str, gallery: Path | None = None, port: int = 0) -> Iterator[Served]:
-    """`facespace serve` in a process of its own on a free port, ready to answer; it is ended at the end."""
+    """Run `facespace serve` in its own process on a free port. It is ready to answer, and stopped when the block ends."""
     log_file = folder / f"serve-{time.monotonic_ns()}.log"
     command = [
         sys.executable, "-m", "facespace", "serve", "--gallery", str(gallery or folder / "people.gallery"),

@@ -1,4 +1,4 @@
-"""The real application over a service without networks and galleries: what keys, limits and logs are tested with."""
+"""The real application with a service without networks and galleries, for tests of keys, limits and logs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADDRESS = "http://127.0.0.1:8000"
 
 
 class SmallService:
-    """What routes find at `app.state.service`, as far as these tests go."""
+    """Stands in for the service at `app.state.service`, with the parts that these tests need."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -42,15 +42,15 @@ class SmallService:
         """`Engine.run`."""
         return await asyncio.to_thread(function, *args, **options)
 
-    def room(self, n_photos: int) -> None:
-        """`Engine.room`: there is always some."""
+    def check_queue(self, n_photos: int) -> None:
+        """`Engine.check_queue`: the queue is never full."""
 
     def close(self) -> None:
         self.state.close()
 
 
 def small_app(folder: Path, **settings: Any) -> FastAPI:
-    """The application with its middleware and routes, and four more below /v1/try; the caller closes the service."""
+    """Return the application with its middleware and routes, and four more below /v1/try. The caller closes the service."""
     chosen = Settings(str(folder / "people.gallery"), state=str(folder / "state"), **settings)
     app = create_app(chosen)
     app.state.service = SmallService(chosen)
@@ -78,14 +78,14 @@ def small_app(folder: Path, **settings: Any) -> FastAPI:
 
 
 class Client:
-    """Sends requests to an application in this process, each in an event loop of its own."""
+    """Sends requests to an application in this process, each in its own event loop."""
 
     def __init__(self, app: FastAPI, headers: dict[str, str]) -> None:
         self._app = app
         self._headers = headers
 
     async def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One request, for tests that send several at once."""
+        """Send one request, for tests that send several at once."""
         transport = httpx.ASGITransport(self._app, raise_app_exceptions=False, client=("127.0.0.1", 50_000))
         async with httpx.AsyncClient(transport=transport, base_url=ADDRESS, headers=self._headers) as sender:
             return await sender.request(method, path, **options)
@@ -107,10 +107,10 @@ class Client:
 
 
 def client(app: FastAPI, key: str | None = None) -> Client:
-    """A client at the loopback address, with a key."""
+    """Return a client at the loopback address, with a key."""
     return Client(app, {} if key is None else {"Authorization": f"Bearer {key}"})
 
 
 def new_key(app: FastAPI, role: Role, collection: str | None = None) -> str:
-    """The text of a new key."""
+    """Return the text of a new key."""
     return app.state.service.keys.create(role, collection, label=f"for {role}").text

@@ -1,4 +1,4 @@
-"""A webhook's target on loopback, which answers as a test says."""
+"""A webhook's target on loopback, with answers chosen by the test."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 @dataclass
 class WebhookServer:
-    """What has come, (headers, body) each; `answers` are statuses for the next requests, then always 204.
+    """The received requests, as (headers, body). `answers` are the statuses of the next answers; after them all are 204.
 
-    An answer may also be bytes that are sent as they are, or a function of the handler.
+    An answer may also be bytes that are sent unchanged, or a function of the handler.
     """
 
     port: int = 0
@@ -33,7 +33,7 @@ class WebhookServer:
 
 @contextlib.contextmanager
 def webhook_server(certificate: Path | None = None) -> Iterator[WebhookServer]:
-    """A server until the block ends; with a certificate it speaks TLS."""
+    """Run a server until the block ends, with TLS if a certificate is given."""
     found = WebhookServer()
 
     class Handler(http.server.BaseHTTPRequestHandler):

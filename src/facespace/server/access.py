@@ -16,19 +16,19 @@ from facespace.server.keys import GRANTS, ROLES, Role
 from facespace.server.problems import Problem
 from facespace.server.service import Service, service_of
 
-# Which collections a route uses: the one that the request names; those of the caller, which the route itself sees to;
-# or all of the service, which only keys for all collections may.
+# Which collections a route uses: the one that the request names; those of the caller, which the route checks itself;
+# or all of the service, which needs a key that is valid for all collections.
 Scope = Literal["named", "callers", "all"]
 DEFAULT_COLLECTION = "default"
-# What proxies add to a request, beside X-Forwarded-…
+# Headers that proxies add to a request, in addition to X-Forwarded-…
 _OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: a key, or with `key_id` None anybody on this machine while the service has no keys.
+    """The sender of a request: a key or, with `key_id` None, a process on this machine while the service has no keys.
 
-    `collection` is the only one that the caller may use, or None for all.
+    `collection` is the only collection that the caller may use, or None for all.
     """
 
     key_id: str | None
@@ -38,19 +38,19 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """The caller's name in logs."""
+        """The caller's name in the logs."""
         if self.key_id is None:
             return f"{user_name()} over HTTP"
         return f"{self.label} (key {self.key_id})" if self.label else f"key {self.key_id}"
 
     def may(self, need: Role) -> bool:
-        """Whether the role of the caller includes what a route needs."""
+        """Return whether the caller's role includes `need`."""
         return need in GRANTS.get(self.role, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a route asks of its caller: one of these `roles`, and the right to the collections in `scope`."""
+    """Requirements of a route: one of these `roles`, and access to the collections in `scope`."""
 
     roles: tuple[Role, ...]
     scope: Scope
@@ -60,13 +60,13 @@ Dependency = Callable[..., Coroutine[Any, Any, Caller]]
 
 
 def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
-    """The dependency of a route whose callers need one of these roles; it gives the `Caller`.
+    """Return the dependency of a route whose callers need one of these roles. The dependency returns the `Caller`.
 
-    With `scope="named"` a key that is limited to a collection may call the route for that collection only: the one in
-    `?collection=` (or "default"), or the `{name}` of a route below `/v1/collections/`. With "callers" the route itself
-    limits what it does to `caller.collection`. With "all" only keys that are not limited may call it.
+    With `scope="named"`, a key that is limited to one collection may call the route for that collection only: the one in
+    `?collection=` (or "default"), or the `{name}` of a route below `/v1/collections/`. With "callers", the route itself
+    limits its work to `caller.collection`. With "all", only keys without a limit may call the route.
 
-    It raises `Problem`: 401 `unauthorized`, 403 `forbidden` or `other_collection`, 429 `too_many_requests`.
+    The dependency raises `Problem`: 401 `unauthorized`, 403 `forbidden` or `other_collection`, 429 `too_many_requests`.
     """
     if not roles or not set(roles) <= set(ROLES):
         raise ValueError(f"a route must need one or more of the roles {', '.join(ROLES)}, got {roles!r}")
@@ -85,7 +85,7 @@ def allowed(*roles: Role, scope: Scope = "named") -> Dependency:
 
 
 def key_text(request: Request) -> str | None:
-    """The key in the headers of a request: `Authorization: Bearer …` or `X-API-Key: …`. None where there is neither."""
+    """Return the key in the headers `Authorization: Bearer …` or `X-API-Key: …`, or None if there is neither."""
     given = request.headers.get("authorization")
     if given is None:
         return request.headers.get("x-api-key")
@@ -94,9 +94,9 @@ def key_text(request: Request) -> str | None:
 
 
 def is_open(service: Service) -> bool:
-    """Whether everybody who reaches the service may do everything: on a loopback address, until the first key is made.
+    """Return whether every caller may do everything: on a loopback address, until the first key is made.
 
-    Not behind a proxy: its requests come from this machine too, whoever made them.
+    This is never the case behind a proxy, whose requests come from this machine, whoever sent them.
     """
     settings = service.settings
     if settings.forwarded_from or settings.root_path or not is_loopback(settings.host):
@@ -105,7 +105,7 @@ def is_open(service: Service) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host name or address.
+    """Return whether only this machine can reach a host name or address.
 
     >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.com")]
     [True, True, True, False, False]
@@ -117,7 +117,7 @@ def is_loopback(host: str) -> bool:
 
 
 def authenticate(request: Request) -> Caller:
-    """The caller of a request; `Problem` 401 without a valid key where one is needed."""
+    """Return the caller of a request. Raise `Problem` 401 if a key is needed and the request has no valid one."""
     service = service_of(request)
     text = key_text(request)
     record = service.keys.check(text) if text else None
@@ -133,7 +133,7 @@ def authenticate(request: Request) -> Caller:
 
 
 def counted_caller(request: Request) -> Caller:
-    """The caller; requests with a wrong key or none count for their address."""
+    """Return the caller, and count the request. Requests without a valid key count for their address."""
     try:
         caller = authenticate(request)
     except Problem:
@@ -144,7 +144,7 @@ def counted_caller(request: Request) -> Caller:
 
 
 def take_rate(request: Request, caller: Caller | None) -> None:
-    """Count a request against its key, or against its address if it has no key; `Problem` 429 if there were too many."""
+    """Count a request against its key, or its address if it has no key. Raise `Problem` 429 if there were too many."""
     rates = service_of(request).rates
     seconds = rates.take(caller.key_id if caller and caller.key_id else address_of(request))
     if seconds > 0:
@@ -157,35 +157,35 @@ def take_rate(request: Request, caller: Caller | None) -> None:
 
 
 def authorize(request: Request, caller: Caller, needs: Needs) -> None:
-    """Raise `Problem` 403 unless the caller may do what a route does."""
+    """Raise `Problem` 403 unless the caller may use the route."""
     if not any(caller.may(role) for role in needs.roles):
         *rest, last = [role for role in ROLES if any(need in GRANTS[role] for need in needs.roles)]
-        wanted = f"{', '.join(rest)} or {last}" if rest else last
-        raise Problem(403, "forbidden", f"this needs a key of the role {wanted}; this key has the role {caller.role}")
+        needed = f"{', '.join(rest)} or {last}" if rest else last
+        raise Problem(403, "forbidden", f"this needs a key with the role {needed}; this key has the role {caller.role}")
     if caller.collection is None or needs.scope == "callers":
         return
     if needs.scope == "all":
-        raise Problem(403, "other_collection", f"this key is for the collection {caller.collection!r} alone")
+        raise Problem(403, "other_collection", f"this key is only valid for the collection {caller.collection!r}")
     if named_collection(request) != caller.collection:
         raise Problem(
             403,
             "other_collection",
-            f"this key is for the collection {caller.collection!r} alone: add ?collection= with its name",
+            f"this key is only valid for the collection {caller.collection!r}: add ?collection= with its name",
         )
 
 
 def named_collection(request: Request) -> str:
-    """The collection that a request names; `Problem` 400 where it names several."""
+    """Return the collection that a request names. Raise `Problem` 400 if it names several."""
     named = request.query_params.getlist("collection")
     if len(named) > 1:
-        raise Problem(400, "malformed", f"collection must be given once, got it {len(named)} times")
+        raise Problem(400, "malformed", f"collection must be given once, got {len(named)} values")
     if getattr(request.scope.get("route"), "path", "").startswith("/v1/collections/{name}"):
         return str(request.path_params["name"])
     return named[0] if named else DEFAULT_COLLECTION
 
 
 def address_of(request: Request) -> str:
-    """The address of a caller without a key; of an IPv6 address its network, since one caller has all of that.
+    """Return the address of a caller without a key. For IPv6 it is the /64 network, which usually belongs to one caller.
 
     >>> from types import SimpleNamespace as N
     >>> address_of(N(client=N(host="2001:db8::1:2"))), address_of(N(client=None))

@@ -1,4 +1,4 @@
-"""What the routes that read and change people share: the open collection, and who the log says did it."""
+"""Shared by the routes that read and change people: opening the collection, and recording the caller in the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facespace.server.problems import Problem
 from facespace.server.service import Service
 
 CollectionName = Annotated[str, Query(max_length=100, description="The collection of people.")]
-# Who may call a route, by the role that the key must have.
+# The callers of a route, by the role that their key must have.
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Enroller = Annotated[Caller, Depends(allowed("enroll"))]
 Admin = Annotated[Caller, Depends(allowed("admin"))]
@@ -27,20 +27,20 @@ R = TypeVar("R")
 
 
 def check_visible(collection: str) -> None:
-    """`Problem` 404 for a collection that the service keeps for itself."""
+    """Raise `Problem` 404 for a collection that the service keeps for itself."""
     if is_hidden(collection):
         raise Problem(404, "no_such_collection", f"there is no collection {collection!r}")
 
 
 async def collection_of(service: Service, collection: str) -> Gallery:
-    """The collection, open; `Problem` 404 where there is none."""
+    """Return the open collection. Raise `Problem` 404 if it does not exist."""
     check_visible(collection)
     found = service.galleries.opened(collection)
     return found if found is not None else await service.engine.run(service.galleries.get, collection)
 
 
 async def acting(service: Service, caller: Caller, function: Callable[..., R], *args: object, **options: object) -> R:
-    """Call something that blocks in a thread, as the caller: so the log says who did it."""
+    """Call a blocking function in a thread in the name of the caller, so that the log names the caller."""
 
     def call() -> R:
         with acting_as(caller.actor):

@@ -1,7 +1,7 @@
-"""What a request must fit into before any work is done for it: size of its body, time, and room for its photos.
+"""Limits that a request must keep before any work is done for it: the size of its body, time, and space for its photos.
 
-Everything is refused as early as it can be known: by the Content-Length, by the number of photos that wait, and only else while
-the body comes in.
+Every request is refused as early as possible: by its Content-Length, by the number of photos that wait, and otherwise while
+its body arrives.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from facespace.server.problems import MEDIA_TYPE, Problem, busy, problem_body
 from facespace.server.service import Service
 from facespace.server.settings import Settings
 
-MAX_HELD_BODIES = 2**28  # bytes of all bodies that are in memory, of those below the limit of one
+MAX_HELD_BODIES = 2**28  # bytes of all bodies in memory together
 MAX_TEXT = 2**20  # bytes of a body without photos, such as JSON
-MAX_DRAINED = 2**22  # bytes that are still read of a body that was refused, so that the client sees the answer
-MAX_IMPORT = 4 * 2**30  # bytes of a gallery's file that is imported; it goes to the disk as it comes
-_FILE = re.compile(r"/v1/collections/[^/]+/(import|export)")  # of any size, so they may take their time
+MAX_DRAINED = 2**22  # bytes of a refused body that are still read, so that the client sees the answer
+MAX_IMPORT = 4 * 2**30  # bytes of an imported gallery file, which is written to the disk while it arrives
+_FILE = re.compile(r"/v1/collections/[^/]+/(import|export)")  # these may be of any size and take any time
 _DRAIN_SECONDS = 1.0
-_AT_HAND = 2**16  # bytes; so small a body has come with its headers
-_AT_HAND_SECONDS = 0.02
+_SMALL_BODY = 2**16  # bytes; a body this small usually arrives together with its headers
+_SMALL_BODY_SECONDS = 0.02
 _PHOTO_TYPES = (b"image/", b"multipart/", b"application/octet-stream")
 
 
 class Admission:
-    """A layer of pure ASGI, outside of FastAPI. `service` gives the service, or None before it has started."""
+    """ASGI middleware outside FastAPI. `service` returns the service, or None before it has started."""
 
     def __init__(self, app: ASGIApp, settings: Settings, service: Callable[[], Service | None]) -> None:
         self._app = app
@@ -40,7 +40,7 @@ class Admission:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer why not."""
+        """Pass a request on, or answer why it is refused."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -49,7 +49,7 @@ class Admission:
             try:
                 self._refuse(passage)
             except Problem as problem:
-                await passage.tell(problem)
+                await passage.answer(problem)
                 return
             await passage.run(self._app)
         finally:
@@ -57,13 +57,13 @@ class Admission:
             passage.end()
 
     def hold(self, n_bytes: int) -> None:
-        """Count bytes of a body; `Problem` 503 where all bodies together would be too large."""
+        """Count bytes of a body. Raise `Problem` 503 if all bodies together would be too large."""
         if self._held and self._held + n_bytes > max(MAX_HELD_BODIES, self._settings.max_body):
             raise busy("too many large requests at once; try again")
         self._held += n_bytes
 
     def _refuse(self, passage: _Passage) -> None:
-        """`Problem` for what can be told from the headers alone."""
+        """Raise `Problem` if the headers alone show that the request must be refused."""
         service = self._service()
         if service is None or service.is_closing:
             raise Problem(503, "shutting_down", "the service is not serving", headers={"Retry-After": "5"})
@@ -74,18 +74,18 @@ class Admission:
         if passage.is_file:
             return
         if passage.content_type.startswith(_PHOTO_TYPES):
-            service.engine.room(1)
+            service.engine.check_queue(1)
         self.hold(passage.n_expected)
         passage.n_held = passage.n_expected
 
 
 def too_large(max_body: int) -> Problem:
-    """413 for a body."""
+    """Return `Problem` 413 for a body."""
     return Problem(413, "too_large", f"a request may have at most {max_body:,} bytes")
 
 
 class _Passage:
-    """One request on its way in, and its answer on its way out."""
+    """One request and its answer, with their limits."""
 
     def __init__(self, admission: Admission, settings: Settings, scope: Scope, receive: Receive, send: Send) -> None:
         self._admission, self._settings, self._scope = admission, settings, scope
@@ -110,7 +110,7 @@ class _Passage:
         self._task = asyncio.current_task()
 
     async def run(self, app: ASGIApp) -> None:
-        """Pass the request on; 408 or 503 in the place of an answer that takes too long."""
+        """Pass the request on. Answer 408 or 503 if it takes too long."""
         self._arm()
         try:
             await app(self._scope, self.receive, self.send)
@@ -121,20 +121,20 @@ class _Passage:
             if uncancel is not None:
                 uncancel()
             if not self._is_started:
-                await self.tell(self._late())
+                await self.answer(self._late())
 
     def end(self) -> None:
-        """No time limit any more."""
+        """Stop the time limit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    async def tell(self, problem: Problem) -> None:
-        """Answer a problem."""
+    async def answer(self, problem: Problem) -> None:
+        """Send a problem as the answer."""
         self.end()
-        if not self._is_read and self.n_expected <= _AT_HAND:  # then the connection can go on
+        if not self._is_read and self.n_expected <= _SMALL_BODY:  # read it, so that the connection can stay open
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._drain(), _AT_HAND_SECONDS)
+                await asyncio.wait_for(self._drain(), _SMALL_BODY_SECONDS)
         body = problem_body(
             problem.status,
             problem.code,
@@ -148,7 +148,7 @@ class _Passage:
         await self.send({"type": "http.response.body", "body": body})
 
     async def receive(self) -> Message:
-        """The next part of the body, counted."""
+        """Return the next part of the body, and count its bytes."""
         message = await self._receive()
         if message["type"] != "http.request":
             return message
@@ -164,7 +164,7 @@ class _Passage:
         return message
 
     async def send(self, message: Message) -> None:
-        """A part of the answer; where the body was not read, the connection ends after it."""
+        """Send a part of the answer. If the body was not read, close the connection after the answer."""
         if message["type"] == "http.response.start":
             self._is_started = True
             if not self._is_read:
@@ -183,7 +183,7 @@ class _Passage:
         await self._send(message)
 
     async def _drain(self) -> None:
-        """Read on, and forget: a connection that is closed too early takes the answer with it."""
+        """Read the rest of the body and drop it: if the connection closes too early, the answer is lost."""
         n_read = 0
         while not self._is_read and n_read < MAX_DRAINED:
             message = await self._receive()
@@ -193,7 +193,7 @@ class _Passage:
             self._is_read = not message.get("more_body", False)
 
     def _arm(self) -> None:
-        """Set the time by which the next part of the body, or the whole answer, must be there."""
+        """Set the time by which the next part of the body, or the whole answer, must have arrived."""
         if self._timer is not None:
             self._timer.cancel()
         due = math.inf if self.is_file else self._begun + self._settings.request_seconds

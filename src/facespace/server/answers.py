@@ -1,4 +1,4 @@
-"""Answers that were given to requests with an `Idempotency-Key`, and requests that are carried out: see `idempotency`."""
+"""Answers to requests with an `Idempotency-Key`, and the requests that are still running: see `idempotency`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from facespace.server.state import State
 
 KEPT_SECONDS = 24 * 3600.0
 LEASE_SECONDS = 15.0
-MAX_ANSWER = 2**17  # bytes of an answer that is kept; of a larger one only that it was given
-MAX_ANSWERS = 1_000  # of one API key that are kept, the latest ones
-GONE = 0  # the status of an answer that was given and is not kept
+MAX_ANSWER = 2**17  # bytes of a kept answer; a larger one is only recorded as given
+MAX_ANSWERS = 1_000  # the number of latest answers kept for one API key
+GONE = 0  # the status of an answer that was given but is not kept
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that was given: `status` 0 where it was too large to keep, or erased since."""
+    """An answer that was given. `status` is 0 if it was too large to keep, or has been erased."""
 
     status: int
     headers: dict[str, str]
@@ -27,7 +27,7 @@ class Answer:
 
 
 class Answers:
-    """The answers in a state file. Methods block; they are safe to share between threads and processes."""
+    """The answers in a state file. Methods block. They are safe to share between threads and processes."""
 
     def __init__(self, state: State, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self.lease_seconds = lease_seconds
@@ -41,10 +41,10 @@ class Answers:
         )
 
     def begin(self, caller: str, key: str, request: str, collection: str, owner: str) -> Answer | None:
-        """The answer that was given to this request before, or None when `owner` is to carry it out now.
+        """Return the answer that this request got before, or None if `owner` must carry the request out now.
 
-        `request` is the hash of all that was asked. `Problem` 422 `idempotency_key_reused` where another request had this key,
-        409 `in_progress` while it is carried out.
+        `request` is the hash of the whole request. Raise `Problem` 422 `idempotency_key_reused` if another request had
+        this key, and 409 `in_progress` while the same request is still running.
         """
         now = time.time()
         with self._state.transaction(durable=False) as connection:
@@ -54,7 +54,7 @@ class Answers:
             if found is not None and found[0] != request:
                 raise Problem(
                     422, "idempotency_key_reused",
-                    "this Idempotency-Key was used with another request within a day; make a new one for each request",
+                    "this Idempotency-Key was used for another request within a day; make a new one for each request",
                 )  # fmt: skip
             if found is not None and found[2] is not None:
                 return Answer(found[2], json.loads(found[3] or "{}"), self._opened(found[4]))
@@ -73,13 +73,13 @@ class Answers:
         return None
 
     def renew(self, owner: str) -> None:
-        """Say that the request is still being carried out."""
+        """Record that the request is still running."""
         with self._state.transaction(durable=False) as connection:
             sql = "UPDATE answer SET lease = ? WHERE owner = ? AND status IS NULL"
             connection.execute(sql, (time.time() + self.lease_seconds, owner))
 
     def finish(self, owner: str, answer: Answer) -> None:
-        """Keep the answer; it is on the disk when this returns."""
+        """Keep the answer. It is on the disk when this returns."""
         if len(answer.body) > MAX_ANSWER:
             answer = Answer(GONE, {}, b"")
         with self._state.transaction() as connection:
@@ -89,12 +89,12 @@ class Answers:
             )
 
     def release(self, owner: str) -> None:
-        """The request changed nothing: it may be sent again at once."""
+        """Forget a request that changed nothing, so that it can be sent again at once."""
         with self._state.transaction(durable=False) as connection:
             connection.execute("DELETE FROM answer WHERE owner = ? AND status IS NULL", (owner,))
 
     def erase(self, collection: str) -> None:
-        """Erase the answers of a collection, which may name people; that they were given stays known."""
+        """Erase the answers of a collection, which may name people. It stays recorded that they were given."""
         with self._state.transaction() as connection:
             connection.execute(
                 "UPDATE answer SET status = ?, headers = NULL, body = NULL WHERE collection = ? AND status IS NOT NULL",
@@ -108,5 +108,5 @@ class Answers:
         return self._state.sealed(body.decode("utf-8", "surrogateescape"))
 
     def _opened(self, body: str | bytes | None) -> bytes:
-        """A body as it was given; what was not encrypted stands as bytes."""
+        """Return a body as it was given. Bodies that were not encrypted are stored as bytes."""
         return self._state.opened(body).encode("utf-8", "surrogateescape") if isinstance(body, str) else (body or b"")

@@ -1,4 +1,4 @@
-"""The application: every router, and what a request passes before it comes to one."""
+"""The application: all routers, and the middleware that a request passes first."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ROUTERS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application with these settings; the `Service` is made when it starts, and closed when it ends."""
+    """Return the application with these settings. It makes its `Service` when it starts, and closes it when it ends."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -98,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     openapi.describe(app, settings.root_path)
-    # The last one that is added comes first.
+    # The middleware that is added last runs first.
     app.add_middleware(AuditTrail)
     app.add_middleware(Erasure)
     app.add_middleware(Idempotency)
@@ -110,12 +110,12 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _no_traceback(record: logging.LogRecord) -> bool:
-    """Whether a line is no traceback: those of uvicorn repeat at length what was said in one line."""
+    """Keep all log lines except tracebacks: uvicorn's repeat at length what one line has already reported."""
     return not record.getMessage().startswith("Traceback")
 
 
 def app_from_environment() -> FastAPI:
-    """The application of a worker process, whose settings are in the environment."""
+    """Return the application of a worker process, with the settings from the environment."""
     settings = Settings.from_environment()
     logs.configure(settings.log_level)
     answer_promptly()

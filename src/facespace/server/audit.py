@@ -1,6 +1,6 @@
-"""The audit log: who changed keys and settings, erased people, or took data out, and whether it was allowed.
+"""The audit log: changes of keys and settings, erased people and exported data, with who did it and the answer's status.
 
-`audit_trail` writes it. No names of people are in it.
+`audit_trail` writes it. It contains no names of people.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from facespace.io.text import plain_text
 from facespace.server.state import State
 
-MAX_ENTRIES = 100_000  # the oldest are removed beyond
+MAX_ENTRIES = 100_000  # beyond this, the oldest entries are removed
 _MAX_TEXT = 200
 _MAX_DETAILS = 2_000
 _COLUMNS = "id, at, actor, key, action, collection, path, status, address, request, details"
@@ -21,7 +21,7 @@ _COLUMNS = "id, at, actor, key, action, collection, path, status, address, reque
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line of the audit log: `at` in seconds since 1970 (UTC), `action` the operation, `status` what it answered."""
+    """One line of the audit log: `at` in seconds since 1970 (UTC), `action` the operation, `status` its HTTP status."""
 
     id: int
     at: float
@@ -37,7 +37,7 @@ class AuditEntry:
 
 
 class Audit:
-    """The audit log in a state file. Safe to share between threads and processes.
+    """The audit log in a state file. It is safe to share between threads and processes.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -70,22 +70,22 @@ class Audit:
         request: str = "",
         details: dict[str, Any] | None = None,
     ) -> None:
-        """Add an entry; it is on the disk when this returns."""
-        told = json.dumps(details or {}, sort_keys=True)
-        if len(told) > _MAX_DETAILS:
-            told = "{}"
+        """Add an entry. It is on the disk when this returns."""
+        details_json = json.dumps(details or {}, sort_keys=True)
+        if len(details_json) > _MAX_DETAILS:
+            details_json = "{}"
         texts = [plain_text(text)[:_MAX_TEXT] for text in (actor, action, path, address, request)]
         with self._state.transaction() as connection:
             cursor = connection.execute(
                 f"INSERT INTO audit ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
-                (time.time(), texts[0], key, texts[1], collection, texts[2], status, texts[3], texts[4], told),
+                (time.time(), texts[0], key, texts[1], collection, texts[2], status, texts[3], texts[4], details_json),
             )
             connection.execute("DELETE FROM audit WHERE id <= ?", ((cursor.lastrowid or 0) - MAX_ENTRIES,))
 
     def entries(
         self, *, before: int | None = None, limit: int = 100, collection: str | None = None
     ) -> list[AuditEntry]:
-        """The last entries, the latest first: those with an id below `before`, and of one collection if it is given."""
+        """Return the latest entries, newest first: those with an id below `before`, and of one collection if given."""
         sql = f"SELECT {_COLUMNS} FROM audit WHERE id < ?"  # noqa: S608 - a constant
         values: list[Any] = [2**62 if before is None else before]
         if collection is not None:
@@ -96,5 +96,5 @@ class Audit:
 
 
 def _entry(*row: Any) -> AuditEntry:
-    *told, details = row
-    return AuditEntry(*told, json.loads(details))  # type: ignore[call-arg]
+    *values, details = row
+    return AuditEntry(*values, json.loads(details))  # type: ignore[call-arg]

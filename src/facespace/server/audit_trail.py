@@ -1,7 +1,7 @@
 """Writes the audit log: the middleware that records every use of the routes that only administrators may call.
 
-A refused call is recorded too, and what anybody erases. Of reading, only exports are recorded, as they take data out. An
-entry is on the disk before the caller has the answer.
+It also records refused calls, and every erasure, whoever calls it. Reading is not recorded, except for exports, because
+they take data out. An entry is on the disk before the caller gets the answer.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from facespace.server.state import StateError
 
 
 class AuditTrail:
-    """The middleware that records what `Audit` is for, before the answer is sent.
+    """The middleware that adds entries to `Audit` before the answer is sent.
 
-    A route adds what matters beside its path by `request.state.audit = {…}`.
+    A route adds details to its entry by `request.state.audit = {…}`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, and record it when its answer begins."""
+        """Pass the request on, and record it when its answer begins."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -43,7 +43,7 @@ class AuditTrail:
                 except StateError as error:
                     failed = True
                     detail = (
-                        f"this could not be written into the audit log, though it may be done: {without_store(error)}"
+                        f"this could not be written to the audit log, although it may be done: {without_store(error)}"
                     )
                     problem = Problem(503, "store_unavailable", detail, headers={"Retry-After": "5"})
                     await problem_response(problem, request_id_of(Request(scope)))(scope, receive, send)

@@ -1,6 +1,6 @@
-"""Photos and fields out of a request's body: raw bytes, or multipart/form-data.
+"""Reads photos and fields from a request's body: raw bytes, or multipart/form-data.
 
-The body is in memory at once, as it is bounded (`Settings.max_body`); nothing of it is written to a disk.
+The whole body is in memory, because its size is limited (`Settings.max_body`). None of it is written to a disk.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from facespace.io.text import plain_text
 from facespace.server.problems import Problem
 from facespace.server.service import service_of
 
-MAX_FIELDS = 1000  # parts of a form beside its photos
-MAX_FIELD = 2**20  # bytes of one of them
+MAX_FIELDS = 1000  # the parts of a form that are not photos
+MAX_FIELD = 2**20  # bytes of one field
 MAX_PART_HEADERS = 2**13  # bytes of the headers of one part
 _MAX_FILENAME = 255
-_AT_ONCE = 2**20  # bytes of a form that is read without a thread
+_AT_ONCE = 2**20  # bytes; smaller forms are parsed without a thread
 _CURL_DEFAULT = b"application/x-www-form-urlencoded"  # of --data-binary
 _RAW = ("image/", "application/octet-stream", "binary/octet-stream")
 
 
 @dataclass(slots=True)
 class Upload:
-    """One file of a request; `filename` is what the client calls it, for people to read: never a path to open."""
+    """One file of a request. `filename` is the client's name for it, shown to people and never opened as a path."""
 
     data: bytes
     filename: str = ""
@@ -37,17 +37,17 @@ class Upload:
 
 @dataclass(slots=True)
 class Form:
-    """The parts of a form: files by the name of their field, texts by theirs, each in the order they came."""
+    """The parts of a form: files and texts, each by the name of their field, in the order they came."""
 
     files: dict[str, list[Upload]] = field(default_factory=dict)
     fields: dict[str, list[str]] = field(default_factory=dict)
 
     def photos(self, name: str = "photo") -> list[Upload]:
-        """The files of one field."""
+        """Return the files of one field."""
         return self.files.get(name, [])
 
     def text(self, name: str, default: str | None = None) -> str | None:
-        """The one value of a field; `Problem` 422 where it is given twice."""
+        """Return the value of a field, or `default`. Raise `Problem` 422 if the field is given more than once."""
         values = self.fields.get(name, [])
         if len(values) > 1:
             raise Problem(422, "invalid", f"the field {name!r} must be given once, got {len(values)} times")
@@ -55,29 +55,31 @@ class Form:
 
 
 async def read_photos(request: Request, *, field: str = "photo", most: int | None = None) -> list[Upload]:
-    """The photos of a request: its raw body, or the files `photo` of its form; at least one.
+    """Return the photos of a request, at least one: its raw body, or the files `photo` of its form.
 
-    `Problem` 415 for another type of body, 413 for more than `most` photos (by default `Settings.max_photos`), 422
-    `photo_needed` for none, 400 for a broken form.
+    Raise `Problem` 415 for another type of body, 413 for more than `most` photos (by default `Settings.max_photos`), 422
+    `photo_needed` if there is no photo, 400 for a broken form.
     """
     form = await read_form(request, raw_as=field)
     photos = form.photos(field)
     most = service_of(request).settings.max_photos if most is None else most
     if not photos:
-        raise Problem(422, "photo_needed", f"a photo is needed: as the body itself, or as the file {field!r} of a form")
+        raise Problem(
+            422, "photo_needed", f"a photo is needed: send it as the body, or as the file {field!r} of a form"
+        )
     if len(photos) > most:
-        raise Problem(413, "too_large", f"at most {most} photos are taken by this request, got {len(photos)}")
+        raise Problem(413, "too_large", f"a request may have at most {most} photos, got {len(photos)}")
     return photos
 
 
 async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
-    """The form of a request; with `raw_as`, a raw image counts as the one file of that field."""
+    """Return the form of a request. With `raw_as`, a raw image counts as the only file of that field."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     kind = kind.lower()
     if kind == b"multipart/form-data":
         boundary = options.get(b"boundary", b"")
         if not 0 < len(boundary) <= 200:
-            raise Problem(400, "malformed", "the Content-Type of a form must say its boundary, of 1 to 200 characters")
+            raise Problem(400, "malformed", "the Content-Type of a form must have a boundary of 1 to 200 characters")
         service, body = service_of(request), await request.body()
         if len(body) <= _AT_ONCE:
             return parse_form(body, boundary, max_files=service.settings.max_photos)
@@ -85,14 +87,14 @@ async def read_form(request: Request, *, raw_as: str | None = None) -> Form:
     if raw_as is not None and kind.decode("latin-1").startswith(_RAW):
         data = await request.body()
         return Form({raw_as: [Upload(data, "", kind.decode("latin-1"))]} if data else {})
-    wanted = "multipart/form-data" + ("" if raw_as is None else ", image/* or application/octet-stream")
+    expected = "multipart/form-data" + ("" if raw_as is None else ", image/* or application/octet-stream")
     got = plain_text(kind.decode("latin-1"))[:100]
     hint = "; with curl, add -H 'Content-Type: image/jpeg'" if raw_as and kind == _CURL_DEFAULT else ""
-    raise Problem(415, "unsupported_media_type", f"the body must be {wanted}, got {got or 'no Content-Type'}{hint}")
+    raise Problem(415, "unsupported_media_type", f"the body must be {expected}, got {got or 'no Content-Type'}{hint}")
 
 
 def parse_form(body: bytes, boundary: bytes, *, max_files: int) -> Form:
-    """The parts of a whole multipart body; `Problem` 400 if it is malformed, 413 for too many or too large parts.
+    """Return the parts of a whole multipart body. Raise `Problem` 400 if it is malformed, 413 if a limit is exceeded.
 
     >>> body = b'--x\\r\\nContent-Disposition: form-data; name="a"\\r\\n\\r\\n1\\r\\n--x--\\r\\n'
     >>> parse_form(body, b"x", max_files=1).fields
@@ -111,7 +113,7 @@ def parse_form(body: bytes, boundary: bytes, *, max_files: int) -> Form:
 
 
 class _Parts:
-    """Collects the parts while the parser goes through the body."""
+    """Collects the parts while the parser reads the body."""
 
     def __init__(self, max_files: int) -> None:
         self.form = Form()
@@ -142,7 +144,7 @@ class _Parts:
     def _count(self, n: int) -> None:
         self._n_header_bytes += n
         if self._n_header_bytes > MAX_PART_HEADERS:
-            raise Problem(413, "too_large", f"the headers of a part may have {MAX_PART_HEADERS} bytes")
+            raise Problem(413, "too_large", f"the headers of a part may have at most {MAX_PART_HEADERS} bytes")
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._count(end - start)
@@ -167,14 +169,14 @@ class _Parts:
         self._n_files += self._is_file
         self._n_fields += not self._is_file
         if self._n_files > self._max_files:
-            raise Problem(413, "too_large", f"at most {self._max_files} files are taken in one request")
+            raise Problem(413, "too_large", f"a request may have at most {self._max_files} files")
         if self._n_fields > MAX_FIELDS:
-            raise Problem(413, "too_large", f"at most {MAX_FIELDS} fields are taken in one request")
+            raise Problem(413, "too_large", f"a request may have at most {MAX_FIELDS} fields")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
         if not self._is_file and self._size > MAX_FIELD:
-            raise Problem(413, "too_large", f"a field may have {MAX_FIELD} bytes")
+            raise Problem(413, "too_large", f"a field may have at most {MAX_FIELD} bytes")
         self._chunks.append(data[start:end])
 
     def _end(self) -> None:

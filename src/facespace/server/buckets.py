@@ -1,4 +1,4 @@
-"""Where token buckets are: in the memory of one process, or in a file that all workers of a service map into theirs."""
+"""Storage of token buckets: in the memory of one process, or in a file that all workers of a service map into memory."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from typing import Protocol
 from facespace.io.files import remedy
 from facespace.server.state import StateError
 
-MAX_BUCKETS = 8192  # callers remembered at once; the one that was seen longest ago is forgotten first
-_SLOT = struct.Struct("<16sdd")  # the hash of a caller, its tokens, and when it had them
-_WAYS = 8  # places in which a caller may be
+MAX_BUCKETS = 8192  # callers remembered at once; the one seen longest ago is forgotten first
+_SLOT = struct.Struct("<16sdd")  # the hash of a caller, its tokens, and the time of that count
+_WAYS = 8  # slots in which a caller may be stored
 
 
 class Buckets(Protocol):
-    """The tokens that callers had at a time; `lock` is held while one is read and written again."""
+    """The number of tokens each caller had, and when. Hold `lock` while reading and writing one back."""
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[object]:
-        """Keeps others out, those of other processes too where they share the buckets."""
+        """Exclude other threads, and other processes if they share the buckets."""
 
     def read(self, caller: str) -> tuple[float, float] | None:
-        """Tokens and time of a caller, or None for a new one."""
+        """Return the tokens and the time of a caller, or None for a new one."""
 
     def write(self, caller: str, tokens: float, now: float) -> None:
-        """Set them."""
+        """Set the tokens and the time of a caller."""
 
 
 class MemoryBuckets:
-    """Those of one process."""
+    """The buckets of one process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def read(self, caller: str) -> tuple[float, float] | None:
-        """Tokens and time of a caller, or None for a new one."""
+        """Return the tokens and the time of a caller, or None for a new one."""
         return self._held.get(caller)
 
     def write(self, caller: str, tokens: float, now: float) -> None:
-        """Set them."""
+        """Set the tokens and the time of a caller."""
         self._held[caller] = (tokens, now)
         self._held.move_to_end(caller)
         if len(self._held) > MAX_BUCKETS:
@@ -56,10 +56,10 @@ class MemoryBuckets:
 
 
 class SharedBuckets:
-    """Those of all processes that open the same file, which is made with mode 0600.
+    """The buckets of all processes that open the same file, which is made with mode 0600.
 
-    A caller's hash says in which eight places of the file it may be. A killed process leaves no lock behind, and a damaged
-    place is an empty one. It needs a system with `flock`; `StateError` where the file cannot be opened.
+    A caller's hash selects the eight slots of the file in which the caller may be stored. A killed process leaves no lock
+    behind, and a damaged slot counts as empty. It needs a system with `flock`. `StateError` if the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +79,7 @@ class SharedBuckets:
 
     @property
     def lock(self) -> contextlib.AbstractContextManager[object]:
-        """Keeps the other threads and processes out."""
+        """Exclude other threads and processes."""
         return self._locked()
 
     @contextlib.contextmanager
@@ -94,33 +94,33 @@ class SharedBuckets:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def read(self, caller: str) -> tuple[float, float] | None:
-        """Tokens and time of a caller, or None for a new one."""
+        """Return the tokens and the time of a caller, or None for a new one."""
         name = _hash(caller)
-        for place in self._places(name):
-            held, tokens, then = _SLOT.unpack_from(self._map, place)
+        for offset in self._offsets(name):
+            held, tokens, then = _SLOT.unpack_from(self._map, offset)
             if held == name and math.isfinite(tokens) and math.isfinite(then):
                 return tokens, then
         return None
 
     def write(self, caller: str, tokens: float, now: float) -> None:
-        """Set them, in the place of the caller or of the one that was seen longest ago."""
+        """Set the tokens and the time, in the slot of the caller or of the one seen longest ago."""
         name = _hash(caller)
         best, oldest = 0, math.inf
-        for place in self._places(name):
-            held, _, then = _SLOT.unpack_from(self._map, place)
+        for offset in self._offsets(name):
+            held, _, then = _SLOT.unpack_from(self._map, offset)
             if held == name:
-                best = place
+                best = offset
                 break
-            if not then >= oldest:  # NaN too
-                best, oldest = place, then
+            if not then >= oldest:  # true for NaN too
+                best, oldest = offset, then
         _SLOT.pack_into(self._map, best, name, tokens, now)
 
-    def _places(self, name: bytes) -> range:
+    def _offsets(self, name: bytes) -> range:
         first = int.from_bytes(name[:4], "big") % (MAX_BUCKETS // _WAYS) * _WAYS * _SLOT.size
         return range(first, first + _WAYS * _SLOT.size, _SLOT.size)
 
     def close(self) -> None:
-        """Close the file; the tokens stay in it."""
+        """Close the file. The tokens stay in it."""
         self._map.close()
         os.close(self._file)
 

@@ -1,6 +1,6 @@
-"""What an administrator chose for a collection: how many strangers may be named, and what is kept of faces.
+"""An administrator's choices for a collection: the rate of strangers that may be named, and which faces are kept.
 
-The choices are in the gallery's store, so that every service on it follows them.
+The choices are in the gallery's store, so every service that uses the gallery follows them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from facespace.identification.gallery import Gallery
 from facespace.server.settings import Settings
 
 _SETTING = "service"
-_SECONDS = 1.0  # a choice that another process made is followed after so long
+_SECONDS = 1.0  # a choice made by another process takes effect after this time
 _MAX_DAYS = 36_500
 
 
@@ -23,9 +23,9 @@ _MAX_DAYS = 36_500
 class Choice:
     """The choices of one collection.
 
-    `rate` is the share of strangers that may be named, or None for the gallery's own: what `calibrate` stored, otherwise
-    0.01. `unknowns_days` is how long faces nobody could name are kept, None for not at all; `keep_crops` whether the crops
-    of enrolled photos are.
+    `rate` is the share of strangers that may be named, or None for the gallery's own rate: what `calibrate` stored, otherwise
+    0.01. `unknowns_days` is the number of days for which unknown faces are kept, or None to keep none. `keep_crops` is
+    whether the crops of enrolled photos are kept.
     """
 
     rate: float | None
@@ -34,7 +34,7 @@ class Choice:
 
 
 class Choices:
-    """Reads and changes the choices of collections. Methods may block; they are safe to share between threads."""
+    """Reads and changes the choices of collections. Methods may block. They are safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -42,7 +42,7 @@ class Choices:
         self._read: dict[str, tuple[float, Choice]] = {}
 
     def of(self, gallery: Gallery) -> Choice:
-        """What was chosen for an open collection, otherwise what the service was started with."""
+        """Return the choices for an open collection. Where nothing was chosen, the service's settings apply."""
         name = gallery.store.collection
         with self._lock:
             then, choice = self._read.get(name, (-math.inf, None))
@@ -53,25 +53,27 @@ class Choices:
         return choice
 
     def change(self, gallery: Gallery, changes: dict[str, Any]) -> Choice:
-        """Store some of the choices by name; `ValueError` for a value that is out of range."""
+        """Store some of the choices, by their names. Raise `ValueError` for a value that is out of range."""
         held = gallery.store.setting(_SETTING)
-        wanted = {**(held if isinstance(held, dict) else {}), **changes}
+        stored = {**(held if isinstance(held, dict) else {}), **changes}
         for name, value in changes.items():
             if not _is_valid(name, value):
-                raise ValueError(f"{name} must be {_WANTED.get(name, 'a choice')}, got {value!r}"[:200])
-        gallery.store.set(_SETTING, wanted)
+                raise ValueError(f"{name} must be {_EXPECTED.get(name, 'a choice')}, got {value!r}"[:200])
+        gallery.store.set(_SETTING, stored)
         with self._lock:
             self._read.pop(gallery.store.collection, None)
         return self.of(gallery)
 
     def _choice(self, held: Any) -> Choice:
-        """The stored choices; one that is missing or damaged is what the service was started with."""
-        told = {name: value for name, value in held.items() if _is_valid(name, value)} if isinstance(held, dict) else {}
-        days = told.get("unknowns_days", self._settings.unknowns_days)
-        return Choice(told.get("rate"), days or None, told.get("keep_crops", self._settings.keep_crops))
+        """Return the stored choices. Missing or damaged ones are replaced by the service's settings."""
+        valid = (
+            {name: value for name, value in held.items() if _is_valid(name, value)} if isinstance(held, dict) else {}
+        )
+        days = valid.get("unknowns_days", self._settings.unknowns_days)
+        return Choice(valid.get("rate"), days or None, valid.get("keep_crops", self._settings.keep_crops))
 
 
-_WANTED = {
+_EXPECTED = {
     "rate": "a number above 0 and below 1, or null",
     "unknowns_days": f"a number of days from 0 to {_MAX_DAYS}, or null",
     "keep_crops": "true or false",
@@ -81,7 +83,7 @@ _WANTED = {
 def _is_valid(name: str, value: Any) -> bool:
     if name == "keep_crops":
         return isinstance(value, bool)
-    if name not in _WANTED or isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+    if name not in _EXPECTED or isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
         return False
     if value is None:
         return True

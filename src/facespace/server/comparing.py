@@ -1,4 +1,4 @@
-"""Whether two faces, or a face and an enrolled person, are the same person, and what the threshold promises."""
+"""Compares two faces, or a face and an enrolled person, and gives the error rate of the threshold."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from facespace.server.problems import Problem
 
 
 class OneFace(NamedTuple):
-    """The largest face of a photo, and its embedding (D,)."""
+    """The largest face of a photo and its embedding (D,)."""
 
     face: Face
     embedding: npt.NDArray[np.float32]
 
 
 class Comparison(NamedTuple):
-    """A similarity, the threshold, and the share of different people that reach it."""
+    """A similarity, the threshold, and the share of pairs of different people that reach the threshold."""
 
     similarity: float
     threshold: float
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
         return self.similarity >= self.threshold
 
     def entry(self) -> dict[str, Any]:
-        """What is answered of it; `same` and the two numbers agree after rounding too."""
+        """Return the answer. `same` agrees with the two numbers after rounding too."""
         similarity, threshold = round(self.similarity, 4), round(self.threshold, 4)
         if self.same != (similarity >= threshold):
             similarity = threshold if self.same else round(threshold - 0.0001, 4)
@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
 
 
 def one_face(photo: AnalyzedPhoto, where: str) -> OneFace:
-    """The largest face; `Problem` 422 where the photo cannot be read or has none."""
+    """Return the largest face. Raise `Problem` 422 if the photo cannot be read or has no face."""
     if photo.error is not None:
         raise Problem(
             422, "unreadable_image", f"{where}: {photo.error}", errors=[{"where": where, "message": photo.error}]
@@ -59,7 +59,7 @@ def one_face(photo: AnalyzedPhoto, where: str) -> OneFace:
 
 
 def face_of(one: OneFace) -> dict[str, Any]:
-    """What is answered of a face that was compared."""
+    """Return the answer's entry for a compared face."""
     quality = one.face.quality
     return {
         "box": [round(float(value), 2) for value in one.face.box],
@@ -68,7 +68,7 @@ def face_of(one: OneFace) -> dict[str, Any]:
 
 
 def compare_faces(a: OneFace, b: OneFace, embedder: Embedder, rate: float | None) -> Comparison:
-    """Two faces; `rate` is the share of pairs of different people that may be called the same."""
+    """Compare two faces. `rate` is the share of pairs of different people that may be called the same."""
     table = embedder.calibration
     if table is None:
         raise Problem(422, "invalid", f"no thresholds were measured for the model {embedder.name}")
@@ -79,7 +79,7 @@ def compare_faces(a: OneFace, b: OneFace, embedder: Embedder, rate: float | None
 
 
 def person_with(gallery: Gallery, text: str) -> StoredPerson:
-    """The person with an id as answers give it; `Problem` 404 where there is nobody."""
+    """Return the person with an id as the API writes it. Raise `Problem` 404 if the id does not exist."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
     found = gallery.store.get([number]) if number else []
     if not found:
@@ -88,7 +88,7 @@ def person_with(gallery: Gallery, text: str) -> StoredPerson:
 
 
 def compare_with_person(one: OneFace, person: StoredPerson, gallery: Gallery, rate: float | None) -> Comparison:
-    """A face and one person of a gallery; blocks. `rate` is the share of strangers that may be taken for this person."""
+    """Compare a face with one person of a gallery. Blocks. `rate` is the share of strangers that may be accepted."""
     photos = gallery.store.photos(person.id)
     if not photos:
         raise Problem(404, "no_such_person", "the person was removed in the meantime")

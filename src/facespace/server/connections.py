@@ -1,7 +1,7 @@
-"""What a connection may do: how long its headers may be and take, how slowly it may read, and how many there may be.
+"""Limits of a connection: the size and time of its headers, how slowly its client may read, and how many there may be.
 
-uvicorn leaves these open: a client that sends one byte a minute, or that does not read its answer, would keep its connection
-for ever.
+uvicorn has no such limits: a client that sends one byte a minute, or that does not read its answer, would keep its
+connection open forever.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from facespace.server.problems import MEDIA_TYPE, PROBLEMS, problem_body
 if TYPE_CHECKING:
     from facespace.server.settings import Settings
 
-MAX_HEADER_BYTES = 2**16  # of one request; also of the lines between the pieces of a body, and of what follows it
+MAX_HEADER_BYTES = 2**16  # of one request; also of the lines between the chunks of a body, and of what follows the body
 MAX_PIPELINED = 16  # requests of one connection that wait for the answer to an earlier one
-_LEAST_READ = 1024  # bytes a second of an answer that a client has to read
+_LEAST_READ = 1024  # bytes of an answer that a client must read each second
 
 
 class Connections:
-    """Makes the protocol of each connection for uvicorn: its own, with these limits; fits into a pickle for worker processes."""
+    """Makes the protocol object of each connection: uvicorn's, with these limits. It can be pickled for worker processes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._kind: Any = None
 
     def __call__(self, **given: Any) -> asyncio.Protocol:
-        """A connection; by httptools where it is installed, else by h11."""
+        """Return a connection, by httptools if it is installed, otherwise by h11."""
         if self._kind is None:
             self._kind = _limited(_http_1(), self._settings)
         connection: asyncio.Protocol = self._kind(**given)
@@ -57,7 +57,7 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
         _timer: asyncio.TimerHandle | None = None
         _reader_timer: asyncio.TimerHandle | None = None
         _n_header_bytes = 0
-        _got_on = False  # whether the data at hand ended headers, or had a part of a body
+        _got_on = False  # whether the latest data ended headers, or had a part of a body
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -74,7 +74,7 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
             answering = self._is_answering()
             if answering:
                 self._disarm()
-            # h11 bounds what it keeps by itself; httptools keeps whatever is sent, while a request is answered too.
+            # h11 bounds its buffer itself. httptools keeps everything that is sent, even while a request is answered.
             self._n_header_bytes = 0 if self._got_on or (answering and not counts) else self._n_header_bytes + len(data)
             if self._n_header_bytes > MAX_HEADER_BYTES or len(getattr(self, "pipeline", ())) > MAX_PIPELINED:
                 self._refuse(
@@ -110,7 +110,7 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             del msg
-            self._refuse("malformed", "this is no HTTP request")
+            self._refuse("malformed", "this is not an HTTP request")
 
         def _arm(self) -> None:
             self._timer = self.loop.call_later(settings.header_seconds, self._late)
@@ -129,7 +129,7 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
                 self._refuse("timeout", "the headers of the request did not arrive in time")
 
         def _watch_reader(self) -> None:
-            """Look now and then whether the client reads what waits to be sent."""
+            """Check regularly whether the client reads what is to be sent."""
             if self._reader_timer is None:
                 self._look_again(self.transport.get_write_buffer_size())
 
@@ -152,7 +152,7 @@ def _limited(protocol: Any, settings: Settings) -> type[asyncio.Protocol]:
                 self._reader_timer = None
 
         def _refuse(self, code: str, detail: str, headers: bytes = b"") -> None:
-            if self._is_answering():  # nothing can be said in the midst of another answer
+            if self._is_answering():  # no message can be sent in the middle of another answer
                 self.transport.abort()
             elif not self.transport.is_closing():
                 self.transport.write(_answer(code, detail, headers))

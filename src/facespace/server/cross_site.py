@@ -1,8 +1,8 @@
-"""Refuses what other pages in the same browser send.
+"""Refuses requests that other web pages send through the user's browser.
 
 A page of any site can make its visitor's browser send requests to `http://127.0.0.1:8000`, where a service without keys may
-listen. Browsers say which page a request comes from (`Origin`, `Sec-Fetch-Site`), and a site that gives its own name this
-machine's address (DNS rebinding) is seen by its name in `Host`.
+listen. Browsers send the page that a request comes from (`Origin`, `Sec-Fetch-Site`). A site that points its own name to
+this machine's address (DNS rebinding) is recognised by its name in `Host`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class CrossSite:
-    """The middleware that refuses such requests, before anything of their bodies is read."""
+    """The middleware that refuses such requests before it reads anything of their bodies."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 400 or 403, or hand the request on."""
+        """Answer 400 or 403, or pass the request on."""
         if scope["type"] == "http":
             problem = check_origin(self._settings, scope["method"], scope["path"], Headers(scope=scope))
             if problem is not None:
@@ -39,7 +39,7 @@ class CrossSite:
 
 
 def check_origin(settings: Settings, method: str, path: str, headers: Headers) -> Problem | None:
-    """The problem with a request's Host, Origin and Sec-Fetch-Site, or None.
+    """Return the problem with a request's Host, Origin and Sec-Fetch-Site, or None if there is none.
 
     >>> settings = Settings("people.gallery")
     >>> check_origin(settings, "GET", "/", Headers({"host": "localhost:8000"})) is None
@@ -67,7 +67,7 @@ def check_origin(settings: Settings, method: str, path: str, headers: Headers) -
 
 
 def _split(address: str) -> tuple[str, int | None] | None:
-    """The host and port of an address, or None where it has none."""
+    """Return the host and port of an address, or None if it has none."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -79,17 +79,17 @@ def _split(address: str) -> tuple[str, int | None] | None:
 
 
 def _is_ours(settings: Settings, host: str) -> bool:
-    # A service that listens at every address always needs keys, which other pages do not have.
+    # A service that listens at every address always needs keys, and other pages do not have them.
     if settings.host in _EVERY_ADDRESS or is_loopback(host):
         return True
     return host in {settings.host.strip("[]").lower(), *(name.lower().rstrip(".") for name in settings.hosts)}
 
 
 def _is_same(settings: Settings, origin: str, host: tuple[str, int | None]) -> bool:
-    """Whether a page's origin is the service itself, as it was called or by a name that its operator gave it."""
+    """Return whether a page's origin is the service itself: the request's host, or a name from `--host-name`."""
     given = _split(origin)
     default = _DEFAULT_PORTS.get(urlsplit(origin).scheme) if given else None
-    if given is None or default is None:  # `null`, or a page that is no page of HTTP
+    if given is None or default is None:  # `null`, or a page that was not loaded over HTTP
         return False
     if given[0] == host[0] and given[1] == (host[1] or default):
         return True
@@ -97,7 +97,7 @@ def _is_same(settings: Settings, origin: str, host: tuple[str, int | None]) -> b
 
 
 def _is_link(method: str, path: str, headers: Headers) -> bool:
-    """Whether somebody followed a link to the page, which is not a use of the API."""
+    """Return whether the browser followed a link to the page, which is not a use of the API."""
     return (
         method == "GET"
         and "/v1/" not in path

@@ -1,7 +1,7 @@
 """Sends events to webhooks and to an MQTT broker, in one worker of a service.
 
-Which worker that is, a lock of the system decides: it is free again as soon as a worker dies, however it dies, and another
-worker goes on with what the state file says is still to be sent.
+A file lock decides which worker that is. The system releases the lock as soon as that worker dies, and another worker
+continues with what the state file lists as still to be sent.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from facespace.server.state import State
 
 LOCK = "delivering.lock"
-_AT_ONCE = 16  # deliveries, each to another webhook
-_LOOK = 0.5  # seconds until the file is looked at again, as another worker may have asked for something
+_AT_ONCE = 16  # parallel deliveries, each to another webhook
+_LOOK = 0.5  # seconds until the state file is read again, because another worker may have added a delivery
 _LOCK_PAUSE = 1.0  # seconds until the lock is tried again
-_ROUNDS = 0.02  # seconds between two rounds at least
+_ROUNDS = 0.02  # the shortest time in seconds between two rounds
 
 _log = logging.getLogger("facespace.webhooks")
 
 
 class Delivering:
-    """Delivers from when it is made until `close`, while no other worker does.
+    """Delivers events from its creation until `close`, unless another worker already does.
 
-    `make_bridge` makes what publishes by MQTT, once this worker is the one that delivers.
+    `make_bridge` makes the MQTT publisher, once this worker is the one that delivers.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Delivering:
         return bool(self._lock.is_locked)
 
     def wake(self) -> None:
-        """There may be something to send."""
+        """Look for new deliveries now."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Send nothing more; what is on its way ends first, the rest waits in the state file."""
+        """Stop sending. Deliveries that have begun are finished. The rest waits in the state file."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -114,7 +114,7 @@ class Delivering:
         return True
 
     def _round(self) -> float:
-        """Begin what is due; the seconds until there is more to do."""
+        """Begin the due deliveries. Return the seconds until the next round."""
         self._webhooks.spread()
         if self._bridge is not None:
             self._bridge.pump()
@@ -140,10 +140,10 @@ class Delivering:
                 _log.warning("webhook %s: event %d was not delivered: %s", delivery.webhook, delivery.event, error)
             else:
                 self._webhooks.delivered(delivery)
-        except FacespaceError as error:  # the file could not be changed: the delivery is still due, and is sent again
+        except FacespaceError as error:  # the file could not be changed: the delivery stays due and is sent again
             _log.warning("webhook %s: %s", delivery.webhook, error)
             time.sleep(_LOCK_PAUSE)
-        except Exception:  # whatever it is, the others are delivered
+        except Exception:  # the other deliveries must go on
             _log.exception("webhook %s: event %d", delivery.webhook, delivery.event)
             self._webhooks.failed(delivery, "the service failed", delays=self._delays)
         finally:

@@ -1,7 +1,7 @@
-"""The networks, shared by all requests: photos that wait at the same time are searched and embedded together.
+"""The networks, shared by all requests: photos that wait at the same time are analysed in one batch.
 
-A photo is decoded in one of a few threads and then searched and embedded in the one thread of its model, with all others that
-are decoded by then. Nothing waits for more photos to come, so a single client loses nothing by it.
+A photo is decoded in one of a few threads. The one thread of its model then finds and embeds the faces of all photos that
+have been decoded so far. It does not wait for photos that have not been sent yet, so a single client is not slowed down.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from facespace.server.priorities import compute_behind
 from facespace.server.problems import busy
 from facespace.server.settings import Settings
 
-MAX_DECODED_PIXELS = 100_000_000  # of photos that are decoded and not finished; a single one may have more
+MAX_DECODED_PIXELS = 100_000_000  # of photos that are decoded but not finished; a single photo may have more
 _BATCH_PIXELS = 24_000_000
 _BLOCKING_THREADS = 16
-_DECODE_SECONDS = 0.004  # for which photos that are decoded wait for those that are being decoded
+_DECODE_SECONDS = 0.004  # how long decoded photos wait for those still being decoded
 
 R = TypeVar("R")
 
 
 @dataclass(slots=True)
 class AnalyzedPhoto(Photo):
-    """A photo with its size after it was turned upright, in pixels; 0 where it could not be read."""
+    """A photo with its upright size in pixels; 0 if it could not be read."""
 
     width: int = 0
     height: int = 0
@@ -54,7 +54,7 @@ class AnalyzedPhoto(Photo):
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One photo on its way; `done` takes it, from any thread."""
+    """One photo to analyse, and the `future` that gets the result, in the event loop of its request."""
 
     data: bytes
     options: tuple[bool, bool, bool, bool]  # embed, largest, want_crops, try_rotations
@@ -65,8 +65,8 @@ class _Job:
     n_pixels: int = 0
 
 
-class _Room:
-    """Bounds the pixels of photos that are decoded and not finished."""
+class _PixelBudget:
+    """Limits the pixels of photos that are decoded but not finished."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -74,7 +74,7 @@ class _Room:
 
     def enter(self, job: _Job, n_pixels: int) -> None:
         with self._changed:
-            if job.n_pixels:  # an image read in two attempts is there once
+            if job.n_pixels:  # an image that takes two attempts to read counts once
                 return
             self._changed.wait_for(lambda: not self._inside or self._inside + n_pixels <= MAX_DECODED_PIXELS)
             self._inside += n_pixels
@@ -102,7 +102,7 @@ class _Networks:
         self._thread.start()
 
     def expect(self) -> None:
-        """A photo is about to be decoded: `put` or `give_up` follows."""
+        """Announce a photo that is about to be decoded. `put` or `give_up` must follow."""
         with self._changed:
             self._n_coming += 1
 
@@ -130,7 +130,7 @@ class _Networks:
                 self._changed.wait_for(lambda: self._ready or self._closing)
                 if not self._ready:
                     return
-                # Those that were accepted too are about to be there; a few in one call cost less than each alone.
+                # Other accepted photos are nearly decoded, and one call for several costs less than one call for each.
                 self._changed.wait_for(lambda: not self._n_coming or len(self._ready) >= MAX_IMAGES, _DECODE_SECONDS)
                 jobs = self._take()
             self._compute([job for job in jobs if not job.future.cancelled()])
@@ -138,7 +138,7 @@ class _Networks:
             del jobs
 
     def _take(self) -> list[_Job]:
-        """The photos that are ready and asked for in the same way, as many as one call takes."""
+        """Return waiting photos with equal options, as many as one call of the networks takes."""
         first = self._ready.popleft()
         jobs, others, total = [first], [], first.n_pixels
         while self._ready and len(jobs) < MAX_IMAGES and total < _BATCH_PIXELS:
@@ -157,7 +157,7 @@ class _Networks:
         images = [job.photo.pixels for job in jobs if job.photo.pixels is not None]
         try:
             found = self._found(images, jobs[0].options)
-        except Exception:  # one of them is the cause: the others shall not fail with it
+        except Exception:  # one photo is the cause: compute each alone, so that only that one fails
             if len(jobs) == 1:
                 _fail(jobs[0])
                 return
@@ -182,7 +182,7 @@ class _Networks:
 
 
 def _fail(job: _Job) -> None:
-    """Give a job's future the exception that is being handled."""
+    """Set the exception that is being handled as the result of a job."""
     error = sys.exc_info()[1]
     assert error is not None
 
@@ -190,12 +190,12 @@ def _fail(job: _Job) -> None:
         if not job.future.done():
             job.future.set_exception(error)
 
-    with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+    with contextlib.suppress(RuntimeError):  # the loop has ended, so no request waits
         job.loop.call_soon_threadsafe(fail)
 
 
 def _warm(embedder: Embedder, detector: Detector) -> None:
-    """Compute once, so that the first request does not wait for what is prepared then."""
+    """Run the networks once per batch size, so that the first request does not wait for their preparation."""
     size = embedder.spec.size
     for n in (1, 2, 4, 8, 16, 32):
         embedder.represent(np.full((n, size, size, 3), 127, np.uint8))
@@ -204,14 +204,14 @@ def _warm(embedder: Embedder, detector: Detector) -> None:
 
 
 class Engine:
-    """Decodes photos, finds and embeds their faces, and runs what blocks, for all requests of a worker process."""
+    """Decodes photos, finds and embeds their faces, and runs blocking functions, for all requests of a worker process."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._networks: dict[str, _Networks] = {}
         self._lock = threading.RLock()
-        self._room = _Room()
-        self.waiting = 0  # photos that are accepted and not finished; only the event loop's thread changes it
+        self._budget = _PixelBudget()
+        self.waiting = 0  # photos that are accepted but not finished; changed only in the event loop's thread
         cores = usable_cores()
         self._readers = ThreadPoolExecutor(
             max(2, cores), thread_name_prefix="facespace-read", initializer=compute_behind
@@ -219,18 +219,18 @@ class Engine:
         self._blocking = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="facespace-serve")
 
     def embedder(self, model: str) -> Embedder:
-        """The embedder of a model, loaded once; may block. `ModelError` where it cannot be loaded."""
+        """Return the embedder of a model, which is loaded once. May block. Raise `ModelError` if it cannot be loaded."""
         return self._of(model).embedder
 
     def detector(self, model: str) -> Detector:
-        """The detector that the model's crops come from; may block."""
+        """Return the detector that belongs to the model. May block."""
         return self._of(model).detector
 
-    def room(self, n_photos: int) -> None:
-        """`Problem` 503 `busy` if so many photos more would be too many to wait for the networks."""
+    def check_queue(self, n_photos: int) -> None:
+        """Raise `Problem` 503 `busy` if the queue is too full for `n_photos` more."""
         if self.waiting and self.waiting + n_photos > self._settings.queue:
             self._metrics.refused.labels("busy").inc()
-            raise busy(f"{self.waiting} photos wait already; try again")
+            raise busy(f"{self.waiting} photos are waiting already; try again")
 
     async def analyze(
         self,
@@ -243,16 +243,16 @@ class Engine:
         try_rotations: bool = False,
         keep_pixels: bool = False,
     ) -> list[AnalyzedPhoto]:
-        """The faces of encoded photos, one `AnalyzedPhoto` each, in order; with `error` where it cannot be read.
+        """Return one `AnalyzedPhoto` for each encoded photo, in order, with `error` set if it cannot be read.
 
-        Without `embed` faces are found and their quality is told, and no more. `Problem` 503 where too many photos wait.
+        Without `embed`, only faces and their quality are computed. Raise `Problem` 503 if too many photos wait.
         """
-        self.room(len(photos))
+        self.check_queue(len(photos))
         networks = self._networks.get(model)
         if networks is None:
             networks = await self.run(self._of, model)
         loop = asyncio.get_running_loop()
-        self.room(len(photos))
+        self.check_queue(len(photos))
         jobs = []
         for data in photos:
             job = _Job(
@@ -268,19 +268,19 @@ class Engine:
         try:
             return [await job.future for job in jobs]
         except MemoryError:
-            raise busy("there is not enough memory for this photo now; try again, or send a smaller one", 5) from None
+            raise busy("not enough memory for this photo at the moment; try again, or send a smaller one", 5) from None
         finally:
             for job in jobs:
                 job.future.cancel()
 
     async def run(self, function: Callable[..., R], *args: object, **options: object) -> R:
-        """Call something that blocks in a thread, which knows for whom it acts (`stores.actors`)."""
+        """Run a blocking function in a thread, in the context of the caller, so that it acts in the caller's name."""
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         return await loop.run_in_executor(self._blocking, functools.partial(context.run, function, *args, **options))
 
     def close(self) -> None:
-        """Finish what was begun, and end the threads."""
+        """Finish the photos that were accepted, and end the threads."""
         self._readers.shutdown()
         for networks in self._networks.values():
             networks.close()
@@ -294,7 +294,7 @@ class Engine:
         with self._lock:
             found = self._networks.get(model)
             if found is None:
-                # The runtime's own threads have the priority of the one that starts them.
+                # The runtime's threads inherit the priority of the thread that starts them.
                 with ThreadPoolExecutor(1, initializer=compute_behind) as loader:
                     embedder, detector = loader.submit(self._load, model).result()
                 found = self._networks[model] = _Networks(embedder, detector, self._finish)
@@ -312,13 +312,13 @@ class Engine:
             networks.give_up()
             return
         try:
-            with reading_within(lambda n_pixels: self._room.enter(job, n_pixels)):
+            with reading_within(lambda n_pixels: self._budget.enter(job, n_pixels)):
                 job.photo.pixels = image.read(job.data, max_pixels=self._settings.max_pixels)
         except ImageError as error:
             job.photo.error = error.reason
         except Exception:
             _fail(job)
-            self._room.leave([job])
+            self._budget.leave([job])
             networks.give_up()
             return
         job.data = b""
@@ -329,13 +329,13 @@ class Engine:
             networks.put(job)
 
     def _finish(self, jobs: list[_Job]) -> None:
-        """Hand photos to the requests that wait for them; called from any thread."""
-        self._room.leave(jobs)
+        """Return photos to the requests that wait for them. Called from any thread."""
+        self._budget.leave(jobs)
         by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
         for job in jobs:
             by_loop.setdefault(job.loop, []).append(job)
         for loop, of_loop in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop has ended, so no request waits
                 loop.call_soon_threadsafe(self._deliver, of_loop)
 
     def _deliver(self, jobs: list[_Job]) -> None:

@@ -1,4 +1,4 @@
-"""Photos that a request enrols: each is added, or rejected with a stable code; the others are not held up by it."""
+"""Enrols the photos of a request: each is added, or rejected with a stable code, independently of the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from facespace.server.problems import Problem
 from facespace.server.service import Service, service_of
 
 _TRIES = 5
-_MAX_METADATA = 65_536  # characters of metadata as a client writes it, blanks included
+_MAX_METADATA = 65_536  # characters of metadata as the client writes it, blanks included
 
 RejectedCode = Literal[
     "unreadable_image", "too_large", "no_face", "several_faces", "poor_quality", "already_known", "other_person"
@@ -48,7 +48,7 @@ EXAMPLE_ENROLMENT: dict[str, Any] = {"person": EXAMPLE_PERSON, "added": [EXAMPLE
 
 
 class Warned(BaseModel):
-    """What is worth looking at in a photo that was added."""
+    """A warning about a photo that was added."""
 
     code: str = Field(
         description="low_quality, of_several, same_photo, resembles_other, unlike_others, drawn_box, or assumed_landmarks."
@@ -57,7 +57,7 @@ class Warned(BaseModel):
 
 
 class Added(BaseModel):
-    """A photo that was added; `index` counts the photos of the request from 0."""
+    """A photo that was added. `index` counts the photos of the request from 0."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_ADDED]})
 
@@ -65,12 +65,12 @@ class Added(BaseModel):
     filename: str
     photo_id: str
     quality: float | None
-    box: list[float] = Field(description="The face that was taken, in pixels of the upright photo.")
+    box: list[float] = Field(description="The face that was enrolled, in pixels of the upright photo.")
     warnings: list[Warned]
 
 
 class Rejected(BaseModel):
-    """A photo that was not added, and why."""
+    """A photo that was not added, and the reason."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_REJECTED]})
 
@@ -81,7 +81,7 @@ class Rejected(BaseModel):
 
 
 class Enrolment(BaseModel):
-    """What became of each photo; `person` is null where there is nobody of the name."""
+    """The result for each photo. `person` is null if there is no person with the name."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_ENROLMENT]})
 
@@ -91,7 +91,7 @@ class Enrolment(BaseModel):
 
 
 class CreatedPerson(Person):
-    """A person who was made, and what became of each photo."""
+    """A person who was created, and the result for each photo."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{**EXAMPLE_PERSON, "added_photos": [EXAMPLE_ADDED], "rejected": []}]}
@@ -103,18 +103,18 @@ class CreatedPerson(Person):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the photos of a request are looked at: query parameters of every request that enrols."""
+    """How to analyse the photos of a request: query parameters of every request that enrols."""
 
-    largest: Annotated[bool, Query(description="Of several faces take the largest.")] = False
-    try_rotations: Annotated[bool, Query(description="Look in four turns; takes four times as long.")] = False
+    largest: Annotated[bool, Query(description="If a photo has several faces, enrol the largest.")] = False
+    try_rotations: Annotated[bool, Query(description="Search all four rotations; takes four times as long.")] = False
     accept: Annotated[
         list[Accepted] | None,
-        Query(max_length=10, description="Reasons for which photos shall not be rejected: they become warnings."),
+        Query(max_length=10, description="Reasons that must not reject a photo: they become warnings."),
     ] = None
 
 
 def request_body(*needed: str, raw: bool = False, **fields: dict[str, Any]) -> dict[str, Any]:
-    """The `requestBody` of OpenAPI for a form with photos; with `raw` one photo may be the body itself."""
+    """Return OpenAPI's `requestBody` for a form with photos. With `raw`, the body itself may be one photo."""
     photo = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "The photos."}
     schema = {"type": "object", "required": [*needed, "photo"], "properties": {**fields, "photo": photo}}
     content: dict[str, Any] = {"multipart/form-data": {"schema": schema}}
@@ -125,21 +125,21 @@ def request_body(*needed: str, raw: bool = False, **fields: dict[str, Any]) -> d
 
 
 NAME_FIELD = {"type": "string", "minLength": 1, "maxLength": 200, "example": "Ada Lovelace"}
-EXTERNAL_ID_FIELD = {"type": "string", "maxLength": 200, "description": "What another system calls the person."}
+EXTERNAL_ID_FIELD = {"type": "string", "maxLength": 200, "description": "The person's id in another system."}
 METADATA_FIELD = {"type": "string", "description": "A small JSON object.", "example": '{"team": "engines"}'}
 BOX_FIELD = {
     "type": "string", "example": "31,40,119,155",
-    "description": "x1,y1,x2,y2 in pixels of the upright photo: a box drawn by hand, of the one photo of the request.",
+    "description": "A box drawn by hand, as x1,y1,x2,y2 in pixels of the upright photo; needs exactly one photo.",
 }  # fmt: skip
 
 
 def metadata_of(form: Form, field: str = "metadata") -> dict[str, Any] | None:
-    """The JSON object in a field of a form, or None; `Problem` 422 for anything else, however large or deep."""
+    """Return the JSON object in a field of a form, or None. Raise `Problem` 422 for anything else."""
     text = form.text(field)
     if text is None:
         return None
     if len(text) > _MAX_METADATA:
-        raise Problem(422, "invalid", f"{field} may have {_MAX_METADATA} characters, got {len(text)}")
+        raise Problem(422, "invalid", f"{field} must have at most {_MAX_METADATA} characters, got {len(text)}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -149,9 +149,10 @@ def metadata_of(form: Form, field: str = "metadata") -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom photos are added to.
+    """The person that photos are added to.
 
-    `number` is the person's, 0 for somebody new, or None for whoever has the name. `state` is set of the person with the first photo.
+    `number` is the person's number, 0 for a new person, or None for the person with this name, if any. `external_id` and
+    `metadata` are set together with the first photo.
     """
 
     name: str = ""
@@ -170,17 +171,19 @@ async def enroll_form(
     *,
     photo_metadata: dict[str, Any] | None = None,
 ) -> Enrolment:
-    """Add the photos of a form to a person; on disk when this returns.
+    """Add the photos of a form to a person. They are on disk when this returns.
 
-    `Problem` 422 `photo_needed` where there is no photo, 409 `name_taken` where the name or the external id is another
-    person's; `UnknownPerson` where nobody has the number.
+    Raise `Problem` 422 `photo_needed` if there is no photo, 409 `name_taken` if the name or the external id belongs to
+    another person; `UnknownPerson` if no person has the number.
     """
     service = service_of(request)
     uploads = form.photos()
     if not uploads:
         raise Problem(422, "photo_needed", "at least one file `photo` is needed")
     if len(uploads) > service.settings.max_photos:
-        raise Problem(413, "too_large", f"at most {service.settings.max_photos} photos are taken, got {len(uploads)}")
+        raise Problem(
+            413, "too_large", f"a request may have at most {service.settings.max_photos} photos, got {len(uploads)}"
+        )
     numbers = _box_numbers(form, len(uploads))
     gallery = await collection_of(service, collection)
     await service.engine.run(_check_target, gallery, target)
@@ -200,7 +203,7 @@ async def enroll_form(
 
 
 def model_of(service: Service, gallery: Gallery) -> str:
-    """The name of the model that a collection compares with."""
+    """Return the name of the model that made the embeddings of a collection."""
     return service.galleries.model(gallery.store.collection)
 
 
@@ -238,7 +241,7 @@ class _Work:
                 rejected.append(Rejected(index=k, filename=upload.filename, code=code, detail=reason.text))
                 continue
             if not done.new:
-                text = "this very face is enrolled already for this person"
+                text = "this face is already enrolled for this person"
                 rejected.append(Rejected(index=k, filename=upload.filename, code="already_known", detail=text))
                 continue
             if not added:
@@ -253,7 +256,7 @@ class _Work:
         if added and entry is not None:
             data = {"person": {"id": entry.id, "name": entry.name}, "n_added": len(added), "n_photos": entry.n_photos}
             self._service.events.emit("enrolled", self._collection, data)
-        told = [
+        entries = [
             Added(
                 index=k,
                 filename=uploads[k].filename,
@@ -264,10 +267,10 @@ class _Work:
             )
             for k, one in added
         ]
-        return Enrolment(person=entry, added=told, rejected=rejected)
+        return Enrolment(person=entry, added=entries, rejected=rejected)
 
     def _add(self, photo: AnalyzedPhoto, filename: str, number: int | None) -> tuple[int | None, Enrolled]:
-        """Add one photo; returns whose it is. Somebody may rename the person meanwhile."""
+        """Add one photo. Return the person's number and the result. The person may be renamed meanwhile, so try again."""
         for turn in range(_TRIES):
             name = self._target.name
             if number:
@@ -286,7 +289,7 @@ class _Work:
         raise AssertionError
 
     def _set_state(self, number: int | None) -> None:
-        """The external id and the metadata of the person, who has a photo now."""
+        """Set the external id and the metadata of the person, who now has a photo."""
         if self._target.external_id is None and self._target.metadata is None:
             return
         who = Seen(number) if number else self._target.name
@@ -300,7 +303,7 @@ def _is_too_large(photo: AnalyzedPhoto) -> bool:
 
 
 def _check_target(gallery: Gallery, target: Target) -> None:
-    """Refuse what can be seen before any photo is looked at."""
+    """Refuse what can be seen before any photo is analysed."""
     if target.number:
         edits.person_called(gallery.store, Seen(target.number))
     elif target.number == 0:
@@ -308,18 +311,18 @@ def _check_target(gallery: Gallery, target: Target) -> None:
     if target.external_id:
         other = gallery.store.find_external(target.external_id)
         if other is not None and (target.number == 0 or other.state.name != target.name):
-            text = f"{other.state.name!r} has the external id {target.external_id!r} already"
+            text = f"the external id {target.external_id!r} already belongs to {other.state.name!r}"
             raise Problem(409, "name_taken", text, other=str(other.id))
 
 
 def _refuse_name(gallery: Gallery, name: str) -> None:
     other = gallery.store.find(name)
     if other is not None:
-        raise Problem(409, "name_taken", f"somebody is called {name!r} already", other=str(other.id))
+        raise Problem(409, "name_taken", f"a person is already called {name!r}", other=str(other.id))
 
 
 def checked_target(form: Form, *, number: int | None, person_metadata: bool) -> Target:
-    """Whom a form with a name is about; `Problem` 422 for a wrong name, external id or metadata."""
+    """Return the target that a form names. Raise `Problem` 422 for an invalid name, external id or metadata."""
     name = form.text("name")
     if name is None:
         raise Problem(422, "invalid", "the field `name` is needed")
@@ -334,7 +337,7 @@ def _box_numbers(form: Form, n_photos: int) -> list[float] | None:
     if text is None:
         return None
     if n_photos != 1:
-        raise Problem(422, "invalid", f"a box is of one photo; the request has {n_photos}")
+        raise Problem(422, "invalid", f"a request with a box must have one photo, got {n_photos}")
     try:
         return [float(one) for one in text[:200].split(",")]
     except ValueError:
@@ -342,10 +345,10 @@ def _box_numbers(form: Form, n_photos: int) -> list[float] | None:
 
 
 async def _take_box(service: Service, gallery: Gallery, photo: AnalyzedPhoto, numbers: list[float]) -> Warned:
-    """Make the face in a box drawn by hand the only one of the photo; says how it was found."""
+    """Keep only the face in a box drawn by hand. Return the warning that says how the face was found."""
     assert photo.pixels is not None
     box: Box = checked(lambda given: checked_box(given, photo.width, photo.height), numbers)
-    warned = Warned(code="drawn_box", detail="the face in the drawn box was taken")
+    warned = Warned(code="drawn_box", detail="the face in the drawn box was enrolled")
     face = face_in_box(photo.faces, box)
     if face is None:
         region = await service.engine.run(region_around, photo.pixels, box)
@@ -354,14 +357,14 @@ async def _take_box(service: Service, gallery: Gallery, photo: AnalyzedPhoto, nu
         face = face_in_box([in_photo(one, region) for one in found.faces], box)
     if face is None:
         face = assumed_face(box)
-        text = "no face was found in the drawn box; eyes and mouth are assumed where they are on average"
+        text = "no face was found in the drawn box; eyes, nose and mouth are assumed at their average positions"
         warned = Warned(code="assumed_landmarks", detail=text)
     await service.engine.run(_take_face, gallery, photo, face)
     return warned
 
 
 def _take_face(gallery: Gallery, photo: AnalyzedPhoto, face: Face) -> None:
-    """Leave one face in the photo, cut out and embedded anew."""
+    """Make this face the only one of the photo, with its own crop and embedding."""
     assert photo.pixels is not None
     embedder = gallery.embedder
     face = dataclasses.replace(face, quality=face_quality(photo.pixels, face))

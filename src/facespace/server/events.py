@@ -1,8 +1,8 @@
-"""What happens in the service, in order: people seen, enrolled, changed and removed, for whoever listens.
+"""Events of the service, in order: people seen, enrolled, changed and removed.
 
-Events stand in the state file, so that all workers see all of them, a listener that was away gets what it has missed, and a
-webhook loses nothing when the service is killed. Changes of the gallery are on the disk before `emit` returns. People seen are
-many and nobody was promised them: they are written a few times a second, and only while somebody listens.
+Events are in the state file: all workers see all of them, a listener that was away gets the events it has missed, and no
+webhook loses an event when the service is killed. Changes of the gallery are on the disk before `emit` returns. People seen
+are frequent and not guaranteed: they are written a few times a second, and only while there is a listener.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from facespace.errors import FacespaceError
 if TYPE_CHECKING:
     from facespace.server.state import State
 
-SEEN = ("known", "unknown")  # kinds that are written only while somebody listens
+SEEN = ("known", "unknown")  # kinds that are written only while there is a listener
 CHANGES = ("enrolled", "removed", "changed")
 KINDS = (*SEEN, *CHANGES)
 KEYS = (
@@ -31,19 +31,19 @@ KEYS = (
     "seconds", "snapshot",
 )  # fmt: skip
 
-MAX_EVENTS = 100_000  # kept; older ones are deleted
-MAX_DAYS = 30  # that an event is kept
-MAX_WAITING = 10_000  # people seen that are not written yet; above it the oldest are left out
+MAX_EVENTS = 100_000  # kept events; older ones are deleted
+MAX_DAYS = 30  # days for which an event is kept
+MAX_WAITING = 10_000  # people seen that are not written yet; beyond this the oldest are dropped
 MAX_LISTENERS = 1000  # open event streams of one worker
-MAX_LISTENERS_OF_ONE = 100  # of them, those of one key
+MAX_LISTENERS_OF_ONE = 100  # open event streams of one key
 MAX_EVENT = 65_536  # characters of one event as JSON
-MAX_LISTED = 1000  # events given at once
+MAX_LISTED = 1000  # events returned at once
 
-_POLL = 0.25  # seconds until the file is asked for what other workers have written
-_PRUNE = 60.0  # seconds between two looks for events that are too old
-_RECENT = 2000  # events in memory, so that listeners who follow closely cost no query
-_LISTENS_ON = 60.0  # seconds after which somebody who asked for a list no longer counts as a listener
-_RENEW = 5.0  # seconds after which a worker says again that it has listeners
+_POLL = 0.25  # seconds until the file is read for events of other workers
+_PRUNE = 60.0  # seconds between two deletions of old events
+_RECENT = 2000  # events kept in memory, so that listeners that keep up need no query
+_LISTENS_ON = 60.0  # seconds for which a request for a list counts as a listener
+_RENEW = 5.0  # seconds after which a worker records again that it has listeners
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS event (
@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS event_listener (name TEXT PRIMARY KEY, until REAL NOT
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: its number, which grows from event to event, and the JSON object that listeners get."""
+    """One event: its number, which increases from event to event, and the JSON object that listeners get."""
 
     number: int
     kind: str
@@ -68,12 +68,12 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which events somebody gets; None stands for all.
+class EventFilter:
+    """Selects events. None stands for all.
 
-    >>> Wanted(kinds=("known",)).takes(Event(1, "known", "default", "7", "{}"))
+    >>> EventFilter(kinds=("known",)).takes(Event(1, "known", "default", "7", "{}"))
     True
-    >>> Wanted(collection="staff").takes(Event(1, "known", "default", "7", "{}"))
+    >>> EventFilter(collection="staff").takes(Event(1, "known", "default", "7", "{}"))
     False
     """
 
@@ -82,7 +82,7 @@ class Wanted:
     person: str | None = None
 
     def takes(self, event: Event) -> bool:
-        """Whether an event is among them."""
+        """Return whether the filter selects an event."""
         return (
             (self.kinds is None or event.kind in self.kinds)
             and (self.collection is None or event.collection == self.collection)
@@ -91,7 +91,7 @@ class Wanted:
 
 
 def checked_kinds(kinds: Iterable[str]) -> tuple[str, ...] | None:
-    """Kinds of events without repeats, None for no kind at all; `ValueError` for a kind that does not exist.
+    """Return kinds of events without repeats, or None if there are none. Raise `ValueError` for an unknown kind.
 
     >>> checked_kinds(["removed", "known", "known"])
     ('removed', 'known')
@@ -104,9 +104,9 @@ def checked_kinds(kinds: Iterable[str]) -> tuple[str, ...] | None:
 
 
 def event_body(kind: str, collection: str, data: Mapping[str, Any], *, at: float | None = None) -> str:
-    """An event as JSON, without its id. Of `data` only `KEYS` get into it: no image, no vector, whatever it holds.
+    """Return an event as JSON, without its id. Only `KEYS` of `data` are included, so never an image or an embedding.
 
-    `data` may be a face as `/v1/identify` answers it. `ValueError` for an unknown kind, and for an event that is too long.
+    `data` may be a face as answered by `/v1/identify`. Raise `ValueError` for an unknown kind or an event that is too long.
 
     >>> event_body("unknown", "staff", {"unknown": {"reason": "stranger"}, "embedding": [0.1]}, at=0)
     '{"at":"1970-01-01T00:00:00.000Z","kind":"unknown","collection":"staff","source":"api","reason":"stranger"}'
@@ -130,7 +130,7 @@ def event_body(kind: str, collection: str, data: Mapping[str, Any], *, at: float
 
 
 def with_id(number: int | str, body: str) -> str:
-    """The JSON of `event_body` with the event's id in front.
+    """Return the JSON of `event_body` with the event's id in front.
 
     >>> with_id(7, '{"kind":"known"}')
     '{"id":"7","kind":"known"}'
@@ -139,27 +139,27 @@ def with_id(number: int | str, body: str) -> str:
 
 
 class Events:
-    """The events of a service; one object a worker. Safe to share between threads.
+    """The events of a service, one object for each worker. It is safe to share between threads.
 
-    `close` ends it: what waits is written, and listeners get nothing more.
+    `close` ends it: waiting events are written, and listeners get no more.
     """
 
     def __init__(self, state: State) -> None:
         self._state = state
         state.table(_TABLES)
         with state.transaction() as connection:
-            # Numbers go on from the clock, so that a state file made again never repeats the id of an event.
+            # Numbers start from the clock, so that a new state file never repeats the id of an event.
             connection.execute(
                 "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', ? WHERE NOT EXISTS"
                 " (SELECT 1 FROM sqlite_sequence WHERE name = 'event')",
                 (int(time.time() * 1000),),
             )
         self._lock = threading.Condition()
-        self._writing = threading.Lock()  # held while people seen are written, so that none comes back after `forget`
+        self._writing = threading.Lock()  # held while people seen are written, so that none reappears after `forget`
         self._waiting: deque[tuple[float, str, str, str | None, str]] = deque(maxlen=MAX_WAITING)
         self._recent: deque[Event] = deque(maxlen=_RECENT)
         self._last = self._newest()
-        self._recent_after = self._last  # `_recent` has all events after this number
+        self._recent_after = self._last  # `_recent` contains all events after this number
         self._listeners: set[Listener] = set()
         self._callbacks: list[Callable[[], None]] = []
         self._forgetters: list[Callable[[Connection, str, str | None], None]] = []
@@ -170,16 +170,16 @@ class Events:
         self._thread = threading.Thread(target=self._run, name="facespace-events", daemon=True)
         self._thread.start()
 
-    # What happens
+    # Emitting and forgetting
 
     def emit(self, kind: str, collection: str, data: Mapping[str, Any]) -> None:
-        """Something happened. `data` are `KEYS`, as `event_body` takes them; `person` is {id, name, external_id}.
+        """Add an event. `data` contains `KEYS`, as `event_body` takes them; `person` is {id, name, external_id}.
 
-        Kinds of `CHANGES` are on the disk when this returns: call it before the request is answered, in a thread, as it
-        waits for the disk. Kinds of `SEEN` return at once.
+        Kinds of `CHANGES` are on the disk when this returns. It waits for the disk, so call it in a thread, and before
+        the request is answered. Kinds of `SEEN` return at once.
         """
         at = time.time()
-        if kind in SEEN and (not self.anybody_listens() or _is_ignored(data)):
+        if kind in SEEN and (not self.has_listeners() or _is_ignored(data)):
             return
         person = data.get("person")
         row = (
@@ -197,12 +197,12 @@ class Events:
             self._insert(connection, [row])
         self._wake()
 
-    def anybody_listens(self) -> bool:
-        """Whether a stream, a webhook or MQTT of any worker may take people seen."""
+    def has_listeners(self) -> bool:
+        """Return whether a stream, a webhook or MQTT of any worker may need events of people seen."""
         return time.time() < self._until
 
     def set_listening(self, name: str, until: float | None) -> None:
-        """Say that somebody listens until that moment (seconds of the clock), or no longer (None)."""
+        """Record that the listener `name` listens until that time (in seconds since 1970), or no longer (None)."""
         with self._state.transaction(durable=False) as connection:
             if until is None:
                 connection.execute("DELETE FROM event_listener WHERE name = ?", (name,))
@@ -214,9 +214,9 @@ class Events:
         self._until = self._listened_until()
 
     def forget(self, collection: str, person: str | None = None) -> None:
-        """Delete every event that names a person, and what waits to be sent of them: for people who are erased.
+        """Delete every event that names a person, sent or not, because the person is erased.
 
-        Without a person, all events of a collection.
+        Without a person, delete all events of a collection.
         """
 
         def stays(of: str, who: str | None) -> bool:
@@ -237,31 +237,31 @@ class Events:
                 for forget in self._forgetters:
                     forget(connection, collection, person)
 
-    # Who listens
+    # Reading and listening
 
     def newest(self) -> int:
-        """The number of the newest event that this worker knows of."""
+        """Return the number of the newest event that this worker has seen."""
         return self._last
 
-    def after(self, number: int, limit: int = 100, wanted: Wanted | None = None) -> list[Event]:
-        """Up to `limit` events after that number, oldest first; reads the file where they are not recent."""
-        return self.read(number, limit, wanted)[0]
+    def after(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> list[Event]:
+        """Return up to `limit` events after that number, oldest first. Read the file if they are not recent."""
+        return self.read(number, limit, event_filter)[0]
 
-    def read(self, number: int, limit: int = 100, wanted: Wanted | None = None) -> tuple[list[Event], int]:
-        """As `after`, and the number to go on from: that of the last event looked at, wanted or not."""
-        recent = self.recent(number, limit, wanted)
+    def read(self, number: int, limit: int = 100, event_filter: EventFilter | None = None) -> tuple[list[Event], int]:
+        """Return events as `after` does, and the number to continue from: that of the last event examined."""
+        recent = self.recent(number, limit, event_filter)
         if recent is not None:
             return recent
         where, values = ["number > ?"], [number]
-        if wanted is not None and wanted.kinds is not None:
-            where.append(f"kind IN ({', '.join('?' * len(wanted.kinds))})")
-            values += wanted.kinds  # type: ignore[arg-type]
-        if wanted is not None and wanted.collection is not None:
+        if event_filter is not None and event_filter.kinds is not None:
+            where.append(f"kind IN ({', '.join('?' * len(event_filter.kinds))})")
+            values += event_filter.kinds  # type: ignore[arg-type]
+        if event_filter is not None and event_filter.collection is not None:
             where.append("collection = ?")
-            values.append(wanted.collection)  # type: ignore[arg-type]
-        if wanted is not None and wanted.person is not None:
+            values.append(event_filter.collection)  # type: ignore[arg-type]
+        if event_filter is not None and event_filter.person is not None:
             where.append("person = ?")
-            values.append(wanted.person)  # type: ignore[arg-type]
+            values.append(event_filter.person)  # type: ignore[arg-type]
         newest = self._newest()
         rows = self._state.rows(
             f"SELECT number, kind, collection, person, body FROM event WHERE {' AND '.join(where)}"  # noqa: S608
@@ -272,8 +272,8 @@ class Events:
         full = len(found) == min(limit, MAX_LISTED)
         return found, found[-1].number if full else max(newest, number, *(event.number for event in found[-1:]))
 
-    def recent(self, number: int, limit: int, wanted: Wanted | None) -> tuple[list[Event], int] | None:
-        """As `read`, without the file; None where the memory does not reach back to that number."""
+    def recent(self, number: int, limit: int, event_filter: EventFilter | None) -> tuple[list[Event], int] | None:
+        """Return the same as `read` from memory alone, or None if the memory does not reach back to that number."""
         found: list[Event] = []
         with self._lock:
             if number < self._recent_after:
@@ -285,52 +285,52 @@ class Events:
                     break
                 newer.append(event)
         for event in reversed(newer):
-            if wanted is None or wanted.takes(event):
+            if event_filter is None or event_filter.takes(event):
                 found.append(event)
                 if len(found) == limit:
                     return found, event.number
         return found, last
 
     def missed_before(self, number: int) -> bool:
-        """Whether events after that number were deleted, as they were too old or too many."""
+        """Return whether events after that number were deleted because they were too old or too many."""
         found = self._state.rows("SELECT number FROM event_mark WHERE name = 'pruned'")
         return bool(found) and number < found[0][0]
 
     def listed(self) -> None:
-        """Somebody asked for a list: people seen are written for a while, so that the next list has them."""
+        """Count a request for a list as a listener for a while, so that the next list has the people seen meanwhile."""
         now = time.time()
         if self._until < now + _LISTENS_ON / 2:
             self.set_listening("list", now + _LISTENS_ON)
 
     def listen(self, caller: str = "") -> Listener:
-        """A listener in the running event loop, of a `caller` such as a key's id; close it.
+        """Return a listener in the running event loop, which must be closed. `caller` is, for example, a key's id.
 
-        `RuntimeError` where there are too many, or none any more.
+        Raise `RuntimeError` if there are too many, or if the events are closed.
         """
         listener = Listener(self, asyncio.get_running_loop(), caller)
         with self._lock:
             if self._closed or len(self._listeners) >= MAX_LISTENERS:
-                raise RuntimeError("closed" if self._closed else f"there are {MAX_LISTENERS} event streams already")
+                raise RuntimeError("closed" if self._closed else f"{MAX_LISTENERS} event streams are open already")
             if sum(one.caller == caller for one in self._listeners) >= MAX_LISTENERS_OF_ONE:
-                raise RuntimeError(f"this key has {MAX_LISTENERS_OF_ONE} event streams already")
+                raise RuntimeError(f"this key has {MAX_LISTENERS_OF_ONE} open event streams already")
             self._listeners.add(listener)
             self._renewed = 0.0
-            self._until = max(self._until, time.time() + 3 * _RENEW)  # at once in this worker
+            self._until = max(self._until, time.time() + 3 * _RENEW)  # takes effect at once in this worker
         self._wake()
         return listener
 
     def when_new(self, callback: Callable[[], None]) -> None:
-        """Call a function, in the thread of the events, whenever there are new ones."""
+        """Register a function to call when there are new events, in the thread of the events."""
         self._callbacks.append(callback)
 
     def when_forgotten(self, forget: Callable[[Connection, str, str | None], None]) -> None:
-        """Call a function within the change that forgets a person: (connection, collection, person's id)."""
+        """Register a function to call in the transaction that forgets a person: (connection, collection, person's id)."""
         self._forgetters.append(forget)
 
-    # Marks: how far somebody who must miss nothing has come
+    # Marks: the last event that a consumer, which must not miss any, has handled
 
     def mark(self, name: str) -> int | None:
-        """The number stored under a name."""
+        """Return the number stored under a name, or None."""
         found = self._state.rows("SELECT number FROM event_mark WHERE name = ?", (name,))
         return int(found[0][0]) if found else None
 
@@ -339,10 +339,10 @@ class Events:
         with self._state.transaction(durable=False) as connection:
             _set_mark(connection, name, number)
 
-    # The end
+    # Closing
 
     def end_streams(self) -> None:
-        """End all event streams: a server that stops would wait for them."""
+        """End all event streams, because a server that stops would wait for them."""
         with self._lock:
             self._closed = True
             listeners = list(self._listeners)
@@ -355,7 +355,7 @@ class Events:
         return self._closed
 
     def close(self) -> None:
-        """Write what waits and end; the state file stays open."""
+        """Write what waits, and end. The state file stays open."""
         self.end_streams()
         self._wake()
         self._thread.join(timeout=10)
@@ -369,7 +369,7 @@ class Events:
             self._woken = True
             self._lock.notify_all()
 
-    # The thread
+    # The background thread
 
     def _run(self) -> None:
         version, pruned = -1, 0.0
@@ -389,7 +389,7 @@ class Events:
                 if (now := time.monotonic()) > pruned + _PRUNE:
                     pruned = now
                     self._prune()
-            except FacespaceError:  # a full or failing disk: what waits is tried again, and requests say what is wrong
+            except FacespaceError:  # a full or failing disk: waiting events are tried again; requests report the error
                 if not closed:
                     time.sleep(_POLL)
             if closed:
@@ -404,7 +404,7 @@ class Events:
             with self._state.transaction(durable=False) as connection:
                 self._insert(connection, rows)
             with self._lock:
-                for row in rows:  # those that were left out meanwhile, as too many came, are gone already
+                for row in rows:  # rows that were dropped meanwhile, because too many came, are gone already
                     if self._waiting and self._waiting[0] is row:
                         self._waiting.popleft()
             return True
@@ -481,7 +481,7 @@ class Events:
 
 
 class Listener:
-    """Somebody who waits for events in an event loop. It keeps no events: who is slow reads them when it is ready."""
+    """Waits for new events in an event loop. It keeps no events: a slow client reads them when it is ready."""
 
     def __init__(self, events: Events, loop: asyncio.AbstractEventLoop, caller: str = "") -> None:
         self._events = events
@@ -490,12 +490,12 @@ class Listener:
         self._new = asyncio.Event()
 
     def wake(self) -> None:
-        """There are new events; called in any thread."""
+        """Signal that there are new events. Called from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._new.set)
 
     async def wait(self, seconds: float) -> bool:
-        """Until there may be new events (True), or so many seconds have passed."""
+        """Wait until there may be new events (return True), or until the time has passed (return False)."""
         try:
             await asyncio.wait_for(self._new.wait(), seconds)
         except asyncio.TimeoutError:
@@ -503,18 +503,18 @@ class Listener:
         self._new.clear()
         return True
 
-    async def read(self, number: int, limit: int, wanted: Wanted) -> tuple[list[Event], int]:
-        """As `Events.read`, in a thread where the file has to be asked."""
-        recent = self._events.recent(number, limit, wanted)
-        return recent if recent is not None else await asyncio.to_thread(self._events.read, number, limit, wanted)
+    async def read(self, number: int, limit: int, event_filter: EventFilter) -> tuple[list[Event], int]:
+        """Return the same as `Events.read`, in a thread if the file must be read."""
+        recent = self._events.recent(number, limit, event_filter)
+        return recent if recent is not None else await asyncio.to_thread(self._events.read, number, limit, event_filter)
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         self._events._remove(self)
 
 
 def _is_ignored(data: Mapping[str, Any]) -> bool:
-    """Whether it is a face that somebody has said to ignore."""
+    """Return whether the event is about a face that was marked to be ignored."""
     unknown = data.get("unknown")
     return isinstance(unknown, dict) and unknown.get("reason") == "ignored"
 

@@ -1,4 +1,4 @@
-"""Who can reach a service before it starts: without keys it may listen on this machine alone."""
+"""Checks who can reach a service before it starts: without keys it may only listen on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from facespace.server.state import State
 
 
 def check_exposure(settings: Settings) -> str:
-    """The line that warns of an open service, or "" for one that needs keys.
+    """Return a line that warns of an open service, or "" for one that needs keys.
 
-    `ValueError` for a service that others could reach, or that is behind a proxy, while no key was ever made.
+    Raise `ValueError` for a service without keys that other machines could reach, or that is behind a proxy.
     """
     state = State(settings.state)
     try:
@@ -21,7 +21,7 @@ def check_exposure(settings: Settings) -> str:
         return ""
     make = f"facespace serve key create --role admin --state {settings.state}"
     if not settings.is_loopback:
-        raise ValueError(f"listening at {settings.host} lets other machines in, which needs a key; make one: {make}")
+        raise ValueError(f"listening at {settings.host} lets other machines in, so a key is needed; make one: {make}")
     if settings.forwarded_from or settings.root_path:
         raise ValueError(f"a service behind a proxy needs a key; make one: {make}")
-    return f"open to everybody on this machine, as there are no keys; make one to close it: {make}"
+    return f"everyone on this machine can use the service, because it has no keys; to require one: {make}"

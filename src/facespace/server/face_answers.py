@@ -1,7 +1,7 @@
-"""What the operations on faces answer, as the API's description says it.
+"""The answers of the operations on faces, as models for the API's description.
 
-Routes build these answers as plain dicts, since to check each against its model would take as long as to find a small face. A test
-compares the two.
+Routes build these answers as plain dicts, because checking each against its model takes as long as finding a small face. A
+test compares the two.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ Number = float
 
 
 class Answer(BaseModel):
-    """What all answers have in common: no field that is not described."""
+    """An answer without any field that is not described."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ImageSize(Answer):
-    """The size of a photo in pixels, upright, and by how many degrees clockwise it was turned to be so."""
+    """The size of a photo in pixels after turning it upright, and the degrees clockwise by which it was turned."""
 
     width: int
     height: int
@@ -32,9 +32,10 @@ class FoundFace(Answer):
 
     box: list[Number] = Field(description="x1, y1, x2, y2; may reach beyond the photo.", min_length=4, max_length=4)
     score: float = Field(description="The detector's probability.")
-    quality: float | None = Field(description="How well it can be recognised, from 0 to 1.")
+    quality: float | None = Field(description="How well the face can be recognised, from 0 to 1.")
     landmarks: list[list[Number]] | None = Field(
-        None, description="Left eye, right eye, nose, left and right corner of the mouth, as seen; where asked for."
+        None,
+        description="If requested: left eye, right eye, nose, left and right corner of the mouth, as seen in the photo.",
     )
 
 
@@ -55,60 +56,60 @@ class Embedded(Answer):
     """The faces of a photo with their embeddings, the largest first."""
 
     image: ImageSize
-    model: str = Field(description="What made the embeddings; those of different models cannot be compared.")
+    model: str = Field(description="The model that made the embeddings; those of different models cannot be compared.")
     faces: list[EmbeddedFace]
 
 
 class PersonOfFace(Answer):
-    """Who it is."""
+    """The person a face was recognised as."""
 
     id: str
     name: str
-    external_id: str = Field(description="What another system calls the person; empty where it says nothing.")
+    external_id: str = Field(description="The person's id in another system; empty if there is none.")
 
 
 class Unknown(Answer):
-    """Why a face has no name."""
+    """The reason why a face has no name."""
 
     reason: Literal["stranger", "too_small", "too_blurred", "nobody_enrolled", "ignored", "somebody_else_here"] = Field(
-        description="`stranger`: no one is similar enough. `too_small`, `too_blurred`: it cannot be told who it is. "
-        "`nobody_enrolled`: the collection is empty. `ignored`: somebody said to ignore this face. `somebody_else_here`: "
-        "another face of the photo is the same person, surer."
+        description="`stranger`: no enrolled person is similar enough. `too_small`, `too_blurred`: the face cannot be "
+        "recognised. `nobody_enrolled`: the collection is empty. `ignored`: the face was marked to be ignored. "
+        "`somebody_else_here`: another face of the photo matches the same person better."
     )
 
 
 class NamedFace(FoundFace):
-    """One face, and who it is."""
+    """One face and the person it was recognised as."""
 
-    embedding: list[float] | None = Field(None, description="Where it was asked for.")
-    name: str | None = Field(description="null for unknown.")
+    embedding: list[float] | None = Field(None, description="If requested.")
+    name: str | None = Field(description="null for an unknown face.")
     person: PersonOfFace | None
-    similarity: float | None = Field(description="The cosine to the nearest person; null where nobody is enrolled.")
-    threshold: float = Field(description="The similarity that a name needs, for a face of this quality.")
+    similarity: float | None = Field(description="The cosine to the nearest person; null if no person is enrolled.")
+    threshold: float = Field(description="The similarity needed for a name, for a face of this quality.")
     unknown: Unknown | None
-    unknown_id: str | None = Field(None, description="Where the face is kept, its id in /v1/unknowns.")
+    unknown_id: str | None = Field(None, description="The face's id in /v1/unknowns, if it is kept there.")
 
 
 class Identified(Answer):
-    """Who is in a photo."""
+    """The people in a photo."""
 
     image: ImageSize
     collection: str
     model: str
     n_people: int
-    strangers_named: float = Field(description="The share of strangers that are expected to be given a name.")
+    strangers_named: float = Field(description="The share of strangers that are expected to get a name by mistake.")
     faces: list[NamedFace]
 
 
 class PhotoProblem(Answer):
-    """Why one of several photos has no result."""
+    """The reason why one of several photos has no result."""
 
     code: str
     detail: str
 
 
 class IdentifiedPhoto(Answer):
-    """Who is in one of several photos; `error` in place of the faces where it cannot be read."""
+    """The people in one of several photos, or `error` if it cannot be read."""
 
     index: int
     filename: str
@@ -118,7 +119,7 @@ class IdentifiedPhoto(Answer):
 
 
 class IdentifiedBatch(Answer):
-    """Who is in each of several photos."""
+    """The people in each of several photos."""
 
     collection: str
     model: str
@@ -135,18 +136,18 @@ class ComparedFace(Answer):
 
 
 class Verified(Answer):
-    """Whether two faces are of one person."""
+    """Whether two faces show the same person."""
 
     same: bool
     similarity: float
     threshold: float
     false_match_rate: float = Field(
-        description="The share of pairs of different people that reach this threshold; of one person of the gallery: the share of "
-        "strangers."
+        description="The share of pairs of different people that reach this threshold; for a person of the gallery, the share "
+        "of strangers."
     )
     faces: list[ComparedFace] = Field(description="The largest face of each photo.")
     person: PersonOfFace | None = Field(
-        None, description="Whom the photo was compared with, if it was a person; null where it shows somebody else."
+        None, description="The enrolled person that the photo was compared with, if any; null if `same` is false."
     )
 
 

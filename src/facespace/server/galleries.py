@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from facespace.server.engine import Engine
 
 DEFAULT_COLLECTION = "default"
-HIDDEN = ("-unknowns", "-ignored")  # how the names of collections end that the service keeps for itself
+HIDDEN = ("-unknowns", "-ignored")  # name endings of the collections that the service keeps for itself
 
 
 def is_hidden(collection: str) -> bool:
-    """Whether a collection belongs to the service itself.
+    """Return whether a collection belongs to the service itself.
 
     >>> is_hidden("default-unknowns"), is_hidden("default")
     (True, False)
@@ -40,34 +40,34 @@ class Galleries:
         self._lock = threading.RLock()
 
     def opened(self, collection: str) -> Gallery | None:
-        """The collection, if it is open already; never blocks for long."""
+        """Return the collection if it is open already, otherwise None. Never blocks for long."""
         return None if is_hidden(collection) else self._open.get(collection)
 
     def get(self, collection: str = DEFAULT_COLLECTION, *, hidden: bool = False) -> Gallery:
-        """The collection, open; `Problem` 404 where there is none, 503 where the store cannot be reached.
+        """Return the open collection. Raise `Problem` 404 if it does not exist, 503 if the store cannot be reached.
 
-        With `hidden` also one that belongs to the service itself.
+        With `hidden`, a collection that belongs to the service itself is returned too.
         """
         if is_hidden(collection) and not hidden:
-            raise Problem(404, "no_such_collection", "there is no collection of this name")
+            raise Problem(404, "no_such_collection", "there is no collection with this name")
         found = self._open.get(collection)
         return found if found is not None else self._opened(collection, create=collection == DEFAULT_COLLECTION)
 
     def model(self, collection: str) -> str:
-        """The name of the model of a collection that is open: what `Engine.analyze` is told."""
+        """Return the name of an open collection's model, for `Engine.analyze`."""
         return self._models[collection]
 
     def create(self, collection: str, model: str | None = None) -> Gallery:
-        """The collection, made if it is not there; a new one belongs to `model`, by default the service's."""
+        """Return the collection, and create it if it does not exist, with `model` or by default the service's model."""
         return self._opened(collection, create=True, model=model)
 
     def names(self) -> list[str]:
-        """The names of all collections but the hidden ones."""
+        """Return the names of all collections except the hidden ones."""
         self.get()
         return [name for name in list_collections(self._address) if not is_hidden(name)]
 
     def forget(self, collection: str) -> None:
-        """Close a collection, such as one that was removed; the next `get` opens it again."""
+        """Close a collection, such as one that was removed. The next `get` opens it again."""
         with self._lock:
             gallery = self._open.pop(collection, None)
         if gallery is not None:
@@ -96,7 +96,7 @@ class Galleries:
                 embedder = self._engine.embedder(chosen)
                 gallery = Gallery(self._address, embedder, collection=collection, create=create)
             except NoSuchCollection:
-                raise Problem(404, "no_such_collection", "there is no collection of this name") from None
+                raise Problem(404, "no_such_collection", "there is no collection with this name") from None
             except ValueError as error:
                 raise Problem(422, "invalid", str(error)) from None
             self._models[collection] = chosen

@@ -1,8 +1,8 @@
-"""`Idempotency-Key`: a request that changes something and is sent again gets its first answer, and changes nothing twice.
+"""`Idempotency-Key`: a request that is sent again gets its first answer and does not change anything twice.
 
 A client that lost the connection does not know whether its request was carried out. It sends the same request with the same
 key again. Only answers of success are kept, for a day and for the API key that made the request: an error changed nothing,
-so the same request may simply be tried again. While a request runs its worker renews a lease in the state file, so a
+so the same request may simply be tried again. While a request runs, its worker renews a lease in the state file, so a
 request whose worker was killed can be sent again a few seconds later.
 """
 
@@ -30,23 +30,23 @@ from facespace.server.state import StateError
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _KEPT_HEADERS = ("content-type", "location", "etag")
-# What changes nothing, and what answers with a secret, which is stored nowhere.
+# Requests that change nothing, and requests whose answer contains a secret, which is never stored.
 _LEFT_OUT = re.compile(
     r"/v1/(detect|embed|identify|verify|keys|webhooks)(/.*)?|/v1/unknowns/search|/v1/collections/.*/import"
 )
 
 
 class Idempotency:
-    """The middleware that gives the first answer again. It reads the whole body of a request that has the header.
+    """The middleware that repeats the first answer. It reads the whole body of a request that has the header.
 
-    `KeyCheck` comes before it and says who calls.
+    `KeyCheck` runs before it and sets the caller.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer from what is kept, or hand the request on and keep its answer."""
+        """Answer from the kept answers, or pass the request on and keep its answer."""
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
         keys = Headers(scope=scope).getlist("idempotency-key") if path else []
         if not keys or not keeps_answers(scope["method"], path):
@@ -73,7 +73,7 @@ class Idempotency:
         given = await asyncio.to_thread(answers.begin, caller.key_id or "", hashed, asked, collection, owner)
         if given is not None:
             if given.status == GONE:
-                raise Problem(409, "conflict", "this request was carried out before; its answer was not kept")
+                raise Problem(409, "conflict", "this request was carried out before, but its answer was not kept")
             headers = {**given.headers, "Idempotency-Replayed": "true"}
             await Response(given.body, given.status, headers)(request.scope, request.receive, send)
             return
@@ -81,10 +81,10 @@ class Idempotency:
         try:
             async with _renewed(answers, owner):
                 await self._app(request.scope, _replay(body, request.receive), held.take)
-        except Exception:  # but where the request is cancelled its thread may go on: then the lease has to end
+        except Exception:  # a cancelled request is not caught: its thread may go on, so its lease must expire instead
             await asyncio.to_thread(answers.release, owner)
             raise
-        with contextlib.suppress(StateError):  # the change is made; what cannot be kept is answered all the same
+        with contextlib.suppress(StateError):  # the change is made; answer even if the answer cannot be kept
             if 200 <= held.status < 300:
                 await asyncio.to_thread(answers.finish, owner, held.answer())
             else:
@@ -94,13 +94,13 @@ class Idempotency:
 
 
 class Erasure:
-    """The middleware that erases kept answers of a collection from which somebody was erased, before that is answered."""
+    """The middleware that erases a collection's kept answers before it answers a request that erased a person there."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, and erase when its answer begins."""
+        """Pass the request on, and erase when its answer begins."""
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
         erases = (scope.get("method") == "POST" and path.endswith("/erase")) or (
             scope.get("method") == "DELETE" and path.startswith("/v1/collections/")
@@ -126,7 +126,7 @@ class Erasure:
 
 
 def keeps_answers(method: str, path: str) -> bool:
-    """Whether an operation follows the header: those that change something, but for secrets and imports.
+    """Return whether an operation supports the header: those that change something, except secrets and imports.
 
     >>> keeps_answers("POST", "/v1/enroll"), keeps_answers("POST", "/v1/identify"), keeps_answers("POST", "/v1/keys")
     (True, False, False)
@@ -135,7 +135,7 @@ def keeps_answers(method: str, path: str) -> bool:
 
 
 def made_collection(request: Request, body: bytes) -> str:
-    """The collection that a request makes, whose answer goes when that one is erased; empty for other requests."""
+    """Return the name of the collection that a request creates, or "". Its answer is erased with that collection."""
     if request.scope["path"].removeprefix(request.scope.get("root_path", "")) != "/v1/collections":
         return ""
     try:
@@ -146,7 +146,7 @@ def made_collection(request: Request, body: bytes) -> str:
 
 
 def fingerprint(request: Request, body: bytes) -> str:
-    """The hash of all that a request asks; the boundary of a form, which clients make new each time, does not count."""
+    """Return the hash of the whole request. A form's boundary does not count, because clients make a new one each time."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind == b"multipart/form-data" and boundary:
@@ -200,7 +200,7 @@ async def _renewed(answers: Answers, owner: str) -> AsyncIterator[None]:
 
 
 async def _body(request: Request, most: int) -> bytes | None:
-    """The body; None where the client went away. `Problem` 413 for more than `most` bytes."""
+    """Return the body, or None if the client disconnected. Raise `Problem` 413 for more than `most` bytes."""
     parts, size = [], 0
     while True:
         message = await request.receive()
@@ -209,13 +209,13 @@ async def _body(request: Request, most: int) -> bytes | None:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most:
-            raise Problem(413, "too_large", f"a request must have at most {most} bytes")
+            raise Problem(413, "too_large", f"a request may have at most {most:,} bytes")
         if not message.get("more_body", False):
             return b"".join(parts)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """What a route receives: the body that was read already, and then what the client does."""
+    """Return a `receive` that gives the body that was read already, and then passes on the client's messages."""
     is_given = False
 
     async def received() -> Message:

@@ -1,4 +1,4 @@
-"""What an answer says of the faces of a photo, and who they are."""
+"""Builds the answers about the faces of a photo and the people they show."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _REASONS = {"too small": "too_small", "too blurred or dark": "too_blurred"}
 
 
 def largest_first(photo: AnalyzedPhoto, most: int) -> list[int]:
-    """The numbers of the faces of a photo by the size of their boxes, the largest first; at most so many."""
+    """Return the indices of the faces of a photo, the largest box first; at most `most`."""
     return sorted(range(len(photo.faces)), key=lambda k: -photo.faces[k].width * photo.faces[k].height)[:most]
 
 
 def image_entry(photo: AnalyzedPhoto) -> dict[str, Any]:
-    """The size of a photo, upright, and by how many degrees it was turned to be so."""
+    """Return the upright size of a photo, and the degrees by which it was turned."""
     return {"width": photo.width, "height": photo.height, "turned": photo.turned}
 
 
 def face_entry(face: Face, embedding: Sequence[float] | None = None, *, landmarks: bool = False) -> dict[str, Any]:
-    """One face as JSON: its box, score and quality, and what else was asked for."""
+    """Return one face as JSON: its box, score and quality, and the landmarks and embedding if requested."""
     entry: dict[str, Any] = {
         "box": [round(float(value), 2) for value in face.box],
         "score": round(float(face.score), 4),
@@ -45,15 +45,15 @@ def face_entry(face: Face, embedding: Sequence[float] | None = None, *, landmark
 
 
 def embedding_of(photo: AnalyzedPhoto, k: int) -> list[float]:
-    """The embedding of one face as JSON numbers."""
+    """Return the embedding of one face as JSON numbers."""
     numbers: list[float] = np.asarray(photo.embeddings[k], np.float32).tolist()
     return numbers
 
 
 def check_rate(rate: float | None, gallery: Gallery, service: Service, *, may_loosen: bool) -> None:
-    """Raise `Problem` 403 where somebody asks for names at a looser rate than the collection's own.
+    """Raise `Problem` 403 if a request asks for a looser rate than the collection's own.
 
-    Otherwise a key that may only identify could have a name for everybody. Stricter rates are for all.
+    Otherwise a key that may only identify could get a name for everybody. Every key may ask for stricter rates.
     """
     if rate is None or may_loosen:
         return
@@ -78,18 +78,18 @@ def identified(
     landmarks: bool = False,
     embeddings: bool = False,
     keep_unknown: bool = True,
-    tell: bool = True,
+    emit: bool = True,
     source: str = "",
 ) -> dict[str, Any]:
-    """Who the faces of an analysed photo are, as /v1/identify answers it but for the size; blocks while the store is asked.
+    """Name the faces of an analysed photo, and return the answer of /v1/identify without the size. Blocks.
 
-    Nobody has a name whose similarity is below the threshold. A face without one has the reason.
+    A face gets a name only if its similarity reaches the threshold. Otherwise it gets the reason.
     """
     choice = service.choices.of(gallery)
     rate = choice.rate if rate is None else rate
     chosen = largest_first(photo, max_faces)
     matches = gallery.identify(photo.embeddings[chosen], rate=rate, one_photo=True) if chosen else []
-    there = {name: gallery.store.find(name) for name in {match.name for match in matches if match.name is not None}}
+    people = {name: gallery.store.find(name) for name in {match.name for match in matches if match.name is not None}}
     unnamed = [k for k, match in zip(chosen, matches, strict=True) if match.name is None]
     ignored = service.unknowns.ignored(collection, photo, unnamed) if unnamed else set()
     faces, strangers = [], []
@@ -98,7 +98,7 @@ def identified(
         reason = None if match.name is not None else _reason(match, face, k in ignored)
         if reason in ("stranger", "nobody_enrolled"):
             strangers.append(k)
-        person = None if match.name is None else there[match.name]
+        person = None if match.name is None else people[match.name]
         similarity, threshold = _rounded(match)
         faces.append(
             {
@@ -113,7 +113,7 @@ def identified(
     if strangers and keep_unknown and choice.unknowns_days:
         for k, unknown_id in service.unknowns.keep(collection, photo, strangers, source=source).items():
             faces[chosen.index(k)]["unknown_id"] = unknown_id
-    for entry in faces if tell else ():
+    for entry in faces if emit else ():
         kind = "unknown" if entry["name"] is None else "known"
         service.events.emit(kind, collection, {key: value for key, value in entry.items() if key != "embedding"})
     stored = None if rate is not None else gallery.calibration()
@@ -127,7 +127,7 @@ def identified(
 
 
 def _rounded(match: Match) -> tuple[float | None, float]:
-    """Similarity and threshold for people to read: a name never stands beside a similarity that looks too small for it."""
+    """Return similarity and threshold, rounded so that a named face never shows a similarity below its threshold."""
     threshold = round(match.threshold, 4)
     if match.similarity is None:
         return None, threshold
@@ -149,5 +149,5 @@ def _reason(match: Match, face: Face, is_ignored: bool) -> str:
 
 
 def person_entry(person: StoredPerson) -> dict[str, Any]:
-    """Who a person is, in short."""
+    """Return the short entry of a person."""
     return {"id": str(person.id), "name": person.state.name, "external_id": person.state.external_id}

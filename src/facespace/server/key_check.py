@@ -8,20 +8,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from facespace.server.access import counted_caller
 from facespace.server.problems import as_problem, problem_response, request_id_of
 
-PUBLIC = ("/v1/openapi.json",)  # of what is below /v1/
+PUBLIC = ("/v1/openapi.json",)  # the paths below /v1/ that need no key
 
 
 class KeyCheck:
-    """The middleware that lets only callers with a valid key to the API, and counts their requests.
+    """The middleware that admits only callers with a valid key to the API, and counts their requests.
 
-    What the key allows is for each route to say (`access.allowed`), which finds the caller in the request.
+    Each route checks what the key allows (`access.allowed`). It finds the caller in the request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 or 429, or hand the request on with its caller."""
+        """Answer 401 or 429, or pass the request on with its caller."""
         if scope["type"] == "http" and needs_key(scope["path"].removeprefix(scope.get("root_path", ""))):
             request = Request(scope, receive)
             try:
@@ -36,7 +36,7 @@ class KeyCheck:
 
 
 def needs_key(path: str) -> bool:
-    """Whether a path belongs to the API, also where there is no such operation.
+    """Return whether a path belongs to the API, even if there is no such operation.
 
     >>> needs_key("/v1/people"), needs_key("/v1/openapi.json"), needs_key("/healthz")
     (True, False, False)

@@ -1,7 +1,7 @@
-"""API keys: made, checked, listed and revoked.
+"""API keys: creating, checking, listing and revoking them.
 
-A key is `fsk_<id>_<secret>`. The secret has 256 random bits, so one SHA-256 of it is enough at rest: nobody can try the
-secrets one by one, and a slow hash would only make every request slow. The id says which stored hash to compare with.
+A key is `fsk_<id>_<secret>`. The secret has 256 random bits, so storing its SHA-256 is safe: so many secrets cannot be tried,
+and a slow hash would only make every request slow. The id selects the stored hash to compare with.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from facespace.server.state import State
 
 Role = Literal["identify", "read", "enroll", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
-# What a key of each role may do: a route asks for one of these words.
+# The rights that each role grants. A route requires one of them.
 GRANTS: dict[Role, frozenset[Role]] = {
     "identify": frozenset({"identify"}),
     "read": frozenset({"read"}),
     "enroll": frozenset({"identify", "read", "enroll"}),
     "admin": frozenset({"identify", "read", "enroll", "admin"}),
 }
-MAX_KEYS = 10_000  # that are neither revoked nor expired
+MAX_KEYS = 10_000  # keys that are neither revoked nor expired
 MAX_LABEL = 100
-_MAX_TEXT = 80  # characters of a key; a longer header is not looked at
+_MAX_TEXT = 80  # characters of a key; a longer header is not checked
 _FORM = re.compile(r"fsk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
-_NOBODY = "0" * 64  # the hash that is compared with where there is no such id
+_NO_KEY = "0" * 64  # the hash to compare with if the id does not exist
 _REVISION = "keys"  # the setting that counts the changes of keys
 _RAISE = (
     f"INSERT INTO setting VALUES ('{_REVISION}', '1')"  # noqa: S608 - a constant
@@ -43,9 +43,9 @@ _COLUMNS = "id, digest, role, collection, label, created, created_by, expires, r
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is known of a key, without its secret. Times are seconds since 1970 (UTC).
+    """The record of a key, without its secret. Times are seconds since 1970 (UTC).
 
-    `collection` is the only one the key may use, or None for all. `created_by` names who made it.
+    `collection` is the only collection that the key may use, or None for all. `created_by` names the actor who made it.
     """
 
     id: str
@@ -58,24 +58,24 @@ class KeyRecord:
     revoked: float | None
 
     def is_valid(self, now: float) -> bool:
-        """Whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
     def may(self, need: Role) -> bool:
-        """Whether the role of the key includes what a route needs."""
+        """Return whether the key's role includes `need`."""
         return need in GRANTS.get(self.role, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made: `text` is shown once and stored nowhere."""
+    """A key that was just made. Its `text` is shown once and never stored."""
 
     text: str = dataclasses.field(repr=False)
     id: str
 
 
 class Keys:
-    """The keys in a state file. Every check follows changes of other processes at once.
+    """The keys in a state file. Every check sees changes by other processes at once.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -110,9 +110,9 @@ class Keys:
         *,
         created_by: str = "",
     ) -> NewKey:
-        """Make a key. `expires` is in seconds since 1970 (UTC); `collection` limits the key to that one.
+        """Make a key. `expires` is in seconds since 1970 (UTC). `collection` limits the key to that collection.
 
-        `ValueError` for an unknown role, a time that has passed, a label that is too long, and one key too many.
+        Raise `ValueError` for an unknown role, a time in the past, a label that is too long, or too many keys.
         """
         if role not in ROLES:
             raise ValueError(f"the role of a key must be one of {', '.join(ROLES)}, got {str(role)[:40]!r}")
@@ -128,7 +128,7 @@ class Keys:
             sql = "SELECT count(*) FROM key WHERE revoked IS NULL AND (expires IS NULL OR expires > ?)"
             ((n_keys,),) = connection.execute(sql, (now,)).fetchall()
             if n_keys >= MAX_KEYS:
-                raise ValueError(f"there must be at most {MAX_KEYS} valid keys; revoke those that nobody uses")
+                raise ValueError(f"there are {MAX_KEYS} valid keys already; revoke keys that are no longer used")
             connection.execute(
                 f"INSERT INTO key ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",  # noqa: S608 - a constant
                 (new, _digest(secret), role, collection, label, now, plain_text(created_by)[:MAX_LABEL], expires),
@@ -137,26 +137,26 @@ class Keys:
         return NewKey(f"fsk_{new}_{secret}", new)
 
     def check(self, text: str) -> KeyRecord | None:
-        """The record of a key that is valid now, or None. Takes the same time for a wrong secret and an unknown id."""
+        """Return the record of a valid key, or None. A wrong secret and an unknown id take the same time."""
         found = _FORM.fullmatch(text) if len(text) <= _MAX_TEXT else None
         identifier, secret = (found[1], found[2]) if found else ("", "")
-        digest, record = self._records().get(identifier, (_NOBODY, None))
+        digest, record = self._records().get(identifier, (_NO_KEY, None))
         same = hmac.compare_digest(digest, _digest(secret))
         return record if same and record is not None and record.is_valid(time.time()) else None
 
     def list(self) -> list[KeyRecord]:
-        """All keys, revoked and expired ones too, the latest first."""
+        """Return all keys, latest first, including revoked and expired ones."""
         sql = f"SELECT {_COLUMNS} FROM key ORDER BY created DESC, id"  # noqa: S608 - a constant
         return [_record(row) for row in self._state.rows(sql)]
 
     def find(self, identifier: str) -> KeyRecord | None:
-        """The key with that id, whether it is valid or not."""
+        """Return the key with that id, valid or not, or None."""
         sql = f"SELECT {_COLUMNS} FROM key WHERE id = ?"  # noqa: S608 - a constant
         found = self._state.rows(sql, (identifier,))
         return _record(found[0]) if found else None
 
     def revoke(self, identifier: str) -> bool:
-        """Make a key invalid at once and for ever; False where there is no such key, or it was revoked before."""
+        """Make a key invalid at once and forever. Return False if it does not exist or was revoked before."""
         with self._state.transaction() as connection:
             sql = "UPDATE key SET revoked = ? WHERE id = ? AND revoked IS NULL"
             revoked = connection.execute(sql, (time.time(), identifier)).rowcount == 1
@@ -164,17 +164,17 @@ class Keys:
         return revoked
 
     def any(self) -> bool:
-        """Whether a key was ever made: revoking the last one must not open the service to everybody."""
+        """Return whether a key was ever made: revoking the last one must not open the service to everyone."""
         self._records()
         return bool(self._known) or bool(self._state.rows("SELECT 1 FROM key LIMIT 1"))
 
     def _records(self) -> dict[str, tuple[str, KeyRecord]]:
-        """The keys by id that are not revoked, read again when anybody has changed them."""
+        """Return the keys that are not revoked, by id. Read them again if any process has changed them."""
         with self._lock:
-            version = self._state.version()  # before reading: a change in between is seen the next time
+            version = self._state.version()  # read first, so that a change in between is seen the next time
             if version == self._version:
                 return self._known
-            revision = self._state.setting(_REVISION, 0)  # the file changes for many reasons, keys seldom
+            revision = self._state.setting(_REVISION, 0)  # the file changes often, but keys rarely do
             if revision != self._revision:
                 sql = f"SELECT {_COLUMNS} FROM key WHERE revoked IS NULL"  # noqa: S608 - a constant
                 self._known = {row[0]: (str(row[1]), _record(row)) for row in self._state.rows(sql)}
@@ -188,5 +188,5 @@ def _digest(secret: str) -> str:
 
 def _record(row: tuple[object, ...]) -> KeyRecord:
     identifier, _, role, collection, label, created, created_by, expires, revoked = row
-    # A role that is not known, as of a file that somebody edited, may do nothing.
+    # An unknown role, as in a file that was edited by hand, has no rights.
     return KeyRecord(identifier, role, collection, label, created, created_by, expires, revoked)  # type: ignore[arg-type]

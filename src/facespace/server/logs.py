@@ -1,6 +1,6 @@
-"""Logs as lines of JSON on stderr: ids, operations and times; never a photo, a name, a vector or an address.
+"""Logs as lines of JSON on stderr: ids, operations and times, but never a photo, a name, an embedding or an address.
 
-What an unexpected error says may hold any of these, so its kind and its place in the code are logged, and not its text.
+The text of an unexpected error may contain any of these, so only its type and its place in the code are logged.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _MAX_FRAMES = 30
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """Formats each record as one JSON object in a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record; its `fields` become keys of their own."""
+        """Return the line of a record. Its `fields` become keys of their own."""
         at = time.gmtime(record.created)
         line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', at)}.{int(record.msecs):03d}Z",
@@ -29,12 +29,12 @@ class JsonLines(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            line |= told_error(record.exc_info[1])
+            line |= error_fields(record.exc_info[1])
         return json.dumps(line)
 
 
-def told_error(error: BaseException) -> dict[str, Any]:
-    """The kind of an error and where it was raised, without its text."""
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """Return the type of an error and where it was raised, without its text."""
     frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
     return {
         "error": f"{type(error).__module__}.{type(error).__qualname__}",
@@ -43,14 +43,14 @@ def told_error(error: BaseException) -> dict[str, Any]:
 
 
 def log(message: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Any) -> None:
-    """Write one line; `fields` must fit into JSON."""
+    """Write one line. `fields` must be serializable as JSON."""
     logger = logging.getLogger(LOGGER)
     if logger.isEnabledFor(level):
         logger.log(level, message, extra={"fields": fields}, exc_info=error)
 
 
 def configure(level: str = "info") -> None:
-    """Let the service and uvicorn write JSON lines to stderr, from this level on."""
+    """Make the service and uvicorn write JSON lines to stderr, from this level on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     own = [(name, level.upper()) for name in (LOGGER, "facespace.webhooks", "facespace.mqtt")]

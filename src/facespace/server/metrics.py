@@ -1,4 +1,4 @@
-"""What Prometheus reads of the service."""
+"""The service's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """Counters of one worker process; `text` adds those of all workers where there are several."""
+    """Counters of one worker process. With several workers, `text` adds up the figures of all."""
 
     media_type = CONTENT_TYPE_LATEST
 
@@ -25,20 +25,22 @@ class Metrics:
             "facespace_request_seconds", "From the request's headers to the end of its answer.", ["operation"],
             registry=registry, buckets=_SECONDS,
         )  # fmt: skip
-        self.photos = Counter("facespace_photos", "Photos whose faces were looked for.", registry=registry)
+        self.photos = Counter("facespace_photos", "Photos in which faces were searched.", registry=registry)
         self.unreadable = Counter("facespace_photos_unreadable", "Photos that could not be read.", registry=registry)
         self.faces = Counter("facespace_faces", "Faces found.", registry=registry)
         self.batch = Histogram(
             "facespace_batch_photos", "Photos in one network call.", registry=registry, buckets=(1, 2, 4, 8, 16)
         )
-        self.refused = Counter("facespace_refused", "Requests refused for want of room.", ["code"], registry=registry)
+        self.refused = Counter(
+            "facespace_refused", "Requests refused because too many wait.", ["code"], registry=registry
+        )
         self.waiting = Gauge(
-            "facespace_photos_waiting", "Photos accepted and not yet finished.", registry=registry,
+            "facespace_photos_waiting", "Photos accepted but not yet finished.", registry=registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
 
     def text(self) -> bytes:
-        """All figures in Prometheus' text format."""
+        """Return all figures in Prometheus' text format."""
         if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             return generate_latest(self._registry)
         together = CollectorRegistry()
@@ -47,7 +49,7 @@ class Metrics:
 
 
 def _forget_ended() -> None:
-    """Remove the present figures of workers that have died; what they counted stays."""
+    """Remove the gauges of workers that have died. Their counters stay."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not folder or os.name != "posix":
         return

@@ -1,7 +1,7 @@
-"""Events to an MQTT broker (extra `mqtt`): QoS 1, so that the broker says that it has each of them.
+"""Publishes events to an MQTT broker (extra `mqtt`) with QoS 1, so that the broker confirms each event.
 
-The library, paho-mqtt, connects again by itself. An address is `mqtt://user@host:port/topic`, or `mqtts://` for TLS; the
-password is better given by the variable FACESPACE_MQTT_PASSWORD than on the command line, where other users can see it.
+The library, paho-mqtt, reconnects by itself. An address is `mqtt://user@host:port/topic`, or `mqtts://` for TLS. Give the
+password in the variable FACESPACE_MQTT_PASSWORD, because other users can see the command line.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 PASSWORD_VARIABLE = "FACESPACE_MQTT_PASSWORD"  # noqa: S105 - the name of a variable
 DEFAULT_TOPIC = "facespace"
-MAX_UNSENT = 10_000  # events of a publisher that the broker has not; above it new ones are left out
+MAX_UNSENT = 10_000  # published events that the broker has not confirmed; beyond this new ones are dropped
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
-_IN_FLIGHT = 100  # events that a service has given to its publisher and the broker has not
+_IN_FLIGHT = 100  # events that the bridge has published and the broker has not confirmed
 _FIRST_PAUSE, _LAST_PAUSE = 1, 60  # seconds between attempts to connect
 _KEEPALIVE = 30  # seconds
 _MARK = "mqtt"
@@ -38,7 +38,7 @@ _log = logging.getLogger("facespace.mqtt")
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where events go: the parts of an address."""
+    """The parts of a broker's address."""
 
     host: str
     port: int
@@ -53,7 +53,7 @@ class Broker:
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}/{self.topic}"
 
     def topic_of(self, collection: str, kind: str) -> str:
-        """The topic of one event: signs that mean something in topics are percent-encoded.
+        """Return the topic of one event. Characters with a meaning in topics are percent-encoded.
 
         >>> parsed_broker("mqtt://localhost").topic_of("staff/night", "known")
         'facespace/staff%2Fnight/known'
@@ -62,10 +62,9 @@ class Broker:
 
 
 def parsed_broker(address: str) -> Broker:
-    """The broker of an address `mqtt[s]://[user[:password]@]host[:port][/topic]`; `ValueError` if it is malformed.
+    """Return the broker of an address `mqtt[s]://[user[:password]@]host[:port][/topic]`. Raise `ValueError` if malformed.
 
-    The password is that of FACESPACE_MQTT_PASSWORD where the address has none.
-
+    If the address has no password, the one in FACESPACE_MQTT_PASSWORD is used.
     >>> print(parsed_broker("mqtts://anna:secret@broker.example/house/door"))
     mqtts://broker.example:8883/house/door
     """
@@ -74,15 +73,15 @@ def parsed_broker(address: str) -> Broker:
         port, host = parts.port, parts.hostname
     except ValueError as error:
         raise ValueError(f"the address of an MQTT broker cannot be read ({first_line(error)})") from None
-    if parts.scheme not in _PORTS or not host:  # the address is not repeated: it may have a password
+    if parts.scheme not in _PORTS or not host:  # the message does not repeat the address, which may contain a password
         raise ValueError(
             "the address of an MQTT broker must be mqtt://host or mqtts://host, with a port and topic if needed"
         )
     if parts.query or parts.fragment:
-        raise ValueError("the address of an MQTT broker must have no ? and no #")
+        raise ValueError("the address of an MQTT broker must not contain ? or #")
     topic = unquote(parts.path).strip("/") or DEFAULT_TOPIC
     if any(sign in topic for sign in "+#\0") or len(topic) > 200:
-        raise ValueError("the topic of an MQTT broker must have at most 200 characters and no + and #")
+        raise ValueError("the topic of an MQTT broker must have at most 200 characters and not contain + or #")
     password = parts.password if parts.password is not None else os.environ.get(PASSWORD_VARIABLE)
     user = None if parts.username is None else unquote(parts.username)
     if parts.password is not None:
@@ -91,10 +90,10 @@ def parsed_broker(address: str) -> Broker:
 
 
 class Publisher:
-    """Publishes to a broker, in a thread, from when it is made; connects again whenever the connection is lost.
+    """Publishes to a broker in a thread, from its creation on. Reconnects whenever the connection is lost.
 
-    At most `most_unsent` events wait for the broker: `publish` answers False for one too many. `tls` stands in for the
-    usual context of `mqtts://`. `RuntimeUnavailable` without paho-mqtt.
+    At most `most_unsent` events wait for the broker. `publish` returns False for any more. `tls` replaces the default
+    context of `mqtts://`. `RuntimeUnavailable` without paho-mqtt.
     """
 
     def __init__(
@@ -113,16 +112,18 @@ class Publisher:
         self.broker = broker
         self._most = most_unsent
         self._changed = threading.Condition()
-        self._unsent: OrderedDict[int, Any] = OrderedDict()  # the key of each event by message, until the broker has it
-        self._early: set[int] = set()  # acknowledged before `publish` had told us the message's number
+        self._unsent: OrderedDict[int, Any] = (
+            OrderedDict()
+        )  # event keys by message number, until the broker confirms them
+        self._early: set[int] = set()  # messages confirmed before `publish` returned their number
         self._connected = False
-        self._said = ""
+        self._reported = ""
         self._client: Any = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
         if broker.user is not None:
             self._client.username_pw_set(broker.user, broker.password)
         if broker.tls:
             self._client.tls_set_context(tls or ssl.create_default_context())
-        self._client.max_queued_messages_set(0)  # counted here
+        self._client.max_queued_messages_set(0)  # no limit there: `publish` counts
         self._client.reconnect_delay_set(first_pause, _LAST_PAUSE)
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
@@ -138,12 +139,12 @@ class Publisher:
 
     @property
     def n_unsent(self) -> int:
-        """How many events the broker does not have yet."""
+        """The number of events that the broker has not confirmed yet."""
         with self._changed:
             return len(self._unsent)
 
     def publish(self, topic: str, body: str, key: Any = None) -> bool:
-        """Publish one event, now or once there is a connection; False where too many wait already."""
+        """Publish one event, now or as soon as there is a connection. Return False if too many wait already."""
         with self._changed:
             if len(self._unsent) >= self._most:
                 return False
@@ -156,40 +157,40 @@ class Publisher:
         return True
 
     def unsent(self) -> list[Any]:
-        """The keys of the events that the broker does not have, in the order they were published."""
+        """Return the keys of the events that the broker has not confirmed, in the order they were published."""
         with self._changed:
             return list(self._unsent.values())
 
     def flush(self, seconds: float) -> bool:
-        """Wait until the broker has everything, or so many seconds; whether it has."""
+        """Wait until the broker has confirmed everything. Return False if the time runs out."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._unsent, timeout=seconds)
 
     def close(self) -> None:
-        """End the connection; what the broker does not have is not sent any more."""
+        """End the connection. Events that are not confirmed are not sent any more."""
         self._client.disconnect()
         self._client.loop_stop()
 
-    # What paho calls, in its thread
+    # Callbacks that paho calls in its thread
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         del client, data, flags, properties
         self._connected = not reason.is_failure
         if reason.is_failure:
-            self._say(f"the broker refuses the connection ({one_line(str(reason))[:100]})")
+            self._report(f"the broker refuses the connection ({one_line(str(reason))[:100]})")
         else:
-            self._said = ""
+            self._reported = ""
             _log.info("%s: connected", self.broker)
 
     def _on_connect_fail(self, client: Any, data: Any) -> None:
         del client, data
-        self._say("the broker cannot be reached")
+        self._report("the broker cannot be reached")
 
     def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         del client, data, flags, properties
         self._connected = False
         if reason.is_failure:
-            self._say("the connection was lost")
+            self._report("the connection was lost")
 
     def _on_publish(self, client: Any, data: Any, mid: int, reason: Any, properties: Any) -> None:
         del client, data, reason, properties
@@ -200,14 +201,14 @@ class Publisher:
                 self._early.add(mid)
             self._changed.notify_all()
 
-    def _say(self, what: str) -> None:
-        if what != self._said:  # once, not with each attempt
-            self._said = what
+    def _report(self, what: str) -> None:
+        if what != self._reported:  # once, not at every attempt
+            self._reported = what
             _log.warning("%s: %s; trying again", self.broker, what)
 
 
 class Bridge:
-    """Publishes the events of a service, each until the broker has it; how far it has come is in the state file."""
+    """Publishes the events of a service until the broker has confirmed them. The state file stores its progress."""
 
     def __init__(self, events: Events, publisher: Publisher) -> None:
         self._events = events
@@ -219,7 +220,7 @@ class Bridge:
         self._listening_until = 0.0
 
     def pump(self) -> None:
-        """Give the publisher what is new, and store how far the broker has it; call it again and again."""
+        """Publish new events, and store how many the broker has confirmed. Call it repeatedly."""
         now = time.time()
         if now > self._listening_until - 15:
             self._listening_until = now + 45
@@ -229,10 +230,10 @@ class Bridge:
         if done > self._mark:
             self._mark = done
             self._events.set_mark(_MARK, done)
-        room = _IN_FLIGHT - len(unsent)
-        if room <= 0 or self._events.newest() <= self._given:
+        n_free = _IN_FLIGHT - len(unsent)
+        if n_free <= 0 or self._events.newest() <= self._given:
             return
-        found, last = self._events.read(self._given, room)
+        found, last = self._events.read(self._given, n_free)
         for event in found:
             if not self._publisher.publish(self._topic(event), event.json, key=event.number):
                 return
@@ -240,9 +241,9 @@ class Bridge:
         self._given = last
 
     def close(self) -> None:
-        """Wait a moment for the broker, store how far it has come, and end the connection."""
+        """Wait briefly for the broker, store the progress, and end the connection."""
         self._publisher.flush(2.0)
-        with contextlib.suppress(Exception):  # a full disk: those events are published once more
+        with contextlib.suppress(Exception):  # for example a full disk; those events are published once more
             self.pump()
         self._publisher.close()
 

@@ -1,4 +1,4 @@
-"""The description of the API at /v1/openapi.json, and the pieces of it that several routes use."""
+"""The description of the API at /v1/openapi.json, and the parts of it that several routes share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from facespace.server.openapi_examples import give_examples
 from facespace.server.problems import ProblemModel, problems
 
 _DESCRIPTION = """\
-Finds faces in photos, compares them, and names the people who are enrolled. No operation answers a name whose similarity is
-below the threshold. Photos come in the body alone, as raw bytes or as files of a form; never as an address or a path.
+Finds faces in photos, compares them, and names the people who are enrolled. A face gets a name only if its similarity reaches
+the threshold. Photos are sent in the body, as raw bytes or as files of a form; addresses and paths are not accepted.
 
-A key comes as `Authorization: Bearer …` or as `X-API-Key`. Errors are problems as RFC 9457 describes them, with a stable
-`code`. Every answer has an `X-Request-Id`, which the service's log has too.
+Send a key as `Authorization: Bearer …` or as `X-API-Key`. Errors are problem details (RFC 9457) with a stable `code`. Every
+answer has an `X-Request-Id`, which also appears in the service's log.
 """
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "A text of the client's own. The same request with the same text gets its first answer for a day, and changes"
-    " nothing twice.",
+    "description": "A unique text chosen by the client. For a day, the same request with the same text gets its first answer and"
+    " does not change anything again.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
     "example": "8f14e45f-ceea-467f-a0e6-3b9d2a1c7d55",
 }
@@ -34,7 +34,7 @@ _BINARY = {"type": "string", "format": "binary"}
 
 
 def describe(app: FastAPI, root_path: str = "") -> None:
-    """Let the application describe itself, as it is seen below `root_path` of a proxy."""
+    """Make the application describe itself, as it is seen below a proxy's `root_path`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -53,7 +53,7 @@ router = APIRouter(tags=["description"])
 
 
 def _completed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The description with the model of problems, without FastAPI's own errors, and with the two ways to send a key."""
+    """Add the model of problems and the two ways to send a key, and remove FastAPI's own errors."""
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     model = ProblemModel.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -62,7 +62,7 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "A key that `facespace serve key create` made."},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `facespace serve key create`."},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     for path, operations in schema["paths"].items():
@@ -83,7 +83,7 @@ def photo_body(
     fields: Mapping[str, Any] | None = None,
     required: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The `openapi_extra` of a route that takes a photo in a form or `raw`, or `several` in a form.
+    """Return the `openapi_extra` of a route that takes one photo in a form or `raw`, or `several` in a form.
 
     `fields` are the schemas of the form's other fields.
     """
@@ -107,7 +107,7 @@ def photo_body(
 def answer(
     model: Any, example: Any, *, description: str = "Done", status: int = 200, also: tuple[int, ...] = ()
 ) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route: its answer with an example, and all problems."""
+    """Return the `responses=` of a route: its answer with an example, and all problems."""
     documented: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
     if model is not None:
         documented["model"] = model
@@ -125,6 +125,6 @@ def answer(
     },
 )
 async def openapi_json(request: Request) -> Response:
-    """The API as OpenAPI 3.1 describes it."""
+    """Return the description of the API as OpenAPI 3.1."""
     app: FastAPI = request.app
     return Response(json.dumps(app.openapi(), ensure_ascii=False).encode(), media_type="application/json")

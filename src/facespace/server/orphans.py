@@ -10,9 +10,9 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this worker when the process that started it has died, so that none is left behind with its port.
+    """End this worker when the process that started it has died, so that it does not keep the port.
 
-    In a process that is no worker nothing happens.
+    Do nothing in a process that is not a worker.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

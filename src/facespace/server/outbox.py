@@ -1,4 +1,4 @@
-"""Events on their way to one webhook, kept in memory: what `facespace watch` posts by itself, without a service."""
+"""Events on their way to one webhook, kept in memory: used by `facespace watch`, which posts without a service."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 
 from facespace.server.webhook_targets import TIMEOUT, DeliveryFailed, TargetRefused, checked_target, deliver
 
-MAX_POSTED = 10_000  # events that wait; above it the oldest are dropped, and that is said
-_DELAYS = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)  # seconds until the first event is tried again; then always the last
+MAX_POSTED = 10_000  # events that wait; beyond this the oldest are dropped and a warning is given
+_DELAYS = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)  # seconds between attempts; the last value repeats
 
 
 class Outbox:
-    """Posts events to a URL, in order, in a thread; tries each again until the target accepts it.
+    """Posts events to a URL, in order, in a thread. Tries each again until the target accepts it.
 
-    `secret` signs them as a service does. `trouble` is told what goes wrong, once a change. Addresses in private networks
-    are allowed: the URL is the caller's own. `TargetRefused` for one that no webhook may have.
+    `secret` signs them as a service does. `trouble` is called with each new problem. Addresses in private networks are
+    allowed, because the caller chose the URL. `TargetRefused` for a URL that no webhook may have.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Outbox:
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._said = ""
+        self._reported = ""
         self._n_dropped = 0
         self._thread = threading.Thread(target=self._run, name="facespace-outbox", daemon=True)
         self._thread.start()
@@ -55,16 +55,16 @@ class Outbox:
             self._waiting.append((event_id, body.encode()))
             self._changed.notify_all()
         if dropped in (1, 100) or (dropped and not dropped % 1000):
-            self._trouble(f"{self._shown}: {dropped} events were dropped, as more than {MAX_POSTED} waited")
+            self._trouble(f"{self._shown}: {dropped} events were dropped, because more than {MAX_POSTED} were waiting")
 
     @property
     def n_waiting(self) -> int:
-        """How many events the target has not accepted yet."""
+        """The number of events that the target has not accepted yet."""
         with self._changed:
             return len(self._waiting)
 
     def close(self, seconds: float = 5.0) -> int:
-        """Wait so long at most for what is still to be sent; how many events are lost."""
+        """Wait at most so many seconds for unsent events. Return the number of lost events."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, timeout=seconds)
             self._closed = True
@@ -86,19 +86,19 @@ class Outbox:
                     timeout=self._timeout,
                 )  # fmt: skip
             except (TargetRefused, DeliveryFailed) as error:
-                self._say(f"{self._shown}: {error}; trying again")
+                self._report(f"{self._shown}: {error}; trying again")
                 pause = self._delays[min(n_failed, len(self._delays) - 1)]
                 n_failed += 1
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, timeout=pause)
                 continue
-            n_failed, self._said = 0, ""
+            n_failed, self._reported = 0, ""
             with self._changed:
                 if self._waiting and self._waiting[0] is first:
                     self._waiting.popleft()
                 self._changed.notify_all()
 
-    def _say(self, line: str) -> None:
-        if line != self._said:
-            self._said = line
+    def _report(self, line: str) -> None:
+        if line != self._reported:
+            self._reported = line
             self._trouble(line)

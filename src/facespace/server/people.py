@@ -1,4 +1,4 @@
-"""People and their photos as the service tells them: ids, ETags, cursors, and what a page of a list holds."""
+"""People and their photos as the API answers them: ids, ETags, cursors, and the pages of a list."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from facespace.identification.stores.protocol import Store, StoredPerson, Stored
 from facespace.io.text import clean_name, one_line
 from facespace.server.problems import Problem
 
-MAX_PAGE = 500  # people of one answer
-MAX_SCANNED = 20_000  # people whose names one request compares with what is searched for
-MAX_PERSON_PHOTOS = 1_000  # photos of one person that one answer lists
-_A_TIME = 1_000
+MAX_PAGE = 500  # people in one answer
+MAX_SCANNED = 20_000  # people whose names one request searches
+MAX_PERSON_PHOTOS = 1_000  # photos of one person listed in one answer
+_BATCH = 1_000
 _ID = re.compile("[1-9][0-9]{0,18}")
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 _SHOWN = 40
@@ -42,19 +42,21 @@ R = TypeVar("R")
 
 
 class Person(BaseModel):
-    """One person who is enrolled."""
+    """One enrolled person."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_PERSON]})
 
     id: str
     name: str
-    external_id: str = Field(description="What another system calls the person; empty if nothing.")
+    external_id: str = Field(description="The person's id in another system; empty if there is none.")
     metadata: dict[str, Any]
-    templates: str = Field(description="`mean` or `best` of the photos is compared; empty: as the collection says.")
+    templates: str = Field(
+        description="Whether faces are compared with the `mean` or the `best` of the photos; empty for the collection's choice."
+    )
     n_photos: int
     added: str = Field(description="When the person was enrolled, UTC.")
-    etag: str = Field(description="Changes with the person and the photos; send it as If-Match, in quotes.")
-    cover: str | None = Field(description="The id of the photo whose crop stands for the person.")
+    etag: str = Field(description="Changes with the person and the photos; send it in quotes as If-Match.")
+    cover: str | None = Field(description="The id of the photo whose crop represents the person.")
 
 
 class PhotoEntry(BaseModel):
@@ -63,16 +65,16 @@ class PhotoEntry(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_PHOTO]})
 
     id: str
-    source: str = Field(description="Where the photo came from, such as the name of its file.")
+    source: str = Field(description="Where the photo came from, such as its file name.")
     added: str
     quality: float | None
     metadata: dict[str, Any]
     has_crop: bool
-    actor: str = Field(description="Who enrolled it.")
+    actor: str = Field(description="The key or user that enrolled it.")
 
 
 class PersonWithPhotos(Person):
-    """One person with the photos."""
+    """One person with their photos."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_PERSON, "photos": [EXAMPLE_PHOTO]}]})
 
@@ -80,7 +82,7 @@ class PersonWithPhotos(Person):
 
 
 def person_entry(store: Store, person: StoredPerson, photos: list[StoredPhoto] | None = None) -> dict[str, Any]:
-    """A person as JSON."""
+    """Return a person as JSON."""
     if photos is None:
         photos = store.photos(person.id)
     state = person.state
@@ -94,7 +96,7 @@ def person_entry(store: Store, person: StoredPerson, photos: list[StoredPhoto] |
 
 
 def photo_entry(photo: StoredPhoto) -> dict[str, Any]:
-    """A photo as JSON."""
+    """Return a photo as JSON."""
     return {
         "id": str(photo.id), "source": photo.source, "added": photo.added,
         "quality": None if photo.quality is None else round(photo.quality, 3), "metadata": encodable(photo.metadata),
@@ -103,9 +105,9 @@ def photo_entry(photo: StoredPhoto) -> dict[str, Any]:
 
 
 def encodable(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that an answer can tell: halves of letters, which JSON escapes can hold, become question marks.
+    """Return metadata that can be encoded: lone surrogates, which JSON escapes can contain, become question marks.
 
-    Metadata that is deeper than any is taken now, as of a gallery that was made elsewhere, is left out.
+    Metadata nested deeper than the limit, from a gallery made elsewhere, is left out.
 
     >>> encodable({"a": chr(0xD800), "b": 1})
     {'a': '?', 'b': 1}
@@ -123,7 +125,7 @@ def encodable(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def person_with_photos(store: Store, number: int) -> dict[str, Any]:
-    """A person with the photos, as JSON; `UnknownPerson` if there is nobody of that number."""
+    """Return a person with their photos, as JSON. Raise `UnknownPerson` if the number does not exist."""
     person = edits.person_called(store, Seen(number))
     photos = store.photos(number)
     listed = [photo_entry(photo) for photo in photos[:MAX_PERSON_PHOTOS]]
@@ -131,7 +133,7 @@ def person_with_photos(store: Store, number: int) -> dict[str, Any]:
 
 
 def person_number(text: str) -> int:
-    """The number of a person out of an id in a request; `Problem` 404 for what is no id.
+    """Return a person's number from an id in a request. Raise `Problem` 404 if it is not an id.
 
     >>> person_number("12")
     12
@@ -140,7 +142,7 @@ def person_number(text: str) -> int:
 
 
 def photo_number(text: str) -> int:
-    """The same for a photo."""
+    """Return a photo's number from an id in a request. Raise `Problem` 404 if it is not an id."""
     return _number(text, "no_such_photo", "photo")
 
 
@@ -151,15 +153,17 @@ def _number(text: str, code: str, what: str) -> int:
 
 
 def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = True) -> Seen:
-    """The person as the client saw them, by the header If-Match; `*` takes them as they are. May block.
+    """Return the person in the state given by the header If-Match; `*` stands for any state. May block.
 
-    `Problem` 428 where the header is missing, 412 where it holds no ETag of this service.
+    Raise `Problem` 428 if the header is missing, 412 if it contains no ETag of this service.
     """
     given = request.headers.get("if-match")
     if given is None:
         if needed:
             raise Problem(
-                428, "if_match_needed", "send If-Match with the person's ETag, so that no newer state is lost"
+                428,
+                "if_match_needed",
+                "send If-Match with the person's ETag, so that newer changes are not overwritten",
             )
         return Seen(number)
     if given.strip() == "*":
@@ -175,12 +179,12 @@ def if_match(request: Request, gallery: Gallery, number: int, *, needed: bool = 
 
 
 def checked_name(text: str) -> str:
-    """A person's name as it is stored; `Problem` 422 if it is not a valid name."""
+    """Return a person's name as it is stored. Raise `Problem` 422 if it is not a valid name."""
     return checked(clean_name, text)
 
 
 def checked(check: Callable[[Any], R], value: Any) -> R:
-    """What `check` makes of a value; `Problem` 422 with what it says where it raises `ValueError`."""
+    """Return `check(value)`. If it raises `ValueError`, raise `Problem` 422 with its message."""
     try:
         return check(value)
     except (TypeError, ValueError) as error:
@@ -188,7 +192,7 @@ def checked(check: Callable[[Any], R], value: Any) -> R:
 
 
 def cursor_of(name: str) -> str:
-    """Where a list goes on, as opaque text.
+    """Return opaque text for the place where a list continues.
 
     >>> name_of(cursor_of("Ada"))
     'Ada'
@@ -197,7 +201,7 @@ def cursor_of(name: str) -> str:
 
 
 def name_of(cursor: str) -> str:
-    """The inverse of `cursor_of`; `Problem` 422 for anything else."""
+    """Return the name in a cursor of `cursor_of`. Raise `Problem` 422 for any other text."""
     try:
         name = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
@@ -208,7 +212,7 @@ def name_of(cursor: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Text without case and accents, to search in.
+    """Return text without case and accents, for searching.
 
     >>> folded("Zoë"), folded("STRASSE") == folded("Straße")
     ('zoe', True)
@@ -218,32 +222,32 @@ def folded(text: str) -> str:
 
 
 class Page(NamedTuple):
-    """Some people of a list, and the cursor of what follows, or None at its end."""
+    """Some people of a list, and the cursor of the next page, or None at the end."""
 
     people: list[StoredPerson]
     next: str | None
 
 
 def people_page(store: Store, *, after: str | None, limit: int, search: str = "") -> Page:
-    """People by name, with `search` those with that in their name or external id.
+    """Return a page of people ordered by name; with `search`, those with that text in their name or external id.
 
-    A page that is searched for may be short though more follow: one request looks at 20,000 people at most.
+    With `search`, a page may be short although more follow: one request reads at most 20,000 people.
     """
     name = "" if after is None else name_of(after)
-    wanted = folded(search.strip())
-    if not wanted:
+    query = folded(search.strip())
+    if not query:
         people = store.people(after=name, limit=limit + 1)
         return Page(people[:limit], cursor_of(people[limit - 1].state.name) if len(people) > limit else None)
     found: list[StoredPerson] = []
     n_seen = 0
-    while people := store.people(after=name, limit=_A_TIME):
+    while people := store.people(after=name, limit=_BATCH):
         for one in people:
             n_seen, name = n_seen + 1, one.state.name
-            if wanted in folded(name) or (one.state.external_id and wanted in folded(one.state.external_id)):
+            if query in folded(name) or (one.state.external_id and query in folded(one.state.external_id)):
                 if len(found) == limit:
                     return Page(found, cursor_of(found[-1].state.name))
                 found.append(one)
-        if len(people) < _A_TIME:
+        if len(people) < _BATCH:
             return Page(found, None)
         if n_seen >= MAX_SCANNED:
             return Page(found, cursor_of(name))

@@ -1,4 +1,4 @@
-"""Lets the thread that answers go before those that compute: a refusal must not wait for a core behind the work it is due to."""
+"""Gives the thread that answers priority over those that compute, so that a refusal does not wait for a core."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 import threading
 
 _NICE = 5
-_SWITCH_SECONDS = 0.001  # after which a thread that computes in Python lets another one go on; 0.005 by default
+_SWITCH_SECONDS = 0.001  # after which a thread running Python code lets another one run; 0.005 by default
 
 
 def compute_behind() -> None:
-    """Let this thread, and those that it starts, have a core only when no other thread of the same user needs it more.
+    """Lower the priority of this thread and those it starts, below all other threads of the same user.
 
-    Only Linux has priorities of threads; elsewhere nothing happens.
+    Only Linux has priorities of threads. On other systems this does nothing.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
@@ -22,5 +22,5 @@ def compute_behind() -> None:
 
 
 def answer_promptly() -> None:
-    """Let threads of this process change more often."""
+    """Make the threads of this process switch more often."""
     sys.setswitchinterval(_SWITCH_SECONDS)

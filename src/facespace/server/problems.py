@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 describes them: `application/problem+json` with a stable code and the id of the request."""
+"""Errors as problem details (RFC 9457): `application/problem+json` with a stable code and the id of the request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from facespace.server.state import StateError
 
 MEDIA_TYPE = "application/problem+json"
 
-# Code: the status it comes with, and its title. The codes are part of the API: they never change.
+# Code: its status and title. The codes are part of the API and never change.
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed": (400, "The request is malformed"),
     "unauthorized": (401, "A valid key is needed"),
@@ -34,21 +34,21 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "no_such_person": (404, "There is no such person"),
     "no_such_photo": (404, "There is no such photo"),
     "no_such_collection": (404, "There is no such collection"),
-    "method_not_allowed": (405, "This address does not take this method"),
+    "method_not_allowed": (405, "This address does not support this method"),
     "timeout": (408, "The request did not arrive in time"),
     "name_taken": (409, "Another person has this name"),
-    "conflict": (409, "Somebody else changed the same first"),
+    "conflict": (409, "Another request changed this first"),
     "in_progress": (409, "The same request is still running"),
     "undo_refused": (409, "This change cannot be undone"),
     "stale": (412, "The person was changed since it was read"),
     "too_large": (413, "The request is too large"),
-    "unsupported_media_type": (415, "The body has a type that is not taken"),
+    "unsupported_media_type": (415, "The body has an unsupported type"),
     "invalid": (422, "A value is not valid"),
     "unreadable_image": (422, "The photo cannot be read"),
     "no_face": (422, "No face was found"),
     "several_faces": (422, "Several faces were found where one is expected"),
     "photo_needed": (422, "A photo is needed"),
-    "idempotency_key_reused": (422, "The Idempotency-Key was used with another request"),
+    "idempotency_key_reused": (422, "The Idempotency-Key was used for another request"),
     "if_match_needed": (428, "If-Match is needed"),
     "too_many_requests": (429, "Too many requests"),
     "headers_too_large": (431, "The headers are too large"),
@@ -65,9 +65,9 @@ _OF_STATUS = {
 
 
 class Problem(HTTPException):
-    """What an operation answers in place of its result; raise it anywhere while a request is handled.
+    """The answer to an operation that fails. Raise it anywhere while a request is handled.
 
-    `code` is one of `PROBLEMS`, `detail` says in one line what was wanted and what came, `errors` are
+    `code` is one of `PROBLEMS`. `detail` says in one line what was expected and what was given. `errors` are
     `{"where": …, "message": …}`.
     """
 
@@ -86,19 +86,19 @@ class Problem(HTTPException):
 
 
 def busy(detail: str, seconds: int = 1) -> Problem:
-    """503 with Retry-After."""
+    """Return `Problem` 503 with Retry-After."""
     return Problem(503, "busy", detail, headers={"Retry-After": str(seconds)})
 
 
 class ErrorOfField(BaseModel):
-    """One thing that is wrong with a request."""
+    """One error in a request."""
 
     where: str = Field(description="The parameter, field or part, such as `query.max_faces`.")
     message: str
 
 
 class ProblemModel(BaseModel):
-    """An error, as RFC 9457 describes it; some codes add fields of their own."""
+    """An error as problem details (RFC 9457); some codes add fields of their own."""
 
     type: str = Field(description="`urn:facespace:problem:` and the code.")
     title: str
@@ -118,7 +118,7 @@ def problem_body(
     errors: Sequence[Mapping[str, Any]] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The JSON of a problem."""
+    """Return the JSON of a problem."""
     title = PROBLEMS.get(code, (status, "The request failed"))[1]
     held: dict[str, Any] = {
         "type": f"urn:facespace:problem:{code}",
@@ -134,7 +134,7 @@ def problem_body(
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route that may answer these statuses, besides those that every route may answer."""
+    """Return the `responses=` of a route that may answer these statuses, and those that every route may answer."""
     always = (400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 500, 503)
     return {status: _documented(status) for status in sorted({*always, *statuses})}
 
@@ -142,7 +142,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _documented(status: int) -> dict[str, Any]:
     codes = [code for code, (of, _) in PROBLEMS.items() if of == status]
     code = codes[0]
-    example = json.loads(problem_body(status, code, "What was wanted, what came, and what to do.", "3f2a9c0d1b7e"))
+    example = json.loads(problem_body(status, code, "What was expected, what came, and what to do.", "3f2a9c0d1b7e"))
     entry: dict[str, Any] = {
         "description": "; ".join(f"`{one}`: {PROBLEMS[one][1]}" for one in codes),
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemModel"}, "example": example}},
@@ -152,12 +152,12 @@ def _documented(status: int) -> dict[str, Any]:
     if status == 401:
         entry["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     if status == 405:
-        entry["headers"] = {"Allow": {"description": "The methods that are taken.", "schema": {"type": "string"}}}
+        entry["headers"] = {"Allow": {"description": "The supported methods.", "schema": {"type": "string"}}}
     return entry
 
 
 def as_problem(error: Exception) -> Problem | None:
-    """The problem that an exception of facespace is told as; None where it is a failure of the service."""
+    """Return the problem for an exception, or None if the exception is a failure of the service."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
@@ -168,7 +168,7 @@ def as_problem(error: Exception) -> Problem | None:
     if isinstance(error, UnknownPerson):
         return Problem(404, "no_such_person", without_store(error))
     if isinstance(error, NoSuchCollection):
-        return Problem(404, "no_such_collection", "there is no collection of this name")
+        return Problem(404, "no_such_collection", "there is no collection with this name")
     if isinstance(error, Stale):
         return Problem(412, "stale", without_store(error))
     if isinstance(error, NameTaken):
@@ -191,10 +191,10 @@ def as_problem(error: Exception) -> Problem | None:
 
 
 def without_store(error: Exception) -> str:
-    """What an error of a store says, without the store's file or address, which are no business of a client.
+    """Return a store's error message without the store's file or address, which clients must not see.
 
-    >>> without_store(GalleryError("people.gallery: nobody is called 'Ada'"))
-    "nobody is called 'Ada'"
+    >>> without_store(GalleryError("people.gallery: the file is damaged"))
+    'the file is damaged'
     """
     place, colon, text = str(error).partition(": ")
     return text if colon and "'" not in place else str(error)
@@ -203,7 +203,7 @@ def without_store(error: Exception) -> str:
 def _invalid(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(one.get("type") == "json_invalid" for one in found):
-        return Problem(400, "malformed", "the body is no valid JSON")
+        return Problem(400, "malformed", "the body is not valid JSON")
     errors = [
         {"where": ".".join(str(part) for part in one["loc"])[:200], "message": str(one["msg"])[:300]}
         for one in found[:20]
@@ -213,12 +213,12 @@ def _invalid(error: RequestValidationError) -> Problem:
 
 
 def request_id_of(request: Request) -> str:
-    """The id of the request, as its answer's X-Request-Id says it."""
+    """Return the id of the request, which is in its answer's X-Request-Id."""
     return str(request.scope.get("request_id", ""))
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
-    """The answer that tells a problem."""
+    """Return the response for a problem."""
     body = problem_body(
         problem.status, problem.code, str(problem.detail), request_id, errors=problem.errors, more=problem.more
     )
@@ -226,21 +226,21 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 
 def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
-    """Answer every error that routes raise as a problem; a 405 says which methods the address takes."""
+    """Answer every error that routes raise as a problem. A 405 lists the methods of the address."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        if isinstance(error, NoSuchCollection) and error.removed:  # by another process: a new one may have the name
+        if isinstance(error, NoSuchCollection) and error.removed:  # by another process; a new one may reuse the name
             service = request.app.state.service
             await service.engine.run(service.galleries.forget, error.removed)
         problem = as_problem(error)
         assert problem is not None
         if problem.status == 405:
             allowed = _allowed_methods(routers, request)
-            detail = f"this address takes {allowed}, got {plain_text(request.method)[:20]}"
+            detail = f"this address supports {allowed}, got {plain_text(request.method)[:20]}"
             problem = Problem(405, "method_not_allowed", detail, headers={"Allow": allowed})
         elif isinstance(error, HTTPException) and not isinstance(error, Problem) and problem.status == 404:
             problem = Problem(
-                404, "not_found", "there is nothing at this address; /v1/openapi.json lists what there is"
+                404, "not_found", "there is nothing at this address; /v1/openapi.json lists all addresses"
             )
         return problem_response(problem, request_id_of(request))
 
@@ -249,7 +249,7 @@ def add_problem_handlers(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
 
 def _allowed_methods(routers: Sequence[APIRouter], request: Request) -> str:
-    """The methods of an address: of its own where it has one, such as /v1/unknowns/name, or of /v1/unknowns/{id}."""
+    """Return the methods of an address. A route such as /v1/unknowns/name takes precedence over /v1/unknowns/{id}."""
     named: set[str] = set()
     own: set[str] = set()
     for router in routers:

@@ -1,4 +1,4 @@
-"""How many requests a caller may make: a token bucket for each key, or for each address of callers without one."""
+"""Limits how many requests a caller may make: one token bucket for each key, or for each address without a key."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from facespace.server.buckets import Buckets, MemoryBuckets
 
 
 class Rates:
-    """Token buckets: a caller who was quiet may make `burst` requests at once, and `per_second` on average.
+    """Token buckets: a caller may make `per_second` requests on average, and up to `burst` at once after a pause.
 
-    `buckets` holds them: those of one process by default, or `SharedBuckets` of all workers. `per_second` None is no limit.
-    Safe to share between threads.
+    `buckets` stores them: in one process by default, or for all workers with `SharedBuckets`. If `per_second` is None,
+    there is no limit. Safe to share between threads.
 
     >>> now = [0.0]
     >>> rates = Rates(2.0, burst=2, clock=lambda: now[0])
@@ -37,16 +37,16 @@ class Rates:
         self._buckets = MemoryBuckets() if buckets is None else buckets
 
     def take(self, caller: str, cost: float = 1.0) -> float:
-        """Take `cost` tokens of a caller: 0 if they were there, otherwise the seconds until they are, and none is taken.
+        """Take `cost` tokens and return 0, or take none and return the seconds until there are enough.
 
-        More than a bucket holds is taken from a full one, which is then empty for longer.
+        A cost larger than the bucket can be taken from a full bucket, which then takes longer to fill.
         """
         if self.per_second is None:
             return 0.0
         now, needed = self._clock(), min(cost, self.burst)
         with self._buckets.lock:
             tokens, then = self._buckets.read(caller) or (self.burst, now)
-            # A time that lies ahead is one of before the machine was started again.
+            # A time in the future is from before the machine was restarted.
             tokens = min(self.burst, tokens + max(0.0, now - then) * self.per_second)
             allowed = tokens >= needed - 1e-9
             self._buckets.write(caller, tokens - cost if allowed else tokens, now)

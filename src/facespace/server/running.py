@@ -23,20 +23,20 @@ from facespace.server.settings import SETTINGS_VARIABLE, Settings
 from facespace.server.state import serving
 
 _BACKLOG = 2048
-_SHUTDOWN_SECONDS = 30  # for requests that were accepted, and streams
+_SHUTDOWN_SECONDS = 30  # for requests that were accepted, and for event streams
 _KEEP_ALIVE_SECONDS = 15
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl+C.
+    """Run the service until SIGTERM or Ctrl+C.
 
-    `OSError` where the address cannot be bound, `StateError` where another service uses the state folder, `ValueError`
-    where a key is needed first, `GalleryError` where the gallery cannot be opened.
+    Raise `OSError` if the address cannot be bound, `StateError` if another service uses the state folder, `ValueError` if
+    a key must be made first, `GalleryError` if the gallery cannot be opened.
     """
     with serving(Path(settings.state)):
         if warning := check_exposure(settings):
             print(f"facespace: {warning}", file=sys.stderr, flush=True)
-        Gallery(settings.gallery, create=True).close()  # what is wrong with it is said before anything is started
+        Gallery(settings.gallery, create=True).close()  # reports an unusable gallery before anything is started
         listener = bind(settings)
         os.environ[SETTINGS_VARIABLE] = settings.as_json()
         logs.configure(settings.log_level)
@@ -55,13 +55,13 @@ def _serve_alone(settings: Settings, listener: socket.socket) -> bool:
 
 
 def _serve_together(settings: Settings, listener: socket.socket) -> bool:
-    """Worker processes that accept connections of the same socket, each with its share of the cores."""
+    """Run worker processes that accept connections of the same socket, each with its share of the cores."""
     from uvicorn.supervisors import Multiprocess
 
     os.environ[CORES_VARIABLE] = str(max(1, usable_cores() // settings.workers))
     with tempfile.TemporaryDirectory(prefix="facespace-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        say(address(settings, listener))
+        announce(address(settings, listener))
         supervisor = Multiprocess(config(settings), sockets=[listener])
         supervisor.run()
     ended = (0, -signal.SIGTERM, -signal.SIGINT)
@@ -69,7 +69,7 @@ def _serve_together(settings: Settings, listener: socket.socket) -> bool:
 
 
 def config(settings: Settings) -> uvicorn.Config:
-    """What uvicorn is told. It must fit into a pickle, for worker processes."""
+    """Return uvicorn's configuration. It must be picklable, for worker processes."""
     connections: Any = Connections(settings)
     return uvicorn.Config(
         "facespace.server.app:app_from_environment", factory=True, workers=settings.workers, http=connections,
@@ -80,21 +80,21 @@ def config(settings: Settings) -> uvicorn.Config:
 
 
 def address(settings: Settings, listener: socket.socket) -> str:
-    """The address of the page, with the port that is really bound."""
+    """Return the address of the page, with the port that is actually bound."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{listener.getsockname()[1]}{settings.root_path}/"
 
 
-def say(where: str) -> None:
-    """The line that says where the service is; programs read it."""
+def announce(where: str) -> None:
+    """Print the line that contains the service's address. Programs read it."""
     print(f"facespace: serving at {where}", flush=True)
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A socket that listens at the host and port; `OSError` where it cannot."""
+    """Return a socket that listens at the host and port. Raise `OSError` if it cannot."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
-    if os.name == "posix":  # elsewhere it would let another program take the same port
+    if os.name == "posix":  # on Windows this option would let another program take the same port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -111,7 +111,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says where it serves, once it does, and ends as a program that has done its work."""
+    """Prints its address once it serves, and exits normally after a signal."""
 
     def __init__(self, config: uvicorn.Config, where: str) -> None:
         super().__init__(config)
@@ -119,11 +119,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        say(self._where)
+        announce(self._where)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, which sends the signal to itself again at the end, and so is killed by it."""
+        """Handle signals as uvicorn does, but do not raise the signal again at the end, which would kill the process."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield

@@ -1,11 +1,11 @@
-"""Headers that tell a browser what it must not do with an answer."""
+"""Headers that restrict what a browser may do with an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# The page loads nothing from elsewhere, runs no script of its own text and is framed by nobody. Photos that were chosen are
-# shown from blobs. Styles that scripts set by the DOM need no exception.
+# The page loads nothing from elsewhere, runs no inline script, and must not be framed. Chosen photos are shown from blobs.
+# Styles that scripts set through the DOM need no exception.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'", "img-src 'self' blob: data:", "media-src 'self' blob:", "object-src 'none'",
@@ -25,9 +25,9 @@ _API = ("/v1/", "/healthz", "/readyz", "/metrics")
 
 
 def security_headers(path: str, given: Iterable[tuple[bytes, bytes]] = ()) -> list[tuple[bytes, bytes]]:
-    """The headers for the answer at a path, without those that are given already.
+    """Return the headers for the answer at a path, except those that are already given.
 
-    Answers of the API are never kept by a browser or a proxy, for they have people's faces and names.
+    Browsers and proxies must not store answers of the API, because they contain people's faces and names.
 
     >>> dict(security_headers("/v1/people"))[b"cache-control"]
     b'no-store'
@@ -35,5 +35,5 @@ def security_headers(path: str, given: Iterable[tuple[bytes, bytes]] = ()) -> li
     is_api = path.startswith(_API)
     policy = _OF_API if is_api else CONTENT_SECURITY_POLICY
     there = {name.lower() for name, _ in given}
-    wanted = (*_ALWAYS, (b"content-security-policy", policy.encode()), (b"cache-control", b"no-store"))
-    return [(name, value) for name, value in wanted if name not in there]
+    headers = (*_ALWAYS, (b"content-security-policy", policy.encode()), (b"cache-control", b"no-store"))
+    return [(name, value) for name, value in headers if name not in there]

@@ -28,7 +28,7 @@ from facespace.server.webhooks import Webhooks
 class Service:
     """The settings, the state, the galleries and the networks of one worker process.
 
-    Everything here is thread-safe. What may block is called by `engine.run`.
+    Everything here is thread-safe. Call methods that may block through `engine.run`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -36,12 +36,12 @@ class Service:
         self.metrics = Metrics()
         self.engine = Engine(settings, self.metrics)
         self.state = State(settings.state)
-        self.state.sealing()  # a key that is missing is said now, and not by the first event
+        self.state.sealing()  # report a missing encryption key now, not at the first event
         self.keys = Keys(self.state)
         self.choices = Choices(settings)
         self.audit = Audit(self.state)
         self.answers = Answers(self.state)
-        # Several workers count in one file.
+        # Several workers share one file of token buckets.
         shared = (
             SharedBuckets(self.state.folder / "rates") if settings.workers > 1 and settings.rate_per_second else None
         )
@@ -59,24 +59,24 @@ class Service:
         self.is_closing = False
 
     def start(self) -> None:
-        """Open the gallery and load its network; blocks. Raises what `Galleries.get` raises."""
+        """Open the gallery and load its network. Blocks. Raises the same errors as `Galleries.get`."""
         self.galleries.get()
 
     def begin_closing(self) -> None:
-        """Refuse further requests; those that were accepted go on."""
+        """Refuse further requests. Accepted requests are finished."""
         if not self.is_closing:
             self.is_closing = True
-            # In another thread: a signal may come while this one holds the lock that it takes.
+            # In another thread, because a signal may interrupt this one while it holds the lock that `end_streams` needs.
             threading.Thread(target=self.events.end_streams, name="facespace-closing").start()
 
     def close(self) -> None:
-        """Finish what was accepted, and close the stores."""
+        """Finish the accepted requests, and close the stores."""
         self.begin_closing()
         for part in (self.engine, self.unknowns, self.delivering, self.events, self.galleries, self.state):
             part.close()
 
 
 def service_of(request: Request) -> Service:
-    """The service that a request came to; also a dependency."""
+    """Return the service that handles a request. Also used as a dependency."""
     service: Service = request.app.state.service
     return service

@@ -1,4 +1,4 @@
-"""What an operator sets of a service, in one place that fits into an environment variable."""
+"""The settings that an operator gives a service. They are passed to its workers in an environment variable."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from facespace.defaults import DEFAULT_MODEL
 
-SETTINGS_VARIABLE = "FACESPACE_SERVE_SETTINGS"  # how worker processes are told the settings
+SETTINGS_VARIABLE = "FACESPACE_SERVE_SETTINGS"  # passes the settings to worker processes
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 MAX_BODY = 32 * 2**20  # bytes of one request
 MAX_PHOTOS = 100  # photos of one request
-MAX_SERVED_PIXELS = 50_000_000  # of one photo
-MAX_RETURNED_FACES = 1000  # of one photo
+MAX_SERVED_PIXELS = 50_000_000  # pixels of one photo
+MAX_RETURNED_FACES = 1000  # faces of one photo
 MAX_QUEUE = 64  # photos that wait for the networks
-MAX_CONNECTIONS = 1000  # open at once
+MAX_CONNECTIONS = 1000  # open connections
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Settings:
     """The settings of a service.
 
     `gallery` is the path or address of the gallery, `state` the folder of the service's own file. `forwarded_from` are the
-    addresses of proxies whose X-Forwarded headers are believed, `hosts` other names by which clients may call the service.
-    `unknowns_days` is how long faces nobody could name are kept; None or 0 keeps none. `rate_per_second` and `burst` are
-    those of one key; None sets no limit. `warm` computes once before the first request. Limits are bytes, pixels, seconds and numbers, as their names say.
+    addresses of proxies whose X-Forwarded headers are trusted, `hosts` further host names of the service. `unknowns_days`
+    is the number of days for which unknown faces are kept; None or 0 keeps none. `rate_per_second` and `burst` limit each
+    key; None sets no limit. `warm` runs the networks once before the first request. Limits are in bytes, pixels, seconds
+    or numbers, as their names say.
 
     >>> Settings.from_json(Settings("people.gallery", port=9000).as_json()).port
     9000
@@ -91,24 +92,24 @@ class Settings:
         return self.host in LOOPBACK or self.host.startswith("127.")
 
     def as_json(self) -> str:
-        """The settings as text, for `from_json`."""
+        """Return the settings as text, for `from_json`."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """The settings that `as_json` wrote."""
+        """Return the settings that `as_json` wrote."""
         held = json.loads(text)
         given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in held.items()}
         return cls(**given)
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """The settings that the parent process put into the environment."""
+        """Return the settings that the parent process put into the environment."""
         return cls.from_json(os.environ[SETTINGS_VARIABLE])
 
 
 def default_state(gallery: str) -> str:
-    """The folder of a service's own file: beside the gallery's file, or in the current folder for a server's gallery.
+    """Return the folder of the service's own file: next to the gallery's file, or in the current folder for a server.
 
     >>> default_state("people.gallery"), default_state("postgresql://localhost/faces")
     ('people.gallery.service', 'facespace.service')

@@ -1,8 +1,8 @@
-"""The service's own file: its keys, settings, events, webhooks, answers kept for retries and audit log.
+"""The service's own file: its keys, settings, events, webhooks, kept answers and audit log.
 
-Faces and names are in the gallery. What only the service needs is in `service.sqlite` in its state folder, a file that all
-workers of one service share. Each module makes the tables it uses by `State.table`. Where `FACESPACE_GALLERY_KEY` holds a
-key, what names people here for a while (events, kept answers, deliveries) is encrypted with it too: `State.sealed`.
+Faces and names are in the gallery. Data that only the service needs is in `service.sqlite` in its state folder, which all
+workers of one service share. Each module makes its tables by `State.table`. If `FACESPACE_GALLERY_KEY` contains a key, data
+that names people here for a while (events, kept answers, deliveries) is encrypted with it too: `State.sealed`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from facespace.io.text import one_line
 FILE = "service.sqlite"
 LOCK = "serving.lock"
 VERSION = 1
-_APPLICATION = 0x46535356  # "FSSV", how SQLite files say whose they are
+_APPLICATION = 0x46535356  # "FSSV", which marks SQLite files as the service's
 _BUSY_MS = 10_000
-_LITTLE_ROOM = 2**20  # bytes
+_LITTLE_SPACE = 2**20  # bytes
 MAX_VALUE = 64 * 2**20  # bytes of one value in the file
-_SEALED = "sealed:"  # how a text begins that is encrypted; JSON never does
-_LEFT = ("export-*", "import-*")  # files of requests, which a killed process leaves behind
+_SEALED = "sealed:"  # the prefix of encrypted texts; JSON never begins with it
+_LEFTOVERS = ("export-*", "import-*")  # files of requests that a killed process leaves behind
 
 
 class StateError(FacespaceError):
-    """The service's state folder or its file cannot be used; the text says what to do."""
+    """The service's state folder or its file cannot be used. The message says what to do."""
 
 
 class State:
-    """The state file of a service, made when it is missing. Safe to share between threads and processes.
+    """The state file of a service, created if missing. It is safe to share between threads and processes.
 
-    `folder` is made with mode 0700, the file with 0600. A folder that other users can write, a damaged file, and a file of
-    a newer version raise `StateError`. All methods raise it where the file cannot be read or written, as on a full disk.
+    `folder` is made with mode 0700, the file with 0600. A folder that other users can write to, a damaged file, and a file
+    of a newer version raise `StateError`. All methods raise it if the file cannot be read or written, as on a full disk.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ class State:
         self._sealing: Sealing | None = None
         _make_private(self.path)
         with self._errors():
-            # Two connections: a reader of a write-ahead log never waits for a writer's disk.
+            # Two connections: with a write-ahead log, a reader never waits for a writer's disk.
             self._writer = self._connect()
             try:
                 self._reader = self._connect()
@@ -88,10 +88,10 @@ class State:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         (n_tables,) = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application != _APPLICATION and (application or n_tables):
-            raise StateError(f"{self.path}: no state file of facespace; give another folder (--state)")
+            raise StateError(f"{self.path}: not a state file of facespace; give another folder (--state)")
         if version > VERSION:
             raise StateError(
-                f"{self.path}: made by a newer version of facespace (format {version}, this one reads {VERSION});"
+                f"{self.path}: made by a newer version of facespace (format {version}, this one reads up to {VERSION});"
                 " update facespace, or give another folder (--state)"
             )
         for connection in (self._writer, self._reader):
@@ -110,13 +110,13 @@ class State:
 
     def _damaged(self, what: str) -> StateError:
         return StateError(
-            f"{self.path}: damaged ({one_line(what)[:200]}); bring it back from a backup, or move it away and make new keys"
+            f"{self.path}: damaged ({one_line(what)[:200]}); restore it from a backup, or move it away and make new keys"
         )
 
     # Use
 
     def table(self, ddl: str) -> None:
-        """Make a table, and its indices, unless they are there.
+        """Make a table and its indices, unless they exist.
 
         `ddl` is one or more `CREATE TABLE IF NOT EXISTS …` and `CREATE INDEX IF NOT EXISTS …`, separated by semicolons.
         """
@@ -128,10 +128,10 @@ class State:
 
     @contextlib.contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """One change, whole or not at all, alone among all that change the file; an inner one is a part of the outer.
+        """Open a transaction that excludes all other writers. An inner transaction is a part of the outer one.
 
-        It is on the disk when the block ends without an error. With `durable=False` the file is as safe, but the last
-        changes before a power cut may be missing: for what nobody was told is kept.
+        The changes are on the disk when the block ends without an error. With `durable=False` the file stays consistent,
+        but a power cut may lose the last changes: only for data that no client was promised.
         """
         with self._write_lock, self._errors():
             self._check_process()
@@ -144,33 +144,33 @@ class State:
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException:
-                if self._writer.in_transaction:  # SQLite ends it itself where the disk is full
+                if self._writer.in_transaction:  # SQLite rolls back by itself if the disk is full
                     self._writer.execute("ROLLBACK")
                 raise
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of one SELECT, as they are when it is called; it does not wait for changes in progress."""
+        """Return the rows of one SELECT in their current state. It does not wait for changes in progress."""
         with self._read_lock, self._errors():
             self._check_process()
             return self._reader.execute(sql, values).fetchall()
 
     def version(self) -> int:
-        """A number that differs whenever anybody, this process too, has changed the file since this was last called."""
+        """Return a number that changes whenever any process, including this one, has changed the file."""
         ((version,),) = self.rows("PRAGMA data_version")
         return int(version)
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """A stored setting (JSON), or `default`."""
+        """Return a stored setting (JSON), or `default`."""
         found = self.rows("SELECT value FROM setting WHERE key = ?", (key,))
         if not found:
             return default
         try:
             return json.loads(found[0][0])
         except (TypeError, ValueError):
-            raise self._damaged(f"the setting {key!r} is no JSON") from None
+            raise self._damaged(f"the setting {key!r} is not JSON") from None
 
     def set(self, key: str, value: Any) -> None:
-        """Store a setting in place of what it was."""
+        """Store a setting, replacing its old value."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO setting VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -178,12 +178,12 @@ class State:
             )
 
     def sealed(self, text: str) -> str:
-        """A text that may name people, as it is written: encrypted where the gallery's key is set."""
+        """Return a text that may name people as it is stored: encrypted if the gallery's key is set."""
         sealing = self.sealing()
         return _SEALED + sealing.seal_text(text) if sealing.encrypted else text
 
     def opened(self, text: str) -> str:
-        """The text that `sealed` was given; one that was written before a key was set is as it is."""
+        """Return the text that `sealed` was given. A text written before a key was set is returned unchanged."""
         if not text.startswith(_SEALED):
             return text
         try:
@@ -192,42 +192,42 @@ class State:
             raise self._damaged(str(error)) from None
 
     def sealing(self) -> Sealing:
-        """How texts are sealed; `StateError` where some were with a key that is not set any more."""
+        """Return the sealing of texts. Raise `StateError` if texts were sealed with a key that is no longer set."""
         with self._write_lock:
             if self._sealing is not None:
                 return self._sealing
-            told = self.setting("sealing")
+            stored = self.setting("sealing")
             try:
-                if told is None and os.environ.get(VARIABLE):
+                if stored is None and os.environ.get(VARIABLE):
                     with self.transaction():
                         sealing, made = new_sealing()
-                        told = self._told_of_sealing()
-                        if told is None:
+                        stored = self._stored_sealing()
+                        if stored is None:
                             self.set("sealing", made)
                             self._sealing = sealing
                             return sealing
-                self._sealing = sealing_of(told, str(self.path))
+                self._sealing = sealing_of(stored, str(self.path))
             except GalleryError as error:
                 raise StateError(f"{error}, or give another folder (--state) and make new keys") from None
             return self._sealing
 
-    def _told_of_sealing(self) -> Any:
-        """What the file tells by now, within a change: another worker may have been first."""
+    def _stored_sealing(self) -> Any:
+        """Return the stored sealing, within a transaction: another worker may have stored one first."""
         found = self._writer.execute("SELECT value FROM setting WHERE key = 'sealing'").fetchone()
         return None if found is None else json.loads(found[0])
 
     def scrub(self) -> None:
-        """Move the log into the file and empty it: what was deleted is overwritten on the disk, unless somebody reads."""
+        """Move the log into the file and empty it, so that deleted data is overwritten on the disk unless it is being read."""
         with self._write_lock, self._errors():
             self._check_process()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def size(self) -> int:
-        """Bytes of the state file and of its log."""
+        """Return the bytes of the state file and of its log."""
         return sum(path.stat().st_size for path in (self.path, _beside(self.path, "-wal")) if path.exists())
 
     def close(self) -> None:
-        """Close the file; nothing is pending."""
+        """Close the file. No changes are pending."""
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
@@ -238,24 +238,24 @@ class State:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Errors of SQLite as one line that says what to do."""
+        """Raise errors of SQLite as `StateError`, in one line that says what to do."""
         try:
             yield
         except sqlite3.OperationalError as error:
-            said = str(error)
-            if "malformed" in said or "decode" in said:
-                raise self._damaged(said.split(" with text")[0]) from None
-            raise StateError(f"{self.path}: {one_line(said)[:200]}{_remedy(self.folder, said)}") from None
+            text = str(error)
+            if "malformed" in text or "decode" in text:
+                raise self._damaged(text.split(" with text")[0]) from None
+            raise StateError(f"{self.path}: {one_line(text)[:200]}{_remedy(self.folder, text)}") from None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if isinstance(error, sqlite3.IntegrityError):  # the caller's own rules, as of a unique column
+            if isinstance(error, sqlite3.IntegrityError):  # one of the caller's own rules, such as a unique column
                 raise
             if "closed database" in str(error):
-                raise StateError(f"{self.path}: closed already") from None
+                raise StateError(f"{self.path}: already closed") from None
             raise self._damaged(str(error)) from None
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the state folder (mode 0700) unless it is there; `StateError` for one that others can write."""
+    """Make the state folder (mode 0700) unless it exists. Raise `StateError` for one that others can write to."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except FileNotFoundError:
@@ -263,7 +263,7 @@ def prepare_folder(folder: Path) -> None:
             f"{folder}: the folder {folder.parent} does not exist; make it, or give another (--state)"
         ) from None
     except FileExistsError:
-        raise StateError(f"{folder}: a file, where the state folder was expected; give another (--state)") from None
+        raise StateError(f"{folder}: the state folder must be a folder, got a file; give another (--state)") from None
     except OSError as error:
         raise StateError(
             f"{folder}: the state folder cannot be made ({error.strerror}); give another (--state)"
@@ -284,9 +284,9 @@ def prepare_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[None]:
-    """Mark the state folder as served by this process until the block ends; `StateError` where another one serves it.
+    """Mark the state folder as served by this process until the block ends. Raise `StateError` if another one serves it.
 
-    The mark is a lock of the system: it is gone when the process ends, however it ends.
+    The mark is a file lock, which the system releases when the process ends, even if it is killed.
     """
     import filelock
 
@@ -297,7 +297,7 @@ def serving(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise StateError(
             f"{folder}: another facespace serve uses this state folder; end it, or give another folder (--state)."
-            " Several processes on one gallery: --workers N"
+            " To serve one gallery with several processes, use --workers N"
         ) from None
     except OSError as error:
         raise StateError(f"{folder}: cannot be locked ({error.strerror}){_remedy(folder, str(error))}") from None
@@ -309,8 +309,8 @@ def serving(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Delete files of requests that a killed process has left: they may hold everybody, not encrypted."""
-    for left in (path for pattern in _LEFT for path in folder.glob(pattern)):
+    """Delete files of requests that a killed process left behind: they may contain all people, unencrypted."""
+    for left in (path for pattern in _LEFTOVERS for path in folder.glob(pattern)):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
@@ -319,7 +319,7 @@ def _clear(folder: Path) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Make an empty file that only its owner can read, or take the rights of others from one that is there."""
+    """Make an empty file that only its owner can read, or remove other users' rights from an existing one."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600))
         if os.name == "posix":
@@ -334,10 +334,10 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _remedy(folder: Path, said: str) -> str:
-    """What to do, as the end of a message."""
-    low = said.lower()
-    if "full" in low or "no space" in low or ("disk i/o" in low and shutil.disk_usage(folder).free < _LITTLE_ROOM):
+def _remedy(folder: Path, text: str) -> str:
+    """Return what to do about an error, as the end of a message."""
+    low = text.lower()
+    if "full" in low or "no space" in low or ("disk i/o" in low and shutil.disk_usage(folder).free < _LITTLE_SPACE):
         return "; make room on its disk"
     if "disk i/o" in low:
         return "; its disk fails, or limits files: give another folder (--state)"

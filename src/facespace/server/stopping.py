@@ -1,4 +1,4 @@
-"""What a worker has to end before the server can stop: event streams, which have no end of their own."""
+"""Ends the event streams when a worker must stop, because they never end by themselves."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 @contextlib.contextmanager
 def calling_at_stop(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function when SIGTERM or SIGINT comes, before the handler that is there already.
+    """Call a function on SIGTERM or SIGINT, before the existing handler.
 
-    A server that is asked to stop waits for its open connections; the function lets the streams among them end. Outside
-    the main thread, where no signal is handled, nothing is done.
+    A server that is asked to stop waits for its open connections. The function ends the event streams among them. Outside
+    the main thread, where Python handles no signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

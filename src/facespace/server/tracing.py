@@ -1,6 +1,6 @@
-"""The outermost layer of every request: its id, its line in the log, its figures, and the headers of its answer.
+"""The outermost layer of every request: its id, its log line, its metrics, and the headers of its answer.
 
-An error that nothing else has answered becomes a 500 here, which says nothing of what happened inside.
+It answers an unhandled error with a 500 that reveals nothing about the cause.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Tracing:
-    """A layer of pure ASGI. `metrics` gives the figures, or None before the service has started.
+    """ASGI middleware. `metrics` returns the metrics, or None before the service has started.
 
-    Addresses may begin with `root_path` or not: some proxies take it off, others leave it.
+    Paths may begin with `root_path` or not: some proxies remove it, others keep it.
     """
 
     def __init__(self, app: ASGIApp, metrics: Callable[[], Metrics | None], root_path: str = "") -> None:
@@ -78,7 +78,7 @@ class Tracing:
 
 
 async def _fail(send: Send, request_id: str) -> None:
-    body = problem_body(500, "internal_error", "the service failed; its log has more under this request id", request_id)
+    body = problem_body(500, "internal_error", "the service failed; search its log for this request id", request_id)
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 500, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""Unnamed faces in groups of one person each, with known people they may be."""
+"""Groups unnamed faces by person, and suggests known people for them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from facespace.identification.gallery import Gallery
 from facespace.identification.open_set import templates
 from facespace.server.unknowns import Unknowns, photo_of
 
-MAX_CLUSTERED = 5_000  # faces; of more the newest count
-_SUGGESTED = 3  # people of one cluster
-_ALONE = 1_000  # of the faces that are in no group, so many of the newest are compared with known people
+MAX_CLUSTERED = 5_000  # the number of newest faces that are clustered
+_SUGGESTED = 3  # suggested people for one cluster
+_ALONE = 1_000  # the number of newest faces outside clusters that are compared with known people
 
 
 class Suggestion(NamedTuple):
-    """A known person whom a cluster may show: the similarity reaches what one of two photos of one person must.
+    """A known person that a cluster may show: the similarity reaches the threshold for two photos of one person.
 
-    `likeness` is "likely" where it would be enough for a name among everybody, "very likely" where it would be too if a
-    tenth of the strangers were named, else "possible".
+    `likeness` is "very likely" if the similarity would suffice for a name at a tenth of the gallery's rate of named
+    strangers, "likely" if it would suffice at that rate, otherwise "possible".
     """
 
     person: dict[str, Any]
@@ -35,9 +35,9 @@ class Suggestion(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Faces that seem to be one person's, the newest first; `cover` is the best of them, `id` the oldest.
+    """Faces that seem to show one person, the newest first. `cover` is the best of them, `id` the oldest.
 
-    A face alone is a cluster of its own where it may show a known person.
+    A single face is a cluster of its own if it may show a known person.
     """
 
     id: str
@@ -47,14 +47,14 @@ class Cluster(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """All clusters, the largest first, and the faces that are in none."""
+    """All clusters, the largest first, and the faces that are in no cluster."""
 
     clusters: list[Cluster]
     loose: list[str]
 
 
 class Grouping:
-    """Clusters of all collections, computed again only when something has changed."""
+    """Clusters of all collections, computed again only after changes."""
 
     def __init__(self, unknowns: Unknowns) -> None:
         self._unknowns = unknowns
@@ -62,12 +62,12 @@ class Grouping:
         self._lock = threading.Lock()
 
     def of(self, collection: str, gallery: Gallery) -> Clusters:
-        """The clusters of a collection's unnamed faces; may take seconds."""
+        """Return the clusters of a collection's unnamed faces. May take seconds."""
         with self._lock:
             self._unknowns.flush()
             version = gallery.store.version()
             held = self._unknowns.gallery(collection)
-            if held is not None:  # in some stores each collection has a version of its own
+            if held is not None:  # in some stores each collection has its own version
                 version = version * 1_000_003 + held.store.version()
             kept = self._kept.get(collection)
             if kept is None or kept[0] != version:
@@ -76,13 +76,13 @@ class Grouping:
 
 
 def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
-    """The newest unnamed faces of a collection in clusters, with suggestions."""
+    """Return clusters of the newest unnamed faces of a collection, with suggestions."""
     everything = unknowns.everything(collection, MAX_CLUSTERED)
     if everything is None:
         return Clusters([], [])
     ids, vectors = everything
     calibration = gallery.embedder.calibration
-    if calibration is None:  # without thresholds nothing says who is alike
+    if calibration is None:  # without thresholds, similar faces cannot be recognised
         return Clusters([], ids)
     assert vectors.quality is not None
     _, photos = np.unique([photo_of(one) for one in ids], return_inverse=True)
@@ -96,10 +96,10 @@ def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
     inside = labels < n_clusters
     means = templates(labels[inside], np.asarray(vectors[inside]), n_clusters)
     qualities = np.bincount(labels[inside], weights=vectors.quality[inside], minlength=n_clusters) / counts[:n_clusters]
-    told = Embeddings(
+    probes = Embeddings(
         means, made_by="represent", model=vectors.model, quality=np.clip(qualities, 0, 1).astype(np.float32)
     )
-    suggested = suggestions(gallery, told) if n_clusters else []
+    suggested = suggestions(gallery, probes) if n_clusters else []
     clusters = []
     for n in range(n_clusters):
         rows = np.flatnonzero(labels == n)
@@ -115,7 +115,7 @@ def grouped(unknowns: Unknowns, collection: str, gallery: Gallery) -> Clusters:
 
 
 def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:
-    """Of each probe (N,D) the known people it may be, best first; nobody below the threshold of a 1:1 comparison."""
+    """Return for each probe (N,D) the known people that reach the threshold of a 1:1 comparison, best first."""
     if not len(gallery) or not len(probes):
         return [[] for _ in range(len(probes))]
     found = gallery.store.nearest(np.asarray(probes, np.float32).view(np.ndarray), _SUGGESTED)
@@ -129,7 +129,7 @@ def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:
     except ModelError:
         return [[] for _ in range(len(probes))]
     people = {one.id: one for one in gallery.store.get(sorted({int(one) for one in found.people.ravel() if one >= 0}))}
-    told = []
+    suggested = []
     for n in range(len(probes)):
         of_probe = []
         for k, number in enumerate(found.people[n].tolist()):
@@ -139,12 +139,12 @@ def suggestions(gallery: Gallery, probes: Embeddings) -> list[list[Suggestion]]:
                 person = {"id": str(number), "name": state.name, "external_id": state.external_id}
                 likeness = _likeness(similarity, float(named[n, k]), float(sure[n, k]))
                 of_probe.append(Suggestion(person, similarity, float(least[n, k]), likeness))
-        told.append(of_probe)
-    return told
+        suggested.append(of_probe)
+    return suggested
 
 
 def _likeness(similarity: float, named: float, sure: float) -> str:
-    """The similarity in words.
+    """Return a similarity in words.
 
     >>> [_likeness(similarity, 0.3, 0.5) for similarity in (0.25, 0.45, 0.6)]
     ['possible', 'likely', 'very likely']
@@ -155,7 +155,7 @@ def _likeness(similarity: float, named: float, sure: float) -> str:
 
 
 def like_each(gallery: Gallery, probes: Embeddings, most: int) -> Sequence[list[tuple[str, float, float]]]:
-    """Of each probe (N,D) the faces in a collection of unnamed ones that are alike: (id, similarity, threshold), best first."""
+    """Return for each probe (N,D) similar faces in a collection of unnamed ones: (id, similarity, threshold), best first."""
     if not len(gallery) or not len(probes):
         return [[] for _ in range(len(probes))]
     found = gallery.store.nearest(np.asarray(probes, np.float32).view(np.ndarray), most)

@@ -1,10 +1,10 @@
-"""Faces nobody could name: kept for some time, so that they can be named later, and faces to ignore for good.
+"""Unnamed faces, which are kept for some time so that they can be named later, and faces that are always ignored.
 
 They are in the gallery's store too, in collections that `/v1/collections` does not list: `<collection>-unknowns`, where each
-face is a person of its own, and `<collection>-ignored`. So encryption and erasure hold for them as for everybody.
+face is a person of its own, and `<collection>-ignored`. So encryption and erasure cover them like all other people.
 
-An id begins with the time in milliseconds, counted down, so that the newest come first by name; faces of one photo share
-the next part. Faces are written by one thread, many in one change, so that naming people does not wait for the disk.
+An id begins with the time in milliseconds, counted down, so that the newest come first when sorted by name. Faces of one
+photo share the next part. One thread writes many faces in one change, so that identifying does not wait for the disk.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from facespace.server.problems import Problem
 from facespace.server.settings import Settings
 
 UNKNOWNS, IGNORED = "-unknowns", "-ignored"
-MAX_UNKNOWNS = 20_000  # faces of one collection; the oldest go when there are more
-MAX_WAITING_FACES = 1_000  # that are not written yet; more are not kept
+MAX_UNKNOWNS = 20_000  # faces of one collection; beyond this the oldest are erased
+MAX_WAITING_FACES = 1_000  # faces that are not written yet; beyond this no more are kept
 _log = logging.getLogger("facespace.server")
 _DAY = 86_400.0  # seconds
 _ID = re.compile("[0-9a-f]{11}-[0-9a-f]{8}-[0-9a-f]{1,4}")
@@ -57,11 +57,11 @@ _LAST_MS = 2**44 - 1
 _WRITE_EVERY, _EXPIRE_EVERY = 0.2, 600.0  # seconds
 _BATCH = 200  # faces of one change
 _TRIES = 10
-_WAIT = 1.0  # seconds for another worker to write what it has named
+_WAIT = 1.0  # seconds in which another worker writes faces whose ids it has answered
 
 
 class Unknown(NamedTuple):
-    """One face that nobody could name: its id, when it was `seen` (UTC), its `box` in the photo, and its one stored photo."""
+    """One unnamed face: its id, the time it was `seen` (UTC), its `box` in the photo, and its stored crop as `photo`."""
 
     id: str
     seen: str
@@ -109,10 +109,10 @@ class Unknowns:
             self._changed.notify_all()
         self._thread.join()
 
-    # What identifying asks
+    # Used while identifying
 
     def ignored(self, collection: str, photo: Photo, numbers: Sequence[int]) -> set[int]:
-        """The numbers of those faces of the photo that shall be ignored for good."""
+        """Return the numbers of those faces of the photo that are to be ignored."""
         gallery = self._opened(collection + IGNORED) if numbers else None
         if gallery is None or not len(gallery):
             return set()
@@ -121,9 +121,9 @@ class Unknowns:
         return {k for k, match in zip(chosen, found, strict=True) if match.name is not None}
 
     def keep(self, collection: str, photo: Photo, numbers: Sequence[int], *, source: str = "") -> dict[int, str]:
-        """Keep these faces of an analysed photo; returns the ids of those that are kept, by number.
+        """Keep these faces of an analysed photo. Return the ids of the kept faces by their numbers.
 
-        A face whose very crop is kept already has the id of that one. They are on the disk a moment later.
+        A face with exactly the same crop as a kept face gets that face's id. New faces are on the disk soon after.
         """
         gallery = self._galleries.get(collection)
         if not numbers or not self._choices.of(gallery).unknowns_days:
@@ -154,7 +154,7 @@ class Unknowns:
         return kept
 
     def _known(self, collection: str, held: Gallery | None, digest: str) -> str | None:
-        """The id of a face with that very crop."""
+        """Return the id of the face with exactly this crop, or None."""
         with self._changed:
             for one in self._waiting:
                 if one.digest == digest and one.collection == collection:
@@ -164,12 +164,12 @@ class Unknowns:
         there = held.store.get(held.store.find_digest(digest)[:1])
         return there[0].state.name if there else None
 
-    # What people do with them
+    # Listing, naming and ignoring
 
     def page(
         self, collection: str, *, after: str = "", limit: int, ignored: bool = False
     ) -> tuple[list[Unknown], str | None]:
-        """Faces, the newest first, after the id `after`; and the id of the last one where more follow."""
+        """Return faces after the id `after`, newest first, and the id of the last one if more follow, otherwise None."""
         self.flush()
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         if gallery is None:
@@ -179,19 +179,19 @@ class Unknowns:
         return [one for one in found if one is not None], people[limit - 1].state.name if len(people) > limit else None
 
     def count(self, collection: str, *, ignored: bool = False) -> int:
-        """How many faces there are."""
+        """Return the number of faces."""
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         return 0 if gallery is None else len(gallery)
 
     def find(self, collection: str, ids: Sequence[str], *, ignored: bool = False) -> list[Unknown]:
-        """The faces with these ids; `Problem` 404 for one that is not there."""
+        """Return the faces with these ids. Raise `Problem` 404 if one does not exist."""
         self.flush()
         deadline = time.monotonic() + _WAIT
         while True:
             found, missing = self._found(collection, ids, ignored)
             if missing is None:
                 return found
-            # Another worker may have told the id, and writes it in a moment.
+            # Another worker may have answered this id, and will write the face soon.
             if not _is_new(missing) or self._settings.workers == 1 or time.monotonic() > deadline:
                 raise Problem(404, "not_found", f"there is no unnamed face {plain_text(missing[:40])!r}")
             time.sleep(0.05)
@@ -208,19 +208,19 @@ class Unknowns:
         return found, None
 
     def crop(self, collection: str, face: str, *, ignored: bool = False) -> tuple[str, bytes] | None:
-        """The digest and the PNG of a face."""
+        """Return the digest and the PNG of a face's crop, or None if it has none."""
         (one,) = self.find(collection, [face], ignored=ignored)
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         data = None if gallery is None else gallery.store.crop(one.photo.id)
         return None if data is None else (one.photo.digest, data)
 
     def vectors(self, collection: str, unknowns: Sequence[Unknown]) -> npt.NDArray[np.float32]:
-        """The embeddings (N,D) of faces."""
+        """Return the embeddings (N,D) of faces."""
         gallery = self._galleries.get(collection + UNKNOWNS, hidden=True)
         return gallery.store.embeddings([one.photo.id for one in unknowns])
 
     def everything(self, collection: str, most: int) -> tuple[list[str], Embeddings] | None:
-        """The ids (N) of the newest faces, at most so many, and their embeddings (N,D) with qualities; None if there are none."""
+        """Return the ids (N) of the `most` newest faces and their embeddings (N,D) with qualities, or None without faces."""
         self.flush()
         gallery = self._opened(collection + UNKNOWNS)
         if gallery is None or not len(gallery):
@@ -228,16 +228,16 @@ class Unknowns:
         names, owners, vectors, qualities = gallery.store.vectors(gallery.embedder.dimension)
         order = sorted(range(len(owners)), key=lambda row: names[owners[row]])[:most]
         quality = np.nan_to_num(qualities[order], nan=0.5).astype(np.float32)
-        told = Embeddings(vectors[order], made_by="represent", model=model_of(gallery.embedder), quality=quality)
-        return [names[owners[row]] for row in order], told
+        embeddings = Embeddings(vectors[order], made_by="represent", model=model_of(gallery.embedder), quality=quality)
+        return [names[owners[row]] for row in order], embeddings
 
     def gallery(self, collection: str) -> Gallery | None:
-        """The collection that the unnamed faces are in, or None."""
+        """Return the collection that contains the unnamed faces, or None."""
         self.flush()
         return self._opened(collection + UNKNOWNS)
 
     def entries(self, collection: str, unknowns: Sequence[Unknown]) -> list[Entry]:
-        """The faces as they are stored, to be stored elsewhere."""
+        """Return the faces as entries that can be added to another collection."""
         gallery = self._galleries.get(collection + UNKNOWNS, hidden=True)
         vectors = gallery.store.embeddings([one.photo.id for one in unknowns])
         return [
@@ -246,7 +246,7 @@ class Unknowns:
         ]  # fmt: skip
 
     def ignore(self, collection: str, ids: Sequence[str]) -> int:
-        """Ignore these faces, of one person, for good: they are no strangers any more, and never kept again."""
+        """Ignore these faces of one person from now on: they are neither reported as strangers nor kept."""
         unknowns = self.find(collection, ids)
         entries = self.entries(collection, unknowns)
         gallery = self._galleries.create(collection + IGNORED, self._model(collection))
@@ -259,13 +259,13 @@ class Unknowns:
         return len(unknowns)
 
     def erase(self, collection: str, unknowns: Iterable[Unknown], *, ignored: bool = False) -> None:
-        """Erase these faces for good."""
+        """Erase these faces permanently."""
         gallery = self._opened(collection + (IGNORED if ignored else UNKNOWNS))
         if gallery is not None:
             _erase(gallery, [one.person.id for one in unknowns])
 
     def named(self, collection: str, digests: Sequence[str]) -> None:
-        """Erase faces whose very crops are a known person's now."""
+        """Erase faces whose crops were enrolled for a known person."""
         with self._changed:
             waits = any(one.collection == collection for one in self._waiting)
         if waits:
@@ -278,14 +278,14 @@ class Unknowns:
             _erase(gallery, list(dict.fromkeys(found)))
 
     def forget(self, collection: str) -> None:
-        """Drop what waits to be written of a collection that is removed."""
+        """Drop unwritten faces of a collection that is removed."""
         with self._writing, self._changed:
             self._waiting = [one for one in self._waiting if one.collection != collection]
 
     # Writing and expiring
 
     def flush(self) -> None:
-        """Write what waits now."""
+        """Write all waiting faces now."""
         with self._writing:
             with self._changed:
                 waiting, self._waiting = self._waiting, []
@@ -293,7 +293,7 @@ class Unknowns:
                 self._write(waiting[start : start + _BATCH])
 
     def expire(self, now: float | None = None) -> int:
-        """Erase faces that are older than they are kept, and the oldest where there are too many; returns how many."""
+        """Erase faces older than the collection's limit, and the oldest if there are too many. Return their number."""
         now = time.time() if now is None else now
         n_erased = 0
         there = self._galleries.get().store.collections()
@@ -313,7 +313,7 @@ class Unknowns:
         return n_erased
 
     def erase_removed(self, now: float | None = None) -> int:
-        """Erase what was removed from any collection longer ago than its retention; returns how many photos that were."""
+        """Erase photos that were removed longer ago than their collection's retention. Return their number."""
         return sum(self._galleries.get(name).erase_what_is_due(now) for name in self._galleries.names())
 
     def _run(self) -> None:
@@ -335,7 +335,7 @@ class Unknowns:
                 self._try(self.erase_removed)
 
     def _try(self, work: Callable[[], object]) -> None:
-        """Do it, or log why not: where a store is gone for a moment, the faces it did not take are lost, and others come."""
+        """Call a function, and log its errors. Faces that a store did not accept are lost; later faces are tried again."""
         try:
             work()
         except (FacespaceError, OSError, Problem) as error:
@@ -364,8 +364,8 @@ class Unknowns:
         return self._galleries.model(collection)
 
     def _opened(self, collection: str) -> Gallery | None:
-        """A hidden collection, or None where it was not made yet."""
-        # Another worker may have made it since, or removed it.
+        """Return a hidden collection, or None if it does not exist."""
+        # Ask the store, because another worker may have made or removed it.
         if collection not in self._galleries.get().store.collections():
             return None
         return self._galleries.get(collection, hidden=True)
@@ -392,7 +392,7 @@ def _unknown(gallery: Gallery, person: StoredPerson) -> Unknown | None:
 
 
 def _erase(gallery: Gallery, people: Sequence[int]) -> int:
-    """Remove people in one change, and erase them; returns how many were there."""
+    """Remove people in one change, and erase them. Return how many existed."""
     store = gallery.store
     for turn in range(_TRIES):
         there = store.get(people)
@@ -411,14 +411,14 @@ def _erase(gallery: Gallery, people: Sequence[int]) -> int:
 
 
 def _is_new(face: str) -> bool:
-    """Whether an id was told in the last seconds."""
+    """Return whether an id was made in the last ten seconds."""
     if not _ID.fullmatch(face):
         return False
     return abs(time.time() * 1000 - (_LAST_MS - int(face[:11], 16))) < 10_000
 
 
 def photo_of(face: str) -> str:
-    """What the ids of all faces of one photo have in common.
+    """Return the part that the ids of all faces of one photo share.
 
     >>> photo_of("0f1e2d3c4b5-0a0b0c0d-2")
     '0f1e2d3c4b5-0a0b0c0d'

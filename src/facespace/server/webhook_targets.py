@@ -1,7 +1,7 @@
-"""Where webhooks may go, and one signed request to such a target.
+"""Checks the targets of webhooks, and sends one signed request to a target.
 
-A target is checked by its address, not by its name: the name is resolved once, every address it has is checked, and the
-connection goes to an address that was checked. So a name that later means another address (DNS rebinding) reaches nothing.
+Targets are checked by address, not by name: the name is resolved once, all its addresses are checked, and the connection
+goes to a checked address. So a name that later resolves to another address (DNS rebinding) cannot be used for attacks.
 Only the standard library is used, so that `facespace watch` can post without the extra `serve`.
 """
 
@@ -29,10 +29,10 @@ TIMEOUT = 10.0  # seconds for one delivery, from connecting to the end of the an
 SIGNATURE_HEADER = "X-Facespace-Signature"
 EVENT_ID_HEADER = "X-Facespace-Event-Id"
 
-_MOST_READ = 4096  # bytes of an answer's body; what it says is not kept
-# Addresses of clouds' metadata that no range below covers: Azure's. Those of others are link-local, CGNAT or ULA.
+_MOST_READ = 4096  # bytes read of an answer's body, which is not kept
+# The metadata address of Azure, which no range below covers. Those of other clouds are link-local, CGNAT or ULA.
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
-# Ranges of IANA's special-purpose registries that older versions of Python call public.
+# Ranges of IANA's special-purpose registries that older versions of Python treat as public.
 _SPECIAL = (
     ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("192.88.99.0/24"), ipaddress.ip_network("64:ff9b:1::/48"),
 )  # fmt: skip
@@ -43,16 +43,16 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class TargetRefused(ValueError):
-    """A webhook may not go to this address; the text says why."""
+    """A webhook must not go to this address. The message says why."""
 
 
 class DeliveryFailed(Exception):
-    """One delivery was not accepted; the text says why, without anything that the target has answered."""
+    """A delivery was not accepted. The message says why, without any text of the target's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The parts of a webhook's address; `path` has the query too."""
+    """The parts of a webhook's URL. `path` includes the query."""
 
     scheme: str
     host: str
@@ -61,7 +61,7 @@ class Target:
 
     @property
     def host_header(self) -> str:
-        """The value of `Host`: without the port where it is the scheme's own."""
+        """The value of `Host`. The port is left out if it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -70,9 +70,9 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def checked_target(url: str, *, allow_private: bool = False) -> Target:
-    """The parts of a webhook's URL; `TargetRefused` for what no webhook may go to.
+    """Return the parts of a webhook's URL. Raise `TargetRefused` for a URL that no webhook may have.
 
-    Names are not resolved here; `deliver` checks the addresses they have when it connects.
+    Names are not resolved here. `deliver` checks their addresses when it connects.
 
     >>> checked_target("https://example.com/hooks?n=1")
     Target(scheme='https', host='example.com', port=443, path='/hooks?n=1')
@@ -83,7 +83,7 @@ def checked_target(url: str, *, allow_private: bool = False) -> Target:
     if len(url) > MAX_URL:
         raise TargetRefused(f"the URL must have at most {MAX_URL} characters, got {len(url)}")
     if any(not "\x21" <= letter <= "\x7e" for letter in url):
-        raise TargetRefused("the URL must have visible ASCII characters only; other characters must be percent-encoded")
+        raise TargetRefused("the URL must have visible ASCII characters only; percent-encode other characters")
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
@@ -94,7 +94,7 @@ def checked_target(url: str, *, allow_private: bool = False) -> Target:
     if not host:
         raise TargetRefused("the URL must name a host")
     if parts.username is not None or parts.password is not None:
-        raise TargetRefused("the URL must have no user name and no password; the signature tells who sends")
+        raise TargetRefused("the URL must have no user name and no password; the signature proves who sends")
     if parts.fragment:
         raise TargetRefused("the URL must have no fragment (#)")
     if port == 0:
@@ -120,7 +120,7 @@ def checked_target(url: str, *, allow_private: bool = False) -> Target:
 
 
 def check_address(address: Address, *, allow_private: bool = False) -> None:
-    """`TargetRefused` for an address that is not a public one: loopback, private, link-local, shared, reserved, multicast.
+    """Raise `TargetRefused` for an address that is not public: loopback, private, link-local, shared, reserved, multicast.
 
     An IPv4 address inside an IPv6 address (mapped, 6to4, Teredo, NAT64) is checked too.
 
@@ -134,7 +134,7 @@ def check_address(address: Address, *, allow_private: bool = False) -> None:
         raise TargetRefused(f"{_shown(address)} is a multicast address; webhooks to it are refused")
     if allow_private:
         return
-    # An address that wraps a public IPv4 address is public, whatever its own range is registered as.
+    # An address that wraps a public IPv4 address is public, regardless of how its own range is registered.
     decisive = inner or [address]
     if any(not _is_public(one) for one in decisive):
         raise TargetRefused(f"{_shown(address)} is not a public address; webhooks to it are refused")
@@ -147,7 +147,7 @@ def _is_public(address: Address) -> bool:
 
 
 def _inner(address: Address) -> list[Address]:
-    """The IPv4 addresses that an IPv6 address stands for."""
+    """Return the IPv4 addresses that an IPv6 address contains."""
     if not isinstance(address, ipaddress.IPv6Address):
         return []
     inner: list[Address] = []
@@ -170,10 +170,10 @@ def _shown(address: Address) -> str:
 
 
 def resolved(target: Target, *, allow_private: bool = False) -> list[str]:
-    """The addresses of a target, all checked.
+    """Return the addresses of a target, all checked.
 
-    One address that is refused refuses the target: which of several is used would otherwise be up to whoever answers.
-    Raises `TargetRefused`, or `DeliveryFailed` where the name has no address.
+    One refused address refuses the whole target: otherwise the DNS server could choose which address is used. Raise
+    `TargetRefused`, or `DeliveryFailed` if the name has no address.
     """
     try:
         answers = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -186,7 +186,7 @@ def resolved(target: Target, *, allow_private: bool = False) -> list[str]:
 
 
 def signature(secret: str, body: bytes, *, at: int) -> str:
-    """The value of `X-Facespace-Signature`: the second it was made at, and the HMAC-SHA256 of "second.body" in hex.
+    """Return the value of `X-Facespace-Signature`: the time in seconds, and the HMAC-SHA256 of "time.body" in hex.
 
     >>> signature("fsw_secret", b"{}", at=1700000000)[:24]
     't=1700000000,v1=d3b5bacd'
@@ -205,10 +205,10 @@ def deliver(
     timeout: float = TIMEOUT,
     tls: ssl.SSLContext | None = None,
 ) -> int:
-    """POST one event to a webhook; the status of its answer, from 200 to 299.
+    """POST one event to a webhook, and return the status of its answer, from 200 to 299.
 
-    No redirect is followed, no proxy is used, and the whole takes at most `timeout` seconds after the name is resolved.
-    Raises `TargetRefused` where the target may not be connected to, `DeliveryFailed` for everything else that is no success.
+    Redirects are not followed, no proxy is used, and the request takes at most `timeout` seconds after the name is resolved.
+    Raise `TargetRefused` if the target must not be connected to, `DeliveryFailed` for any other failure.
     """
     target = checked_target(url, allow_private=allow_private)
     headers = {
@@ -226,17 +226,17 @@ def deliver(
     for address in addresses:
         try:
             return _posted(target, address, body, headers, end, tls)
-        except _NotConnected as error:  # another of its addresses may answer
+        except _NotConnected as error:  # another address of the target may answer
             failure = str(error)
     raise DeliveryFailed(failure)
 
 
 class _NotConnected(Exception):
-    """Nothing was sent: the connection could not be made."""
+    """The connection could not be made, so nothing was sent."""
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to an address that was checked, whatever its host's name means by now."""
+    """A connection to a checked address, even if the host's name resolves to another one by now."""
 
     def __init__(self, target: Target, address: str, end: float, tls: ssl.SSLContext | None) -> None:
         super().__init__(target.host, target.port)
@@ -246,7 +246,7 @@ class _Connection(http.client.HTTPConnection):
         self._tls = tls or ssl.create_default_context()
 
     def connect(self) -> None:
-        """Connect to the address; with TLS, the certificate is verified for the host's name."""
+        """Connect to the address. With TLS, verify the certificate for the host's name."""
         left = max(self._end - time.monotonic(), 0.001)
         self.sock = socket.create_connection((self._address, self._target.port), timeout=left)
         if self._target.scheme == "https":
@@ -260,7 +260,7 @@ def _posted(
     late = threading.Event()
 
     def cut_off() -> None:
-        # A time limit of the socket holds for each read alone; a target that sends a byte now and then would never end.
+        # A socket's time limit applies to each read; a target that sends a byte now and then would never end.
         late.set()
         if (sock := connection.sock) is not None:
             with contextlib.suppress(OSError):
@@ -273,20 +273,20 @@ def _posted(
         try:
             connection.connect()
         except OSError as error:
-            said = "no answer in time" if late.is_set() or isinstance(error, TimeoutError) else _reason(error)
-            raise _NotConnected(f"cannot be connected to ({said})") from None
+            reason = "no answer in time" if late.is_set() or isinstance(error, TimeoutError) else _reason(error)
+            raise _NotConnected(f"cannot connect ({reason})") from None
         try:
             connection.request("POST", target.path, body, dict(headers))
             answer = connection.getresponse()
             status = answer.status
             answer.read(_MOST_READ)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            said = "no answer in time" if late.is_set() or isinstance(error, TimeoutError) else _reason(error)
-            raise DeliveryFailed(said) from None
+            reason = "no answer in time" if late.is_set() or isinstance(error, TimeoutError) else _reason(error)
+            raise DeliveryFailed(reason) from None
     finally:
         watch.cancel()
         connection.close()
-    if late.is_set():  # the cut may have looked like the end of an answer
+    if late.is_set():  # the cut-off may have looked like the end of an answer
         raise DeliveryFailed("no answer in time")
     if 300 <= status < 400:
         raise DeliveryFailed(f"it answered {status}; redirects are not followed")
@@ -296,7 +296,7 @@ def _posted(
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, without words of the target: its class, or what the system calls it."""
+    """Return the reason of an error without any text of the target: its class, or the system's name for it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {one_line(error.verify_message)}"
     if isinstance(error, ssl.SSLError):

@@ -1,8 +1,8 @@
-"""Webhooks: who is told of which events, what waits to be sent, and what could not be delivered.
+"""Webhooks: the events that each one gets, waiting deliveries, and dead letters.
 
-Everything is in the state file. An event becomes one delivery for each webhook that wants it, and a delivery is deleted only
-when the target has accepted it: killed at any moment, the service sends an event once more rather than never. `delivering`
-sends them.
+Everything is in the state file. An event becomes one delivery for each webhook that selects it, and a delivery is deleted
+only when the target has accepted it. If the service is killed, an event may be sent twice, but it is never lost.
+`delivering` sends them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any
 
 from facespace.io.text import plain_text
-from facespace.server.events import SEEN, Events, Wanted, checked_kinds
+from facespace.server.events import SEEN, EventFilter, Events, checked_kinds
 from facespace.server.webhook_targets import checked_target
 
 if TYPE_CHECKING:
     from facespace.server.state import State
 
-DELAYS = (1.0, 5.0, 30.0, 300.0, 1800.0, 7200.0)  # seconds until a delivery that failed is tried again
+DELAYS = (1.0, 5.0, 30.0, 300.0, 1800.0, 7200.0)  # seconds between attempts of a failed delivery
 MAX_WEBHOOKS = 100
-MAX_DELIVERIES = 10_000  # of one webhook that wait; above it the oldest become dead letters
-MAX_DEAD = 1000  # dead letters of one webhook; above it the oldest are deleted
-MAX_DEAD_DAYS = 30  # that a dead letter is kept
+MAX_DELIVERIES = 10_000  # waiting deliveries of one webhook; beyond this the oldest become dead letters
+MAX_DEAD = 1000  # dead letters of one webhook; beyond this the oldest are deleted
+MAX_DEAD_DAYS = 30  # days for which a dead letter is kept
 _MAX_LABEL = 100
 _AT_ONCE = 500  # events that become deliveries in one change of the file
 
@@ -49,12 +49,12 @@ _COLUMNS = "id, url, kinds, collection, person, label, created, created_by, deli
 class Webhook:
     """A target and the events it gets, without its secret. Times are seconds since 1970 (UTC).
 
-    `delivered` is when it last accepted an event, `error` why its latest delivery failed, None since one was accepted.
+    `delivered` is the time of the last accepted event, `error` the reason of the latest failure, None after a success.
     """
 
     id: str
     url: str
-    wanted: Wanted
+    event_filter: EventFilter
     label: str
     created: float
     created_by: str
@@ -66,7 +66,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class NewWebhook:
-    """A webhook that was just made, and the secret that signs what it gets: shown once."""
+    """A webhook that was just made, and the secret that signs its events. The secret is shown once."""
 
     id: str
     secret: str = field(repr=False)
@@ -74,7 +74,7 @@ class NewWebhook:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that a target has not accepted; `at` is when it was tried last."""
+    """An event that a target has not accepted. `at` is the time of the last attempt."""
 
     number: int
     event: dict[str, Any]
@@ -97,7 +97,7 @@ class Delivery:
 
 
 class Webhooks:
-    """The webhooks in a state file; `Events` are those that they get."""
+    """The webhooks in a state file, and their deliveries of `Events`."""
 
     def __init__(self, state: State, events: Events, *, allow_private: bool = False) -> None:
         self._state = state
@@ -116,13 +116,13 @@ class Webhooks:
         label: str = "",
         created_by: str = "",
     ) -> NewWebhook:
-        """Make a webhook for the events from now on; no kind, collection or person stands for all.
+        """Make a webhook for events from now on. Without a kind, collection or person, it gets all of them.
 
-        `TargetRefused` for a target that webhooks may not go to; `ValueError` for an unknown kind, a label that is too
-        long, and one webhook too many.
+        Raise `TargetRefused` for a target that webhooks must not go to; `ValueError` for an unknown kind, a label that
+        is too long, or too many webhooks.
         """
         checked_target(url, allow_private=self._allow_private)
-        wanted = checked_kinds(kinds)
+        selected_kinds = checked_kinds(kinds)
         label = plain_text(label.strip())
         if len(label) > _MAX_LABEL:
             raise ValueError(f"the label of a webhook must have at most {_MAX_LABEL} characters, got {len(label)}")
@@ -130,20 +130,21 @@ class Webhooks:
         with self._state.transaction() as connection:
             ((n_webhooks,),) = connection.execute("SELECT count(*) FROM webhook").fetchall()
             if n_webhooks >= MAX_WEBHOOKS:
-                raise ValueError(f"there must be at most {MAX_WEBHOOKS} webhooks; delete those that nobody uses")
+                raise ValueError(f"there are {MAX_WEBHOOKS} webhooks already; delete webhooks that are no longer used")
             ((newest,),) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchall()
             connection.execute(
                 "INSERT INTO webhook VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                 (
-                    new.id, url, self._state.sealed(new.secret), None if wanted is None else json.dumps(wanted), collection, person, label,
+                    new.id, url, self._state.sealed(new.secret),
+                    None if selected_kinds is None else json.dumps(selected_kinds), collection, person, label,
                     time.time(), plain_text(created_by)[:_MAX_LABEL], newest,
                 ),
             )  # fmt: skip
-        self._say_who_listens()
+        self._update_listening()
         return new
 
     def all(self) -> list[Webhook]:
-        """All webhooks, the oldest first."""
+        """Return all webhooks, the oldest first."""
         counts = {
             (webhook, bool(dead)): n
             for webhook, dead, n in self._state.rows(
@@ -153,26 +154,26 @@ class Webhooks:
         rows = self._state.rows(f"SELECT {_COLUMNS} FROM webhook ORDER BY created, id")  # noqa: S608 - a constant
         return [
             Webhook(
-                key, url, _wanted(kinds, collection, person), label, created, created_by, delivered, error,
+                key, url, _event_filter(kinds, collection, person), label, created, created_by, delivered, error,
                 counts.get((key, False), 0), counts.get((key, True), 0),
             )
             for key, url, kinds, collection, person, label, created, created_by, delivered, error in rows
         ]  # fmt: skip
 
     def find(self, identifier: str) -> Webhook | None:
-        """The webhook with that id."""
+        """Return the webhook with that id, or None."""
         return next((one for one in self.all() if one.id == identifier), None)
 
     def remove(self, identifier: str) -> bool:
-        """Delete a webhook, with all that waits for it and its dead letters; False where there is none."""
+        """Delete a webhook with its waiting deliveries and dead letters. Return False if it does not exist."""
         with self._state.transaction() as connection:
             removed = connection.execute("DELETE FROM webhook WHERE id = ?", (identifier,)).rowcount == 1
             connection.execute("DELETE FROM webhook_delivery WHERE webhook = ?", (identifier,))
-        self._say_who_listens()
+        self._update_listening()
         return removed
 
     def dead(self, identifier: str, *, after: int = 0, limit: int = 100) -> list[DeadLetter]:
-        """Dead letters of a webhook, oldest first, from behind the number `after`."""
+        """Return dead letters of a webhook with numbers above `after`, oldest first."""
         return [
             DeadLetter(number, json.loads(self._state.opened(body)), attempts, error or "", due)
             for number, body, attempts, error, due in self._state.rows(
@@ -183,7 +184,7 @@ class Webhooks:
         ]
 
     def retry(self, identifier: str, number: int) -> bool:
-        """Send a dead letter again, with all its retries; False where there is none of that number."""
+        """Send a dead letter again, with all its retries. Return False if the number does not exist."""
         with self._state.transaction() as connection:
             return (
                 connection.execute(
@@ -194,12 +195,12 @@ class Webhooks:
                 == 1
             )
 
-    # For `delivering`
+    # Used by `delivering`
 
     def spread(self) -> bool:
-        """Make deliveries of events that are new; whether there were any.
+        """Make deliveries of new events. Return whether there were any.
 
-        An event and how far its webhook has come change together, so that none is left out and none is sent twice.
+        Deliveries and the webhook's mark change in one transaction, so that no event is left out or sent twice.
         """
         newest = self._events.newest()
         behind = self._state.rows(
@@ -207,7 +208,7 @@ class Webhooks:
         )
         some = False
         for identifier, kinds, collection, person, mark in behind:
-            found, last = self._events.read(mark, _AT_ONCE, _wanted(kinds, collection, person))
+            found, last = self._events.read(mark, _AT_ONCE, _event_filter(kinds, collection, person))
             some = some or bool(found)
             now = time.time()
             with self._state.transaction(durable=False) as connection:
@@ -217,7 +218,7 @@ class Webhooks:
                 if not changed:  # removed meanwhile
                     continue
                 connection.executemany(
-                    # Not of somebody who was erased since it was read.
+                    # The SELECT leaves out events of people who were erased since they were read.
                     "INSERT INTO webhook_delivery (webhook, event, collection, person, body, attempts, due, dead)"
                     " SELECT ?, number, collection, person, ?, 0, ?, 0 FROM event WHERE number = ?",
                     [(identifier, self._state.sealed(event.json), now, event.number) for event in found],
@@ -227,7 +228,7 @@ class Webhooks:
         return some
 
     def due(self, webhooks_busy: set[str]) -> list[Delivery]:
-        """The next delivery of each webhook that is not busy, where one is due."""
+        """Return the next due delivery of each webhook that is not busy."""
         now = time.time()
         found = []
         for identifier, url, secret in self._state.rows("SELECT id, url, secret FROM webhook ORDER BY id"):
@@ -253,12 +254,12 @@ class Webhooks:
         return found
 
     def next_due(self, webhooks_busy: set[str]) -> float | None:
-        """When the next delivery to a webhook that is not busy is due (seconds since 1970); None where nothing waits."""
+        """Return the time of the next delivery to a webhook that is not busy (seconds since 1970), or None."""
         rows = self._state.rows("SELECT webhook, min(due) FROM webhook_delivery WHERE dead = 0 GROUP BY webhook")
         return min((float(due) for webhook, due in rows if webhook not in webhooks_busy), default=None)
 
     def delivered(self, delivery: Delivery) -> None:
-        """The target has accepted it."""
+        """Record that the target has accepted a delivery."""
         with self._state.transaction(durable=False) as connection:
             connection.execute("DELETE FROM webhook_delivery WHERE number = ?", (delivery.number,))
             connection.execute(
@@ -266,7 +267,7 @@ class Webhooks:
             )
 
     def failed(self, delivery: Delivery, error: str, *, delays: Sequence[float] = DELAYS) -> None:
-        """The target has not: it is tried again later, or becomes a dead letter."""
+        """Record a failed delivery: it is tried again later, or becomes a dead letter."""
         attempts = delivery.attempts + 1
         dead = attempts > len(delays)
         due = time.time() + (0.0 if dead else delays[attempts - 1])
@@ -279,14 +280,14 @@ class Webhooks:
             if dead:
                 _bound(connection, delivery.webhook)
 
-    def _say_who_listens(self) -> None:
-        """People seen are written only while a webhook may want them."""
-        wanting = any(one.wanted.kinds is None or set(one.wanted.kinds) & set(SEEN) for one in self.all())
-        self._events.set_listening("webhooks", 1e12 if wanting else None)
+    def _update_listening(self) -> None:
+        """Record whether any webhook needs events of people seen, which are written only then."""
+        needed = any(one.event_filter.kinds is None or set(one.event_filter.kinds) & set(SEEN) for one in self.all())
+        self._events.set_listening("webhooks", 1e12 if needed else None)
 
 
 def _bound(connection: Connection, identifier: str) -> None:
-    """Keep what waits for a webhook, and its dead letters, within their limits."""
+    """Keep a webhook's waiting deliveries and dead letters within their limits."""
     ((waiting,),) = connection.execute(
         "SELECT count(*) FROM webhook_delivery WHERE webhook = ? AND dead = 0", (identifier,)
     ).fetchall()
@@ -313,5 +314,5 @@ def _forget(connection: Connection, collection: str, person: str | None) -> None
     )
 
 
-def _wanted(kinds: str | None, collection: str | None, person: str | None) -> Wanted:
-    return Wanted(None if kinds is None else tuple(json.loads(kinds)), collection, person)
+def _event_filter(kinds: str | None, collection: str | None, person: str | None) -> EventFilter:
+    return EventFilter(None if kinds is None else tuple(json.loads(kinds)), collection, person)

@@ -73,7 +73,7 @@ def test_a_collection_is_changed(client):
         {"x": 1},
     ):
         refused(client.patch(path, json=wrong), 422, "invalid")
-    for name in ("nobody", "default-unknowns", "..%2f"):
+    for name in ("missing", "default-unknowns", "..%2f"):
         refused(client.get(f"/v1/collections/{name}"), 404, "not_found" if "%2f" in name else "no_such_collection")
     refused(client.get("/v1/collections/'"), 422, "invalid")
 
@@ -94,7 +94,7 @@ def test_an_export_is_imported(client, tmp_path):
     assert not [one for one in os.listdir(state) if one.startswith(("import-", "export-"))], "nothing is left behind"
 
 
-def test_a_full_disk_is_told(client, monkeypatch):
+def test_a_full_disk_is_reported(client, monkeypatch):
     add_drawn(client, {"Ada": [1]})
     exported = client.get("/v1/collections/default/export")
 
@@ -109,7 +109,7 @@ def test_a_full_disk_is_told(client, monkeypatch):
     )
 
 
-def test_an_empty_collection_is_no_file(client):
+def test_an_empty_collection_cannot_be_exported(client):
     exported = client.get("/v1/collections/default/export")
     assert exported.status_code in (200, 409)
 
@@ -122,8 +122,8 @@ def bomb(names: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> by
     return stream.getvalue()
 
 
-def test_files_that_are_no_export(client, monkeypatch):
-    """Bombs, cut files and others: refused before anything changes."""
+def test_invalid_files(client, monkeypatch):
+    """Zip bombs, truncated files and others are refused before anything changes."""
     add_drawn(client, {"Ada": [1, 2]})
     good = client.get("/v1/collections/default/export").content
     path = "/v1/collections/default/import"
@@ -134,11 +134,11 @@ def test_files_that_are_no_export(client, monkeypatch):
         bomb(deep, zipfile.ZIP_STORED), bomb({"../../etc/passwd": b"x"}), bomb({f"{k}": b"" for k in range(2000)}),
     ]  # fmt: skip
     for data in evil:
-        told = refused(client.post(path, content=data, headers=ZIP), 422, "invalid")
-        assert str(service_behind(client).state.path.parent) not in told["detail"], "no paths of this machine"
+        reply = refused(client.post(path, content=data, headers=ZIP), 422, "invalid")
+        assert str(service_behind(client).state.path.parent) not in reply["detail"], "no paths of this machine"
     refused(client.post(path, content=good), 415, "unsupported_media_type")
     refused(client.post(path, content=good, headers={"content-type": "text/html"}), 415, "unsupported_media_type")
-    refused(client.post("/v1/collections/nobody/import", content=good, headers=ZIP), 404, "no_such_collection")
+    refused(client.post("/v1/collections/missing/import", content=good, headers=ZIP), 404, "no_such_collection")
     monkeypatch.setattr(admission, "MAX_IMPORT", 1000)
     refused(client.post(path, content=good, headers=ZIP), 413, "too_large")
     refused(client.post(path, content=(good[k : k + 500] for k in range(0, 2000, 500)), headers=ZIP), 413, "too_large")
@@ -155,7 +155,7 @@ def test_an_import_may_be_larger_than_other_bodies(tmp_path):
 
 
 def test_an_erased_collection_is_gone_for_all(client, tmp_path):
-    """Another service on the same gallery notices, and sees the new one of the same name."""
+    """Another service on the same gallery notices, and sees the new collection with the same name."""
     ids = add_drawn(client, {"Zoë Secret": [1, 2]}, "visitors")
     path = f"/v1/people/{ids['Zoë Secret']}?collection=visitors"
     client.patch(path, json={"metadata": {"a": 1}}, headers={"if-match": "*"})
@@ -174,7 +174,7 @@ def test_an_erased_collection_is_gone_for_all(client, tmp_path):
         assert names(client) == []
 
 
-def test_a_kept_answer_goes_with_the_collection_it_made(client):
+def test_a_kept_answer_is_erased_with_the_collection_it_created(client):
     made = {"json": {"name": "made-once"}, "headers": {"Idempotency-Key": "make-it"}}
     assert client.post("/v1/collections", **made).status_code == 201
     again = client.post("/v1/collections", **made)

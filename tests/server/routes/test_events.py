@@ -1,4 +1,4 @@
-"""Events as a client gets them: streamed, resumed, filtered, and as a list."""
+"""Events over HTTP: streamed, resumed, filtered, and as a list."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def emit(service: Service, kind: str = "enrolled", collection: str = "default", 
 
 
 class Stream:
-    """An open stream: its events as they come, and the comments among them."""
+    """An open stream, with its events and comments as they come."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.answer = answer
@@ -77,7 +77,7 @@ def stream(client: httpx.Client, headers: dict[str, str] | None = None, **params
 
 
 def test_events_come_as_they_happen(client: httpx.Client, service: Service) -> None:
-    emit(service)  # before anybody listens
+    emit(service)  # before there is a listener
     wait_until(lambda: service.events.after(0))
     with stream(client) as listening:
         assert listening.answer.headers["content-type"].startswith("text/event-stream")
@@ -159,7 +159,7 @@ def test_a_comment_keeps_the_connection_open(client: httpx.Client, monkeypatch: 
 
 
 def test_many_listeners_get_every_event(client: httpx.Client, service: Service) -> None:
-    """One of them does not read for a while; it misses nothing either."""
+    """One of them does not read for a while, but misses no event."""
     n_listeners, n_events = 30, 300
     begin = service.events.newest()
     found: list[list[str]] = []
@@ -190,7 +190,7 @@ def test_streams_end_when_the_service_does(client: httpx.Client, service: Servic
     assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
 
 
-def test_a_key_sees_its_own_collection_alone(client: httpx.Client, service: Service) -> None:
+def test_a_key_sees_only_its_own_collection(client: httpx.Client, service: Service) -> None:
     key = service.keys.create("read", collection="staff").text
     begin = service.events.newest()
     emit(service, "enrolled")
@@ -235,5 +235,5 @@ def test_the_list(client: httpx.Client, service: Service) -> None:
         "events": [],
         "next": second["next"],
     }
-    emit(service, "known")  # who asks for the list counts as somebody who listens
+    emit(service, "known")  # a request for the list counts as a listener
     wait_until(lambda: client.get("/v1/events/list", params={"after": second["next"]}).json()["events"])

@@ -1,4 +1,4 @@
-"""Detect, embed, identify and verify, as a client sees them."""
+"""Detect, embed, identify and verify over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JPEG = {"content-type": "image/jpeg"}
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_file: Path) -> Iterator[TestClient]:
-    """A service that knows Hopper and Collins."""
+    """A service with Hopper and Collins enrolled."""
     with running_service(tmp_path_factory.mktemp("service")) as client:
         service = service_behind(client)
         analyzer = facespace.FaceAnalyzer(service.engine.embedder("sface"), service.engine.detector("sface"))
@@ -36,7 +36,7 @@ def client(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_
 
 @pytest.fixture(scope="module")
 def both(hopper_file: Path, collins_file: Path) -> bytes:
-    """Collins, and Hopper smaller beside her."""
+    """A photo of Collins, with a smaller Hopper next to her."""
     left, right = Image.open(collins_file).convert("RGB"), Image.open(hopper_file).convert("RGB").resize((256, 300))
     picture = Image.new("RGB", (left.width + right.width, left.height))
     picture.paste(left, (0, 0))
@@ -87,7 +87,7 @@ def test_a_turned_photo_is_found_upright(client, hopper_file):
     assert answer["image"] == {"width": 512, "height": 600, "turned": 90}
 
 
-def test_identify_names_who_is_enrolled_and_nobody_else(client, both, stranger_file):
+def test_identify_names_only_enrolled_people(client, both, stranger_file):
     answer = client.post("/v1/identify", content=both, headers=JPEG, params={"embeddings": True})
     found = answers.Identified.model_validate(answer.json())
     named = [face.name for face in found.faces if face.name]
@@ -105,8 +105,8 @@ def test_identify_names_who_is_enrolled_and_nobody_else(client, both, stranger_f
     assert face.embedding is None
 
 
-def test_a_person_stands_in_a_photo_once(client, hopper_file):
-    """The same picture twice side by side: one of the two is called somebody else."""
+def test_a_person_is_named_once_in_a_photo(client, hopper_file):
+    """With the same picture twice, side by side, one face gets the reason somebody_else_here."""
     hopper = Image.open(hopper_file).convert("RGB")
     twice = Image.new("RGB", (hopper.width * 2, hopper.height))
     twice.paste(hopper, (0, 0))
@@ -116,7 +116,7 @@ def test_a_person_stands_in_a_photo_once(client, hopper_file):
     assert [face["unknown"]["reason"] for face in faces if face["unknown"]] == ["somebody_else_here"]
 
 
-def test_a_small_face_is_no_stranger(client, stranger_file, hopper_file):
+def test_a_small_face_is_not_called_a_stranger(client, stranger_file, hopper_file):
     small = encoded(Image.open(hopper_file).convert("RGB").resize((50, 58)).resize((600, 700)).crop((0, 0, 600, 700)))
     faces = client.post("/v1/identify", content=small, headers=JPEG).json()["faces"]
     assert [face["unknown"]["reason"] for face in faces if face["unknown"]] in ([], ["too_blurred"])
@@ -175,9 +175,9 @@ def test_verify_against_a_person(client, hopper_file, collins_file):
     assert found.person.name == "Grace Hopper"
     other = client.post("/v1/verify", files={"photo": collins_file.read_bytes()}, data={"person": person}).json()
     assert not other["same"]
-    assert other["person"] is None  # or whoever has the ids could read all names with any photo
-    nobody = client.post("/v1/verify", files={"photo": hopper_file.read_bytes()}, data={"person": "999"})
-    assert (nobody.status_code, nobody.json()["code"]) == (404, "no_such_person")
+    assert other["person"] is None  # otherwise the names of all ids could be read with any photo
+    unknown = client.post("/v1/verify", files={"photo": hopper_file.read_bytes()}, data={"person": "999"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "no_such_person")
 
 
 def test_verify_one_against_many(client, hopper_file, collins_file):
@@ -226,7 +226,7 @@ def test_bad_options_are_problems(client, query):
     assert answer.json()["errors"][0]["where"].startswith("query.")
 
 
-@pytest.mark.parametrize("collection", ["nobody", "default-unknowns", "../../etc/passwd", "a'; DROP TABLE people --"])
+@pytest.mark.parametrize("collection", ["missing", "default-unknowns", "../../etc/passwd", "a'; DROP TABLE people --"])
 def test_other_collections_are_not_there(client, collection, hopper_file):
     answer = client.post(
         "/v1/identify", params={"collection": collection}, content=hopper_file.read_bytes(), headers=JPEG
@@ -281,10 +281,10 @@ def test_a_photo_of_more_than_a_thousand_faces(client, hopper_file, monkeypatch)
     monkeypatch.setattr("facespace.server.engine.find_faces", lambda images, *_, **__: [found] * len(images))
     answer = client.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG, params={"keep_unknown": False})
     assert answer.status_code == 200
-    told = answers.Identified.model_validate(answer.json())
-    assert len(told.faces) == 1000
-    widths = [face.box[2] - face.box[0] for face in told.faces]
+    reply = answers.Identified.model_validate(answer.json())
+    assert len(reply.faces) == 1000
+    widths = [face.box[2] - face.box[0] for face in reply.faces]
     assert all(after <= before + 0.02 for before, after in itertools.pairwise(widths))
-    assert sum(face.name is not None for face in told.faces) <= 2, "two are enrolled, and each is there once"
+    assert sum(face.name is not None for face in reply.faces) <= 2, "two people are enrolled, and each is named once"
     few = client.post("/v1/identify", content=hopper_file.read_bytes(), headers=JPEG, params={"max_faces": 5}).json()
     assert len(few["faces"]) == 5

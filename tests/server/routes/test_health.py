@@ -1,4 +1,4 @@
-"""Does it live, is it ready, what are its figures."""
+"""Health, readiness and metrics."""
 
 from __future__ import annotations
 

@@ -26,20 +26,20 @@ def test_a_key_is_made_listed_and_revoked(app: FastAPI):
         "/v1/keys", json={"role": "read", "collection": "staff", "label": "door", "expires": expires.isoformat()}
     )
     assert made.status_code == 201
-    told = made.json()
-    assert re.fullmatch(r"fsk_[0-9a-f]{12}_[\w-]{43}", told["key"])
-    assert made.headers["Location"] == f"/v1/keys/{told['id']}"
+    reply = made.json()
+    assert re.fullmatch(r"fsk_[0-9a-f]{12}_[\w-]{43}", reply["key"])
+    assert made.headers["Location"] == f"/v1/keys/{reply['id']}"
     assert "no-store" in made.headers["Cache-Control"]
-    assert (told["role"], told["collection"], told["label"], told["valid"]) == ("read", "staff", "door", True)
-    assert datetime.fromisoformat(told["expires"].replace("Z", "+00:00")) == expires
-    assert told["created_by"].startswith("for admin (key ")
+    assert (reply["role"], reply["collection"], reply["label"], reply["valid"]) == ("read", "staff", "door", True)
+    assert datetime.fromisoformat(reply["expires"].replace("Z", "+00:00")) == expires
+    assert reply["created_by"].startswith("for admin (key ")
     listed = caller.get("/v1/keys").json()["keys"]
-    assert listed[0] == {name: value for name, value in told.items() if name != "key"}
-    assert told["key"].split("_", 2)[2] not in caller.get("/v1/keys").text
-    assert client(app, told["key"]).get("/v1/try?collection=staff").status_code == 200
-    assert caller.delete(f"/v1/keys/{told['id']}").status_code == 204
-    assert client(app, told["key"]).get("/v1/try?collection=staff").status_code == 401
-    assert caller.delete(f"/v1/keys/{told['id']}").status_code == 204
+    assert listed[0] == {name: value for name, value in reply.items() if name != "key"}
+    assert reply["key"].split("_", 2)[2] not in caller.get("/v1/keys").text
+    assert client(app, reply["key"]).get("/v1/try?collection=staff").status_code == 200
+    assert caller.delete(f"/v1/keys/{reply['id']}").status_code == 204
+    assert client(app, reply["key"]).get("/v1/try?collection=staff").status_code == 401
+    assert caller.delete(f"/v1/keys/{reply['id']}").status_code == 204
     listed = caller.get("/v1/keys").json()["keys"][0]
     assert (listed["valid"], listed["revoked"] is not None) == (False, True)
 
@@ -53,7 +53,7 @@ def test_a_key_is_made_listed_and_revoked(app: FastAPI):
         {"role": "read", "expires": "9999-12-31T23:59:59Z"},
     ],
 )  # fmt: skip
-def test_what_makes_no_key_is_422(app: FastAPI, body: object):
+def test_an_invalid_key_is_422(app: FastAPI, body: object):
     caller = client(app, new_key(app, "admin"))
     answer = caller.post("/v1/keys", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
@@ -85,7 +85,7 @@ def test_the_last_administrator_can_be_revoked_and_the_service_stays_closed(app:
     assert client(app).get("/v1/keys").status_code == 401
 
 
-def test_an_administrator_of_a_collection_sees_its_keys_alone(app: FastAPI):
+def test_an_administrator_of_a_collection_sees_only_its_keys(app: FastAPI):
     everywhere = new_key(app, "admin")
     staff = client(app, new_key(app, "admin", "staff"))
     other = new_key(app, "read", "guests")
@@ -104,8 +104,8 @@ def test_a_caller_learns_what_its_key_may_do(app: FastAPI):
     assert client(app).get("/v1/caller").json() == {"key_id": None, "label": "", "role": "admin", "collection": None}
     for role in ("identify", "read", "enroll", "admin"):
         text = new_key(app, role, "staff")
-        told = client(app, text).get("/v1/caller").json()
-        assert told == {"key_id": text.split("_")[1], "label": f"for {role}", "role": role, "collection": "staff"}
+        reply = client(app, text).get("/v1/caller").json()
+        assert reply == {"key_id": text.split("_")[1], "label": f"for {role}", "role": role, "collection": "staff"}
 
 
 def test_the_audit_log_comes_in_pages(app: FastAPI):
@@ -121,7 +121,7 @@ def test_the_audit_log_comes_in_pages(app: FastAPI):
         assert caller.get(f"/v1/audit?{query}").status_code == 422
 
 
-def test_a_full_disk_is_503_and_a_key_that_was_made_still_holds(app: FastAPI):
+def test_a_full_disk_is_503_and_an_existing_key_stays_valid(app: FastAPI):
     caller = client(app, new_key(app, "admin"))
     writer = app.state.service.state._writer
     (n_pages,) = writer.execute("PRAGMA page_count").fetchone()

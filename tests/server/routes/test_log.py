@@ -18,7 +18,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_changes_the_latest_first_and_taken_back(client):
+def test_changes_are_listed_and_undone(client):
     ids = add_drawn(client, {"Ada": [1], "Bob": [2]})
     client.patch(f"/v1/people/{ids['Ada']}", json={"name": "Ada <b>"}, headers={"if-match": "*"})
     client.delete(f"/v1/people/{ids['Bob']}", headers={"if-match": "*"})
@@ -31,8 +31,8 @@ def test_changes_the_latest_first_and_taken_back(client):
     assert names(client) == ["Ada <b>", "Bob"]
     assert client.post("/v1/undo", json={"number": changes[1]["number"]}).json()["kind"] == "rename"
     assert names(client) == ["Ada", "Bob"]
-    told = client.get("/v1/log").json()["changes"]
-    assert {one["number"]: one["undone"] for one in told}[changes[0]["number"]]
+    reply = client.get("/v1/log").json()["changes"]
+    assert {one["number"]: one["undone"] for one in reply}[changes[0]["number"]]
 
 
 def test_what_cannot_be_undone(client):

@@ -1,4 +1,4 @@
-"""The files of the page: how they are served, and what must be true of them without a browser."""
+"""The files of the page: how they are served, and properties that can be checked without a browser."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def texts(language: str) -> dict[str, str]:
 
 
 def test_the_page_and_its_files_come_under_a_strict_policy(client: TestClient) -> None:
-    told = client.get("/")
-    assert told.status_code == 200
-    assert told.headers["content-type"] == "text/html; charset=utf-8"
+    reply = client.get("/")
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
     for name in page.page_files():
         answer = client.get(f"/page/{name}")
         policy = answer.headers["content-security-policy"]
@@ -70,24 +70,24 @@ def test_nothing_but_the_files_of_the_page_is_served(client: TestClient, name: s
     assert client.get(f"/page/{name}").status_code == 404
 
 
-def test_without_the_page_there_is_none() -> None:
+def test_the_page_can_be_turned_off() -> None:
     with client_of(shown=False) as client:
         assert client.get("/").status_code == 404
         assert client.get("/page/app.js").status_code == 404
 
 
-def test_both_languages_have_the_same_texts_with_the_same_places() -> None:
+def test_both_languages_have_the_same_texts_with_the_same_placeholders() -> None:
     english, chinese = texts("en"), texts("zh")
     assert english.keys() == chinese.keys()
 
-    def places(text: str) -> set[str]:
+    def placeholders(text: str) -> set[str]:
         return set(re.findall(r"\{(\w+)\}", text))
 
-    assert [key for key in english if places(english[key]) != places(chinese[key])] == []
+    assert [key for key in english if placeholders(english[key]) != placeholders(chinese[key])] == []
     assert [key for key, text in chinese.items() if not text.strip()] == []
 
 
-def test_every_text_that_scripts_ask_for_is_there_and_none_is_left_over() -> None:
+def test_every_text_exists_and_is_used() -> None:
     english = texts("en")
     code = "\n".join(script.read_text("utf-8") for script in SCRIPTS if script.stem not in ("en", "zh"))
     quoted = set(re.findall(r'"([a-z_]+(?:\.[a-z_]+)*)"', code))
@@ -102,7 +102,7 @@ def test_every_text_that_scripts_ask_for_is_there_and_none_is_left_over() -> Non
     assert unused == set()
 
 
-def test_no_script_makes_markup_or_asks_other_hosts() -> None:
+def test_no_script_makes_markup_or_calls_other_hosts() -> None:
     for script in SCRIPTS:
         code = script.read_text("utf-8")
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", code), (

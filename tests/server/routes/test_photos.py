@@ -1,4 +1,4 @@
-"""Photos over HTTP: added many at once with a reason for each that is not, seen as crops, removed."""
+"""Photos over HTTP: added or rejected with a reason, shown as crops, removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClie
 
 @pytest.fixture(scope="module")
 def photos(hopper_file: Path, collins_file: Path, cat_file: Path) -> dict[str, bytes]:
-    """Hopper, Hopper in a mirror, Collins, both beside each other, a cat, and what is none."""
+    """Hopper, Hopper mirrored, Collins, both side by side, a cat, and a file that is not an image."""
     hopper, collins = Image.open(hopper_file).convert("RGB"), Image.open(collins_file).convert("RGB")
     both = Image.new("RGB", (1024, 512))
     both.paste(hopper.resize((437, 512)), (0, 0))
@@ -61,48 +61,48 @@ def codes(answer: Any) -> dict[str, str]:
 
 
 def test_each_photo_is_added_or_has_its_reason(client, photos):
-    """Of eight photos two are added; the others have a code each, and the request succeeds."""
+    """Two of the photos are added. Each of the others has a code, and the request succeeds."""
     data = {"name": "Grace <b>", "external_id": "g-1", "metadata": json.dumps({"team": ["navy"]})}
     sent = files(photos, "text", "hopper", "hopper", "cat", "mirror", "empty", "blurred")
     made = client.post("/v1/people", data=data, files=sent)
     assert made.status_code == 201
-    told = made.json()
+    reply = made.json()
     assert codes(made) == {
         "text.png": "unreadable_image", "hopper.png": "already_known", "cat.png": "no_face", "empty.png": "unreadable_image",
         "blurred.png": "poor_quality",
     }  # fmt: skip
-    assert [(one["index"], one["filename"]) for one in told["added_photos"]] == [(1, "hopper.png"), (4, "mirror.png")]
-    assert [one["index"] for one in told["rejected"]] == [0, 2, 3, 5, 6]
-    assert made.headers["location"] == f"/v1/people/{told['id']}" and made.headers["etag"] == f'"{told["etag"]}"'
+    assert [(one["index"], one["filename"]) for one in reply["added_photos"]] == [(1, "hopper.png"), (4, "mirror.png")]
+    assert [one["index"] for one in reply["rejected"]] == [0, 2, 3, 5, 6]
+    assert made.headers["location"] == f"/v1/people/{reply['id']}" and made.headers["etag"] == f'"{reply["etag"]}"'
     there = client.get(made.headers["location"]).json()
     assert (there["name"], there["external_id"], there["metadata"]) == ("Grace <b>", "g-1", {"team": ["navy"]})
-    assert [photo["id"] for photo in there["photos"]] == [one["photo_id"] for one in told["added_photos"]]
+    assert [photo["id"] for photo in there["photos"]] == [one["photo_id"] for one in reply["added_photos"]]
     found = client.post("/v1/identify", content=photos["hopper"], headers=PNG).json()["faces"][0]
-    assert (found["name"], found["person"]["id"]) == ("Grace <b>", told["id"])
+    assert (found["name"], found["person"]["id"]) == ("Grace <b>", reply["id"])
 
 
-def test_who_has_the_name_already(client, photos):
+def test_a_name_that_is_taken(client, photos):
     first = client.post("/v1/people", data={"name": "Grace", "external_id": "g"}, files=files(photos, "hopper")).json()
     for data in ({"name": " Grace "}, {"name": "Eileen", "external_id": "g"}):
-        told = refused(client.post("/v1/people", data=data, files=files(photos, "collins")), 409, "name_taken")
-        assert told["other"] == first["id"]
+        reply = refused(client.post("/v1/people", data=data, files=files(photos, "collins")), 409, "name_taken")
+        assert reply["other"] == first["id"]
     again = client.post("/v1/enroll", data={"name": "Grace"}, files=files(photos, "mirror")).json()
     assert again["person"]["id"] == first["id"] and again["person"]["n_photos"] == 2
     assert names(client) == ["Grace"]
 
 
-def test_nobody_is_made_of_nothing(client, photos):
-    told = refused(
+def test_a_person_needs_a_photo_that_can_be_enrolled(client, photos):
+    reply = refused(
         client.post("/v1/people", data={"name": "Cat"}, files=files(photos, "cat", "text")), 422, "photo_needed"
     )
-    assert [one["code"] for one in told["rejected"]] == ["no_face", "unreadable_image"]
+    assert [one["code"] for one in reply["rejected"]] == ["no_face", "unreadable_image"]
     done = client.post("/v1/enroll", data={"name": "Cat"}, files=files(photos, "cat"))
     assert codes(done) == {"cat.png": "no_face"} and done.json()["person"] is None
     assert names(client) == []
 
 
-def test_somebody_else_and_several(client, photos):
-    """A photo that would be called by another name is not added, unless it is accepted."""
+def test_photos_of_another_person_and_of_several(client, photos):
+    """A photo that resembles another person more is not added, unless the client accepts it."""
     grace = client.post("/v1/people", data={"name": "Grace"}, files=files(photos, "hopper")).json()
     data = {"name": "Somebody"}
     assert codes(client.post("/v1/enroll", data=data, files=files(photos, "hopper", "mirror", "both"))) == {
@@ -142,12 +142,12 @@ def test_photos_of_a_person_by_id(client, photos):
     for metadata in ("[1]", "{", "x" * 100_000, '{"a": ' + "[" * 30_000, '{"a": "' + "x" * 20_000 + '"}', '{"a": NaN}'):
         sent = client.post(path, data={"metadata": metadata}, files=files(photos, "hopper"))
         assert len(refused(sent, 422, "invalid")["detail"]) < 400
-    told = {"metadata": json.dumps({"door": "<img src=x onerror=alert(1)>"})}
-    client.post(f"{path}?accept=other_person&largest=true", data=told, files=files(photos, "collins"))
+    data = {"metadata": json.dumps({"door": "<img src=x onerror=alert(1)>"})}
+    client.post(f"{path}?accept=other_person&largest=true", data=data, files=files(photos, "collins"))
     assert client.get(path).json()["photos"][-1]["metadata"] == {"door": "<img src=x onerror=alert(1)>"}
 
 
-def test_names_of_forms_that_are_none(client, photos):
+def test_invalid_names_in_forms(client, photos):
     for name in ("", "  ", "x" * 201, "x" * 2**20, "\0" * 100):
         sent = client.post("/v1/enroll", data={"name": name}, files=files(photos, "hopper"))
         assert sent.status_code in (413, 422) and len(sent.content) < 1000
@@ -226,8 +226,8 @@ def test_a_photo_is_removed(client):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX alone")
-def test_where_the_store_cannot_write_nothing_is_told_to_be_added(client, photos, monkeypatch):
-    """A full disk: 503, and what was not written is not there; when there is room again, it goes on."""
+def test_photos_are_not_reported_as_added_if_the_store_cannot_write(client, photos, monkeypatch):
+    """A full disk gives 503 and adds nothing. When there is space again, requests succeed."""
     from facespace.identification.stores import sqlite
 
     store = service_behind(client).galleries.get().store
@@ -250,7 +250,7 @@ def test_where_the_store_cannot_write_nothing_is_told_to_be_added(client, photos
 
 
 def test_the_same_request_again_adds_nothing_twice(client, photos):
-    """With an Idempotency-Key the first answer comes again; without it, photos are known already."""
+    """With an Idempotency-Key the first answer is repeated. Without it, the photos are already known."""
     headers = {"Idempotency-Key": "one"}
     first = client.post("/v1/people", data={"name": "Grace"}, files=files(photos, "hopper"), headers=headers)
     again = client.post("/v1/people", data={"name": "Grace"}, files=files(photos, "hopper"), headers=headers)

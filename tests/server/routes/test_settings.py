@@ -17,44 +17,44 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
-def test_what_holds_is_told(client: TestClient):
+def test_current_settings_are_returned(client: TestClient):
     answer = client.get("/v1/settings")
     assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert (told["collection"], told["open"], told["rate"], told["rate_from"]) == ("default", True, 0.01, "default")
-    assert told["model"]["name"] == "sface"
-    assert all(told["model"].values())
-    assert told["limits"]["max_photos"] == 7
-    assert told["storage"]["gallery"] == (Path(service_behind(client).settings.gallery)).stat().st_size
-    assert told["storage"]["state"] > 0
-    assert told["calibration"]["own"] is None
-    assert "photos" in told["calibration"]["measured_on"]
+    reply = answer.json()
+    assert (reply["collection"], reply["open"], reply["rate"], reply["rate_from"]) == ("default", True, 0.01, "default")
+    assert reply["model"]["name"] == "sface"
+    assert all(reply["model"].values())
+    assert reply["limits"]["max_photos"] == 7
+    assert reply["storage"]["gallery"] == (Path(service_behind(client).settings.gallery)).stat().st_size
+    assert reply["storage"]["state"] > 0
+    assert reply["calibration"]["own"] is None
+    assert "photos" in reply["calibration"]["measured_on"]
 
 
 def test_the_curves_rise_as_fewer_strangers_may_be_named(client: TestClient):
-    told = client.get("/v1/settings").json()
-    for curve, name in ((told["calibration"]["points"], "fmr"), (told["calibration"]["strangers"], "rate")):
+    reply = client.get("/v1/settings").json()
+    for curve, name in ((reply["calibration"]["points"], "fmr"), (reply["calibration"]["strangers"], "rate")):
         assert len(curve) >= 15
         rates, thresholds = [point[name] for point in curve], [point["threshold"] for point in curve]
         assert rates == sorted(rates)
         assert thresholds == sorted(thresholds, reverse=True)
         assert thresholds[0] > thresholds[-1]
-    at = {point["rate"]: point["threshold"] for point in told["calibration"]["strangers"]}
-    assert told["threshold"] == at[0.01]
+    at = {point["rate"]: point["threshold"] for point in reply["calibration"]["strangers"]}
+    assert reply["threshold"] == at[0.01]
     (collection,) = client.get("/v1/collections").json()["collections"]
-    assert told["threshold"] == collection["threshold"], "two places, one threshold"
+    assert reply["threshold"] == collection["threshold"], "both routes give the same threshold"
 
 
-def test_what_is_chosen_holds_and_is_recorded(client: TestClient):
+def test_a_change_takes_effect_and_is_recorded(client: TestClient):
     before = client.get("/v1/settings").json()
     change = {"rate": 0.001, "retention_days": 90, "unknowns_days": 7, "keep_crops": False}
     answer = client.patch("/v1/settings", json=change)
     assert answer.status_code == 200, answer.text
-    told = client.get("/v1/settings").json()
-    assert told == answer.json() | {"storage": told["storage"]}
-    assert {name: told[name] for name in change} == change
-    assert told["rate_from"] == "setting"
-    assert told["threshold"] > before["threshold"]
+    reply = client.get("/v1/settings").json()
+    assert reply == answer.json() | {"storage": reply["storage"]}
+    assert {name: reply[name] for name in change} == change
+    assert reply["rate_from"] == "setting"
+    assert reply["threshold"] > before["threshold"]
     assert service_behind(client).galleries.get().store.setting("retention_days") == 90
     entry = client.get("/v1/audit").json()["entries"][0]
     assert (entry["action"], entry["details"], entry["collection"]) == ("change_settings", change, "default")
@@ -65,7 +65,7 @@ def test_what_is_chosen_holds_and_is_recorded(client: TestClient):
         None,
         None,
     )
-    assert back["keep_crops"] is False  # what was not named stays
+    assert back["keep_crops"] is False  # settings that were not given stay unchanged
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_a_value_out_of_range_is_422(client: TestClient, body: object):
     assert client.get("/v1/settings").json() == before | {"storage": client.get("/v1/settings").json()["storage"]}
 
 
-def test_a_collection_that_is_not_there_is_404(client: TestClient):
+def test_a_missing_collection_is_404(client: TestClient):
     for method, path in (("GET", "/v1/settings"), ("PATCH", "/v1/settings"), ("GET", "/v1/check")):
-        answer = client.request(method, f"{path}?collection=nobody", json={} if method == "PATCH" else None)
+        answer = client.request(method, f"{path}?collection=missing", json={} if method == "PATCH" else None)
         assert (answer.status_code, answer.json()["code"]) == (404, "no_such_collection")
 
 
@@ -99,7 +99,7 @@ def test_a_check_finds_one_photo_under_two_names(client: TestClient):
     gallery = service_behind(client).galleries.create("twice")
     for name, k in (("Ada", 0), ("Ben", 1)):
         gallery.store.add(name, Entry(np.eye(128, dtype=np.float32)[k], "0" * 64, "a.jpg", "cpu"))
-    told = client.get("/v1/check?collection=twice").json()
-    assert (told["n_people"], told["complete"]) == (2, True)
-    (found,) = told["findings"]
+    reply = client.get("/v1/check?collection=twice").json()
+    assert (reply["n_people"], reply["complete"]) == (2, True)
+    (found,) = reply["findings"]
     assert (found["kind"], sorted(found["people"])) == ("same photo", ["Ada", "Ben"])

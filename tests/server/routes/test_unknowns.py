@@ -34,7 +34,7 @@ def hopper(hopper_file: Path) -> bytes:
 
 
 def look(client: TestClient, photo: bytes, **query: Any) -> dict[str, Any]:
-    """The one face of a photo, as identify answers it."""
+    """Return the only face of a photo, as identified."""
     (face,) = client.post("/v1/identify", content=photo, headers=PNG, params={"largest": True, **query}).json()["faces"]
     return dict(face)
 
@@ -65,12 +65,12 @@ def test_a_stranger_is_kept_once_and_named(client, collins, hopper):
     assert crops == [True, True]
 
 
-def test_somebody_is_ignored_for_good(client, collins):
+def test_an_ignored_person_stays_ignored(client, collins):
     face = look(client, collins)["unknown_id"]
     assert client.post("/v1/unknowns/ignore", json={"faces": [face]}).json() == {"ignored": 1}
     assert kept(client) == [] and kept(client, ignored=True) == [face]
-    told = look(client, collins)
-    assert told["unknown"] == {"reason": "ignored"} and "unknown_id" not in told
+    reply = look(client, collins)
+    assert reply["unknown"] == {"reason": "ignored"} and "unknown_id" not in reply
     assert client.get(f"/v1/unknowns/{face}/crop", params={"ignored": True}).status_code == 200
     assert client.get("/v1/collections/default").json()["n_ignored"] == 1
     assert client.delete(f"/v1/unknowns/{face}", params={"ignored": True}).status_code == 204
@@ -94,17 +94,17 @@ def test_faces_like_those_of_a_photo(client, collins, hopper):
 
 
 def test_a_cluster_with_a_suggestion(client, collins_file, hopper):
-    """Three photos of Collins are one cluster, for which she is suggested once she is enrolled from another."""
+    """Three photos of Collins are one cluster. She is suggested for it after another photo of her is enrolled."""
     picture = np.asarray(Image.open(collins_file).convert("RGB"))
     changed = [np.clip(picture * part, 0, 255).astype(np.uint8) for part in (0.7, 0.85, 1.0)]
     ids = [look(client, encoded(one))["unknown_id"] for one in changed]
     loose = look(client, hopper)["unknown_id"]
-    told = client.get("/v1/unknowns/clusters").json()
-    (cluster,) = told["clusters"]
+    reply = client.get("/v1/unknowns/clusters").json()
+    (cluster,) = reply["clusters"]
     assert (
         set(cluster["faces"]) == set(ids) and cluster["n"] == 3 and cluster["cover"] in ids and cluster["id"] == ids[0]
     )
-    assert told["loose"] == [loose] and cluster["suggestions"] == []
+    assert reply["loose"] == [loose] and cluster["suggestions"] == []
     mirror = encoded(picture[:, ::-1])
     made = client.post("/v1/people", data={"name": "Eileen"}, files=[("photo", ("m.png", mirror))]).json()
     (cluster,) = client.get("/v1/unknowns/clusters").json()["clusters"]
@@ -122,7 +122,7 @@ def encoded(pixels: np.ndarray) -> bytes:
     return encode_png(np.ascontiguousarray(pixels))
 
 
-def test_nothing_is_kept_where_it_is_not_wanted(tmp_path, collins):
+def test_nothing_is_kept_if_keeping_is_off(tmp_path, collins):
     with running_service(tmp_path, unknowns_days=None) as client:
         assert "unknown_id" not in look(client, collins)
         assert kept(client) == [] and client.get("/v1/unknowns/clusters").json() == {"clusters": [], "loose": []}
@@ -133,22 +133,22 @@ def test_nothing_is_kept_where_it_is_not_wanted(tmp_path, collins):
         assert "unknown_id" in look(client, collins)
 
 
-def test_an_enrolled_photo_is_no_unnamed_face_any_more(client, collins):
+def test_an_enrolled_photo_is_no_longer_an_unnamed_face(client, collins):
     look(client, collins)
     assert len(kept(client)) == 1
     client.post("/v1/enroll", data={"name": "Eileen"}, files=[("photo", ("a.png", collins))])
     assert kept(client) == []
 
 
-def test_a_rejected_face_is_not_named_so_again(client, collins, hopper):
+def test_a_rejected_face_cannot_get_the_name_again(client, collins, hopper):
     files = [("photo", ("a.png", collins)), ("photo", ("b.png", hopper))]
     made = client.post("/v1/enroll", data={"name": "Eileen"}, files=files).json()
     wrong = made["added"][1]["photo_id"]
     client.post(f"/v1/people/{made['person']['id']}/reject", json={"photos": [wrong]}, headers={"if-match": "*"})
     face = look(client, hopper)["unknown_id"]
-    told = client.post("/v1/unknowns/name", json={"faces": [face], "name": "Eileen"}).json()
-    assert [one["code"] for one in told["rejected"]] == ["other_person"] and told["added"] == []
-    assert kept(client) == [face], "it waits for another name"
+    reply = client.post("/v1/unknowns/name", json={"faces": [face], "name": "Eileen"}).json()
+    assert [one["code"] for one in reply["rejected"]] == ["other_person"] and reply["added"] == []
+    assert kept(client) == [face], "it still waits for a name"
 
 
 def test_ids_and_bodies_that_are_wrong(client, collins):

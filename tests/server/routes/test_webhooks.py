@@ -1,4 +1,4 @@
-"""Webhooks as an operator makes them over HTTP."""
+"""Webhooks over HTTP."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_private_targets_are_refused_unless_allowed(tmp_path: Path, target: Webh
 
 
 def test_keys(tmp_path: Path) -> None:
-    """Admins alone; one of a single collection has that one's webhooks."""
+    """Only admins may use webhooks; an admin of one collection sees only the webhooks of that collection."""
     with live_service(tmp_path) as (client, service):
         url = "https://example.com/"
         admin, staff, enroll = (

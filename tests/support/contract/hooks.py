@@ -1,4 +1,4 @@
-"""What schemathesis is told of the service: photos to send, what is not to be called, and which server errors are answers."""
+"""Hooks of schemathesis for the service: photos to send, operations not to call, and the server errors it may answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PHOTOS = [path for path in os.environ.get("FACESPACE_CONTRACT_PHOTOS", "").split
 
 
 def small(path: str) -> bytes:
-    """A photo with one face, small enough to be looked at quickly."""
+    """A photo with one face, small enough to be analysed quickly."""
     with Image.open(path) as photo:
         photo.thumbnail((160, 160))
         data = io.BytesIO()
@@ -39,7 +39,7 @@ schemathesis.openapi.format("binary", photos)
 
 @schemathesis.check
 def only_documented_503(ctx: Any, response: Any, case: Any) -> None:
-    """No server error but 503 with Retry-After, where the service has too much to do. The gallery's store never goes away."""
+    """Allow no server error except 503 `busy` with Retry-After. The gallery's store is always available here."""
     if response.status_code >= 500:
         assert response.status_code == 503, f"the answer {response.status_code}"
         assert response.headers.get("retry-after"), "503 without Retry-After"
@@ -48,14 +48,14 @@ def only_documented_503(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.check
 def every_error_is_a_problem(ctx: Any, response: Any, case: Any) -> None:
-    """RFC 9457 for every error, with the id that the header has too."""
+    """Every error is a problem by RFC 9457, with the request id of the header."""
     if response.status_code >= 400 and case.method.upper() != "HEAD":
         kind = response.headers.get("content-type", [""])[0]
         assert kind.startswith("application/problem+json"), f"{response.status_code} as {kind!r}"
-        told = response.json()
-        assert told["status"] == response.status_code
-        assert told["type"] == f"urn:facespace:problem:{told['code']}"
-        assert [told["request_id"]] == response.headers.get("x-request-id"), "another request id in the header"
+        problem = response.json()
+        assert problem["status"] == response.status_code
+        assert problem["type"] == f"urn:facespace:problem:{problem['code']}"
+        assert [problem["request_id"]] == response.headers.get("x-request-id"), "another request id in the header"
 
 
 @schemathesis.hook
@@ -63,19 +63,19 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """Keep the run inside this machine, short, and in possession of its key."""
     if OWN_KEY and case.path.startswith("/v1/keys/") and OWN_KEY in map(str, (case.path_parameters or {}).values()):
         case.path_parameters = dict.fromkeys(case.path_parameters, "none")
-    if case.path == "/v1/events":  # a stream would otherwise last
+    if case.path == "/v1/events":  # otherwise a stream would not end
         query = dict(case.query or {})
         if str(query.get("wait", "")).replace(".", "", 1).isdigit() or "wait" not in query:
             case.query = {**query, "wait": 0.1}
     if case.path.startswith("/v1/webhooks") and isinstance(case.body, dict) and isinstance(case.body.get("url"), str):
-        case.body["url"] = "http://127.0.0.1:9/hook"  # nobody else is ever called
+        case.body["url"] = "http://127.0.0.1:9/hook"  # no other server is ever called
 
 
 @schemathesis.hook
 def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
-    """Let right requests mostly succeed, so that others can use what they answer: collections that may be there, faces."""
+    """Make most valid requests succeed, so that later requests can use their answers: existing collections, faces."""
     for path, methods in raw_schema["paths"].items():
-        if path.startswith("/v1/events"):  # of a collection that is not there, there are no events
+        if path.startswith("/v1/events"):  # a missing collection simply has no events
             continue
         for operation in methods.values():
             for parameter in operation.get("parameters", ()):
@@ -85,5 +85,5 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     if enroll:
         properties = enroll["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
         properties["photo"] |= {"minItems": 1, "maxItems": 3}
-        for name in ("box", "metadata", "external_id"):  # /v1/people has them too
+        for name in ("box", "metadata", "external_id"):  # also fields of /v1/people
             properties.pop(name, None)

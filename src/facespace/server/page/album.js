@@ -1,10 +1,10 @@
-// The photos that were opened on the page, and the queue that has them looked at. They stay when another view is shown.
+// The photos opened on the page, and the queue that sends them to the server. They stay when another view is shown.
 
 import { post } from "./api.js";
 import { thumbnail } from "./pictures.js";
 import { explain } from "./words.js";
 
-const AT_ONCE = 4; // photos on their way to the server
+const AT_ONCE = 4; // photos sent to the server in parallel
 const MAX_FACES = 200;
 
 const waiting = [];
@@ -15,7 +15,7 @@ let serial = 0;
 /** `photos`: {id, file, state: waiting|looking|done|failed, result, why, thumb}; `selected`: one of them or null. */
 export const album = { photos: [], selected: null };
 
-/** Calls `listener(photo)` when a photo changed, `listener(null)` when the list did. */
+/** Calls `listener(photo)` when a photo has changed, `listener(null)` when the list has. */
 export function follow(listener, signal) {
   listeners.add(listener);
   signal.addEventListener("abort", () => listeners.delete(listener), { once: true });
@@ -41,7 +41,7 @@ export function clear() {
   changed(null);
 }
 
-/** Asks again who is in a photo, after somebody was named. */
+/** Identifies a photo again, after a person was named. */
 export function again(photo) {
   if (photo.state === "looking" || photo.state === "waiting") return;
   photo.state = "waiting";

@@ -1,30 +1,30 @@
-// Requests to the service: the key, waiting when it is busy or gone, and its problems as errors.
+// Requests to the service: sends the key, waits while the service is busy or gone, and throws its problems as errors.
 
 import { recall, recallKey } from "./memory.js";
 
 const MAX_TRIES = 12;
-const MAX_WAIT = 30; // seconds, whatever Retry-After says
-const PROBE = 1000; // milliseconds between two looks for a server that is gone
+const MAX_WAIT = 30; // seconds; a longer Retry-After is shortened to this
+const PROBE = 1000; // milliseconds between two checks whether the server is back
 
-/** What the service answered instead of doing it: RFC 9457 with a stable `code`. */
+/** An error answer of the service: RFC 9457 with a stable `code`. */
 export class Problem extends Error {
-  constructor(status, told = {}, retryAfter = null) {
-    super(told.detail || told.title || String(status));
+  constructor(status, problem = {}, retryAfter = null) {
+    super(problem.detail || problem.title || String(status));
     this.status = status;
-    this.code = told.code || "unknown";
-    this.errors = told.errors || [];
-    this.told = told;
+    this.code = problem.code || "unknown";
+    this.errors = problem.errors || [];
+    this.problem = problem;
     this.retryAfter = retryAfter;
   }
 }
 
-/** The server did not answer, and doing the request again might do it twice. */
+/** The server did not answer, and repeating the request might carry it out twice. */
 export class Gone extends Error {}
 
 const hooks = { signIn: null, gone: () => {} };
 let back = null; // a promise while the server is gone
 
-/** `signIn()` asks for a key and resolves when there is one; `gone(true|false)` shows whether the server answers. */
+/** `signIn()` asks for a key and resolves when there is one. `gone(true|false)` shows whether the server is gone. */
 export function connect(signIn, gone) {
   Object.assign(hooks, { signIn, gone });
 }
@@ -40,12 +40,12 @@ export function address(path, query = {}) {
   return url;
 }
 
-/** Random letters for an Idempotency-Key; works without HTTPS too. */
+/** Returns random hexadecimal digits for an Idempotency-Key. Works without HTTPS too. */
 export function onceKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** One request; resolves with the fetch Response. Waits and tries again when the server is busy or, if that is safe, gone. */
+/** Sends a request and resolves with the fetch Response. Retries while the server is busy or, if that is safe, gone. */
 export async function send(method, path, { query, json, body, headers = {}, etag, signal, once = null } = {}) {
   const sent = { ...headers };
   if (json !== undefined) sent["Content-Type"] = "application/json";
@@ -85,9 +85,9 @@ export async function send(method, path, { query, json, body, headers = {}, etag
 
 async function problemOf(response) {
   const after = Number(response.headers.get("Retry-After"));
-  let told = {};
-  try { told = await response.json(); } catch { /* a proxy's answer, no problem document */ }
-  return new Problem(response.status, told && typeof told === "object" ? told : {}, response.headers.has("Retry-After") && after >= 0 ? after : null);
+  let problem = {};
+  try { problem = await response.json(); } catch { /* the answer of a proxy, which is not a problem document */ }
+  return new Problem(response.status, problem && typeof problem === "object" ? problem : {}, response.headers.has("Retry-After") && after >= 0 ? after : null);
 }
 
 export function pause(milliseconds, signal) {
@@ -112,13 +112,13 @@ function watchForReturn() {
   })();
 }
 
-/** The answer's JSON, or null of an empty answer. */
-async function told(response) {
+/** Returns the answer's JSON, or null for an empty answer. */
+async function jsonOf(response) {
   return response.status === 204 ? null : response.json();
 }
 
-export const get = async (path, options) => told(await send("GET", path, options));
-export const post = async (path, options = {}) => told(await send("POST", path, options));
-export const patch = async (path, options) => told(await send("PATCH", path, options));
-export const remove = async (path, options) => told(await send("DELETE", path, options));
+export const get = async (path, options) => jsonOf(await send("GET", path, options));
+export const post = async (path, options = {}) => jsonOf(await send("POST", path, options));
+export const patch = async (path, options) => jsonOf(await send("PATCH", path, options));
+export const remove = async (path, options) => jsonOf(await send("DELETE", path, options));
 export const blob = async (path, options) => (await send("GET", path, options)).blob();

@@ -1,4 +1,4 @@
-// Starts the page: header, language, theme, the address after `#`, and what is shown when the server asks or is gone.
+// Starts the page: header, language, the view named after `#` in the address, the sign-in dialog, and the banner for a missing server.
 
 import { collection, connect, get } from "./api.js";
 import { announce, fill, h, icon } from "./dom.js";
@@ -26,7 +26,7 @@ function place() {
   return { name: "photos", tab: "photos", view: photos, id: null };
 }
 
-/** Draws the header and the view anew; the page's data stay. */
+/** Draws the header and the view again. The page's data are kept. */
 function show({ focus = true } = {}) {
   leaving.abort(new DOMException("left", "AbortError"));
   leaving = new AbortController();
@@ -53,7 +53,7 @@ function header(tab) {
     h("a", { href: `#/${name}`, class: "tab", "aria-current": name === tab ? "page" : null }, icon(name), h("span", {}, t(`nav.${name}`)))));
 }
 
-/** A choice of collection, where there are several. */
+/** Adds a list of collections to the header if there are several. */
 async function collections() {
   let names;
   try { names = (await get("collections")).collections.map((one) => one.name); } catch { return; }

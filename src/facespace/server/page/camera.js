@@ -1,4 +1,4 @@
-// One photo by the camera.
+// Takes one photo with the camera.
 
 import { button, fill, h } from "./dom.js";
 import { dialog } from "./dialogs.js";
@@ -10,7 +10,7 @@ export async function takePhoto(signal) {
   let closed = false;
   const photo = await dialog(t("camera.title"), (done) => {
     const video = h("video", { class: "viewfinder", autoplay: true, muted: true, playsinline: true, "aria-label": t("camera.picture") });
-    const said = h("p", { class: "hint", role: "status" }, t("camera.starting"));
+    const status = h("p", { class: "hint", role: "status" }, t("camera.starting"));
     const shoot = button(t("camera.shoot"), async () => {
       const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight });
       canvas.getContext("2d").drawImage(video, 0, 0);
@@ -18,7 +18,7 @@ export async function takePhoto(signal) {
       done(new File([picture], `${t("camera.file")} ${new Date().toLocaleTimeString()}.jpg`, { type: "image/jpeg" }));
     }, { look: "primary", iconName: "camera", disabled: true });
     (async () => {
-      if (!navigator.mediaDevices?.getUserMedia) { fill(said, t("camera.insecure")); return; }
+      if (!navigator.mediaDevices?.getUserMedia) { fill(status, t("camera.insecure")); return; }
       try {
         stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user", width: { ideal: 1280 } }, audio: false });
         if (closed) { stop(stream); return; }
@@ -26,13 +26,13 @@ export async function takePhoto(signal) {
         video.srcObject = stream;
         await video.play();
         shoot.disabled = false;
-        fill(said, t("camera.ready"));
+        fill(status, t("camera.ready"));
         shoot.focus();
       } catch (error) {
-        if (!closed) fill(said, t(error.name === "NotFoundError" ? "camera.none" : "camera.refused"));
+        if (!closed) fill(status, t(error.name === "NotFoundError" ? "camera.none" : "camera.refused"));
       }
     })();
-    return [h("div", { class: "viewfinder-frame" }, video), said, h("div", { class: "actions" }, button(t("cancel"), () => done(null)), shoot)];
+    return [h("div", { class: "viewfinder-frame" }, video), status, h("div", { class: "actions" }, button(t("cancel"), () => done(null)), shoot)];
   }, { wide: true, signal });
   closed = true;
   stop(stream);

@@ -1,4 +1,4 @@
-// Compare: are these two photos of one person, and how sure is that.
+// Compare: whether two photos show the same person, and how certain that is.
 
 import { post } from "./api.js";
 import { failed } from "./dialogs.js";
@@ -45,9 +45,9 @@ export function compare(main, { signal }) {
     const form = new FormData();
     asked.forEach(({ file }) => form.append("photo", file, file.name));
     try {
-      const told = await post("verify", { body: form, signal });
+      const answered = await post("verify", { body: form, signal });
       if (asked.some((one, k) => one !== both[k])) return;
-      show(told, asked);
+      show(answered, asked);
     } catch (error) {
       if (signal.aborted) return;
       if (!error.status) failed(error, signal);
@@ -55,30 +55,30 @@ export function compare(main, { signal }) {
     }
   }
 
-  function show(told, asked) {
-    const crops = told.faces.map((one, k) => {
+  function show(answered, asked) {
+    const crops = answered.faces.map((one, k) => {
       const { picture } = asked[k];
-      const image = one.image ?? told.images?.[k] ?? { width: picture?.fullWidth ?? 1, height: picture?.fullHeight ?? 1 };
+      const image = one.image ?? answered.images?.[k] ?? { width: picture?.fullWidth ?? 1, height: picture?.fullHeight ?? 1 };
       const small = picture ? cutFace(picture, image, one.box, 224) : h("canvas", { width: 224, height: 224 });
       small.className = "face large";
       small.setAttribute("role", "img");
       small.setAttribute("aria-label", t("compare.face", { n: k + 1 }));
       return h("figure", {}, small, h("figcaption", { class: "quality", data: { level: String(qualityLevel(one.quality)) } }, t("photos.quality", { word: qualityWord(one.quality) })));
     });
-    const rate = told.false_match_rate;
-    const weak = told.faces.some((one) => one.quality !== null && one.quality < LOW_QUALITY);
+    const rate = answered.false_match_rate;
+    const weak = answered.faces.some((one) => one.quality !== null && one.quality < LOW_QUALITY);
     fill(answer,
-      h("div", { class: "faces-pair" }, crops[0], h("div", { class: "sum", data: { same: String(told.same) } },
-        h("h2", {}, t(told.same ? "compare.same" : "compare.different")),
-        h("p", { class: "why" }, likeness(told.similarity, told.threshold)), meter(told)), crops[1]),
+      h("div", { class: "faces-pair" }, crops[0], h("div", { class: "sum", data: { same: String(answered.same) } },
+        h("h2", {}, t(answered.same ? "compare.same" : "compare.different")),
+        h("p", { class: "why" }, likeness(answered.similarity, answered.threshold)), meter(answered)), crops[1]),
       h("div", { class: "meaning" }, h("h3", {}, t("compare.meaning")),
-        h("p", {}, t("compare.threshold", { threshold: similarityText(told.threshold), n: 1, of: rate > 0 ? number(Math.round(1 / rate)) : "∞" })),
-        h("p", {}, t(weak ? "compare.weak" : told.faces.every((one) => qualityLevel(one.quality) >= 3) ? "compare.good" : "compare.fair",
-          { one: qualityWord(told.faces[0].quality), other: qualityWord(told.faces[1].quality) })),
+        h("p", {}, t("compare.threshold", { threshold: similarityText(answered.threshold), n: 1, of: rate > 0 ? number(Math.round(1 / rate)) : "∞" })),
+        h("p", {}, t(weak ? "compare.weak" : answered.faces.every((one) => qualityLevel(one.quality) >= 3) ? "compare.good" : "compare.fair",
+          { one: qualityWord(answered.faces[0].quality), other: qualityWord(answered.faces[1].quality) })),
         h("p", { class: "hint" }, t("compare.twins"))));
   }
 
-  /** The similarity on a scale from 0 to 1, with the threshold marked. */
+  /** Returns a meter that shows the similarity from 0 to 1, with the threshold marked. */
   function meter({ similarity, threshold, same }) {
     const at = (value) => `${100 * Math.max(0, Math.min(1, value))}%`;
     const bar = h("span", { class: "meter-bar" });

@@ -1,4 +1,4 @@
-// Faces from the server: fetched with the key when they come into view, shown as blob URLs that are revoked at once.
+// Crops from the server: fetched with the key when they come into view, and shown as blob URLs that are revoked after loading.
 
 import { blob } from "./api.js";
 import { h } from "./dom.js";
@@ -7,7 +7,7 @@ const MAX_AT_ONCE = 6;
 let running = 0;
 const waiting = [];
 
-/** An image of a fixed size that fills itself when it is seen; `path` null shows an empty place. */
+/** Returns an image of a fixed size that loads when it comes into view. If `path` is null, it shows a placeholder. */
 export function crop(path, alt, size, signal) {
   const image = h("img", { class: "crop", alt, width: size, height: size, decoding: "async" });
   if (!path) {

@@ -1,11 +1,11 @@
-// The threshold by the share of strangers who would be named: a small line chart.
+// A small line chart: the threshold by the share of strangers who would get a name.
 
 import { svg } from "./dom.js";
 import { percent, similarityText, t } from "./text.js";
 
 const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [560, 240, 52, 24, 16, 44];
 
-/** `points`: [{rate, threshold}], the rate on a logarithmic axis; `now` the pair in use. */
+/** `points`: [{rate, threshold}], the rate on a logarithmic axis; `now` is the current pair. */
 export function curve(points, now) {
   const all = points.filter((point) => point.rate > 0).sort((a, b) => a.rate - b.rate);
   const rates = [...all.map((point) => point.rate), ...(now?.rate > 0 ? [now.rate] : [])];

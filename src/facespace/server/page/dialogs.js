@@ -1,4 +1,4 @@
-// Toasts, questions, and notices.
+// Toasts, dialogs, and notices.
 
 import { button, fill, h, icon } from "./dom.js";
 import { t } from "./text.js";
@@ -6,7 +6,7 @@ import { explain } from "./words.js";
 
 const SHOWN = 9000; // milliseconds
 
-/** A short message; with `undo`, a button that takes the change back. */
+/** Shows a short message, and with `undo` a button that undoes the change. */
 export function toast(text, { undo = null, bad = false } = {}) {
   const box = h("div", { class: bad ? "toast bad" : "toast" }, h("span", {}, text));
   const leave = () => box.remove();
@@ -29,7 +29,7 @@ export function failed(error, signal) {
   toast(explain(error), { bad: true });
 }
 
-/** A dialog over the page. `build(done)` returns its content; resolves with what `done` is called with, null when it is left. */
+/** Shows a dialog. `build(done)` returns its content. Resolves with the value given to `done`, or null if it is closed. */
 export function dialog(title, build, { wide = false, signal = null, closable = true } = {}) {
   return new Promise((resolve) => {
     let answer = null;
@@ -51,7 +51,7 @@ export function dialog(title, build, { wide = false, signal = null, closable = t
   });
 }
 
-/** Asks before something happens. With `type`, this text has to be typed first. */
+/** Asks for confirmation. With `type`, the user must type this text first. */
 export function confirm(title, text, yes, { danger = false, type = null, signal = null } = {}) {
   return dialog(title, (done) => {
     const go = button(yes, () => done(true), { look: danger ? "danger" : "primary", disabled: type !== null });
@@ -68,14 +68,14 @@ export function confirm(title, text, yes, { danger = false, type = null, signal 
   }, { signal });
 }
 
-/** A notice that stays until it is closed, at the top of a view. */
+/** Returns a notice for the top of a view, which stays until it is closed. */
 export function notice(text, { bad = false } = {}) {
   const box = h("div", { class: bad ? "notice bad" : "notice", role: "alert" }, h("p", {}, text));
   box.append(h("button", { type: "button", class: "icon-button", "aria-label": t("close"), onclick: () => box.remove() }, icon("close", 16)));
   return box;
 }
 
-/** What a view shows where there is nothing yet. */
+/** Returns the content of a view that has nothing to show yet. */
 export function empty(iconName, title, text, ...actions) {
   return h("div", { class: "empty" }, icon(iconName, 40), h("h2", {}, title), h("p", {}, text), actions.length > 0 && h("div", { class: "actions" }, actions));
 }

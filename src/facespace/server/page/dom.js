@@ -1,8 +1,8 @@
-// Builds elements. Text always becomes a text node, so nothing that the server sends is ever read as markup.
+// Builds elements. Text always becomes a text node, so nothing from the server is ever parsed as markup.
 
 const PROPERTIES = new Set(["value", "checked", "disabled", "selected", "multiple", "hidden", "htmlFor", "tabIndex"]);
 
-/** An element with attributes, listeners (`onclick`) and children: elements, strings, numbers, or lists of them. */
+/** Returns an element with attributes, listeners (`onclick`) and children: elements, strings, numbers, or lists of them. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -16,7 +16,7 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Puts new children into an element; empty ones are left out. */
+/** Replaces the children of an element. Empty ones are left out. */
 export function fill(element, ...children) {
   element.replaceChildren(...filled(children));
   return element;
@@ -26,7 +26,7 @@ function filled(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false && child !== "");
 }
 
-/** An SVG element. */
+/** Returns an SVG element. */
 export function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
@@ -52,7 +52,7 @@ const ICONS = {
   add: "M12 5v14M5 12h14",
 };
 
-/** A line icon that screen readers pass over. */
+/** Returns a line icon that screen readers ignore. */
 export function icon(name, size = 20) {
   return svg(
     "svg",
@@ -61,12 +61,12 @@ export function icon(name, size = 20) {
   );
 }
 
-/** A button with an icon (or none), a text and what it does. */
+/** Returns a button with a text, a click handler and optionally an icon. */
 export function button(text, onclick, { look = "", iconName = "", ...attributes } = {}) {
   return h("button", { type: "button", class: `button ${look}`.trim(), onclick, ...attributes }, iconName && icon(iconName, 18), text);
 }
 
-/** Says something to screen readers. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   const place = document.getElementById("announcer");
   place.textContent = "";

@@ -1,4 +1,4 @@
-// Enrolling many photos: a folder whose sub-folders are people, or photos of one person. Goes on while other views are shown.
+// Enrolling many photos: a folder with one sub-folder per person, or photos of one person. Continues while other views are shown.
 
 import { onceKey, post } from "./api.js";
 import { toast } from "./dialogs.js";
@@ -8,21 +8,21 @@ import { nameField } from "./names.js";
 import { t } from "./text.js";
 import { explain, reason } from "./words.js";
 
-const AT_ONCE = 3; // requests on their way
-const MAX_PHOTOS = 8; // in one request
-const MAX_BYTES = 12 * 2 ** 20; // of one request, if it has several photos
+const AT_ONCE = 3; // requests sent in parallel
+const MAX_PHOTOS = 8; // photos in one request
+const MAX_BYTES = 12 * 2 ** 20; // bytes of one request with several photos
 
 let job = null; // {people: [{name, files, chosen, added, rejected, sent}], state: plan | running | done}
 const listeners = new Set();
-const tell = () => listeners.forEach((listener) => listener());
+const notify = () => listeners.forEach((listener) => listener());
 
-/** Plans what a folder holds and shows the plan. */
+/** Lists the people in a folder and shows the plan. */
 export function startFolder(files) {
   if (job?.state === "running") { toast(t("enrol.still"), { bad: true }); return; }
   const people = [...bySubfolder(files)].map(([name, photos]) => planned(name, photos));
   if (!people.length) { toast(t("enrol.no_folders"), { bad: true }); return; }
   job = { people, state: "plan" };
-  if (location.hash === "#/enrol") tell();
+  if (location.hash === "#/enrol") notify();
   else location.hash = "#/enrol";
 }
 
@@ -32,10 +32,10 @@ function planned(name, files) {
 
 function batches(person) {
   const found = [];
-  let room = 0;
+  let size = 0;
   for (const file of person.files) {
     const last = found.at(-1);
-    if (!last || last.files.length >= MAX_PHOTOS || room + file.size > MAX_BYTES) { found.push({ person, files: [file] }); room = file.size; } else { last.files.push(file); room += file.size; }
+    if (!last || last.files.length >= MAX_PHOTOS || size + file.size > MAX_BYTES) { found.push({ person, files: [file] }); size = file.size; } else { last.files.push(file); size += file.size; }
   }
   return found;
 }
@@ -43,8 +43,8 @@ function batches(person) {
 async function run() {
   job.state = "running";
   const mine = job;
-  tell();
-  // One person's first batch goes before the others of this person: it is the one that creates the person.
+  notify();
+  // Each person's first batch is sent before the person's other batches, because it creates the person.
   const firsts = [];
   const others = [];
   for (const person of mine.people.filter((one) => one.chosen)) {
@@ -57,7 +57,7 @@ async function run() {
   mine.state = "done";
   const added = mine.people.reduce((sum, person) => sum + person.added, 0);
   announce(t("enrol.done", { n: added }));
-  tell();
+  notify();
 }
 
 async function send({ person, files }) {
@@ -77,7 +77,7 @@ async function send({ person, files }) {
     for (const file of files) person.rejected.push({ file: file.name, why: explain(error), code: error.code ?? "failed" });
   }
   person.sent += files.length;
-  tell();
+  notify();
 }
 
 export function enrol(main, { signal }) {
@@ -92,7 +92,7 @@ export function enrol(main, { signal }) {
 
   function start() {
     const chosen = [];
-    const said = h("span", { class: "hint" }, t("enrol.none_chosen"));
+    const status = h("span", { class: "hint" }, t("enrol.none_chosen"));
     const field = nameField({
       label: t("enrol.name"), placeholder: t("name.placeholder"), signal, submit: t("enrol.go"),
       onpick: ({ name }) => {
@@ -109,8 +109,8 @@ export function enrol(main, { signal }) {
         h("div", { class: "actions" }, button(t("photos.choose"), async () => {
           const files = (await choose()).filter(Boolean);
           chosen.push(...files);
-          fill(said, t("enrol.chosen", { n: chosen.length }));
-        }, { iconName: "upload" }), said), field));
+          fill(status, t("enrol.chosen", { n: chosen.length }));
+        }, { iconName: "upload" }), status), field));
   }
 
   function progress() {

@@ -1,15 +1,15 @@
-// Photos that people choose, drop, or paste, folders included.
+// Photos that users choose, drop, or paste, including folders.
 
 import { h } from "./dom.js";
 
 const PHOTO = /\.(jpe?g|png|webp|heic|heif|tiff?|bmp|gif|jp2|avif)$/i;
 
-/** Whether a file of a folder is likely a photo; what people choose one by one is sent as it is. */
+/** Returns whether a file in a folder is probably a photo. Files chosen one by one are always sent. */
 export function isPhoto(file) {
   return !file.name.startsWith(".") && (file.type.startsWith("image/") || PHOTO.test(file.name));
 }
 
-/** Opens the browser's dialog for photos, or for a folder. */
+/** Opens the browser's dialog for photos, or for a folder, and resolves with the files. */
 export function choose({ folder = false, several = true } = {}) {
   return new Promise((resolve) => {
     const input = h("input", { type: "file", class: "unseen", multiple: several, accept: folder ? null : "image/*,.heic,.heif,.jp2", "aria-hidden": "true", tabIndex: -1 });
@@ -22,7 +22,7 @@ export function choose({ folder = false, several = true } = {}) {
   });
 }
 
-/** Lets files be dropped on an element; while something is held over it, it has the class `over`. */
+/** Accepts files dropped on an element. While files are dragged over it, it has the class `over`. */
 export function takeDrops(element, take, signal) {
   let depth = 0;
   const set = (n) => { depth = n; element.classList.toggle("over", depth > 0); };
@@ -71,12 +71,12 @@ async function dropped(transfer) {
   return files;
 }
 
-/** Where a file lies in the folder that was chosen: `album/Ada/1.jpg`. */
+/** Returns the path of a file in the chosen folder: `album/Ada/1.jpg`. */
 export function pathOf(file) {
   return file.folderPath || file.webkitRelativePath || file.name;
 }
 
-/** Files by the name of the folder they lie in, below the folder that was chosen; sorted. */
+/** Returns photos by the name of their sub-folder of the chosen folder, sorted by name. */
 export function bySubfolder(files) {
   const people = new Map();
   for (const file of files.filter(isPhoto)) {
@@ -88,9 +88,9 @@ export function bySubfolder(files) {
   return new Map([...people].sort(([a], [b]) => a.localeCompare(b)));
 }
 
-/** Works on many things, at most `limit` at once. */
-export async function inParallel(things, limit, work) {
-  const waiting = [...things];
+/** Calls `work` for each item, at most `limit` at once. */
+export async function inParallel(items, limit, work) {
+  const waiting = [...items];
   await Promise.all(Array.from({ length: Math.min(limit, waiting.length) }, async () => {
     while (waiting.length) await work(waiting.shift());
   }));

@@ -1,4 +1,4 @@
-// What the browser remembers: choices for good, the key for this tab only. Storage may be forbidden.
+// Stores choices in the browser permanently, and the key for this tab only. Works without storage too.
 
 const choices = new Map();
 

@@ -1,21 +1,21 @@
-// A field for a name with the people that are known already: type, choose with the arrows, Enter.
+// A name field that suggests known people: type, choose with the arrow keys, press Enter.
 
 import { get } from "./api.js";
 import { crop } from "./crops.js";
 import { fill, h, icon } from "./dom.js";
 import { t } from "./text.js";
 
-const WAIT = 120; // milliseconds after the last letter
+const WAIT = 120; // milliseconds after the last key press
 const MAX_SHOWN = 6;
 let serial = 0;
 
-/** `onpick({name, id})`: `id` is null when nobody of that name was chosen from the list. */
+/** Returns the field. It calls `onpick({name, id})`; `id` is null for a name that is not a known person. */
 export function nameField({ label, placeholder, onpick, signal, without = null, create = true, submit = t("name.save") }) {
   const id = `name-${++serial}`;
   let people = [];
   let active = -1;
   let timer = 0;
-  let picked = ""; // what was chosen last: nothing is offered for it again
+  let picked = ""; // the last chosen name, for which no suggestions are shown again
   const list = h("ul", { class: "options", role: "listbox", id: `${id}-list`, "aria-label": t("name.known"), hidden: true });
   const input = h("input", {
     type: "text", class: "input", id, role: "combobox", autocomplete: "off", spellcheck: "false", maxlength: 200, placeholder,

@@ -1,4 +1,4 @@
-// People: everybody who is known, by face.
+// People: all enrolled people, shown by face.
 
 import { get, onceKey, post } from "./api.js";
 import { crop } from "./crops.js";
@@ -7,7 +7,7 @@ import { button, fill, h, icon } from "./dom.js";
 import { t } from "./text.js";
 
 const PAGE = 60;
-const WAIT = 200; // milliseconds after the last letter of a search
+const WAIT = 200; // milliseconds after the last key press in the search field
 
 export function people(main, { signal, redraw }) {
   const chosen = new Map();
@@ -28,27 +28,27 @@ export function people(main, { signal, redraw }) {
         h("a", { class: "button primary", href: "#/enrol" }, icon("add", 18), t("people.add")))),
     grid, more, bar);
 
-  async function load(afresh = false) {
+  async function load(restart = false) {
     const turn = ++asked;
     try {
       const found = [];
       let answer;
-      let after = afresh ? null : next;
-      do { // a page of a search may be empty though more follows
+      let after = restart ? null : next;
+      do { // a page of a search may be empty although more follow
         answer = await get("people", { query: { search: search.value.trim(), limit: PAGE, after }, signal });
         if (turn !== asked) return;
         found.push(...answer.people);
         after = answer.next;
       } while (after && found.length < PAGE / 2);
       next = after;
-      if (afresh) grid.replaceChildren();
+      if (restart) grid.replaceChildren();
       grid.append(...found.map(card));
       more.hidden = !next;
       fill(tally, search.value.trim() ? t("people.found", { n: grid.children.length, of: answer.total }) : t("people_n", { n: answer.total }));
       main.querySelector(".empty")?.remove();
       if (!grid.children.length) {
         grid.after(search.value.trim()
-          ? empty("search", t("people.nobody.title"), t("people.nobody.text", { search: search.value.trim() }))
+          ? empty("search", t("people.none_found.title"), t("people.none_found.text", { search: search.value.trim() }))
           : empty("people", t("people.empty.title"), t("people.empty.text"), h("a", { class: "button primary", href: "#/enrol" }, t("people.add"))));
       }
     } catch (error) { failed(error, signal); }
@@ -93,7 +93,7 @@ export function people(main, { signal, redraw }) {
   load(true);
 }
 
-/** Asks whose name stays when people are merged. */
+/** Asks which name to keep when people are merged. */
 export function askKept(all, signal) {
   return dialog(t("merge.title", { n: all.length }), (done) => {
     const sorted = [...all].sort((a, b) => b.n_photos - a.n_photos);
@@ -109,7 +109,7 @@ export function askKept(all, signal) {
   }, { signal });
 }
 
-/** What a toast's undo button does: takes back the change of that number (or these, the latest first), and shows how it stands. */
+/** Returns a toast's undo action: it undoes the changes with these numbers, latest first, and then shows the result. */
 export function undoOf(numbers, then) {
   return async () => {
     try {

@@ -1,4 +1,4 @@
-// One person: photos, and everything that can be changed about the person.
+// One person: their photos, and all changes that can be made.
 
 import { get, onceKey, patch, post, remove as del } from "./api.js";
 import { crop } from "./crops.js";
@@ -16,17 +16,17 @@ export async function person(main, { id, signal, redraw }) {
   fill(main, back, h("div", { class: "portrait ghost" }));
   await load();
 
-  async function load(said = null) {
+  async function load(message = null) {
     let known;
     try { known = await get(path, { signal }); } catch (error) {
       if (error.status !== 404) throw error;
-      fill(main, back, said, empty("people", t("person.gone.title"), t("person.gone.text"), h("a", { class: "button", href: "#/people" }, t("nav.people"))));
+      fill(main, back, message, empty("people", t("person.gone.title"), t("person.gone.text"), h("a", { class: "button", href: "#/people" }, t("nav.people"))));
       return;
     }
-    draw(known, said);
+    draw(known, message);
   }
 
-  /** Does a change; a person that was changed meanwhile is shown as it is now, with what happened. */
+  /** Makes a change. If the person was changed meanwhile, shows the current state with a notice. */
   async function change(work) {
     try { await work(); } catch (error) {
       if (error.status === 412) await load(notice(t("person.stale"), { bad: true }));
@@ -35,7 +35,7 @@ export async function person(main, { id, signal, redraw }) {
     }
   }
 
-  function draw(known, said) {
+  function draw(known, message) {
     const chosen = new Set();
     const bar = h("div", { class: "bar", hidden: true });
     const cover = known.cover ?? known.photos.find((photo) => photo.has_crop)?.id;
@@ -50,7 +50,7 @@ export async function person(main, { id, signal, redraw }) {
         h("span", { class: "quality", data: { level: String(qualityLevel(photo.quality)) } }, qualityWord(photo.quality)),
         h("span", { class: "hint" }, day(photo.added)), h("span", { class: "pick" }, check)));
     }));
-    fill(main, back, said,
+    fill(main, back, message,
       h("div", { class: "portrait" },
         crop(cover && `${path}/photos/${encodeURIComponent(cover)}/crop`, "", 96, signal),
         h("div", {}, h("h1", {}, known.name),
@@ -82,8 +82,8 @@ export async function person(main, { id, signal, redraw }) {
       if (!name || name === known.name) return;
       await change(async () => {
         try { await patch(path, { json: { name }, ...options }); } catch (error) {
-          if (error.code !== "name_taken" || !error.told.other) throw error;
-          const other = await get(`people/${encodeURIComponent(error.told.other)}`, { signal });
+          if (error.code !== "name_taken" || !error.problem.other) throw error;
+          const other = await get(`people/${encodeURIComponent(error.problem.other)}`, { signal });
           if (await confirm(t("person.taken.title", { name }), t("person.taken.text", { name }), t("merge.go"), { signal })) await together(known, [other]);
           return;
         }

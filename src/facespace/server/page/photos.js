@@ -1,4 +1,4 @@
-// Photos: who is in them. Unknown faces are named beside the picture.
+// Photos: shows the people in them. Unknown faces are named next to the picture.
 
 import { album, again, clear, follow, open } from "./album.js";
 import { onceKey, post } from "./api.js";
@@ -33,7 +33,7 @@ export function photos(main, { signal }) {
   const side = h("section", { class: "side", "aria-label": t("photos.faces") });
   const strip = h("ul", { class: "strip", "aria-label": t("photos.list") });
   const tiles = new Map();
-  let shown = null; // what the stage shows: photo and its result
+  let shown = null; // the photo on the stage, with its result
 
   function layout() {
     if (!album.photos.length) {
@@ -64,7 +64,7 @@ export function photos(main, { signal }) {
   function dress(photo, item) {
     const inner = item.firstChild;
     const unknown = photo.result?.faces.filter((one) => !one.name).length ?? 0;
-    const state = photo.state === "done" ? (unknown ? "unknown" : photo.result.faces.length ? "known" : "nobody") : photo.state;
+    const state = photo.state === "done" ? (unknown ? "unknown" : photo.result.faces.length ? "known" : "no_face") : photo.state;
     inner.dataset.state = state;
     inner.setAttribute("aria-label", `${photo.file.name}: ${t(`photos.state.${state}`, { n: unknown })}`);
     inner.setAttribute("aria-current", String(photo === album.selected));
@@ -140,7 +140,7 @@ export function photos(main, { signal }) {
     });
     fill(stage, frame);
     aside(photo, frame, image, rows);
-    if (result) announce(`${photo.file.name}: ${result.faces.map((one) => one.name ?? t("photos.unknown")).join(", ") || t("photos.nobody")}`);
+    if (result) announce(`${photo.file.name}: ${result.faces.map((one) => one.name ?? t("photos.unknown")).join(", ") || t("photos.no_face")}`);
   }
 
   function aside(photo, frame, image, rows) {
@@ -151,7 +151,7 @@ export function photos(main, { signal }) {
     }
     if (!photo.result) { fill(side, title, h("p", { class: "hint" }, t(`photos.state.${photo.state}`)), h("div", { class: "row ghost" })); return; }
     const hand = photo.picture && button(t("photos.draw"), () => byHand(photo, frame, image), { look: "quiet", iconName: "draw" });
-    fill(side, title, rows.length ? h("ul", { class: "faces" }, rows) : h("p", {}, t("photos.nobody_long")), hand);
+    fill(side, title, rows.length ? h("ul", { class: "faces" }, rows) : h("p", {}, t("photos.no_face_long")), hand);
   }
 
   function faceRow(photo, one, k) {
@@ -179,7 +179,7 @@ export function photos(main, { signal }) {
     } catch (error) { failed(error, signal); }
   }
 
-  /** Adds the face in a box to a person; says the reason and answers false when the service does not take it. */
+  /** Adds the face in a box to a person. If the service rejects it, shows the reason and returns false. */
   async function send(photo, called, box, accept = null) {
     const form = new FormData();
     form.append("name", called);

@@ -1,11 +1,11 @@
-// Photos in the browser: decoding, small pictures, faces cut out, and a picture with its faces marked.
+// Photos in the browser: decoding, thumbnails, face crops, and boxes over a picture.
 
 import { h } from "./dom.js";
 
-const SHOWN_SIDE = 1600; // pixels of the picture on the page at most
+const SHOWN_SIDE = 1600; // the longest side of a picture on the page, in pixels
 const THUMB_SIDE = 144;
 
-/** The photo as a canvas, upright, no side longer than `side`; null where the browser cannot read it. */
+/** Returns the photo as an upright canvas with no side longer than `side`, or null if the browser cannot read it. */
 export async function decode(file, side = SHOWN_SIDE, turned = 0) {
   let bitmap;
   try { bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }); } catch { return null; }
@@ -23,7 +23,7 @@ export async function decode(file, side = SHOWN_SIDE, turned = 0) {
   return canvas;
 }
 
-/** A small square out of the middle of the photo, for lists. */
+/** Returns a small square from the middle of the photo, for lists. */
 export async function thumbnail(file) {
   const whole = await decode(file, THUMB_SIDE * 2);
   if (!whole) return null;
@@ -39,7 +39,7 @@ function cut(source, [x, y, width, height], side) {
   return canvas;
 }
 
-/** One face with some border as a square canvas. `image` is the size that `box` belongs to. */
+/** Returns one face with a border as a square canvas. `image` is the size of the image that `box` refers to. */
 export function face(picture, image, box, side = 112) {
   const scale = picture.width / image.width;
   const [x1, y1, x2, y2] = box.map((n) => n * scale);
@@ -47,7 +47,7 @@ export function face(picture, image, box, side = 112) {
   return cut(picture, [(x1 + x2 - whole) / 2, (y1 + y2 - whole) / 2, whole, whole], side);
 }
 
-/** Puts an element over a picture where a box (x1 y1 x2 y2) of an image lies. */
+/** Places an element over a picture, at a box (x1 y1 x2 y2) in pixels of the image. */
 export function lay(element, image, [x1, y1, x2, y2]) {
   const part = (value, whole) => `${Math.max(0, Math.min(100, (100 * value) / whole))}%`;
   element.style.left = part(x1, image.width);
@@ -57,7 +57,7 @@ export function lay(element, image, [x1, y1, x2, y2]) {
   return element;
 }
 
-/** Lets a box be drawn by hand: by pointer, or moved by arrows and sized with Shift. Resolves with the box, null when left. */
+/** Lets the user draw a box with the pointer, or move it with arrows and resize it with Shift. Resolves with the box or null. */
 export function drawBox(frame, image, label, signal) {
   return new Promise((resolve) => {
     let box = [0.35, 0.25, 0.65, 0.65].map((part, k) => part * (k % 2 ? image.height : image.width));

@@ -1,4 +1,4 @@
-// Settings: how the page looks, how sure names are, what is stored, who may do what, and what was done.
+// Settings: appearance, recognition, storage, keys, changes, the audit log, and erasing a person.
 
 import { collection, get, onceKey, patch, post, remove as del, send } from "./api.js";
 import { curve } from "./curve.js";
@@ -12,7 +12,7 @@ import { explain } from "./words.js";
 
 const ROLES = ["read", "identify", "enroll", "admin"];
 const RATES = [0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1];
-const [CURVE_FROM, CURVE_TO] = [1e-5, 0.1]; // rates: rarer ones are extrapolated, more frequent ones need no threshold
+const [CURVE_FROM, CURVE_TO] = [1e-5, 0.1]; // rates on the curve: lower ones are extrapolated, higher ones are of no use
 const SHOWN = 20; // rows of logs
 
 export function settings(main, { signal, redraw }) {
@@ -27,7 +27,7 @@ export function settings(main, { signal, redraw }) {
       }, t(`settings.${name}`)))),
       h("div", { class: "sections" }, Object.values(parts))));
 
-  /** A part of the page that fills itself; one that may not be seen with this key says so, and the others go on. */
+  /** Returns a section that loads itself. If the key does not allow it, the section shows the reason; the others still load. */
   function section(name, build) {
     const body = h("div", { class: "section-body" });
     const box = h("section", { class: "section", "aria-labelledby": `s-${name}`, data: { part: name } }, h("h2", { id: `s-${name}`, tabIndex: -1 }, t(`settings.${name}`)), body);
@@ -56,30 +56,30 @@ export function settings(main, { signal, redraw }) {
   }
 
   async function recognition(body, again) {
-    const told = await get("settings", { signal });
-    const now = { rate: told.rate, threshold: told.threshold };
-    const points = told.calibration.strangers.filter((point) => point.rate >= CURVE_FROM && point.rate <= CURVE_TO);
-    const rates = [...new Set([...RATES, told.rate])].filter((rate) => rate > 0).sort((a, b) => a - b);
+    const answer = await get("settings", { signal });
+    const now = { rate: answer.rate, threshold: answer.threshold };
+    const points = answer.calibration.strangers.filter((point) => point.rate >= CURVE_FROM && point.rate <= CURVE_TO);
+    const rates = [...new Set([...RATES, answer.rate])].filter((rate) => rate > 0).sort((a, b) => a - b);
     fill(body,
-      h("p", {}, !told.n_people ? t("settings.no_threshold") : told.threshold === null ? t("settings.not_measured")
-        : t("settings.threshold", { threshold: similarityText(told.threshold), rate: percent(told.rate), n: told.n_people ?? 0 })),
+      h("p", {}, !answer.n_people ? t("settings.no_threshold") : answer.threshold === null ? t("settings.not_measured")
+        : t("settings.threshold", { threshold: similarityText(answer.threshold), rate: percent(answer.rate), n: answer.n_people ?? 0 })),
       field("rate", t("settings.rate"), h("select", {
         class: "select", id: "rate", onchange: async (event) => {
           try { await patch("settings", { json: { rate: Number(event.target.value) }, signal }); toast(t("saved")); await again(); } catch (error) { failed(error, signal); await again(); }
         },
-      }, rates.map((rate) => h("option", { value: String(rate), selected: rate === told.rate }, t("settings.rate_of", { rate: percent(rate), n: number(Math.round(1 / rate)) }))))),
-      points.length > 1 && h("figure", { class: "curve-box" }, h("figcaption", {}, t("curve.title")), curve(points, told.threshold === null || told.rate < CURVE_FROM || told.rate > CURVE_TO ? null : now)),
-      told.calibration.measured_on && h("p", { class: "hint" }, t("settings.measured_on", { what: told.calibration.measured_on })),
-      list([[t("settings.model"), modelOf(told.model)], [t("settings.licence"), told.model.licence], [t("settings.people"), number(told.n_people)]]));
+      }, rates.map((rate) => h("option", { value: String(rate), selected: rate === answer.rate }, t("settings.rate_of", { rate: percent(rate), n: number(Math.round(1 / rate)) }))))),
+      points.length > 1 && h("figure", { class: "curve-box" }, h("figcaption", {}, t("curve.title")), curve(points, answer.threshold === null || answer.rate < CURVE_FROM || answer.rate > CURVE_TO ? null : now)),
+      answer.calibration.measured_on && h("p", { class: "hint" }, t("settings.measured_on", { what: answer.calibration.measured_on })),
+      list([[t("settings.model"), modelOf(answer.model)], [t("settings.licence"), answer.model.licence], [t("settings.people"), number(answer.n_people)]]));
   }
 
   async function storage(body, again) {
-    const told = await get("settings", { signal });
+    const answer = await get("settings", { signal });
     const size = (value) => (value === null ? null : bytes(value));
-    fill(body, list([[t("storage.gallery"), size(told.storage.gallery)], [t("storage.state"), size(told.storage.state)], [t("settings.photos"), number(told.n_photos)]]),
+    fill(body, list([[t("storage.gallery"), size(answer.storage.gallery)], [t("storage.state"), size(answer.storage.state)], [t("settings.photos"), number(answer.n_photos)]]),
       h("div", { class: "fields" },
-        field("unknowns", t("settings.unknowns_days"), days("unknowns", told.unknowns_days, "unknowns_days", again)),
-        field("retention", t("settings.retention_days"), days("retention", told.retention_days, "retention_days", again))),
+        field("unknowns", t("settings.unknowns_days"), days("unknowns", answer.unknowns_days, "unknowns_days", again)),
+        field("retention", t("settings.retention_days"), days("retention", answer.retention_days, "retention_days", again))),
       h("div", { class: "actions" }, button(t("settings.export"), download), button(t("settings.check"), (event) => check(event.currentTarget, body))));
   }
 
@@ -99,7 +99,7 @@ export function settings(main, { signal, redraw }) {
       const answer = await send("GET", `collections/${encodeURIComponent(collection())}/export`, { signal });
       const url = URL.createObjectURL(await answer.blob());
       const named = /filename="?([^";]+)"?/.exec(answer.headers.get("Content-Disposition") ?? "");
-      h("a", { href: url, download: named?.[1] ?? `${collection()}.safetensors` }).click();
+      h("a", { href: url, download: named?.[1] ?? `${collection()}.facespace` }).click();
       setTimeout(() => URL.revokeObjectURL(url), 10_000);
     } catch (error) { failed(error, signal); }
   }
@@ -107,8 +107,8 @@ export function settings(main, { signal, redraw }) {
   async function check(pressed, body) {
     pressed.disabled = true;
     try {
-      const told = await get("check", { signal });
-      const found = told.findings;
+      const answer = await get("check", { signal });
+      const found = answer.findings;
       body.querySelector(".check-result")?.remove();
       body.append(h("div", { class: "check-result", role: "status" }, found.length
         ? h("ul", {}, found.map((one) => h("li", {}, one.text)))
@@ -118,13 +118,13 @@ export function settings(main, { signal, redraw }) {
   }
 
   async function keys(body, again) {
-    const told = (await get("keys", { signal })).keys;
-    const role = h("select", { class: "select", id: "key-role" }, ROLES.map((name) => h("option", { value: name, selected: name === (told.length ? ROLES[0] : "admin") }, t(`role.${name}`)))); // the first key must be an admin's
+    const answer = (await get("keys", { signal })).keys;
+    const role = h("select", { class: "select", id: "key-role" }, ROLES.map((name) => h("option", { value: name, selected: name === (answer.length ? ROLES[0] : "admin") }, t(`role.${name}`)))); // the first key must be an admin key
     const label = h("input", { type: "text", class: "input", id: "key-label", maxlength: 100, autocomplete: "off" });
-    fill(body, h("p", { class: "hint" }, t(told.length ? "keys.text" : "keys.none")),
-      told.length > 0 && h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": t("settings.keys") }, h("table", {},
+    fill(body, h("p", { class: "hint" }, t(answer.length ? "keys.text" : "keys.none")),
+      answer.length > 0 && h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": t("settings.keys") }, h("table", {},
         h("thead", {}, h("tr", {}, ["label", "role", "collection", "created", "used", "action"].map((name) => h("th", { scope: "col" }, t(`keys.${name}`))))),
-        h("tbody", {}, told.map((key) => h("tr", { class: key.valid ? "" : "off" },
+        h("tbody", {}, answer.map((key) => h("tr", { class: key.valid ? "" : "off" },
           h("td", {}, key.label || key.id), h("td", {}, t(`role.${key.role}.short`)), h("td", {}, key.collection ?? t("keys.all")),
           h("td", {}, date(key.created)), h("td", {}, key.expires ? date(key.expires) : t("keys.never")),
           h("td", {}, key.revoked ? t("keys.revoked") : button(t("keys.revoke"), () => revoke(key, again), { look: "small", "aria-label": t("keys.revoke_n", { label: key.label || key.id }) }))))))),
@@ -134,13 +134,13 @@ export function settings(main, { signal, redraw }) {
 
   async function create(role, label, again, body) {
     try {
-      const told = await post("keys", { json: { role, label }, signal });
-      // The first key closes the service: this tab goes on with it if it may do everything.
-      if (recallKey() === null && role === "admin") rememberKey(told.key);
+      const answer = await post("keys", { json: { role, label }, signal });
+      // After the first key, the service requires one: this tab continues with it if it is an admin key.
+      if (recallKey() === null && role === "admin") rememberKey(answer.key);
       if (recallKey() !== null) await again();
-      body.append(h("div", { class: "secret", role: "status" }, h("p", {}, h("b", {}, t("keys.once"))), h("code", {}, told.key),
+      body.append(h("div", { class: "secret", role: "status" }, h("p", {}, h("b", {}, t("keys.once"))), h("code", {}, answer.key),
         button(t("keys.copy"), async (event) => {
-          try { await navigator.clipboard.writeText(told.key); event.target.textContent = t("keys.copied"); } catch { /* it can be selected by hand */ }
+          try { await navigator.clipboard.writeText(answer.key); event.target.textContent = t("keys.copied"); } catch { /* the user can select it by hand */ }
         }, { look: "small" })));
     } catch (error) { failed(error, signal); }
   }
@@ -151,16 +151,16 @@ export function settings(main, { signal, redraw }) {
   }
 
   async function changes(body) {
-    const told = await get("log", { query: { limit: SHOWN }, signal });
-    const rows = told.changes;
+    const answer = await get("log", { query: { limit: SHOWN }, signal });
+    const rows = answer.changes;
     if (!rows.length) { fill(body, h("p", { class: "hint" }, t("changes.none"))); return; }
     fill(body, h("ol", { class: "log" }, rows.map((row) => h("li", {}, h("time", {}, date(row.at)), h("span", { class: row.undone ? "undone" : "" }, known(`change.${row.kind}`) ? `${t(`change.${row.kind}`)}: ${row.text}` : row.text), h("span", { class: "hint" }, row.actor),
       row.can_be_undone && button(t("undo"), undoOf(row.number, redraw), { look: "quiet small", "aria-label": t("changes.undo_n", { n: row.number }) })))));
   }
 
   async function audit(body) {
-    const told = await get("audit", { query: { limit: SHOWN }, signal });
-    const rows = told.entries;
+    const answer = await get("audit", { query: { limit: SHOWN }, signal });
+    const rows = answer.entries;
     if (!rows.length) { fill(body, h("p", { class: "hint" }, t("audit.none"))); return; }
     fill(body, h("ol", { class: "log" }, rows.map((row) => h("li", {}, h("time", {}, date(row.at)),
       h("span", {}, [row.action, row.path, row.status].filter(Boolean).join(" · ")), h("span", { class: "hint" }, row.actor)))));

@@ -1,4 +1,4 @@
-// Asks for a key when the service wants one. The key stays in this tab and goes nowhere but into the header.
+// Asks for a key when the service requires one. The key stays in this tab and is only sent in the request header.
 
 import { h } from "./dom.js";
 import { dialog } from "./dialogs.js";
@@ -7,7 +7,7 @@ import { t } from "./text.js";
 
 let asking = null;
 
-/** Resolves when there is a key; several requests that were refused share one question. */
+/** Resolves when there is a key. Several refused requests share one dialog. */
 export function signIn(wasRefused) {
   asking ??= ask(wasRefused).finally(() => { asking = null; });
   return asking;

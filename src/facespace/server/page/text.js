@@ -1,4 +1,4 @@
-// The page's texts by language. Code holds keys only; `en.js` and `zh.js` hold the sentences.
+// The page's texts by language. The code contains only keys; `en.js` and `zh.js` contain the sentences.
 
 import en from "./en.js";
 import { recall, remember } from "./memory.js";
@@ -9,10 +9,10 @@ let texts = en;
 let plurals = new Intl.PluralRules("en");
 export let language = "en";
 
-/** Loads the language that was chosen, or the first of the browser's that there is. */
+/** Loads the chosen language, or the first of the browser's languages that exists here. */
 export async function startLanguage() {
-  const wanted = [recall("language"), ...navigator.languages].map((tag) => (tag || "").slice(0, 2));
-  await setLanguage(wanted.find((tag) => tag in LANGUAGES) ?? "en");
+  const preferred = [recall("language"), ...navigator.languages].map((tag) => (tag || "").slice(0, 2));
+  await setLanguage(preferred.find((tag) => tag in LANGUAGES) ?? "en");
 }
 
 export async function setLanguage(tag) {
@@ -31,7 +31,7 @@ export function known(key) {
   return key in en;
 }
 
-/** The text of a key; `{name}` is replaced by the value of that name. With `n`, `key.one` is taken for the singular. */
+/** Returns the text of a key, with `{name}` replaced by that value. With `n`, `key.one` is used for the singular. */
 export function t(key, values = {}) {
   const one = `${key}.one`;
   const chosen = "n" in values && one in texts && plurals.select(values.n) === "one" ? texts[one] : texts[key];

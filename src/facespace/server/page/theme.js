@@ -1,9 +1,9 @@
-// Sets the chosen theme before the page is painted. A classic script on purpose: modules run too late.
+// Sets the chosen theme before the page is painted. This is a classic script, because modules run too late.
 (() => {
   try {
     const theme = localStorage.getItem("facespace.theme");
     if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
   } catch {
-    // Storage may be forbidden; the system's theme is used then.
+    // Storage may be forbidden. Then the system's theme is used.
   }
 })();

@@ -1,4 +1,4 @@
-// Unnamed: faces nobody could name, grouped by person, waiting for a name. All of it works by keyboard alone.
+// Unnamed: unknown faces, grouped by person, that wait for a name. The view can be used with the keyboard alone.
 
 import { get, onceKey, patch, post, remove } from "./api.js";
 import { crop } from "./crops.js";
@@ -8,15 +8,15 @@ import { nameField } from "./names.js";
 import { similarityText, t } from "./text.js";
 import { suggestionWord } from "./words.js";
 
-const MAX_FACES = 8; // of a cluster on the page
-const MAX_IGNORED = 200; // shown at once
-const DAYS = 30; // that faces are kept for when somebody asks for it here
+const MAX_FACES = 8; // faces of a cluster on the page
+const MAX_IGNORED = 200; // ignored faces shown at once
+const DAYS = 30; // for which faces are kept if the user turns it on here
 const skipped = new Set(); // until the page is closed
 
 export async function unnamed(main, { signal }) {
   let groups = []; // {id, faces, n, cover, suggestions}
   let current = 0;
-  let kept = true; // whether the service keeps faces nobody could name
+  let kept = true; // whether the service keeps unknown faces
   const chosen = new Set();
   const tally = h("p", { class: "tally", role: "status" });
   const ignoredButton = button(t("unnamed.ignored_faces"), showIgnored, { look: "quiet" });
@@ -84,7 +84,7 @@ export async function unnamed(main, { signal }) {
     return item;
   }
 
-  /** What a name given to one group goes to: all that are chosen, if this one is among them. */
+  /** Returns the groups that an action on one group applies to: all selected groups if it is one of them. */
   function targets(group) {
     return chosen.has(group) ? [...chosen] : [group];
   }
@@ -163,13 +163,13 @@ export async function unnamed(main, { signal }) {
     const faces = some.flatMap((group) => group.faces);
     if (!(await confirm(t("unnamed.ignore"), t("unnamed.ignore_text", { n: faces.length }), t("unnamed.ignore_go"), { signal }))) { go(current); return; }
     await done(async () => {
-      // One request a group: the faces of one are taken for one person.
+      // One request for each group, because all faces of a request count as one person.
       for (const group of some) await post("unknowns/ignore", { json: { faces: group.faces }, once: onceKey(), signal });
       toast(t("unnamed.ignored", { n: faces.length }));
     });
   }
 
-  /** The faces that are ignored; each can be shown again. */
+  /** Shows the ignored faces; each can be shown again. */
   async function showIgnored() {
     let faces;
     try { faces = (await get("unknowns", { query: { ignored: true, limit: MAX_IGNORED }, signal })).unknowns; } catch (error) { failed(error, signal); return; }

@@ -1,9 +1,9 @@
-// Numbers in words: quality, likeness, reasons, problems.
+// Texts for numbers and codes: quality, likeness, reasons, problems.
 
 import { Gone, Problem } from "./api.js";
 import { known, t } from "./text.js";
 
-const LOW_QUALITY = 0.35; // the service's own: below it a face is never called a stranger
+const LOW_QUALITY = 0.35; // the service's own limit: a face below it is never called a stranger
 
 export function qualityWord(quality) {
   if (quality === null || quality === undefined) return t("quality.unknown");
@@ -18,7 +18,7 @@ export function qualityLevel(quality) {
   return quality >= 0.7 ? 4 : quality >= 0.5 ? 3 : quality >= LOW_QUALITY ? 2 : 1;
 }
 
-/** How sure a name is, from the distance of the similarity to the threshold. */
+/** Returns how certain a name is, from the distance of the similarity to the threshold. */
 export function likeness(similarity, threshold) {
   const above = similarity - threshold;
   if (above >= 0.2) return t("likeness.very_sure");
@@ -28,7 +28,7 @@ export function likeness(similarity, threshold) {
   return t("likeness.far");
 }
 
-/** The server's words for a suggestion. */
+/** Returns the text for a suggestion's likeness. */
 export function suggestionWord(word) {
   const key = `suggestion.${String(word).replaceAll(" ", "_")}`;
   return known(key) ? t(key) : String(word);
@@ -39,7 +39,7 @@ export function reason(code, detail) {
   return known(key) ? t(key) : detail || code;
 }
 
-/** What an error means, for people. */
+/** Returns an error as a text for users. */
 export function explain(error) {
   if (error instanceof Gone) return t("problem.gone");
   if (!(error instanceof Problem)) return t("problem.page", { detail: String(error?.message ?? error) });

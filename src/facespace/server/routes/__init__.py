@@ -1,1 +1,1 @@
-"""The operations of the HTTP API: one module a subject, each with a `router`."""
+"""The operations of the HTTP API: one module for each subject, each with a `router`."""

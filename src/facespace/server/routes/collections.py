@@ -1,4 +1,4 @@
-"""Collections of people: each with its own model, thresholds and keys; exported to a file and imported from one."""
+"""Collections of people: each with its own model, thresholds and keys. They can be exported to a file and imported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from facespace.server.people import checked
 from facespace.server.problems import Problem, problems, without_store
 from facespace.server.service import Service, service_of
 
-MAX_COLLECTIONS = 1_000  # that one answer lists
+MAX_COLLECTIONS = 1_000  # collections listed in one answer
 _MAX_DAYS = 36_500
 _PIECE = 2**20
 _MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -48,20 +48,22 @@ class Collection(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_COLLECTION]})
 
     name: str
-    model: str | None = Field(description="The model that made its vectors.")
+    model: str | None = Field(description="The model that made its embeddings.")
     n_people: int
     n_photos: int
     templates: Literal["mean", "best"]
-    retention_days: float | None = Field(description="After how many days removed photos are erased; null: never.")
+    retention_days: float | None = Field(description="Days after which removed photos are erased; null: never.")
     calibrated: bool = Field(description="Whether `calibrate` has chosen its thresholds on photos of its own.")
-    strangers_named: float = Field(description="The share of strangers that may be given a name.")
-    threshold: float | None = Field(description="What a good face must reach for a person of one photo; null: unknown.")
+    strangers_named: float = Field(description="The share of strangers that may get a name by mistake.")
+    threshold: float | None = Field(
+        description="The similarity that a good face needs for a person with one photo; null: unknown."
+    )
     n_unknowns: int
     n_ignored: int
 
 
 class Collections(BaseModel):
-    """All collections that the key may use."""
+    """The collections that the key may use."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"collections": [EXAMPLE_COLLECTION]}]})
 
@@ -69,7 +71,7 @@ class Collections(BaseModel):
 
 
 class NewCollection(BaseModel):
-    """A collection to be made; `model` is by default that of the service."""
+    """A collection to create. By default it uses the service's `model`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"name": "visitors"}]})
 
@@ -78,7 +80,7 @@ class NewCollection(BaseModel):
 
 
 class CollectionPatch(BaseModel):
-    """What to change of a collection; what is missing stays. `retention_days` null keeps removed photos until erased."""
+    """Changes of a collection. Missing fields stay unchanged. `retention_days` null keeps removed photos until erased."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"retention_days": 30}]})
 
@@ -88,7 +90,7 @@ class CollectionPatch(BaseModel):
 
 
 class Imported(BaseModel):
-    """What became of the people and photos in a file."""
+    """The numbers of people and photos that were added, known already, or rejected."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{
         "new_people": 2, "known_people": 0, "new_photos": 5, "known_photos": 0, "rejected_photos": 0, "remarks": [],
@@ -104,7 +106,7 @@ class Imported(BaseModel):
 
 @router.get("/v1/collections", operation_id="list_collections", summary="The collections", responses=problems())
 async def list_collections(request: Request, caller: AnyOfCollections) -> Collections:
-    """A key that is for one collection sees that one alone."""
+    """List the collections. A key for one collection sees only that collection."""
     service = service_of(request)
 
     def read() -> list[dict[str, Any]]:
@@ -115,22 +117,22 @@ async def list_collections(request: Request, caller: AnyOfCollections) -> Collec
 
 
 @router.post(
-    "/v1/collections", operation_id="create_collection", summary="Make a collection", status_code=201,
+    "/v1/collections", operation_id="create_collection", summary="Create a collection", status_code=201,
     responses=problems(409),
 )  # fmt: skip
-async def create_collection(request: Request, caller: AdminOfAll, wanted: NewCollection) -> Collection:
-    """Empty, and bound to its model. 409 `conflict` where it is there already."""
+async def create_collection(request: Request, caller: AdminOfAll, new: NewCollection) -> Collection:
+    """Create an empty collection with its model. Answer 409 `conflict` if it exists already."""
     service = service_of(request)
-    if wanted.name.endswith(HIDDEN):
+    if new.name.endswith(HIDDEN):
         raise Problem(422, "invalid", f"the name of a collection must not end with {' or '.join(HIDDEN)}")
-    if wanted.model is not None and not re.fullmatch(_MODEL, wanted.model):
+    if new.model is not None and not re.fullmatch(_MODEL, new.model):
         raise Problem(422, "invalid", "model must be the name of a model, not a path")
 
     def create() -> dict[str, Any]:
-        if wanted.name in service.galleries.get().store.collections():
-            raise Problem(409, "conflict", f"the collection {wanted.name!r} is there already")
+        if new.name in service.galleries.get().store.collections():
+            raise Problem(409, "conflict", f"the collection {new.name!r} exists already")
         try:
-            gallery = service.galleries.create(wanted.name, wanted.model)
+            gallery = service.galleries.create(new.name, new.model)
         except GalleryError:
             raise
         except FacespaceError as error:  # no such model
@@ -142,7 +144,7 @@ async def create_collection(request: Request, caller: AdminOfAll, wanted: NewCol
 
 @router.get("/v1/collections/{name}", operation_id="get_collection", summary="One collection", responses=problems())
 async def get_collection(request: Request, caller: AnyReader, name: str) -> Collection:
-    """Its model, thresholds, and how many people it has."""
+    """Return a collection's model, thresholds, and number of people."""
     del caller
     service = service_of(request)
     gallery = await _named(service, name)
@@ -153,7 +155,7 @@ async def get_collection(request: Request, caller: AnyReader, name: str) -> Coll
     "/v1/collections/{name}", operation_id="change_collection", summary="Change a collection", responses=problems(409)
 )
 async def change_collection(request: Request, caller: Admin, name: str, patch: CollectionPatch) -> Collection:
-    """How photos are compared, and how long removed ones are kept."""
+    """Change how photos are compared, the rate of named strangers, and how long removed photos are kept."""
     service = service_of(request)
     gallery = await _named(service, name)
 
@@ -170,11 +172,11 @@ async def change_collection(request: Request, caller: Admin, name: str, patch: C
 
 
 @router.delete(
-    "/v1/collections/{name}", operation_id="erase_collection", summary="Erase a collection for good", status_code=204,
+    "/v1/collections/{name}", operation_id="erase_collection", summary="Erase a collection permanently", status_code=204,
     responses=problems(),
 )  # fmt: skip
 async def erase_collection(request: Request, caller: Admin, name: str) -> Response:
-    """Everybody in it, removed people, unnamed and ignored faces, settings and log; nothing undoes it."""
+    """Erase all its people, removed people, unnamed and ignored faces, settings and log. This cannot be undone."""
     service = service_of(request)
     gallery = await _named(service, name)
 
@@ -195,22 +197,22 @@ async def erase_collection(request: Request, caller: Admin, name: str) -> Respon
 
 
 @router.get(
-    "/v1/collections/{name}/export", operation_id="export_collection", summary="Everybody of a collection as one file",
+    "/v1/collections/{name}/export", operation_id="export_collection", summary="Export a collection as one file",
     response_class=StreamingResponse,
     responses={
         **problems(409),
         200: {
             "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-            "description": "What `facespace gallery export` writes: names, vectors, metadata, crops. It is not encrypted.",
+            "description": "The file of `facespace gallery export`: names, embeddings, metadata, crops. It is not encrypted.",
         },
     },
 )  # fmt: skip
 async def export_collection(request: Request, caller: Admin, name: str) -> StreamingResponse:
-    """`import` reads it here or elsewhere; removed people and the log stay behind."""
+    """Export all people, for `import` here or elsewhere. Removed people and the log are not exported."""
     del caller
     service = service_of(request)
     gallery = await _named(service, name)
-    with _room_on_disk():
+    with _disk_errors():
         file = await service.engine.run(_exported, service, gallery)
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -227,7 +229,7 @@ async def export_collection(request: Request, caller: Admin, name: str) -> Strea
 
 
 @router.post(
-    "/v1/collections/{name}/import", operation_id="import_collection", summary="Add everybody from an exported file",
+    "/v1/collections/{name}/import", operation_id="import_collection", summary="Add all people from an exported file",
     responses=problems(409),
     openapi_extra={
         "requestBody": {
@@ -241,19 +243,19 @@ async def import_collection(
     request: Request,
     caller: Admin,
     name: str,
-    skip_known: Annotated[bool, Query(description="Leave people as they are whose names are known already.")] = False,
+    skip_known: Annotated[bool, Query(description="Do not change people whose names are known already.")] = False,
 ) -> Imported:
-    """The file is checked before anything changes. Who is known by name gets the photos that are new."""
+    """Add the people of a file, which is checked before anything changes. Known people get the photos that are new."""
     service = service_of(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/zip", "application/octet-stream"):
         raise Problem(415, "unsupported_media_type", "the body must be application/zip or application/octet-stream")
     gallery = await _named(service, name)
     with (
-        _room_on_disk(),
+        _disk_errors(),
         tempfile.NamedTemporaryFile(dir=_folder(service), prefix="import-", suffix=".facespace") as file,
     ):
-        async for piece in request.stream():  # bounded by `admission.MAX_IMPORT`
+        async for piece in request.stream():  # limited by `admission.MAX_IMPORT`
             await service.engine.run(file.write, piece)
         await service.engine.run(file.flush)
         counts = await acting(service, caller, _imported, gallery, Path(file.name), skip_known)
@@ -268,13 +270,13 @@ def _imported(gallery: Gallery, path: Path, skip_known: bool) -> Counts:
         raise
     except GalleryError as error:
         text = str(error).replace(f"{path}: ", "")
-        if text == str(error):  # of the store
+        if text == str(error):  # an error of the store
             raise
         raise Problem(422, "invalid", f"the file: {text}") from None
 
 
 def _exported(service: Service, gallery: Gallery) -> Any:
-    """A file without a name, which nobody else can open and which is gone with this process."""
+    """Return an open file without a name: no other program can open it, and it disappears with this process."""
     with tempfile.TemporaryDirectory(dir=_folder(service), prefix="export-") as folder:
         path = Path(folder) / "people.facespace"
         try:
@@ -289,13 +291,13 @@ def _exported(service: Service, gallery: Gallery) -> Any:
 
 
 @contextlib.contextmanager
-def _room_on_disk() -> Iterator[None]:
-    """503 where the file of a request cannot be written."""
+def _disk_errors() -> Iterator[None]:
+    """Answer 503 if the file of a request cannot be written."""
     try:
         yield
     except OSError as error:
         log("a file in the state folder cannot be written", level=logging.ERROR, reason=error.strerror)
-        detail = "the service has no room for the file, or cannot write it; its log says why"
+        detail = "the service cannot write the file, or its disk is full; its log says why"
         raise Problem(503, "store_unavailable", detail, headers={"Retry-After": "60"}) from None
 
 
@@ -309,7 +311,7 @@ async def _named(service: Service, name: str) -> Gallery:
 
 
 def _entry_if_there(service: Service, name: str) -> dict[str, Any] | None:
-    """A collection as JSON, or None where it was removed since, or is too damaged to be opened."""
+    """Return a collection as JSON, or None if it was removed meanwhile, or is too damaged to be opened."""
     try:
         return _entry(service, service.galleries.get(name))
     except NoSuchCollection:

@@ -1,4 +1,4 @@
-"""What happens, as it happens: a stream of server-sent events, and the same as a list."""
+"""Events of the service: a stream of server-sent events, and the same events as a list."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
 from facespace.server.access import Caller, allowed
-from facespace.server.events import MAX_LISTED, Event, Events, Listener, Wanted, checked_kinds
+from facespace.server.events import MAX_LISTED, Event, EventFilter, Events, Listener, checked_kinds
 from facespace.server.problems import Problem, busy, problems
 from facespace.server.service import Service, service_of
 
 router = APIRouter(tags=["events"])
 
 _HEARTBEAT = 15.0  # seconds between two comments that keep the connection open
-_CHECK = 1.0  # seconds between two looks whether the key is still valid
+_CHECK = 1.0  # seconds between two checks of the key
 _AT_ONCE = 100  # events that are sent together
-_RETRY = 3000  # milliseconds until a browser connects again
+_RETRY = 3000  # milliseconds until a browser reconnects
 _LARGEST = 2**63 - 1
 
 _EXAMPLE: dict[str, Any] = {
@@ -39,20 +39,20 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class PersonOfEvent(BaseModel):
-    """Who an event is about."""
+    """The person that an event is about."""
 
     id: str
-    name: str | None = Field(None, description="Left out where the person was erased.")
+    name: str | None = Field(None, description="Missing if the person was erased.")
     external_id: str | None = None
 
 
 class EventModel(BaseModel):
-    """One event. It has neither images nor vectors; a field that says nothing of it is left out."""
+    """One event. It contains neither images nor embeddings. Fields that do not apply are missing."""
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
-    id: str = Field(description="Grows from event to event; never used twice.")
-    at: str = Field(description="When it happened: UTC, ISO 8601.")
+    id: str = Field(description="Increases from event to event; never reused.")
+    at: str = Field(description="The time of the event: UTC, ISO 8601.")
     kind: Literal["known", "unknown", "enrolled", "removed", "changed"]
     collection: str
     source: str = Field(description="`api`, or the name of a camera.")
@@ -63,8 +63,8 @@ class EventModel(BaseModel):
     quality: float | None = None
     photo_id: str | None = None
     unknown_id: str | None = None
-    reason: str | None = Field(None, description="Why a face is unknown, as `/v1/identify` says it.")
-    actor: str | None = Field(None, description="Who changed something.")
+    reason: str | None = Field(None, description="Why a face is unknown, as in `/v1/identify`.")
+    actor: str | None = Field(None, description="The key or user that changed something.")
 
 
 class EventList(BaseModel):
@@ -73,7 +73,7 @@ class EventList(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": {"events": [_EXAMPLE], "next": _EXAMPLE["id"]}})
 
     events: list[EventModel]
-    next: str = Field(description="Ask for what is `after` this.")
+    next: str = Field(description="Send it as `after` for the next events.")
 
 
 Kinds = Annotated[
@@ -120,18 +120,18 @@ async def stream_events(
     collection: Collection = None,
     after: After = None,
     last_event_id: Annotated[
-        str | None, Header(max_length=19, description="The id of the last event that was received.")
+        str | None, Header(max_length=19, description="The id of the last event that the client received.")
     ] = None,
-    wait: Annotated[float | None, Query(ge=0, le=86_400, description="End the stream after so many seconds.")] = None,
+    wait: Annotated[float | None, Query(ge=0, le=86_400, description="End the stream after this many seconds.")] = None,
 ) -> Response:
-    """Each event has its id, so that a client that sends it as `Last-Event-ID` when it connects again misses nothing.
+    """Stream events. A client that reconnects with the last event's id as `Last-Event-ID` misses none.
 
-    Without an id the stream begins with what happens from now on. A comment comes at least every 15 seconds. The event
-    `missed` says that events after the id were deleted already, as they were too old or too many.
+    Without an id the stream begins with new events. A comment is sent at least every 15 seconds. The event `missed` means
+    that events after the id have been deleted because they were too old or too many.
     """
     service = service_of(request)
     events: Events = service.events
-    wanted = _wanted(caller, kinds, collection)
+    event_filter = _event_filter(caller, kinds, collection)
     text = last_event_id or after
     if text is not None and not text.isdecimal():
         raise Problem(422, "invalid", f"Last-Event-ID must be the id of an event, got {text[:19]!r}")
@@ -144,7 +144,7 @@ async def stream_events(
         raise busy(str(error), 10) from None
     end = time.monotonic() + wait if wait is not None else None
     return StreamingResponse(
-        _stream(service, listener, caller, wanted, number, end),
+        _stream(service, listener, caller, event_filter, number, end),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -153,7 +153,7 @@ async def stream_events(
 @router.get(
     "/v1/events/list",
     operation_id="list_events",
-    summary="Events that have happened",
+    summary="Past events",
     response_model=EventList,
     response_model_exclude_none=True,
     responses=problems(),
@@ -164,24 +164,29 @@ async def list_events(
     kinds: Kinds = None,
     collection: Collection = None,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="At most so many.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="The largest number of events.")] = 100,
 ) -> Any:
-    """The oldest that are kept first; `next` is where to go on.
+    """List events, oldest first. Send `next` as `after` to continue.
 
-    People seen are recorded while somebody listens: for a minute after each call, too.
+    People seen are recorded only while there is a listener; each call counts as one for a minute.
     """
     service = service_of(request)
     events: Events = service.events
-    wanted = _wanted(caller, kinds, collection)
+    event_filter = _event_filter(caller, kinds, collection)
     number = 0 if after is None else min(int(after), _LARGEST)
     await service.engine.run(events.listed)
-    found, last = await service.engine.run(events.read, number, limit, wanted)
+    found, last = await service.engine.run(events.read, number, limit, event_filter)
     body = f'{{"events":[{",".join(event.json for event in found)}],"next":"{last}"}}'
     return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 async def _stream(
-    service: Service, listener: Listener, caller: Caller, wanted: Wanted, number: int | None, end: float | None
+    service: Service,
+    listener: Listener,
+    caller: Caller,
+    event_filter: EventFilter,
+    number: int | None,
+    end: float | None,
 ) -> AsyncIterator[bytes]:
     events: Events = service.events
     try:
@@ -197,7 +202,7 @@ async def _stream(
                 checked = now
                 if not await asyncio.to_thread(_is_still_allowed, service, caller):
                     return
-            found, number = await listener.read(number, _AT_ONCE, wanted)
+            found, number = await listener.read(number, _AT_ONCE, event_filter)
             if found:
                 sent = time.monotonic()
                 yield b"".join(map(_message, found))
@@ -219,22 +224,22 @@ def _message(event: Event) -> bytes:
     return f"id: {event.number}\nevent: {event.kind}\ndata: {event.json}\n\n".encode()
 
 
-def _wanted(caller: Caller, kinds: str | None, collection: str | None) -> Wanted:
-    """What a caller gets: no events of collections that its key is not for."""
+def _event_filter(caller: Caller, kinds: str | None, collection: str | None) -> EventFilter:
+    """Return the filter of a caller, which never includes events of collections that its key may not use."""
     if caller.collection is not None and collection not in (None, caller.collection):
-        raise Problem(403, "other_collection", f"this key is for the collection {caller.collection!r} alone")
+        raise Problem(403, "other_collection", f"this key is only valid for the collection {caller.collection!r}")
     try:
         chosen = checked_kinds(filter(None, (kind.strip() for kind in (kinds or "").split(","))))
     except ValueError as error:
         raise Problem(
             422, "invalid", f"kinds: {error}", errors=[{"where": "query.kinds", "message": str(error)}]
         ) from None
-    return Wanted(chosen, collection or caller.collection)
+    return EventFilter(chosen, collection or caller.collection)
 
 
 def _is_still_allowed(service: Service, caller: Caller) -> bool:
-    """Whether the key is neither revoked nor expired since the stream began."""
+    """Return whether the key is still valid: neither revoked nor expired since the stream began."""
     if caller.key_id is None:
-        return not service.keys.any()  # once there is a key, the service is open to nobody without
+        return not service.keys.any()  # once there is a key, callers without one are refused
     record = service.keys.find(caller.key_id)
     return record is not None and record.is_valid(time.time())

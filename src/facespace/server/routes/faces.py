@@ -1,4 +1,4 @@
-"""Photos in, faces out: detect, embed, identify, verify."""
+"""Detecting, embedding, identifying and verifying the faces of photos."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ CollectionName = Annotated[str, Query(min_length=1, max_length=100, description=
 Rate = Annotated[
     float | None,
     Query(
-        gt=0, le=0.5, description="The share of strangers that may be given a name; by default the collection's own."
+        gt=0,
+        le=0.5,
+        description="The share of strangers that may get a name by mistake; by default the collection's own.",
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class FaceOptions:
-    """What the operations on one photo have in common."""
+    """Options of the operations on one photo."""
 
     collection: str
     max_faces: int | None
@@ -56,43 +58,43 @@ class FaceOptions:
     try_rotations: bool
 
     def most(self, service: Service) -> int:
-        """How many faces are answered."""
+        """Return the largest number of faces in an answer."""
         return min(self.max_faces or service.settings.max_faces, service.settings.max_faces)
 
 
 async def face_options(
     collection: CollectionName = "default",
     max_faces: Annotated[
-        int | None, Query(ge=1, le=1000, description="Answer at most so many faces, the largest first.")
+        int | None, Query(ge=1, le=1000, description="The largest number of faces in the answer, largest faces first.")
     ] = None,
-    landmarks: Annotated[bool, Query(description="Answer five points of each face too.")] = False,
-    largest: Annotated[bool, Query(description="Look at the largest face alone.")] = False,
+    landmarks: Annotated[bool, Query(description="Include five landmarks of each face.")] = False,
+    largest: Annotated[bool, Query(description="Use only the largest face.")] = False,
     try_rotations: Annotated[
-        bool, Query(description="Look in four turns, for photos that are not upright; takes four times as long.")
+        bool, Query(description="Search all four rotations, for photos that are not upright; takes four times as long.")
     ] = False,
 ) -> FaceOptions:
-    """The options of a request."""
+    """Return the options of a request."""
     return FaceOptions(collection, max_faces, landmarks, largest, try_rotations)
 
 
 Options = Annotated[FaceOptions, Depends(face_options)]
-Embeddings = Annotated[bool, Query(description="Answer the embedding of each face too.")]
+Embeddings = Annotated[bool, Query(description="Include the embedding of each face.")]
 KeepUnknown = Annotated[
-    bool, Query(description="Keep faces nobody could name, where the service keeps them; false keeps none.")
+    bool, Query(description="Keep unknown faces, if the service is set to keep them; false keeps none.")
 ]
-Tell = Annotated[
-    bool, Query(alias="events", description="Tell listeners whom it shows; false where the caller does that itself.")
+EmitEvents = Annotated[
+    bool, Query(alias="events", description="Send events about the faces; false if the caller reports them itself.")
 ]
 
 
 async def gallery_of(service: Service, collection: str) -> Gallery:
-    """The collection, open."""
-    opened = service.galleries.opened(collection)  # an empty one is false
+    """Return the open collection."""
+    opened = service.galleries.opened(collection)  # compare with None, because an empty collection is false
     return opened if opened is not None else await service.engine.run(service.galleries.get, collection)
 
 
 async def _check_rate(request: Request, collection: str, rate: float | None) -> None:
-    """`Problem` 403 where the caller may not have names at this rate; before the photo is looked at."""
+    """Raise `Problem` 403 if the caller may not use this rate, before the photo is analysed."""
     if rate is not None:
         service = service_of(request)
         gallery = await gallery_of(service, collection)
@@ -101,7 +103,7 @@ async def _check_rate(request: Request, collection: str, rate: float | None) -> 
 
 
 async def _analyzed(request: Request, options: FaceOptions, *, embed: bool) -> tuple[Gallery, Upload, AnalyzedPhoto]:
-    """The one photo of a request, analysed with the model of its collection."""
+    """Return the only photo of a request, analysed with the model of its collection."""
     service = service_of(request)
     (upload,) = await read_photos(request, most=1)
     gallery = await gallery_of(service, options.collection)
@@ -119,7 +121,7 @@ async def _analyzed(request: Request, options: FaceOptions, *, embed: bool) -> t
     response_class=JSONResponse, responses=answer(answers.Detected, answers.DETECTED_EXAMPLE),
 )  # fmt: skip
 async def detect(request: Request, options: Options) -> Response:
-    """Boxes, scores and qualities, the largest face first."""
+    """Return boxes, scores and qualities, the largest face first."""
     _, _, photo = await _analyzed(request, options, embed=False)
     chosen = largest_first(photo, options.most(service_of(request)))
     faces = [face_entry(photo.faces[k], landmarks=options.landmarks) for k in chosen]
@@ -131,7 +133,7 @@ async def detect(request: Request, options: Options) -> Response:
     response_class=JSONResponse, responses=answer(answers.Embedded, answers.EMBEDDED_EXAMPLE),
 )  # fmt: skip
 async def embed(request: Request, options: Options) -> Response:
-    """Faces with their embeddings, the largest first; vectors of one model can be compared by their cosine."""
+    """Return the faces with their embeddings, the largest first. Compare embeddings of one model by their cosine."""
     _, _, photo = await _analyzed(request, options, embed=True)
     service = service_of(request)
     chosen = largest_first(photo, options.most(service))
@@ -151,18 +153,18 @@ async def identify(
     rate: Rate = None,
     embeddings: Embeddings = False,
     keep_unknown: KeepUnknown = True,
-    tell: Tell = True,
+    emit: EmitEvents = True,
 ) -> Response:
-    """Everybody who is enrolled has a name; everybody else is unknown, with the reason. No name stands below its threshold.
+    """Name the enrolled people. Every other face is unknown, with a reason. A name always reaches its threshold.
 
-    A `rate` above the collection's own needs a key of the role admin.
+    A `rate` above the collection's own needs a key with the role admin.
     """
     await _check_rate(request, options.collection, rate)
     gallery, upload, photo = await _analyzed(request, options, embed=True)
     service = service_of(request)
     found = await service.engine.run(
         identified, service, gallery, options.collection, photo, rate=rate, max_faces=options.most(service),
-        landmarks=options.landmarks, embeddings=embeddings, keep_unknown=keep_unknown, tell=tell,
+        landmarks=options.landmarks, embeddings=embeddings, keep_unknown=keep_unknown, emit=emit,
         source=upload.filename,
     )  # fmt: skip
     return JSONResponse({"image": image_entry(photo), **found})
@@ -180,7 +182,7 @@ async def identify_batch(
     embeddings: Embeddings = False,
     keep_unknown: KeepUnknown = True,
 ) -> Response:
-    """As identify, for the files `photo` of a form; a photo that cannot be read has an `error`, and the others go on."""
+    """Identify people in each file `photo` of a form. A photo that cannot be read gets an `error`; the others are named."""
     service = service_of(request)
     await _check_rate(request, options.collection, rate)
     uploads = await read_photos(request)
@@ -214,13 +216,13 @@ async def identify_batch(
 
 
 @router.post(
-    "/v1/verify", operation_id="verify", summary="Are two faces of one person?",
+    "/v1/verify", operation_id="verify", summary="Compare two faces",
     openapi_extra=photo_body(
         several=True,
         raw=False,
         fields={
             "person": {"type": "string", "description": "The id of a person to compare one photo with."},
-            "other": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "Photos to compare one with."},
+            "other": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "Photos to compare with."},
         },
     ),
     response_class=JSONResponse, responses=answer(answers.Verified | answers.VerifiedMany, answers.VERIFIED_EXAMPLE),
@@ -229,19 +231,19 @@ async def verify(
     request: Request,
     collection: CollectionName = "default",
     rate: Annotated[
-        float | None, Query(gt=0, le=0.5, description="The share of different people that may be called the same.")
+        float | None, Query(gt=0, le=0.5, description="The share of different people that may be accepted as the same.")
     ] = None,
 ) -> Response:
-    """Compares the largest faces of two files `photo`; of one `photo` and each file `other`; or of one and a `person`."""
+    """Compare the largest faces of two files `photo`, of one `photo` and each file `other`, or of one and a `person`."""
     service = service_of(request)
     form = await read_form(request)
     photos, others, person = form.photos("photo"), form.photos("other"), form.text("person")
-    n_wanted = 1 if others or person is not None else 2
-    if len(photos) != n_wanted or (others and person is not None):
+    n_photos = 1 if others or person is not None else 2
+    if len(photos) != n_photos or (others and person is not None):
         raise Problem(
             422,
             "invalid",
-            "verify takes two files 'photo', or one 'photo' and a 'person', or one 'photo' and files 'other'; got "
+            "verify needs two files 'photo', or one 'photo' and a 'person', or one 'photo' and files 'other'; got "
             f"{len(photos)} photo, {len(others)} other, {0 if person is None else 1} person",
         )
     gallery = await gallery_of(service, collection)

@@ -1,4 +1,4 @@
-"""Whether the service lives and is ready, and its figures."""
+"""Whether the service is running and ready, and its metrics."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    """The service answers."""
+    """The answer of a service that is running."""
 
     status: str = "ok"
 
 
 @router.get(
-    "/healthz", operation_id="health", summary="Does the service live?", responses=answer(Health, {"status": "ok"})
+    "/healthz", operation_id="health", summary="Is the service running?", responses=answer(Health, {"status": "ok"})
 )
 async def health() -> Health:
-    """Answers as long as the process does; looks at nothing else."""
+    """Answer as long as the process can. Nothing else is checked."""
     return Health()
 
 
 @router.get(
-    "/readyz", operation_id="ready", summary="Can the service do its work?", responses=answer(Health, {"status": "ok"})
+    "/readyz", operation_id="ready", summary="Is the service ready?", responses=answer(Health, {"status": "ok"})
 )
 async def ready(request: Request) -> Health:
-    """Answers 200 if the store of the gallery can be read and the network is loaded, else 503."""
+    """Answer 200 if the gallery's store can be read and the network is loaded, otherwise 503."""
     service = service_of(request)
     await service.engine.run(lambda: len(service.galleries.get()))
     return Health()
 
 
 @router.get(
-    "/metrics", operation_id="metrics", summary="Figures for Prometheus", response_class=Response,
+    "/metrics", operation_id="metrics", summary="Metrics for Prometheus", response_class=Response,
     responses={
         **problems(),
         200: {
@@ -50,6 +50,6 @@ async def ready(request: Request) -> Health:
     dependencies=[Depends(allowed("read", scope="all"))],
 )  # fmt: skip
 async def metrics(request: Request) -> Response:
-    """All figures in Prometheus' text format."""
+    """Return all metrics in Prometheus' text format."""
     service = service_of(request)
     return Response(service.metrics.text(), media_type=service.metrics.media_type)

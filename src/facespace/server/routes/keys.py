@@ -1,4 +1,4 @@
-"""API keys, and the log of what administrators did."""
+"""API keys, and the audit log of what administrators did."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class CallerModel(BaseModel):
-    """Who a request comes from."""
+    """The caller of a request."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "example": {"key_id": "3f2a9c0d1b7e", "label": "front door", "role": "identify", "collection": None}
         }
     )
-    key_id: str | None = Field(description="Null for everybody on this machine, while the service has no keys.")
+    key_id: str | None = Field(description="Null for callers on this machine while the service has no keys.")
     label: str
     role: Role
     collection: str | None = Field(description="The only collection that the key may use, or null for all.")
@@ -64,7 +64,7 @@ class NewKeyModel(KeyModel):
     """A key that was just made, with its text, which is shown once."""
 
     model_config = ConfigDict(json_schema_extra={"example": {**_EXAMPLE, "key": "fsk_3f2a9c0d1b7e_" + "x" * 43}})
-    key: str = Field(description="The key to send; it is stored nowhere and cannot be shown again.")
+    key: str = Field(description="The key to send; it is not stored and cannot be shown again.")
 
 
 class KeyList(BaseModel):
@@ -73,22 +73,22 @@ class KeyList(BaseModel):
     keys: list[KeyModel]
 
 
-class KeyWanted(BaseModel):
-    """What key to make."""
+class KeyRequest(BaseModel):
+    """A key to make."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"example": {"role": "identify", "label": "front door"}}
     )
     role: Role
     collection: str | None = Field(None, min_length=1, max_length=100, description="Limit the key to this collection.")
-    label: str = Field("", max_length=MAX_LABEL, description="What the key is for.")
+    label: str = Field("", max_length=MAX_LABEL, description="The purpose of the key.")
     expires: datetime | None = Field(
-        None, description="When the key stops to be valid; UTC unless it says another zone."
+        None, description="When the key expires; UTC unless it contains another time zone."
     )
 
 
 class AuditModel(BaseModel):
-    """One thing that an administrator did, or was refused."""
+    """One operation of an administrator, done or refused."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -103,7 +103,7 @@ class AuditModel(BaseModel):
     at: datetime
     actor: str
     key: str | None
-    action: str = Field(description="The `operationId` of the operation, or what was done at the command line.")
+    action: str = Field(description="The `operationId` of the operation, or the action at the command line.")
     collection: str | None
     path: str
     status: int | None
@@ -119,45 +119,47 @@ class AuditList(BaseModel):
     next: int | None
 
 
-@router.get("/v1/caller", operation_id="get_caller", summary="What may this key do?", responses=problems())
+@router.get("/v1/caller", operation_id="get_caller", summary="The rights of this key", responses=problems())
 async def get_caller(caller: AnyCaller) -> CallerModel:
-    """The role and the collection of the key that the request was sent with."""
+    """Return the role and the collection of the key that the request was sent with."""
     return CallerModel(key_id=caller.key_id, label=caller.label, role=caller.role, collection=caller.collection)
 
 
 @router.get("/v1/keys", operation_id="list_keys", summary="List the keys", responses=problems())
 async def list_keys(request: Request, caller: KeyAdministrator) -> KeyList:
-    """All keys without their secrets, revoked and expired ones too; a key for one collection sees that one's."""
+    """List all keys without their secrets, including revoked and expired ones. A key for one collection sees only its keys."""
     service = service_of(request)
     found = await service.engine.run(service.keys.list)
-    return KeyList(keys=[KeyModel(**_told(one)) for one in found if caller.collection in (None, one.collection)])
+    return KeyList(keys=[KeyModel(**_fields(one)) for one in found if caller.collection in (None, one.collection)])
 
 
 @router.post("/v1/keys", operation_id="create_key", summary="Make a key", status_code=201, responses=problems(409))
-async def create_key(request: Request, response: Response, wanted: KeyWanted, caller: KeyAdministrator) -> NewKeyModel:
-    """Make a key and show it, once.
+async def create_key(request: Request, response: Response, body: KeyRequest, caller: KeyAdministrator) -> NewKeyModel:
+    """Make a key and show it once.
 
-    While a service on this machine has no keys it is open to everybody on it; the first key ends that. So the first one must
-    be an administrator's, for all collections.
+    Without keys, everyone on the machine may use a service. The first key ends that, so it must be an administrator's
+    key for all collections.
     """
     service = service_of(request)
-    request.state.audit = wanted.model_dump(mode="json", exclude_none=True)
-    collection = wanted.collection
+    request.state.audit = body.model_dump(mode="json", exclude_none=True)
+    collection = body.collection
     if caller.collection is not None:
         collection = caller.collection if collection is None else collection
         if collection != caller.collection:
-            raise Problem(403, "other_collection", f"this key can make keys for {caller.collection!r} alone")
-    if caller.key_id is None and (wanted.role != "admin" or collection is not None or wanted.expires is not None):
+            raise Problem(403, "other_collection", f"this key can only make keys for {caller.collection!r}")
+    if caller.key_id is None and (body.role != "admin" or collection is not None or body.expires is not None):
         raise Problem(
-            409, "conflict", "the first key must have the role admin, no collection and no end, as it makes the others"
+            409,
+            "conflict",
+            "the first key must have the role admin, no collection and no expiry, as it makes the others",
         )
-    expires = wanted.expires
+    expires = body.expires
     if expires is not None and expires.tzinfo is None:
         expires = expires.replace(tzinfo=timezone.utc)
 
     def make() -> tuple[str, KeyRecord]:
         ends = None if expires is None else expires.timestamp()
-        new = service.keys.create(wanted.role, collection, ends, wanted.label, created_by=caller.actor)
+        new = service.keys.create(body.role, collection, ends, body.label, created_by=caller.actor)
         record = service.keys.find(new.id)
         assert record is not None
         return new.text, record
@@ -169,7 +171,7 @@ async def create_key(request: Request, response: Response, wanted: KeyWanted, ca
     request.state.audit = {**request.state.audit, "key": record.id}
     response.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/keys/{record.id}"
     response.headers["Cache-Control"] = "no-store"
-    return NewKeyModel(**_told(record), key=text)
+    return NewKeyModel(**_fields(record), key=text)
 
 
 @router.delete(
@@ -180,7 +182,7 @@ async def revoke_key(
     caller: KeyAdministrator,
     id: Annotated[str, Path(max_length=40, description="The id of the key.")],  # noqa: A002 - its name in the path
 ) -> None:
-    """Make a key invalid at once, in all workers. It stays in the list; revoking it again changes nothing."""
+    """Make a key invalid at once, in all workers. It stays in the list. Revoking it again changes nothing."""
     service = service_of(request)
     record = await service.engine.run(service.keys.find, id)
     if record is None or caller.collection not in (None, record.collection):
@@ -188,14 +190,14 @@ async def revoke_key(
     await service.engine.run(service.keys.revoke, id)
 
 
-@router.get("/v1/audit", operation_id="list_audit", summary="What administrators did", responses=problems())
+@router.get("/v1/audit", operation_id="list_audit", summary="Operations of administrators", responses=problems())
 async def list_audit(
     request: Request,
     caller: KeyAdministrator,
-    before: Annotated[int | None, Query(ge=1, le=2**53, description="Entries with a smaller id.")] = None,
+    before: Annotated[int | None, Query(ge=1, le=2**53, description="Only entries with a smaller id.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> AuditList:
-    """Changes of keys and settings, erasures, exports and the like, with who did them; refused ones have their status."""
+    """List changes of keys and settings, erasures and exports, with their actors. Refused operations have their status."""
     service = service_of(request)
     found = await service.engine.run(service.audit.entries, before=before, limit=limit, collection=caller.collection)
     entries = [
@@ -208,7 +210,7 @@ async def list_audit(
     return AuditList(entries=entries, next=entries[-1].id if len(entries) == limit else None)
 
 
-def _told(record: KeyRecord) -> dict[str, Any]:
+def _fields(record: KeyRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "role": record.role,

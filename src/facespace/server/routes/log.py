@@ -1,4 +1,4 @@
-"""What was changed, by whom, and how it is taken back."""
+"""The log of changes, and undoing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facespace.server.acting import CollectionName, Enroller, Reader, acting, co
 from facespace.server.problems import Problem, problems, without_store
 from facespace.server.service import service_of
 
-MAX_LOG = 1_000  # entries of one answer
+MAX_LOG = 1_000  # entries in one answer
 
 router = APIRouter(tags=["log"])
 
@@ -30,7 +30,7 @@ class LoggedChange(BaseModel):
 
     number: int
     at: str
-    actor: str = Field(description="Who did it: a user of the machine, or a key of the service.")
+    actor: str = Field(description="A user of the machine, or a key of the service.")
     kind: str
     text: str
     undone: bool
@@ -46,7 +46,7 @@ class Log(BaseModel):
 
 
 class UndoRequest(BaseModel):
-    """Which change to take back; without a number the last one."""
+    """The number of the change to undo; without a number, the last one."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"number": 12}]})
 
@@ -60,7 +60,7 @@ async def list_changes(
     collection: CollectionName = "default",
     limit: Annotated[int, Query(ge=1, le=MAX_LOG)] = 20,
 ) -> Log:
-    """Of people who were erased a random name stands here."""
+    """List changes, the latest first. Erased people appear under a random name."""
     del caller
     service = service_of(request)
     gallery = await collection_of(service, collection)
@@ -68,17 +68,17 @@ async def list_changes(
     return Log(changes=[LoggedChange.model_validate(_entry(one)) for one in entries])
 
 
-@router.post("/v1/undo", operation_id="undo", summary="Take a change back", responses=problems(409))
+@router.post("/v1/undo", operation_id="undo", summary="Undo a change", responses=problems(409))
 async def undo(
-    request: Request, caller: Enroller, wanted: UndoRequest | None = None, collection: CollectionName = "default"
+    request: Request, caller: Enroller, body: UndoRequest | None = None, collection: CollectionName = "default"
 ) -> LoggedChange:
-    """The change that was undone. 409 `undo_refused` where it cannot be: erased, undone, or changed again since."""
+    """Undo a change and return it. Answer 409 `undo_refused` if it was erased, undone, or changed again since."""
     service = service_of(request)
     gallery = await collection_of(service, collection)
 
     def run() -> LogEntry:
         try:
-            done = gallery.undo(None if wanted is None else wanted.number)
+            done = gallery.undo(None if body is None else body.number)
         except Refused as refused:
             raise Problem(409, "undo_refused", without_store(refused)) from None
         service.events.emit("changed", collection, {"undone": done.id, "kind": done.kind, "text": done.text})

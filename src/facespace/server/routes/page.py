@@ -1,4 +1,4 @@
-"""The page in the browser: its files as they are, under a policy that lets nothing else run."""
+"""The web page: its files, with a policy that allows nothing else to run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facespace.server.problems import Problem
 from facespace.server.service import service_of
 
 FOLDER = Path(__file__).parents[1] / "page"
-# Scripts and styles come from files of the page alone, nothing comes from another host, and no text becomes markup:
+# Scripts and styles come only from files of the page, nothing comes from another host, and no text becomes markup:
 # without a Trusted Types policy the browser refuses `innerHTML` and `eval`. Pictures of faces are blobs made by the page.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -38,7 +38,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
-    "Cache-Control": "no-cache",  # asked for again each time, answered 304 while it is the same
+    "Cache-Control": "no-cache",  # the browser asks each time, and gets 304 if the file is unchanged
 }
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -61,7 +61,7 @@ class PageFile:
 
 @cache
 def page_files() -> dict[str, PageFile]:
-    """All files of the page by name. Only these are ever served, so a name cannot lead anywhere else."""
+    """Return all files of the page by name. Only these are served, so a name cannot lead to any other file."""
     found = {}
     for path in sorted(FOLDER.iterdir()):
         if media_type := _TYPES.get(path.suffix):
@@ -72,13 +72,13 @@ def page_files() -> dict[str, PageFile]:
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def index(request: Request) -> Response:
-    """The page itself."""
+    """Return the page."""
     return _answer(request, "index.html")
 
 
 @router.api_route("/page/{name}", methods=["GET", "HEAD"])
 async def asset(request: Request, name: str) -> Response:
-    """A script, style or picture of the page."""
+    """Return a script, style or picture of the page."""
     return _answer(request, name)
 
 

@@ -1,4 +1,4 @@
-"""People: listed, made, changed, merged, split, removed and erased."""
+"""Listing, creating, changing, merging, splitting, removing and erasing people."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from facespace.server.people import (
 from facespace.server.problems import Problem, problems
 from facespace.server.service import Service, service_of
 
-MAX_MERGED = 100  # people of one request
-MAX_CHOSEN = 1_000  # photos of one request
+MAX_MERGED = 100  # people in one request
+MAX_CHOSEN = 1_000  # photos in one request
 
 router = APIRouter(tags=["people"])
 
@@ -60,7 +60,7 @@ _IF_MATCH: dict[str, Any] = {
     "parameters": [
         {
             "name": "If-Match", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 1000},
-            "description": "The person's ETag; without it 428, where it differs 412. `*` takes the person as they are.",
+            "description": "The person's ETag. Without it the answer is 428, if it differs 412. `*` accepts any state.",
             "example": "*",
         }
     ]
@@ -73,12 +73,12 @@ class People(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"people": [EXAMPLE_PERSON], "next": None, "total": 1}]})
 
     people: list[Person]
-    next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
-    total: int = Field(description="How many people the collection has.")
+    next: str | None = Field(description="Send it as `after` for the next page; null at the end.")
+    total: int = Field(description="The number of people in the collection.")
 
 
 class NewPerson(BaseModel):
-    """A person to be made; as a form the photos come with it."""
+    """A person to create. In a form, the photos are sent with it."""
 
     name: Name
     external_id: str | None = None
@@ -86,7 +86,7 @@ class NewPerson(BaseModel):
 
 
 class PersonPatch(BaseModel):
-    """What to change of a person; what is missing stays."""
+    """Changes of a person. Missing fields stay unchanged."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "Ada King"}]})
 
@@ -97,7 +97,7 @@ class PersonPatch(BaseModel):
 
 
 class Undo(BaseModel):
-    """The number of a change, which `undo` takes back; null where nothing had to change."""
+    """The number of a change, for `undo`; null if nothing had to change."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"undo": 12}]})
 
@@ -111,7 +111,7 @@ class ChangedPerson(Person, Undo):
 
 
 class Merge(BaseModel):
-    """Whose photos the person gets; `etags`, in the same order, are those that the client saw."""
+    """The people whose photos the person gets. `etags`, in the same order, are the ones that the client saw."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"others": ["4"]}]})
 
@@ -120,7 +120,7 @@ class Merge(BaseModel):
 
 
 class Split(BaseModel):
-    """Which photos are somebody else's."""
+    """The photos to move, and the name of the other person."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"photos": ["7"], "to": "Grace Hopper"}]})
 
@@ -129,7 +129,7 @@ class Split(BaseModel):
 
 
 class Reject(BaseModel):
-    """Which photos do not show the person, and whom they show, if that is known."""
+    """The photos that do not show the person, and the name of the person they show, if known."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"photos": ["7"]}]})
 
@@ -138,7 +138,7 @@ class Reject(BaseModel):
 
 
 class Moved(BaseModel):
-    """Both people after photos moved; null for who has no photos left."""
+    """Both people after photos were moved; null for a person without photos."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"person": EXAMPLE_PERSON, "other": None, "undo": 12}]})
 
@@ -148,7 +148,7 @@ class Moved(BaseModel):
 
 
 class Erased(BaseModel):
-    """How many photos were erased for good."""
+    """The number of photos that were erased permanently."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"erased": 2}]})
 
@@ -165,7 +165,7 @@ async def list_people(
     search: Annotated[str, Query(max_length=200, description="A part of the name, without case and accents.")] = "",
     external_id: Annotated[str | None, Query(max_length=200)] = None,
 ) -> People:
-    """People by name. A page of a search may be short, or empty, though `next` says that more follow."""
+    """List people by name. A page of a search may be short, or empty, even if `next` shows that more follow."""
     del caller
     service = service_of(request)
     gallery = await collection_of(service, collection)
@@ -183,7 +183,7 @@ async def list_people(
 
 
 @router.post(
-    "/v1/people", operation_id="create_person", summary="Make a person of photos", status_code=201,
+    "/v1/people", operation_id="create_person", summary="Create a person from photos", status_code=201,
     responses={**problems(409), 201: {"headers": {**_ETAG, "Location": {"schema": {"type": "string"}}}}},
     openapi_extra={
         "requestBody": request_body(
@@ -198,12 +198,12 @@ async def create_person(
     options: Annotated[Options, Depends()],
     collection: CollectionName = "default",
 ) -> CreatedPerson:
-    """A person exists only with photos: the request is a form with `name` and one or more files `photo`.
+    """Create a person, who needs photos: the request is a form with `name` and one or more files `photo`.
 
-    Where the name is taken already nothing is added: 409 `name_taken` with the id of the `other`. Where no photo can be
-    enrolled: 422 `photo_needed`, with the `rejected` ones.
+    If the name is taken, nothing is added: 409 `name_taken` with the id of the `other`. If no photo can be enrolled: 422
+    `photo_needed` with the `rejected` photos.
     """
-    service_of(request).engine.room(1)
+    service_of(request).engine.check_queue(1)
     form = await _form_or_json(request)
     target = checked_target(form, number=0, person_metadata=True)
     done = await enroll_form(request, caller, collection, form, target, options)
@@ -213,13 +213,13 @@ async def create_person(
             422, "photo_needed", f"no photo could be enrolled: {done.rejected[0].detail}", rejected=rejected
         )  # fmt: skip
     person = CreatedPerson(**done.person.model_dump(), added_photos=done.added, rejected=done.rejected)
-    _tell_etag(response, person)
+    _set_etag(response, person)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/people/{person.id}"
     return person
 
 
 @router.post(
-    "/v1/enroll", operation_id="enroll", summary="Add photos to a person by name, who may be new",
+    "/v1/enroll", operation_id="enroll", summary="Add photos to a new or known person by name",
     responses=problems(409),
     openapi_extra={
         "requestBody": request_body(
@@ -230,11 +230,11 @@ async def create_person(
 async def enroll(
     request: Request, caller: Enroller, options: Annotated[Options, Depends()], collection: CollectionName = "default"
 ) -> Enrolment:
-    """Each photo is added or rejected by itself, with a stable code; `metadata` is kept with each photo.
+    """Add or reject each photo independently, with a stable code. `metadata` is stored with each photo.
 
-    `person` is null where nobody has the name and no photo was added.
+    `person` is null if no person has the name and no photo was added.
     """
-    service_of(request).engine.room(1)
+    service_of(request).engine.check_queue(1)
     form = await read_form(request)
     target = checked_target(form, number=None, person_metadata=False)
     return await enroll_form(
@@ -243,39 +243,39 @@ async def enroll(
 
 
 async def _form_or_json(request: Request) -> Form:
-    """The form of a request; `Problem` 422 for JSON, which has no photos."""
+    """Return the form of a request. Raise `Problem` 422 for JSON, which contains no photos."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return await read_form(request)
     try:
-        told = NewPerson.model_validate_json(await request.body())
+        person = NewPerson.model_validate_json(await request.body())
     except (ValidationError, RecursionError, ValueError) as error:
         is_json = isinstance(error, ValidationError) and all(one["type"] != "json_invalid" for one in error.errors())
         if is_json:
             raise Problem(422, "invalid", "the body must be an object with a name") from None
-        raise Problem(400, "malformed", "the body is no valid JSON") from None
-    checked_name(told.name)
+        raise Problem(400, "malformed", "the body is not valid JSON") from None
+    checked_name(person.name)
     raise Problem(422, "photo_needed", "a person needs a photo: send a form with the name and files `photo`")
 
 
 @router.get(
-    "/v1/people/{person_id}", operation_id="get_person", summary="One person with the photos",
+    "/v1/people/{person_id}", operation_id="get_person", summary="One person with their photos",
     responses={**problems(), 200: {"headers": _ETAG}},
 )  # fmt: skip
 async def get_person(
     request: Request, caller: Reader, response: Response, person_id: str, collection: CollectionName = "default"
 ) -> PersonWithPhotos:
-    """At most 1,000 photos are listed here; `/v1/people/{person_id}/photos` has them all."""
+    """Return a person with at most 1,000 photos; `/v1/people/{person_id}/photos` lists all."""
     del caller
     service = service_of(request)
     gallery = await collection_of(service, collection)
     found = await service.engine.run(person_with_photos, gallery.store, person_number(person_id))
     person = PersonWithPhotos.model_validate(found)
-    _tell_etag(response, person)
+    _set_etag(response, person)
     return person
 
 
 @router.patch(
-    "/v1/people/{person_id}", operation_id="change_person", summary="Change what is known of a person",
+    "/v1/people/{person_id}", operation_id="change_person", summary="Change a person",
     responses={**problems(409, 412, 428), 200: {"headers": _ETAG}}, openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def change_person(
@@ -308,7 +308,7 @@ async def change_person(
 async def remove_person(
     request: Request, caller: Enroller, person_id: str, collection: CollectionName = "default"
 ) -> Undo:
-    """The person is no longer found or named. `undo` brings them back; `erase` erases them for good."""
+    """Remove a person, who is then no longer found or named. `undo` restores the person; `erase` deletes permanently."""
     service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
 
@@ -334,7 +334,7 @@ async def merge_people(
     merge: Merge,
     collection: CollectionName = "default",
 ) -> ChangedPerson:
-    """The others are gone then; `undo` takes it back. With `etags` none of them may have changed since."""
+    """Move the photos of other people to this person, and remove the others. With `etags` none may have changed since."""
     if merge.etags is not None and len(merge.etags) != len(merge.others):
         raise Problem(422, "invalid", f"etags must be as many as others, {len(merge.others)}, got {len(merge.etags)}")
     numbers = [person_number(one) for one in merge.others]
@@ -348,37 +348,37 @@ async def merge_people(
 
 
 @router.post(
-    "/v1/people/{person_id}/split", operation_id="split_person", summary="Give photos to another person, who may be new",
+    "/v1/people/{person_id}/split", operation_id="split_person", summary="Move photos to a new or known person",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def split_person(
     request: Request, caller: Enroller, person_id: str, split: Split, collection: CollectionName = "default"
 ) -> Moved:
-    """A person whose last photo goes is removed."""
+    """Move photos to another person. If no photo is left, the first person is removed."""
     return await _moved(request, caller, collection, person_id, split.photos, split.to, reject=False)
 
 
 @router.post(
-    "/v1/people/{person_id}/reject", operation_id="reject_photos", summary="Say that photos do not show this person",
+    "/v1/people/{person_id}/reject", operation_id="reject_photos", summary="Mark photos that do not show this person",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def reject_photos(
     request: Request, caller: Enroller, person_id: str, reject: Reject, collection: CollectionName = "default"
 ) -> Moved:
-    """They go, or to the person `to`, and are never enrolled as this person again."""
+    """Remove photos, or move them to the person `to`. They are never enrolled as this person again."""
     return await _moved(request, caller, collection, person_id, reject.photos, reject.to, reject=True)
 
 
 @router.post(
-    "/v1/people/{person_id}/erase", operation_id="erase_person", summary="Erase a person for good",
+    "/v1/people/{person_id}/erase", operation_id="erase_person", summary="Erase a person permanently",
     responses=problems(409, 412, 428), openapi_extra=_IF_MATCH,
 )  # fmt: skip
 async def erase_person(
     request: Request, caller: Admin, person_id: str, collection: CollectionName = "default"
 ) -> Erased:
-    """Vectors, crops and what the log knows of the person are gone, of a removed person too; nothing undoes it.
+    """Erase the embeddings, crops and log entries of a person, even after removal. This cannot be undone.
 
-    So are the names of those who were merged into the person. Unnamed faces that are kept are not touched, nor are backups and exports.
+    The names of people who were merged into this person are erased too. Unnamed faces, backups and exports are not changed.
     """
     service, number = service_of(request), person_number(person_id)
     gallery = await collection_of(service, collection)
@@ -418,13 +418,13 @@ async def _changed(
         done = change(gallery, if_match(request, gallery, number))
         entry = _entry(gallery.store, number)
         if entry is None:
-            raise Problem(409, "conflict", "the person was changed, and then removed by somebody else")
+            raise Problem(409, "conflict", "the person was changed, but then removed by another request")
         if done.number is not None:
             _emit_changed(service, collection, entry, done)
         return {**entry, "undo": done.number}
 
     person = ChangedPerson.model_validate(await acting(service, caller, run))
-    _tell_etag(response, person)
+    _set_etag(response, person)
     return person
 
 
@@ -471,5 +471,5 @@ def _emit_changed(service: Service, collection: str, entry: dict[str, Any], done
     service.events.emit("changed", collection, data)
 
 
-def _tell_etag(response: Response, person: Person) -> None:
+def _set_etag(response: Response, person: Person) -> None:
     response.headers["ETag"] = f'"{person.etag}"'

@@ -1,4 +1,4 @@
-"""Photos of a person: added many at once, listed, seen as crops, removed."""
+"""Adding, listing, showing and removing photos of a person."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from facespace.server.problems import Problem, problems
 from facespace.server.routes.people import ChangedPerson, Undo
 from facespace.server.service import service_of
 
-MAX_PHOTOS_PAGE = 1_000  # photos of one answer
+MAX_PHOTOS_PAGE = 1_000  # photos in one answer
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The crop."},
-    304: {"description": "The crop is as the client has it, by the ETag in If-None-Match."},
+    304: {"description": "The client's crop, named by the ETag in If-None-Match, is current."},
 }
 
 router = APIRouter(tags=["photos"])
@@ -51,12 +51,12 @@ class Photos(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"photos": [EXAMPLE_PHOTO], "next": None, "total": 1}]})
 
     photos: list[PhotoEntry]
-    next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
+    next: str | None = Field(description="Send it as `after` for the next page; null at the end.")
     total: int
 
 
 class PhotoRemoved(Undo):
-    """What a removed photo leaves: `person` is null if it was the last one."""
+    """The result of removing a photo. `person` is null if it was the last one."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"undo": 12, "person": None}]})
 
@@ -74,12 +74,12 @@ async def add_photos(
     options: Annotated[Options, Depends()],
     collection: CollectionName = "default",
 ) -> Enrolment:
-    """Each photo is added or rejected by itself, with a stable code; what is said to be added is on the disk.
+    """Add or reject each photo independently, with a stable code. Added photos are on the disk.
 
-    `metadata` is a JSON object that is kept with each photo. With `box`, of one photo, the face in a box drawn by hand is taken, also where
-    the detector found none.
+    `metadata` is a JSON object that is stored with each photo. With `box`, the request must have one photo; the face in
+    the drawn box is enrolled, even if the detector found none.
     """
-    service_of(request).engine.room(1)
+    service_of(request).engine.check_queue(1)
     number = person_number(person_id)
     form = await read_form(request, raw_as="photo")
     return await enroll_form(
@@ -98,7 +98,7 @@ async def list_photos(
     after: Annotated[str | None, Query(max_length=20, description="The `next` of an earlier answer.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PHOTOS_PAGE)] = 100,
 ) -> Photos:
-    """In the order they were added; `next` is the id of the last one here."""
+    """List photos in the order they were added. `next` is the id of the last photo in the answer."""
     del caller
     service, number = service_of(request), person_number(person_id)
     last = 0 if after is None else photo_number(after)
@@ -124,22 +124,22 @@ async def list_photos(
 async def get_crop(
     request: Request, caller: Reader, person_id: str, photo_id: str, collection: CollectionName = "default"
 ) -> Response:
-    """The face as it was cut out to be recognised; photos themselves are not kept. 404 where no crop was kept."""
+    """Return the face as it was cropped for recognition. Photos themselves are not kept. 404 if no crop was kept."""
     del caller
-    service, number, wanted = service_of(request), person_number(person_id), photo_number(photo_id)
+    service, number, photo = service_of(request), person_number(person_id), photo_number(photo_id)
     gallery = await collection_of(service, collection)
 
     def read() -> tuple[str, bytes] | None:
         edits.person_called(gallery.store, Seen(number))
-        found = next((one for one in gallery.store.photos(number) if one.id == wanted), None)
-        crop = gallery.store.crop(wanted) if found is not None and found.has_crop else None
+        found = next((one for one in gallery.store.photos(number) if one.id == photo), None)
+        crop = gallery.store.crop(photo) if found is not None and found.has_crop else None
         return None if found is None or crop is None else (found.digest, crop)
 
     return png_response(request, await service.engine.run(read))
 
 
 def png_response(request: Request, crop: tuple[str, bytes] | None) -> Response:
-    """A stored crop (its digest and bytes); `Problem` 404 where there is none, or where it is no PNG."""
+    """Return a stored crop (its digest and bytes). Raise `Problem` 404 if there is none, or it is not a PNG."""
     if crop is None or not crop[1].startswith(PNG):
         raise Problem(404, "no_such_photo", "there is no such photo, or no crop of it was kept")
     digest, data = crop
@@ -156,15 +156,15 @@ def png_response(request: Request, crop: tuple[str, bytes] | None) -> Response:
 async def remove_photo(
     request: Request, caller: Enroller, person_id: str, photo_id: str, collection: CollectionName = "default"
 ) -> PhotoRemoved:
-    """With the last photo the person is removed. If-Match with the person's ETag may be given."""
-    service, number, wanted = service_of(request), person_number(person_id), photo_number(photo_id)
+    """Remove a photo, and the person with the last one. If-Match with the person's ETag is optional."""
+    service, number, photo = service_of(request), person_number(person_id), photo_number(photo_id)
     gallery = await collection_of(service, collection)
 
     def remove() -> tuple[Done, dict[str, Any] | None]:
         store = gallery.store
         who = if_match(request, gallery, number, needed=False)
         name = edits.person_called(store, who).state.name
-        done = edits.remove_photos(store, who, [wanted])
+        done = edits.remove_photos(store, who, [photo])
         left = store.get([number])
         entry = person_entry(store, left[0]) if left else None
         data = {"person": {"id": person_id, "name": name}, "undo": done.number}

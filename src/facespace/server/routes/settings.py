@@ -1,4 +1,4 @@
-"""The thresholds of a collection, its model, the room it takes, its limits, and what an administrator chose."""
+"""A collection's settings: thresholds, model, storage and limits, and an administrator's choices."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ router = APIRouter(tags=["settings"])
 
 READ, ADMIN = [Depends(allowed("read"))], [Depends(allowed("admin"))]
 CollectionName = Annotated[str, Query(max_length=100, description="The collection of people.")]
-# Rates of the curves, from what a strict service asks to the largest that a calibration has.
+# Rates of the curves, from very strict to the largest that a calibration contains.
 _RATES = [round(base * 10.0**-power, 12) for power in range(6, 0, -1) for base in (1, 2, 5)]
 _CHOSEN = ("rate", "unknowns_days", "keep_crops")
-MAX_FINDINGS = 1000  # of a check, in one answer
+MAX_FINDINGS = 1000  # findings of a check in one answer
 
 
 class ModelModel(BaseModel):
-    """The recognition model that made the vectors of a collection. Fields are null for a model without a card."""
+    """The recognition model that made the embeddings of a collection. Fields are null for a model without a card."""
 
     name: str
     network: str | None
@@ -42,7 +42,7 @@ class ModelModel(BaseModel):
 
 
 class RatePoint(BaseModel):
-    """The similarity that a share `rate` of strangers reaches to the person who resembles them most."""
+    """The similarity that a share `rate` of strangers reaches to the person most similar to them."""
 
     rate: float
     threshold: float
@@ -56,27 +56,27 @@ class MatchPoint(BaseModel):
 
 
 class CalibrationModel(BaseModel):
-    """What thresholds rest on.
+    """The measurements behind the thresholds.
 
-    `points` is the curve of two photos compared, `strangers` that of identifying among as many people as the collection
-    has, each with one photo, where all photos are good. `own` is what `facespace calibrate` measured on photos of one's own.
+    `points` is the curve for comparing two photos. `strangers` is the curve for identifying among as many people as the
+    collection has, with one photo each; all photos are good. `own` is what `facespace calibrate` measured on your photos.
     """
 
     points: list[MatchPoint]
     strangers: list[RatePoint]
-    measured_on: str | None = Field(description="The photos that the model's rates were measured on, in words.")
+    measured_on: str | None = Field(description="A description of the photos on which the model's rates were measured.")
     own: dict[str, Any] | None
 
 
 class StorageModel(BaseModel):
-    """Bytes on the disk of this service; null for a gallery that a database server keeps."""
+    """Bytes on the disk of this service; null for a gallery on a database server."""
 
     gallery: int | None
     state: int
 
 
 class LimitsModel(BaseModel):
-    """What one request may have. Rates are requests per second of one key; null sets no limit."""
+    """The limits of one request. Rates are requests per second of one key; null sets no limit."""
 
     max_body: int
     max_photos: int
@@ -88,7 +88,7 @@ class LimitsModel(BaseModel):
 
 
 class SettingsModel(BaseModel):
-    """Settings of a collection, and what they rest on."""
+    """The settings of a collection, with its calibration, storage and limits."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -114,27 +114,27 @@ class SettingsModel(BaseModel):
     )  # fmt: skip
     collection: str
     version: str
-    open: bool = Field(description="True while everybody on this machine may do everything, as there are no keys.")
+    open: bool = Field(description="True while everyone on this machine may do everything, because there are no keys.")
     workers: int
     n_people: int
     n_photos: int
     model: ModelModel
-    rate: float = Field(description="The share of strangers that may be given a name.")
+    rate: float = Field(description="The share of strangers that may get a name by mistake.")
     rate_from: Literal["setting", "calibrate", "default"]
     threshold: float | None = Field(
-        description="What a good face must reach for a person of one good photo, at this rate; null where the model has no"
-        " calibration. Other faces have thresholds of their own, which each answer has."
+        description="The similarity that a good face needs for a person with one good photo, at this rate; null if the model"
+        " has no calibration. Other faces have other thresholds, given in each answer."
     )
     calibration: CalibrationModel
-    retention_days: float | None = Field(description="After so many days, what was removed is erased; null: never.")
-    unknowns_days: float | None = Field(description="Days that unknown faces are kept; null: not at all.")
+    retention_days: float | None = Field(description="Days after which removed photos are erased; null: never.")
+    unknowns_days: float | None = Field(description="Days for which unknown faces are kept; null: not kept.")
     keep_crops: bool = Field(description="Whether the crops of enrolled photos are kept.")
     storage: StorageModel
     limits: LimitsModel
 
 
 class SettingsChange(BaseModel):
-    """What to change; a field that is left out stays, and null means as the descriptions of the settings say."""
+    """Changes of settings. A missing field stays unchanged; for null see the descriptions of the settings."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"example": {"rate": 0.005, "unknowns_days": 7}}
@@ -146,7 +146,7 @@ class SettingsChange(BaseModel):
 
 
 class FindingModel(BaseModel):
-    """One thing to look at."""
+    """One finding of a check."""
 
     kind: str
     text: str
@@ -155,7 +155,7 @@ class FindingModel(BaseModel):
 
 
 class CheckModel(BaseModel):
-    """What looks wrong with a collection; `complete` is false where more was found than is listed."""
+    """The findings in a collection. `complete` is false if more was found than is listed."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"collection": "default", "n_people": 2, "findings": [], "complete": True}}
@@ -174,7 +174,7 @@ class CheckModel(BaseModel):
     dependencies=READ,
 )
 async def get_settings(request: Request, collection: CollectionName = "default") -> SettingsModel:
-    """Thresholds with the curves they come from, the model, the room taken on the disk, limits, and what is kept."""
+    """Return the thresholds with their curves, the model, the storage, the limits, and which data is kept."""
     service = service_of(request)
     return await service.engine.run(_settings, service, collection)
 
@@ -189,7 +189,7 @@ async def get_settings(request: Request, collection: CollectionName = "default")
 async def change_settings(
     request: Request, changes: SettingsChange, collection: CollectionName = "default"
 ) -> SettingsModel:
-    """Change the rate of strangers named, what is erased when, and what is kept; all workers follow within a second."""
+    """Change the rate of named strangers, and which data is kept for how long. All workers follow within a second."""
     service = service_of(request)
     given = changes.model_dump(exclude_unset=True)
     request.state.audit = given
@@ -209,9 +209,9 @@ async def change_settings(
         raise Problem(422, "invalid", str(error)) from None
 
 
-@router.get("/v1/check", operation_id="check", summary="Look for damage", responses=problems(), dependencies=READ)
+@router.get("/v1/check", operation_id="check", summary="Check for damage", responses=problems(), dependencies=READ)
 async def check(request: Request, collection: CollectionName = "default") -> CheckModel:
-    """Damage of the store, and one photo under two names; no faces are compared (`facespace gallery check` does)."""
+    """Find damage of the store, and photos under two names. Faces are only compared by `facespace gallery check`."""
     service = service_of(request)
 
     def look() -> CheckModel:

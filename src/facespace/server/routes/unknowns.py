@@ -1,4 +1,4 @@
-"""Faces nobody could name: listed, searched, in clusters, named, ignored, erased."""
+"""Unnamed faces: listing, searching, clustering, naming, ignoring and erasing them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from facespace.server.service import Service, service_of
 from facespace.server.unknown_clusters import like_each
 from facespace.server.unknowns import Unknown
 
-MAX_NAMED = 1_000  # faces of one request
+MAX_NAMED = 1_000  # faces in one request
 _TRIES = 5
 
 router = APIRouter(tags=["unknowns"])
@@ -36,18 +36,18 @@ EXAMPLE_UNKNOWN: dict[str, Any] = {
 EXAMPLE_KNOWN: dict[str, Any] = {"id": "3", "name": "Ada Lovelace", "external_id": "emp-17"}
 FaceId = Annotated[str, Field(max_length=40)]
 FaceIds = Annotated[list[FaceId], Field(min_length=1, max_length=MAX_NAMED)]
-Ignored = Annotated[bool, Query(description="Look at the faces that are ignored for good instead.")]
+Ignored = Annotated[bool, Query(description="Use the ignored faces instead.")]
 
 
 class UnknownFace(BaseModel):
-    """One face that nobody could name."""
+    """One unnamed face."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_UNKNOWN]})
 
     id: str
-    seen: str = Field(description="When the photo was looked at, UTC.")
+    seen: str = Field(description="When the photo was analysed, UTC.")
     box: list[float] = Field(description="x1, y1, x2, y2 in pixels of the photo.")
-    source: str = Field(description="What the client called the photo.")
+    source: str = Field(description="The client's name for the photo.")
     quality: float | None
     has_crop: bool
 
@@ -60,12 +60,12 @@ class UnknownFaces(BaseModel):
     )
 
     unknowns: list[UnknownFace]
-    next: str | None = Field(description="Give it as `after` for what follows; null at the end.")
+    next: str | None = Field(description="Send it as `after` for the next page; null at the end.")
     total: int
 
 
 class KnownPerson(BaseModel):
-    """A person who is enrolled."""
+    """An enrolled person."""
 
     id: str
     name: str
@@ -73,7 +73,7 @@ class KnownPerson(BaseModel):
 
 
 class SuggestedPerson(BaseModel):
-    """Somebody whom a cluster may show."""
+    """A known person that a cluster may show."""
 
     person: KnownPerson
     similarity: float
@@ -82,13 +82,15 @@ class SuggestedPerson(BaseModel):
 
 
 class FaceCluster(BaseModel):
-    """Faces that seem to be one person's, the newest first; one face alone where known people are suggested for it."""
+    """Faces that seem to show one person, the newest first. A single face is listed if known people are suggested for it."""
 
     id: str
     faces: list[str]
     n: int
     cover: str = Field(description="The best of the faces.")
-    suggestions: list[SuggestedPerson] = Field(description="Known people, best first; nobody below the threshold.")
+    suggestions: list[SuggestedPerson] = Field(
+        description="Known people whose similarity reaches the threshold, best first."
+    )
 
 
 _EXAMPLE_CLUSTER: dict[str, Any] = {
@@ -98,7 +100,7 @@ _EXAMPLE_CLUSTER: dict[str, Any] = {
 
 
 class FaceClusters(BaseModel):
-    """All clusters, the largest first, and the faces that are in none."""
+    """All clusters, the largest first, and the faces that are in no cluster."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"clusters": [_EXAMPLE_CLUSTER], "loose": []}]})
 
@@ -107,7 +109,7 @@ class FaceClusters(BaseModel):
 
 
 class AlikeFace(BaseModel):
-    """An unnamed face that is like one of a photo."""
+    """An unnamed face that is similar to one of the photo."""
 
     unknown_id: str
     similarity: float
@@ -115,7 +117,7 @@ class AlikeFace(BaseModel):
 
 
 class SearchedFace(BaseModel):
-    """A face of the photo and the unnamed ones like it."""
+    """A face of the photo and the unnamed faces similar to it."""
 
     box: list[float]
     score: float
@@ -135,7 +137,7 @@ class Searched(BaseModel):
 
 
 class Naming(BaseModel):
-    """Whose the faces are: a `name`, who may be new, or the id of a `person`."""
+    """The faces to name, and either a `name`, new or known, or the id of a `person`."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"faces": [EXAMPLE_ID], "name": "Ada Lovelace"}]},)  # fmt: skip
 
@@ -145,7 +147,7 @@ class Naming(BaseModel):
 
 
 class Faces(BaseModel):
-    """Which faces."""
+    """A list of faces."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"faces": [EXAMPLE_ID]}]})
 
@@ -153,14 +155,14 @@ class Faces(BaseModel):
 
 
 class IgnoredFaces(BaseModel):
-    """How many faces are ignored now."""
+    """The number of faces that are now ignored."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ignored": 1}]})
 
     ignored: int
 
 
-@router.get("/v1/unknowns", operation_id="list_unknowns", summary="Faces nobody could name", responses=problems())
+@router.get("/v1/unknowns", operation_id="list_unknowns", summary="Unnamed faces", responses=problems())
 async def list_unknowns(
     request: Request,
     caller: Reader,
@@ -169,7 +171,7 @@ async def list_unknowns(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
     ignored: Ignored = False,
 ) -> UnknownFaces:
-    """The newest first. They are kept as long as the setting `unknowns_days` says."""
+    """List unnamed faces, the newest first. They are kept for the time in the setting `unknowns_days`."""
     del caller
     service = service_of(request)
     await collection_of(service, collection)
@@ -185,11 +187,11 @@ async def list_unknowns(
 
 
 @router.get(
-    "/v1/unknowns/clusters", operation_id="cluster_unknowns", summary="Unnamed faces in groups of one person",
+    "/v1/unknowns/clusters", operation_id="cluster_unknowns", summary="Unnamed faces grouped by person",
     responses=problems(),
 )  # fmt: skip
 async def cluster_unknowns(request: Request, caller: Reader, collection: CollectionName = "default") -> FaceClusters:
-    """Of the newest 5,000 faces. Known people are suggested whose threshold for a 1:1 comparison is reached."""
+    """Cluster the newest 5,000 faces. Suggest known people who reach the threshold of a 1:1 comparison."""
     del caller
     service = service_of(request)
     gallery = await collection_of(service, collection)
@@ -219,7 +221,7 @@ async def cluster_unknowns(request: Request, caller: Reader, collection: Collect
 async def get_unknown_crop(
     request: Request, caller: Reader, face_id: str, collection: CollectionName = "default", ignored: Ignored = False
 ) -> Response:
-    """The face as it was cut out to be recognised."""
+    """Return the face as it was cropped for recognition."""
     del caller
     service = service_of(request)
     await collection_of(service, collection)
@@ -227,20 +229,20 @@ async def get_unknown_crop(
 
 
 @router.post(
-    "/v1/unknowns/search", operation_id="search_unknowns", summary="Unnamed faces like those of a photo",
+    "/v1/unknowns/search", operation_id="search_unknowns", summary="Unnamed faces similar to those of a photo",
     responses=problems(), openapi_extra={"requestBody": request_body(raw=True)},
 )  # fmt: skip
 async def search_unknowns(
     request: Request,
     caller: Reader,
     collection: CollectionName = "default",
-    largest: Annotated[bool, Query(description="Look at the largest face alone.")] = False,
-    limit: Annotated[int, Query(ge=1, le=100, description="Answer at most so many for each face.")] = 20,
+    largest: Annotated[bool, Query(description="Use only the largest face.")] = False,
+    limit: Annotated[int, Query(ge=1, le=100, description="The largest number of matches for each face.")] = 20,
 ) -> Searched:
-    """Best first; nothing below the threshold of a 1:1 comparison."""
+    """Find the unnamed faces that reach the threshold of a 1:1 comparison, best first."""
     del caller
     service = service_of(request)
-    service.engine.room(1)
+    service.engine.check_queue(1)
     upload = (await read_photos(request, most=1))[0]
     gallery = await collection_of(service, collection)
     (photo,) = await service.engine.analyze(
@@ -274,9 +276,9 @@ async def search_unknowns(
 async def name_unknowns(
     request: Request, caller: Enroller, naming: Naming, collection: CollectionName = "default"
 ) -> Enrolment:
-    """They become photos of the person, and are no unnamed faces any more. `undo` removes them from the person."""
+    """Enroll unnamed faces as photos of a person. `undo` removes them from the person."""
     if (naming.name is None) == (naming.person is None):
-        raise Problem(422, "invalid", "either a name or the id of a person is needed")
+        raise Problem(422, "invalid", "the request must have either a name or the id of a person")
     name = None if naming.name is None else checked_name(naming.name)
     number = None if naming.person is None else person_number(naming.person)
     service = service_of(request)
@@ -300,7 +302,7 @@ def _name(service: Service, collection: str, ids: list[str], name: str | None, n
             person = edits.person_called(store, Seen(number)) if number is not None else store.find(name or "")
             called = person.state.name if person is not None else name or ""
             if person is not None and entry.digest in person.state.rejected:
-                text = f"somebody said that this photo does not show {called}"
+                text = f"this photo was marked as not showing {called}"
                 rejected.append(Rejected(index=k, filename=one.id, code="other_person", detail=text))
                 break
             try:
@@ -316,7 +318,7 @@ def _name(service: Service, collection: str, ids: list[str], name: str | None, n
                 text = f"the same photo is enrolled as {', '.join(twice)}"
                 added.append((k, one, [Warned(code="same_photo", detail=text)] if twice else []))
             else:
-                text = "this very face is enrolled already for this person"
+                text = "this face is already enrolled for this person"
                 rejected.append(Rejected(index=k, filename=one.id, code="already_known", detail=text))
             break
     service.unknowns.erase(collection, done)
@@ -327,37 +329,37 @@ def _name(service: Service, collection: str, ids: list[str], name: str | None, n
     if added and entry_of is not None:
         data: dict[str, Any] = {"person": {"id": entry_of.id, "name": entry_of.name}, "n_added": len(added)}
         service.events.emit("enrolled", collection, {**data, "n_photos": entry_of.n_photos})
-    told = [
+    entries_added = [
         Added(
             index=k, filename=one.id, photo_id=numbers.get(one.photo.digest, ""),
             quality=None if one.quality is None else round(one.quality, 3), box=one.box, warnings=warnings,
         )
         for k, one, warnings in added
     ]  # fmt: skip
-    return Enrolment(person=entry_of, added=told, rejected=rejected)
+    return Enrolment(person=entry_of, added=entries_added, rejected=rejected)
 
 
 @router.post(
-    "/v1/unknowns/ignore", operation_id="ignore_unknowns", summary="Ignore the faces of somebody for good",
+    "/v1/unknowns/ignore", operation_id="ignore_unknowns", summary="Ignore a person's faces from now on",
     responses=problems(409),
 )  # fmt: skip
 async def ignore_unknowns(
     request: Request, caller: Enroller, faces: Faces, collection: CollectionName = "default"
 ) -> IgnoredFaces:
-    """Whoever is like these faces, which shall be of one person, is `ignored` in what `identify` answers, and never kept."""
+    """Ignore the person in these faces: `identify` answers `ignored` for similar faces, and they are not kept."""
     service = service_of(request)
     await collection_of(service, collection)
     return IgnoredFaces(ignored=await acting(service, caller, service.unknowns.ignore, collection, faces.faces))
 
 
 @router.delete(
-    "/v1/unknowns/{face_id}", operation_id="erase_unknown", summary="Erase an unnamed face for good", status_code=204,
+    "/v1/unknowns/{face_id}", operation_id="erase_unknown", summary="Erase an unnamed face permanently", status_code=204,
     responses=problems(),
 )  # fmt: skip
 async def erase_unknown(
     request: Request, caller: Enroller, face_id: str, collection: CollectionName = "default", ignored: Ignored = False
 ) -> Response:
-    """With `ignored=true` a person who was ignored is a stranger again."""
+    """Erase an unnamed face. With `ignored=true` erase an ignored face, whose person is then a stranger again."""
     service = service_of(request)
     await collection_of(service, collection)
 

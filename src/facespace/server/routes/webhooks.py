@@ -1,4 +1,4 @@
-"""Webhooks: made, listed and deleted; what could not be delivered, and sending it again."""
+"""Creating, listing and deleting webhooks, and sending dead letters again."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WebhookId = Annotated[str, Path(max_length=40, description="The webhook's id.")]
 
 
 class WebhookRequest(BaseModel):
-    """A webhook to make. What is left out stands for all."""
+    """A webhook to create. Missing fields stand for all."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"example": {"url": "https://example.com/faces", "kinds": ["known"], "label": "front door"}},
     )
 
-    url: str = Field(max_length=MAX_URL, description="Where events are sent to: https://, or http://.")
+    url: str = Field(max_length=MAX_URL, description="The target of the events: https://, or http://.")
     kinds: list[Kind] = Field(default=[], max_length=20, description="Only events of these kinds.")
     collection: str | None = Field(None, max_length=100, description="Only events of this collection.")
     person: str | None = Field(None, max_length=40, description="Only events of the person with this id.")
@@ -49,16 +49,16 @@ class WebhookModel(BaseModel):
     label: str
     created: str
     created_by: str
-    waiting: int = Field(description="Events that are still to be delivered.")
-    dead: int = Field(description="Events that were not accepted; see its dead letters.")
-    delivered: str | None = Field(description="When it last accepted an event.")
-    error: str | None = Field(description="Why its latest delivery failed.")
+    waiting: int = Field(description="The number of events still to be delivered.")
+    dead: int = Field(description="The number of dead letters: events that the target did not accept.")
+    delivered: str | None = Field(description="When the target last accepted an event.")
+    error: str | None = Field(description="Why the latest delivery failed.")
 
 
 class NewWebhookModel(WebhookModel):
     """A webhook that was just made."""
 
-    secret: str = Field(description="Signs what is sent. It is shown once.")
+    secret: str = Field(description="Signs the events. It is shown once.")
 
 
 class WebhookList(BaseModel):
@@ -74,14 +74,14 @@ class DeadLetterModel(BaseModel):
     event: EventModel
     attempts: int
     error: str
-    at: str = Field(description="When it was last tried.")
+    at: str = Field(description="The time of the last attempt.")
 
 
 class DeadLetters(BaseModel):
     """Dead letters, oldest first."""
 
     dead: list[DeadLetterModel]
-    next: int | None = Field(description="Ask for those `after` this; null at the end.")
+    next: int | None = Field(description="Send it as `after` for the next page; null at the end.")
 
 
 @router.get(
@@ -89,24 +89,24 @@ class DeadLetters(BaseModel):
     responses=problems(),
 )  # fmt: skip
 async def list_webhooks(request: Request, caller: Admin) -> Any:
-    """A key for one collection sees the webhooks of that collection."""
+    """List the webhooks. A key for one collection sees only the webhooks of that collection."""
     service = service_of(request)
     return {"webhooks": [_entry(one) for one in await service.engine.run(service.webhooks.all) if _sees(caller, one)]}
 
 
 @router.post(
-    "/v1/webhooks", operation_id="create_webhook", summary="Make a webhook", response_model=NewWebhookModel,
+    "/v1/webhooks", operation_id="create_webhook", summary="Create a webhook", response_model=NewWebhookModel,
     status_code=201, responses=problems(),
 )  # fmt: skip
 async def create_webhook(request: Request, body: WebhookRequest, caller: Admin) -> Any:
-    """It gets the events from now on. Its secret, which signs them, is in this answer and nowhere else.
+    """Create a webhook, which gets all events from now on. Only this answer contains the secret that signs them.
 
     A target on this machine or in a private network is refused, unless the service was started with
     `--allow-private-webhooks`.
     """
     service = service_of(request)
     if caller.collection is not None and body.collection not in (None, caller.collection):
-        raise Problem(403, "other_collection", f"this key is for the collection {caller.collection!r} alone")
+        raise Problem(403, "other_collection", f"this key is only valid for the collection {caller.collection!r}")
     try:
         new = await service.engine.run(
             lambda: service.webhooks.create(
@@ -127,7 +127,7 @@ async def create_webhook(request: Request, body: WebhookRequest, caller: Admin) 
     responses=problems(),
 )  # fmt: skip
 async def get_webhook(request: Request, webhook: WebhookId, caller: Admin) -> Any:
-    """How it stands: what waits, what was not accepted, and why."""
+    """Return the webhook's state: waiting events, dead letters, and the latest error."""
     return _entry(await _found(service_of(request), caller, webhook))
 
 
@@ -136,7 +136,7 @@ async def get_webhook(request: Request, webhook: WebhookId, caller: Admin) -> An
     responses=problems(),
 )  # fmt: skip
 async def delete_webhook(request: Request, webhook: WebhookId, caller: Admin) -> Response:
-    """What waits for it and its dead letters are deleted too."""
+    """Delete a webhook with its waiting events and its dead letters."""
     service = service_of(request)
     await _found(service, caller, webhook)
     await service.engine.run(service.webhooks.remove, webhook)
@@ -154,7 +154,7 @@ async def list_dead_letters(
     after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Any:
-    """After the last retry an event is kept here for 30 days."""
+    """List dead letters, oldest first. They are kept for 30 days after the last attempt."""
     service = service_of(request)
     await _found(service, caller, webhook)
     letters = await service.engine.run(lambda: service.webhooks.dead(webhook, after=after, limit=limit))
@@ -175,11 +175,11 @@ async def retry_dead_letter(
     number: Annotated[int, Path(ge=1, le=2**63 - 1)],
     caller: Admin,
 ) -> Response:
-    """It is sent at once, with all its retries."""
+    """Send a dead letter again at once, with all its retries."""
     service = service_of(request)
     await _found(service, caller, webhook)
     if not await service.engine.run(service.webhooks.retry, webhook, number):
-        raise Problem(404, "not_found", f"this webhook has no dead letter {number}")
+        raise Problem(404, "not_found", f"this webhook has no dead letter with the number {number}")
     service.delivering.wake()
     return Response(status_code=204)
 
@@ -192,16 +192,16 @@ async def _found(service: Service, caller: Caller, identifier: str) -> Webhook:
 
 
 def _sees(caller: Caller, webhook: Webhook) -> bool:
-    return caller.collection is None or caller.collection == webhook.wanted.collection
+    return caller.collection is None or caller.collection == webhook.event_filter.collection
 
 
 def _entry(webhook: Webhook) -> dict[str, Any]:
     return {
         "id": webhook.id,
         "url": webhook.url,
-        "kinds": list(webhook.wanted.kinds or ()),
-        "collection": webhook.wanted.collection,
-        "person": webhook.wanted.person,
+        "kinds": list(webhook.event_filter.kinds or ()),
+        "collection": webhook.event_filter.collection,
+        "person": webhook.event_filter.person,
         "label": webhook.label,
         "created": _time(webhook.created),
         "created_by": webhook.created_by,
