@@ -206,9 +206,7 @@ def _usage(command: Any) -> list[str]:
     context = typer.Context(command, info_name="facespace", resilient_parsing=True)
     if "[GALLERY]" in command.collect_usage_pieces(context):
         pieces.append("[GALLERY]")
-    for parameter in command.params:
-        if parameter.param_type_name == "argument":
-            pieces.append(_argument_name(parameter))
+    pieces += [_argument_name(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
     if hasattr(command, "commands"):
         pieces.append("COMMAND ..." if not command.invoke_without_command else "[COMMAND ...]")
     return pieces
@@ -264,9 +262,8 @@ def _choices(parameter: Any, command: Any) -> list[str]:
 def _described(parameter: Any, command: Any) -> str:
     """Return the help text of a parameter with its bounds, its default and its variable."""
     text = [_sentence(parameter.help or "")]
-    for info in getattr(_annotation(parameter, command), "__metadata__", ()):
-        if isinstance(info, ParameterInfo):
-            text.append(_bounds(info.min, info.max))
+    declared = getattr(_annotation(parameter, command), "__metadata__", ())
+    text += [_bounds(info.min, info.max) for info in declared if isinstance(info, ParameterInfo)]
     if parameter.param_type_name == "option" and parameter.required:
         text.append("Required.")
     text.append(_default(parameter.show_default, parameter.default))
@@ -294,26 +291,26 @@ def _old_program(parser: argparse.ArgumentParser) -> tuple[list[str], list[tuple
     """Return usage, arguments and options of an old program."""
     usage, arguments, options = ["[OPTIONS]"], [], []
     for action in parser._actions:
-        help = _sentence((action.help or "").replace("%%", "%"))
+        meaning = _sentence((action.help or "").replace("%%", "%"))
         name = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or action.dest).upper()
         if isinstance(action, argparse._HelpAction):
             continue
         if not action.option_strings:
             shown = f"[{name}]" if action.nargs in ("?", "*") else name
             usage.append(f"{shown}..." if action.nargs in ("+", "*") else shown)
-            arguments.append((name, _inline(help, table=True)))
+            arguments.append((name, _inline(meaning, table=True)))
             continue
         takes = "" if action.nargs == 0 else f" {name}..." if action.nargs in ("+", "*") else f" {name}"
         if action.required:
-            help += " Required."
+            meaning += " Required."
         default = action.default[0] if isinstance(action.default, list) and len(action.default) == 1 else action.default
-        text = " ".join(part for part in (help, _default(True, default)) if part)
+        text = " ".join(part for part in (meaning, _default(True, default)) if part)
         options.append((", ".join(action.option_strings) + takes, _inline(text, table=True)))
     return usage, arguments, options
 
 
 def _sentence(text: str) -> str:
-    """Return a help text with a full stop at its end.
+    """Return a help text on one line, with a full stop at its end.
 
     >>> _sentence("the path"), _sentence("The path.")
     ('the path.', 'The path.')

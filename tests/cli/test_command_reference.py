@@ -77,9 +77,9 @@ def test_help_says_what_the_page_says(words: str, pages: dict[str, str]) -> None
     section = page[page.index(f"# facespace {words}\n") :].split("\n## ")[0]
     options = set(re.findall(r"^  (?:-\w(?: [A-Z_]+)?, )?(--[\w-]+)", printed, re.MULTILINE))
     assert set(re.findall(r"^\| `(?:-\w, )?(--[\w-]+)", section, re.MULTILINE)) == options - {"--help"}
-    for help in helps:
-        assert letters_of(help) in letters_of(printed)
-        assert letters_of(help) in letters_of(section)
+    for text in map(letters_of, helps):
+        assert text in letters_of(printed)
+        assert text in letters_of(section)
 
 
 def test_the_script_is_right_about_itself() -> None:
