@@ -50,13 +50,15 @@ def packages() -> list[ModuleType]:
 
 
 def homes(modules: list[ModuleType]) -> dict[int, str]:
-    """Return the page of each exported object by its id: that of the innermost package around its module."""
+    """Return the page of each exported object by its id: that of its module, or of the innermost package around it."""
     found: dict[int, str] = {}
     for package in modules:
         for name in package.__all__:
             value = getattr(package, name)
             module = getattr(value, "__module__", None) or ""
-            if package is not facespace and (id(value) not in found or module.startswith(f"{package.__name__}.")):
+            if module in MODULES:
+                found[id(value)] = module
+            elif package is not facespace and (id(value) not in found or module.startswith(f"{package.__name__}.")):
                 found[id(value)] = package.__name__
     return found
 
@@ -90,19 +92,19 @@ def page(package: ModuleType, places: dict[int, str]) -> str:
 
 
 def first_line(value: Any) -> str:
-    """Return the first sentence of an object's docstring, as reStructuredText on one line."""
+    """Return the first paragraph of an object's docstring, as reStructuredText on one line."""
     paragraph = (inspect.getdoc(value) or "").split("\n\n")[0]
     return inline(" ".join(paragraph.split()))
 
 
-def inline(line: str, package: str = "") -> str:
-    """Return one line of a docstring as reStructuredText; `package` is where its names are looked up first.
+def inline(text: str, package: str = "") -> str:
+    """Return a paragraph of a docstring as reStructuredText; `package` is where its names are looked up first.
 
     >>> links["Face"] = "facespace.faces.Face"
     >>> print(inline("Take `Face.box` and **kwargs, if `n > 0`."))
     Take :py:obj:`Face.box <facespace.faces.Face>` and \\*\\*kwargs, if ``n > 0``.
     """
-    parts = _CODE.split(line)
+    parts = _CODE.split(text)
     for i, part in enumerate(parts):
         if i % 2 == 0:
             parts[i] = _SPECIAL.sub(r"\\\1", part)
@@ -151,8 +153,8 @@ def to_rst(lines: list[str], package: str = "") -> list[str]:
             made += [*textwrap.indent(code, "    ").splitlines(), ""]
             continue
         for paragraph in group:
-            is_doctest = paragraph.startswith(">>>")
-            made += [*(line if is_doctest else inline(line, package) for line in paragraph.splitlines()), ""]
+            text = paragraph if paragraph.startswith(">>>") else inline(paragraph, package)
+            made += [*text.splitlines(), ""]
     return made
 
 
