@@ -7,11 +7,12 @@ SETUP := pyproject.toml constraints.txt hatch_build.py scripts/install.py
 # The tests start some hundred processes, which would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint format bench pythons wheel clean
+.PHONY: help demo test lint docs format bench pythons wheel clean
 help:
 	@echo "make demo    enrol two people, identify a group picture, draw it into demo/"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the documentation into docs/_build/html; warnings are errors"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make bench   this project and its peers side by side; SHARED=DIR has the photos (about 25 minutes; an hour the first time)"
 	@echo "make pythons build a wheel and try it on every Python 3.10 to 3.13 found here"
@@ -29,12 +30,19 @@ $(VENV)/dev: $(SETUP)
 	@$(INSTALL) -e ".[dev]"
 	touch $(VENV)/demo $@
 
+# The API reference is read from the modules, so it needs what they import.
+$(VENV)/docs: $(SETUP)
+	@echo "Setting up $(VENV) with what the documentation needs (once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e ".[dev,docs]"
+	touch $(VENV)/demo $(VENV)/dev $@
+
 # PostgreSQL, Playwright, Ray and an S3 service: the tests that need them skip without, except under CI.
 $(VENV)/ci: $(SETUP)
 	@echo "Setting up $(VENV) with what CI needs (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(INSTALL) -e ".[ci]"
-	touch $(VENV)/demo $(VENV)/dev $@
+	@$(INSTALL) -e ".[ci,docs]"
+	touch $(VENV)/demo $(VENV)/dev $(VENV)/docs $@
 
 demo: $(VENV)/demo
 	$(BIN)/facespace demo --output demo
@@ -46,6 +54,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .
@@ -64,4 +76,4 @@ pythons: wheel
 	scripts/try_pythons.sh dist/facespace-*.whl
 
 clean:
-	rm -rf $(VENV) .bench dist build demo
+	rm -rf $(VENV) .bench dist build demo docs/_build docs/api
