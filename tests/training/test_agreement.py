@@ -91,7 +91,7 @@ found["left"] = [path.name for path in [*own.iterdir(), *shared.iterdir()] if pa
 if rank == 0:  # the other one has ended
     found["lost"] = ""
     try:
-        with distributed.lost_processes_told():
+        with distributed.report_lost_processes():
             distributed.wait()
     except TrainingError as error:
         found["lost"] = str(error)
@@ -110,7 +110,7 @@ def test_the_same_training_may_have_its_data_and_workers_elsewhere(two):
 def test_another_dataset_is_told_by_both(two):
     for rank, found in enumerate(two):
         assert (
-            "process 1 has another dataset than process 0 (15 images of 5 people, process 0 has 20 of 5;"
+            "process 1 has a different dataset than process 0 (15 images of 5 people, process 0 has 20 of 5;"
             in found["dataset"]
         )
         assert f"this is process {rank}, on " in found["dataset"]
@@ -118,7 +118,7 @@ def test_another_dataset_is_told_by_both(two):
 
 def test_another_recipe_is_told_by_both(two):
     for found in two:
-        assert "process 1 trains by another recipe than process 0" in found["recipe"]
+        assert "process 1 uses a different recipe than process 0" in found["recipe"]
 
 
 def test_a_shared_folder_passes_and_nothing_is_left_in_it(two):
@@ -128,7 +128,7 @@ def test_a_shared_folder_passes_and_nothing_is_left_in_it(two):
 
 def test_a_folder_of_each_machine_is_refused_by_both(two):
     for rank, found in enumerate(two):
-        assert f"own-{rank}: process 1 does not see what process 0 has there" in found["unshared"]
+        assert f"own-{rank}: process 1 does not see what process 0 wrote there" in found["unshared"]
         assert "storage that all machines share" in found["unshared"]
 
 
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_shows_late_is_waited_for(two):
 
 def test_a_checkpoint_that_never_shows_is_told_by_both(two):
     for found in two:
-        assert "step-000000008: process 1 does not see what process 0 has there" in found["unseen"]
+        assert "step-000000008: process 1 does not see what process 0 wrote there" in found["unseen"]
 
 
 def test_a_process_that_ended_is_told_in_one_line(two):

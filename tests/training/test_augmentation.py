@@ -277,16 +277,16 @@ def test_draws_come_from_the_generator_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"crop": "middle"}, "crop wants center or random; got 'middle'"),
-        ({"rotate": 181}, "rotate wants 0 to 180; got 181"),
-        ({"rotate": -1}, "rotate wants 0 to 180"),
-        ({"color": 1.1}, "color wants 0 to 1"),
-        ({"low_resolution": 2}, "low_resolution wants 0 to 1"),
-        ({"occlusion": math.nan}, "occlusion wants 0 to 1; got nan"),
-        ({"mask": -0.1}, "mask wants 0 to 1"),
-        ({"size": 0}, "size wants 1 to 4096 pixels; got 0"),
-        ({"crop_size": 5000}, "crop_size wants 1 to 4096 pixels; got 5000"),
-        ({"crop_size": 0}, "crop_size wants 1 to 4096 pixels; got 0"),
+        ({"crop": "middle"}, "crop must be center or random, got 'middle'"),
+        ({"rotate": 181}, "rotate must be 0 to 180, got 181"),
+        ({"rotate": -1}, "rotate must be 0 to 180"),
+        ({"color": 1.1}, "color must be 0 to 1"),
+        ({"low_resolution": 2}, "low_resolution must be 0 to 1"),
+        ({"occlusion": math.nan}, "occlusion must be 0 to 1, got nan"),
+        ({"mask": -0.1}, "mask must be 0 to 1"),
+        ({"size": 0}, "size must be 1 to 4096 pixels, got 0"),
+        ({"crop_size": 5000}, "crop_size must be 1 to 4096 pixels, got 5000"),
+        ({"crop_size": 0}, "crop_size must be 1 to 4096 pixels, got 0"),
     ],
 )
 def test_what_cannot_be_asked(options: dict[str, Any], said: str) -> None:

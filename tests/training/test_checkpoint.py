@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch, failure, step)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path}/step-00000000{step}: the checkpoint cannot be written (")
     assert "No space left on device" in str(caught.value)
-    todo = f"make room, then facespace train {tmp_path.parent} goes on with what is saved"
+    todo = f"make room, then resume with facespace train {tmp_path.parent}"
     assert str(caught.value).endswith(f"; step-000000005 is intact; {todo}")
     assert names(tmp_path) == ["step-000000005"]
     assert same(load(tmp_path / "step-000000005"), state(5))
@@ -358,7 +358,9 @@ def test_rows_of_all_ranks_are_put_together_and_split_again(tmp_path, monkeypatc
     for rank in (0, 1):
         assert torch.equal(part_of(found.tensors["rows"], own(rank)["rows"], "rows"), own(rank)["rows"])
         assert torch.equal(part_of(found.tensors["shared"], torch.zeros(2), "shared"), torch.ones(2))
-    with pytest.raises(TrainingError, match=r"checkpoint's rows is of shape \(4, 3\), here it is \(3, 3\); recipe and"):
+    with pytest.raises(
+        TrainingError, match=r"checkpoint's rows has shape \(4, 3\), the recipe's has \(3, 3\); recipe and"
+    ):
         part_of(found.tensors["rows"], torch.zeros(3, 3), "rows")
     (path / "shard-1.safetensors").unlink()
     refused(path)
@@ -498,5 +500,5 @@ def test_state_of_another_shape_is_refused():
     net = network(0)
     optimizer = optimizers.create("sgd", [{"params": list(net.parameters()), "weight_decay": 0.0}])
     names = {id(p): n for n, p in net.named_parameters()}
-    with pytest.raises(TrainingError, match=r"checkpoint's 4.weight.momentum_buffer is of shape \(3, 4\)"):
+    with pytest.raises(TrainingError, match=r"checkpoint's 4.weight.momentum_buffer has shape \(3, 4\)"):
         restore_optimizer(optimizer, names, {"optimizer.4.weight.momentum_buffer": torch.zeros(3, 4)})

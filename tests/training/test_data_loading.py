@@ -168,7 +168,7 @@ def test_workers_make_no_difference(root: Path, images: TrainingImages, monkeypa
     apart = opened(images, MIXED, parts=range(2), n_parts=2, end=12, workers=2)
     there = [next(apart) for _ in range(12)]
     shutil.rmtree(root / "Dora")
-    with pytest.raises(TrainingError, match=r"Dora.*\.png was there when training began and is gone"):
+    with pytest.raises(TrainingError, match=r"Dora.*\.png existed when training began and is missing now"):
         for part in apart:  # what was read ahead may have her still
             there.append(part)  # noqa: PERF402
     assert 12 <= len(there) < 24
@@ -191,7 +191,7 @@ def test_a_killed_worker(images: TrainingImages, monkeypatch: pytest.MonkeyPatch
         raise RuntimeError(said)
 
     monkeypatch.setattr(batches.DataLoader, "__iter__", lambda loader: iter_failing(next_of))
-    with pytest.raises(TrainingError, match=r"a process that reads images was killed, .* go on with fewer of them"):
+    with pytest.raises(TrainingError, match=r"a process that reads images was killed, .* resume with fewer"):
         next(opened(images))
     said = "CUDA error: an illegal memory access"  # is no worker's
     with pytest.raises(RuntimeError, match="illegal memory access"):
@@ -274,7 +274,7 @@ def test_a_file_that_vanished(root: Path, images: TrainingImages, damaged: bool)
     (root / "Cleo" / "1.png").unlink()
     if damaged:
         (root / "Cleo" / "0.png").write_bytes(b"")
-    said = r"Cleo.1\.png was there when training began and is gone: .* put it back"
+    said = r"Cleo.1\.png existed when training began and is missing now: .* put it back"
     with pytest.raises(TrainingError, match=said):
         list(opened(images))
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from facespace.errors import TrainingError  # noqa: E402
 from facespace.training import distributed  # noqa: E402
-from facespace.training.distributed import lost_processes_told as lost  # noqa: E402
+from facespace.training.distributed import report_lost_processes as lost  # noqa: E402
 from support.processes import run_in_two_processes  # noqa: E402
 
 

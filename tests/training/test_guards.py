@@ -44,7 +44,7 @@ def test_nothing_is_wrong() -> None:
     ],
 )
 def test_centers_that_run_away(center: float, feature: float, said: str) -> None:
-    with pytest.raises(TrainingError, match=f"step 9: the centres of center-2 run away .*{said}.*leave out legacy"):
+    with pytest.raises(TrainingError, match=f"step 9: the centres of center-2 diverge .*{said}.*leave out legacy"):
         Guards().check(9, "center-2", {"largest_center": center, "largest_feature": feature})
 
 
@@ -72,7 +72,9 @@ def test_no_triplets_for_long(missing: str) -> None:
     look(guards, facts, 49)
     look(guards, GOOD, 1)
     look(guards, facts, 49)
-    with pytest.raises(TrainingError, match=r"^step 100: no triplet left to learn from for 50 steps; larger batches"):
+    with pytest.raises(
+        TrainingError, match=r"^step 100: no triplet left to learn from for 50 steps; use larger batches"
+    ):
         guards.check(100, "triplet", facts)
 
 

@@ -115,7 +115,7 @@ def test_a_model_folder(tiny):
     torch.manual_seed(7)
     assert equal(begin.backbone, create("tiny", dimension=8))
     assert begin.spec == SPEC
-    assert begin.remarks == ["begins with model: tiny, 8 numbers a face, its own preprocessing"]
+    assert begin.remarks == ["starts from model: tiny, embeddings of 8 numbers, its own preprocessing"]
     assert all(parameter.requires_grad for parameter in begin.backbone.parameters())
 
 
@@ -146,7 +146,7 @@ def test_dropout_is_the_recipes(tmp_path, keep):
 
 
 def test_dropout_of_a_network_without(tiny):
-    with pytest.raises(RecipeError, match=r"keep_probability: tiny, which .*model is, has no dropout; leave it at 1"):
+    with pytest.raises(RecipeError, match=r"keep_probability: .*model is a tiny, which has no dropout; leave it at 1"):
         begun(f"init={tiny}", "keep_probability=0.5")
 
 
@@ -177,8 +177,8 @@ def test_the_default_model_is_trained_further(shared):
     begin = start(parse("init = 'casia-webface'\nkeep_probability = 0.8"), crops)
     assert wanted == [spec] and begin.spec == spec
     assert begin.remarks == [
-        "111 folded batch norms have statistics again, measured on 8 crops",
-        "begins with casia-webface: inception-resnet-v1, 512 numbers a face, its own preprocessing",
+        "restored the statistics of 111 folded batch norms from 8 crops",
+        "starts from casia-webface: inception-resnet-v1, embeddings of 512 numbers, its own preprocessing",
     ]
     backbone = begin.backbone
     assert backbone.options == {"dimension": 512, "keep_probability": 0.8, "batch_norm_scale": True}

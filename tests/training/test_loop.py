@@ -146,7 +146,7 @@ class Killed(BaseException):
 def test_a_run_killed_at_any_step_ends_in_the_same_bits(people, undisturbed, tmp_path, monkeypatch, at):
     from facespace.training import loop as training
 
-    follow, steps = training.arithmetic.follow, []
+    follow, steps = training.arithmetic.update_average, []
 
     def killing(*arguments: object) -> None:
         follow(*arguments)
@@ -155,7 +155,7 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bits(people, undisturbed, tmp
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.arithmetic, "follow", killing)
+        patch.setattr(training.arithmetic, "update_average", killing)
         train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
     train(recipe(people, "checkpoint_every=1"), tmp_path / "run")
     assert logged(tmp_path / "run") == logged(undisturbed)
@@ -232,7 +232,7 @@ def test_a_process_killed_without_warning(people, environment, tmp_path):
             [*command, "--output", str(tmp_path / run)], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert ("goes on after step" in done.stdout) == (run == "killed")
+        assert ("resumes after step" in done.stdout) == (run == "killed")
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
@@ -240,7 +240,7 @@ def test_a_process_killed_without_warning(people, environment, tmp_path):
 def test_interrupted_it_saves_the_step_first(people, tmp_path, monkeypatch):
     from facespace.training import loop as training
 
-    follow = training.arithmetic.follow
+    follow = training.arithmetic.update_average
 
     came = []
 
@@ -250,7 +250,7 @@ def test_interrupted_it_saves_the_step_first(people, tmp_path, monkeypatch):
             came.append(1)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training.arithmetic, "follow", interrupting)
+    monkeypatch.setattr(training.arithmetic, "update_average", interrupting)
     with pytest.raises(Interrupted) as caught:
         train(recipe(people), tmp_path / "run")
     assert caught.value.number == signal.SIGINT
@@ -283,8 +283,8 @@ def test_sigterm_to_all_processes_saves_the_step(people, environment, tmp_path):
     os.killpg(stopped.pid, signal.SIGTERM)
     (line,) = stopped.communicate()[1].splitlines()
     assert stopped.returncode == 128 + signal.SIGTERM
-    goes_on = f"facespace train {tmp_path / 'stopped'} goes on with what is saved"
-    assert line == f"facespace: stopped after a step that is saved; {goes_on}"
+    hint = f"resume with facespace train {tmp_path / 'stopped'}"
+    assert line == f"facespace: stopped after a step that is saved; {hint}"
     (at,) = checkpoints(tmp_path / "stopped")
     assert at == len(logged(tmp_path / "stopped")) >= 3
     again = [sys.executable, "-m", "facespace", "train", str(tmp_path / "stopped")]
@@ -298,7 +298,7 @@ def test_a_checkpoint_every_ten_minutes(people, undisturbed, tmp_path, monkeypat
     """A step takes 250 s by this clock: the fourth begins 750 s after the start."""
     from facespace.training import loop as training
 
-    now, follow = [0.0], training.arithmetic.follow
+    now, follow = [0.0], training.arithmetic.update_average
 
     def slow(*arguments: object) -> None:
         now[0] += 250
@@ -308,7 +308,7 @@ def test_a_checkpoint_every_ten_minutes(people, undisturbed, tmp_path, monkeypat
 
     options = ["epoch_size=8", "n_epochs=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(training.arithmetic, "follow", slow)
+        patch.setattr(training.arithmetic, "update_average", slow)
         patch.setattr("facespace.training.stopwatch.time.perf_counter", lambda: now[0])
         with pytest.raises(Killed):
             train(recipe(people, *options), tmp_path / "run")
@@ -412,8 +412,8 @@ def test_two_processes_stop_after_the_same_step(people, environment, tmp_path):
         time.sleep(0.01)
     os.killpg(stopped.pid, signal.SIGTERM)
     said = [line for line in stopped.communicate()[1].splitlines() if line.startswith("facespace: ")]
-    goes_on = f"facespace train {tmp_path / 'run'} goes on with what is saved"
-    assert said == [f"facespace: stopped after a step that is saved; {goes_on}"]
+    hint = f"resume with facespace train {tmp_path / 'run'}"
+    assert said == [f"facespace: stopped after a step that is saved; {hint}"]
     (at,) = checkpoints(tmp_path / "run")
     assert at == len(logged(tmp_path / "run")) >= 3
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / f"step-{at:09d}")
@@ -463,7 +463,7 @@ def test_not_enough_memory_halves_the_parts(people, tmp_path, monkeypatch, break
     monkeypatch.setattr(breaking, "action", staticmethod(full))
     said: list[str] = []
     train(recipe(people, text=BREAKING), tmp_path / "run", show=lambda line, passing: said.append(line))
-    assert any("memory was not enough; from now on in 2 parts" in line for line in said)
+    assert any("out of memory; from now on each step is computed in 2 micro-batches" in line for line in said)
     assert len(logged(tmp_path / "run")) == 8
 
 
@@ -472,13 +472,13 @@ def test_memory_for_less_than_two_images(people, tmp_path, monkeypatch, breaking
         raise MemoryError
 
     monkeypatch.setattr(Breaking, "forward", lambda self, features, labels: full(features))
-    with pytest.raises(TrainingError, match="memory is not enough for 3 images at once"):
+    with pytest.raises(TrainingError, match="not enough memory for 3 images at once"):
         train(recipe(people, text=BREAKING), tmp_path / "run")
 
 
 def test_centres_that_run_away(people, tmp_path):
     text = TEXT.replace('name = "center"', 'name = "center"\nlegacy = true\nrate = 1.0')
-    with pytest.raises(TrainingError, match=r"the centres of center run away .*lower its rate, or leave out legacy"):
+    with pytest.raises(TrainingError, match=r"the centres of center diverge .*lower its rate, or leave out legacy"):
         train(recipe(people, "batch_size=36", "epoch_size=60", "n_epochs=1", text=text), tmp_path / "run")
 
 
@@ -530,9 +530,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(people, tmp_path, monkeypatch)
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(file)
 
-    message = (
-        r"cannot be written .*No space left.*step-000000004 is intact; make room, then facespace train .*/run goes on"
-    )
+    message = r"cannot be written .*No space left.*step-000000004 is intact; make room, then resume with facespace train .*/run"
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match=message):
         patch.setattr(checkpoint, "sync_file", full)
         train(recipe(people), tmp_path / "run")
@@ -550,8 +548,8 @@ def test_a_full_disk_wherever_it_is_met_is_one_line(people, undisturbed, environ
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
-    begun = f"facespace train {tmp_path / 'run'} goes on with what is saved"
-    todo = "start the same command again" if files.endswith(".json") else begun
+    hint = f"resume with facespace train {tmp_path / 'run'}"
+    todo = "start the same command again" if files.endswith(".json") else hint
     assert line.startswith(f"facespace: {tmp_path / 'run'}")
     assert line.endswith(f": No space left on device; make room, then {todo}")
     train(recipe(people), tmp_path / "run")
@@ -583,7 +581,7 @@ def test_a_dataset_edited_during_the_run(people, tmp_path):
                 (tmp_path / "people" / "person 4" / "0.png").read_bytes()
             )
 
-    with pytest.raises(TrainingError, match="epoch 1: the dataset is not what it was when training began"):
+    with pytest.raises(TrainingError, match="epoch 1: the dataset has changed since training began"):
         train(recipe(tmp_path / "people"), tmp_path / "run", show=edit)
     with pytest.raises(TrainingError, match="47 images of 6 people when it began, and was edited since"):
         train(recipe(tmp_path / "people"), tmp_path / "run")
@@ -683,13 +681,13 @@ def test_fine_tuning_with_frozen_stages(people, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("batch_size=9", "batch_size wants a multiple of 2"),
+        ("batch_size=9", "batch_size must be a multiple of 2"),
         ("schedule=cosin", "schedule"),
         ("center.ratte=1", "the loss center has no option ratte, the closest is rate"),
         ("backbone=tinny", "the closest is tiny"),
-        ("optimizer=lion", "optimizer wants"),
-        ("data=", "names no dataset; put data=DIR behind it"),
-        ('losses=[{name="triplet"}]', "triplets want images_per_person of at least 2"),
+        ("optimizer=lion", "optimizer must be one of"),
+        ("data=", "names no dataset; add data=DIR after it"),
+        ('losses=[{name="triplet"}]', "images_per_person must be at least 2 for triplets"),
         ("input_spec=facenet-2019", "no preset"),
     ],
 )

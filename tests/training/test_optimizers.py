@@ -122,7 +122,7 @@ def draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def test_names() -> None:
     assert set(optimizers.NAMES) == set(ORACLES) > set(OF_2018)
-    with pytest.raises(ValueError, match=r"optimizer wants rmsprop, .*, adamw; got 'lion'"):
+    with pytest.raises(ValueError, match=r"optimizer must be one of rmsprop, .*, adamw, got 'lion'"):
         optimizers.create("lion", [])
 
 

@@ -62,9 +62,9 @@ def test_a_recipe_says_what_differs_from_the_usual():
 
 
 def test_an_unknown_key_names_the_closest():
-    assert refusal("batchsize = 9") == "r.toml: no key is called 'batchsize', the closest is batch_size"
-    assert "no key is called 'learning_rat', the closest is learning_rate" in refusal("seed = -1\nlearning_rat = 1")
-    assert "no key is called 'zzzz'; there are data, min_images_per_person, " in refusal("zzzz = 1")
+    assert refusal("batchsize = 9") == "r.toml: unknown key 'batchsize', the closest is batch_size"
+    assert "unknown key 'learning_rat', the closest is learning_rate" in refusal("seed = -1\nlearning_rat = 1")
+    assert "unknown key 'zzzz'; there are data, min_images_per_person, " in refusal("zzzz = 1")
     assert "\n" not in refusal('"batch\\nsize\\u001b" = 1')
 
 
@@ -78,28 +78,34 @@ def test_an_unknown_key_names_the_closest():
         ("rotate = true", "rotate: input should be a valid number; got True"),
         ("ema = 1", "ema: input should be less than 1; got 1"),
         ("learning_rate = 0", "learning_rate: input should be greater than 0; got 0"),
-        ("learning_rate = nan", "learning_rate: wants a finite number; got nan"),
-        ("weight_decay = inf", "weight_decay: wants a finite number; got inf"),
+        ("learning_rate = nan", "learning_rate: must be a finite number, got nan"),
+        ("weight_decay = inf", "weight_decay: must be a finite number, got inf"),
         ("crop = 'middle'", "crop: input should be 'center' or 'random'; got 'middle'"),
         ("flip = 1", "flip: input should be a valid boolean; got 1"),
         ("data = 5", "data: input should be a valid string; got 5"),
         ("freeze = ['a', 1]", "freeze.1: input should be a valid string; got 1"),
         ("input_spec = 5", "input_spec: input should be a valid string; got 5"),
         ("losses = 3", "losses: input should be a valid list; got 3"),
-        ("losses = []", "losses wants at least one term"),
+        ("losses = []", "losses must have at least one term"),
         ("[[losses]]\nweight = 1", "losses.0.name: field required; got {'weight': 1}"),
         ("[[losses]]\nname = 'a'\nweight = '1'", "losses.0.weight: input should be a valid number; got '1'"),
         ("[[losses]]\nname = 'a'\nweight = -1", "losses.0.weight: input should be greater than or equal to 0; got -1"),
-        ("[[losses]]\nname = 'a'\nmargin = inf", "losses.0.margin: wants a finite number; got inf"),
-        ("verify_lfw = '/lfw'", "verify_lfw (a folder of photos) and verify_pairs (its pairs.txt) want each other"),
-        ("verify_pairs = 'p'", "verify_lfw (a folder of photos) and verify_pairs (its pairs.txt) want each other"),
-        ("batch_size = 9\nimages_per_person = 2", "batch_size wants a multiple of images_per_person (2); got 9"),
-        ("data = 2018-01-01", "data: wants a text, a number, true or false, or a list or table of these; got date"),
+        ("[[losses]]\nname = 'a'\nmargin = inf", "losses.0.margin: must be a finite number, got inf"),
+        (
+            "verify_lfw = '/lfw'",
+            "verify_lfw (a folder of photos) and verify_pairs (its pairs.txt) must be given together",
+        ),
+        (
+            "verify_pairs = 'p'",
+            "verify_lfw (a folder of photos) and verify_pairs (its pairs.txt) must be given together",
+        ),
+        ("batch_size = 9\nimages_per_person = 2", "batch_size must be a multiple of images_per_person (2), got 9"),
+        ("data = 2018-01-01", "data: must be a text, a number, true or false, or a list or table of these, got date"),
         ("batch_size 9", "not TOML (Expected '=' after a key in a key/value pair (at line 1, column 12))"),
         ("batch_size = 1" + 5000 * "0", "not TOML (Exceeds the limit"),
-        ("seed = 0x" + 400 * "f", "seed: a whole number wants 64 bits at most; got one of 1,600"),
-        ("learning_rate = 1" + 400 * "0", "learning_rate: a whole number wants 64 bits at most; got one of 1,329"),
-        ("input_spec." + ".".join(900 * "a") + " = 1", "input_spec.a.a.a: wants a text, a number, "),
+        ("seed = 0x" + 400 * "f", "seed: a whole number must have at most 64 bits, got 1,600"),
+        ("learning_rate = 1" + 400 * "0", "learning_rate: a whole number must have at most 64 bits, got 1,329"),
+        ("input_spec." + ".".join(900 * "a") + " = 1", "input_spec.a.a.a: must be a text, a number, "),
     ],
     ids=lambda value: value[:30],
 )
@@ -247,13 +253,13 @@ def test_later_overrides_win():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("batch_size", "'batch_size': wanted key=value, such as learning_rate=0.05"),
-        ("=3", "'=3': wanted key=value"),
-        ("batchsize=3", "r.toml: no key is called 'batchsize', the closest is batch_size"),
+        ("batch_size", "'batch_size': expected key=value, such as learning_rate=0.05"),
+        ("=3", "'=3': expected key=value"),
+        ("batchsize=3", "r.toml: unknown key 'batchsize', the closest is batch_size"),
         ("batch_size=ten", "r.toml: batch_size: input should be a valid integer; got 'ten'"),
         ("batch_size=3\nseed=4", "r.toml: batch_size: input should be a valid integer; got '3"),
-        ("centre.weight=1", "'centre.weight=1': no loss of the recipe is called 'centre', the closest is center"),
-        ("zzz.weight=1", "'zzz.weight=1': no loss of the recipe is called 'zzz'; there are softmax, center"),
+        ("centre.weight=1", "'centre.weight=1': the recipe has no loss 'centre', the closest is center"),
+        ("zzz.weight=1", "'zzz.weight=1': the recipe has no loss 'zzz'; there are softmax, center"),
         ("center.weight=-1", "r.toml: losses.1.weight: input should be greater than or equal to 0; got -1"),
     ],
 )

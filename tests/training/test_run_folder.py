@@ -112,7 +112,7 @@ def test_a_place_that_is_taken(tmp_path, kind):
         (run / "mine").write_text("")
     else:
         (run / "mine").mkdir(parents=True)
-    with pytest.raises(RecipeError, match="run: is there and holds something else; give another --output"):
+    with pytest.raises(RecipeError, match="run: exists and is not a training run; give another --output"):
         begin(run, USUAL, FACTS)
     assert not is_run(run)
 
@@ -180,12 +180,12 @@ def test_an_edited_dataset(run):
         begin(run, USUAL, edited)
     assert str(caught.value) == (
         f"{run}: its dataset had 90 images of 7 people when it began, and was edited since (now 91 of 8); "
-        "restore it, or begin anew with another --output"
+        "restore it, or start a new run with another --output"
     )
     assert files(run) == before
     for name in (BEST, MODEL):  # what there is to begin with
         (run / name).mkdir()
-        with pytest.raises(TrainingError, match=f"or begin anew with init={run / name} and another --output$"):
+        with pytest.raises(TrainingError, match=f"or start a new run with init={run / name} and another --output$"):
             begin(run, USUAL, edited)
 
 
@@ -194,7 +194,7 @@ def test_an_edited_dataset(run):
 )
 def test_a_damaged_run_json(run, text):
     (run / RUN).write_bytes(text.encode("latin-1"))
-    with pytest.raises(TrainingError, match=r"run.json: damaged, so whether the dataset is the same cannot be told"):
+    with pytest.raises(TrainingError, match=r"run.json: damaged, so the dataset cannot be compared"):
         begin(run, USUAL, FACTS)
     assert "dataset" not in read_facts(run) or read_facts(run)["dataset"] == 5
 

@@ -74,14 +74,14 @@ def test_ways_to_write_a_table(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (":", "schedule: wanted `epoch: rate`, such as `60: 0.005`; got ':'"),
+        (":", "schedule: expected `epoch: rate`, such as `60: 0.005`, got ':'"),
         ("1: 0.1, 2", "got '2'"),
         ("1.5: 0.1", "got '1.5: 0.1'"),
         ("1: --", "got '1: --'"),
         ("1: 0.1: 3", "got '1: 0.1: 3'"),
-        ("1: nan", "wanted a finite rate; got '1: nan'"),
-        ("1: 1e999", "wanted a finite rate"),
-        ("# 1: 0.1", "no line `epoch: rate`"),
+        ("1: nan", "the rate must be finite, got '1: nan'"),
+        ("1: 1e999", "the rate must be finite"),
+        ("# 1: 0.1", "must have at least one line `epoch: rate`, got none"),
         ("9" * 5000 + ": 1", "got '" + "9" * 60 + "'"),
     ],
 )
@@ -94,7 +94,7 @@ def test_what_is_no_table(text: str, said: str) -> None:
 def test_errors_name_the_file_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "two\nlines.txt"
     file.write_text("no table")
-    with pytest.raises(ValueError, match=r"two\\nlines\.txt: wanted `epoch: rate`, .* got 'no table'") as caught:
+    with pytest.raises(ValueError, match=r"two\\nlines\.txt: expected `epoch: rate`, .* got 'no table'") as caught:
         read_table(file)
     assert len(str(caught.value).splitlines()) == 1
     for nothing, said in ((tmp_path / "missing.txt", "no such file"), (tmp_path, "not a regular file")):
@@ -196,17 +196,17 @@ def test_a_table_goes_before_rate_and_kind() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"kind": "cosin"}, "step, cosine, polynomial; got 'cosin'"),
-        ({"epoch_size": 0}, "at least 1; got 0 and 100"),
-        ({"decay_epochs": 0}, "at least 1; got 10 and 0"),
-        ({"learning_rate": math.inf}, "learning_rate wants a finite number"),
+        ({"kind": "cosin"}, "step, cosine, polynomial, got 'cosin'"),
+        ({"epoch_size": 0}, "at least 1, got 0 and 100"),
+        ({"decay_epochs": 0}, "at least 1, got 10 and 0"),
+        ({"learning_rate": math.inf}, "learning_rate must be a finite number"),
         ({"learning_rate": -0.1}, "got -0.1"),
-        ({"decay_factor": 1.5}, "decay_factor wants a finite number from 0 to 1; got 1.5"),
-        ({"warmup_epochs": math.inf}, "warmup_epochs wants a finite number"),
+        ({"decay_factor": 1.5}, "decay_factor must be a finite number from 0 to 1, got 1.5"),
+        ({"warmup_epochs": math.inf}, "warmup_epochs must be a finite number"),
         ({"warmup_epochs": math.nan}, "got nan"),
         ({"table": ((0, 1.0), (5, 0.5), (5, 0.1))}, "got 5 after 5"),
         ({"table": ((0, 1.0), (5, 0.5), (3, 0.1))}, "got 3 after 5"),
-        ({"table": ((2, 1.0),)}, "its first line is for epoch 2"),
+        ({"table": ((2, 1.0),)}, "first line must be for epoch 0 or 1, got epoch 2"),
     ],
 )
 def test_what_is_no_schedule(options: dict[str, Any], said: str) -> None:

@@ -194,7 +194,7 @@ def test_the_moving_average_of_weights_and_statistics(decay):
     for _ in range(3):
         network(torch.randn(5, 3))
     before, state = (copy.deepcopy(module.state_dict()) for module in (average, network))
-    arithmetic.follow(average, network, decay)
+    arithmetic.update_average(average, network, decay)
     for name, tensor in average.state_dict().items():
         if name == "1.num_batches_tracked":
             assert tensor.item() == 3

@@ -66,7 +66,7 @@ def train_and_show(recipe: Recipe, run: Path) -> Path:
     from facespace.training import distributed
     from facespace.training.interrupts import Interrupted
     from facespace.training.loop import train as run_training
-    from facespace.training.run_folder import goes_on
+    from facespace.training.run_folder import resume_hint
 
     shown = _Lines()
     try:
@@ -77,7 +77,7 @@ def train_and_show(recipe: Recipe, run: Path) -> Path:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         if shown.speaks:
             said = "stopped after a step that is saved" if saved else "stopped at once"
-            say(f"{said}; {goes_on(run) if is_run(run) else 'the same command begins again'}")
+            say(f"{said}; {resume_hint(run) if is_run(run) else 'the same command begins again'}")
         raise typer.Exit(128 + number) from None
     finally:
         shown.end()

@@ -1,9 +1,9 @@
-"""Networks trained by recipes, resumed to the bit.
+"""Training of networks by recipes; a resumed run computes bit for bit what an uninterrupted one would.
 
-Begin with `loop.train`, the loop, and `recipe.Recipe`. `step` is the arithmetic of one step, `state` everything between
-two steps, `checkpoint` keeps it on disk; `distributed` speaks with the other processes,
-`agreement` makes sure that they train the same thing. Shipped recipes are in
-`recipes/`; to add one, write a TOML file there. Losses are in `losses/`.
+Begin with `loop.train`, the loop, and `recipe.Recipe`. `step` is the arithmetic of one step, `state` is everything that
+is kept between two steps, and `checkpoint` stores it on disk. `distributed` exchanges data with the other processes,
+`agreement` checks that all of them train the same thing. Shipped recipes are in `recipes/`; to add one, write a TOML
+file there. Losses are in `losses/`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a stored crop becomes what the network is shown in training: turned, cut, mirrored, and made worse on request."""
+"""Augmentation of stored crops for training: rotation, cropping, flipping, and optional degradations."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from facespace.faces.crops import resize
 
 RGB = npt.NDArray[np.uint8]
 
-# Of a face that fills a crop, as shares of its side: the outline of a mask over nose, mouth and chin.
+# The outline of a mask over nose, mouth and chin of a face that fills the crop, as fractions of the crop's side.
 _MASK = ((0.14, 0.55), (0.50, 0.47), (0.86, 0.55), (0.80, 0.82), (0.62, 0.97), (0.38, 0.97), (0.20, 0.82))
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What happens to a crop, in this order: rotate, cut, flip, colour, low resolution, occlusion, mask.
+    """Represents the augmentation of a crop, applied in this order: rotate, cut, flip, colour, low resolution, occlusion, mask.
 
-    `size`: side in pixels of what the network takes. `crop_size`: side of what is cut from the stored crop, `size`
-    where None; it is resized to `size` where it differs. `crop`: from the middle (`center`) or anywhere (`random`);
-    a stored crop that is too small gets a black border, as in 2018. `rotate`: by at most so many degrees to either
-    side, bicubic. `flip`: mirrored half of the time. `color`: brightness, contrast and saturation each by a factor
-    from 1 − color to 1 + color. `low_resolution`, `occlusion`, `mask`: probabilities of a crop made small, compressed
-    and large again; of a rectangle of one colour over up to a fifth of it; of a painted mask over nose and mouth.
+    - `size`: side in pixels of the network's input.
+    - `crop_size`: side of the square cut from the stored crop; None means `size`. It is resized to `size` if it differs.
+    - `crop`: cut from the middle (`center`) or at a random position (`random`). A stored crop that is too small gets a
+      black border, as in the programs of 2018.
+    - `rotate`: the largest angle in degrees, to either side; bicubic.
+    - `flip`: mirror half of the crops.
+    - `color`: multiply brightness, contrast and saturation each by a factor from 1 − color to 1 + color.
+    - `low_resolution`: probability that a crop is made small, compressed as JPEG and enlarged again.
+    - `occlusion`: probability of a rectangle of one colour over up to a fifth of the crop.
+    - `mask`: probability of a painted mask over nose and mouth.
     """
 
     size: int
@@ -43,17 +47,17 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop not in ("center", "random"):
-            raise ValueError(f"crop wants center or random; got {self.crop!r}")
+            raise ValueError(f"crop must be center or random, got {self.crop!r}")
         bounds = {"rotate": 180.0, "color": 1.0, "low_resolution": 1.0, "occlusion": 1.0, "mask": 1.0}
         for name, most in bounds.items():
             if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} wants 0 to {most:g}; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 to {most:g}, got {getattr(self, name)}")
         for name in ("size", "crop_size"):
             if getattr(self, name) is not None and not 1 <= getattr(self, name) <= 4096:
-                raise ValueError(f"{name} wants 1 to 4096 pixels; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be 1 to 4096 pixels, got {getattr(self, name)}")
 
     def apply(self, stored: RGB, random: np.random.Generator) -> RGB:
-        """A crop (size,size,3) uint8 of a stored one (H,W,3) uint8, by draws from `random`.
+        """Return an augmented crop (size,size,3) uint8 of a stored crop (H,W,3) uint8, drawing from `random`.
 
         >>> Augmentation(2).apply(np.arange(48, dtype=np.uint8).reshape(4, 4, 3), np.random.default_rng(0))[0, 0].tolist()
         [15, 16, 17]
@@ -101,7 +105,7 @@ def _colored(pixels: RGB, factors: list[float]) -> RGB:
 
 
 def _blurred(pixels: RGB, random: np.random.Generator) -> RGB:
-    """Seen from afar and compressed: a quarter to three quarters of the side, JPEG of quality 30 to 90."""
+    """Shrink to a quarter to three quarters of the side, compress as JPEG of quality 30 to 90, and enlarge again."""
     side = pixels.shape[0]
     small = Image.fromarray(resize(pixels, max(1, int(side * random.uniform(0.25, 0.75)))))
     file = io.BytesIO()

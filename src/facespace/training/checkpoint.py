@@ -1,8 +1,8 @@
-"""States of a training run on disk: tensors as safetensors, the rest as JSON, a folder there whole or not at all.
+"""Checkpoints of a training run: tensors as safetensors, the rest as JSON, in a folder that appears only when complete.
 
 checkpoints/step-000001000/state.safetensors    every tensor of process 0
-                           shard-1.safetensors  the rows that process 1 has of its own, and so on
-                           checkpoint.json      step, facts, checksums of all, how many shards; written last
+                           shard-1.safetensors  process 1's rows of the sharded tensors, and so on
+                           checkpoint.json      step, facts, checksums of all files, number of shards; written last
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from facespace.errors import TrainingError
 from facespace.io.files import TEMPORARY, sync_file, take_folder_place
 from facespace.io.text import first_line
 from facespace.training import distributed
-from facespace.training.run_folder import goes_on
+from facespace.training.run_folder import resume_hint
 
 _FACTS, _STATE, _FORMAT = "checkpoint.json", "state.safetensors", "facespace-checkpoint"
 _NAME = re.compile(r"step-([0-9]{9})")
@@ -33,7 +33,7 @@ _MAX_FACTS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Tensors by name, and facts that JSON can hold, as they were before step `step`."""
+    """Represents the state before step `step`: tensors by name, and facts that can be written as JSON."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -41,10 +41,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -> Path:
-    """Write a checkpoint below `folder`; all ranks call it, each with the rows it has of the `sharded` tensors.
+    """Write a checkpoint below `folder`. All ranks call this, each with its own rows of the `sharded` tensors.
 
-    Until the new one is whole under its name nothing of the earlier ones is touched. Raises `TrainingError` where the
-    disk is full or refuses.
+    Earlier checkpoints stay untouched until the new one is complete. Raises `TrainingError` if it cannot be written,
+    such as to a full disk.
     """
     from safetensors.torch import save_file
 
@@ -98,13 +98,13 @@ def save(folder: Path, checkpoint: Checkpoint, *, sharded: Iterable[str] = ()) -
         raise TrainingError(
             f"{target}: the checkpoint cannot be written ({problem or 'another process failed'}); "
             + (f"{kept.name} is intact; " if kept else "")
-            + f"make room, then {goes_on(folder.parent)}"
+            + f"make room, then {resume_hint(folder.parent)}"
         )
     return target
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies.
+    """Return the folder of a step's checkpoint.
 
     >>> path_of(Path("run/checkpoints"), 1000).name
     'step-000001000'
@@ -113,7 +113,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint's folder, by its name.
+    """Return the step in the name of a checkpoint's folder.
 
     >>> step_of(Path("run/checkpoints/step-000001000"))
     1000
@@ -122,29 +122,29 @@ def step_of(path: Path) -> int:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a checkpoint lies there whole."""
+    """Return whether the path is a complete checkpoint."""
     return bool(_NAME.fullmatch(path.name)) and (path / _FACTS).is_file()
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint of the greatest step, None where there is none."""
+    """Return the checkpoint of the highest step, or None if there is no checkpoint."""
     found = _all(folder)
     return found[-1] if found else None
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` latest checkpoints, and what killed processes left."""
+    """Remove all but the `keep` latest checkpoints, and temporary folders that killed processes left."""
     for old in _all(folder)[:-keep]:
-        with contextlib.suppress(OSError):  # half of one, where this is killed, is to be told from a whole one
+        with contextlib.suppress(OSError):  # rename first: if this is killed, a half-removed one must not look complete
             old.rename(old.with_name(f"{TEMPORARY}{old.name}"))
     for leftover in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint; `sharded` tensors come whole, their rows of all ranks put together.
+    """Read a checkpoint. The rows of all ranks are joined into whole `sharded` tensors.
 
-    Raises `TrainingError` where something is damaged or missing.
+    Raises `TrainingError` if a file is damaged or missing.
     """
     from safetensors import SafetensorError
 
@@ -163,19 +163,19 @@ def _read_tensors(path: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
 
     for name, checksum in facts["files"].items():
         if _checksum(path / name) != checksum:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"the checksum of {name} does not match")
     tensors = dict(load_file(path / _STATE))
     n_shards = facts["shards"] if facts["sharded"] else 1
     shards = [tensors, *(load_file(path / name) for name in _files_of(n_shards)[1:])]
     for name in facts["sharded"]:
         parts = [shard[name] for shard in shards]
-        # What counts steps is a number in every rank, and the same.
+        # Step counters are scalars with the same value in every rank.
         tensors[name] = torch.cat(parts) if parts[0].ndim else parts[0]
     return tensors
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What `checkpoint.json` says; `TrainingError` where it is damaged."""
+    """Read `checkpoint.json`. Raises `TrainingError` if it is damaged."""
     file = path / _FACTS
     facts: Any = None
     try:
@@ -197,7 +197,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def part_of(whole: Tensor, own: Tensor, name: str) -> Tensor:
-    """What a tensor of a checkpoint is here, shaped as `own`: itself, or this rank's rows of it.
+    """Return this rank's part of a checkpoint's tensor, in the shape of `own`: all of it, or this rank's rows.
 
     >>> part_of(torch.arange(4.0), torch.zeros(4), "x").tolist()
     [0.0, 1.0, 2.0, 3.0]
@@ -210,13 +210,13 @@ def part_of(whole: Tensor, own: Tensor, name: str) -> Tensor:
         if rows.shape == own.shape:
             return rows
     raise TrainingError(
-        f"the checkpoint's {name} is of shape {tuple(whole.shape)}, here it is {tuple(own.shape)}; "
+        f"the checkpoint's {name} has shape {tuple(whole.shape)}, the recipe's has {tuple(own.shape)}; "
         "recipe and checkpoint do not belong together"
     )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """The state of an optimiser as `optimizer.PARAMETER.KEY`; `names` tells parameters by id."""
+    """Return the state of an optimiser as `optimizer.PARAMETER.KEY`; `names` maps parameters' ids to their names."""
     return {
         f"optimizer.{names[id(parameter)]}.{key}": value
         for parameter, state in optimizer.state.items()
@@ -228,7 +228,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Restore the state of an optimiser from what `optimizer_tensors` returned."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -238,10 +238,10 @@ def restore_optimizer(
         for parameter in group["params"]:
             name = names[id(parameter)]
             for key, tensor in by_parameter.get(name, {}).items():
-                if tensor.ndim:  # laid out as the parameter is: fused steps want that
+                if tensor.ndim:  # in the memory layout of the parameter, as fused optimisers require
                     own = torch.empty_like(parameter, dtype=tensor.dtype)
                     own.copy_(part_of(tensor, parameter, f"{name}.{key}"))
-                else:  # a count of steps, which fused steps want beside the parameter
+                else:  # a step counter, which fused optimisers require on the parameter's device
                     own = tensor.to(parameter.device if group.get("fused") else "cpu", copy=True)
                 optimizer.state[parameter][key] = own
 
@@ -257,7 +257,7 @@ def _file_of(rank: int) -> str:
 
 
 def _files_of(n_shards: int) -> list[str]:
-    """The files that the ranks write. They are not listed: a network file system may show another machine's late."""
+    """Return the files that the ranks write. The folder is not listed, as network file systems show new files late."""
     return [_file_of(rank) for rank in range(n_shards)]
 
 
@@ -270,5 +270,5 @@ def _checksum(file: Path) -> int:
 
 
 def _device(tensors: Mapping[str, Tensor]) -> torch.device:
-    """Where ranks talk: NCCL wants their GPUs."""
+    """Return the device for communication between ranks: NCCL requires tensors on the GPU."""
     return next((tensor.device for tensor in tensors.values() if tensor.is_cuda), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The input pipeline: stored crops decoded and augmented by worker processes, in the order the steps want them."""
+"""The input pipeline: worker processes decode and augment stored crops in the order in which the steps use them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ Ints = npt.NDArray[np.int64]
 
 
 class TrainingImages:
-    """The images of a dataset that are trained on, with labels 0 to P − 1.
+    """The images of a dataset that are used for training, with labels 0 to P − 1.
 
-    People with fewer than `min_images` images are left out. `kept` (N,) are the dataset's numbers of the images,
-    `labels` (N,) their people, `names` (P) these people's names. `DatasetError` where fewer than two people are left.
+    People with fewer than `min_images` images are left out. `kept` (N,) are the images' numbers in the dataset,
+    `labels` (N,) their labels, `names` (P) the names of the labels. Raises `DatasetError` if fewer than two people
+    are left.
     """
 
     def __init__(self, dataset: LabelledImages, *, min_images: int = 1) -> None:
@@ -43,7 +44,8 @@ class TrainingImages:
         people = np.flatnonzero(counts >= max(1, min_images))
         if len(people) < 2:
             raise DatasetError(
-                f"training wants at least two people with {max(1, min_images)} images; the dataset has {len(people)}"
+                f"training needs at least two people with at least {max(1, min_images)} images each; "
+                f"the dataset has {len(people)}"
             )
         self.dataset = dataset
         self.kept: Ints = np.flatnonzero(np.isin(dataset.labels, people)).astype(np.int64)
@@ -57,16 +59,16 @@ class TrainingImages:
 
 @dataclass(slots=True)
 class Batch:
-    """Images (n,S,S,3) uint8 RGB and labels (n,) int64; `failed` are images others took the place of, with reasons."""
+    """Represents images (n,S,S,3) uint8 RGB and labels (n,) int64. `failed` lists images that were replaced, with reasons."""
 
     images: Tensor
     labels: Tensor
     failed: list[tuple[str, str]] = field(default_factory=list)
-    gone: str = ""  # why the dataset is no longer the one that training began with
+    dataset_error: str = ""  # why training cannot continue on this dataset
 
 
 class _Reader:
-    """What each worker holds: the dataset, and how its images are changed."""
+    """The map-style dataset of each worker process: it reads and augments the images of one batch."""
 
     def __init__(self, images: TrainingImages, augmentation: Augmentation, seed: int) -> None:
         self._images, self._augmentation, self._seed = images, augmentation, seed
@@ -74,23 +76,23 @@ class _Reader:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitems__(self, wanted: list[tuple[int, int]]) -> Batch:
-        """The images of (position in the stream, number) pairs; draws depend on seed and position alone."""
+    def __getitems__(self, entries: list[tuple[int, int]]) -> Batch:
+        """Return the batch of (position in the stream, image number) pairs; draws depend on seed and position alone."""
         side = self._augmentation.size
-        pixels = np.empty((len(wanted), side, side, 3), np.uint8)
+        pixels = np.empty((len(entries), side, side, 3), np.uint8)
         failed: list[tuple[str, str]] = []
-        for row, (position, number) in enumerate(wanted):
+        for row, (position, number) in enumerate(entries):
             random = np.random.default_rng([self._seed, 3, position])
             try:
                 stored = self._stored(number, random, failed)
             except (DatasetError, TrainingError) as error:
                 return Batch(torch.empty(0), torch.empty(0), failed, str(error))
             pixels[row] = self._augmentation.apply(stored, random)
-        labels = self._images.labels[[number for _, number in wanted]]
+        labels = self._images.labels[[number for _, number in entries]]
         return Batch(torch.from_numpy(pixels), torch.from_numpy(labels), failed)
 
     def _stored(self, number: int, random: np.random.Generator, failed: list[tuple[str, str]]) -> npt.NDArray[np.uint8]:
-        """One image, or another of the same person where it is damaged."""
+        """Read an image, or another one of the same person if it is damaged."""
         data = self._images
         for candidate in self._candidates(number, random):
             try:
@@ -98,8 +100,8 @@ class _Reader:
             except ImageError as error:
                 if error.reason == "no such file":
                     raise TrainingError(
-                        f"{plain_text(error.source)} was there when training began and is gone: the dataset was edited "
-                        "during the run; put it back, then facespace train RUN goes on, RUN being the run's folder"
+                        f"{plain_text(error.source)} existed when training began and is missing now: the dataset was edited "
+                        "during the run; put it back, then resume with facespace train RUN, where RUN is the run's folder"
                     ) from None
                 failed.append((plain_text(error.source), plain_text(error.reason)))
         raise TrainingError(
@@ -108,14 +110,14 @@ class _Reader:
         )
 
     def _candidates(self, number: int, random: np.random.Generator) -> Iterator[int]:
-        """An image, then all others of the same person, drawn without repetition."""
+        """Yield the image's number, then all others of the same person in random order."""
         yield number
         same = np.flatnonzero(self._images.labels == self._images.labels[number])
         yield from random.permutation(same[same != number]).tolist()
 
 
-class _Steps:
-    """For the loader: which (position, number) pairs the micro-batches of the steps from `first` on are made of."""
+class _BatchSampler:
+    """Yields the (position, image number) pairs of each micro-batch of the steps `first` to `end`."""
 
     def __init__(self, stream: Stream, first: int, end: int, batch_size: int, parts: range, n_parts: int) -> None:
         self._stream, self._first, self._end = stream, first, end
@@ -135,13 +137,13 @@ class _Steps:
 
 
 def stream_of(images: TrainingImages, *, images_per_person: int, seed: int) -> Stream:
-    """The order of training: shuffled, or `images_per_person` images of each of several people a batch."""
+    """Return the order of the images: shuffled, or `images_per_person` images of each of several people per batch."""
     if not images_per_person:
         return Stream(shuffled(len(images), seed=seed))
     counts = np.bincount(images.labels)
     if (counts > 1).sum() < 2:
         raise DatasetError(
-            f"triplets want at least two people with two images each; of {len(counts)} people {(counts > 1).sum()} have"
+            f"triplets need at least two people with two images each; {(counts > 1).sum()} of {len(counts)} people have them"
         )
     return Stream(by_people(images.labels, images_per_person, seed=seed))
 
@@ -160,16 +162,16 @@ def open_batches(
     seed: int,
     pin: bool = False,
 ) -> Generator[Batch]:
-    """The micro-batches of the steps `first` to `end`, in order: of each step those `parts` of the `n_parts` it has.
+    """Yield the micro-batches of the steps `first` to `end`, in order: of a step's `n_parts` micro-batches the `parts`.
 
-    `workers` processes read ahead; with none everything happens here. What an image looks like depends on `seed` and
-    on its place in the stream, not on the number of workers or parts. Raises `TrainingError` where a file is gone,
-    a person has no image that can be read, or a worker was killed.
+    `workers` processes read ahead; with 0 this process reads. How an image is augmented depends on `seed` and on its
+    position in the stream, not on the number of workers or parts. Raises `TrainingError` if a file is gone, if no
+    image of a person can be read, or if a worker was killed.
     """
-    steps = _Steps(stream, first, end, batch_size, parts, n_parts)
+    sampler = _BatchSampler(stream, first, end, batch_size, parts, n_parts)
     options: dict[str, Any] = {}
     if workers:
-        # Not fork: it would copy locks that other threads hold.
+        # Not fork: it would copy locks that other threads have taken.
         options = {
             "multiprocessing_context": "spawn" if sys.platform == "win32" else "forkserver",
             "prefetch_factor": 2,
@@ -179,17 +181,17 @@ def open_batches(
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         loader: DataLoader[Batch] = DataLoader(
             _Reader(images, augmentation, seed),  # type: ignore[arg-type]
-            batch_sampler=steps,
+            batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             pin_memory=False,
             **options,
         )
         with _sigterm_blocked():
             batches = iter(loader)
     while (batch := _next(batches)) is not None:
-        if batch.gone:
-            raise TrainingError(batch.gone)
+        if batch.dataset_error:
+            raise TrainingError(batch.dataset_error)
         if pin:
             batch.images, batch.labels = batch.images.pin_memory(), batch.labels.pin_memory()
         yield batch
@@ -202,28 +204,28 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise TrainingError(
-            "a process that reads images was killed, by the system if memory ran short; go on with fewer of them: facespace "
-            "train RUN workers=1, RUN being the run's folder"
+            "a process that reads images was killed, perhaps by the system because memory ran out; resume with fewer: "
+            "facespace train RUN workers=1, where RUN is the run's folder"
         ) from None
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
 def _ignore_signals(worker: int) -> None:  # noqa: ARG001
-    """A terminal and a cluster signal every process; the one that trains finishes its step, then it ends its workers."""
+    """Ignore signals in a worker: terminals and clusters signal every process, but the one that trains ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _sigterm_blocked() -> Iterator[None]:
-    """Block SIGTERM, also in the processes that are started meanwhile: workers end when the one that forks them does."""
+    """Block SIGTERM in the block and in processes started in it: the fork server must not end before the training."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # once it runs; starting it would unblock the signal again
+    resource_tracker.ensure_running()  # before blocking: its start unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -232,7 +234,7 @@ def _sigterm_blocked() -> Iterator[None]:
 
 
 def standardized(images: Tensor, spec: InputSpec, device: torch.device) -> Tensor:
-    """Crops (n,S,S,3) uint8 RGB as `spec.preprocess` makes them, but (n,3,S,S) float32 on `device`, channels last."""
+    """Preprocess crops (n,S,S,3) uint8 RGB as `spec.preprocess` does, into (n,3,S,S) float32, channels last, on `device`."""
     pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     if spec.channel_order == "BGR":
         pixels = pixels.flip(1)
@@ -245,10 +247,10 @@ def standardized(images: Tensor, spec: InputSpec, device: torch.device) -> Tenso
 
 
 def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
-    """SHA-256 over people, labels, and the names and sizes of the dataset's files: changes when it is edited.
+    """Return the SHA-256 of people, labels, and names and sizes of the dataset's files. It changes with every edit.
 
-    These are the images in a source's folders, or the files in it where there are none. `DatasetError` for a source
-    that cannot be listed.
+    The files are the images in a source's class folders, or the files in the source itself if it has none. Raises
+    `DatasetError` if a source cannot be listed.
     """
     digest = hashlib.sha256()
     for name in images.names:
@@ -267,15 +269,15 @@ def fingerprint(images: TrainingImages, sources: Sequence[str]) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    """What a dataset is read from: not logs beside the people's folders, nor what lies deeper."""
+    """Return the files that a dataset is read from: not logs next to the class folders, nor anything deeper."""
     photos = PhotoFiles()
     images = [path for person in visible_names(folder, folders=True) for path in photos_in(folder, person, photos)]
-    beside = visible_names(folder, folders=False)
-    return images if images and "train.rec" not in beside else [os.path.join(folder, name) for name in beside]
+    names = visible_names(folder, folders=False)
+    return images if images and "train.rec" not in names else [os.path.join(folder, name) for name in names]
 
 
 def _size(file: str) -> int:
     try:
         return os.path.getsize(file)
-    except OSError:  # a broken link, or removed a moment ago
+    except OSError:  # a broken link, or just removed
         return -1

@@ -1,4 +1,4 @@
-"""The processes of one training, as torchrun starts them: which one this is, and what they tell each other."""
+"""The processes of one training run, as torchrun starts them: this process's rank, and communication between all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from facespace.io.text import first_line
 
 
 def rank() -> int:
-    """This process's number, 0 where it is alone."""
-    return distributed.get_rank() if _together() else 0
+    """Return this process's rank, 0 if there is only one process."""
+    return distributed.get_rank() if _is_distributed() else 0
 
 
 def n_ranks() -> int:
-    """How many processes train together."""
-    return distributed.get_world_size() if _together() else 1
+    """Return the number of processes that train together."""
+    return distributed.get_world_size() if _is_distributed() else 1
 
 
 def join(device: str) -> torch.device:
-    """Join the processes torchrun started, and the device that is this one's.
+    """Join the process group that torchrun started, and return this process's device.
 
-    Nothing is joined where the environment names no others (`WORLD_SIZE`). GPUs talk by NCCL, processors by gloo.
+    No group is joined if `WORLD_SIZE` is 1 or not set. GPUs communicate by NCCL, processors by gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _together():
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _is_distributed():
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     if device != "cuda":
         return torch.device(device)
@@ -38,19 +38,19 @@ def join(device: str) -> torch.device:
 
 
 def leave() -> None:
-    """Part from the others."""
-    if _together():
+    """Leave the process group."""
+    if _is_distributed():
         distributed.destroy_process_group()
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have called this."""
     if n_ranks() > 1:
         distributed.barrier()
 
 
 def gathered(own: Tensor) -> Tensor:
-    """The tensors (n,…) of all processes, one after the other: (ranks · n,…). All must be of one shape."""
+    """Return the tensors (n,…) of all processes in the order of ranks: (ranks · n,…). All must have the same shape."""
     if n_ranks() == 1:
         return own
     parts = [torch.empty_like(own) for _ in range(n_ranks())]
@@ -59,21 +59,21 @@ def gathered(own: Tensor) -> Tensor:
 
 
 def summed(own: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
+    """Sum a tensor over all processes, in place, and return it."""
     if n_ranks() > 1:
         distributed.all_reduce(own)
     return own
 
 
-def said(own: bytes, device: torch.device) -> list[bytes]:
-    """What each process says, in the order of ranks. All must say equally many bytes, at least one."""
+def exchange(own: bytes, device: torch.device) -> list[bytes]:
+    """Return the bytes of every process, in the order of ranks. All must have the same length, at least 1."""
     rows = gathered(torch.frombuffer(bytearray(own), dtype=torch.uint8).to(device))
     return [bytes(row) for row in rows.cpu().view(n_ranks(), len(own)).tolist()]
 
 
 @contextlib.contextmanager
-def lost_processes_told() -> Iterator[None]:
-    """While this lasts, a `TrainingError` says in one line that another process of the run has ended."""
+def report_lost_processes() -> Iterator[None]:
+    """Turn errors of communication in the block into a one-line `TrainingError`: another process of the run has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -81,9 +81,9 @@ def lost_processes_told() -> Iterator[None]:
             raise
         raise TrainingError(
             f"another process of this run ended or cannot be reached ({first_line(error)}); its own message says why; "
-            "with --max-restarts torchrun goes on from the last checkpoint, otherwise start the same command again"
+            "torchrun with --max-restarts resumes from the last checkpoint, otherwise start the same command again"
         ) from None
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()

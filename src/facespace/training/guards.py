@@ -1,4 +1,4 @@
-"""What goes wrong in training, noticed while it goes wrong, with what to do about it."""
+"""Checks during training that notice a failing run early and say what to change."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import Tensor, nn
 
 from facespace.errors import TrainingError
 
-_COLLAPSED = 0.01  # mean squared distance of a batch's embeddings; 2 where they are spread over the sphere
-_PATIENCE = 50  # steps that a collapse, or a lack of triplets, may last
+_COLLAPSED = 0.01  # mean squared distance of a batch's embeddings; it is 2 if they are spread over the whole sphere
+_PATIENCE = 50  # steps for which a collapse, or a lack of triplets, is tolerated
 _FAR_CENTER = 100.0  # times the longest feature
-# As CUDA, torch on Linux, torch on Windows, and CUDA's libraries say it.
+# The messages of CUDA, torch on Linux, torch on Windows, and CUDA's libraries.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 @dataclass
 class Guards:
-    """Counts what must not go on for long; its fields are saved with checkpoints."""
+    """Counters of consecutive bad steps; they are saved in checkpoints."""
 
     collapsed: int = 0
     without_triplets: int = 0
 
     def check(self, step: int, name: str, facts: Mapping[str, float]) -> None:
-        """Look at the facts of one loss after a step; `TrainingError` says what to change.
+        """Check the facts of one loss after a step. Raises `TrainingError`, which says what to change.
 
         >>> Guards().check(7, "center", {"largest_center": 5e4, "largest_feature": 12.0})
         Traceback (most recent call last):
             ...
-        facespace.errors.TrainingError: step 7: the centres of center run away (length 50,000, features 12); lower its rate, or leave out legacy
+        facespace.errors.TrainingError: step 7: the centres of center diverge (length 50,000, features 12); lower its rate, or leave out legacy
         """
         if "largest_center" in facts:
             center, feature = facts["largest_center"], max(facts["largest_feature"], 1.0)
             if not center <= _FAR_CENTER * feature:
                 raise TrainingError(
-                    f"step {step}: the centres of {name} run away (length {center:,.0f}, features {feature:,.0f}); "
+                    f"step {step}: the centres of {name} diverge (length {center:,.0f}, features {feature:,.0f}); "
                     "lower its rate, or leave out legacy"
                 )
         if "spread" not in facts:
@@ -46,25 +46,24 @@ class Guards:
         if self.collapsed >= _PATIENCE:
             raise TrainingError(
                 f"step {step}: the embeddings have collapsed to one point (mean squared distance {facts['spread']:.2g} "
-                f"for {self.collapsed} steps, {facts['active']:.0%} of triplets active); begin from a trained model "
-                "(init), lower learning_rate, or take miner=semi-hard"
+                f"for {self.collapsed} steps, {facts['active']:.0%} of triplets active); start from a trained model "
+                "(init), lower learning_rate, or use miner=semi-hard"
             )
         self.without_triplets = self.without_triplets + 1 if not facts["triplets"] or not facts["active"] else 0
         if self.without_triplets >= _PATIENCE:
             raise TrainingError(
-                f"step {step}: no triplet left to learn from for {self.without_triplets} steps; larger batches with more "
-                "people find harder ones, as does a larger margin; or training is at its end"
+                f"step {step}: no triplet left to learn from for {self.without_triplets} steps; use larger batches with more "
+                "people or a larger margin to find harder ones, or regard training as finished"
             )
 
 
 def first_not_finite(
     backbone: nn.Module, terms: Mapping[str, nn.Module], images: Tensor, *, forward: Callable[[], Any]
 ) -> str:
-    """The first tensor on the way from images to gradients that holds NaN or infinity, in words.
+    """Describe the first tensor between images and gradients that contains NaN or infinity.
 
-    Weights come first, then images, then what each module of the backbone gives when `forward` is called again, then
-    each term's loss, then statistics, which follow outputs, then gradients from the loss back. Empty where all are
-    finite.
+    The order is: weights, images, the outputs of the backbone's modules and then of the losses when `forward` is called
+    again, statistics (computed from outputs), gradients from the loss backwards. Empty if all are finite.
     """
     modules = {"backbone": backbone, **{f"loss {name}": term for name, term in terms.items()}}
     for owner, module in modules.items():
@@ -111,8 +110,8 @@ def _first(entries: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of a GPU or the machine, was not enough."""
+    """Return whether an exception reports that a GPU or the machine ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(words in message for words in _NO_MEMORY)

@@ -1,4 +1,4 @@
-"""The network that training begins with: new, or any model the project opens; what of it is frozen, how fast it moves."""
+"""The network that training begins with, new or from an existing model; its frozen parts and its learning rates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Crops = Callable[[InputSpec], npt.NDArray[np.uint8]]
 
 @dataclass(slots=True)
 class Start:
-    """The backbone training begins with, what it wants to see, and remarks for the user, a line each."""
+    """Represents the backbone that training begins with, its `InputSpec`, and one-line remarks for the user."""
 
     backbone: Backbone
     spec: InputSpec
@@ -38,12 +38,12 @@ class Start:
 
 
 def start(recipe: Recipe, crops: Crops) -> Start:
-    """The network of a recipe. One that is new draws its weights from torch's generator.
+    """Return the network of a recipe. A new one draws its weights from torch's generator.
 
     With `init` it is that model, with its own preprocessing and dimension. Batch norms that were folded into weights
-    get the statistics of `crops(spec)`, (N,S,S,3) uint8 of the training data, every output staying as it was. A
-    model whose embeddings are all alike is taken, and a remark says so. Raises
-    `ModelError`, and `RecipeError` where the recipe does not fit the network.
+    get the statistics of `crops(spec)`, (N,S,S,3) uint8 of the training data; the network's outputs stay the same. A
+    model whose embeddings are all alike is accepted, with a remark. Raises `ModelError`, and `RecipeError` if the
+    recipe does not fit the network.
     """
     if not recipe.init:
         backbone, spec = _new(recipe), _spec(recipe)
@@ -58,21 +58,21 @@ def start(recipe: Recipe, crops: Crops) -> Start:
     backbone = source.backbone()
     _check_size(backbone, source.spec)
     if recipe.keep_probability != 1 and not _takes_dropout(backbone):
-        raise RecipeError(f"keep_probability: {backbone.name}, which {recipe.init} is, has no dropout; leave it at 1")
+        raise RecipeError(f"keep_probability: {recipe.init} is a {backbone.name}, which has no dropout; leave it at 1")
     names = source.folded_batch_norms(backbone)
     if names:
         sample = crops(source.spec)
         backbone = reestimate(backbone, sample, source.spec, names)
-        remarks.append(f"{len(names)} folded batch norms have statistics again, measured on {len(sample)} crops")
+        remarks.append(f"restored the statistics of {len(names)} folded batch norms from {len(sample)} crops")
     if _takes_dropout(backbone):
         state = backbone.state_dict()
         backbone = create(backbone.name, **{**backbone.options, "keep_probability": recipe.keep_probability})
         backbone.load_state_dict(state)
     remarks.append(
-        f"begins with {source.name}: {backbone.name}, {backbone.dimension} numbers a face, its own preprocessing"
+        f"starts from {source.name}: {backbone.name}, embeddings of {backbone.dimension} numbers, its own preprocessing"
     )
-    begun = Embedder(TorchNetwork(backbone, precision="float32"), name=source.name, spec=source.spec, fingerprint="")
-    if remark := begun.collapse_remark():
+    embedder = Embedder(TorchNetwork(backbone, precision="float32"), name=source.name, spec=source.spec, fingerprint="")
+    if remark := embedder.collapse_remark():
         remarks.append(f"{source.name}: {remark}")
     return Start(backbone, source.spec, remarks)
 
@@ -88,21 +88,21 @@ def _new(recipe: Recipe) -> Backbone:
 
 
 def _spec(recipe: Recipe) -> InputSpec:
-    wanted = recipe.input_spec
-    if isinstance(wanted, str):
-        if wanted not in INPUT_SPECS:
-            raise RecipeError(f"input_spec: no preset {wanted!r}; there are {', '.join(INPUT_SPECS)}")
-        return INPUT_SPECS[wanted]
+    given = recipe.input_spec
+    if isinstance(given, str):
+        if given not in INPUT_SPECS:
+            raise RecipeError(f"input_spec: no preset {given!r}; there are {', '.join(INPUT_SPECS)}")
+        return INPUT_SPECS[given]
     try:
-        return InputSpec.from_dict(wanted)
+        return InputSpec.from_dict(given)
     except ModelError as error:
         raise RecipeError(str(error)) from None
 
 
 def _check_size(backbone: Backbone, spec: InputSpec) -> None:
-    wanted, least = backbone.input_size, backbone.minimum_size
-    if spec.size != wanted if wanted is not None else spec.size < least:
-        size = f"{wanted} px" if wanted is not None else f"at least {least} px"
+    fixed, least = backbone.input_size, backbone.minimum_size
+    if spec.size != fixed if fixed is not None else spec.size < least:
+        size = f"{fixed} px" if fixed is not None else f"at least {least} px"
         raise RecipeError(f"input_spec: {backbone.name} takes crops of {size}; got {spec.size} px")
 
 
@@ -111,11 +111,11 @@ def _takes_dropout(backbone: Backbone) -> bool:
 
 
 def freeze(backbone: nn.Module, patterns: list[str]) -> list[nn.Module]:
-    """Freeze the parameters that the patterns name, and return the modules that are frozen whole.
+    """Freeze the parameters that match the patterns, and return the modules that are frozen completely.
 
-    A pattern is the name of a module or parameter, `*` and `?` stand for parts of it: `conv2d_*`, `repeat.0`. Frozen
-    modules are to stay in inference, or their statistics would go on moving. `RecipeError` for a pattern without a
-    match.
+    A pattern is the name of a module or parameter, in which `*` and `?` are wildcards: `conv2d_*`, `repeat.0`. Keep the
+    returned modules in evaluation mode, or their statistics would still change. Raises `RecipeError` for a pattern
+    without a match.
     """
     for pattern in patterns:
         matched = [
@@ -138,10 +138,10 @@ def freeze(backbone: nn.Module, patterns: list[str]) -> list[nn.Module]:
 
 
 def parameter_groups(recipe: Recipe, backbone: Backbone, terms: Mapping[str, Loss]) -> list[dict[str, Any]]:
-    """What moves, in groups with `weight_decay` and `factor`, by which the learning rate is multiplied.
+    """Return the trainable parameters in groups with `weight_decay` and `factor`, a multiplier of the learning rate.
 
-    Weight decay is for what multiplies features (convolutions, full layers, weights of identities), not for biases,
-    batch norms and slopes of activations: as in 2018.
+    Weight decay applies to what multiplies features (convolutions, dense layers, weights of identities), not to biases,
+    batch norms and slopes of activations, as in the programs of 2018.
     """
     groups: list[dict[str, Any]] = []
     owners: list[tuple[nn.Module, float]] = [(backbone, recipe.backbone_learning_rate)]

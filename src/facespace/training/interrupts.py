@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training, which end it after the step that is being computed."""
+"""Ctrl-C and SIGTERM during training: they end it after the current step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by the signal `number`, after a step that is saved."""
+    """Raised when the signal `number` has stopped training, after a step that is saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -20,10 +20,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], int]]:
-    """A function that returns SIGINT or SIGTERM once that signal came, before that 0; training then ends by itself.
+    """Yield a function that returns 0, and SIGINT or SIGTERM after that signal has arrived.
 
-    A second Ctrl-C does not wait and raises `KeyboardInterrupt`. A second SIGTERM, and under torchrun a second Ctrl-C,
-    changes nothing: a cluster signals every process of a job, and torchrun hands on to its own what it gets itself.
+    A second Ctrl-C raises `KeyboardInterrupt` at once. A second SIGTERM, and under torchrun a second Ctrl-C, is ignored:
+    a cluster signals every process of a job, and torchrun forwards the signals that it receives to its processes.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom."""
+"""The training loop: `train` is the loop itself, `_Run` sets up a run and computes, reports and saves its steps."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from facespace.training.state import Progress, restore, tensors, write_trained
 from facespace.training.stopwatch import Stopwatch
 from facespace.training.verification import Metrics, prepare
 
-Show = Callable[[str, bool], None]  # a line, and whether the next may take its place
-_CHECKPOINT_SECONDS = 600  # a run that is killed loses no more than this, however long its epochs are
+Show = Callable[[str, bool], None]  # a line, and whether the next line may replace it
+_CHECKPOINT_SECONDS = 600  # at most this much is lost when a run is killed, however long its epochs are
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training came to: the run's folder, steps done, the last figures on pairs, the model folder."""
+    """Represents the result of training: the run's folder, steps done, the last figures on pairs, the model folder."""
 
     run: Path
     steps: int
@@ -56,7 +56,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One step that was computed; `number` counts from 1, `images` are those of its last part."""
+    """Represents a step that was computed; `number` counts from 1, `images` are those of its last micro-batch."""
 
     number: int
     epoch: int
@@ -68,27 +68,27 @@ class _Step:
     images: Tensor
     ends_epoch: bool
     ends_run: bool
-    due: bool  # the last checkpoint is old
-    stopping: int  # the signal that a process got, or 0
+    due: bool  # whether the last checkpoint is older than `_CHECKPOINT_SECONDS`
+    stopping: int  # the signal that a process received, or 0
 
 
 def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None) -> Trained:  # noqa: ARG005
-    """Train by a recipe into the folder `run`, or go on with the run that is there, from its last checkpoint.
+    """Train by a recipe into the folder `run`, or resume the run in that folder from its last checkpoint.
 
-    What a step computes is a function of the recipe, the state before it and its number: a run that is killed and
-    started again ends in the same weights, to the bit on a processor. Under torchrun every process calls this. Raises
-    `RecipeError`, `DatasetError`, `ModelError`, `TrainingError` where training cannot go on, and `Interrupted` after
-    Ctrl-C or SIGTERM, when the step is saved.
+    A step depends on the recipe, the state before it and its number alone. So a run that is killed and started again
+    ends with the same weights, bit for bit on a CPU. Under torchrun every process calls this. Raises `RecipeError`,
+    `DatasetError`, `ModelError` or `TrainingError` if training cannot continue, and `Interrupted` after Ctrl-C or
+    SIGTERM, when the step is saved.
     """
-    with run_folder.full_disk_told(run), distributed.lost_processes_told():
+    with run_folder.report_full_disk(run), distributed.report_lost_processes():
         training = _Run(recipe, run, show)
         training.resume()
         with contextlib.closing(training), interrupts() as interrupted:
-            if training.is_unverified:  # it ended while pairs were measured
+            if training.is_unverified:  # the run ended during verification
                 training.verify()
-            while training.goes_on:
+            while training.has_steps_left:
                 step = training.step(interrupted)
-                if step is None:  # the memory was not enough: the same step again, in smaller parts
+                if step is None:  # out of memory: compute the same step in smaller micro-batches
                     continue
                 training.report(step)
                 if step.ends_epoch:
@@ -106,12 +106,12 @@ def train(recipe: Recipe, run: Path, *, show: Show = lambda line, passing: None)
 
 
 def _every(n: int, count: int) -> bool:
-    """Whether something that happens after every `n`, never for 0, happens after `count`."""
+    """Return whether `count` is a multiple of `n`; an `n` of 0 means never."""
     return bool(n) and count % n == 0
 
 
 class _Run:
-    """A training run: what was set up from its recipe, and the state between two steps."""
+    """A training run: everything that is set up from its recipe, and the state between two steps."""
 
     def __init__(self, recipe: Recipe, run: Path, show: Show) -> None:
         self.recipe, self.folder, self.show = recipe, run, show
@@ -124,23 +124,23 @@ class _Run:
         self._set_up_steps()
 
     def _set_up_network(self) -> None:
-        """The data, the network, and what is minimised."""
+        """Set up the data, the network and the losses."""
         recipe = self.recipe
         if not recipe.data:
-            raise RecipeError("the recipe names no dataset; put data=DIR behind it")
+            raise RecipeError("the recipe names no dataset; add data=DIR after it")
         self.images = TrainingImages(open_dataset(recipe.data), min_images=recipe.min_images_per_person)
         torch.manual_seed(recipe.seed)
-        begun = initial_model.start(recipe, lambda spec: setup.sample(self.images, recipe, spec)[0])
-        self.backbone, self.spec, self._remarks = begun.backbone, begun.spec, list(begun.remarks)
+        initial = initial_model.start(recipe, lambda spec: setup.sample(self.images, recipe, spec)[0])
+        self.backbone, self.spec, self._remarks = initial.backbone, initial.spec, list(initial.remarks)
         self.terms, self.weights = setup.terms_of(recipe, self.backbone.dimension, len(self.images.names))
         self.frozen = initial_model.freeze(self.backbone, recipe.freeze)
-        move: Any = self.backbone.to  # mypy does not know this form of it
+        move: Any = self.backbone.to  # torch's type hints lack this form
         move(self.device, memory_format=torch.channels_last)
         for term in self.terms.values():
             term.to(self.device)
 
     def _set_up_optimizer(self) -> None:
-        """What moves the weights, their moving average, and which of them every process has a part of."""
+        """Set up the optimiser, the moving average of the weights, and the lists of shared and sharded parameters."""
         recipe = self.recipe
         groups = initial_model.parameter_groups(recipe, self.backbone, self.terms)
         self.optimizer = optimizers.create(recipe.optimizer, groups, fused=self.device.type == "cuda")
@@ -172,7 +172,7 @@ class _Run:
         ]
 
     def _set_up_steps(self) -> None:
-        """How many steps there are, at which rates, and in what arithmetic they are computed."""
+        """Set up the number of steps, their learning rates and their precision."""
         recipe = self.recipe
         self._stream = stream_of(self.images, images_per_person=recipe.images_per_person, seed=recipe.seed)
         self.epoch_size = recipe.epoch_size or -(-self._stream.length // recipe.batch_size)
@@ -181,10 +181,10 @@ class _Run:
         self.precision = setup.precision_of(recipe, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self.network = setup.wrapped(self.backbone, recipe, self.device)
-        self._wide = torch.float32 if self.device.type == "mps" else torch.float64  # of the numbers one looks at
+        self._figures_dtype = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
 
     def resume(self) -> None:
-        """Make the run's folder, or take the state that is in it."""
+        """Make the run's folder, or restore the state from its last checkpoint."""
         self.dataset = setup.record_of(self.recipe, self.images, self.spec)
         agreement.check_same_training(self.recipe, self.dataset, self.device)
         remarks = self._remarks
@@ -199,7 +199,7 @@ class _Run:
             restore(self.modules, saved.tensors)
             checkpoint.restore_optimizer(self.optimizer, self.names, saved.tensors)
             self.scaler.load_state_dict(self.progress.scaler)
-            remarks.append(f"goes on after step {self.progress.step} of {self.n_steps}")
+            remarks.append(f"resumes after step {self.progress.step} of {self.n_steps}")
         for remark in remarks:
             self.show(remark, False)
         verifies = bool(self.recipe.verify_bin or self.recipe.verify_lfw)
@@ -211,20 +211,20 @@ class _Run:
         self._failed: dict[str, str] = {}
 
     @property
-    def goes_on(self) -> bool:
-        """Whether there is a step to compute."""
+    def has_steps_left(self) -> bool:
+        """Whether there is another step to compute."""
         return self.progress.step < self.n_steps and self.schedule.at(self.progress.step) > 0
 
     def close(self) -> None:
-        """End the processes that read images, and the log.
+        """End the processes that read images, and close the log.
 
-        Processes that end after this one would miss its temporary folder, and say so at length.
+        Workers that outlive this process print tracebacks, because its temporary folder is gone.
         """
         self._batches.close()
         self.log.close()
 
     def _open_batches(self) -> Generator[Batch]:
-        """The batches of this process from the next step on."""
+        """Open the batches of this process, from the next step on."""
         per_rank = self.progress.accumulate
         return open_batches(
             self.images,
@@ -241,7 +241,7 @@ class _Run:
         )
 
     def step(self, interrupted: Callable[[], int]) -> _Step | None:
-        """Compute one step, or None where the memory was not enough: then the parts of a step are halved."""
+        """Compute one step. If memory runs out, halve the micro-batches and return None."""
         step, rate = self.progress.step, self.schedule.at(self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
@@ -259,18 +259,21 @@ class _Run:
                 term.forget()
             setup.halve(self.recipe, self.progress, error)
             parts = self.progress.accumulate
-            self.show(f"memory was not enough; from now on in {parts} parts a step, added up", False)
+            self.show(f"out of memory; from now on each step is computed in {parts} micro-batches", False)
             self._batches = self._open_batches()
             return None
         arithmetic.mean_over_ranks(self._replicated_losses)
         self.scaler.unscale_(self.optimizer)
 
-        # One look at all numbers a step, which waits for the device once. All processes see the same: they save together.
+        # All numbers are read at once, so a step waits for the device only once. All processes get the same numbers, so
+        # they stop and save at the same step.
         norm = arithmetic.gradient_norm(self._shared, self._sharded)
-        came, old = interrupted(), self.is_chief and self.watch.unsaved() >= _CHECKPOINT_SECONDS
-        asked = torch.tensor([came == signal.SIGTERM, came == signal.SIGINT, old], dtype=self._wide, device=self.device)
-        means = distributed.summed(torch.cat([torch.stack(figures).mean(0), asked])) / distributed.n_ranks()
-        *numbers, terminated, stopped, due, length = torch.cat([means, norm.to(self._wide)[None]]).tolist()
+        received, old = interrupted(), self.is_chief and self.watch.unsaved() >= _CHECKPOINT_SECONDS
+        flags = torch.tensor(
+            [received == signal.SIGTERM, received == signal.SIGINT, old], dtype=self._figures_dtype, device=self.device
+        )
+        means = distributed.summed(torch.cat([torch.stack(figures).mean(0), flags])) / distributed.n_ranks()
+        *numbers, terminated, stopped, due, length = torch.cat([means, norm.to(self._figures_dtype)[None]]).tolist()
         n_parts = setup.n_parts_of(self.recipe, self.progress.accumulate)
         losses, facts = arithmetic.named(self.terms, numbers[1:], n_parts)
         if not math.isfinite(numbers[0]) or not (math.isfinite(length) or self.scaler.is_enabled()):
@@ -278,18 +281,18 @@ class _Run:
             name = first_not_finite(self.backbone, self.terms, pixels, forward=again)
             raise TrainingError(
                 f"step {step + 1}: the {what} is not finite; the first tensor that is not: {name or 'in another part'}; "
-                "go on with a lower learning_rate or clip_norm=1"
+                "resume with a lower learning_rate or clip_norm=1"
             )
         if math.isfinite(length):
             arithmetic.clip(self.optimizer, length, self.recipe.clip_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        else:  # float16, scaled by too much: this step is left out
+        else:  # the scale was too large for float16: skip this step
             self.scaler.update(self.scaler.get_scale() / 2)
         for term in self.terms.values():
             term.update()
         if self.average is not None:
-            arithmetic.follow(self.average, self.backbone, min(self.recipe.ema, (1 + step) / (10 + step)))
+            arithmetic.update_average(self.average, self.backbone, min(self.recipe.ema, (1 + step) / (10 + step)))
         self.progress.step = step + 1
         self.watch.did_step()
         return _Step(
@@ -302,7 +305,7 @@ class _Run:
             gradient_norm=length,
             images=images,
             ends_epoch=(step + 1) % self.epoch_size == 0,
-            ends_run=not self.goes_on,
+            ends_run=not self.has_steps_left,
             due=bool(due),
             stopping=signal.SIGTERM if terminated else signal.SIGINT if stopped else 0,
         )
@@ -310,7 +313,8 @@ class _Run:
     def _forward_and_backward(self, step: int) -> tuple[list[Tensor], Tensor, Tensor, Callable[[], Any]]:
         """Add up the gradients of all micro-batches.
 
-        Returns the figures of each, and of the last one its images, its pixels and what computes its losses again.
+        Returns the figures of each micro-batch, and of the last one its images, its pixels and a function that computes
+        its losses again.
         """
         figures = []
         n_parts = self.progress.accumulate
@@ -325,7 +329,7 @@ class _Run:
                     self.network, self.terms, self.weights, pixels, labels, self.precision
                 )
                 self.scaler.scale(total / n_parts).backward()  # type: ignore[no-untyped-call]
-            figures.append(torch.stack([value.detach().to(self._wide) for value in (total, *values)]))
+            figures.append(torch.stack([value.detach().to(self._figures_dtype) for value in (total, *values)]))
 
         def again() -> Any:
             return arithmetic.losses_of(self.backbone, self.terms, self.weights, pixels, labels, self.precision)
@@ -333,7 +337,7 @@ class _Run:
         return figures, batch.images, pixels, again
 
     def report(self, step: _Step) -> None:
-        """Log the step now and then, and stop training where its figures show that it fails."""
+        """Log the step every `log_every` steps, and stop training if its figures show that it fails."""
         if _every(self.recipe.log_every, step.number) or step.ends_epoch or step.number == 1:
             row = {
                 "step": step.number,
@@ -355,16 +359,16 @@ class _Run:
             self.progress.guards.check(step.number, name, about)
 
     def check_data(self, step: _Step) -> None:
-        """After an epoch: name the images that could not be read; `TrainingError` where the dataset was edited."""
+        """After an epoch, name the images that could not be read. Raises `TrainingError` if the dataset was edited."""
         if not self.is_chief:
             return
         for name, reason in self._failed.items():
-            self.show(f"another image stood in for {name}: {reason}", False)
+            self.show(f"{name} was replaced by another image of the same person: {reason}", False)
         self._failed.clear()
         if fingerprint(self.images, self.dataset["sources"]) != self.dataset["fingerprint"]:
             raise TrainingError(
-                f"epoch {step.epoch}: the dataset is not what it was when training began, files were added, removed or "
-                f"replaced; restore it, then {run_folder.goes_on(self.folder)}"
+                f"epoch {step.epoch}: the dataset has changed since training began, files were added, removed or "
+                f"replaced; restore it, then {run_folder.resume_hint(self.folder)}"
             )
         if self.recipe.histograms:
             self.log.histograms(step.number, self.modules)
@@ -385,26 +389,26 @@ class _Run:
 
     @property
     def is_unverified(self) -> bool:
-        """Whether an epoch ended after which the recipe's pairs are measured, and they were not."""
+        """Whether an epoch has ended after which the recipe's pairs are due, but not yet measured."""
         epoch, left = divmod(self.progress.step, self.epoch_size)
-        now = epoch and not left and (_every(self.recipe.verify_every, epoch) or not self.goes_on)
+        now = epoch and not left and (_every(self.recipe.verify_every, epoch) or not self.has_steps_left)
         return bool(now) and self._verifies and self.progress.verified < self.progress.step
 
     def verify(self) -> None:
-        """Measure the network on the recipe's pairs, and keep the best so far."""
+        """Measure the network on the recipe's pairs, and keep the model with the best accuracy so far."""
         if self._verifier is not None:
             measured = self.progress.measured = self._verifier.measure(self.trained, self.device.type)
             self.log.verification(self.progress.step, self.progress.step // self.epoch_size, measured)
-            self.show(_said(measured), False)
+            self.show(_describe(measured), False)
             accuracy = float(np.mean([figures["accuracy"] for figures in measured.values()]))
             if accuracy > self.progress.best:
                 self.progress.best = accuracy
                 self._write_model(BEST, onnx=False)
         self.progress.verified = self.progress.step
-        self.save()  # once more: what was measured belongs to it
+        self.save()  # once more, with the figures just measured
 
     def finish(self) -> None:
-        """Write the trained model, unless it was written before."""
+        """Write the trained model, unless it is already there."""
         if self.is_chief and not _is_written(self.folder / MODEL, self.progress.step):
             crops, people = setup.sample(self.images, self.recipe, self.spec)
             embeddings = setup.embeddings(self.trained, crops, self.spec, self.device)
@@ -431,12 +435,12 @@ class _Run:
 
 
 def _is_written(model: Path, step: int) -> bool:
-    """Whether the model folder holds the network as it was after so many steps."""
+    """Return whether the model folder contains the network as it was after `step` steps."""
     return is_model_folder(model) and read_record(model).training.get("steps") == step
 
 
-def _said(measured: dict[str, Metrics]) -> str:
-    """Figures on pairs in one line."""
+def _describe(measured: dict[str, Metrics]) -> str:
+    """Return the figures of all sets of pairs in one line."""
     parts = []
     for name, figures in measured.items():
         interval = figures["accuracy_interval"]

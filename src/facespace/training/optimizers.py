@@ -1,4 +1,4 @@
-"""The optimisers of FaceNet's programs, with the arithmetic TensorFlow gives them, and torch's own."""
+"""The optimisers of FaceNet's programs, with TensorFlow's arithmetic, and optimisers of torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NAMES = ("rmsprop", "adam", "adagrad", "adadelta", "mom", "sgd", "adamw")
 
 
 def create(name: str, groups: Iterable[dict[str, Any]], *, fused: bool = False) -> Optimizer:
-    """The optimiser of that name over parameter groups (`params`, `weight_decay`); each step sets the groups' `lr`.
+    """Create an optimiser by name over parameter groups (`params`, `weight_decay`); the loop sets their `lr` every step.
 
     The first five are those of the 2018 programs with their constants: `rmsprop` (decay 0.9, momentum 0.9, ε 1.0
     below the root), `adam` (0.9, 0.999, ε 0.1), `adagrad`, `adadelta` (ρ 0.9, ε 1e-6), `mom` (Nesterov, 0.9). `sgd`
-    (momentum 0.9) and `adamw` are what newer recipes use. Weight decay is added to gradients, but in `adamw`, which
-    shrinks weights itself. `fused` asks for one kernel a step where torch has one.
+    (momentum 0.9) and `adamw` are for newer recipes. Weight decay is added to the gradients, except in `adamw`, where
+    it is decoupled. `fused` selects torch's fused kernel if there is one. Raises `ValueError` for an unknown name.
     """
     groups = list(groups)
     fast: dict[str, Any] = {"fused": True} if fused else {}
@@ -33,19 +33,19 @@ def create(name: str, groups: Iterable[dict[str, Any]], *, fused: bool = False) 
         "adamw": lambda: torch.optim.AdamW(groups, **fast),
     }
     if name not in made:
-        raise ValueError(f"optimizer wants {', '.join(NAMES)}; got {name!r}")
+        raise ValueError(f"optimizer must be one of {', '.join(NAMES)}, got {name!r}")
     return made[name]()
 
 
-class _Listed(Optimizer):
-    """An optimiser whose step is arithmetic on lists of tensors, one call for all of a group."""
+class _ForeachOptimizer(Optimizer):
+    """An optimiser that updates all tensors of a group with one call of torch's `foreach` functions."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -67,10 +67,10 @@ class _Listed(Optimizer):
         raise NotImplementedError
 
 
-class RMSprop(_Listed):
+class RMSprop(_ForeachOptimizer):
     """TensorFlow's RMSPropOptimizer: s ← 0.9·s + 0.1·g², v ← 0.9·v + rate·g / √(s + 1), w ← w − v.
 
-    s begins at 1, and ε = 1.0 stands below the root; torch's own begins at 0 and adds ε behind it.
+    s begins at 1, and ε = 1.0 is added below the root; torch's own begins at 0 and adds ε after the root.
     """
 
     def _start(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -90,11 +90,11 @@ class RMSprop(_Listed):
         torch._foreach_sub_(parameters, velocities)
 
 
-class Adam(_Listed):
+class Adam(_ForeachOptimizer):
     """TensorFlow's AdamOptimizer with ε = 0.1: w ← w − rate·√(1 − 0.999ᵗ)/(1 − 0.9ᵗ) · m / (√v + ε).
 
-    m ← 0.9·m + 0.1·g, v ← 0.999·v + 0.001·g². The correction for the start multiplies the rate, so ε is larger
-    beside √v than torch's, which corrects v first; with an ε of 0.1 that decides how training begins.
+    m ← 0.9·m + 0.1·g, v ← 0.999·v + 0.001·g². Here bias correction multiplies the rate, while torch corrects v before
+    it adds ε. So ε weighs more against √v here; with ε = 0.1 this matters for the first steps.
     """
 
     def _start(self, parameter: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Recipes of training: TOML files of flat keys, checked whole before anything is begun."""
+"""Training recipes: TOML files of flat keys, checked completely before training begins."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ else:
     import tomli as tomllib
 
 _MAX_BYTES = 1_000_000
-_MAX_DEPTH = 4  # lists and tables in each other: a recipe, its losses, one of them, an option of it
+_MAX_DEPTH = 4  # of nested lists and tables: a recipe, its losses, one loss, an option of it
 _SHIPPED = "recipes"
 
 
 class Term(BaseModel):
-    """One term of what is minimised: a loss of `losses/` by name, its weight, and its options."""
+    """Represents one term of the total loss: a loss of `losses/` by name, its weight, and its options."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -38,19 +38,19 @@ class Term(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `losses.create` gets beside the name."""
+        """The options for `losses.create`."""
         return dict(self.model_extra or {})
 
 
 class Recipe(BaseModel):
-    """Everything a training run depends on; the comment in `recipes/` beside each key says what it is for."""
+    """Represents everything that a training run depends on. The comments in `recipes/` explain the keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    # What is learned from
+    # Data
     data: str | list[str] = ""
     min_images_per_person: int = Field(1, ge=1)
-    # The network
+    # Network and losses
     backbone: str = "inception-resnet-v1"
     dimension: int = Field(512, ge=1, le=4096)
     keep_probability: float = Field(1.0, gt=0, le=1)
@@ -59,7 +59,7 @@ class Recipe(BaseModel):
     freeze: list[str] = []
     backbone_learning_rate: float = Field(1.0, gt=0)
     losses: list[Term] = [Term(name="softmax", weight=1.0)]
-    # What becomes of a crop
+    # Augmentation
     crop: Literal["center", "random"] = "center"
     crop_size: int | None = Field(None, ge=16, le=4096)
     flip: bool = True
@@ -76,7 +76,7 @@ class Recipe(BaseModel):
     epoch_size: int = Field(0, ge=0)
     workers: int = Field(2, ge=0, le=256)
     seed: int = Field(666, ge=0, lt=2**31)
-    # How weights move
+    # Optimisation
     optimizer: str = "adam"
     learning_rate: float = Field(0.05, gt=0)
     schedule: str = "step"
@@ -86,11 +86,11 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(0.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
-    # What computes
+    # Device and precision
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
-    # What is measured and kept
+    # Verification, checkpoints and logs
     verify_bin: list[str] = []
     verify_lfw: str = ""
     verify_pairs: str = ""
@@ -108,33 +108,33 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         if not self.losses:
-            raise ValueError("losses wants at least one term")
+            raise ValueError("losses must have at least one term")
         if bool(self.verify_lfw) != bool(self.verify_pairs):
-            raise ValueError("verify_lfw (a folder of photos) and verify_pairs (its pairs.txt) want each other")
+            raise ValueError("verify_lfw (a folder of photos) and verify_pairs (its pairs.txt) must be given together")
         if self.images_per_person and self.batch_size % self.images_per_person:
             raise ValueError(
-                f"batch_size wants a multiple of images_per_person ({self.images_per_person}); got {self.batch_size}"
+                f"batch_size must be a multiple of images_per_person ({self.images_per_person}), got {self.batch_size}"
             )
         return self
 
     def differences(self, other: Recipe) -> list[str]:
-        """The keys in which two recipes differ, each with both values."""
+        """Return the keys in which two recipes differ, each with both values."""
         mine, theirs = self.model_dump(), other.model_dump()
         return [f"{key} {theirs[key]!r} instead of {mine[key]!r}" for key in mine if mine[key] != theirs[key]]
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     folder = importlib.resources.files("facespace.training").joinpath(_SHIPPED)
     return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
 def load(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name or in that file, with `key=value` put over it.
+    """Load a recipe by name or from a file, and apply `key=value` overrides.
 
-    A value is written as in TOML, quotes may be left out. `TERM.option=value` goes to the loss of that name; `data=A
-    data=B` are two datasets as one. Raises `RecipeError` for what is unknown, with the closest known name, and for what
-    does not fit together.
+    A value is written as in TOML, but quotes may be left out. `TERM.option=value` sets an option of the loss of that
+    name; `data=A data=B` trains on both datasets. Raises `RecipeError` for an unknown key, with the closest known one,
+    and for values that are not allowed or do not fit together.
     """
     name, text = os.fspath(source), ""
     if name in shipped():
@@ -146,7 +146,7 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recip
         )
     elif os.path.isfile(name):
         try:
-            # A path's bytes that are no UTF-8 stay what they are, as everywhere.
+            # Paths may contain bytes that are not UTF-8; they are kept as surrogates, as everywhere.
             text = read_whole(name, _MAX_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         except DatasetError as error:
             raise RecipeError(str(error)) from None
@@ -158,21 +158,21 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recip
 
 
 def parse(text: str, overrides: Sequence[str] = (), *, source: str = "recipe") -> Recipe:
-    """The recipe in a TOML text; see `load`.
+    """Parse the TOML text of a recipe; see `load`.
 
     >>> parse('batch_size = 8', ["learning_rate=1", "optimizer=sgd"]).learning_rate
     1.0
     """
     try:
         values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of too many digits
         raise RecipeError(f"{source}: not TOML ({plain_text(str(error).splitlines()[0])[:200]})") from None
     paths: list[Any] = []
     for override in overrides:
-        _put(values, override)
+        _apply_override(values, override)
         if override.partition("=")[0].strip() == "data":
             named = values["data"] if isinstance(values["data"], list) else [values["data"]]
-            paths = [*paths, *named] if values["data"] else []  # `data=` takes back what stands before it
+            paths = [*paths, *named] if values["data"] else []  # an empty `data=` drops the paths before it
     if len(paths) > 1:
         values["data"] = paths
     return from_values(values, source=source)
@@ -188,44 +188,44 @@ def from_values(values: dict[str, Any], *, source: str = "recipe") -> Recipe:
         _check(values)
         return Recipe.model_validate(values)
     except ValueError as error:
-        said = _first(error, values) if isinstance(error, ValidationError) else str(error)
-        raise RecipeError(f"{source}: {said}") from None
+        problem = _first_error(error, values) if isinstance(error, ValidationError) else str(error)
+        raise RecipeError(f"{source}: {problem}") from None
 
 
 def _check(value: Any, where: str = "", depth: int = 0) -> None:
-    """Refuse what TOML has and no recipe has a use for, with a `ValueError`: it could not be written back."""
+    """Raise `ValueError` for values that TOML allows but `as_toml` cannot write, such as dates and infinity."""
     if isinstance(value, (dict, list)) and depth < _MAX_DEPTH:
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             _check(entry, f"{where}.{plain_text(str(key))[:60]}" if where else plain_text(str(key))[:60], depth + 1)
     elif isinstance(value, int):  # bool, too
         if abs(value) >= 2**63:
-            raise ValueError(f"{where}: a whole number wants 64 bits at most; got one of {value.bit_length():,}")
+            raise ValueError(f"{where}: a whole number must have at most 64 bits, got {value.bit_length():,}")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{where}: wants a finite number; got {value}")
+            raise ValueError(f"{where}: must be a finite number, got {value}")
     elif not isinstance(value, str):
         raise ValueError(
-            f"{where}: wants a text, a number, true or false, or a list or table of these; got {type(value).__name__}"
+            f"{where}: must be a text, a number, true or false, or a list or table of these, got {type(value).__name__}"
         )
 
 
-def _put(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, written = override.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise RecipeError(f"{plain_text(override)!r}: wanted key=value, such as learning_rate=0.05")
+        raise RecipeError(f"{plain_text(override)!r}: expected key=value, such as learning_rate=0.05")
     written = written.strip()
     try:
         parsed = tomllib.loads(f"value = {written}")
         value: Any = parsed["value"] if len(parsed) == 1 else written
     except (ValueError, RecursionError):
         value = written
-    wanted = Recipe.model_fields[key].annotation if key in Recipe.model_fields else None
-    if wanted == list[str]:
+    annotation = Recipe.model_fields[key].annotation if key in Recipe.model_fields else None
+    if annotation == list[str]:
         if not isinstance(value, list):
             value = [value if isinstance(value, str) else written] if value != "" else []
-    elif wanted is str or (str in get_args(wanted) and not isinstance(value, (list, dict))):
-        value = value if isinstance(value, str) else written  # a folder may be called 2018
+    elif annotation is str or (str in get_args(annotation) and not isinstance(value, (list, dict))):
+        value = value if isinstance(value, str) else written  # a folder's name may look like a number: 2018
     term, dot, option = key.partition(".")
     if not dot:
         values[key] = value
@@ -235,29 +235,29 @@ def _put(values: dict[str, Any], override: str) -> None:
     found = [entry for entry in terms if entry.get("name") == term]
     if not found:
         names = [plain_text(str(entry.get("name")))[:60] for entry in terms]
-        raise RecipeError(f"{plain_text(override)!r}: no loss of the recipe is called {term!r}{_closest(term, names)}")
+        raise RecipeError(f"{plain_text(override)!r}: the recipe has no loss {term!r}{_closest(term, names)}")
     for entry in found:
         entry[option] = value
 
 
-def _first(error: ValidationError, values: dict[str, Any]) -> str:
-    """The first of pydantic's findings, unknown keys before others, in one line."""
+def _first_error(error: ValidationError, values: dict[str, Any]) -> str:
+    """Return the first of pydantic's errors in one line; unknown keys come before others."""
     findings = sorted(error.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
     finding = findings[0]
     if finding["type"] == "extra_forbidden":
         name = str(finding["loc"][0])
-        return f"no key is called {plain_text(name)[:60]!r}{_closest(name, Recipe.model_fields)}"
-    said = finding["msg"].removeprefix("Value error, ")
+        return f"unknown key {plain_text(name)[:60]!r}{_closest(name, Recipe.model_fields)}"
+    message = finding["msg"].removeprefix("Value error, ")
     where: list[str] = []
-    came: Any = values
-    for part in finding["loc"]:  # without pydantic's words for the kinds that a value might be
+    given: Any = values
+    for part in finding["loc"]:  # without the parts by which pydantic names the types of a union
         missing = finding["type"] == "missing" and part == finding["loc"][-1]
-        if missing or isinstance(part, int) or (isinstance(came, dict) and part in came):
+        if missing or isinstance(part, int) or (isinstance(given, dict) and part in given):
             where.append(plain_text(str(part))[:60])
-            came = came if missing else came[part]
+            given = given if missing else given[part]
     if not where:
-        return said
-    return f"{'.'.join(where)}: {said[:1].lower()}{said[1:]}; got {plain_text(repr(came))[:80]}"
+        return message
+    return f"{'.'.join(where)}: {message[:1].lower()}{message[1:]}; got {plain_text(repr(given))[:80]}"
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
@@ -274,6 +274,6 @@ def as_toml(recipe: Recipe) -> str:
 
 def _letter(letter: str) -> str:
     """Return a letter of a TOML string, escaped if a terminal would not print it; tomli-w escapes ASCII only."""
-    if letter.isprintable() or "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a path that is no UTF-8
+    if letter.isprintable() or "\udc80" <= letter <= "\udcff":  # surrogates: bytes of a path that are not UTF-8
         return letter
     return f"\\u{ord(letter):04x}" if ord(letter) < 2**16 else f"\\U{ord(letter):08x}"

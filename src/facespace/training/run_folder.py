@@ -1,8 +1,8 @@
-"""The folder of a training run: what it began with, so that anyone can tell what its numbers mean, and resume it.
+"""The folder of a training run. It contains everything that is needed to understand and to resume the run.
 
 recipe.toml    every key, as resolved       run.json        versions, devices, git revision, dataset
-metrics.jsonl  what was logged              events.out…     the same for TensorBoard
-checkpoints/   states to resume from        best/, model/   model folders that every command takes
+metrics.jsonl  logged figures               events.out…     the same for TensorBoard
+checkpoints/   states to resume from        best/, model/   model folders for all commands
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from facespace.training.recipe import Recipe, as_toml, load
 _MAX_JSON = 10_000_000
 
 
-def goes_on(run: Path) -> str:
-    """The command that goes on with a run, in words.
+def resume_hint(run: Path) -> str:
+    """Return the second half of a message: how to resume a run.
 
-    >>> goes_on(Path("runs/first"))
-    'facespace train runs/first goes on with what is saved'
+    >>> resume_hint(Path("runs/first"))
+    'resume with facespace train runs/first'
     """
-    return f"facespace train {shlex.quote(plain_text(str(run)))} goes on with what is saved"
+    return f"resume with facespace train {shlex.quote(plain_text(str(run)))}"
 
 
 @contextlib.contextmanager
-def full_disk_told(run: Path) -> Iterator[None]:
-    """What is written into the run's folder while this lasts: a full disk is a `TrainingError` that says what to do."""
+def report_full_disk(run: Path) -> Iterator[None]:
+    """Turn an error of a full disk in the block into a `TrainingError` that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
         where = plain_text(str(error.filename or run))
-        what = goes_on(run) if is_run(run) else "start the same command again"
+        what = resume_hint(run) if is_run(run) else "start the same command again"
         raise TrainingError(f"{where}: {error.strerror}; make room, then {what}") from None
 
 
 def read_recipe(run: Path) -> Recipe:
-    """The recipe a run was begun with; `RecipeError` where it is damaged."""
+    """Read the recipe of a run. Raises `RecipeError` if it is damaged."""
     return load(run / RECIPE)
 
 
-# What may change when a run goes on: how long, how fast and where. The change is told, and recipe.toml has it.
+# Keys that may change when a run is resumed. Changes are reported and written to recipe.toml.
 _MAY_CHANGE = {
     *("n_epochs", "workers", "device", "keep", "log_every", "checkpoint_every", "verify_every", "histograms"),
     *("learning_rate", "schedule", "decay_epochs", "decay_factor", "warmup_epochs", "clip_norm"),
@@ -63,14 +63,14 @@ _MAY_CHANGE = {
 
 
 def begin(run: Path, recipe: Recipe, facts: dict[str, Any]) -> list[str]:
-    """Make the folder of a new run, or check that the one that is there is of this recipe; remarks, a line each.
+    """Make the folder of a new run, or check that the existing run has this recipe. Return one-line remarks.
 
-    `facts` go into `run.json`. Raises `RecipeError` where a run of another recipe is there, and `TrainingError` where
-    its dataset was another one, or its `run.json` is damaged.
+    `facts` are written to `run.json`. Raises `RecipeError` if the folder contains a run of another recipe, and
+    `TrainingError` if its dataset was different or its `run.json` is damaged.
     """
     if not is_run(run):
-        if os.path.lexists(run) and not (run.is_dir() and all(map(_begun, run.iterdir()))):
-            raise RecipeError(f"{run}: is there and holds something else; give another --output")
+        if os.path.lexists(run) and not (run.is_dir() and all(map(_is_leftover, run.iterdir()))):
+            raise RecipeError(f"{run}: exists and is not a training run; give another --output")
         run.mkdir(parents=True, exist_ok=True)
         _write(run / RUN, json.dumps({**environment(), **facts}, indent=1) + "\n")
         _write(run / RECIPE, as_toml(recipe))
@@ -82,26 +82,26 @@ def begin(run: Path, recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     if fatal := [line for line in changed if line.split(" ", 1)[0] not in _MAY_CHANGE]:
         raise RecipeError(f"{run}: is a run of another recipe ({'; '.join(fatal)[:300]}); give another --output")
     written = [name for name in (MODEL, BEST) if (run / name).is_dir()]
-    anew = f"begin anew with {f'init={run / written[0]} and ' if written else ''}another --output"
+    start_new = f"start a new run with {f'init={run / written[0]} and ' if written else ''}another --output"
     began, now = read_facts(run).get("dataset"), facts["dataset"]
     if not isinstance(began, dict):
-        raise TrainingError(f"{run / RUN}: damaged, so whether the dataset is the same cannot be told; {anew}")
+        raise TrainingError(f"{run / RUN}: damaged, so the dataset cannot be compared; {start_new}")
     if began.get("fingerprint") != now["fingerprint"]:
         raise TrainingError(
             f"{run}: its dataset had {began.get('n_images')} images of {began.get('n_people')} people when it began, "
-            f"and was edited since (now {now['n_images']} of {now['n_people']}); restore it, or {anew}"
+            f"and was edited since (now {now['n_images']} of {now['n_people']}); restore it, or {start_new}"
         )
     _write(run / RECIPE, as_toml(recipe))
     return [f"changed for the rest of the run: {line}" for line in changed]
 
 
-def _begun(path: Path) -> bool:
-    """Whether a process that was killed while it began a run may have left this; `recipe.toml` is written last."""
+def _is_leftover(path: Path) -> bool:
+    """Return whether a process that was killed in `begin` may have left this; `recipe.toml` is written last."""
     return path.name == RUN or path.name.startswith(TEMPORARY)
 
 
 def read_facts(run: Path) -> dict[str, Any]:
-    """What `run.json` says; empty where it is damaged."""
+    """Read `run.json`; empty if it is damaged."""
     try:
         if (run / RUN).stat().st_size > _MAX_JSON:
             return {}
@@ -112,7 +112,7 @@ def read_facts(run: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the git revision of the working directory."""
+    """Return versions, devices and the git revision of the working directory."""
     import numpy
     import torch
 
@@ -131,7 +131,7 @@ def environment() -> dict[str, Any]:
 
 
 def _revision() -> str | None:
-    """The commit of the working directory, with `-dirty` where files differ from it; None outside of git."""
+    """Return the commit of the working directory, with `-dirty` if files differ from it; None outside of git."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
@@ -146,7 +146,7 @@ def _revision() -> str | None:
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
-    """The runs in a folder, itself included, sorted by path."""
+    """Yield the runs in a folder, including the folder itself, sorted by path."""
     for root, folders, _ in os.walk(folder):
         if is_run(Path(root)):
             yield Path(root)
@@ -156,7 +156,7 @@ def runs_below(folder: Path) -> Iterator[Path]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, without one that was cut short."""
+    """Read `metrics.jsonl`, skipping lines that are incomplete."""
     rows: list[dict[str, Any]] = []
     try:
         with (run / METRICS).open(encoding="utf-8", errors="replace") as lines:
@@ -173,7 +173,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """A run in a few words and figures: network, losses, state, last step and loss, best accuracy of each set of pairs."""
+    """Return a summary of a run: network, losses, state, last step and loss, best accuracy on each set of pairs."""
     recipe, rows = read_recipe(run), read_metrics(run)
     steps = [row for row in rows if _number(row, "total_loss") is not None]
     accuracy: dict[str, float] = {}
@@ -200,7 +200,7 @@ def _number(row: Any, key: str) -> float | None:
 
 
 def rewind_metrics(run: Path, step: int) -> None:
-    """Drop what was logged from a step on: it is about to happen again."""
+    """Drop the lines logged after a step, because these steps will be computed again."""
     if (run / METRICS).is_file():
         kept = [json.dumps(row) + "\n" for row in read_metrics(run) if row["step"] <= step]
         _write(run / METRICS, "".join(kept))

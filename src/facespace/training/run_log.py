@@ -1,4 +1,4 @@
-"""What one sees of a training run: TensorBoard, `metrics.jsonl`, and one line for the terminal."""
+"""The log of a training run: TensorBoard, `metrics.jsonl`, and one line for the terminal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from facespace.training.run_folder import rewind_metrics
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_DECAY = 0.9  # of the moving averages that the 2018 programs show beside raw losses
+_DECAY = 0.9  # of the moving averages that the 2018 programs show in addition to raw losses
 _SAMPLES = 32
 _PREVIEW = "crops.png"
 
 
 class RunLog:
-    """Writes what is logged of a run; on a run that is resumed at `step`, what came after it is taken back.
+    """Writer of a run's log. When a run is resumed at `step`, lines logged after that step are removed.
 
     Tags are those of the 2018 programs (`total_loss`, `cross_entropy`, `learning_rate`, `lfw/accuracy`, `time/…`), and
     `loss/TERM`, `TERM/FACT`, `gradient_norm`. A process that is not `chief` writes nothing.
@@ -43,11 +43,11 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise RuntimeUnavailable(
-                "training writes for TensorBoard, which is not installed; pip install 'facespace[train]'"
+                "training logs to TensorBoard, which is not installed; pip install 'facespace[train]'"
             ) from None
         rewind_metrics(run, step)
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
-        # From step 0, too: a run may have been killed before its first checkpoint.
+        # Also at step 0: a run may have been killed before its first checkpoint.
         self._writer = SummaryWriter(str(run), purge_step=step + 1)
 
     def step(self, row: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class RunLog:
         self._scalar("time/waiting_share", row["waiting"], step)
 
     def verification(self, step: int, epoch: int, measured: Mapping[str, Mapping[str, Any]]) -> None:
-        """Log the figures of pairs, by set."""
+        """Log the verification figures of each set of pairs."""
         self._line({"step": step, "epoch": epoch, "verification": measured})
         for name, figures in measured.items():
             for tag in ("accuracy", "val_rate", "auc", "eer"):
@@ -86,7 +86,7 @@ class RunLog:
         self._scalar(f"time/{what}", value, step)
 
     def crops(self, step: int, images: npt.NDArray[np.uint8]) -> None:
-        """Show crops (n,S,S,3) as the network sees them: in TensorBoard, and as `crops.png` in the run's folder."""
+        """Log crops (n,S,S,3) as the network sees them: in TensorBoard, and as `crops.png` in the run's folder."""
         if self._writer is None or not len(images):
             return
         sheet = _sheet(images[:_SAMPLES])
@@ -94,23 +94,23 @@ class RunLog:
         pictures.save(Image.fromarray(sheet), self._run / _PREVIEW, "PNG")
 
     def histograms(self, step: int, modules: Mapping[str, nn.Module]) -> None:
-        """Log the distribution of every weight."""
+        """Log a histogram of every parameter."""
         if self._writer is not None:
             for owner, module in modules.items():
                 for name, parameter in module.named_parameters():
                     self._writer.add_histogram(f"{owner}/{name}", parameter.detach().float().cpu(), step)
 
     def embeddings(self, step: int, vectors: Tensor, names: Sequence[str], crops: npt.NDArray[np.uint8]) -> None:
-        """Show embeddings (n,D) with names and crops in TensorBoard's projector."""
+        """Log embeddings (n,D) with names and crops for TensorBoard's projector."""
         if self._writer is not None and len(vectors) > 1:
             import torch
 
             thumbnails = torch.from_numpy(crops[:, ::2, ::2].copy()).permute(0, 3, 1, 2).float() / 255
-            rows = [plain_text(name) for name in names]  # each a line of a file
+            rows = [plain_text(name) for name in names]  # the projector's file has one line a name
             self._writer.add_embedding(vectors, metadata=rows, label_img=thumbnails, global_step=step)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Flush and close the log."""
         if self._writer is not None:
             try:
                 self._writer.close()
@@ -118,7 +118,7 @@ class RunLog:
                 threading.excepthook = self._hook
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Leave out the traceback of TensorBoard's thread: its error is raised again at the next write."""
+        """Suppress the traceback of TensorBoard's thread; its error is raised again by the next write."""
         if not type(failure.thread).__module__.startswith("tensorboard."):
             self._hook(failure)
 
@@ -143,7 +143,7 @@ def _sheet(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def describe(row: Mapping[str, Any], *, n_steps: int, seconds_left: float) -> str:
-    """The line a terminal shows of a step.
+    """Return the line that the terminal shows for a step.
 
     >>> row = {"step": 20, "epoch": 1, "total_loss": 5.1, "losses": {"softmax": 5.0, "center": 0.1}, "learning_rate": 0.05,
     ...        "facts": {"softmax": {"accuracy": 0.5}}, "images_per_second": 31.2, "waiting": 0.01}

@@ -1,6 +1,6 @@
-"""Which images a step of training sees: an endless order without gaps, a function of seed and step alone.
+"""The order of the training images: an endless stream that depends on the seed and the position alone.
 
-Nothing is remembered between steps, so a run that is resumed at any step sees what it would have seen.
+There is no state between steps, so a run that is resumed at any step sees the same images as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Order = Callable[[int], Ints]
 
 
 class Stream:
-    """Passes over a dataset put end to end, `order(0)`, `order(1)`, …, each an array of image numbers.
+    """The concatenation of all passes over a dataset: `order(0)`, `order(1)`, …, each an array of image numbers.
 
     >>> stream = Stream(shuffled(3, seed=0))
     >>> sorted(stream.part(0, 3).tolist()), len(stream.part(2, 7))
@@ -27,10 +27,10 @@ class Stream:
         self._pass, self._images = 0, order(0)
         self.length = len(self._images)
         if not self.length:
-            raise ValueError("a stream wants at least one image a pass")
+            raise ValueError("a pass must have at least one image, got 0")
 
     def part(self, start: int, n: int) -> Ints:
-        """The image numbers at the positions `start` to `start + n`, (n,)."""
+        """Return the image numbers (n,) at the positions from `start` to before `start + n`."""
         parts = []
         while n > 0:
             number, offset = divmod(start, self.length)
@@ -44,7 +44,7 @@ class Stream:
 
 
 def shuffled(n_images: int, *, seed: int) -> Order:
-    """Every image once a pass, in a new order each time."""
+    """Return an order in which each pass has every image once, newly shuffled."""
 
     def order(number: int) -> Ints:
         return np.random.default_rng([seed, 1, number]).permutation(n_images)
@@ -53,24 +53,24 @@ def shuffled(n_images: int, *, seed: int) -> Order:
 
 
 def by_people(labels: Ints, per_person: int, *, seed: int) -> Order:
-    """People in a new order each pass; of each, `per_person` images drawn anew, or all of them where there are fewer.
+    """Return an order of people, shuffled each pass, each with `per_person` images drawn for that pass, or all if fewer.
 
-    A batch of P·K images so holds P people with K images each, and more people where some have fewer images; where
-    passes are no whole number of batches, one may end amid a person, or reach into the next pass. Two positions of a
-    pass never have the same image, so classes of any size do; a person with one image serves as a negative for others.
-    `labels` (N,) as in `LabelledImages`.
+    So a batch of P·K images has P people with K images each, or more people if some have fewer images. If a pass is not
+    a whole number of batches, a batch may end within a person or reach into the next pass. A pass never repeats an
+    image, so people may have any number of images; a person with one image is a negative for others. `labels` (N,) as
+    in `LabelledImages`.
 
     >>> order = by_people(np.array([7, 7, 7, 8, 9, 9]), 2, seed=1)
     >>> len(order(0)), order(0).tolist() == order(0).tolist()
     (5, True)
     """
     if per_person < 1:
-        raise ValueError(f"images a person want at least 1; got {per_person}")
+        raise ValueError(f"per_person must be at least 1, got {per_person}")
     people, person = np.unique(labels, return_inverse=True)
 
     def order(number: int) -> Ints:
         random = np.random.default_rng([seed, 2, number])
-        place = random.permutation(len(people))[person]  # of each image's person in this pass
+        place = random.permutation(len(people))[person]  # the position of each image's person in this pass
         sequence = np.lexsort((random.random(len(labels)), place))
         starts = np.searchsorted(place[sequence], np.arange(len(people)))
         rank = np.arange(len(sequence)) - starts[place[sequence]]

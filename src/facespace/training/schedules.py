@@ -1,4 +1,4 @@
-"""The learning rate of every step: tables by epoch as FaceNet's programs read them, steps, cosine, warm-up."""
+"""Learning-rate schedules: tables by epoch in the format of FaceNet's programs, step decay, cosine, polynomial, warm-up."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _MAX_TABLE = 1_000_000  # bytes
 class Schedule:
     """The learning rate as a function of the step, which counts from 0.
 
-    With a `table` of (epoch, rate), epochs counted from 1, the rate is that of the last line whose epoch has come, and
-    stays there behind the last line. Else it is `learning_rate`, times ½(1 + cos(π·t)) (`cosine`) or (1 − t)²
-    (`polynomial`), t the share of all steps done. Either is multiplied by `decay_factor` after every `decay_epochs`
-    epochs, and grows in a straight line over the first `warmup_epochs`. A rate of 0 or less ends training.
+    With a `table` of (epoch, rate), where epochs count from 1, the rate is that of the last line whose epoch has begun;
+    after the last line it stays the same. Otherwise it is `learning_rate` (`step`), times ½(1 + cos(π·t)) (`cosine`) or
+    (1 − t)² (`polynomial`), where t is the fraction of all steps done. Either is multiplied by `decay_factor` after
+    every `decay_epochs` epochs, and increases linearly during the first `warmup_epochs`. A rate of 0 or less ends
+    training.
 
     >>> schedule = Schedule(epoch_size=10, n_epochs=4, table=((1, 0.1), (3, 0.01), (4, -1)))
     >>> [schedule.at(step) for step in (0, 19, 20, 30)]
@@ -42,23 +43,23 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"schedule wants {', '.join(KINDS)}; got {self.kind!r}")
+            raise ValueError(f"schedule must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.epoch_size < 1 or self.decay_epochs < 1:
             raise ValueError(
-                f"epoch_size and decay_epochs want at least 1; got {self.epoch_size} and {self.decay_epochs}"
+                f"epoch_size and decay_epochs must be at least 1, got {self.epoch_size} and {self.decay_epochs}"
             )
         for name, most in {"learning_rate": math.inf, "decay_factor": 1.0, "warmup_epochs": math.inf}.items():
             if not 0 <= getattr(self, name) <= most or math.isinf(getattr(self, name)):
-                raise ValueError(f"{name} wants a finite number from 0 to {most:g}; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be a finite number from 0 to {most:g}, got {getattr(self, name)}")
         epochs = [epoch for epoch, _ in self.table]
         for before, after in itertools.pairwise(epochs):
             if after <= before:
-                raise ValueError(f"a schedule's epochs want to grow from line to line; got {after} after {before}")
+                raise ValueError(f"a schedule's epochs must increase from line to line, got {after} after {before}")
         if epochs and epochs[0] > 1:
-            raise ValueError(f"a schedule wants a rate from epoch 0 or 1 on; its first line is for epoch {epochs[0]}")
+            raise ValueError(f"a schedule's first line must be for epoch 0 or 1, got epoch {epochs[0]}")
 
     def at(self, step: int) -> float:
-        """The learning rate of a step; 0 or less means that training ends before it."""
+        """Return the learning rate of a step; 0 or less means that training ends before it."""
         epoch = step // self.epoch_size + 1
         if self.table:
             rate = [rate for first, rate in self.table if first <= epoch][-1]
@@ -73,10 +74,10 @@ class Schedule:
 
 
 def read_table(source: str | os.PathLike[str]) -> Table:
-    """The table in a file of lines `epoch: rate`, or in such lines parted by commas.
+    """Read a table from a file of lines `epoch: rate`, or from a text of such entries separated by commas.
 
-    `#` begins a comment, a rate `-` is −1: training ends there. Raises `ValueError` for anything else, `DatasetError`
-    for a file that cannot be read.
+    `#` begins a comment; a rate `-` means −1, which ends training. Raises `ValueError` for anything else,
+    `DatasetError` for a file that cannot be read.
 
     >>> read_table("0: 0.05, 60: 0.005, 91: -1")
     ((0, 0.05), (60, 0.005), (91, -1.0))
@@ -86,7 +87,7 @@ def read_table(source: str | os.PathLike[str]) -> Table:
     if ":" not in text or os.path.isfile(text):
         name, text = plain_text(text), read_whole(text, _MAX_TABLE).decode("utf-8-sig", "replace")
     rows: list[tuple[int, float]] = []
-    lines = [line.split("#", 1)[0] for line in text.splitlines()]  # first, as a comment may have commas
+    lines = [line.split("#", 1)[0] for line in text.splitlines()]  # before splitting at commas: comments may have some
     for entry in map(str.strip, ",".join(lines).split(",")):
         if not entry:
             continue
@@ -94,9 +95,9 @@ def read_table(source: str | os.PathLike[str]) -> Table:
         try:
             rows.append((int(epoch), -1.0 if rate == "-" else float(rate)))
         except ValueError:
-            raise ValueError(f"{name}: wanted `epoch: rate`, such as `60: 0.005`; got {entry[:60]!r}") from None
+            raise ValueError(f"{name}: expected `epoch: rate`, such as `60: 0.005`, got {entry[:60]!r}") from None
         if not math.isfinite(rows[-1][1]):
-            raise ValueError(f"{name}: wanted a finite rate; got {entry[:60]!r}")
+            raise ValueError(f"{name}: the rate must be finite, got {entry[:60]!r}")
     if not rows:
-        raise ValueError(f"{name}: no line `epoch: rate` in it")
+        raise ValueError(f"{name}: must have at least one line `epoch: rate`, got none")
     return tuple(rows)

@@ -1,4 +1,4 @@
-"""What a recipe's words come to: devices, terms, schedules, micro-batches, the record of a dataset."""
+"""Builds the parts of a run from its recipe: device, losses, schedule, micro-batches, the record of the dataset."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _N_SAMPLE = 256  # training crops for statistics of batch norms and for the proj
 
 
 def device_of(recipe: Recipe) -> str:
-    """Where a recipe trains: `auto` is a GPU where there is one. `RuntimeUnavailable` for one that is not there."""
+    """Return the recipe's device; `auto` is a GPU if there is one. Raises `RuntimeUnavailable` if it is missing."""
     if recipe.device != "auto":
         check_device(recipe.device)
         return recipe.device
@@ -40,15 +40,15 @@ def device_of(recipe: Recipe) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: giving it back and having it zeroed anew, step by step, takes its time."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    """Make glibc keep freed memory: returning it and getting zeroed pages again in every step costs time."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 2**30)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """What the network computes in: `auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    """Return the network's precision; `auto` is bfloat16 on a GPU that supports it, float32 elsewhere."""
     if recipe.precision != "auto":
         chosen: torch.dtype = getattr(torch, recipe.precision)
         return chosen
@@ -56,7 +56,7 @@ def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
 
 
 def terms_of(recipe: Recipe, dimension: int, n_classes: int) -> tuple[dict[str, Loss], dict[str, float]]:
-    """The losses of a recipe by name, and their weights; a second one of a name has its place added to it."""
+    """Return the losses of a recipe by name, and their weights. A repeated name gets its position appended: center-2."""
     terms: dict[str, Loss] = {}
     weights: dict[str, float] = {}
     for entry in recipe.losses:
@@ -68,15 +68,15 @@ def terms_of(recipe: Recipe, dimension: int, n_classes: int) -> tuple[dict[str, 
         weights[name] = entry.weight
         if entry.name == "triplet" and recipe.images_per_person < 2:
             raise RecipeError(
-                "losses: triplets want images_per_person of at least 2, so that a batch has pairs of one person; "
-                f"got {recipe.images_per_person}"
+                f"losses: images_per_person must be at least 2 for triplets, got {recipe.images_per_person}; "
+                "without it a batch has no two images of a person"
             )
         terms[name].deferred = True
     return terms, weights
 
 
 def schedule_of(recipe: Recipe, epoch_size: int) -> schedules.Schedule:
-    """The learning rate of every step."""
+    """Return the learning-rate schedule of a recipe. Raises `RecipeError` if it is not valid."""
     named = recipe.schedule in schedules.KINDS
     try:
         return schedules.Schedule(
@@ -91,12 +91,12 @@ def schedule_of(recipe: Recipe, epoch_size: int) -> schedules.Schedule:
         )
     except (ValueError, DatasetError) as error:
         raise RecipeError(
-            f"schedule: {error}; wanted is a table of epochs and rates, a file of one, or one of {', '.join(schedules.KINDS)}"
+            f"schedule: {error}; give a table of epochs and rates, a file of one, or one of {', '.join(schedules.KINDS)}"
         ) from None
 
 
 def augmentation_of(recipe: Recipe, spec: InputSpec) -> Augmentation:
-    """What becomes of a stored crop."""
+    """Return the augmentation of a recipe."""
     return Augmentation(
         spec.size,
         crop_size=recipe.crop_size,
@@ -111,23 +111,23 @@ def augmentation_of(recipe: Recipe, spec: InputSpec) -> Augmentation:
 
 
 def n_parts_of(recipe: Recipe, accumulate: int) -> int:
-    """Micro-batches a step over all ranks, which must be of one size."""
+    """Return the number of micro-batches a step over all ranks. Raises `RecipeError` if they cannot have equal sizes."""
     n_parts = distributed.n_ranks() * accumulate
     if recipe.batch_size % n_parts or recipe.batch_size < 2 * n_parts:
         raise RecipeError(
-            f"batch_size wants a multiple of {n_parts} ({distributed.n_ranks()} processes, {accumulate} parts each), at least two "
-            f"images a part; got {recipe.batch_size}"
+            f"batch_size must be a multiple of {n_parts} ({distributed.n_ranks()} processes, {accumulate} micro-batches each) "
+            f"with at least two images per micro-batch, got {recipe.batch_size}"
         )
     return n_parts
 
 
 def halve(recipe: Recipe, progress: Progress, error: BaseException) -> None:
-    """Twice as many micro-batches of half the size, from the step that did not fit on."""
+    """Halve the micro-batches from the current step on, which did not fit into memory, and double their number."""
     size = recipe.batch_size // n_parts_of(recipe, progress.accumulate)
     if distributed.n_ranks() > 1 or size % 2 or size < 4:
         raise TrainingError(
-            f"step {progress.step + 1}: memory is not enough for {size} images at once ({first_line(error)}); "
-            "take a smaller batch_size or a larger accumulate"
+            f"step {progress.step + 1}: not enough memory for {size} images at once ({first_line(error)}); "
+            "use a smaller batch_size or a larger accumulate"
         ) from None
     progress.accumulate *= 2
     if torch.cuda.is_available():
@@ -135,7 +135,7 @@ def halve(recipe: Recipe, progress: Progress, error: BaseException) -> None:
 
 
 def wrapped(backbone: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
-    """The backbone as it is called in training: compiled on request, its gradients averaged over ranks."""
+    """Return the backbone for the training step: compiled if the recipe says so, with gradients averaged over ranks."""
     network = backbone
     if recipe.compile:
         network = torch.compile(network)  # type: ignore[assignment]
@@ -146,21 +146,21 @@ def wrapped(backbone: nn.Module, recipe: Recipe, device: torch.device) -> nn.Mod
 
 
 def without_averaging(network: nn.Module, alone: bool) -> contextlib.AbstractContextManager[Any]:
-    """Gradients are averaged over ranks with the last micro-batch of a step only."""
+    """Return a context without gradient averaging if `alone`: only a step's last micro-batch averages over ranks."""
     if alone and isinstance(network, nn.parallel.DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()
 
 
 def record_of(recipe: Recipe, images: TrainingImages, spec: InputSpec) -> dict[str, Any]:
-    """What `run.json` says of the dataset; `RecipeError` where its crops were made for another kind of network."""
+    """Return the dataset's entry of `run.json`. Raises `RecipeError` if its crops were made for another kind of network."""
     sources = paths_of(recipe.data)
     for source in sources:
         crops = read_record(Path(source)) if Path(source).is_dir() else None
         if crops is not None and crops.template != spec.template:
             raise RecipeError(
-                f"{source}: its crops are {crops.template} crops, the network is to see {spec.template} crops "
-                f"(input_spec); facespace align --template {spec.template} makes them"
+                f"{source}: its crops are {crops.template} crops, the network takes {spec.template} crops "
+                f"(input_spec); make them with facespace align --template {spec.template}"
             )
     return {
         "sources": sources,
@@ -172,22 +172,22 @@ def record_of(recipe: Recipe, images: TrainingImages, spec: InputSpec) -> dict[s
 
 
 def sample(images: TrainingImages, recipe: Recipe, spec: InputSpec) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """At most 256 training crops (N,S,S,3), cut from the middle and evenly spread, and whose they are."""
+    """Return at most 256 training crops (N,S,S,3), evenly spaced in the dataset and cut from the middle, and their names."""
     cut = Augmentation(spec.size, crop_size=recipe.crop_size)
     crops, names = [], []
     for number in np.linspace(0, len(images) - 1, min(_N_SAMPLE, len(images))).astype(int):
         try:
             stored = images.dataset.read(int(images.kept[number]))
         except ImageError:
-            continue  # told when its turn comes in training
+            continue  # reported when training reads it
         crops.append(cut.apply(stored, np.random.default_rng(0)))
         names.append(images.names[int(images.labels[number])])
     if not crops:
-        raise TrainingError("none of the dataset's images can be read; facespace dataset check says why")
+        raise TrainingError("none of the dataset's images can be read; run facespace dataset check to see why")
     return np.stack(crops), names
 
 
 def embeddings(backbone: Backbone, crops: npt.NDArray[np.uint8], spec: InputSpec, device: torch.device) -> Tensor:
-    """Unit vectors (N,D) of crops (N,S,S,3); the network is left in inference."""
+    """Return the embeddings (N,D) of crops (N,S,S,3). The network is left in evaluation mode."""
     network = TorchNetwork(backbone, device=device.type)
     return torch.from_numpy(Embedder(network, name="training", spec=spec, fingerprint="").embed(crops))

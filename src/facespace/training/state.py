@@ -1,4 +1,4 @@
-"""What a training run is between two steps: tensors and a few numbers, into checkpoints and back; and what it leaves."""
+"""The state of a training run between two steps, as stored in checkpoints, and the model that a run writes."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from facespace.training.verification import Metrics
 
 @dataclass(slots=True)
 class Progress:
-    """What must be remembered beside tensors: saved with them, as JSON."""
+    """Represents the part of the state that is not tensors; checkpoints store it as JSON."""
 
     step: int = 0
     accumulate: int = 1
     best: float = -1.0
-    verified: int = 0  # the step after which pairs were measured last
+    verified: int = 0  # the last step after which pairs were measured
     measured: dict[str, Metrics] = field(default_factory=dict)
     guards: Guards = field(default_factory=Guards)
     scaler: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """The fields but for the step, as JSON can hold them."""
+        """Return all fields except the step, ready for JSON."""
         values = dataclasses.asdict(self)
         del values["step"]
         return values
 
     def take(self, state: Checkpoint) -> None:
-        """Become what `facts` gave."""
+        """Restore the fields from a checkpoint."""
         facts = dict(state.facts)
         self.step = state.step
         try:
@@ -52,16 +52,16 @@ class Progress:
             for name, value in facts.items():
                 setattr(self, name, value)
         except (AttributeError, TypeError, KeyError):
-            raise TrainingError("the checkpoint was written by another version of facespace; begin anew") from None
+            raise TrainingError("the checkpoint is from another version of facespace; start a new run") from None
 
 
 def tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Weights and statistics of all modules, each under its module's name and a dot."""
+    """Return the parameters and buffers of all modules, each named `MODULE.NAME`."""
     return {f"{owner}.{name}": t for owner, module in modules.items() for name, t in module.state_dict().items()}
 
 
 def restore(modules: Mapping[str, nn.Module], saved: Mapping[str, Tensor]) -> None:
-    """Put back what `tensors` gave; of tensors that lie over all ranks each takes its rows."""
+    """Restore modules from what `tensors` returned; of sharded tensors each rank takes its rows."""
     for name, own in tensors(modules).items():
         if name not in saved:
             raise TrainingError(f"the checkpoint has no {name}: recipe and checkpoint do not belong together")
@@ -79,7 +79,7 @@ def write_trained(
     dataset: Mapping[str, Any],
     onnx: bool,
 ) -> list[str]:
-    """Write the network as a model folder in the place of the one that may be there; remarks, a line each."""
+    """Write the network as a model folder, replacing an existing one. Return one-line remarks."""
     network = copy.deepcopy(backbone).cpu().eval()
     files = {WEIGHTS: as_safetensors(network)}
     remarks = []

@@ -1,4 +1,4 @@
-"""The arithmetic of one training step: losses of a micro-batch, gradients over all ranks, their length, averages."""
+"""The arithmetic of one training step: losses, averaging over ranks, gradient norm and clipping, moving average."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from facespace.training import distributed
 from facespace.training.losses.loss import Loss
 
-# How facts of micro-batches become one: by their mean, but for what is counted.
-_COUNTED = ("triplets",)
+_COUNTED = ("triplets",)  # facts that are summed over micro-batches; the others are averaged
 
 
 def seed_of(seed: int, step: int, part: int) -> int:
-    """The seed of torch's generator for one micro-batch of a step: what dropout and miners draw depends on no other.
+    """Return the seed of torch's generator for one micro-batch, so that its draws do not depend on other micro-batches.
 
     >>> seed_of(666, 3, 0) == seed_of(666, 3, 0) != seed_of(666, 3, 1)
     True
@@ -32,7 +31,7 @@ def losses_of(
     labels: Tensor,
     precision: torch.dtype,
 ) -> tuple[Tensor, list[Tensor]]:
-    """What is minimised for images (n,3,S,S), and its parts as `named` tells them: each term's loss, then its facts.
+    """Return the total loss of images (n,3,S,S), and its parts in the order of `named`: each term's loss, then its facts.
 
     The network computes in `precision`, the losses in float32.
     """
@@ -51,7 +50,7 @@ def losses_of(
 def named(
     terms: Mapping[str, Loss], values: Iterable[float], n_parts: int
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Losses and facts by name, of means over the `n_parts` micro-batches of a step; what is counted is added up."""
+    """Return losses and facts by name, from means over the `n_parts` micro-batches of a step; counts become sums."""
     rest = iter(values)
     losses, facts = {}, {}
     for name, term in terms.items():
@@ -71,7 +70,7 @@ def mean_over_ranks(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def gradient_norm(shared: Iterable[nn.Parameter], sharded: Iterable[nn.Parameter]) -> Tensor:
-    """The Euclidean length of all gradients together; of `sharded` parameters every rank has a part."""
+    """Return the Euclidean norm of all gradients together; each rank has a part of the `sharded` parameters."""
     mine = [p.grad for p in shared if p.grad is not None]
     parts = [p.grad for p in sharded if p.grad is not None]
     length = torch.nn.utils.get_total_norm(mine)
@@ -82,7 +81,7 @@ def gradient_norm(shared: Iterable[nn.Parameter], sharded: Iterable[nn.Parameter
 
 
 def clip(optimizer: torch.optim.Optimizer, norm: float, most: float) -> None:
-    """Shorten all gradients, whose length is `norm`, to the length `most`."""
+    """Scale all gradients from their norm `norm` down to the norm `most`, if they are longer; 0 means no limit."""
     if norm > most > 0:
         for group in optimizer.param_groups:
             if gradients := [p.grad for p in group["params"] if p.grad is not None]:
@@ -90,8 +89,8 @@ def clip(optimizer: torch.optim.Optimizer, norm: float, most: float) -> None:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average ← decay·average + (1 − decay)·network, statistics of batch norms included; counters are copied."""
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Compute average ← decay·average + (1 − decay)·network, including batch norm statistics; counters are copied."""
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
     moving = [(a, b) for a, b in pairs if a.is_floating_point()]
     torch._foreach_lerp_([a for a, _ in moving], [b for _, b in moving], 1 - decay)
@@ -102,7 +101,7 @@ def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 @torch.no_grad()
 def regularization(optimizer: torch.optim.Optimizer) -> float:
-    """½·weight_decay·‖w‖² of everything that weight decay acts on: what it adds to the loss."""
+    """Return Σ ½·weight_decay·‖w‖² over all parameters with weight decay: what it adds to the loss."""
     total = 0.0
     for group in optimizer.param_groups:
         if group["weight_decay"]:

@@ -1,4 +1,4 @@
-"""How fast training goes, how much of its time is spent waiting for images, how old its last checkpoint is."""
+"""Timing of a training run: speed, share of time spent waiting for images, age of the last checkpoint."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from facespace.training.data_loading import Batch
 
 
 class Stopwatch:
-    """Measures laps of several steps: images a second, the share of waiting, the seconds left.
+    """A stopwatch for laps of several steps: images per second, share of time spent waiting, seconds left.
 
-    `batch_size` is the number of images of a step, over all processes.
+    `batch_size` is the number of images in a step, over all processes.
     """
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._start = self._epoch = self._lap = self._saved = time.perf_counter()
         self._waited, self._steps = 0.0, 0
-        self._seconds = 0.0  # a step takes, averaged over laps
+        self._seconds = 0.0  # per step, a moving average over laps
 
     def waiting(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch, and note how long it took to come."""
+        """Return the next batch, and record how long it took to arrive."""
         start = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - start
@@ -32,7 +32,7 @@ class Stopwatch:
         self._steps += 1
 
     def lap(self) -> dict[str, float]:
-        """Figures since the last lap: `images_per_second`, `waiting` (share of time), `seconds` since the start."""
+        """Return figures since the last lap: `images_per_second`, `waiting` (share of time), `seconds` since the start."""
         now = time.perf_counter()
         elapsed = max(now - self._lap, 1e-9)
         figures = {
@@ -47,22 +47,22 @@ class Stopwatch:
         return figures
 
     def epoch(self) -> float:
-        """Seconds since the last call."""
+        """Return the seconds since the last call."""
         start, self._epoch = self._epoch, time.perf_counter()
         return self._epoch - start
 
     def saved(self) -> None:
-        """A checkpoint was written."""
+        """Record that a checkpoint was written."""
         self._saved = time.perf_counter()
 
     def unsaved(self) -> float:
-        """Seconds since the last checkpoint, or since the start."""
+        """Return the seconds since the last checkpoint, or since the start."""
         return time.perf_counter() - self._saved
 
     def pause(self) -> None:
-        """What went by since the last lap belongs to no step."""
+        """Discard the time since the last lap, such as that of saving and verification."""
         self._lap, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     def left(self, n_steps: int) -> float:
-        """Seconds that so many steps will take."""
+        """Return the estimated seconds for `n_steps` steps."""
         return self._seconds * n_steps

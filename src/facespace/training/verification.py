@@ -1,4 +1,4 @@
-"""How good a network in training is on pairs of people it never saw: any sets of pairs, prepared once."""
+"""Verification during training: figures on sets of pairs, which are prepared once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Metrics = dict[str, float | list[float] | None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verifier:
-    """The sets of a recipe, by name, and how they are measured; `threshold_from` gives lists their threshold."""
+    """Represents the sets of pairs of a recipe, by name; a set's threshold comes from its pairs in `threshold_from`."""
 
     sets: dict[str, PairSet]
     threshold_from: dict[str, PairSet]
@@ -35,9 +35,9 @@ class Verifier:
     spec: InputSpec
 
     def measure(self, backbone: Backbone, device: str) -> dict[str, Metrics]:
-        """Accuracy (with `accuracy_std` and `accuracy_interval`), VAL@FAR 1e-3, AUC, EER and seconds of each set.
+        """Return accuracy (with `accuracy_std` and `accuracy_interval`), VAL@FAR 1e-3, AUC, EER and seconds of each set.
 
-        The network is left in inference.
+        The network is left in evaluation mode.
         """
         network = TorchNetwork(backbone, device=device)
         embedder = Embedder(network, name="training", spec=self.spec, fingerprint="")
@@ -68,11 +68,12 @@ class Verifier:
 
 
 def prepare(recipe: Recipe, spec: InputSpec, *, detector: Detector | None = None) -> Verifier:
-    """Open the sets a recipe names; faces of whole photos are found, by the default `detector`, and cut out once, here.
+    """Open the sets of pairs in a recipe. Faces in whole photos are detected and cropped once, here.
 
-    A set is called by its file's name without ending, LFW's pairs `lfw`; a second one of a name has its place added.
-    `RecipeError` where crops do not fit what the network wants to see: figures on them would mislead. `DatasetError`
-    where photos are missing or folds uneven: better now than after an epoch.
+    A set has the name of its file without ending; LFW's pairs are called `lfw`. A repeated name gets its position
+    appended. Raises `RecipeError` if crops do not fit the network's `InputSpec`, as figures on them would mislead.
+    Raises `DatasetError` if photos are missing or folds are unequal, so that a run does not fail after an epoch.
+    `detector`: None for the default one.
     """
     sets: dict[str, PairSet] = {}
     for file in recipe.verify_bin:
@@ -99,12 +100,12 @@ def prepare(recipe: Recipe, spec: InputSpec, *, detector: Detector | None = None
     return Verifier(sets, threshold_from, recipe, spec)
 
 
-def _name(wanted: str, taken: dict[str, PairSet]) -> str:
-    return wanted if wanted not in taken else f"{wanted}-{len(taken) + 1}"
+def _name(name: str, taken: dict[str, PairSet]) -> str:
+    return name if name not in taken else f"{name}-{len(taken) + 1}"
 
 
 def _cropped(pairs: PairSet, spec: InputSpec, detector: Detector | None) -> PairSet:
-    """Whole photos as crops in memory, kept as PNG; one without a face becomes no image, which counts as an error."""
+    """Return the pairs with PNG crops in memory in place of photos. A photo without a face becomes an unreadable image."""
     files: list[Path | bytes | None] = []
     for photo in process(map(str, pairs.files), detector or create_detector(), keep_pixels=True):
         file = b""

@@ -275,7 +275,7 @@ def test_every_schedule_that_came_with_facenet_is_one(tmp_path: Path) -> None:
     assert rates.schedule_text(str(file)) == "0: 0.1, 65: 0.01, 77: -1.0"
     assert rates.keys_of(0.1, "none", 7, 0.5)["learning_rate"] == 0.1
     file.write_text("now: never\n")
-    with pytest.raises(RecipeError, match="wanted `epoch: rate`"):
+    with pytest.raises(RecipeError, match="expected `epoch: rate`"):
         rates.schedule_text(str(file))
 
 

@@ -156,7 +156,7 @@ def test_a_run_goes_on_in_its_folder(cli: Cli, faces: Path) -> None:
     line = f"--tfrecords {faces} --batch_size 4 --num_classes 3 {LR} --ckpt_save_dir ckpt --epoch "
     assert "--num_classes" not in train(cli, line + "1")[0].err
     done = cli("tiny", "train", *shlex.split(line + "1"))
-    assert done.code == 0 and "goes on after step 3 of 3" in done.out
+    assert done.code == 0 and "resumes after step 3 of 3" in done.out
 
 
 def test_rates_drop_where_they_were_meant_to(cli: Cli) -> None:

@@ -296,12 +296,12 @@ def test_what_is_told_of_triplets(features):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("triplet", {"miner": "easy"}, "miner wants all, hard"),
-        ("triplet", {"margin": 0}, "margin wants more than 0"),
-        ("center", {"rate": 0}, "rate wants more than 0"),
-        ("combined-margin", {"factor": 0.5}, "factor wants at least 1"),
-        ("partial-fc", {"sample_rate": 0}, "sample_rate wants"),
-        ("partial-fc", {"kind": "sphere"}, "kind wants arcface, cosface"),
+        ("triplet", {"miner": "easy"}, "miner must be one of all, hard"),
+        ("triplet", {"margin": 0}, "margin must be more than 0"),
+        ("center", {"rate": 0}, "rate must be more than 0"),
+        ("combined-margin", {"factor": 0.5}, "factor must be at least 1"),
+        ("partial-fc", {"sample_rate": 0}, "sample_rate must be"),
+        ("partial-fc", {"kind": "sphere"}, "kind must be one of arcface, cosface"),
     ],
 )
 def test_options_out_of_range(name, options, message):

@@ -1,7 +1,7 @@
-"""Losses to train with, in torch, created by name: a recipe lists them with their weights.
+"""Training losses in torch, created by name; a recipe lists them with their weights.
 
 Begin with `loss.Loss`. To add a loss, write one file in this folder with a subclass of `Loss` under
-`@register("its-name")`; the tests of the contract find it by themselves.
+`@register("its-name")`; the contract tests find it through the registry.
 """
 
 from __future__ import annotations

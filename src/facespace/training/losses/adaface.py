@@ -1,4 +1,4 @@
-"""AdaFace: a margin that grows with the quality of the image, told by the length of its feature (Kim et al. 2022)."""
+"""AdaFace: a margin that adapts to image quality, which is measured by the length of the features (Kim et al. 2022)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from facespace.training.losses.margin import MarginSoftmax
 class AdaFace(MarginSoftmax):
     """cos(θ + g₁) − g₂ at the label with g₁ = −m·z, g₂ = m·z + m (arXiv:2204.00964, equations 9 to 11).
 
-    z = clip((‖f‖ − μ)·h/σ, −1, 1) of the feature's length ‖f‖, whose mean μ and deviation σ over batches are moving
-    averages with weight `momentum` for the new batch. A long feature, a good image, gets the margin of an angle less
-    than 0, hard samples count more; a short one CosFace's. `margin` is m, `concentration` h.
+    z = clip((‖f‖ − μ)·h/σ, −1, 1), where ‖f‖ is the length of the features; its mean μ and deviation σ are moving
+    averages with weight `momentum` for the new batch. Long features (good images, z = 1) get a negative angular margin,
+    which emphasises hard samples; features of mean length (z = 0) get CosFace's margin; short ones (z = −1) get
+    ArcFace's. `margin` is m, `concentration` h.
     """
 
     mean_norm: Tensor
@@ -38,7 +39,7 @@ class AdaFace(MarginSoftmax):
         self.register_buffer("std_norm", torch.tensor(100.0))
 
     def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:
-        """cos(θ + g₁) − g₂."""
+        """Return cos(θ + g₁) − g₂."""
         z = self._quality(features.detach().norm(dim=1))[:, None]
         angle = torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4))
         angle = (angle - self.margin * z).clamp(1e-4, torch.pi - 1e-4)
@@ -50,6 +51,6 @@ class AdaFace(MarginSoftmax):
         if self.training:
             everywhere = gathered(norms)
             self.mean_norm += self.momentum * (everywhere.mean() - self.mean_norm)
-            if len(everywhere) > 1:  # one alone has no deviation
+            if len(everywhere) > 1:  # a single value has no deviation
                 self.std_norm += self.momentum * (everywhere.std() - self.std_norm)
         return ((norms - self.mean_norm) * self.concentration / (self.std_norm + 1e-3)).clamp(-1, 1)

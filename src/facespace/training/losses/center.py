@@ -1,4 +1,4 @@
-"""Center loss: every identity's features drawn to their centre (Wen et al. 2016, ECCV)."""
+"""Center loss: it pulls the features of each identity to their centre (Wen et al. 2016, ECCV)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from facespace.training.losses.loss import Loss, register
 class CenterLoss(Loss):
     """mean (f − c_y)² over batch and dimensions, with centres c that follow the features of their identity.
 
-    After the loss is computed, in training, each centre moves by the counted update of the paper, equation 4:
+    In training, after the loss is computed, each centre moves by the update of the paper, equation 4:
 
         c_j ← c_j − rate · Σ (c_j − fᵢ) / (1 + n_j)        over the n_j features of identity j in the batch
 
-    `legacy` gives the update of FaceNet's program instead, c_j ← c_j − rate · Σ (c_j − fᵢ), whose `rate` is 1 − its
-    `center_loss_alfa`: it diverges as soon as rate · n_j > 2. The paper sums where this takes the mean, as FaceNet's
-    program does, so weights of published recipes keep their meaning. Centres begin at 0 and are no parameters.
+    `legacy` uses the update of FaceNet's program instead, c_j ← c_j − rate · Σ (c_j − fᵢ), which diverges if
+    rate · n_j > 2; `rate` is 1 − its `center_loss_alfa`. The loss is a mean as in FaceNet's program, while the paper
+    sums, so weights of published recipes keep their meaning. Centres start at 0; they are buffers, not parameters.
     """
 
     centers: Tensor
@@ -27,14 +27,14 @@ class CenterLoss(Loss):
     def __init__(self, *, dimension: int, n_classes: int, rate: float = 0.5, legacy: bool = False) -> None:
         super().__init__()
         if not 0 < rate <= 1:
-            raise ValueError(f"rate wants more than 0 and at most 1; got {rate}")
+            raise ValueError(f"rate must be more than 0 and at most 1, got {rate}")
         self.rate = rate
         self.legacy = legacy
         self._seen: list[tuple[Tensor, Tensor]] = []
         self.register_buffer("centers", torch.zeros(n_classes, dimension))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss, with the centres as they are; `facts["largest_center"]` is the longest of the batch's."""
+        """Return the loss with the current centres; `facts["largest_center"]` is the length of the batch's longest."""
         centers = self.centers[labels].to(features.dtype)
         with torch.no_grad():
             self.facts["largest_center"] = centers.norm(dim=1).max()
@@ -47,7 +47,7 @@ class CenterLoss(Loss):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the centres by all features seen since the last update, on all ranks."""
+        """Move the centres by all features seen on all ranks since the last update."""
         if not self._seen:
             return
         features, labels = (torch.cat(column) for column in zip(*self._seen, strict=True))

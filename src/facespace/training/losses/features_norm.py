@@ -1,4 +1,4 @@
-"""A penalty on the length of raw features, as FaceNet's train_softmax has it."""
+"""A penalty on the length of raw features, as in FaceNet's train_softmax."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ class FeaturesNorm(Loss):
         self.order = order
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
-        """The mean norm; labels do not matter."""
+        """Return the mean norm; labels are not used."""
         norms: Tensor = torch.linalg.vector_norm(features.abs() + 1e-4, ord=self.order, dim=1)
         return norms.mean()

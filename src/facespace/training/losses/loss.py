@@ -1,4 +1,4 @@
-"""What every loss of this package is, the names of all of them, and how to build the same one again."""
+"""The base class of all losses, and the registry that creates them by name."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from facespace.registry import Registry
 
 
 class Loss(nn.Module):
-    """One term of what is minimised: `loss(features, labels)` is a scalar.
+    """One term of the total loss: `loss(features, labels)` returns a scalar.
 
-    Features (N,D) are raw, as a backbone gives them, labels (N,) whole numbers. Weights of classes, centres and running
-    statistics are parameters and buffers of the module, so they are optimised, saved and resumed with it. `facts` holds
-    numbers worth watching of the last call, on the way to nothing else.
+    Features (N,D) are the raw output of a backbone, labels (N,) are integers. Weights of identities, centres and running
+    statistics are parameters and buffers of the module, so they are optimised, saved and resumed with it. `facts`
+    contains figures of the last call for logs and guards; no gradient flows through them.
     """
 
-    name: str = ""  # given by `register`
-    sharded: tuple[str, ...] = ()  # parameters of which every rank has rows of its own
-    deferred: bool = False  # whether `update` is called for it, once a step, as the training loop does
+    name: str = ""  # set by `register`
+    sharded: tuple[str, ...] = ()  # names of parameters whose rows are split over the ranks
+    deferred: bool = False  # whether the training loop calls `update` once a step, instead of the loss itself
     facts: dict[str, Tensor]
 
     def __init__(self) -> None:
@@ -29,17 +29,17 @@ class Loss(nn.Module):
         self.facts = {}
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss of these features."""
+        """Return the loss of these features."""
         raise NotImplementedError
 
     def update(self) -> None:
-        """What is no gradient's doing, once after every step of training: nothing, for most losses.
+        """Update state that has no gradient, such as centres, after every training step. Most losses have none.
 
-        Where it is not `deferred` a loss sees to it itself, with every call in training.
+        If `deferred` is False, a loss does this itself in every training call.
         """
 
     def forget(self) -> None:
-        """Drop what was kept for `update`: the step is taken again."""
+        """Drop what was kept for `update`, because the step will be computed again."""
 
 
 _LOSSES: Registry[Loss] = Registry("facespace.training.losses", one="loss", many="losses", error=ValueError)
@@ -47,10 +47,10 @@ register, known, loss_class = _LOSSES.register, _LOSSES.known, _LOSSES.find
 
 
 def create(name: str, *, dimension: int, n_classes: int, **options: Any) -> Loss:
-    """The loss of that name for features of `dimension` numbers and `n_classes` identities.
+    """Create a loss by name for features of `dimension` numbers and `n_classes` identities.
 
-    A loss that has no use for one of the two does not get it. Raises `ValueError` for an unknown name, `TypeError`
-    for an option the loss does not take.
+    The two sizes are passed only to losses that take them. Raises `ValueError` for an unknown name, `TypeError` for an
+    option that the loss does not take.
 
     >>> create("arcface", dimension=8, n_classes=3, margin=0.3).margin
     0.3

@@ -1,7 +1,7 @@
-"""Losses with a margin between identities on the sphere: ArcFace, CosFace, SphereFace, both together, sub-centres.
+"""Softmax losses with a margin on the sphere: ArcFace, CosFace, their combination with SphereFace, sub-centre ArcFace.
 
-All of them are −log softmax(s·cos θ′), where θ is the angle between a feature and the weights of an identity; at the
-label cos θ is made smaller by a margin first, so the right identity has to win by it.
+All of them are −log softmax(s·cos θ′), where θ is the angle between features and the weights of an identity. At the
+label θ′ includes a margin that makes cos θ smaller, so the right identity has to win by that margin.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from facespace.training.losses.loss import Loss, register
 
 
 def arc_margin(cosine: Tensor, margin: float) -> Tensor:
-    """cos(θ + m), and cos θ − m·sin m where θ + m would pass π (Deng et al. 2018, arXiv:1801.07698).
+    """Return cos(θ + m), or cos θ − m·sin m if θ + m would exceed π (Deng et al. 2018, arXiv:1801.07698).
 
-    sin θ is √(1 − cos²θ) with cos θ kept a little off ±1, where its slope is infinite.
+    sin θ is √(1 − cos²θ), with cos θ clamped slightly inside ±1, where the slope is infinite.
 
     >>> [round(value, 3) for value in arc_margin(torch.tensor([1.0, 0.0]), 0.5).tolist()]
     [0.877, -0.479]
@@ -29,7 +29,7 @@ def arc_margin(cosine: Tensor, margin: float) -> Tensor:
 
 
 def combined_margin(cosine: Tensor, factor: float, margin: float, shift: float) -> Tensor:
-    """cos(m₁θ + m₂) − m₃; past π it goes on falling, as −2 − cos, so a larger angle is never the cheaper one.
+    """Return cos(m₁θ + m₂) − m₃; beyond π it continues to decrease, as −2 − cos, so a larger angle never costs less.
 
     m₁ = `factor` alone is SphereFace's margin, m₂ = `margin` ArcFace's, m₃ = `shift` CosFace's.
 
@@ -48,7 +48,7 @@ def _inside(cosine: Tensor) -> Tensor:
 
 
 class MarginSoftmax(Loss):
-    """The classifier all of them share: cosines in float32, the margin at the label, softmax."""
+    """Base class of the margin losses: cosines in float32, a margin at the label, softmax."""
 
     def __init__(self, dimension: int, n_classes: int, scale: float) -> None:
         super().__init__()
@@ -57,15 +57,15 @@ class MarginSoftmax(Loss):
         nn.init.normal_(self.weight, std=0.01)
 
     def cosines(self, features: Tensor) -> Tensor:
-        """cos θ of every feature with every identity, (N, n_classes)."""
+        """Return cos θ between all features and all identities, (N, n_classes)."""
         return functional.linear(functional.normalize(features), functional.normalize(self.weight))
 
     def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:
-        """What becomes of cos θ at the label, (N,1) → (N,1)."""
+        """Apply the margin to cos θ at the label, (N,1) → (N,1)."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross entropy; `facts["accuracy"]` counts without the margin."""
+        """Return the mean cross entropy; `facts["accuracy"]` is computed without the margin."""
         with torch.autocast(features.device.type, enabled=False):
             features = features if features.dtype == torch.float64 else features.float()
             cosines = self.cosines(features)
@@ -84,7 +84,7 @@ class ArcFace(MarginSoftmax):
         self.margin = margin
 
     def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
-        """`arc_margin`."""
+        """Return `arc_margin` of the cosine."""
         return arc_margin(cosine, self.margin)
 
 
@@ -97,7 +97,7 @@ class CosFace(MarginSoftmax):
         self.margin = margin
 
     def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
-        """The cosine less the margin."""
+        """Return the cosine minus the margin."""
         return cosine - self.margin
 
 
@@ -120,19 +120,19 @@ class CombinedMargin(MarginSoftmax):
     ) -> None:
         super().__init__(dimension, n_classes, scale)
         if factor < 1 or margin < 0:
-            raise ValueError(f"factor wants at least 1 and margin at least 0; got {factor} and {margin}")
+            raise ValueError(f"factor must be at least 1 and margin at least 0, got {factor} and {margin}")
         self.factor, self.margin, self.shift = factor, margin, shift
 
     def at_label(self, cosine: Tensor, features: Tensor) -> Tensor:  # noqa: ARG002
-        """`combined_margin`."""
+        """Return `combined_margin` of the cosine."""
         return combined_margin(cosine, self.factor, self.margin, self.shift)
 
 
 @register("sub-center-arcface")
 class SubCenterArcFace(ArcFace):
-    """ArcFace with several centres an identity, the nearest of which counts (Deng et al. 2020, ECCV).
+    """ArcFace with several centres per identity, of which only the nearest counts (Deng et al. 2020, ECCV).
 
-    Wrongly labelled and unusual photos gather at a centre of their own instead of pulling at the identity's.
+    Wrongly labelled and unusual photos get a centre of their own and do not distort the identity's main centre.
     """
 
     def __init__(
@@ -142,6 +142,6 @@ class SubCenterArcFace(ArcFace):
         self.n_centers = n_centers
 
     def cosines(self, features: Tensor) -> Tensor:
-        """cos θ with the nearest centre of every identity, (N, n_classes)."""
+        """Return cos θ with the nearest centre of every identity, (N, n_classes)."""
         cosines = super().cosines(features)
         return cosines.view(len(features), -1, self.n_centers).amax(2)

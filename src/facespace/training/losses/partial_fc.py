@@ -1,4 +1,4 @@
-"""A margin classifier for millions of identities: its weights lie over all ranks, and a step uses a share of them.
+"""Partial FC: a margin classifier for millions of identities. All ranks share its weights, and a step samples some.
 
 An et al. 2022, arXiv:2203.15565. With one process and `sample_rate` 1 it is the plain margin softmax.
 """
@@ -23,11 +23,11 @@ _BLOCK = 65536  # rows of weights drawn at once
 class PartialFC(Loss):
     """ArcFace or CosFace with the identities split over the ranks of torch.distributed.
 
-    Rank r of R holds the weights of identities ⌊n·r/R⌋ to ⌊n·(r + 1)/R⌋. Features and labels of all ranks are gathered,
-    every rank computes the logits of its identities, and softmax is taken over all of them without any rank seeing
-    the others' logits. With `sample_rate` below 1 only the identities of the batch and a random choice of others take
-    part, so that the share of all is `sample_rate` (more where the batch has more): others' weights rest in that step.
-    Gradients are those of the mean over the whole batch of all ranks; DDP's averaging of the backbone's is allowed for.
+    Rank r of R has the weights of identities ⌊n·r/R⌋ to ⌊n·(r + 1)/R⌋ − 1. Features and labels of all ranks are
+    gathered, each rank computes the logits of its identities, and only sums are exchanged to take softmax over all. With
+    `sample_rate` below 1 a step uses that share of the identities: those in the batch and a random choice of others
+    (more if the batch alone has more). The other weights do not change in that step. Gradients are those of the mean
+    over the batches of all ranks; they account for DDP's later averaging of the backbone's gradients.
     """
 
     sharded = ("weight",)
@@ -44,19 +44,19 @@ class PartialFC(Loss):
     ) -> None:
         super().__init__()
         if kind not in get_args(Margin):
-            raise ValueError(f"kind wants {', '.join(get_args(Margin))}; got {kind!r}")
+            raise ValueError(f"kind must be one of {', '.join(get_args(Margin))}, got {kind!r}")
         if not 0 < sample_rate <= 1:
-            raise ValueError(f"sample_rate wants more than 0 and at most 1; got {sample_rate}")
+            raise ValueError(f"sample_rate must be more than 0 and at most 1, got {sample_rate}")
         self.margin, self.scale, self.kind, self.sample_rate = margin, scale, kind, sample_rate
         self.rank, self.n_ranks = rank(), n_ranks()
         self.n_classes = n_classes
         self.first = n_classes * self.rank // self.n_ranks
         n_own = n_classes * (self.rank + 1) // self.n_ranks - self.first
         self.weight = nn.Parameter(torch.empty(n_own, dimension))
-        self._draw()
+        self._initialize_weights()
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross entropy over the batches of all ranks, the same number on each."""
+        """Return the mean cross entropy over the batches of all ranks, the same number on each rank."""
         features = features if features.dtype == torch.float64 else features.float()
         if self.n_ranks > 1:
             features, labels = _Gather.apply(features), gathered(labels)
@@ -71,8 +71,8 @@ class PartialFC(Loss):
             return self._cross_entropy(logits, mine, column)
 
     @torch.no_grad()
-    def _draw(self) -> None:
-        """Normal weights, block by block, which depend on no number of ranks and take no memory but their own."""
+    def _initialize_weights(self) -> None:
+        """Draw normal weights in blocks: they do not depend on the number of ranks, and need little extra memory."""
         seed = int(torch.randint(2**62, ()))
         end = self.first + len(self.weight)
         for block in range(self.first // _BLOCK, -(-end // _BLOCK)):
@@ -83,7 +83,7 @@ class PartialFC(Loss):
             self.weight[start - self.first : stop - self.first] = drawn[start - block * _BLOCK : stop - block * _BLOCK]
 
     def _sampled(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights that take part here, and each label's row among them (−1 where another rank has it)."""
+        """Return this rank's sampled weights, and each label's row among them (−1 if another rank has the label)."""
         own = labels - self.first
         own = torch.where((own >= 0) & (own < len(self.weight)), own, -1)
         if self.sample_rate == 1 or not self.training:
@@ -111,9 +111,10 @@ class PartialFC(Loss):
 
 
 class _Gather(torch.autograd.Function):
-    """Features of all ranks; the gradient is the sum over ranks, times their number.
+    """Gathers the features of all ranks; the gradient is the sum over ranks, times their number.
 
-    Each rank computes the gradient that its own identities give; DDP later divides the backbone's by the ranks.
+    Each rank computes only the gradient of its own identities, so these are summed. DDP later divides the backbone's
+    gradients by the number of ranks, so they are multiplied by it.
     """
 
     @staticmethod
@@ -130,7 +131,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over ranks of what each computed; every rank's loss is the same number, so each keeps its own gradient."""
+    """Sums a tensor over ranks. The loss is the same number on every rank, so the gradient passes through unchanged."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:  # noqa: ARG004

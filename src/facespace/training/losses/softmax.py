@@ -1,4 +1,4 @@
-"""Softmax with cross entropy: which of the identities is it?"""
+"""Softmax cross entropy over the identities, on raw and on normalised features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facespace.training.losses.loss import Loss, register
 class Softmax(Loss):
     """−log softmax(W f + b) at the label, averaged over the batch: the classifier of FaceNet's train_softmax.
 
-    W (n_classes, dimension) is drawn as Xavier's, b is 0. It acts on raw features.
+    W (n_classes, dimension) is initialised by Xavier's uniform rule, b with 0. The features are raw.
 
     >>> loss = Softmax(dimension=2, n_classes=4)
     >>> _ = torch.nn.init.zeros_(loss.weight)
@@ -28,7 +28,7 @@ class Softmax(Loss):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross entropy; `facts["accuracy"]` is the share of the batch that is named right."""
+        """Return the mean cross entropy; `facts["accuracy"]` is the share of the batch that is classified correctly."""
         logits = functional.linear(features, self.weight, self.bias)
         self.facts["accuracy"] = (logits.argmax(1) == labels).float().mean()
         return functional.cross_entropy(logits, labels)
@@ -38,7 +38,7 @@ class Softmax(Loss):
 class NormalisedSoftmax(Loss):
     """−log softmax(s·cos θ) at the label: features and weights of length 1 (Wang et al. 2017, arXiv:1704.06369).
 
-    It is ArcFace without a margin. `scale` is s.
+    This is ArcFace without a margin. `scale` is s.
     """
 
     def __init__(self, *, dimension: int, n_classes: int, scale: float = 30.0) -> None:
@@ -48,7 +48,7 @@ class NormalisedSoftmax(Loss):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross entropy; `facts["accuracy"]` is the share of the batch that is named right."""
+        """Return the mean cross entropy; `facts["accuracy"]` is the share of the batch that is classified correctly."""
         cosines = functional.linear(functional.normalize(features), functional.normalize(self.weight))
         self.facts["accuracy"] = (cosines.argmax(1) == labels).float().mean()
         return functional.cross_entropy(self.scale * cosines, labels)

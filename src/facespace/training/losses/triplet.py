@@ -1,4 +1,4 @@
-"""Triplet loss, and the rules by which a batch's triplets are chosen (Schroff et al. 2015, arXiv:1503.03832)."""
+"""Triplet loss, and the miners that choose the triplets of a batch (Schroff et al. 2015, arXiv:1503.03832)."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ Triplets = tuple[Tensor, Tensor, Tensor]
 
 @register("triplet")
 class TripletLoss(Loss):
-    """Triplet loss on features brought to unit length, over triplets chosen in the batch.
+    """Mean of max(0, d(a,p) − d(a,n) + margin) over triplets of the batch, with d the squared Euclidean distance.
 
-    For each anchor and positive of one identity, with d squared Euclidean distances, `miner` takes as negatives
+    Features are brought to unit length first. For each anchor a and positive p of one identity `miner` chooses negatives:
 
     - `all`: every image of another identity;
-    - `hard`: those with d(a,n) < d(a,p);
-    - `semi-hard`: those with d(a,p) < d(a,n) < d(a,p) + margin; the nearest of them, one a pair;
-    - `batch-hard`: for each anchor the farthest positive and the nearest negative (Hermans et al. 2017);
-    - `vgg`: those with d(a,n) < d(a,p) + margin, one of them drawn, as FaceNet's program of 2018 does. Only there each
-      pair counts once, the earlier image as anchor.
+    - `hard`: all images with d(a,n) < d(a,p);
+    - `semi-hard`: the nearest image with d(a,p) < d(a,n) < d(a,p) + margin;
+    - `batch-hard`: one triplet per anchor, with the farthest positive and the nearest negative (Hermans et al. 2017);
+    - `vgg`: a random image with d(a,n) < d(a,p) + margin, as in FaceNet's program of 2018. Each pair counts only once,
+      with the earlier image as anchor.
 
-    The mean is over the chosen triplets; a batch without any gives 0 with a gradient of 0. `facts` tell what to watch:
-    `triplets` chosen, `active` share of them with a loss above 0, and `spread`, the mean squared distance of the
-    batch's embeddings, which goes to 0 when training collapses.
+    A batch without triplets gives a loss of 0 with a gradient of 0. `facts`: `triplets`, the number of chosen ones;
+    `active`, the share of them with a loss above 0; and `spread`, the mean squared distance between the batch's
+    embeddings, which goes to 0 when training collapses.
     """
 
     def __init__(self, *, margin: float = 0.2, miner: Miner = "semi-hard") -> None:
         super().__init__()
         if miner not in get_args(Miner):
-            raise ValueError(f"miner wants {', '.join(get_args(Miner))}; got {miner!r}")
+            raise ValueError(f"miner must be one of {', '.join(get_args(Miner))}, got {miner!r}")
         if margin <= 0:
-            raise ValueError(f"margin wants more than 0; got {margin}")
+            raise ValueError(f"margin must be more than 0, got {margin}")
         self.margin = margin
         self.miner: Miner = miner
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mean over the chosen triplets."""
+        """Return the mean over the chosen triplets."""
         embeddings = functional.normalize(features if features.dtype == torch.float64 else features.float(), eps=1e-10)
         with torch.no_grad():
             distances = squared_distances(embeddings)
@@ -60,14 +60,14 @@ class TripletLoss(Loss):
 
 
 def squared_distances(embeddings: Tensor) -> Tensor:
-    """‖eᵢ − eⱼ‖² (N,N) of unit vectors, 2 − 2·eᵢ·eⱼ, never below 0."""
+    """Return ‖eᵢ − eⱼ‖² = 2 − 2·eᵢ·eⱼ of unit vectors, (N,N), clamped to at least 0."""
     return (2 - 2 * embeddings @ embeddings.T).clamp_min(0)
 
 
 def choose_triplets(distances: Tensor, labels: Tensor, *, margin: float, miner: Miner) -> Triplets:
-    """Indices (T,) of anchors, positives and negatives, by the rule `miner` of `TripletLoss`.
+    """Return the indices (T,) of anchors, positives and negatives, chosen by a miner of `TripletLoss`.
 
-    Draws of `vgg` come from torch's generator.
+    The miner `vgg` draws from torch's generator.
 
     >>> d = torch.tensor([[0.0, 1.0, 1.1], [1.0, 0.0, 3.0], [1.1, 3.0, 0.0]])
     >>> [x.tolist() for x in choose_triplets(d, torch.tensor([5, 5, 7]), margin=0.2, miner="semi-hard")]
@@ -93,7 +93,7 @@ def choose_triplets(distances: Tensor, labels: Tensor, *, margin: float, miner: 
 
 
 def _rows(n: int) -> int:
-    """Pairs looked at together: pairs × images stay within some tens of megabytes."""
+    """Return how many pairs to process at once, so that pairs × images take some tens of megabytes."""
     return max(1, 2**23 // max(n, 1))
 
 
