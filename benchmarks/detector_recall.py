@@ -25,7 +25,7 @@ from facespace.faces.face import Box, overlaps
 
 SIZES = (20, 32, 48, 64, 128, 10_000)
 SURE, LEAST, OVERLAP = 0.95, 20, 0.4
-SURE_AT_ONCE = module._SURE
+SURE_AT_ONCE = module._CERTAIN
 
 
 def matched(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def second_look(data: Path, mtcnn: Detector, yunet: Detector) -> None:
     left_out: dict[bool, list[bool]] = {True: [], False: []}
     for path in sorted(photos):
         image = facespace.read(path)
-        with mock.patch.object(module, "_SURE", 0.0):
+        with mock.patch.object(module, "_CERTAIN", 0.0):
             unsure = [face.box for face in yunet.detect(image) if face.score < SURE_AT_ONCE]
         if unsure:
             kept, others = ([face.box for face in one.detect(image)] for one in (yunet, mtcnn))

@@ -83,5 +83,5 @@ def test_only_the_named_ones_change(network):
 
 
 def test_no_crops(network):
-    with pytest.raises(ValueError, match="statistics want crops"):
+    with pytest.raises(ValueError, match="crops must have at least one image"):
         reestimate(network, CROPS[:0], SPEC, norms(network))

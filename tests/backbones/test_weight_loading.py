@@ -101,15 +101,15 @@ CONV1 = "squeezenet/conv1/weights"
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({CONV1: None}, f"model.ckpt: the variable {CONV1}, which squeezenet wants, is missing"),
-        ({"squeezenet/Bottleneck/weights": None}, "model.ckpt: the variable squeezenet/Bottleneck/weights, which squeezenet wants, is missing"),
-        ({CONV1: np.zeros((7, 7, 3, 95), np.float32)}, f"model.ckpt: {CONV1} of squeezenet wants the shape [7, 7, 3, 96]; got [7, 7, 3, 95]"),
-        ({CONV1: np.zeros((7, 7, 3, 96), np.int32)}, f"model.ckpt: {CONV1} wants floating-point numbers; it has int32"),
-        ({CONV1: np.full((7, 7, 3, 96), np.nan)}, f"model.ckpt: {CONV1} is damaged: numbers in it are not finite, or variances negative"),
-        ({CONV1: np.full((7, 7, 3, 96), 1e300)}, f"model.ckpt: {CONV1} is damaged: numbers in it are not finite, or variances negative"),
+        ({CONV1: None}, f"model.ckpt: squeezenet needs the variable {CONV1}, which is missing"),
+        ({"squeezenet/Bottleneck/weights": None}, "model.ckpt: squeezenet needs the variable squeezenet/Bottleneck/weights, which is missing"),
+        ({CONV1: np.zeros((7, 7, 3, 95), np.float32)}, f"model.ckpt: {CONV1} of squeezenet must have the shape [7, 7, 3, 96], got [7, 7, 3, 95]"),
+        ({CONV1: np.zeros((7, 7, 3, 96), np.int32)}, f"model.ckpt: {CONV1} must have floating-point numbers, got int32"),
+        ({CONV1: np.full((7, 7, 3, 96), np.nan)}, f"model.ckpt: {CONV1} is damaged: it has numbers that are not finite, or negative variances"),
+        ({CONV1: np.full((7, 7, 3, 96), 1e300)}, f"model.ckpt: {CONV1} is damaged: it has numbers that are not finite, or negative variances"),
         ({"squeezenet/fire10/squeeze/weights": np.zeros(1, np.float32)}, "model.ckpt: squeezenet has no variable 'squeezenet/fire10/squeeze/weights'; this is another network"),
-        ({"squeezenet/Bottleneck/weights": np.zeros((1000, 5000), np.float32)}, "model.ckpt: squeezenet/Bottleneck/weights wants 1 to 4096 features; its shape ends in [5000]"),
-        ({"squeezenet/Bottleneck/weights": np.float32(1)}, "model.ckpt: squeezenet/Bottleneck/weights wants 1 to 4096 features; its shape ends in []"),
+        ({"squeezenet/Bottleneck/weights": np.zeros((1000, 5000), np.float32)}, "model.ckpt: squeezenet/Bottleneck/weights must have 1 to 4096 features, its shape ends in [5000]"),
+        ({"squeezenet/Bottleneck/weights": np.float32(1)}, "model.ckpt: squeezenet/Bottleneck/weights must have 1 to 4096 features, its shape ends in []"),
     ],
 )  # fmt: skip
 def test_damaged_variables(changes: dict[str, Any], text: str) -> None:
@@ -122,14 +122,14 @@ def test_damaged_variables(changes: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize("variables", [{}, {"vgg\n/conv": np.zeros(3, np.float32)}])
 def test_variables_of_no_known_network(variables: dict[str, np.ndarray]) -> None:
     with pytest.raises(
-        ModelError, match=r"^variables: no known network has these variables; .*the first here is '.*'$"
+        ModelError, match=r"^variables: no known network has these variables; .*the file's first variable is '.*'$"
     ):
         from_tensorflow(variables)
 
 
 def test_a_network_without_an_original() -> None:
     with pytest.raises(
-        ModelError, match=r"^tiny has no original in TensorFlow; inception-resnet-v1, .* and resnet50 have$"
+        ModelError, match=r"^tiny has no TensorFlow original; only inception-resnet-v1, .* and resnet50 have one$"
     ):
         tensorflow_variables(tiny())
 
@@ -163,10 +163,10 @@ def test_what_is_round_a_state_dict_comes_off(wrap: Any) -> None:
 @pytest.mark.parametrize(
     ("state", "text"),
     [
-        ({**under("student.", tiny().state_dict()), **under("teacher.", tiny().state_dict())}, "x.pt: several networks in it, under 'student.' and 'teacher.'; save a state dict of the one you want"),
+        ({**under("student.", tiny().state_dict()), **under("teacher.", tiny().state_dict())}, "x.pt: contains several networks, under 'student.' and 'teacher.'; save the state dict of one of them"),
         ({"net": under("n.", {"a": torch.ones(2), "b": torch.ones(2)})}, "x.pt: no known network has these weights; the first is 'a'"),
-        ({"net": under("n.", {name: value for name, value in tiny().state_dict().items() if name != "maps.0.weight"})}, "x.pt: maps.0.weight, which tiny wants, is missing (no other known network is closer)"),
-        ({"net": {}, "loss": 3.0, "x": [torch.ones(2)]}, "x.pt: no weights in it; wanted is a state dict, a dict of names and tensors"),
+        ({"net": under("n.", {name: value for name, value in tiny().state_dict().items() if name != "maps.0.weight"})}, "x.pt: tiny, the closest known network, needs maps.0.weight, which is missing"),
+        ({"net": {}, "loss": 3.0, "x": [torch.ones(2)]}, "x.pt: no weights found; expected a state dict, which maps names to tensors"),
     ],
 )  # fmt: skip
 def test_state_dicts_that_are_not_one_network(state: State, text: str) -> None:
@@ -182,7 +182,9 @@ def test_facenet_pytorch_s_within_a_larger_network() -> None:
 
 def test_the_closest_network_lacks_least() -> None:
     state = {name: value for name, value in skeleton("iresnet18").state_dict().items() if name != "prelu.weight"}
-    with pytest.raises(ModelError, match=r"prelu\.weight, which iresnet18 wants, is missing"):
+    with pytest.raises(
+        ModelError, match=r"iresnet18, the closest known network, needs prelu\.weight, which is missing"
+    ):
         from_state_dict(state)
 
 
@@ -205,19 +207,19 @@ def damaged(name: str, value: Any) -> State:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("full.weight", None, "x.pt: full.weight, which tiny wants, is missing (no other known network is closer)"),
-        ("maps.99.weight", torch.zeros(3), "x.pt: tiny has no 'maps.99.weight'; this is another network (no other known one is closer)"),
-        ("maps.0.weight", torch.zeros(8, 3, 5, 5), "x.pt: maps.0.weight of tiny wants the shape [8, 3, 3, 3]; got [8, 3, 5, 5]"),
-        ("full.weight", torch.zeros(4, 64, dtype=torch.int8), "x.pt: full.weight wants a plain tensor of floating-point numbers; it is torch.int8"),
-        ("full.weight", torch.zeros(4, 64).to_sparse(), "x.pt: full.weight wants a plain tensor of floating-point numbers; it is torch.float32"),
-        ("full.weight", torch.zeros(4, 64, device="meta"), "x.pt: full.weight wants a plain tensor of floating-point numbers; it is torch.float32"),
-        ("full.weight", torch.zeros(1).expand(4, 64), "x.pt: full.weight is damaged: it claims more numbers than the file holds"),
-        ("full.weight", torch.full((4, 64), float("inf")), "x.pt: full.weight is damaged: numbers in it are not finite, or variances negative"),
-        ("full.weight", torch.full((4, 64), 1e300, dtype=torch.float64), "x.pt: full.weight is damaged: numbers in it are not finite, or variances negative"),
-        ("norm.running_var", -torch.ones(4), "x.pt: norm.running_var is damaged: numbers in it are not finite, or variances negative"),
-        ("norm.running_var", torch.ones(10**6), "x.pt: norm.running_var wants 1 to 4096 features; its shape ends in [1000000]"),
-        ("norm.running_var", torch.ones(()), "x.pt: norm.running_var wants 1 to 4096 features; its shape ends in []"),
-        ("norm.bias", torch.zeros(5), "x.pt: norm.bias of tiny wants the shape [4]; got [5]"),
+        ("full.weight", None, "x.pt: tiny, the closest known network, needs full.weight, which is missing"),
+        ("maps.99.weight", torch.zeros(3), "x.pt: tiny, the closest known network, has no 'maps.99.weight'; this is another network"),
+        ("maps.0.weight", torch.zeros(8, 3, 5, 5), "x.pt: maps.0.weight of tiny must have the shape [8, 3, 3, 3], got [8, 3, 5, 5]"),
+        ("full.weight", torch.zeros(4, 64, dtype=torch.int8), "x.pt: full.weight must be a plain tensor of floating-point numbers, got torch.int8"),
+        ("full.weight", torch.zeros(4, 64).to_sparse(), "x.pt: full.weight must be a plain tensor of floating-point numbers, got torch.float32"),
+        ("full.weight", torch.zeros(4, 64, device="meta"), "x.pt: full.weight must be a plain tensor of floating-point numbers, got torch.float32"),
+        ("full.weight", torch.zeros(1).expand(4, 64), "x.pt: full.weight is damaged: it claims more numbers than the file contains"),
+        ("full.weight", torch.full((4, 64), float("inf")), "x.pt: full.weight is damaged: it has numbers that are not finite, or negative variances"),
+        ("full.weight", torch.full((4, 64), 1e300, dtype=torch.float64), "x.pt: full.weight is damaged: it has numbers that are not finite, or negative variances"),
+        ("norm.running_var", -torch.ones(4), "x.pt: norm.running_var is damaged: it has numbers that are not finite, or negative variances"),
+        ("norm.running_var", torch.ones(10**6), "x.pt: norm.running_var must have 1 to 4096 features, its shape ends in [1000000]"),
+        ("norm.running_var", torch.ones(()), "x.pt: norm.running_var must have 1 to 4096 features, its shape ends in []"),
+        ("norm.bias", torch.zeros(5), "x.pt: norm.bias of tiny must have the shape [4], got [5]"),
     ],
 )  # fmt: skip
 def test_damaged_state_dicts(name: str, value: Any, text: str) -> None:
@@ -237,7 +239,7 @@ def selfish() -> dict[str, Any]:
 )
 def test_what_holds_no_weights(state: Any) -> None:
     with pytest.raises(
-        ModelError, match=r"^state dict: no weights in it; wanted is a state dict, a dict of names and tensors$"
+        ModelError, match=r"^state dict: no weights found; expected a state dict, which maps names to tensors$"
     ):
         from_state_dict(state)
 
@@ -335,9 +337,11 @@ def test_facenet_pytorch(gamma: bool) -> None:
 def test_damaged_weights_of_facenet_pytorch() -> None:
     state = facenet_pytorch_state(gamma=False)
     for name in ("mixed_7a.branch2.1.bn.running_mean", "last_bn.running_var"):
-        with pytest.raises(ModelError, match=rf"^state dict: {name}, which .* wants, is missing$"):
+        with pytest.raises(ModelError, match=rf"^state dict: .* needs {name}, which is missing$"):
             from_state_dict({key: value for key, value in state.items() if key != name})
-    with pytest.raises(ModelError, match=r"^state dict: repeat_1.4.conv2d.bias of inception-resnet-v1 wants the shape"):
+    with pytest.raises(
+        ModelError, match=r"^state dict: repeat_1.4.conv2d.bias of inception-resnet-v1 must have the shape"
+    ):
         from_state_dict({**state, "repeat_1.4.conv2d.bias": torch.zeros(3)})
 
 

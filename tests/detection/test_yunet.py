@@ -69,7 +69,7 @@ def test_it_finds_the_golden_faces_and_no_others(shared: Path, monkeypatch: pyte
     yunet = YuNet(min_score=0.6)
     golden = json.loads((shared / "golden" / "opencv" / "yunet.json").read_text())["images"]
     photos = [shared / "data" / photo["image"] for photo in golden]
-    monkeypatch.setattr(module, "_SURE", 0.0)
+    monkeypatch.setattr(module, "_CERTAIN", 0.0)
     placed = yunet.detect_many(photos)
     monkeypatch.setattr(module, "_SMALL_FACE", 0.0)
     found = yunet.detect_many(photos)
@@ -190,7 +190,7 @@ def test_a_small_candidate_becomes_a_face_where_it_is_surely_seen(
     monkeypatch.setattr(module, "_CANDIDATE", 0.6)
     assert len(YuNet().detect(image)) < len(found) / 2
     monkeypatch.setattr(module, "_CANDIDATE", 0.15)
-    monkeypatch.setattr(module, "_SEEN_SURELY", 0.999)
+    monkeypatch.setattr(module, "_PROMOTED", 0.999)
     assert len(YuNet().detect(image)) < len(found) / 2
 
 
@@ -483,7 +483,7 @@ def test_landmarks_on_a_patch_are_brought_back_to_the_photo(candidates: list, wa
     detector = YuNet(min_score=0.6)
     detector._one_core = Patches(*candidates)
     found = _Found(np.array([[100.0, 50, 124, 80]]), np.array([0.8]), FIRST[None].copy(), FIRST[None].copy())
-    (placed,) = detector._looked_at_again([np.zeros((200, 300, 3), np.uint8)], [found])
+    (placed,) = detector._refined([np.zeros((200, 300, 3), np.uint8)], [found])
     np.testing.assert_allclose(placed.landmarks, [wanted], rtol=1e-6)
     np.testing.assert_allclose(placed.crop_points, [wanted], rtol=1e-6)
     assert (found.landmarks == 7).all(), "what was found is not changed"
@@ -497,7 +497,7 @@ def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo(monkeypatc
     pixels = np.zeros((100, 120, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(120), np.arange(100)[:, None]
     boxes = np.array([[44.0, 34, 76, 66], [0, 0, 20, 32], [20, 20, 56, 56]])
-    detector._looked_at_again([pixels], [_Found(boxes, np.ones(3), *np.zeros((2, 3, 5, 2)))])
+    detector._refined([pixels], [_Found(boxes, np.ones(3), *np.zeros((2, 3, 5, 2)))])
     ((inside, corner),) = patches.seen
     # The middle (60, 50) of the first box is that of the patch, which shows 57 x 57 pixels of the photo.
     middle = (np.arange(128) - 63.5) / 2.25
@@ -528,7 +528,7 @@ def test_an_unsure_face_must_be_seen_on_a_patch(
     detector._one_core = Patches((MIDDLE, seen, size, POINTS))
     boxes = np.array([[100.0, 50, 100 + 0.8 * side, 50 + side], [150, 60, 190, 100]])
     found = _Found(boxes, np.array([score, 0.9]), *np.array([FIRST, FIRST])[None].repeat(2, axis=0))
-    (placed,) = detector._looked_at_again([np.zeros((900, 900, 3), np.uint8)], [found])
+    (placed,) = detector._refined([np.zeros((900, 900, 3), np.uint8)], [found])
     assert placed.scores.tolist() == ([score, 0.9] if kept else [0.9])
     if side > 36:
         assert (placed.landmarks == 7).all() and (placed.crop_points == 7).all()
@@ -555,7 +555,7 @@ def test_each_core_gets_its_share_of_the_patches(
     detector = YuNet()
     detector._one_core = patches = Patches()
     found = _Found(np.tile([100.0, 50, 124, 80], (n_faces, 1)), np.ones(n_faces), *np.zeros((2, n_faces, 5, 2)))
-    detector._looked_at_again([np.zeros((200, 300, 3), np.uint8)], [found])
+    detector._refined([np.zeros((200, 300, 3), np.uint8)], [found])
     assert sorted(len(images) for images in patches.seen) == sizes
 
 
@@ -579,7 +579,7 @@ def test_a_face_of_a_photo_searched_smaller_is_small_there(monkeypatch: pytest.M
     found = _Found(np.array([[100.0, 100, 150, 160]]), np.ones(1), *np.zeros((2, 1, 5, 2)))
     for side, n_patches in ((200, 1), (150, 0)):  # 60 px there are 30 and 40
         detector._one_core = patches = Patches()
-        detector._looked_at_again([np.zeros((side, side, 3), np.uint8)], [found])
+        detector._refined([np.zeros((side, side, 3), np.uint8)], [found])
         assert len(patches.seen) == n_patches
 
 
@@ -588,7 +588,7 @@ def test_without_small_faces_there_are_no_patches() -> None:
     detector._one_core = None
     for faces in ([], [(BOX, 0.9), (FAR, 0.8)]):
         found = found_of(*faces)
-        (placed,) = detector._looked_at_again([np.zeros((90, 90, 3), np.uint8)], [found])
+        (placed,) = detector._refined([np.zeros((90, 90, 3), np.uint8)], [found])
         np.testing.assert_array_equal(placed.landmarks, found.landmarks)
 
 

@@ -1,7 +1,7 @@
-"""Networks from images to features, in torch: created by name, filled by training or from published weights.
+"""Backbones in torch: networks from images to features, created by name and trained or loaded from published weights.
 
 Begin with `backbone.Backbone` and `registry.create`. To add a network, write one file in this folder with a subclass of
-`Backbone` under `@register("its-name")`; the tests of the contract find it by themselves. `weight_loading` recognises
+`Backbone` under `@register("its-name")`; the contract tests find it through the registry. `weight_loading` recognises
 weights of other programs by their content, `onnx_export` writes a backbone as ONNX.
 """
 

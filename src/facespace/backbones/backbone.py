@@ -1,4 +1,4 @@
-"""What every network of this package is: images in, features out, and how to build the same one again."""
+"""The base class of all networks: images in, features out, and the options that rebuild the same network."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from typing import Any
 
 from torch import Tensor, nn
 
-MAX_DIMENSION = 4096  # numbers in one feature vector; a damaged file must not ask for more memory than this takes
+MAX_DIMENSION = 4096  # numbers in one feature vector; bounds the memory that a damaged file can ask for
 
 
 class Backbone(nn.Module):
     """A network from images to features, built by `create`.
 
-    Called with images (N,3,H,W) float32, preprocessed as its weights want them, it returns features (N,D), raw: not
+    It takes images (N,3,H,W) float32, preprocessed as its weights require, and returns raw features (N,D), not
     normalised to length 1. `create(network.name, **network.options)` builds the same network with new weights; the
-    options are what JSON can hold.
+    options can be written as JSON.
 
-    A subclass states its options as keyword arguments, hands all of them to this constructor, and computes in
-    `compute`. It sets `input_size` where it takes one size only, `minimum_size` where it takes any size from that up.
-    The last vector in its state dict has `dimension` numbers, so that weights alone tell it.
+    A subclass declares its options as keyword arguments, passes all of them to this constructor, and computes features
+    in `compute`. It sets `input_size` if it takes only one size, or `minimum_size` if it takes any size from that up.
+    The last vector in its state dict has `dimension` numbers, so that the dimension can be read from the weights.
     """
 
-    name: str = ""  # given by `register`
+    name: str = ""  # set by `register`
     input_size: int | None = None  # side in pixels
-    minimum_size: int = 1  # least height and width; `input_size` where that is set
+    minimum_size: int = 1  # smallest height and width; the same as `input_size` if that is set
     options: dict[str, Any]
 
     def __init__(self, *, dimension: int, **options: Any) -> None:
         super().__init__()
         if isinstance(dimension, bool) or not isinstance(dimension, int):
-            raise TypeError(f"dimension wants a whole number; got {dimension!r:.60}")
+            raise TypeError(f"dimension must be a whole number, got {dimension!r:.60}")
         if not 1 <= dimension <= MAX_DIMENSION:
-            raise ValueError(f"dimension wants 1 to {MAX_DIMENSION}; got {dimension}")
+            raise ValueError(f"dimension must be 1 to {MAX_DIMENSION}, got {dimension}")
         kept = options.get("keep_probability", 1.0)
         if isinstance(kept, bool) or not isinstance(kept, (int, float)):
-            raise TypeError(f"keep_probability wants a number; got {kept!r:.60}")
+            raise TypeError(f"keep_probability must be a number, got {kept!r:.60}")
         if not 0 < kept <= 1:
-            raise ValueError(f"keep_probability wants more than 0, at most 1; got {kept}")
+            raise ValueError(f"keep_probability must be more than 0 and at most 1, got {kept}")
         scaled = options.get("batch_norm_scale", False)
         if not isinstance(scaled, bool):
-            raise TypeError(f"batch_norm_scale wants True or False; got {scaled!r:.60}")
+            raise TypeError(f"batch_norm_scale must be True or False, got {scaled!r:.60}")
         self.dimension = dimension
         self.options = {"dimension": self.dimension, **options}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,H,W); `ValueError` for images this network does not take."""
+        """Return features (N,D) of images (N,3,H,W). Raises `ValueError` for a shape that the network does not take."""
         self._check(images)
         return self.compute(images)
 
     def compute(self, images: Tensor) -> Tensor:
-        """`forward` for images whose shape has been checked."""
+        """Compute the features of images whose shape has been checked."""
         raise NotImplementedError
 
     def _check(self, images: Tensor) -> None:
@@ -60,6 +60,6 @@ class Backbone(nn.Module):
             fits = images.shape[2] >= self.minimum_size and images.shape[3] >= self.minimum_size
         if not fits:
             least, side = self.minimum_size, self.input_size
-            wanted = f"(N,3,H,W), H and W at least {least}" if side is None else f"(N,3,{side},{side})"
-            came = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
-            raise ValueError(f"{self.name} takes float images {wanted}; got {came}")
+            expected = f"(N,3,H,W), H and W at least {least}" if side is None else f"(N,3,{side},{side})"
+            given = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+            raise ValueError(f"{self.name} takes float images {expected}; got {given}")

@@ -1,4 +1,4 @@
-"""Statistics of batch norms, measured anew on crops, with every output of the network left as it was."""
+"""Measures the statistics of batch norms on crops, without changing the network's outputs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _BATCH = 16
 
 
 def reestimate(backbone: Backbone, crops: npt.NDArray[np.uint8], spec: InputSpec, names: Iterable[str]) -> Backbone:
-    """A copy of the network whose batch norms `names` hold the mean and variance of what they see on these crops.
+    """Return a copy of the network whose batch norms `names` have the statistics of their inputs on these crops.
 
-    A batch norm that computes a·u + c in inference is given the mean μ and variance σ² (over images and places) of
-    its input u, and with them gamma = a·√(σ² + ε) and beta = c + a·μ, which computes the same. So a network whose
-    statistics were lost (folded into weights) can be trained further: with its statistics those of real faces, a step
-    of training starts where inference is. The copy has a gamma in every batch norm. `crops` are (N,S,S,3) uint8 as
-    `spec` wants them; `ValueError` when there are none.
+    A batch norm that computes a·u + c at inference gets the mean μ and variance σ² (over images and positions) of its
+    input u, with gamma = a·√(σ² + ε) and beta = c + a·μ, which computes the same. So a network whose statistics were
+    folded into its weights can be trained further: with statistics of real faces, the first training step computes
+    nearly the same as inference. All batch norms of the copy have a gamma. `crops` are (N,S,S,3) uint8 that fit `spec`.
+    Raises `ValueError` if there are no crops.
     """
     import torch
 
     if not len(crops):
-        raise ValueError("statistics want crops; none came")
+        raise ValueError("crops must have at least one image, got none")
     copy = create(backbone.name, **{**backbone.options, "batch_norm_scale": True})
     state = backbone.state_dict()
     for name, tensor in copy.state_dict().items():
-        state.setdefault(name, tensor)  # gamma, which is 1
+        state.setdefault(name, tensor)  # a missing gamma is 1
     copy.load_state_dict(state)
     copy.eval()
     modules = dict(copy.named_modules())
@@ -50,14 +50,14 @@ def reestimate(backbone: Backbone, crops: npt.NDArray[np.uint8], spec: InputSpec
             offset = norm.bias.double() - slope * norm.running_mean.double()
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
-            # From the values as they are stored, so that rounding them changes nothing.
+            # Computed from the stored float32 statistics, so that their rounding does not change the output.
             norm.weight.copy_(slope * torch.sqrt(norm.running_var.double() + norm.eps))
             norm.bias.copy_(offset + slope * norm.running_mean.double())
     return copy
 
 
 def _recorder(moments: dict[str, Any], name: str) -> Any:
-    """A hook that gathers (count, mean, variance) of a batch norm's input, batch by batch (Chan et al. 1979)."""
+    """Return a hook that updates (count, mean, variance) of a batch norm's input with each batch (Chan et al. 1979)."""
 
     def record(_module: Any, inputs: tuple[Any, ...]) -> None:
         import torch
@@ -70,9 +70,9 @@ def _recorder(moments: dict[str, Any], name: str) -> Any:
         if name in moments:
             before, old_mean, old_variance = moments[name]
             total = before + count
-            apart = mean - old_mean
-            variance = (before * old_variance + count * variance) / total + apart**2 * (before * count / total**2)
-            mean = old_mean + apart * (count / total)
+            difference = mean - old_mean
+            variance = (before * old_variance + count * variance) / total + difference**2 * (before * count / total**2)
+            mean = old_mean + difference * (count / total)
             count = total
         moments[name] = (count, mean, variance)
 

@@ -1,7 +1,7 @@
-"""What the two Inception-ResNets are built of (Szegedy et al. 2016, arXiv:1602.07261).
+"""Blocks of the two Inception-ResNets (Szegedy et al. 2016, arXiv:1602.07261).
 
-A layer's name tells its kernel: `conv2d_0b_1x7` is one high and seven wide. One called `1a` halves the picture: stride
-2, VALID. All others in a block are SAME.
+A layer's name states its kernel: `conv2d_0b_1x7` is one high and seven wide. A layer called `1a` has stride 2 and VALID
+padding, so it halves the feature map. All others in a block have stride 1 and SAME padding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from facespace.backbones.tensorflow_layers import Build, Convolution
 
-Layers = Mapping[str, int]  # a branch: names of its convolutions, and channels they put out
+Layers = Mapping[str, int]  # a branch: the names of its convolutions and their numbers of output channels
 
 
 def branch(n_in: int, layers: Layers, build: Build, *, before: nn.Module | None = None) -> nn.Sequential:
-    """Convolutions in a row, after a pooling if there is one."""
+    """Return a sequence of convolutions, after the module `before` if there is one."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     if before is not None:
         modules["pool"] = before
@@ -34,17 +34,17 @@ def branch(n_in: int, layers: Layers, build: Build, *, before: nn.Module | None 
 
 
 def branches(n_in: int, specs: Sequence[Layers], build: Build) -> OrderedDict[str, nn.Module]:
-    """`branch_0`, `branch_1`, … all from the same input."""
+    """Return parallel branches named `branch_0`, `branch_1`, …"""
     return OrderedDict((f"branch_{k}", branch(n_in, spec, build)) for k, spec in enumerate(specs))
 
 
 def channels(specs: Sequence[Layers]) -> int:
-    """Channels of the branches side by side."""
+    """Return the number of output channels of all branches together."""
     return sum(list(spec.values())[-1] for spec in specs)
 
 
 class Mixed(nn.Module):
-    """Branches side by side, joined in the order of their names."""
+    """Parallel branches whose outputs are concatenated along the channels."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -52,19 +52,19 @@ class Mixed(nn.Module):
             self.add_module(name, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) to (N,C',H',W')."""
+        """Map (N,C,H,W) to (N,C',H',W')."""
         return torch.cat([module(x) for module in self.children()], 1)
 
 
 def reduction(n_in: int, specs: Sequence[Layers], build: Build) -> tuple[Mixed, int]:
-    """Branches and a max pooling, all of stride 2, with the channels they put out together."""
+    """Return branches and a max pooling, all with stride 2, and their total number of output channels."""
     modules = branches(n_in, specs, build)
     modules[f"branch_{len(specs)}"] = nn.MaxPool2d(3, 2)
     return Mixed(modules), channels(specs) + n_in
 
 
 class Residual(nn.Module):
-    """y = x + scale·conv1x1(branches(x)), then ReLU, except in a network's last."""
+    """y = x + scale·conv1x1(branches(x)), followed by ReLU except in a network's last block."""
 
     def __init__(
         self, n_channels: int, specs: Sequence[Layers], build: Build, *, scale: float, relu: bool = True
@@ -77,7 +77,7 @@ class Residual(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) to the same shape."""
+        """Map (N,C,H,W) to the same shape."""
         *sides, join = self.children()
         y: Tensor = x + self.scale * join(torch.cat([side(x) for side in sides], 1))
         return functional.relu(y) if self.relu else y
@@ -86,6 +86,6 @@ class Residual(nn.Module):
 def repeated(
     times: int, name: str, n_channels: int, specs: Sequence[Layers], build: Build, *, scale: float
 ) -> nn.Sequential:
-    """`name_1`, `name_2`, … one after the other."""
+    """Return a sequence of residual blocks named `name_1`, `name_2`, …"""
     blocks = (Residual(n_channels, specs, build, scale=scale) for _ in range(times))
     return nn.Sequential(OrderedDict((f"{name}_{k}", block) for k, block in enumerate(blocks, 1)))

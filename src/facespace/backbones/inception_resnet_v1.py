@@ -1,4 +1,4 @@
-"""Inception-ResNet-v1 as FaceNet defined it in 2018; layers bear that program's names in lower case."""
+"""Inception-ResNet-v1 as FaceNet defined it in 2018; layers have that program's names in lower case."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BLOCK8 = (
 
 @register("inception-resnet-v1")
 class InceptionResnetV1(Backbone):
-    """22.8 million parameters at 128 numbers a face; made for 160 px, takes any size from 75."""
+    """Inception-ResNet-v1: 22.8 million parameters at dimension 128; made for 160 px, takes any size from 75."""
 
     minimum_size = 75
 
@@ -61,7 +61,7 @@ class InceptionResnetV1(Backbone):
         self.bottleneck = Dense(wide, self.dimension, batch_norm_scale=batch_norm_scale)
 
     def compute(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,H,W)."""
+        """Return features (N,D) of images (N,3,H,W)."""
         x = self.conv2d_2b_3x3(self.conv2d_2a_3x3(self.conv2d_1a_3x3(images)))
         x = self.conv2d_4a_3x3(self.conv2d_3b_1x1(self.maxpool_3a_3x3(x)))
         x = self.repeat(self.conv2d_4b_3x3(x))

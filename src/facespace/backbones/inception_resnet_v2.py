@@ -1,4 +1,4 @@
-"""Inception-ResNet-v2 as FaceNet defined it in 2018; layers bear that program's names in lower case."""
+"""Inception-ResNet-v2 as FaceNet defined it in 2018; layers have that program's names in lower case."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BLOCK8 = (
 
 @register("inception-resnet-v2")
 class InceptionResnetV2(Backbone):
-    """54.5 million parameters at 128 numbers a face; made for 160 px, takes any size from 75."""
+    """Inception-ResNet-v2: 54.5 million parameters at dimension 128; made for 160 px, takes any size from 75."""
 
     minimum_size = 75
 
@@ -72,7 +72,7 @@ class InceptionResnetV2(Backbone):
         self.bottleneck = Dense(1536, self.dimension, batch_norm_scale=batch_norm_scale)
 
     def compute(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,H,W)."""
+        """Return features (N,D) of images (N,3,H,W)."""
         x = self.conv2d_2b_3x3(self.conv2d_2a_3x3(self.conv2d_1a_3x3(images)))
         x = self.conv2d_4a_3x3(self.conv2d_3b_1x1(self.maxpool_3a_3x3(x)))
         x = self.repeat(self.mixed_5b(self.maxpool_5a_3x3(x)))

@@ -1,7 +1,7 @@
 """IResNet, the networks of the ArcFace papers (Deng et al. 2018, arXiv:1801.07698), for faces of 112 px.
 
-Parameters have the names and shapes that insightface's arcface_torch gives them, so its published weights load as they
-are. A block is batch norm, 3×3, batch norm, PReLU, 3×3, batch norm, added to its input without activation.
+Parameters have the names and shapes of insightface's arcface_torch, so its published weights load unchanged. A block is
+batch norm, 3×3 convolution, batch norm, PReLU, 3×3 convolution, batch norm, added to its input without activation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _convolution(n_in: int, n_out: int, side: int, stride: int = 1) -> nn.Conv2d
 
 
 class Block(nn.Module):
-    """y = x + f(x); the first of a stage halves the picture in its second convolution, and x by a 1×1."""
+    """y = x + f(x). A stage's first block halves the map: f in its second convolution, x by a 1×1 convolution."""
 
     def __init__(self, n_in: int, n_out: int, *, stride: int) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(_convolution(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) to (N,C',H/stride,W/stride)."""
-        beside = x if self.downsample is None else self.downsample(x)
-        y: Tensor = beside + self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
+        """Map (N,C,H,W) to (N,C',H/stride,W/stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y: Tensor = shortcut + self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
         return y
 
 
@@ -47,7 +47,7 @@ def _stage(n_in: int, n_out: int, n_blocks: int) -> nn.Sequential:
 
 
 class IResNet(Backbone):
-    """Four stages of `n_blocks` blocks; the features' batch norm has a scale fixed at 1."""
+    """Base class of the IResNets: four stages of `n_blocks` blocks; the features' batch norm has a scale fixed at 1."""
 
     input_size = minimum_size = 112
     n_blocks: ClassVar[tuple[int, int, int, int]]
@@ -68,7 +68,7 @@ class IResNet(Backbone):
         self.features.weight.requires_grad_(False)
 
     def compute(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,112,112)."""
+        """Return features (N,D) of images (N,3,112,112)."""
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.bn2(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
         features: Tensor = self.features(self.fc(self.dropout(x.flatten(1))))
@@ -77,27 +77,27 @@ class IResNet(Backbone):
 
 @register("iresnet18")
 class IResNet18(IResNet):
-    """24.0 million parameters."""
+    """IResNet-18: 24.0 million parameters."""
 
     n_blocks = (2, 2, 2, 2)
 
 
 @register("iresnet34")
 class IResNet34(IResNet):
-    """34.1 million parameters."""
+    """IResNet-34: 34.1 million parameters."""
 
     n_blocks = (3, 4, 6, 3)
 
 
 @register("iresnet50")
 class IResNet50(IResNet):
-    """43.6 million parameters."""
+    """IResNet-50: 43.6 million parameters."""
 
     n_blocks = (3, 4, 14, 3)
 
 
 @register("iresnet100")
 class IResNet100(IResNet):
-    """65.2 million parameters."""
+    """IResNet-100: 65.2 million parameters."""
 
     n_blocks = (3, 13, 30, 3)

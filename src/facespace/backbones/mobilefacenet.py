@@ -1,7 +1,7 @@
-"""MobileFaceNet (Chen et al. 2018, arXiv:1804.07573) in the width insightface's arcface_torch gives it, for 112 px.
+"""MobileFaceNet (Chen et al. 2018, arXiv:1804.07573) with the width of insightface's arcface_torch, for faces of 112 px.
 
-Parameters have that program's names and shapes, so its published weights load as they are: every group of layers is a
-list called `layers`.
+Parameters have that program's names and shapes, so its published weights load unchanged. That is why every group of
+layers is a list called `layers`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from facespace.backbones.registry import register
 
 
 class Layers(nn.Module):
-    """Modules in a row, their result added to the input where `residual`."""
+    """A sequence of modules; if `residual`, its output is added to its input."""
 
     def __init__(self, *modules: nn.Module, residual: bool = False) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Layers(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the last module makes of x."""
+        """Apply the modules in order."""
         y: Tensor = self.layers(x)
         return x + y if self.residual else y
 
@@ -35,7 +35,7 @@ def _convolution(
 
 
 def _depthwise(n_in: int, n_out: int, groups: int, *, stride: int = 1, residual: bool = False) -> Layers:
-    """1×1 to `groups` channels, 3×3 on each alone, 1×1 without activation."""
+    """Return a 1×1 convolution to `groups` channels, a depthwise 3×3, and a 1×1 without activation."""
     return Layers(
         _convolution(n_in, groups),
         _convolution(groups, groups, 3, stride=stride, padding=1, groups=groups),
@@ -50,7 +50,7 @@ def _residuals(n_channels: int, groups: int, n_blocks: int) -> Layers:
 
 @register("mobilefacenet")
 class MobileFaceNet(Backbone):
-    """2.1 million parameters; the last 7×7 map is weighed by one depthwise convolution, not averaged."""
+    """MobileFaceNet: 2.1 million parameters. A depthwise 7×7 convolution replaces global average pooling."""
 
     input_size = minimum_size = 112
 
@@ -74,6 +74,6 @@ class MobileFaceNet(Backbone):
         )
 
     def compute(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,112,112)."""
+        """Return features (N,D) of images (N,3,112,112)."""
         features: Tensor = self.features(self.conv_sep(self.layers(images)))
         return features

@@ -1,4 +1,4 @@
-"""Networks of torch as ONNX, through torch's own exporter."""
+"""Export of backbones to ONNX, by torch's own exporter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def backbone_to_onnx(backbone: Backbone, size: int) -> bytes:
-    """An ONNX file of the network in inference: `images` (N,3,size,size) float32 to `features` (N,D), any N.
+    """Return an ONNX file of the network for inference: `images` (N,3,size,size) float32 to `features` (N,D), any N.
 
-    Raises `RuntimeUnavailable` where the packages onnx and onnxscript, which torch exports with, are missing.
+    Raises `RuntimeUnavailable` if onnx or onnxscript, which torch's exporter requires, is not installed.
     """
     import torch
 
@@ -30,9 +30,9 @@ def backbone_to_onnx(backbone: Backbone, size: int) -> bytes:
     backbone.eval()
     images = torch.zeros(2, 3, size, size)
     buffer = io.BytesIO()
-    quiet: Any = contextlib.redirect_stdout(io.StringIO())  # it reports its steps by print
+    quiet: Any = contextlib.redirect_stdout(io.StringIO())  # the exporter prints its progress
     with warnings.catch_warnings(), quiet, _silenced("torch.onnx", "onnxscript"):
-        warnings.simplefilter("ignore")  # of the exporter's own internals; the parity check is what counts
+        warnings.simplefilter("ignore")  # they concern the exporter's internals; the parity check verifies its output
         program = torch.onnx.export(
             backbone,
             (images,),
@@ -42,7 +42,7 @@ def backbone_to_onnx(backbone: Backbone, size: int) -> bytes:
             dynamo=True,
         )
         assert program is not None
-        save: Any = program.save  # which takes a file, whatever its annotation says
+        save: Any = program.save  # it also takes an open file, which its annotation lacks
         save(buffer)
     backbone.train(training)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Names of networks, and the classes behind them."""
+"""The registry of networks: it creates backbones by name."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ register, known, network_class = _NETWORKS.register, _NETWORKS.known, _NETWORKS.
 
 
 def option_names(name: str) -> tuple[str, ...]:
-    """What `create` takes for this network, beside its name."""
+    """Return the names of the options that `create` takes for this network."""
     return tuple(inspect.signature(network_class(name)).parameters)
 
 
 def create(name: str, **options: Any) -> Backbone:
-    """The network of that name with new weights, drawn from torch's generator.
+    """Create a network by name, with new weights drawn from torch's generator.
 
-    Options are `dimension` (length of a feature vector, 512 where not told) and, for some networks,
-    `keep_probability` (of dropout before the last layer) and `batch_norm_scale` (batch norms with a gamma). Raises
-    `ModelError` for an unknown name, `TypeError` or `ValueError` for an option the network does not take.
+    Options are `dimension` (length of a feature vector, 512 by default) and, for some networks, `keep_probability`
+    (of the dropout before the last layer) and `batch_norm_scale` (whether batch norms have a gamma). Raises
+    `ModelError` for an unknown name, `TypeError` or `ValueError` for an option that the network does not take.
 
     >>> network = create("tiny", dimension=16)
     >>> network.name, network.options, network.input_size
@@ -42,8 +42,8 @@ def create(name: str, **options: Any) -> Backbone:
     return network(**options)
 
 
-class _WithoutDrawing(TorchFunctionMode):
-    """First weights are not drawn: what draws them where there is no memory for them takes seconds to import."""
+class _NoInitialization(TorchFunctionMode):
+    """Skips the initialisation of weights: on the meta device it imports torch modules, which takes seconds."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -55,7 +55,7 @@ class _WithoutDrawing(TorchFunctionMode):
 
 
 def skeleton(name: str, **options: Any) -> Backbone:
-    """What `create` makes, on torch's meta device: names and shapes of the weights, but no memory for them."""
-    network_class(name)  # imports the networks, which must not happen on that device
-    with _WithoutDrawing(), torch.device("meta"):
+    """Create a network on torch's meta device: its weights have names and shapes, but no memory."""
+    network_class(name)  # imports the networks, which must not happen on the meta device
+    with _NoInitialization(), torch.device("meta"):
         return create(name, **options)

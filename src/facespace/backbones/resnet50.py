@@ -1,7 +1,7 @@
 """ResNet-50 (He et al. 2015, arXiv:1512.03385) as Tiny-Face-Recognition defined it for faces of 112 px.
 
-The first convolution keeps the size, no pooling follows, and each stage halves the picture in its first 1×1. The last
-map of 7×7 is flattened row by row, channels innermost, as TensorFlow keeps it.
+The first convolution keeps the size, no pooling follows, and each stage halves the map in its first 1×1 convolution.
+The last 7×7 map is flattened row by row with channels innermost, as in TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STAGES = (3, 4, 6, 3)
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 beside the input, which a 1×1 of its own adapts in the first block of a stage; ReLU of the sum."""
+    """ReLU(shortcut(x) + f(x)), f being 1×1, 3×3, 1×1 convolutions; the shortcut is x, or a 1×1 in a stage's first block."""
 
     def __init__(self, n_in: int, narrow: int, build: Build, *, stride: int) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class Bottleneck(nn.Module):
             self.shortcut = build(n_in, 4 * narrow, 1, stride=stride, padding="valid", relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) to (N,4·narrow,H/stride,W/stride)."""
-        beside = x if self.shortcut is None else self.shortcut(x)
-        return functional.relu(beside + self.increase(self.middle(self.reduce(x))))
+        """Map (N,C,H,W) to (N,4·narrow,H/stride,W/stride)."""
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return functional.relu(shortcut + self.increase(self.middle(self.reduce(x))))
 
 
 @register("resnet50")
 class ResNet50(Backbone):
-    """74.9 million parameters, two thirds of them in the last layer."""
+    """ResNet-50: 74.9 million parameters, two thirds of them in the last layer."""
 
     input_size = minimum_size = 112
 
@@ -53,7 +53,7 @@ class ResNet50(Backbone):
         for stage, n_blocks in enumerate(_STAGES):
             narrow = 64 << stage
             for k in range(n_blocks):
-                # The original numbers its stages from 2 and its blocks 1a, 1b, 1c, 2a, …
+                # The original program numbers its stages from 2 and its blocks 1a, 1b, 1c, 2a, …
                 name = f"{stage + 2}_{stage + 1}{'abcdef'[k]}"
                 blocks[name] = Bottleneck(n_in, narrow, build, stride=1 if k else 2)
                 n_in = 4 * narrow
@@ -61,7 +61,7 @@ class ResNet50(Backbone):
         self.fc = Dense(7 * 7 * n_in, self.dimension, bias=True, batch_norm_scale=True, momentum=_MOMENTUM)
 
     def compute(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,112,112)."""
+        """Return features (N,D) of images (N,3,112,112)."""
         x = self.blocks(self.stem(images))
         features: Tensor = self.fc(x.permute(0, 2, 3, 1).flatten(1))
         return features

@@ -1,4 +1,4 @@
-"""SqueezeNet (Iandola et al. 2016, arXiv:1602.07360) as FaceNet defined it in 2018; that program's names in lower case."""
+"""SqueezeNet (Iandola et al. 2016, arXiv:1602.07360) as FaceNet defined it in 2018, with its names in lower case."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facespace.backbones.tensorflow_layers import Build, Convolution, Dense
 
 
 class Fire(nn.Module):
-    """A 1×1 convolution to few channels, then 1×1 and 3×3 side by side."""
+    """A 1×1 convolution to few channels, then a 1×1 and a 3×3 convolution in parallel."""
 
     def __init__(self, n_in: int, squeezed: int, expanded: int, build: Build) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class Fire(nn.Module):
         self.expand = nn.ModuleDict({"1x1": build(squeezed, expanded, 1), "3x3": build(squeezed, expanded, 3)})
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) to (N,2·expanded,H,W)."""
+        """Map (N,C,H,W) to (N,2·expanded,H,W)."""
         x = self.squeeze(x)
         return torch.cat([side(x) for side in self.expand.values()], 1)
 
 
 @register("squeezenet")
 class SqueezeNet(Backbone):
-    """1.4 million parameters at 128 numbers a face; made for 160 px, takes any size from 25."""
+    """SqueezeNet: 1.4 million parameters at dimension 128; made for 160 px, takes any size from 25."""
 
     minimum_size = 25
 
@@ -50,7 +50,7 @@ class SqueezeNet(Backbone):
         self.bottleneck = Dense(1000, self.dimension, batch_norm_scale=batch_norm_scale)
 
     def compute(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,H,W)."""
+        """Return features (N,D) of images (N,3,H,W)."""
         x = functional.max_pool2d(self.conv1(images), 3, 2)
         x = functional.max_pool2d(self.fire4(self.fire3(self.fire2(x))), 2, 2)
         x = self.fire8(self.fire7(self.fire6(self.fire5(x))))

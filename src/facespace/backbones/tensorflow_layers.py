@@ -1,7 +1,7 @@
-"""Layers that compute what TensorFlow's do, where torch's own differ: padding, batch norm, first weights.
+"""Layers that compute the same as TensorFlow's where torch's differ: padding, batch norm, initial weights.
 
-SAME padding makes an output of ceil(n / stride). It puts the odd pixel after the picture, so it is not symmetric, and
-how much it is depends on the input's size.
+SAME padding gives an output of ceil(n / stride). The amount of padding depends on the input's size. If it is odd, the
+additional pixel goes to the bottom or right, so the padding is not symmetric.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EPSILON = 1e-3
-MOMENTUM = 0.005  # the new batch's share in the moving averages: TensorFlow's decay .995 counted the other way
+MOMENTUM = 0.005  # weight of the new batch in the moving averages: 1 − TensorFlow's decay of 0.995
 
 Padding = Literal["same", "valid"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels that SAME adds before and after `size` pixels.
+    """Return the pixels that SAME padding adds before and after `size` pixels.
 
     With o = ceil(size / stride): total = max((o − 1)·stride + kernel − size, 0), half of it before, rounded down.
 
@@ -38,8 +38,8 @@ def _pad(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
 
 
 def average_pool_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Average pooling of (N,C,H,W) with SAME padding; a window at the border is divided by its real pixels only."""
-    if stride == 1 and kernel % 2:  # symmetric, which runtimes have one operator for
+    """Average-pool (N,C,H,W) with SAME padding; a window at the border is averaged over its pixels inside the map."""
+    if stride == 1 and kernel % 2:  # the padding is symmetric, so one operator of the runtimes is enough
         return functional.avg_pool2d(x, kernel, stride, kernel // 2, count_include_pad=False)
     pair = (kernel, kernel), (stride, stride)
     real = torch.ones_like(x[:1, :1])
@@ -49,14 +49,14 @@ def average_pool_same(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 class AveragePoolSame(nn.Module):
-    """`average_pool_same` of stride 1 as a layer."""
+    """`average_pool_same` with stride 1 as a layer."""
 
     def __init__(self, kernel: int) -> None:
         super().__init__()
         self.kernel = kernel
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) to the same shape."""
+        """Map (N,C,H,W) to the same shape."""
         return average_pool_same(x, self.kernel, 1)
 
 
@@ -65,7 +65,7 @@ def _batch_norm(
 ) -> nn.Module:
     norm = kind(n_channels, eps=EPSILON, momentum=momentum)
     if not scale:
-        # Gamma stays 1, is not trained and not saved. A tensor all the same: cuDNN and exporters want one.
+        # Gamma stays 1 and is neither trained nor saved, but cuDNN and exporters require a tensor.
         del norm.weight
         norm.register_buffer("weight", torch.ones(n_channels), persistent=False)
     return norm
@@ -74,7 +74,7 @@ def _batch_norm(
 class Convolution(nn.Conv2d):
     """Convolution, batch norm (child `batchnorm`) and ReLU; without batch norm it has a bias.
 
-    New weights are Xavier's: uniform within ±√(6 / (fan in + fan out)), as TensorFlow counts both.
+    Weights are initialised by Xavier's rule: uniform within ±√(6 / (fan in + fan out)), as in TensorFlow.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class Convolution(nn.Conv2d):
             self.batchnorm = _batch_norm(nn.BatchNorm2d, n_out, scale=batch_norm_scale, momentum=momentum)
 
     def reset_parameters(self) -> None:
-        """Draws new weights."""
+        """Initialise the weights."""
         _xavier(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) to (N,O,H',W')."""
+        """Map (N,C,H,W) to (N,O,H',W')."""
         if self.pads:
             x = _pad(x, (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1]))
         x = super().forward(x)
@@ -114,11 +114,11 @@ class Convolution(nn.Conv2d):
         return functional.relu(x) if self.relu else x
 
 
-Build = Callable[..., Convolution]  # `Convolution` with a network's options bound
+Build = Callable[..., Convolution]  # `Convolution` with some of its options bound
 
 
 class Dense(nn.Linear):
-    """Fully connected layer and batch norm (child `batchnorm`), no activation; Xavier's weights."""
+    """Dense layer and batch norm (child `batchnorm`), without activation; weights are initialised by Xavier's rule."""
 
     def __init__(
         self,
@@ -133,11 +133,11 @@ class Dense(nn.Linear):
         self.batchnorm = _batch_norm(nn.BatchNorm1d, n_out, scale=batch_norm_scale, momentum=momentum)
 
     def reset_parameters(self) -> None:
-        """Draws new weights."""
+        """Initialise the weights."""
         _xavier(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N,C) to (N,O)."""
+        """Map (N,C) to (N,O)."""
         features: Tensor = self.batchnorm(super().forward(x))
         return features
 

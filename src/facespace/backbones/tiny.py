@@ -1,4 +1,4 @@
-"""A network small enough for tests and for trying things out: it learns, but nobody should recognise people with it."""
+"""A small network for tests and experiments; it can be trained, but is too weak to recognise people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from facespace.backbones.registry import register
 
 @register("tiny")
 class Tiny(Backbone):
-    """Four 3×3 convolutions of stride 2, the mean over what is left, one full layer."""
+    """Four 3×3 convolutions with stride 2, global average pooling, one dense layer."""
 
     input_size = minimum_size = 112
 
@@ -28,6 +28,6 @@ class Tiny(Backbone):
         self.norm = nn.BatchNorm1d(self.dimension)
 
     def compute(self, images: Tensor) -> Tensor:
-        """Features (N,D) of images (N,3,112,112)."""
+        """Return features (N,D) of images (N,3,112,112)."""
         features: Tensor = self.norm(self.full(self.maps(images).mean((2, 3))))
         return features

@@ -1,6 +1,6 @@
-"""Networks filled with weights that other programs saved: TensorFlow variables, state dicts of other projects.
+"""Loads weights that other programs saved, TensorFlow variables or state dicts of other projects, into backbones.
 
-Which network it is shows in the names and shapes of the weights; names of files do not count.
+The network is recognised by the names and shapes of the weights, never by the file's name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RESNET50_LAYERS = {"reduce": "1x1_reduce", "middle": "3x3", "increase": "1x1_in
 
 
 def tensorflow_name(network: str, entry: str) -> str:
-    """What the original program calls an entry of a network's state dict; `ModelError` where it had no original.
+    """Return the TensorFlow variable of an entry in a network's state dict. Raises `ModelError` if it has no original.
 
     >>> tensorflow_name("inception-resnet-v1", "repeat.block35_1.branch_0.conv2d_1x1.batchnorm.running_var")
     'InceptionResnetV1/Repeat/block35_1/Branch_0/Conv2d_1x1/BatchNorm/moving_variance'
@@ -49,17 +49,19 @@ def tensorflow_name(network: str, entry: str) -> str:
         return _resnet50_name(scopes, leaf, norm)
     root = next((scope for scope, name in _SCOPES.items() if name == network), None)
     if root is None:
-        raise ModelError(f"{network} has no original in TensorFlow; {', '.join(_SCOPES.values())} and resnet50 have")
+        raise ModelError(
+            f"{network} has no TensorFlow original; only {', '.join(_SCOPES.values())} and resnet50 have one"
+        )
     words = [_CAPITAL.sub(lambda word: word[0].capitalize(), scope) for scope in scopes]
     return "/".join([root, *words, *(["BatchNorm", _NORM[leaf]] if norm else [_LAYER[leaf]])])
 
 
 def norms_of_scopes(backbone: Backbone, scopes: set[str]) -> list[str]:
-    """The batch norms, as modules of the network, of these scopes of a TensorFlow graph."""
+    """Return the names of the network's batch norm modules that belong to these scopes of a TensorFlow graph."""
     variance = ".running_var"
     norms = [name.removesuffix(variance) for name in backbone.state_dict() if name.endswith(variance)]
-    wanted = {f"{scope}/BatchNorm/moving_variance" for scope in scopes}
-    return [norm for norm in norms if tensorflow_name(backbone.name, norm + variance) in wanted]
+    variables = {f"{scope}/BatchNorm/moving_variance" for scope in scopes}
+    return [norm for norm in norms if tensorflow_name(backbone.name, norm + variance) in variables]
 
 
 def _resnet50_name(scopes: list[str], leaf: str, norm: bool) -> str:
@@ -73,49 +75,49 @@ def _resnet50_name(scopes: list[str], leaf: str, norm: bool) -> str:
 
 
 def _tensorflow_shape(shape: Shape) -> Shape:
-    """(O,I,H,W) to (H,W,I,O), (O,I) to (I,O)."""
+    """Convert a shape (O,I,H,W) to (H,W,I,O), or (O,I) to (I,O)."""
     return (shape[2], shape[3], shape[1], shape[0]) if len(shape) == 4 else shape[::-1]
 
 
 def from_tensorflow(variables: Mapping[str, npt.NDArray[Any]], *, source: str = "variables") -> Backbone:
-    """The network whose TensorFlow variables these are, in inference mode.
+    """Build the network of these TensorFlow variables, in evaluation mode.
 
     Known are FaceNet's Inception-ResNet-v1 and -v2 and SqueezeNet, and Tiny-Face-Recognition's ResNet-50, with any
-    number of features. Batch norms have a gamma where the variables have any. What only training needs is ignored:
-    optimizer slots, moving averages of weights, the classifier. Raises `ModelError` naming the first variable that is
-    missing, misshapen or damaged; `source` is what its text calls the file.
+    dimension. Batch norms have a gamma if the variables have any. Variables for training are ignored: optimizer slots,
+    moving averages of weights, the classifier. Raises `ModelError` with the first variable that is missing, damaged or
+    has a wrong shape; `source` names the file in its message.
     """
-    name, options = _recognised(variables, source)
+    name, options = _recognise(variables, source)
     network = skeleton(name, **options)
     names = {entry: tensorflow_name(name, entry) for entry in _entries(network)}
     state: dict[str, Tensor] = {}
-    for entry, wanted in _entries(network).items():
+    for entry, parameter in _entries(network).items():
         variable = names[entry]
         if variable not in variables:
-            raise ModelError(f"{source}: the variable {variable}, which {name} wants, is missing")
+            raise ModelError(f"{source}: {name} needs the variable {variable}, which is missing")
         array = np.asarray(variables[variable])
-        _compare(array.shape, _tensorflow_shape(tuple(wanted.shape)), variable, name, source)
+        _check_shape(array.shape, _tensorflow_shape(tuple(parameter.shape)), variable, name, source)
         if not np.issubdtype(array.dtype, np.floating):
-            raise ModelError(f"{source}: {variable} wants floating-point numbers; it has {array.dtype}")
-        with np.errstate(over="ignore"):  # `_filled` refuses what is infinite then
+            raise ModelError(f"{source}: {variable} must have floating-point numbers, got {array.dtype}")
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which `_with_weights` refuses
             state[entry] = torch.from_numpy(np.array(array, np.float32).transpose(_AXES[array.ndim]))
     expected = set(names.values())
     surplus = next((variable for variable in variables if _is_weight(variable) and variable not in expected), None)
     if surplus is not None:
         raise ModelError(f"{source}: {name} has no variable {_shown(surplus)}; this is another network")
-    return _filled(network, state, names, source)
+    return _with_weights(network, state, names, source)
 
 
-def _recognised(variables: Mapping[str, npt.NDArray[Any]], source: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of the network with these variables."""
+def _recognise(variables: Mapping[str, npt.NDArray[Any]], source: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of the network with these variables."""
     scopes = {variable.partition("/")[0] for variable in variables}
     name = next((network for scope, network in _SCOPES.items() if scope in scopes), None)
     if name is None and "conv1_1/3x3_s1/kernel" in variables:
         name = "resnet50"
     if name is None:
         raise ModelError(
-            f"{source}: no known network has these variables; wanted are those of {', '.join(_SCOPES.values())} or "
-            f"resnet50, the first here is {_shown(next(iter(variables), 'none'))}"
+            f"{source}: no known network has these variables; known are {', '.join(_SCOPES.values())} and resnet50, "
+            f"the file's first variable is {_shown(next(iter(variables), 'none'))}"
         )
     last = tensorflow_name(name, "fc.weight" if name == "resnet50" else "bottleneck.weight")
     options = _scale_option(name, any(variable.endswith("/BatchNorm/gamma") for variable in variables))
@@ -125,7 +127,7 @@ def _recognised(variables: Mapping[str, npt.NDArray[Any]], source: str) -> tuple
 
 
 def _is_weight(variable: str) -> bool:
-    """Whether a variable belongs to one of FaceNet's networks, and not to their training."""
+    """Return whether a variable belongs to one of FaceNet's networks, and not only to their training."""
     scope, _, rest = variable.partition("/")
     return scope in _SCOPES and rest.rpartition("/")[2] in {*_LAYER.values(), *_NORM.values()}
 
@@ -134,32 +136,32 @@ _AXES: dict[int, Shape] = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 # ---- state dicts -----------------------------------------------------------------------------------------------------
 
-_WRAPPERS = ("state_dict", "model", "backbone", "state_dict_backbone")  # looked into first
-_MAX_NESTED = 64  # dicts looked into
+_WRAPPERS = ("state_dict", "model", "backbone", "state_dict_backbone")  # keys that are searched first
+_MAX_NESTED = 64  # dicts that are searched
 _MAX_PREFIXES = 32
 _COUNTER = "num_batches_tracked"
-_FACENET_PYTORCH = ("conv2d_1a.conv.weight", "last_bn.running_var")  # its first entry, and its features' batch norm
+_FACENET_PYTORCH = ("conv2d_1a.conv.weight", "last_bn.running_var")  # its first entry, and its last batch norm's
 
 
 def from_state_dict(state: Mapping[str, Any], *, source: str = "state dict") -> Backbone:
-    """The network whose state dict this is, in inference mode.
+    """Build the network of this state dict, in evaluation mode.
 
     Known are the networks of this package, facenet-pytorch's InceptionResnetV1, and arcface_torch's IResNets and
-    MobileFaceNet, with any number of features. They are found within other dicts, as checkpoints have them, and as a
-    part of a larger network, whose names share a prefix (`module.`, `model.backbone.`); a classifier beside them is
-    left out. Raises `ModelError` where two networks fit, and else names the first entry that is missing, misshapen or
-    damaged; `source` is what its text calls the file.
+    MobileFaceNet, with any dimension. The state dict may be nested in other dicts, as in checkpoints, and the network
+    may be part of a larger one under a prefix (`module.`, `model.backbone.`), such as next to a classifier, which is
+    ignored. Raises `ModelError` if two networks fit, or with the first entry that is missing, damaged or has a wrong
+    shape; `source` names the file in its message.
     """
     nested = [tensors for tensors in map(_tensors, _dicts(state)) if tensors]
     if not nested:
-        raise ModelError(f"{source}: no weights in it; wanted is a state dict, a dict of names and tensors")
+        raise ModelError(f"{source}: no weights found; expected a state dict, which maps names to tensors")
     for tensors in nested:
         parts = {prefix: _under(tensors, prefix) for prefix in _prefixes(tensors)}
         fits = {prefix: name for prefix, part in parts.items() if (name := _fitting(part))}
         if len(fits) > 1:
             several = " and ".join(repr(plain_text(prefix[:40])) for prefix in sorted(fits)[:3])
             raise ModelError(
-                f"{source}: several networks in it, under {several}; save a state dict of the one you want"
+                f"{source}: contains several networks, under {several}; save the state dict of one of them"
             )
         for prefix, name in fits.items():
             part = parts[prefix]
@@ -169,12 +171,12 @@ def from_state_dict(state: Mapping[str, Any], *, source: str = "state dict") -> 
             last = list(_shapes(name, scaled))[-1]  # the features' batch norm
             dimension = _dimension(tuple(part[last].shape), last, source)
             network = skeleton(name, dimension=dimension, **_scale_option(name, scaled))
-            return _filled(network, part, {}, source)
+            return _with_weights(network, part, {}, source)
     raise _nothing_fits(max(nested, key=len), source)
 
 
 def _nothing_fits(tensors: Mapping[str, Tensor], source: str) -> ModelError:
-    """What is wrong with the network that comes closest."""
+    """Return an error that says how the weights differ from the closest network."""
     tensors = _under(tensors, _common_prefix(tensors))
     names = _names(tensors)
     shapes = {name: _shapes(name, _is_scaled(tensors)) for name in known()}
@@ -185,13 +187,13 @@ def _nothing_fits(tensors: Mapping[str, Tensor], source: str) -> ModelError:
         )
     missing = next((entry for entry in shapes[name] if entry not in names), None)
     if missing is not None:
-        return ModelError(f"{source}: {missing}, which {name} wants, is missing (no other known network is closer)")
+        return ModelError(f"{source}: {name}, the closest known network, needs {missing}, which is missing")
     surplus = _shown(min(names - shapes[name].keys()))
-    return ModelError(f"{source}: {name} has no {surplus}; this is another network (no other known one is closer)")
+    return ModelError(f"{source}: {name}, the closest known network, has no {surplus}; this is another network")
 
 
 def _dicts(state: Any) -> list[Mapping[Any, Any]]:
-    """The dicts that may be a state dict: those of the usual names, then others, the outer ones first."""
+    """Return the dicts that may be a state dict, outer ones first, and usual names before others."""
     found: list[Mapping[Any, Any]] = [state] if isinstance(state, Mapping) else []
     for outer in found:
         inner = [outer[key] for key in _WRAPPERS if isinstance(outer.get(key), Mapping)]
@@ -205,7 +207,7 @@ def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
-    """What may stand before the names of a network: what is before that of its last batch norm, and before all."""
+    """Return possible prefixes of a network's names: before the name of its last batch norm, and common to all names."""
     ends = {list(_shapes(name, scaled=False))[-1] for name in known()} | {_FACENET_PYTORCH[1]}
     found = {"", _common_prefix(tensors)}
     for key in tensors:
@@ -214,7 +216,7 @@ def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _common_prefix(tensors: Mapping[str, Tensor]) -> str:
-    first, last = min(tensors), max(tensors)  # all others begin as these two do
+    first, last = min(tensors), max(tensors)  # a prefix of these two is a prefix of all
     n_alike = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[: first.rfind(".", 0, n_alike) + 1]
 
@@ -232,15 +234,15 @@ def _is_scaled(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _fitting(tensors: Mapping[str, Tensor]) -> str:
-    """The network that has these weights, and nothing of whose modules is left over; empty where none has."""
+    """Return the network that has these weights, with no surplus entry in its modules; empty if there is none."""
     if _FACENET_PYTORCH[0] in tensors:
         return "inception-resnet-v1"
     names = _names(tensors)
     for name in known():
-        wanted = _shapes(name, _is_scaled(tensors)).keys()
-        if wanted <= names:
-            modules = {entry.partition(".")[0] for entry in wanted}
-            if not any(entry.partition(".")[0] in modules for entry in names - wanted):
+        required = _shapes(name, _is_scaled(tensors)).keys()
+        if required <= names:
+            modules = {entry.partition(".")[0] for entry in required}
+            if not any(entry.partition(".")[0] in modules for entry in names - required):
                 return name
     return ""
 
@@ -249,8 +251,8 @@ def _from_facenet_pytorch(tensors: Mapping[str, Tensor], source: str) -> Backbon
     name = "inception-resnet-v1"
     last = _FACENET_PYTORCH[1]
     if last not in tensors:
-        raise ModelError(f"{source}: {last}, which facenet-pytorch's InceptionResnetV1 wants, is missing")
-    # The published weights came from TensorFlow: their gammas are all 1.
+        raise ModelError(f"{source}: facenet-pytorch's InceptionResnetV1 needs {last}, which is missing")
+    # The published weights are from TensorFlow: all their gammas are 1.
     gammas = [_checked(value, key, key, source) for key, value in tensors.items() if key.endswith("bn.weight")]
     options: dict[str, Any] = {"dimension": _dimension(tuple(tensors[last].shape), last, source)}
     if any(bool((gamma != 1).any()) for gamma in gammas):
@@ -258,13 +260,13 @@ def _from_facenet_pytorch(tensors: Mapping[str, Tensor], source: str) -> Backbon
     network = skeleton(name, **options)
     theirs = {entry: facenet_pytorch_name(network, entry) for entry in _entries(network)}
     state = {entry: tensors[key] for entry, key in theirs.items() if key in tensors}
-    return _filled(network, state, theirs, source)
+    return _with_weights(network, state, theirs, source)
 
 
 def facenet_pytorch_name(network: Backbone, entry: str) -> str:
-    """What facenet-pytorch calls an entry of Inception-ResNet-v1's state dict.
+    """Return facenet-pytorch's name of an entry in Inception-ResNet-v1's state dict.
 
-    Its blocks are numbered from 0 and its branches' layers too, except where a branch has one layer only.
+    It numbers blocks from 0, and also the layers of a branch unless the branch has only one.
     """
     *path, leaf = entry.split(".")
     norm = path[-1] == "batchnorm"
@@ -283,7 +285,7 @@ def facenet_pytorch_name(network: Backbone, entry: str) -> str:
         elif depth and path[depth - 1].startswith("branch"):
             siblings = list(dict(network.get_submodule(".".join(path[:depth])).named_children()))
             words += [str(siblings.index(word))] if len(siblings) > 1 else []
-        elif word == "conv2d_1x1":  # joins a block's branches, without batch norm
+        elif word == "conv2d_1x1":  # joins the branches of a block and has no batch norm
             return ".".join([*words, "conv2d", leaf])
         else:
             words.append(re.sub(r"_\dx\d$", "", word))
@@ -294,7 +296,7 @@ def facenet_pytorch_name(network: Backbone, entry: str) -> str:
 
 
 def _entries(network: Backbone) -> dict[str, Tensor]:
-    """A network's state dict without batch norm's counters, which not every program saves."""
+    """Return a network's state dict without the counters of batch norms, which not every program saves."""
     return {key: value for key, value in network.state_dict().items() if not key.endswith(_COUNTER)}
 
 
@@ -304,48 +306,48 @@ def _scale_option(name: str, scaled: bool) -> dict[str, Any]:
 
 @functools.cache
 def _shapes(name: str, scaled: bool) -> dict[str, Shape]:
-    """Names and shapes of a network's weights, with the number of features it has where not told."""
+    """Return the names and shapes of a network's weights at its default dimension."""
     network = skeleton(name, **_scale_option(name, scaled))
     return {entry: tuple(value.shape) for entry, value in _entries(network).items()}
 
 
 def _dimension(shape: Shape, entry: str, source: str) -> int:
-    """The number of features a vector of this shape stands for."""
+    """Return the dimension of the features from the shape of a vector."""
     if len(shape) != 1 or not 1 <= shape[0] <= MAX_DIMENSION:
-        raise ModelError(f"{source}: {entry} wants 1 to {MAX_DIMENSION} features; its shape ends in {list(shape)}")
+        raise ModelError(f"{source}: {entry} must have 1 to {MAX_DIMENSION} features, its shape ends in {list(shape)}")
     return int(shape[0])
 
 
-def _compare(came: Shape, wanted: Shape, entry: str, name: str, source: str) -> None:
-    if tuple(came) != wanted:
-        raise ModelError(f"{source}: {entry} of {name} wants the shape {list(wanted)}; got {list(came)}")
+def _check_shape(given: Shape, expected: Shape, entry: str, name: str, source: str) -> None:
+    if tuple(given) != expected:
+        raise ModelError(f"{source}: {entry} of {name} must have the shape {list(expected)}, got {list(given)}")
 
 
-def _filled(network: Backbone, state: Mapping[str, Tensor], theirs: Mapping[str, str], source: str) -> Backbone:
-    """A skeleton with these weights; `theirs` is what the file calls an entry, where it has another name there."""
+def _with_weights(network: Backbone, state: Mapping[str, Tensor], theirs: Mapping[str, str], source: str) -> Backbone:
+    """Load these weights into a skeleton; `theirs` maps entries to their names in the file if these differ."""
     weights = {}
-    for entry, wanted in _entries(network).items():
+    for entry, parameter in _entries(network).items():
         called = theirs.get(entry, entry)
         if entry not in state:
-            raise ModelError(f"{source}: {called}, which {network.name} wants, is missing")
-        _compare(tuple(state[entry].shape), tuple(wanted.shape), called, network.name, source)
+            raise ModelError(f"{source}: {network.name} needs {called}, which is missing")
+        _check_shape(tuple(state[entry].shape), tuple(parameter.shape), called, network.name, source)
         weights[entry] = _checked(state[entry], entry, called, source)
     network.to_empty(device="cpu")
     for module in network.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.reset_parameters()  # counters, and scales that no state dict holds
+            module.reset_parameters()  # initialises counters, and scales that are not in the state dict
     network.load_state_dict(weights, strict=False)
     return network.eval()
 
 
 def _checked(value: Tensor, entry: str, called: str, source: str) -> Tensor:
     if not value.is_floating_point() or value.is_meta or value.layout != torch.strided:
-        raise ModelError(f"{source}: {called} wants a plain tensor of floating-point numbers; it is {value.dtype}")
+        raise ModelError(f"{source}: {called} must be a plain tensor of floating-point numbers, got {value.dtype}")
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        raise ModelError(f"{source}: {called} is damaged: it claims more numbers than the file holds")
+        raise ModelError(f"{source}: {called} is damaged: it claims more numbers than the file contains")
     value = value.detach().to("cpu", torch.float32)
     if not bool(value.isfinite().all()) or (entry.endswith("running_var") and bool((value < 0).any())):
-        raise ModelError(f"{source}: {called} is damaged: numbers in it are not finite, or variances negative")
+        raise ModelError(f"{source}: {called} is damaged: it has numbers that are not finite, or negative variances")
     return value
 
 

@@ -1,8 +1,8 @@
-"""Where the faces are in an image: box, score, five landmarks.
+"""Face detectors: they find the box, score and five landmarks of each face in an image.
 
 Begin with `protocol.Detector` and `factory.create_detector`. To add a detector, write a module here with a class that
-satisfies `Detector` and name it in `factory.DETECTORS`: the test of the protocol tries it by itself. `nms` is non-maximum
-suppression, for every detector.
+satisfies `Detector`, and add its name to `factory.DETECTORS`; the protocol's tests then include it. `nms` is
+non-maximum suppression, for all detectors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Detectors by name."""
+"""Creates detectors by name."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, cast
 from facespace.defaults import DEFAULT_DETECTOR
 from facespace.detection.protocol import Detector
 
-# Name: the module in this room, and the class in it. Modules are imported when their detector is created.
+# Name: the module in this package, and its class. A module is imported when its detector is created.
 DETECTORS = {"mtcnn": ("mtcnn.detector", "MTCNN"), "yunet": ("yunet", "YuNet")}
 
 
 def check_detector(name: str) -> str:
-    """The name of a detector as it came; `ValueError` for an unknown one."""
+    """Return the name of a detector unchanged. Raises `ValueError` for an unknown name."""
     if name not in DETECTORS:
         raise ValueError(f"no detector is called {name!r}; there are {', '.join(DETECTORS)}")
     return name
 
 
 def create_detector(name: str = DEFAULT_DETECTOR, **options: Any) -> Detector:
-    """The detector of that name; options are those of its class. `ValueError` for an unknown name.
+    """Create a detector by name, with the options of its class. Raises `ValueError` for an unknown name.
 
     >>> create_detector("mtcnn", min_size=40).min_size
     40.0

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: of boxes that overlap too much, the best stays."""
+"""Non-maximum suppression: of boxes that overlap too much, only the one with the best score is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from facespace.formats.onnx_model import GraphBuilder
 
-_END = np.array([0.0, 0, 1, 1])  # boxes count both end pixels
+_END = np.array([0.0, 0, 1, 1])  # added to boxes that include both end pixels
 
 
 def non_maximum_suppression(
@@ -22,12 +22,12 @@ def non_maximum_suppression(
     overlap: Literal["union", "min"] = "union",
     end_pixels: bool = True,
 ) -> npt.NDArray[np.int64]:
-    """Indices of the boxes kept, best score first: each kept box removes those it overlaps by more than `threshold`.
+    """Return the indices of the kept boxes, best score first. Each removes boxes that it overlaps by more than `threshold`.
 
-    `boxes` (N,4) are x1, y1, x2, y2, sides counting both end pixels (x2 − x1 + 1), or not (x2 − x1) without `end_pixels`.
-    Overlap is intersection over
-    union, or over the smaller box for `min`. Equal scores, which saturated float32 probabilities often are, come in
-    the order NumPy's default sort leaves them, as in the 2018 detector; that order may differ between processors.
+    `boxes` (N,4) are x1, y1, x2, y2. With `end_pixels` they include both end pixels, so a side is x2 − x1 + 1 long;
+    otherwise x2 − x1. Overlap is intersection over union, or over the area of the smaller box for `min`. Equal scores,
+    which are frequent because float32 probabilities saturate, have the order of NumPy's default sort, as in the 2018
+    detector; that order may differ between processors.
 
     >>> boxes = np.array([[1.0, 1, 10, 10], [2, 1, 11, 10], [50, 50, 60, 60]])
     >>> non_maximum_suppression(boxes, np.array([0.8, 0.9, 0.7]), 0.5).tolist()
@@ -46,13 +46,13 @@ def non_maximum_suppressions(
     *,
     end_pixels: bool = True,
 ) -> list[npt.NDArray[np.int64]]:
-    """`non_maximum_suppression` by union of several sets of boxes, each for itself, in one call of the operator."""
+    """Apply `non_maximum_suppression` by union to several independent sets of boxes, in one call of the operator."""
     orders = [np.argsort(part)[::-1] for part in scores]
     most = max((len(order) for order in orders), default=0)
     if most < 2:
         return orders
     ordered = np.zeros((len(orders), most, 4), np.float32)
-    ranks = np.zeros((len(orders), 1, most), np.float32)  # 0, which is too little, where a set has ended
+    ranks = np.zeros((len(orders), 1, most), np.float32)  # padding has rank 0, which is below the operator's minimum
     for k, order in enumerate(orders):
         ordered[k, : len(order)] = boxes[k][order] + _END if end_pixels else boxes[k][order]
         ranks[k, 0, : len(order)] = np.arange(len(order), 0, -1)
@@ -69,7 +69,7 @@ def non_maximum_suppressions(
 
 @functools.cache
 def _operator() -> Any:
-    """ONNX Runtime's NonMaxSuppression, which computes an overlap only when it is needed."""
+    """Return ONNX Runtime's NonMaxSuppression, which computes only the overlaps that it needs."""
     import onnxruntime
 
     graph = GraphBuilder()

@@ -1,4 +1,4 @@
-"""What a face detector is."""
+"""The protocols that face detectors satisfy."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from facespace.io.image import Source
 
 
 class Detector(Protocol):
-    """Finds the faces of images: box, score and five landmarks of each.
+    """A face detector: it finds the box, score and five landmarks of each face in an image.
 
     An image is an (H,W,3) uint8 RGB array, or anything else that `facespace.read` takes: a path, a PIL image, a gray
-    array. Detectors can be pickled, so that each process of several builds its own.
+    array. Detectors can be pickled, so that several processes can each build their own.
     """
 
     @property
     def runtime(self) -> str:
-        """What computes: `openvino`, `onnxruntime`, …"""
+        """The runtime that computes the networks: `openvino`, `onnxruntime`, …"""
 
     def detect(self, image: Source) -> list[Face]:
-        """The faces of one image; an empty list where there is none.
+        """Return the faces of one image; an empty list if there are none.
 
-        Raises `ImageError` for an image that cannot be read, and `TypeError` for what is no image.
+        Raises `ImageError` for an image that cannot be read, and `TypeError` for anything that is not an image.
         """
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
-        """The same for images of any sizes, in their order."""
+        """Return the faces of several images of any sizes, in their order."""
 
 
 @runtime_checkable
 class ReducedDetector(Detector, Protocol):
-    """A detector that makes large photos smaller, so that they need not be read in full size."""
+    """A detector that downscales large photos, so that they can be decoded at a reduced size."""
 
     def least_scale(self, height: int, width: int) -> float:
-        """The scale, at most 1, to which a photo of this size can be made smaller before it is searched."""
+        """Return the scale, at most 1, at which a photo of this size is searched; it need not be decoded larger."""
 
     def detect_reduced(self, photos: Sequence[npt.NDArray[np.uint8]], reductions: Sequence[int]) -> list[list[Face]]:
-        """`detect_many` for photos (H,W,3) that were read at 1/n of their size, for the `reductions` n.
+        """Return the faces of photos (H,W,3) that were decoded at 1/n of their size, for the `reductions` n.
 
-        The faces that are found are those that are wanted of the photos in full size. Coordinates are those of the photos as
-        they are here.
+        Options such as a smallest face size refer to the photos at full size. Coordinates refer to the reduced photos.
         """

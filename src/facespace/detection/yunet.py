@@ -1,8 +1,8 @@
 """YuNet: faces and five landmarks by one small network (Wu, Peng and Yu 2023, "YuNet: A Tiny Millisecond-level Face Detector").
 
-The network looks at cells of 8, 16 and 32 pixels. A cell in column c and row r of stride s gives a score
+The network has cells of 8, 16 and 32 pixels. A cell in column c and row r of stride s predicts a score
 √(class · objectness), a centre ((c + dx)·s, (r + dy)·s), a size (eʷ·s, eʰ·s) and five points ((c + x)·s, (r + y)·s).
-It is always computed by plain ONNX Runtime in float32: photos come in all sizes, and other runtimes compile for each.
+Plain ONNX Runtime always computes it in float32, because photos have all sizes and other runtimes compile for each.
 """
 
 from __future__ import annotations
@@ -26,49 +26,51 @@ from facespace.runtime.devices import Device
 from facespace.runtime.forks import tell_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork
 
-_IOU = 0.3  # of two boxes that overlap by more, the better stays
-_SMALLEST = 20.0  # pixels of a face that the network finds reliably
-_REPORTED = 0.55  # share of the wanted size from which a face is reported
-# Faces of 500 px and more are found badly, those of 800 px never: photos with room for them are searched a second time,
-# with the shorter side this long, and faces of the second search count from this size on in the first.
+_IOU = 0.3  # if two boxes overlap by more, only the one with the better score is kept
+_SMALLEST = 20.0  # side in pixels of the smallest face that the network finds reliably
+_REPORTED = 0.55  # smallest size of a reported face, as a fraction of `min_size`
+# The network rarely finds faces of 500 px and more, and never those of 800 px. So photos in which such a face fits are
+# searched a second time with a shorter side of `_REDUCED_SIDE`. The second search counts only for faces that have at
+# least `_LARGE_FACE` pixels in the first.
 _REDUCED_SIDE = 180.0
 _LARGE_FACE = 400.0
-_ROOM_FOR_LARGE = 480.0  # shorter side of a photo from which it is searched a second time
-_WELL_PLACED = 0.88  # score from which a face of the full search has its box where it belongs
-_INSIDE = 0.8  # share of a box inside another from which it is a part of that face
-# Some faces are looked at again on square patches, on which their longer side has `_PATCH_FACE` pixels: small ones, to
-# place their landmarks again, and unsure ones, to see whether they are faces.
+_ROOM_FOR_LARGE = 480.0  # photos whose shorter side is longer than this are searched a second time
+_WELL_PLACED = 0.88  # from this score on, the box of the full search is more exact than that of the second search
+_INSIDE = 0.8  # a box with a larger fraction inside another box is a part of that face
+# Some faces are detected again on square patches, in which their longer side has `_PATCH_FACE` pixels: small faces, to
+# place their landmarks better, and uncertain ones, to check that they are faces.
 _SMALL_FACE = 36.0
-_SURE = 0.8
-_SEEN_AGAIN = 0.4  # score on the patch that an unsure face must reach, or `min_score` where that is less
+_CERTAIN = 0.8
+_CONFIRMED = 0.4  # score on the patch that an uncertain face must reach, or `min_score` if that is less
 _PATCH_FACE = 72.0
 _PATCH = 128
 _PATCHES = 8
 _PATCH_SCORE = 0.3
 _PATCH_IOU = 0.4
-_VOTE_POWER = 64  # of a cell's score over the surest one's: how much its landmarks weigh
-_VOTE_IOU = 0.7  # with the surest box, of those whose landmarks are averaged
-_TINY_PHOTO = 160.0  # longer side below which a photo is searched enlarged
-_MAX_PIXELS = 6_000_000  # of one search; its memory is about 50 bytes a pixel
-# Photos that are made smaller for the search need not be searched with so many pixels: the network half sees smaller faces,
-# with low scores, and a second look tells them from what is none. With `_SMALLER` times smaller sides and such candidates as
-# many faces of each size are found (benchmarks/large_jpegs.py).
+_VOTE_POWER = 64  # a cell's landmarks are weighted by its score relative to the best one, to this power
+_VOTE_IOU = 0.7  # landmarks are averaged over the boxes that overlap the best one by more than this
+_TINY_PHOTO = 160.0  # photos whose longer side is shorter than this are enlarged for the search
+_MAX_PIXELS = 6_000_000  # of one search, which takes about 50 bytes of memory a pixel
+# Photos that are downscaled for the search may be downscaled further. The network then gives smaller faces low scores,
+# from `_CANDIDATE` on, and a second detection on patches separates them from false positives. With sides `_SMALLER` times
+# shorter it finds as many faces of each size (benchmarks/large_jpegs.py).
 _SMALLER = 1.45
 _FEWER_PIXELS = _MAX_PIXELS / _SMALLER**2
 _CANDIDATE = 0.15
-_SEEN_SURELY = 0.7  # score on the patch that a face must reach which did not reach `min_score` before
-_NEARLY = 0.8  # of its size from which a photo that was read smaller is searched as it is
-_BATCH_PIXELS = 600_000  # small photos of one size are searched together
-_UNEVEN = 1.15  # of an equal share of the work: how much one core may have before all cores compute together
-_ONE_CORE_PIXELS = 4_000_000  # larger searches take all cores, one after the other, so that memory stays bounded
+_PROMOTED = 0.7  # score on the patch that a face must reach whose first score was below `min_score`
+_NEARLY = 0.8  # a reduced photo is not resized again if the search needs at least this fraction of its size
+_BATCH_PIXELS = 600_000  # small photos of one size are searched together, up to this many pixels
+_UNEVEN = 1.15  # a batch with more than this many times a core's equal share of the work is computed by all cores
+_ONE_CORE_PIXELS = 4_000_000  # larger searches use all cores, one after the other, so that memory stays bounded
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class _Search(NamedTuple):
-    """One run of the network over a photo, told by its number, at one size (height, width), for faces of some size on.
+    """Represents one run of the network over a photo at one `size` (height, width).
 
-    Faces of `min_score` and more are candidates; of 0 those of the detector's own.
+    `photo` is the photo's number. Faces of at least `min_side` pixels and `min_score` are candidates; a `min_score` of 0
+    stands for the detector's own.
     """
 
     photo: int
@@ -79,12 +81,12 @@ class _Search(NamedTuple):
 
     @property
     def scale(self) -> npt.NDArray[np.float64]:
-        """(2,), across and down."""
+        """The scale (2,) of x and y."""
         return np.array([self.size[1] / self.pixels.shape[1], self.size[0] / self.pixels.shape[0]])
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Height and width as multiples of the largest stride, the only sizes that the network can compute."""
+        """Height and width rounded up to multiples of the largest stride, as the network requires."""
         return -(-self.size[0] // STRIDES[-1]) * STRIDES[-1], -(-self.size[1] // STRIDES[-1]) * STRIDES[-1]
 
     def resized(self) -> Pixels:
@@ -97,7 +99,7 @@ class _Search(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Candidates of one photo: boxes (n,4), scores (n,), landmarks (n,5,2), and those for crops, of the same shape."""
+    """Represents candidates in one photo: boxes (n,4), scores (n,), landmarks (n,5,2), landmarks for crops (n,5,2)."""
 
     boxes: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
@@ -106,12 +108,12 @@ class _Found(NamedTuple):
 
 
 class YuNet:
-    """The detector.
+    """The YuNet detector.
 
-    `min_size`: side in pixels of the smallest face to look for. At 20 a photo is searched at its full size; for larger
-    faces it is made smaller first, which is faster, and for smaller ones larger. Boxes vary by a few pixels, so faces are
-    reported whose longer side has 0.55 of it. A search takes at most 6 megapixels: larger photos are made smaller.
-    `min_score`: the score a face must reach. `device`: see `OnnxNetwork`.
+    `min_size`: side in pixels of the smallest face to look for. At 20 a photo is searched at its full size. A larger
+    value downscales the photo first, which is faster; a smaller one enlarges it. Boxes vary by a few pixels, so faces
+    are reported from 0.55 times this size on, measured by the longer side. A search takes at most 6 megapixels; larger
+    photos are downscaled. `min_score`: the score that a face must reach. `device`: see `OnnxNetwork`.
     """
 
     def __init__(self, *, min_size: float = 20, min_score: float = 0.6, device: Device = "auto") -> None:
@@ -127,17 +129,17 @@ class YuNet:
         tell_after_fork(self)
 
     def after_fork(self) -> None:
-        """Make the threads, at first and again in a child process."""
+        """Create the threads, which a child process must do again."""
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-yunet")
 
     @property
     def runtime(self) -> str:
-        """What computes: `onnxruntime` or `cuda`."""
+        """The runtime that computes the network: `onnxruntime` or `cuda`."""
         return self._one_core.runtime
 
     @functools.cached_property
     def _all_cores(self) -> OnnxNetwork:
-        """For single and large photos; compiled when the first of them comes."""
+        """The network for single and large photos, compiled at its first use."""
         return self._network(side_by_side=False)
 
     def _network(self, *, side_by_side: bool) -> OnnxNetwork:
@@ -157,7 +159,7 @@ class YuNet:
         ), ()
 
     def detect(self, image: Source) -> list[Face]:
-        """The faces of one image, the highest score first; an empty list if there is none.
+        """Return the faces of one image, best score first; an empty list if there are none.
 
         The image is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes: a path, a PIL image, a gray array.
         Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.
@@ -167,21 +169,20 @@ class YuNet:
         return self._faces([pixels], [parts])[0]
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
-        """`detect` for images of any sizes: small ones of one size run in one batch, and batches side by side."""
+        """Return the faces of images of any sizes. Small ones of one size form a batch, and batches run in parallel."""
         if not are_several(images):
             raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
         photos = [as_rgb(image) for image in images]
         return self.detect_reduced(photos, [1] * len(photos))
 
     def least_scale(self, height: int, width: int) -> float:
-        """The scale, at most 1, to which a photo of this size can be made smaller before it is searched."""
+        """Return the scale, at most 1, at which a photo of this size is searched; it need not be decoded larger."""
         return min(1.0, self._scale(height, width))
 
     def detect_reduced(self, photos: Sequence[Pixels], reductions: Sequence[int]) -> list[list[Face]]:
-        """`detect_many` for photos (H,W,3) that were read at 1/n of their size, for the `reductions` n.
+        """Return the faces of photos (H,W,3) that were decoded at 1/n of their size, for the `reductions` n.
 
-        The faces that are found are those that are wanted of the photos in full size. Coordinates are those of the photos
-        as they are here.
+        `min_size` refers to the photos at full size. Coordinates refer to the reduced photos.
         """
         searches = [
             search
@@ -189,8 +190,8 @@ class YuNet:
             for search in self._searches(k, pixels, n)
         ]
         batches = sorted(_batches(searches), key=_n_pixels, reverse=True)
-        # A core computes a batch of its own, the largest first; one that would keep it much longer than the others is
-        # computed by all, which wait for each other at every layer.
+        # Each core computes its own batch, the largest first. A batch that would take one core much longer than the others
+        # is computed by all cores, which is less efficient because they wait for each other at every layer.
         most = min(_ONE_CORE_PIXELS, _UNEVEN * sum(map(_n_pixels, batches)) / usable_cores())
         large = [batch for batch in batches if _n_pixels(batch) > most]
         small = batches[len(large) :]
@@ -203,12 +204,12 @@ class YuNet:
         return self._faces(photos, parts, reductions)
 
     def boxes(self, image: Pixels) -> npt.NDArray[np.float32]:
-        """The network's raw boxes (M,4) for an image whose sides are multiples of 32: is it computed right here?"""
+        """Return the network's raw boxes (M,4) of an image whose sides are multiples of 32; the self-test compares them."""
         boxes: npt.NDArray[np.float32] = self._all_cores.run(image[None])[1][0, :4].T
         return boxes
 
     def _searches(self, photo: int, pixels: Pixels, reduction: int = 1) -> list[_Search]:
-        """The full search of a photo, and one for large faces where the photo has room for them."""
+        """Return the full search of a photo, and a second one if the photo is large enough for large faces."""
         scale, shorter = self._scale_here(pixels, reduction), min(pixels.shape[:2])
         height, width = (side * reduction for side in pixels.shape[:2])
         fewer = self._scale(height, width) < self._full_scale(height, width)
@@ -219,26 +220,26 @@ class YuNet:
         return searches
 
     def _full_scale(self, height: int, width: int) -> float:
-        """How much larger than itself a photo is searched so that the smallest faces are surely found."""
-        enlarged = max(1.0, min(_TINY_PHOTO / max(height, width), 3.0))  # what is in a thumbnail is small
-        # The network sees no photo that is lower or narrower than its largest stride.
+        """Return the scale at which the network finds faces of `min_size` reliably."""
+        enlarged = max(1.0, min(_TINY_PHOTO / max(height, width), 3.0))  # faces in thumbnails are small
+        # Photos are padded to at least the largest stride in both directions, which counts as pixels too.
         most = min(math.sqrt(_MAX_PIXELS / (height * width)), _MAX_PIXELS / (STRIDES[-1] * max(height, width)))
         return float(min(enlarged * _SMALLEST / self.min_size, most))
 
     def _scale(self, height: int, width: int) -> float:
-        """How much larger than itself a photo is searched."""
+        """Return the scale at which a photo is searched."""
         full = self._full_scale(height, width)
         if full >= 1:
             return full
         return min(full, max(full / _SMALLER, math.sqrt(_FEWER_PIXELS / (height * width))))
 
     def _scale_here(self, pixels: Pixels, reduction: int) -> float:
-        """How much larger than it is here a photo is searched that was read at 1/`reduction` of its size."""
+        """Return the scale of the search relative to a photo that was decoded at 1/`reduction` of its size."""
         scale = self._scale(pixels.shape[0] * reduction, pixels.shape[1] * reduction) * reduction
         return 1.0 if reduction > 1 and _NEARLY <= scale <= 1 else scale
 
     def _run(self, network: OnnxNetwork, batch: Sequence[_Search]) -> list[_Found]:
-        """Compute the network once for searches of one padded size; the faces of each, every one once."""
+        """Run the network once for searches of one padded size, and return the faces of each without duplicates."""
         images = np.empty((len(batch), *batch[0].padded, 3), np.uint8)
         for image, search in zip(images, batch, strict=True):
             height, width = search.size
@@ -247,22 +248,22 @@ class YuNet:
         found = []
         least_score = min(search.min_score or self.min_score for search in batch)
         for search, candidates in zip(batch, _candidates(network, images, least_score), strict=True):
-            wanted = _sides(candidates) / max(search.scale) >= search.min_side
-            large = _chosen(candidates, wanted & (candidates.scores >= (search.min_score or self.min_score)))
+            large_enough = _sides(candidates) / max(search.scale) >= search.min_side
+            large = _chosen(candidates, large_enough & (candidates.scores >= (search.min_score or self.min_score)))
             found.append(
                 large if search.size == search.pixels.shape[:2] else _moved(large, 1 / search.scale, np.zeros(2))
             )
         return _suppressed(found)
 
-    def _looked_at_again(
+    def _refined(
         self, photos: Sequence[Pixels], found: Sequence[_Found], reductions: Sequence[int] | None = None
     ) -> list[_Found]:
-        """The faces of each photo after a second look at the small and the unsure ones, on patches of their photos.
+        """Detect small and uncertain faces a second time, on patches of their photos, and return the faces of each photo.
 
-        Landmarks of small faces are those of the patch. At 15 px a landmark that is wrong by one pixel turns the crop by ten
-        degrees: placed on patches, the same small face in two copies of a photo becomes a third more alike. Unsure faces
-        that are not seen again are left out: most are hands, hair, the backs of heads, the leather of a sofa. Small
-        candidates below `min_score` become faces, placed and scored as on the patch, where they are surely seen.
+        Small faces get the landmarks of the patch. At 15 px a landmark that is wrong by one pixel rotates the crop by ten
+        degrees; with landmarks from patches, the same small face in two copies of a photo is a third more similar.
+        Uncertain faces that are not detected on their patch are dropped: most are hands, hair or backs of heads. Small
+        candidates below `min_score` become faces, with the box and score of the patch, if they reach `_PROMOTED` there.
         """
         small = [
             self._small(pixels, one, n)
@@ -272,7 +273,9 @@ class YuNet:
         found = [_chosen(one, rows) for one, rows in zip(found, worth, strict=True)]
         small = [is_small[rows] for is_small, rows in zip(small, worth, strict=True)]
         again = [
-            (k, row) for k, one in enumerate(found) for row in np.flatnonzero(small[k] | (one.scores < _SURE)).tolist()
+            (k, row)
+            for k, one in enumerate(found)
+            for row in np.flatnonzero(small[k] | (one.scores < _CERTAIN)).tolist()
         ]
         found = [_Found(*(part.copy() for part in one)) for one in found]
         kept = [np.ones(len(one.scores), bool) for one in found]
@@ -298,40 +301,40 @@ class YuNet:
                     points = _means(seen, same[[seen.scores[same].argmax()]])[0]
                     found[k].landmarks[row] = found[k].crop_points[row] = points
                 before = found[k].scores[row]
-                kept[k][row] = before >= _SURE or score >= min(_SEEN_AGAIN, self.min_score)
+                kept[k][row] = before >= _CERTAIN or score >= min(_CONFIRMED, self.min_score)
                 if before < self.min_score:
-                    kept[k][row] = score >= max(_SEEN_SURELY, self.min_score)
+                    kept[k][row] = score >= max(_PROMOTED, self.min_score)
                     if kept[k][row]:
                         found[k].boxes[row] = seen.boxes[same[seen.scores[same].argmax()]]
                         found[k].scores[row] = score
                         placed_again.add(k)
         found = [_chosen(one, rows) for one, rows in zip(found, kept, strict=True)]
-        return [_each_once(one) if k in placed_again else one for k, one in enumerate(found)]
+        return [_without_duplicates(one) if k in placed_again else one for k, one in enumerate(found)]
 
     def _small(self, pixels: Pixels, found: _Found, reduction: int = 1) -> npt.NDArray[np.bool_]:
-        """Which faces (n,) are small in the search of their photo."""
+        """Return a mask (n,) of the faces that are small in the search of their photo."""
         small: npt.NDArray[np.bool_] = _sides(found) * min(self._scale_here(pixels, reduction), 1.0) < _SMALL_FACE
         return small
 
     def _faces(
         self, photos: Sequence[Pixels], parts: Sequence[Sequence[_Found]], reductions: Sequence[int] | None = None
     ) -> list[list[Face]]:
-        """The faces of each photo out of its searches: the full one and, perhaps, the one for large faces."""
+        """Combine the results of each photo's searches into its faces."""
         return [
             [
                 Face(tuple(box.tolist()), float(score), _points(landmarks), crop_points=_points(crop_points))
                 for box, score, landmarks, crop_points in zip(*one, strict=True)
             ]
-            for one in self._looked_at_again(photos, [_joined(part) for part in parts], reductions)
+            for one in self._refined(photos, [_joined(part) for part in parts], reductions)
         ]
 
 
 def _candidates(network: OnnxNetwork, images: Pixels, min_score: float) -> list[_Found]:
-    """What the network finds in each image (N,H,W,3) with at least that score, overlapping ones included."""
+    """Return the network's candidates in each image (N,H,W,3) from `min_score` on, before non-maximum suppression."""
     height, width = images.shape[1:3]
     scores, numbers = network.run(images)
     strides = np.repeat(STRIDES, [(height // s) * (width // s) for s in STRIDES])
-    first = np.searchsorted(strides, strides)  # the first cell of each cell's stride
+    first = np.searchsorted(strides, strides)  # for each cell, the number of its stride's first cell
     found = []
     for k in range(len(images)):
         cells = np.flatnonzero(scores[k] >= min_score)
@@ -349,13 +352,13 @@ def _candidates(network: OnnxNetwork, images: Pixels, min_score: float) -> list[
 
 
 def _moved(found: _Found, scale: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]) -> _Found:
-    """Coordinates p as p · scale + shift, both (2,)."""
+    """Map all coordinates p to p · scale + shift, both (2,)."""
     points = found.landmarks * scale + shift, found.crop_points * scale + shift
     return _Found((found.boxes.reshape(-1, 2, 2) * scale + shift).reshape(-1, 4), found.scores, *points)
 
 
 def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pixels:
-    """The square of the photo from `corner` on, enlarged or made smaller; black where it leaves the photo."""
+    """Return the square of a photo at `corner`, resized by `scale`; black beyond the photo's borders."""
     side = _PATCH / scale
     low, high = np.floor(corner).astype(int), np.ceil(corner + side).astype(int)
     x, y = corner - low
@@ -370,23 +373,24 @@ def _patch(pixels: Pixels, corner: npt.NDArray[np.float64], scale: float) -> Pix
 
 
 def _row_step(side: float, size: int) -> tuple[int, int]:
-    """Every how many rows, and from which on, an image `side` high is looked at when it becomes `size` high.
+    """Return the step and the first of the rows that are used to resize an image from `side` to `size` rows.
 
-    Of an image that gets much smaller, rows left out are not missed, as two and more make one. They cost the most.
+    When an image becomes much smaller, at least two of the used rows still make one output row, so skipping rows does
+    not change the result much, and it saves most of the time.
     """
     step = max(1, math.floor(side / size / 2))
     return step, (step - 1) // 2
 
 
 def _means(seen: _Found, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The landmarks (n,5,2) of the faces in these rows, as the weighted mean of all cells that see the same face.
+    """Return the landmarks (n,5,2) of the faces in these rows, as a weighted mean over all cells that detect the same face.
 
-    Each cell's landmarks have an error of their own, so that faces of a person are more alike when cut by their means.
+    The errors of the cells are partly independent, so crops by mean landmarks give more similar embeddings of a person.
     """
     near = (overlaps(seen.boxes[rows], seen.boxes) > _VOTE_IOU) * (
         seen.scores / seen.scores[rows][:, None]
     ) ** _VOTE_POWER
-    near[np.arange(len(rows)), rows] = 1.0  # of a box without area too
+    near[np.arange(len(rows)), rows] = 1.0  # even if the box has no area
     means: npt.NDArray[np.float64] = near / near.sum(axis=1, keepdims=True) @ seen.landmarks.reshape(-1, 10)
     return means.reshape(len(rows), 5, 2)
 
@@ -396,13 +400,13 @@ def _points(points: npt.NDArray[np.float64]) -> tuple[Point, ...]:
 
 
 def _sides(found: _Found) -> npt.NDArray[np.float64]:
-    """The longer side (n,) of each box."""
+    """Return the longer side (n,) of each box."""
     longer: npt.NDArray[np.float64] = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
     return longer
 
 
 def _joined(parts: Sequence[_Found]) -> _Found:
-    """The faces of a photo's searches, each face once, the highest score first."""
+    """Merge the results of a photo's searches, without duplicates, best score first."""
     full, *reduced = parts
     for large in reduced:
         full = _merged(full, large)
@@ -410,7 +414,7 @@ def _joined(parts: Sequence[_Found]) -> _Found:
 
 
 def _suppressed(found: Sequence[_Found]) -> list[_Found]:
-    """Of each image, each face once, with the points to cut it by."""
+    """Apply non-maximum suppression to the candidates of each image, and compute their landmarks for crops."""
     rows = non_maximum_suppressions([one.boxes for one in found], [one.scores for one in found], _IOU, end_pixels=False)
     return [
         _chosen(one, kept)._replace(crop_points=_means(one, kept)) if len(kept) else _chosen(one, kept)
@@ -418,8 +422,8 @@ def _suppressed(found: Sequence[_Found]) -> list[_Found]:
     ]
 
 
-def _each_once(found: _Found) -> _Found:
-    """Each face once, the highest score first."""
+def _without_duplicates(found: _Found) -> _Found:
+    """Apply non-maximum suppression, best score first."""
     (rows,) = non_maximum_suppressions([found.boxes], [found.scores], _IOU, end_pixels=False)
     return _chosen(found, rows)
 
@@ -429,10 +433,11 @@ def _chosen(found: _Found, rows: npt.NDArray[Any]) -> _Found:
 
 
 def _merged(full: _Found, large: _Found) -> _Found:
-    """Faces of both searches, each once.
+    """Merge the faces of the full search and the search for large faces, without duplicates.
 
-    Where they overlap, the surer one is right, but a face that the full search is sure enough of is placed more exactly by
-    it. What the full search took for a face inside a surer large face is a part of it.
+    Of two overlapping faces the one with the better score is kept, unless the full search gives at least `_WELL_PLACED`,
+    as its boxes are more exact. A face of the full search inside a large face with a better score is dropped, because it
+    is a part of that face.
     """
     if not len(large.scores) or not len(full.scores):
         return _Found(*(np.concatenate(parts) for parts in zip(full, large, strict=True)))
@@ -448,7 +453,7 @@ def _merged(full: _Found, large: _Found) -> _Found:
 
 
 def _share_inside(boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How much of each box (N,4) lies inside each other one (M,4): (N,M), 0 to 1."""
+    """Return the fraction of each box (N,4) that is inside each other box (M,4): (N,M), 0 to 1."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -470,7 +475,7 @@ def _n_pixels(batch: Sequence[_Search]) -> int:
 
 
 def _batches(searches: Iterable[_Search]) -> Iterator[list[_Search]]:
-    """Searches of one padded size together, up to `_BATCH_PIXELS`, in the order of their first ones."""
+    """Yield batches of searches with the same padded size, up to `_BATCH_PIXELS`."""
     of_size: dict[tuple[int, int], list[_Search]] = {}
     for search in searches:
         of_size.setdefault(search.padded, []).append(search)

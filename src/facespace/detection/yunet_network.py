@@ -1,7 +1,7 @@
 """YuNet's published network, rewritten so that ONNX Runtime computes it faster.
 
-The numbers stay the same but for the last bits of float32: the heads of one stride, four of 1, 1, 4 and 10 channels, become
-one of 16, which is what the processor's vectors hold, and nothing is moved for cells that no face is in.
+The outputs are the same up to rounding of float32. The four heads of a stride, with 1, 1, 4 and 10 channels, become one
+head of 16 channels, which fills the processor's vectors, and the outputs stay in the layout of the convolutions.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _HEADS = ("cls", "obj", "bbox", "kps")
 
 @functools.cache
 def yunet_network() -> bytes:
-    """The network for any number of RGB images (N,H,W,3) uint8 whose sides are multiples of 32.
+    """Return the ONNX network for any number of RGB images (N,H,W,3) uint8 whose sides are multiples of 32.
 
-    Its outputs are scores (N,M), √(class · objectness), and the 14 other numbers of each cell (N,14,M): 4 of the box and
-    10 of the landmarks, M cells of all strides. Raises `ModelError` for a missing or changed file.
+    Its outputs are scores (N,M), √(class · objectness), and numbers (N,14,M), 4 of the box and 10 of the landmarks; M
+    counts the cells of all strides. Raises `ModelError` for a missing or changed file.
     """
     model = parse_model(read_packed(FILE, SHA256), FILE)
     graph = model.graph
@@ -44,8 +44,8 @@ def yunet_network() -> bytes:
         new_node("Cast", seen, ["one_plane"], {"to": 1}),
         *_body(graph, heads),
     ]
-    # The first convolution reads RGBRGB… as one plane three times as wide, so that no colours are moved into planes of
-    # their own. The network was trained on BGR.
+    # The first convolution reads RGBRGB… as one plane that is three times as wide, which saves splitting the colours into
+    # planes. The network was trained on BGR.
     bgr = weights[first.input[1]]
     add_tensor(graph, "as_rows", np.array([0, 0, -1], np.int64))
     add_tensor(graph, "first_rgb", np.ascontiguousarray(bgr[:, ::-1].transpose(0, 2, 3, 1)).reshape(len(bgr), 1, 3, 9))
@@ -71,7 +71,7 @@ def yunet_network() -> bytes:
     nodes = [copied(node) for node in nodes]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
-    _keep_what_is_read(graph)
+    _remove_unused_constants(graph)
     describe(graph.input.add(name="images"), np.uint8, ["n", "height", "width", 3])
     describe(graph.output.add(name="scores"), np.float32, ["n", "cells"])
     describe(graph.output.add(name="cells"), np.float32, ["n", 14, "cells"])
@@ -79,7 +79,7 @@ def yunet_network() -> bytes:
 
 
 def _body(graph: Any, heads: list[Any]) -> list[Any]:
-    """The nodes that the heads' inputs are computed by."""
+    """Return the nodes that compute the inputs of the heads."""
     producer = {name: node for node in graph.node for name in node.output}
     needed, waiting = set(), [node.input[0] for node in heads]
     while waiting:
@@ -92,7 +92,7 @@ def _body(graph: Any, heads: list[Any]) -> list[Any]:
 
 
 def _head(graph: Any, heads: list[Any], weights: dict[str, Any], level: int) -> list[Any]:
-    """One stride's heads joined: a convolution of one pixel, and one of 3×3 in each channel."""
+    """Return the joined heads of one stride: a 1×1 convolution, then a depthwise 3×3 convolution."""
     nodes = []
     value = ""
     for step, size in (("conv1", 1), ("conv2", 3)):
@@ -114,8 +114,8 @@ def _head(graph: Any, heads: list[Any], weights: dict[str, Any], level: int) -> 
     return nodes
 
 
-def _keep_what_is_read(graph: Any) -> None:
-    """Remove constants that no node reads; ONNX Runtime would warn of each."""
+def _remove_unused_constants(graph: Any) -> None:
+    """Remove constants that no node reads, because ONNX Runtime warns about each."""
     read = {name for node in graph.node for name in node.input}
     kept = [copied(tensor) for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]

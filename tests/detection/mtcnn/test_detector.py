@@ -335,16 +335,16 @@ def test_a_detector_is_pickled_by_its_options(hopper):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_size": 1}, "min_size wants"),
-        ({"min_size": 0}, "min_size wants"),
-        ({"min_size": float("nan")}, "min_size wants"),
+        ({"min_size": 1}, "min_size must be"),
+        ({"min_size": 0}, "min_size must be"),
+        ({"min_size": float("nan")}, "min_size must be"),
         ({"thresholds": (0.6, 0.7)}, "three probabilities"),
         ({"thresholds": (0.6, 0.7, 1.0)}, "between 0 and 1"),
         ({"thresholds": (0.0, 0.7, 0.7)}, "between 0 and 1"),
         ({"thresholds": (0.6, float("nan"), 0.7)}, "between 0 and 1"),
-        ({"factor": 1.0}, "factor wants"),
-        ({"factor": 0.05}, "factor wants"),
-        ({"factor": float("nan")}, "factor wants"),
+        ({"factor": 1.0}, "factor must be"),
+        ({"factor": 0.05}, "factor must be"),
+        ({"factor": float("nan")}, "factor must be"),
     ],
     ids=str,
 )
@@ -386,7 +386,7 @@ def test_helpers_and_the_caller_share_the_inputs(detector, monkeypatch):
                 enough.set()
         return 2 * number
 
-    assert list(detector._beside(double, inputs())) == [0, 2, 4, 6, 8, 10]
+    assert list(detector._map_with_helpers(double, inputs())) == [0, 2, 4, 6, 8, 10]
     assert by_caller == [1, 2, 3, 4, 5]
 
 
@@ -406,7 +406,7 @@ def test_few_inputs_are_prepared_ahead_of_helpers(detector, monkeypatch):
             by_caller.append(number)
         return number
 
-    assert list(detector._beside(same, inputs())) == list(range(50))
+    assert list(detector._map_with_helpers(same, inputs())) == list(range(50))
     assert by_caller[0] == 2 * _WAITING < 50
 
 
@@ -429,13 +429,13 @@ def test_inputs_are_given_up_once_they_are_computed(detector, monkeypatch):
             assert computed.acquire(timeout=60)
             assert sum(ref() is not None for ref in made) <= 2 * _WAITING + 2
 
-    assert list(detector._beside(total, inputs())) == [3 * number for number in range(200)]
+    assert list(detector._map_with_helpers(total, inputs())) == [3 * number for number in range(200)]
 
 
 def test_what_fails_beside_a_caller_fails_there(detector, monkeypatch):
     monkeypatch.setattr(detector, "_n_cores", 2)
     with pytest.raises(ZeroDivisionError):
-        list(detector._beside(lambda number: 1 // number, [3, 2, 1, 0]))
+        list(detector._map_with_helpers(lambda number: 1 // number, [3, 2, 1, 0]))
 
 
 def test_one_core_has_no_helpers(detector, monkeypatch, small):

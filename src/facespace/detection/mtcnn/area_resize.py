@@ -1,12 +1,12 @@
 """Resizing by exact area averaging, as two small matrix products.
 
-An output pixel is the mean of the input rectangle it covers, cut pixels counted by the part covered. The mean
-over a rectangle separates into rows and columns, so `out = R · image · Cᵀ` with sparse, banded R and C. Both are cut
-into blocks, dense inside the band, and blocks that lie equally far apart are one stacked product of windows on the
-image.
+An output pixel is the mean of the input rectangle that it covers; pixels at the border are weighted by the covered part.
+The mean over a rectangle separates into rows and columns, so `out = R · image · Cᵀ` with sparse, banded R and C. Both are
+split into blocks that are dense inside the band. Equally spaced blocks are computed as one stacked product of windows on
+the image.
 
-Where either side grows, "area" means a bilinear variant whose weights follow the pixel grid (what OpenCV's
-`INTER_AREA` does then, on which the 2018 detector was built).
+If either side grows, "area" means a bilinear variant whose weights follow the pixel grid. This is what OpenCV's
+`INTER_AREA` does, which the 2018 detector uses.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Inputs per block: enough for a product to be worth its call, little of it outside the band. A block of columns is
-# as wide as what a processor computes at once, or wider.
+# Inputs per block: enough that a product is worth its call, with few zeros outside the band. A block of columns has at
+# least the width of a processor's vectors.
 _ROW_SPAN = 24
 _COLUMN_SPAN = 48
-# Inputs of one stacked product, unless one block has more: its blocks lie whole inputs apart, and what that falls short
-# of adds up; and where the image must be copied, so much is at a time.
+# Inputs of one stacked product, unless one block has more. Its blocks are a whole number of inputs apart, and the rounding
+# adds up over a run. It also bounds how much of an image is copied at a time.
 _RUN = 256
-_BETWEEN = 1 << 19  # numbers kept between the two products, unless one run makes more; the cache holds them
+_BETWEEN = 1 << 19  # numbers kept between the two products, so that they stay in the cache, unless one run has more
 
 
 class _Run(NamedTuple):
-    """Blocks of a banded matrix that lie equally far apart.
+    """Represents equally spaced blocks of a banded matrix.
 
-    Block k makes outputs [output + k·size, …) out of inputs [start + k·stride, …), `size` and `span` of them.
+    Block k computes `size` outputs from number output + k·size on, out of `span` inputs from number start + k·stride on.
     """
 
     output: int
@@ -42,7 +42,7 @@ class _Run(NamedTuple):
 
 
 def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """First input and weights (m, k) of every output when n samples become m."""
+    """Return the first input (m,) and the weights (m, k) of every output when n samples are resized to m."""
     scale = n / m
     index = np.arange(m)
     if shrink:
@@ -52,7 +52,7 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
         covered = np.minimum(stop[:, None], taps + 1) - np.maximum(start[:, None], taps)
         weights = np.maximum(covered, 0.0) * (taps < n)
         return first, weights / weights.sum(axis=1, keepdims=True)
-    # In whole numbers: where index·n/m is one, floating point may fall a hair short of it, and a pixel back.
+    # In integers: if index·n/m is a whole number, floating point may give slightly less, and so the pixel before.
     first = np.minimum(index * n // m, n - 1)
     fraction = ((index + 1) * n - (first + 1) * m) / n
     fraction = np.where(fraction <= 0, 0.0, fraction - np.floor(fraction))
@@ -62,14 +62,14 @@ def _taps(n: int, m: int, shrink: bool) -> tuple[npt.NDArray[np.int64], npt.NDAr
 
 @functools.lru_cache(maxsize=4096)
 def _runs(n: int, m: int, shrink: bool, span: int) -> tuple[_Run, ...]:
-    """The (m, n) matrix that resizes n samples to m, cut into blocks of about `span` inputs along its band.
+    """Return the (m, n) matrix that resizes n samples to m, split into blocks of about `span` inputs along its band.
 
-    `shrink` says that neither side of the image grows; the two kinds of weights differ even where a side
-    keeps its length beside one that grows.
+    `shrink` means that neither side of the image grows. It matters even for a side that keeps its length, because the two
+    kinds of weights differ.
     """
     first, taps = _taps(n, m, shrink)
     size = -(-m // max(1, round(n / span)))
-    # Blocks of one size may be one run; the sides of crops have many divisors.
+    # Blocks of equal size can form one run, so a divisor of m is preferred.
     size = next((divisor for divisor in range(size, size * 3 // 2 + 1) if m % divisor == 0), size)
     runs: list[_Run] = []
     output = 0
@@ -80,7 +80,7 @@ def _runs(n: int, m: int, shrink: bool, span: int) -> tuple[_Run, ...]:
 
 
 def _run(output: int, size: int, n: int, first: npt.NDArray[np.int64], taps: npt.NDArray[np.float64]) -> _Run:
-    """As many blocks as one run may have; `first` and `taps` are those of the outputs from number `output` on."""
+    """Return a run with as many blocks as possible; `first` and `taps` belong to the outputs from number `output` on."""
     start = int(first[0])
     last = first + (taps.shape[1] - 1 - (taps[:, ::-1] > 0).argmax(axis=1))
     count = min(len(first) // size, max(1, np.searchsorted(last, start + _RUN) // size))
@@ -91,7 +91,7 @@ def _run(output: int, size: int, n: int, first: npt.NDArray[np.int64], taps: npt
         span = int((ends - stride * block).max())
         if start + stride * (count - 1) + span <= n:
             break
-        count -= 1  # the last window would end behind the image
+        count -= 1  # the last window would exceed the image
     block, row = np.divmod(np.arange(count * size), size)
     weights = np.zeros((count, size, span), np.float32)
     for k in range(taps.shape[1]):
@@ -102,9 +102,9 @@ def _run(output: int, size: int, n: int, first: npt.NDArray[np.int64], taps: npt
 
 
 def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An image (C,H,W), values 0 to 255, resized into `out` (C,h,w) and, where that is uint8, rounded.
+    """Resize an image (C,H,W) with values 0 to 255 into `out` (C,h,w); the result is rounded if `out` is uint8.
 
-    So are K images of one size (K,C,H,W) into (K,C,h,w), each to the same last bit as alone.
+    K images of one size (K,C,H,W) are resized into (K,C,h,w), with bit for bit the same result as one by one.
 
     >>> area_resize(np.array([[[0, 10], [20, 30]]], np.uint8), np.empty((1, 1, 1), np.float32)).tolist()
     [[[15.0]]]
@@ -120,10 +120,9 @@ def area_resize(planes: npt.NDArray[Any], out: npt.NDArray[Any]) -> npt.NDArray[
 
 
 def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """`area_resize` of the box (top, left, height, width) of an image, which is black beyond its borders.
+    """Resize the box (top, left, height, width) of an image like `area_resize`; the image is black beyond its borders.
 
-    The products take a float32 image as it lies in memory: many boxes are small, and copying one would take as long
-    as resizing it.
+    The products read a float32 image in place, because copying a small box would take as long as resizing it.
     """
     depth, n_rows, n_columns = planes.shape
     top, left, height, width = box
@@ -135,7 +134,7 @@ def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt
     inside = top >= 0 and left >= 0 and top + height <= n_rows and left + width <= n_columns
     if not inside or planes.dtype != np.float32 or not planes.flags.c_contiguous:
         planes, top, left = _cut(planes[None], box)[0], 0, 0
-    # Most boxes, and many of them: `_resize` does the same and takes longer for it.
+    # Most boxes take this short cut; `_resize` would give the same result, but more slowly.
     rows, columns = runs
     between = rows.weights @ _row_windows(rows, planes[None], top, left, width)
     _columns_into(out.reshape(1, depth * m, n), columns, between.reshape(1, depth * m, width))
@@ -144,14 +143,14 @@ def area_crop(planes: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt
 
 @functools.lru_cache(maxsize=4096)
 def _one_run_each(height: int, width: int, m: int, n: int) -> tuple[_Run, _Run] | None:
-    """The run of rows and the run of columns that resize height × width to m × n; None where either takes several."""
+    """Return the runs of rows and of columns that resize height × width to m × n; None if either needs several runs."""
     shrink = m <= height and n <= width
     rows, columns = _runs(height, m, shrink, _ROW_SPAN), _runs(width, n, shrink, _COLUMN_SPAN)
     return (rows[0], columns[0]) if len(rows) == len(columns) == 1 else None
 
 
 def _resize(images: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.NDArray[Any]) -> None:
-    """The box of each of K images (K,C,H,W) into `out` (K,C,h,w)."""
+    """Resize the box of each of K images (K,C,H,W) into `out` (K,C,h,w)."""
     n_images, depth, n_rows, n_columns = images.shape
     top, left, height, width = box
     m, n = out.shape[2:]
@@ -187,7 +186,7 @@ def _resize(images: npt.NDArray[Any], box: tuple[int, int, int, int], out: npt.N
 def _row_windows(
     run: _Run, images: npt.NDArray[np.float32], top: int, left: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """What each block of rows reads, (K,C,count,span,width): views, which NumPy checks to stay inside the images."""
+    """Return the inputs of each block of rows, (K,C,count,span,width): views, which NumPy checks against the images."""
     top += run.start
     count, _, span = run.weights.shape
     if count == 1:
@@ -199,7 +198,7 @@ def _row_windows(
 
 
 def _columns_into(out: npt.NDArray[np.float32], run: _Run, lines: npt.NDArray[np.float32]) -> None:
-    """The columns `out` (K, lines, count · size) of one run."""
+    """Compute the columns `out` (K, lines, count · size) of one run."""
     count, span, size = run.transposed.shape
     if count == 1:
         np.matmul(lines[:, :, run.start : run.start + span], run.transposed[0], out=out)
@@ -211,7 +210,7 @@ def _columns_into(out: npt.NDArray[np.float32], run: _Run, lines: npt.NDArray[np
 
 
 def _stripes(runs: tuple[_Run, ...], n_outputs: int) -> list[tuple[_Run, ...]]:
-    """Consecutive runs that make at most so many outputs together, one run at least."""
+    """Group consecutive runs so that each group has at most `n_outputs` outputs, but at least one run."""
     if runs[-1].end <= n_outputs:
         return [runs]
     stripes: list[tuple[_Run, ...]] = []
@@ -224,7 +223,7 @@ def _stripes(runs: tuple[_Run, ...], n_outputs: int) -> list[tuple[_Run, ...]]:
 
 
 def _cut(images: npt.NDArray[Any], box: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
-    """A copy in float32 of a box that may lie outside the images."""
+    """Copy a box to float32; it may extend beyond the images."""
     n_images, depth, n_rows, n_columns = images.shape
     top, left, height, width = box
     cut = np.zeros((n_images, depth, height, width), np.float32)

@@ -1,8 +1,8 @@
 """MTCNN: faces and five landmarks by a cascade of three networks (Zhang et al. 2016).
 
-The arithmetic is that of the 2018 program, so its boxes and crops are reproduced: P-Net scans an image pyramid,
-R-Net refines its candidates, O-Net refines again and places the landmarks. Boxes count pixels from 1 and include
-both ends until the result is made.
+P-Net scans an image pyramid, R-Net refines its candidates, O-Net refines them again and places the landmarks. The
+arithmetic is that of the 2018 program, so its boxes and crops are reproduced. Inside this module boxes count pixels
+from 1 and include both end pixels.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ Array = npt.NDArray[np.float64]
 
 
 _STRIDE = 2
-# Crops of one call of a network, by their side: what it makes of them in between stays in a core's cache. R-Net takes 38 µs
-# a crop in sixes and 42 in 48s, O-Net 233 in fours and 246 in 24s.
+# Crops per call of a network, by their side: few enough that the intermediate values stay in a core's cache. R-Net takes
+# 38 µs a crop in batches of 6 and 42 µs in batches of 48; O-Net 233 µs in batches of 4 and 246 µs in batches of 24.
 _AT_ONCE = {24: 6, 48: 4}
-_CALLS = 12  # calls that a driver makes one after the other before it waits for its turn again
-_WAITING = 8  # inputs for each core that are prepared ahead of what helpers compute
+_CALLS = 12  # calls that a driver makes before it waits for its turn again
+_WAITING = 8  # inputs per core that are prepared in advance for the helpers
 _CHUNK_IMAGES = 6
 _CHUNK_PIXELS = 400_000
-_LARGE_AT_ONCE = 2  # photos beyond that size, which memory is counted for
+_LARGE_AT_ONCE = 2  # images larger than a chunk that are processed at the same time, which bounds memory
 _FLOAT_PIXELS = 16_000_000  # images up to this size are kept in float32 while they are scanned
 
 
 class _Threads(NamedTuple):
-    """How a cascade works: `each` applies a function to many inputs, `run` gives a network's first outputs for several
-    inputs, which are made one by one.
+    """Represents how a cascade uses threads.
+
+    `each` applies a function to many inputs. `run` returns a network's first output for each of several inputs, which
+    an iterator prepares one by one.
     """
 
     each: Callable[..., Iterator[Any]]
@@ -55,8 +57,9 @@ class _Threads(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """What P-Net found in K photos of one size, n cells: boxes (n,4), offsets (n,4), scores, photo, level, and cell
-    (row, column) of that level.
+    """Represents P-Net's n candidates in several photos of one size.
+
+    Boxes (n,4), offsets (n,4), scores (n,), the photo's number, the level, and the cell (row, column) of that level.
     """
 
     boxes: Array
@@ -68,11 +71,11 @@ class _Candidates(NamedTuple):
 
 
 class MTCNN:
-    """The detector.
+    """The MTCNN detector.
 
-    `min_size`: side in pixels of the smallest face looked for; raising it is the way to be faster on large photos.
-    `thresholds`: probabilities a candidate must reach in P-Net and exceed in R-Net and O-Net. `factor`: ratio of
-    successive pyramid levels. The defaults are those of the 2018 programs. `device`: see `OnnxNetwork`.
+    `min_size`: side in pixels of the smallest face to look for; a larger value is faster on large photos.
+    `thresholds`: the probabilities that a candidate must reach in P-Net and exceed in R-Net and O-Net. `factor`: the
+    ratio of successive pyramid levels. The defaults are those of the 2018 programs. `device`: see `OnnxNetwork`.
     """
 
     def __init__(
@@ -84,11 +87,11 @@ class MTCNN:
         device: Device = "auto",
     ) -> None:
         if not min_size >= 2:
-            raise ValueError(f"min_size wants at least 2 pixels; got {min_size}")
+            raise ValueError(f"min_size must be at least 2 pixels, got {min_size}")
         if len(thresholds) != 3 or not all(0 < value < 1 for value in thresholds):
-            raise ValueError(f"thresholds wants three probabilities between 0 and 1; got {thresholds}")
+            raise ValueError(f"thresholds must be three probabilities between 0 and 1, got {thresholds}")
         if not 0.1 <= factor <= 0.95:
-            raise ValueError(f"factor wants a ratio from 0.1 to 0.95; got {factor}")
+            raise ValueError(f"factor must be a ratio from 0.1 to 0.95, got {factor}")
         self.min_size = float(min_size)
         self.thresholds = thresholds
         self.factor = float(factor)
@@ -100,24 +103,24 @@ class MTCNN:
         tell_after_fork(self)
 
     def after_fork(self) -> None:
-        """Make threads and locks, at first and again in a child process."""
+        """Create threads and locks, which a child process must do again."""
         self._n_cores = usable_cores()
-        # Drivers take whole photos or several small ones; helpers compute beside a driver or a caller. They are apart, as
-        # a thread that waits for its own pool may wait forever.
+        # Drivers process whole photos or several small ones; helpers compute for a driver or a caller. They are separate
+        # pools, because a thread that waits for its own pool may wait forever.
         self._drivers = ThreadPoolExecutor(self._n_cores, thread_name_prefix="facespace-detect")
         self._helpers = ThreadPoolExecutor(max(1, self._n_cores - 1), thread_name_prefix="facespace-detect-beside")
         self._large = threading.Semaphore(_LARGE_AT_ONCE)
-        # Resizing a large photo is worth threads. That of a small one is many short NumPy calls: threads that make them
-        # at once hand the interpreter's lock to and fro and take longer for it.
-        self._large_alone = _Threads(self._beside, self._run_beside)
-        self._small_alone = _Threads(map, self._run_beside)
-        # Of many small photos only half of the drivers make NumPy calls while the others compute.
+        # Resizing a large photo is faster with threads. Resizing a small one is many short NumPy calls, which threads would
+        # slow down, because they contend for the interpreter's lock.
+        self._large_alone = _Threads(self._map_with_helpers, self._run_with_helpers)
+        self._small_alone = _Threads(map, self._run_with_helpers)
+        # With many small photos, only half of the drivers make NumPy calls at a time, while the others run networks.
         self._turns = threading.Semaphore(max(1, self._n_cores // 2))
         self._together = _Threads(map, self._run_between_turns)
 
     @property
     def runtime(self) -> str:
-        """What computes: `onnxruntime` or `cuda`."""
+        """The runtime that computes the networks: `onnxruntime` or `cuda`."""
         return self._pnet.runtime
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -130,7 +133,7 @@ class MTCNN:
         return functools.partial(_created_again, kind, **options, device=self._device), ()
 
     def detect(self, image: Source) -> list[Face]:
-        """The faces of one image; an empty list where there is none.
+        """Return the faces of one image; an empty list if there are none.
 
         The image is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes: a path, a PIL image, a gray array.
         Raises `ImageError`, `TypeError` and `ValueError` as `io.image.as_rgb` does.
@@ -140,7 +143,7 @@ class MTCNN:
             return self._cascade([pixels], self._large_alone if _is_large(pixels) else self._small_alone)[0]
 
     def detect_many(self, images: Iterable[Source]) -> list[list[Face]]:
-        """`detect` for images of any sizes: the same faces, candidates of several images in one batch."""
+        """Return the faces of images of any sizes, the same as `detect` finds, with several small images in one batch."""
         if not are_several(images):
             raise TypeError(f"detect_many takes several images; got {type(images).__name__} (detect takes one image)")
         with one_blas_thread():
@@ -153,8 +156,8 @@ class MTCNN:
         with self._turns:
             return self._cascade(images, self._together)
 
-    def _beside(self, function: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
-        """`map`, by helpers while this thread makes the inputs, and then by this thread too."""
+    def _map_with_helpers(self, function: Callable[[Any], Any], inputs: Iterable[Any]) -> Iterator[Any]:
+        """Apply a function like `map`: helpers compute while this thread makes the inputs, then this thread joins in."""
         if self._n_cores == 1:
             return map(function, inputs)
         outputs: list[Any] = []
@@ -176,8 +179,10 @@ class MTCNN:
                 outputs[number] = run.result()
         return iter(outputs)
 
-    def _run_beside(self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        return list(self._beside(lambda one: network.run(one)[0], inputs))
+    def _run_with_helpers(
+        self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]
+    ) -> list[npt.NDArray[np.float32]]:
+        return list(self._map_with_helpers(lambda one: network.run(one)[0], inputs))
 
     def _run_between_turns(
         self, network: OnnxNetwork, inputs: Iterable[npt.NDArray[Any]]
@@ -193,7 +198,7 @@ class MTCNN:
         return outputs
 
     def _cascade(self, photos: Sequence[npt.NDArray[np.uint8]], threads: _Threads) -> list[list[Face]]:
-        """The faces of photos (H,W,3). Those of one size go through the pyramid together."""
+        """Return the faces of photos (H,W,3). P-Net scans photos of one size together."""
         of_size: dict[tuple[int, ...], list[int]] = {}
         for k, photo in enumerate(photos):
             of_size.setdefault(photo.shape, []).append(k)
@@ -230,7 +235,7 @@ class MTCNN:
         return results
 
     def _propose(self, images: npt.NDArray[Any], threads: _Threads) -> list[Array]:
-        """For each of K images of one size (K,3,H,W), candidate boxes (n,4) of P-Net, regressed, not yet square."""
+        """Return P-Net's candidate boxes (n,4) for each of K images of one size (K,3,H,W), regressed but not yet square."""
         n_images, _, height, width = images.shape
         plan = layout(height, width, self.min_size, self.factor)
         resized: Iterator[npt.NDArray[np.uint8]] = threads.each(
@@ -257,12 +262,12 @@ class MTCNN:
             return [np.empty((0, 4))] * n_images
         n_sets = n_images * len(plan.levels)
         one_set = photo * len(plan.levels) + level
-        # Where a level has one candidate alone, the 2018 program reads its offsets from the mirrored column. That is a
-        # slip, and it is kept: it decides the crop of 8 in 1,000 photos of LFW, and with it what networks were shown.
+        # If a level has only one candidate, the 2018 program reads its offsets from the mirrored column. This bug is kept,
+        # because it changes the crop of 8 in 1,000 photos of LFW, and networks were trained on such crops.
         for index in np.flatnonzero(np.bincount(one_set)[one_set] == 1).tolist():
             canvas, y, x = plan.mirrored(int(level[index]), *cells[index].tolist())
             offsets[index] = heads[canvas][photo[index], 1:, y, x]
-        # The 2018 program meets candidates level by level, column by column; that decides between equal scores.
+        # The 2018 program lists candidates level by level and column by column; this order decides between equal scores.
         order = np.lexsort((boxes[:, 1], boxes[:, 0], one_set))
         keep = _suppressed(order, np.searchsorted(one_set[order], np.arange(1, n_sets)), boxes, scores, 0.5)
         ends = np.searchsorted(photo[keep], np.arange(1, n_images))
@@ -271,8 +276,8 @@ class MTCNN:
         return np.split(regressed, np.searchsorted(photo[keep], np.arange(1, n_images)))
 
     def _decode(self, heads: Sequence[npt.NDArray[np.float32]], plan: Layout) -> _Candidates:
-        """The cells that pass P-Net's threshold, whose outputs for K photos are (K,5,rows,columns) a canvas."""
-        # The sigmoid of few: those whose logit may pass, and whose cell is part of a tile.
+        """Return the candidates above P-Net's threshold; its outputs for K photos are (K,5,rows,columns) per canvas."""
+        # Compute the sigmoid only of logits that may pass the threshold.
         low = self.thresholds[0]
         least = np.log(low / (1 - low)) - 0.01
         found = [(np.empty((0, 5), np.float32), *np.empty((4, 0), np.int64))]
@@ -299,10 +304,10 @@ class MTCNN:
         boxes: Array,
         threads: _Threads,
     ) -> npt.NDArray[np.float32]:
-        """The network's outputs for n boxes; box k is of image number `owner[k]`."""
+        """Return the network's outputs for n boxes; box k is in the image with the number `owner[k]`."""
         side = int(network.inputs["crops"][2])
         pending = list(zip(owner.tolist(), boxes.astype(np.int64).tolist(), strict=True))
-        at_once = _AT_ONCE[side] * (_CALLS if network.runtime == "cuda" else 1)  # a GPU has no cache to stay in
+        at_once = _AT_ONCE[side] * (_CALLS if network.runtime == "cuda" else 1)  # GPUs are faster with larger batches
 
         def crops() -> Iterator[npt.NDArray[np.float32]]:
             for part in _parts(len(pending), at_once, self._n_cores):
@@ -317,7 +322,7 @@ class MTCNN:
 
 
 def _parts(n: int, most: int, n_cores: int) -> list[range]:
-    """The numbers up to `n` in about equal parts of at most `most`, as many for each core, larger ones first.
+    """Split the numbers up to `n` into nearly equal parts of at most `most`, the same number for each core, larger first.
 
     >>> _parts(9, 4, 2)
     [range(0, 3), range(3, 5), range(5, 7), range(7, 9)]
@@ -331,13 +336,13 @@ def _is_large(image: npt.NDArray[np.uint8]) -> bool:
     return bool(image.shape[0] * image.shape[1] > _CHUNK_PIXELS)
 
 
-@functools.lru_cache(maxsize=1)  # a worker process unpickles the same detector with every task
+@functools.lru_cache(maxsize=1)  # worker processes unpickle the same detector with every task
 def _created_again(kind: Callable[..., MTCNN], **options: Any) -> MTCNN:
     return kind(**options)
 
 
 def _chunks(images: Iterable[Source]) -> Iterator[list[npt.NDArray[np.uint8]]]:
-    """Groups of images worth one batch, bounded in number and in pixels."""
+    """Yield groups of images to process together, bounded in number and in pixels."""
     chunk: list[npt.NDArray[np.uint8]] = []
     pixels = 0
     for image in map(as_rgb, images):
@@ -352,38 +357,38 @@ def _chunks(images: Iterable[Source]) -> Iterator[list[npt.NDArray[np.uint8]]]:
 
 
 def _planes(photos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
-    """K photos of one size as (K,3,H,W), in float32 for the products to come unless that takes too much memory."""
+    """Return K photos of one size as (K,3,H,W), in float32 as resizing needs it unless that takes too much memory."""
     height, width, _ = photos[0].shape
     planes = np.empty((len(photos), 3, height, width), np.uint8)
     for k, photo in enumerate(photos):
         planes[k] = photo.transpose(2, 0, 1)
-    # In two steps: NumPy transposes and converts at once more slowly.
+    # Two steps are faster than NumPy's transposition and conversion in one.
     return planes.astype(np.float32) if photos[0].size <= 3 * _FLOAT_PIXELS else planes
 
 
 def _suppressed(
     candidates: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], boxes: Array, scores: Array, threshold: float
 ) -> npt.NDArray[np.int64]:
-    """Which of the candidates, indices of boxes, stay when each of the sets cut at `ends` is suppressed for itself."""
+    """Split `candidates`, indices of boxes, at `ends` into sets, and return those that non-maximum suppression keeps."""
     sets = [part for part in np.split(candidates, ends) if len(part)]
     kept = non_maximum_suppressions([boxes[part] for part in sets], [scores[part] for part in sets], threshold)
     return np.concatenate([candidates[:0], *(part[chosen] for part, chosen in zip(sets, kept, strict=True))])
 
 
 def _probability(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """p(face) in float32, like the softmax it stands for."""
+    """Return p(face) in float32, the same as the softmax that the logit difference replaces."""
     result: npt.NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.clip(logits, -80, 80)))
     return result
 
 
 def _regressed(boxes: Array, offsets: npt.NDArray[Any]) -> Array:
-    """Each side moved by its offset, in units of the box's width or height (both ends counted)."""
+    """Move each side by its offset, in units of the box's width or height (including both end pixels)."""
     result: Array = boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
     return result
 
 
 def _squared(boxes: Array) -> Array:
-    """Squares of the longer side about the same centres, truncated to whole pixels."""
+    """Return squares with the longer side and the same centres, truncated to whole pixels."""
     size = boxes[:, 2:] - boxes[:, :2]
     side = size.max(axis=1, keepdims=True)
     corner = boxes[:, :2] + size * 0.5 - side * 0.5

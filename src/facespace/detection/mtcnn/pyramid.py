@@ -1,12 +1,12 @@
-"""The detector's image pyramid, laid out on low canvases of one width.
+"""The layout of the detector's image pyramid on low canvases of one width.
 
-Scanning a photo for faces of every size means one pass of P-Net per pyramid level, each of another shape: calls on small
-levels cost more than what they compute, and what P-Net makes of a large level does not stay in a core's cache. So all levels
-of a photo are cut into tiles and packed onto canvases, each a call of its own on a core of its own.
+To find faces of every size, P-Net scans each level of the pyramid. One call per level would be slow: for small levels the
+call costs more than the computation, and for large levels the intermediate values do not fit into a core's cache. So all
+levels of a photo are cut into tiles and packed onto canvases, and each canvas is one call on one core.
 
-P-Net's arithmetic is kept exactly. A cell sees 12×12 pixels at stride 2, so tiles overlap by 10 pixels and start
-at even offsets. At the end of a level of odd length the 2×2 pooling window is half empty; on a canvas its other
-half shows a neighbour, which a mask, the fourth plane of a canvas, keeps out.
+P-Net's results stay exactly the same. A cell sees 12×12 pixels at stride 2, so tiles overlap by 10 pixels and start at
+even offsets. At the end of a level of odd length the 2×2 pooling window is half empty. On a canvas its other half shows
+a neighbouring tile, so a mask, the fourth plane of the canvas, excludes it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Pixels. The three largest levels of a 250 px photo lie side by side on this width, and its whole pyramid takes two
-# canvases, one for each of two cores.
+# Width of a canvas in pixels. The three largest levels of a 250 px photo fit next to each other, and its whole pyramid
+# takes two canvases, one for each of two cores.
 CANVAS = 334
-# Greatest height of a canvas: what P-Net makes of it takes 2 MB at its largest, which stays in a core's cache. A pixel takes
-# 46 ns on canvases of 82 rows, 53 ns of 152 and 58 ns of 334; on lower ones more rows are repeated where tiles overlap.
+# Largest height of a canvas: P-Net's intermediate values then take at most 2 MB, which stays in a core's cache. A pixel
+# takes 46 ns on canvases of 82 rows, 53 ns on 152 and 58 ns on 334; lower canvases repeat more rows in overlapping tiles.
 ROWS = 96
-CELL = 12  # pixels a P-Net output sees
+CELL = 12  # side in pixels of the square that a P-Net output sees
 OVERLAP = CELL - 2
 _HEIGHTS = 8  # canvas heights are multiples of this
 
 
 class Level(NamedTuple):
-    """One size of the photo: `scale` of the original, rounded up to whole pixels."""
+    """Represents one level: the photo at `scale` times its size, rounded up to whole pixels."""
 
     scale: float
     height: int
@@ -39,7 +39,7 @@ class Level(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Pixels [top, top+height) × [left, left+width) of a level, placed at (y, x) of a canvas."""
+    """Represents the pixels [top, top+height) × [left, left+width) of a level, placed at (y, x) of a canvas."""
 
     level: int
     top: int
@@ -53,11 +53,11 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the pyramid of one photo size lies on its canvases.
+    """Represents the layout of the pyramid of one photo size on its canvases.
 
-    For every canvas, `owners` holds the index of the tile each P-Net cell belongs to, or −1, and `masks` (H,CANVAS)
-    is 1 where the first convolution's output of that index must stay out of the pooling, else 0. `origins` (T,4) are
-    each tile's level, the pixel of that level at the canvas's corner (y, x), and the level's scale.
+    For every canvas, `owners` has the index of each P-Net cell's tile, or −1, and `masks` (H,CANVAS) is 1 where the
+    pooling must ignore the first convolution's output, else 0. `origins` (T,4) are each tile's level, the pixel (y, x) of
+    that level at the canvas's corner, and the level's scale.
     """
 
     levels: tuple[Level, ...]
@@ -67,7 +67,7 @@ class Layout:
     masks: tuple[npt.NDArray[np.uint8], ...]
 
     def mirrored(self, level: int, row: int, column: int) -> tuple[int, int, int]:
-        """Canvas, row and column there of the cell that mirrors a level's cell from left to right."""
+        """Return the canvas, and the row and column there, of the cell that mirrors a level's cell from left to right."""
         column = _n_cells(self.levels[level].width) - 1 - column
         for tile in self.tiles:
             y, x = row - tile.top // 2, column - tile.left // 2
@@ -76,12 +76,12 @@ class Layout:
         raise IndexError(f"level {level} has no cell ({row}, {column})")
 
     def on_canvas(self, canvas: int) -> list[Tile]:
-        """The tiles to draw on one canvas."""
+        """Return the tiles of one canvas."""
         return [tile for tile in self.tiles if tile.canvas == canvas]
 
 
 def pyramid(height: int, width: int, *, min_size: float, factor: float) -> list[Level]:
-    """Levels of the 2018 detector: scale_k = 12/min_size · factor^k while the shorter side keeps 12 pixels.
+    """Return the levels of the 2018 detector: scale_k = 12/min_size · factor^k while the shorter side has 12 pixels.
 
     >>> [(level.height, level.width) for level in pyramid(40, 60, min_size=20, factor=0.709)]
     [(24, 36), (18, 26), (13, 19)]
@@ -98,7 +98,7 @@ def pyramid(height: int, width: int, *, min_size: float, factor: float) -> list[
 
 @functools.lru_cache(maxsize=64)
 def layout(height: int, width: int, min_size: float, factor: float) -> Layout:
-    """The layout for photos of one size; kept for the next photo of that size."""
+    """Return the layout for photos of one size; it is cached for the next photo of that size."""
     levels = tuple(pyramid(height, width, min_size=min_size, factor=factor))
     tiles, heights = _pack(levels)
     owners = tuple(np.full((high // 2 - 5, CANVAS // 2 - 5), -1, np.int32) for high in heights)
@@ -112,7 +112,7 @@ def layout(height: int, width: int, min_size: float, factor: float) -> Layout:
         if tile.width % 2:
             masks[tile.canvas][tile.y : bottom, right - 2] = 1
     origins = np.array([(t.level, t.top - t.y, t.left - t.x, levels[t.level].scale) for t in tiles], np.float64)
-    origins = origins.reshape(-1, 4)  # of a photo without a level too
+    origins = origins.reshape(-1, 4)  # the shape also holds if there are no tiles
     return Layout(levels, tuple(tiles), origins, owners, masks)
 
 
@@ -121,7 +121,7 @@ def _n_cells(length: int) -> int:
 
 
 def _cuts(length: int, longest: int) -> list[tuple[int, int]]:
-    """(start, length) of overlapping pieces, none longer than `longest`, together holding every cell once."""
+    """Return (start, length) of overlapping pieces of at most `longest` pixels that contain every cell exactly once."""
     pieces = []
     start = 0
     while True:
@@ -132,7 +132,10 @@ def _cuts(length: int, longest: int) -> list[tuple[int, int]]:
 
 
 def _pack(levels: tuple[Level, ...]) -> tuple[list[Tile], list[int]]:
-    """Tiles and the height of every canvas. Skyline packing, largest first: a tile goes where it ends highest up."""
+    """Pack all levels, and return the tiles and the height of every canvas.
+
+    Skyline packing, largest tiles first: a tile is placed where it ends closest to the top of the canvas.
+    """
     pieces = [
         (index, top, left, height, width)
         for index, level in enumerate(levels)
@@ -155,7 +158,7 @@ def _pack(levels: tuple[Level, ...]) -> tuple[list[Tile], list[int]]:
 
 
 def _place(skyline: npt.NDArray[np.int64], height: int, width: int) -> tuple[int, int] | None:
-    """First place for a tile, in steps of two pixels, and its mark on the skyline; None when it is full."""
+    """Place a tile on a skyline and update it. Return (y, x) in units of two pixels, or None if there is no space."""
     heights = np.lib.stride_tricks.sliding_window_view(skyline, width).max(axis=1)
     x = int(heights.argmin())
     y = int(heights[x])
