@@ -222,7 +222,7 @@ def one(folder: Path, way: str, thresholds: list[float]) -> None:
     names = [
         (disk_graph, "_key", "inputs read"), (disk_graph, "_buckets", "buckets"), (disk_graph, "write_shard", "shards"),
         (disk_graph, "_neighbours", "neighbours"), (algorithms, "similar_pairs", "all pairs"),
-        (algorithms, "whispers", "whispers"), (algorithms, "_agreement", "agreement"), (algorithms, "_apart", "pairs apart"),
+        (algorithms, "whispers", "whispers"), (algorithms, "_agreement", "agreement"), (algorithms, "_split_weak_pairs", "pairs apart"),
     ]  # fmt: skip
     n_edges = 0
 

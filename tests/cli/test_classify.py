@@ -295,7 +295,7 @@ def test_a_grouping_of_another_kind_is_told(cli, tmp_path, hopper_file):
     done = cli("cluster", hopper_file, "--output", out)
     assert done.code == 1
     assert len(done.errors) == 1
-    assert "remove it to begin anew" in done.errors[0]
+    assert "remove it to start again" in done.errors[0]
 
 
 def test_the_output_is_not_searched_for_photos(cli, people, tmp_path):

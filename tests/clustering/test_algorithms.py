@@ -118,9 +118,13 @@ def test_more_faces_want_more_similarity():
 @pytest.mark.parametrize(
     ("vectors", "options", "words"),
     [
-        (np.eye(3, dtype=np.float32), {"method": "magic", "threshold": 0.5}, "method wants average, whispers, dbscan"),
-        (np.eye(3, dtype=np.float32), {"threshold": 0.0}, "above 0 and up to 1; got 0.0"),
-        (np.eye(3, dtype=np.float32), {"threshold": 1.5}, "above 0 and up to 1; got 1.5"),
+        (
+            np.eye(3, dtype=np.float32),
+            {"method": "magic", "threshold": 0.5},
+            "method must be one of average, whispers, dbscan",
+        ),
+        (np.eye(3, dtype=np.float32), {"threshold": 0.0}, "above 0 and at most 1, got 0.0"),
+        (np.eye(3, dtype=np.float32), {"threshold": 1.5}, "above 0 and at most 1, got 1.5"),
         (np.ones((2, 3), np.float32), {"threshold": 0.5}, "rows of length 1"),
         (np.full((2, 3), np.nan, np.float32), {"threshold": 0.5}, "rows of length 1"),
     ],

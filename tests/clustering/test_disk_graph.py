@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused(on_disk, tmp_path):
     with pytest.raises(ValueError, match=r"above 0 and at most 1, got 1\.5"):
         on_disk(np.eye(3, dtype=np.float32), threshold=1.5)
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(DatasetError, match="holds other files"):
+    with pytest.raises(DatasetError, match="contains other files"):
         on_disk(np.eye(3, dtype=np.float32), threshold=0.5, folder=tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "dear"
 

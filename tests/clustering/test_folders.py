@@ -286,7 +286,7 @@ def test_a_page_of_very_many_groups_has_the_largest(tmp_path, monkeypatch):
     found = faces(tmp_path, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4)
     places = write_folders(tmp_path, found, {})
     page = write_sheet(tmp_path, found, places).read_text(encoding="utf-8")
-    assert "The 2 largest groups are shown. The other 1 have their folders beside this page" in page
+    assert "The 2 largest groups are shown. The other 1 are in the folders next to this page" in page
     assert [f"person-000{k}" in page for k in (1, 2, 3)] == [True, True, False]
     assert '<h2><a href="alone/">' in page
     assert page.count("<img") == 4 + 3 + 1

@@ -109,5 +109,5 @@ def test_a_file_with_other_arrays_is_one_error(tmp_path, kind, arrays):
 def test_pairs_of_several_lengths_are_one_error(tmp_path):
     arrays = {"first": np.zeros(3, np.int32), "second": np.zeros(2, np.int32), "similarity": np.zeros(3, np.float32)}
     write_tensor_file(tmp_path / "file", "list of pairs", arrays, {})
-    with pytest.raises(DatasetError, match=r"damaged list of pairs \(arrays of several lengths\)"):
+    with pytest.raises(DatasetError, match=r"damaged list of pairs \(its arrays have different lengths\)"):
         read_pairs(tmp_path / "file")

@@ -188,7 +188,7 @@ def test_the_same_step_comes_back_when_its_place_cannot_be_taken(tmp_path, monke
 def test_the_first_checkpoint_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(safetensors.torch, "save_file", failing_file)
     with pytest.raises(
-        TrainingError, match=r"No space left on device \(os error 28\)\); make room, then facespace train "
+        TrainingError, match=r"No space left on device \(os error 28\)\); make room, then resume with facespace train "
     ):
         save(tmp_path, state(1))
     assert names(tmp_path) == [] and latest(tmp_path) is None

@@ -91,7 +91,7 @@ def test_people_with_few_images_are_left_out(root: Path) -> None:
     assert usual.labels.max() == 3
     batch = next(opened(few, stream=in_order(few), batch_size=9))
     np.testing.assert_array_equal(batch.images[4], PLAIN.apply(few.dataset.read(7), np.random.default_rng(0)))
-    with pytest.raises(DatasetError, match="at least two people with 5 images; the dataset has 1"):
+    with pytest.raises(DatasetError, match="at least two people with at least 5 images each; the dataset has 1"):
         TrainingImages(ImageFolder(root), min_images=5)
 
 
@@ -102,7 +102,7 @@ def test_orders(root: Path, images: TrainingImages) -> None:
     for name in ("Anna", "Cleo"):
         shutil.rmtree(root / name)
     lonely = TrainingImages(ImageFolder(root))
-    with pytest.raises(DatasetError, match="at least two people with two images each; of 2 people 1 have"):
+    with pytest.raises(DatasetError, match="at least two people with two images each; 1 of 2 people have them"):
         stream_of(lonely, images_per_person=2, seed=1)
     assert len(stream_of(lonely, images_per_person=0, seed=1).part(0, 9)) == 9
 

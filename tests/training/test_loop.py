@@ -513,7 +513,7 @@ def test_people_with_one_image_do_no_harm(people, tmp_path):
             file.unlink()
     from facespace.errors import DatasetError
 
-    with pytest.raises(DatasetError, match="at least two people with two images each; of 6 people 1 have"):
+    with pytest.raises(DatasetError, match="at least two people with two images each; 1 of 6 people have them"):
         train(recipe(tmp_path / "people", "images_per_person=4", text=TRIPLETS), tmp_path / "other")
 
 

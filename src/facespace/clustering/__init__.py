@@ -1,8 +1,8 @@
-"""Faces without names, grouped by person.
+"""Clustering: faces without names, grouped by person.
 
-Begin with `algorithms.cluster`. `similarity_graph` finds the similar pairs of up to 100,000
-faces, `disk_graph` those of more, by `buckets` and `shards`; `whispers` is the default method; `groups` keeps photos with
-their groups in a file, `folders` writes them as folders of pictures. To add a method, write it in `algorithms`.
+Begin with `algorithms.cluster`. `similarity_graph` finds the similar pairs among up to 100,000 faces, `disk_graph` those
+among more, with `buckets` and `shards`. `whispers` is the default method. `groups` stores photos and their groups in a
+file, `folders` writes them as folders of pictures. To add a method, write it in `algorithms`.
 """
 
 from __future__ import annotations

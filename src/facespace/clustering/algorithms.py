@@ -1,4 +1,4 @@
-"""Faces without names into groups, one a person."""
+"""Clustering algorithms: they group embeddings so that each group is one person."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from facespace.metrics.disjoint_sets import DisjointSets
 Method = Literal["average", "whispers", "dbscan"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-_MANY = 100_000  # faces, above which similar pairs are found in buckets on disk, and not by comparing all with all
+_MANY = 100_000  # above this number of faces similar pairs are found in buckets on disk instead of among all pairs
 _BLOCK = 65_536
-_DRAWS = 5  # of the order of Chinese whispers
-_HOLDS = (
-    0.8  # of the threshold: mean cosine from which two groups are better one, as `_FALSE_PAIRS` has it for `average`
-)
+_DRAWS = 5  # runs of Chinese whispers, each in another random order
+# Two groups score better as one if their mean cosine is above this fraction of the threshold of `whispers`, which is about
+# the threshold of `average`.
+_AGREEMENT_SHARE = 0.8
 _JOIN_ROWS, _JOIN_COLUMNS = 4096, 4096
-# How many faces of others, among all, may be alike to a face by chance. What joins by single pairs bears the fewest.
+# The expected number of other people's faces that are similar to a face by chance. Methods that join groups by single pairs
+# tolerate fewer.
 _FALSE_PAIRS: dict[Method, float] = {"average": 0.5, "whispers": 0.03, "dbscan": 0.02}
-_FALSE_PAIRS_OF_TWO = 0.01  # where no third face speaks for it
+_FALSE_PAIRS_OF_TWO = 0.01  # for groups of two, which no third face supports
 
 
 def cluster(
@@ -47,32 +48,37 @@ def cluster(
     find_pairs: PairFinder = pairs_of_all_shards,
     progress: Callable[[int, int], None] | None = None,
 ) -> Labels:
-    """Group embeddings (N,D) of length 1; labels (N,) from 0, the largest group, to the smallest.
+    """Group embeddings (N,D) of length 1. Return labels (N,), where 0 is the largest group.
 
-    `average`: groups are joined while the mean cosine between two of them is `threshold` or more, the most similar
-    first (Sokal and Michener 1958, UPGMA). `whispers`: every face takes over, again and again, the group that weighs most
-    among the faces it is alike to (Biemann 2006, at most 20 rounds, in an order drawn from `seed`); of five such draws, the
-    groups count that have the largest sum over their pairs of cosine − 0.8 · threshold, which is what correlation
-    clustering looks for (Bansal, Blum and Chawla 2004). `dbscan`: whoever is
-    alike to one of a group is in it (Ester et al. 1996 with one point a core, as the 2018 program had it); it chains.
-    Two faces that would be a group of their own must reach `pair_threshold`, if there is one, or stay apart. Faces of one
-    of the `photos` (N,) never share a group. `handicaps` (N,), see `handicaps_of`, are taken off cosines.
+    Methods:
 
-    Above 100,000 faces the similar pairs are looked for in overlapping buckets (`disk_graph`) instead of among all pairs;
-    embeddings may then be mapped from a file. What is found goes into files in `folder`, or a temporary folder. Called again
-    with the same faces and the same `folder` after it was stopped, it goes on where it was. `find_pairs` is that of
-    `disk_graph.similar_pairs_on_disk`.
-    `ValueError` for what is not of length 1, an unknown method, or a threshold outside (0, 1].
+    - `average`: two groups are joined while their mean cosine is `threshold` or more, the most similar ones first (Sokal
+      and Michener 1958, UPGMA).
+    - `whispers`: each face repeatedly takes the group with the largest total similarity among its similar faces (Biemann
+      2006, at most 20 rounds, in an order drawn from `seed`). Of five runs the one is kept whose groups have the largest
+      sum over their pairs of cosine − 0.8 · threshold, the objective of correlation clustering (Bansal, Blum and Chawla
+      2004).
+    - `dbscan`: a face belongs to a group if it is similar to any face of it (Ester et al. 1996 with one point per core, as
+      in the 2018 program). It can chain different people together.
+
+    A group of two faces must reach `pair_threshold`, if given, or it is split. Faces with equal numbers in `photos` (N,)
+    never share a group. `handicaps` (N,), see `handicaps_of`, are subtracted from cosines.
+
+    Above 100,000 faces similar pairs are found in overlapping buckets (`disk_graph`) instead of among all pairs, and
+    embeddings may be mapped from a file. Intermediate results are files in `folder`, or in a temporary folder; a stopped
+    call resumes if it is repeated with the same faces and `folder`. For `find_pairs` see
+    `disk_graph.similar_pairs_on_disk`. Raises `ValueError` if rows do not have length 1, for an unknown method, and for a
+    threshold outside (0, 1].
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.9, 0.435889894]], np.float32)
     >>> cluster(vectors, threshold=0.5).tolist()
     [0, 1, 0]
     """
     if method not in METHODS:
-        raise ValueError(f"method wants {', '.join(METHODS)}; got {method!r}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     vectors = np.ascontiguousarray(embeddings, np.float32)
     if vectors.ndim != 2 or not _of_length_1(vectors):
-        raise ValueError(f"embeddings want (N,D) rows of length 1; got {vectors.shape}")
+        raise ValueError(f"embeddings must be (N,D) with rows of length 1, got {vectors.shape}")
     n = len(vectors)
     photo = np.arange(n) if photos is None else np.asarray(photos, np.int64)
     less = np.zeros(n, np.float32) if handicaps is None else np.asarray(handicaps, np.float32)
@@ -89,12 +95,12 @@ def cluster(
             )
             labels = _by_method(method, vectors, kept, threshold, photo, less, seed, place)
     if pair_threshold is not None:
-        labels = _apart(labels, vectors, less, pair_threshold)
+        labels = _split_weak_pairs(labels, vectors, less, pair_threshold)
     return largest_first(labels)
 
 
 def _of_length_1(vectors: Embeddings) -> bool:
-    """Whether all rows are, which NaN is not."""
+    """Return whether all rows have length 1; rows with NaN do not."""
     blocks = (vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK))
     return all(bool((np.abs(np.linalg.norm(block, axis=1) - 1) < 1e-3).all()) for block in blocks)
 
@@ -124,7 +130,7 @@ def _best_draw(
     seed: int,
     folder: Path | None,
 ) -> Labels:
-    """The groups of the best of five draws of Chinese whispers; each is kept in a file of `folder`, if there is one."""
+    """Return the groups of the best of five runs of Chinese whispers; each run is stored in `folder`, if given."""
     rng = np.random.default_rng(seed)
     neighbours = graph.neighbours()
     ids = graph.ids if isinstance(graph, DiskGraph) else None
@@ -137,9 +143,9 @@ def _best_draw(
             rng.bit_generator.state = record["random"]
         else:
             labels = whispers(neighbours, photo if ids is None else photo[ids], rng, ids=ids)
-            if ids is not None:  # from the order of nodes to that of faces
+            if ids is not None:  # back from the order of nodes to the order of faces
                 labels[ids] = labels.copy()
-            agreement = _agreement(labels, vectors, handicaps, _HOLDS * threshold)
+            agreement = _agreement(labels, vectors, handicaps, _AGREEMENT_SHARE * threshold)
             if path is not None:
                 record = {"agreement": agreement, "random": rng.bit_generator.state}
                 write_tensor_file(path, "draw", {"labels": labels}, record)
@@ -149,9 +155,9 @@ def _best_draw(
 
 
 def handicaps_of(calibration: Calibration | None, qualities: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """What to take off the cosines of faces of these qualities (N,), as poor faces are alike by being poor.
+    """Return what to subtract from the cosines of faces of these qualities (N,), because poor faces resemble each other.
 
-    Of two faces together it is what `LookAlikes.shift` says of them; zeros where that was not measured.
+    The handicaps of two faces add up to `LookAlikes.shift`. They are zeros if that was not measured.
     """
     q = np.asarray(qualities, np.float64)
     if calibration is None or calibration.look_alikes is None:
@@ -160,20 +166,20 @@ def handicaps_of(calibration: Calibration | None, qualities: npt.ArrayLike) -> n
 
 
 def threshold_for(calibration: Calibration, n: int, method: Method = "whispers") -> float:
-    """The cosine to reach among `n` faces: the more there are, the more are alike by chance, and the higher it lies.
+    """Return the threshold for `n` faces. It grows with `n`, because among more faces more are similar by chance.
 
-    It is the similarity at the false match rate f where n · f = 0.5 for `average`, 0.03 for `whispers` and 0.02 for
-    `dbscan`: numbers that did well on development people of two datasets, one with few photos a person, one with many.
-    It is that of faces of quality 1; `handicaps_of` holds poorer ones back.
+    It is the similarity at the false match rate f with n · f = 0.5 for `average`, 0.03 for `whispers` and 0.02 for
+    `dbscan`. These numbers were chosen on development people of two datasets, one with few photos a person, one with
+    many. The threshold applies to faces of quality 1; `handicaps_of` corrects for poorer ones.
     """
     return calibration.random_threshold(min(_FALSE_PAIRS[method] / max(n, 1), 0.5), quality=1.0)
 
 
 def pair_threshold_for(calibration: Calibration, n: int) -> float:
-    """The cosine that two faces among `n` must reach to be a group, where no third face speaks for it.
+    """Return the cosine that two faces among `n` must reach to be a group of two, which no third face supports.
 
-    It is the similarity at the false match rate f where n · f = 0.01. Of 543 faces of 17 group photos `threshold_for` put
-    eight pairs of different people together, all of them groups of two, and this one none.
+    It is the similarity at the false match rate f with n · f = 0.01. For 543 faces of 17 group photos, `threshold_for`
+    joined eight pairs of different people, all of them groups of two; with this threshold there are none.
     """
     return calibration.random_threshold(min(_FALSE_PAIRS_OF_TWO / max(n, 1), 0.5), quality=1.0)
 
@@ -187,10 +193,11 @@ def join_groups(
     photos: npt.ArrayLike | None = None,
     handicaps: npt.ArrayLike | None = None,
 ) -> Labels:
-    """Faces without a group (N,), −1, join the one to whose faces their mean cosine is largest, if `threshold` or more.
+    """Let faces without a group (−1 in `groups` (N,)) join existing groups, and return the new groups (N,).
 
-    To join a group of one face, the cosine must reach `pair_threshold`, if it is given. `photos` and `handicaps` (N,) are those of `cluster`:
-    nobody joins a group that has a face of the same photo.
+    A face joins the group with the largest mean cosine to its faces, if that is `threshold` or more, and if the group has
+    no face of the same photo. For a group of one face the cosine must reach `pair_threshold`, if given. `photos` and
+    `handicaps` (N,) are those of `cluster`.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [-1, 0]], np.float32)
     >>> join_groups(vectors, np.array([5, 2, -1, -1]), 0.5).tolist()
@@ -213,7 +220,7 @@ def join_groups(
     held: list[set[int]] = [set() for _ in ids]
     for place, one in zip(places.tolist(), photo[grouped].tolist(), strict=True):
         held[place].add(one)
-    to_reach = np.full(len(ids), threshold)  # by each group
+    to_reach = np.full(len(ids), threshold)  # for each group
     if pair_threshold is not None:
         to_reach[counts == 1] = pair_threshold
     new = np.flatnonzero(groups < 0)
@@ -226,7 +233,7 @@ def join_groups(
                 taken[k] = True
                 joined[rows[k]] = ids[place]
                 held[place].add(one)
-                to_reach[place] = threshold  # there are two faces now
+                to_reach[place] = threshold  # the group has at least two faces now
     return joined
 
 
@@ -237,8 +244,10 @@ def _candidates(
     of_groups: npt.NDArray[np.float32],
     threshold: float,
 ) -> Iterator[tuple[int, int, float]]:
-    """(face, group, mean cosine) where it reaches the threshold: the face with the largest one first, so that of two faces
-    of one photo the right one joins, and all groups of a face in a row, the most similar first."""
+    """Yield (face, group, mean cosine) if it reaches the threshold, face by face with the most similar group first.
+
+    Faces come in the order of their largest mean cosine, so that of two faces of one photo the more similar one joins.
+    """
     found: list[tuple[npt.NDArray[Any], ...]] = []
     for begin in range(0, len(means), _JOIN_COLUMNS):
         columns = slice(begin, begin + _JOIN_COLUMNS)
@@ -253,7 +262,7 @@ def _candidates(
 
 
 def largest_first(labels: npt.NDArray[Any]) -> Labels:
-    """The groups numbered anew by size; of equals, whichever comes first.
+    """Renumber groups by size, largest first; of equal sizes the one with the earlier face comes first.
 
     >>> largest_first(np.array([7, 3, 3, 9])).tolist()
     [1, 0, 0, 2]
@@ -265,10 +274,10 @@ def largest_first(labels: npt.NDArray[Any]) -> Labels:
     return numbered
 
 
-def _apart(
+def _split_weak_pairs(
     labels: npt.NDArray[Any], vectors: Embeddings, handicaps: npt.NDArray[np.float32], threshold: float
 ) -> npt.NDArray[Any]:
-    """The groups, those of two faces that are less alike than `threshold` separated."""
+    """Split groups of two faces whose cosine, less both handicaps, is below `threshold`."""
     _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
     places = places.reshape(-1)
     of_two = np.flatnonzero(counts[places] == 2)
@@ -284,7 +293,7 @@ def _apart(
 
 
 def _connected(graph: SimilarityGraph, photo: Labels) -> Labels:
-    """Groups of whoever is connected, by single linkage from the most similar pair on, no photo twice in a group."""
+    """Return the connected groups (single linkage, the most similar pairs first), with no photo twice in a group."""
     groups = DisjointSets(graph.n)
     held = [{int(one)} for one in photo]  # the photos of each group, at its smallest face
     for pair in np.argsort(-graph.similarity, kind="stable"):
@@ -301,14 +310,14 @@ def _connected(graph: SimilarityGraph, photo: Labels) -> Labels:
 def _agreement(
     labels: npt.NDArray[Any], vectors: Embeddings, handicaps: npt.NDArray[np.float32], threshold: float
 ) -> float:
-    """The sum, over all pairs of faces in one group, of their cosine less both handicaps and `threshold`."""
+    """Return the sum over all pairs within groups of cosine − both handicaps − `threshold`."""
     order = np.argsort(labels, kind="stable")
     begins = np.flatnonzero(np.diff(labels[order], prepend=-1))
     counts = np.diff(begins, append=len(order))
     begins, counts = begins[counts > 1], counts[counts > 1]
     ends = begins + counts
     agreement, first = 0.0, 0
-    while first < len(begins):  # some groups at a time, as many as a block holds
+    while first < len(begins):  # as many groups at a time as fit into a block
         last = max(first + 1, int(np.searchsorted(ends, begins[first] + _BLOCK, side="right")))
         size = counts[first:last]
         faces = np.concatenate(
@@ -316,7 +325,7 @@ def _agreement(
         )
         starts = np.cumsum(size) - size
         sums = np.add.reduceat(vectors[faces], starts, axis=0, dtype=np.float64)
-        # A group's sum times itself has each pair twice, and each face with itself.
+        # The squared length of a group's sum counts each pair twice, and each face with itself.
         cosines = ((sums * sums).sum(axis=1) - size) / 2
         of_handicaps = np.add.reduceat(handicaps[faces], starts, dtype=np.float64) * (size - 1)
         agreement += float((cosines - of_handicaps - threshold * size * (size - 1) / 2).sum())
@@ -327,18 +336,18 @@ def _agreement(
 def _average(
     vectors: Embeddings, graph: SimilarityGraph, threshold: float, photo: Labels, handicaps: npt.NDArray[np.float32]
 ) -> Labels:
-    """Average linkage without the N × N matrix, by chains of nearest neighbours (Murtagh 1983).
+    """Return groups by average linkage without the N × N matrix, by nearest-neighbour chains (Murtagh 1983).
 
-    The mean cosine between two groups of unit vectors is the product of their sums over the product of their sizes, less
-    the mean handicaps of both. Groups that share a photo are never joined.
-    Two groups whose mean reaches the threshold have at least one pair of faces, and after any joining one pair of
-    their parts, that reaches it. So a group need know only those it reaches the threshold with.
+    The mean cosine between two groups of unit vectors is the dot product of their sums over the product of their sizes,
+    less the mean handicaps of both. Groups that share a photo are never joined.
+    If the mean between two groups reaches the threshold, at least one pair of their faces, and of the parts that they were
+    joined from, reaches it too. So a group only has to keep the groups with which it reaches the threshold.
     """
     starts, others, _ = graph.neighbours()
     n = graph.n
-    sums = vectors.astype(np.float32).copy()  # a group's sum stands in the row of its root
+    sums = vectors.astype(np.float32).copy()  # a group's sum is in the row of its root
     sizes = np.ones(n, np.float64)
-    less = handicaps.astype(np.float64)  # a group's mean
+    less = handicaps.astype(np.float64)  # a group's mean handicap
     held = [{int(one)} for one in photo]
     root = np.arange(n)
     near: list[npt.NDArray[np.int64] | None] = [None] * n
@@ -351,7 +360,7 @@ def _average(
             rows = above
 
     def nearest(group: int) -> tuple[int, float]:
-        """The group most alike, and the mean cosine to it; what has fallen below the threshold is forgotten."""
+        """Return the most similar group and the mean cosine to it, and forget groups that fell below the threshold."""
         known = near[group]
         rows = others[starts[group] : starts[group + 1]].astype(np.int64) if known is None else known
         rows = np.unique(roots(rows))
@@ -373,7 +382,8 @@ def _average(
         while chain:
             group = chain[-1]
             other, mean = nearest(group)
-            # The group before had this one as its nearest. It is as near to this one, but for the last digit.
+            # The previous group of the chain has this one as its nearest. If the two are mutually nearest, up to rounding,
+            # they are joined.
             if len(chain) > 1 and (
                 other < 0 or other == chain[-2] or _as_near(sums, sizes, less, group, chain[-2], mean)
             ):
@@ -403,6 +413,6 @@ def _as_near(
     before: int,
     mean: float,
 ) -> bool:
-    """Whether the group before is no farther than the nearest one found: among equals a chain must not go in circles."""
+    """Return whether the chain's previous group is as near as the nearest one; otherwise ties could make a cycle."""
     there = float(sums[before] @ sums[group]) / float(sizes[before] * sizes[group]) - float(less[before] + less[group])
     return there >= mean - 1e-6 * abs(mean)

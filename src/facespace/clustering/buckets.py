@@ -1,8 +1,8 @@
-"""Faces in overlapping buckets, so that similar faces meet in one without comparing all with all.
+"""Overlapping buckets of faces: similar faces share a bucket, so not all pairs have to be compared.
 
-A bucket is the part of the sphere that lies nearest to one of K centres; its number is a sketch of a vector in log2(K)
-bits. Every face belongs to the bucket of its nearest centre and visits those of the next nearest ones. Two faces are
-compared where one of them belongs and the other one visits.
+A bucket is the part of the sphere that is nearest to one of K centres. Every face belongs to the bucket of its nearest
+centre, and visits the buckets of the next nearest ones. Two faces are compared if one of them visits the other's bucket,
+or if both belong to the same bucket.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from facespace.metrics.unit_vectors import to_unit_length
 Embeddings = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.uint16]
 
-_SAMPLE = 64  # faces for each centre
+_SAMPLE = 64  # sampled faces per centre
 _ROUNDS = 8
 _MOST = 1 << 15
 
 
 def n_buckets_for(n: int) -> int:
-    """The power of two next to √n, from 2 to 32,768: the work for centres and that within buckets then grow alike.
+    """Return the power of two next to √n, from 2 to 32,768, which balances the work for centres and within buckets.
 
     >>> [n_buckets_for(n) for n in (0, 100_000, 1_000_000, 10_000_000)]
     [2, 256, 1024, 4096]
@@ -32,9 +32,10 @@ def n_buckets_for(n: int) -> int:
 
 
 def bucket_centres(embeddings: Embeddings, n_buckets: int) -> Embeddings:
-    """Centres (K,D) of length 1 by spherical k-means (Dhillon and Modha 2001) on a sample of the faces (N,D).
+    """Compute centres (K,D) of length 1 by spherical k-means (Dhillon and Modha 2001) on a sample of the faces (N,D).
 
-    The sample and where centres begin depend on N and K alone. A centre to which nothing is nearest stays where it is.
+    The numbers of the sampled faces and of the initial centres depend on N and K alone. A centre without any nearest face
+    does not move.
     """
     rng = np.random.default_rng(0)
     n_sample = min(len(embeddings), _SAMPLE * n_buckets)
@@ -50,7 +51,7 @@ def bucket_centres(embeddings: Embeddings, n_buckets: int) -> Embeddings:
 
 
 def nearest_buckets(embeddings: Embeddings, centres: Embeddings, n: int) -> Numbers:
-    """The numbers (N,n) of the nearest centres of each face (N,D), the nearest first.
+    """Return the numbers (N,n) of the nearest centres of each face (N,D), nearest first.
 
     >>> axes = np.eye(3, dtype=np.float32)
     >>> nearest_buckets(np.array([[0.0, 0.6, 0.8]], np.float32), axes, 2).tolist()

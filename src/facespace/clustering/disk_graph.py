@@ -1,8 +1,8 @@
-"""The similarity graph of more faces than memory holds pairs of: found bucket by bucket, kept in files.
+"""The similarity graph of so many faces that its pairs do not fit in memory: found bucket by bucket, stored in files.
 
-Every stage writes files that appear whole or not at all, and one that is there is not computed again, so that a process
-that was stopped goes on where it was. Stages: the buckets of every face; shards of faces; the pairs of each two shards;
-the neighbours of every face.
+The stages are: the buckets of every face; shards of faces; the pairs between every two shards; the neighbours of every
+face. Each stage writes files that appear only when complete. Existing files are not computed again, so a stopped process
+can resume.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.cores import usable_cores
 
 _FORMAT = 1
-_VISITS = 48  # buckets of each face, its own among them
-_SHARD_BYTES = 128 << 20  # of vectors; every thread holds two shards
+_VISITS = 48  # buckets of each face, including its own
+_SHARD_BYTES = 128 << 20  # of vectors; every thread has two shards in memory
 _BLOCK = 8192
 _KEY, _BUCKETS, _NEIGHBOURS = "inputs.json", "buckets.npy", "neighbours"
 
 Progress = Callable[[int, int], None]
-# Writes the pairs of each two of N shards in a folder, from a threshold on; yields how many of the N² files are done.
+# Writes the pairs between every two of N shards in a folder, from a threshold on. Yields how many of the N² files are done.
 PairFinder = Callable[[Path, int, float], Iterator[int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DiskGraph:
-    """Similar pairs of N faces, stored in another order than that of the faces: node k is face `ids[k]`.
+    """Represents similar pairs of N faces in the order of nodes: node k is face `ids[k]`.
 
     `starts`, `others`, `weights` are those of `SimilarityGraph.neighbours`, in nodes; the last two are mapped from files.
     """
@@ -60,11 +60,11 @@ class DiskGraph:
     weights: npt.NDArray[np.float32]
 
     def neighbours(self) -> Neighbours:
-        """Both directions of each pair, node by node."""
+        """Return both directions of each pair, node by node."""
         return self.starts, self.others, self.weights
 
     def in_memory(self) -> SimilarityGraph:
-        """The same pairs, of faces instead of nodes."""
+        """Return the same pairs in memory, as pairs of faces instead of nodes."""
         nodes = np.repeat(np.arange(len(self.ids), dtype=np.int32), np.diff(self.starts))
         once = np.flatnonzero(nodes < self.others)
         ids = self.ids.astype(np.int32)
@@ -75,7 +75,7 @@ class DiskGraph:
 
 
 def pairs_of_all_shards(folder: Path, n_shards: int, threshold: float) -> Iterator[int]:
-    """Write the pairs of each two shards by threads of this process; yields how many of the N² files are done."""
+    """Write the pairs between every two shards with threads of this process. Yields how many of the N² files are done."""
 
     def find(task: tuple[int, ...]) -> None:
         own, other = task
@@ -98,11 +98,11 @@ def similar_pairs_on_disk(
     find_pairs: PairFinder = pairs_of_all_shards,
     progress: Progress | None = None,
 ) -> DiskGraph:
-    """The pairs of `similar_pairs` that meet in a bucket, found with a memory that does not grow with the number of pairs.
+    """Find the pairs of `similar_pairs` that share a bucket. The memory does not depend on the number of pairs.
 
-    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 27) bytes and 28 for each pair; it
-    is emptied first if it holds stages of other inputs. `find_pairs` may have the pairs of shards found elsewhere, where the
-    folder is seen.
+    Embeddings (N,D) may be mapped from a file. `folder` takes about 4 · N · (D + 27) bytes plus 28 bytes a pair; it is
+    emptied first if it contains stages of other inputs. `find_pairs` finds the pairs between shards, by default with
+    threads; it may use other machines that see the folder.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
@@ -133,7 +133,7 @@ def similar_pairs_on_disk(
 def _key(
     embeddings: Embeddings, threshold: float, handicaps: npt.NDArray[np.float32], photos: npt.NDArray[np.int64]
 ) -> str:
-    """A digest of everything that the pairs depend on."""
+    """Return a digest of everything that the pairs depend on."""
     facts = [_FORMAT, embeddings.shape, threshold, _VISITS, _SHARD_BYTES]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for array in (handicaps, photos, embeddings):
@@ -143,7 +143,7 @@ def _key(
 
 
 def _begin(folder: Path, key: str) -> None:
-    """Make the folder, and empty one whose stages are of other inputs; `DatasetError` for one that holds anything else."""
+    """Make the folder, or empty it if its stages are of other inputs. Raises `DatasetError` if it has other files."""
     folder.mkdir(parents=True, exist_ok=True)
     held = [entry for entry in folder.iterdir() if entry.name != _KEY]
     if (folder / _KEY).is_file():
@@ -151,7 +151,7 @@ def _begin(folder: Path, key: str) -> None:
             return
     elif not all(entry.name.startswith(TEMPORARY) for entry in held):
         raise DatasetError(
-            f"{plain_text(str(folder))}: holds other files; give an empty folder, or one that is not there"
+            f"{plain_text(str(folder))}: contains other files; give an empty folder, or one that does not exist"
         )
     for entry in held:
         entry.unlink()
@@ -159,7 +159,7 @@ def _begin(folder: Path, key: str) -> None:
 
 
 def _buckets(folder: Path, embeddings: Embeddings) -> Numbers:
-    """The buckets (N,V) of every face, mapped from a file."""
+    """Return the buckets (N,V) of every face, mapped from a file."""
     path = folder / _BUCKETS
     n_buckets = n_buckets_for(len(embeddings))
     n_visits = min(_VISITS, n_buckets)
@@ -176,17 +176,17 @@ def _buckets(folder: Path, embeddings: Embeddings) -> Numbers:
                 file.write(np.ascontiguousarray(block).data)
     buckets = _mapped(path, "uint16")
     if buckets.size != len(embeddings) * n_visits:
-        raise _do_not_fit(folder)
+        raise _inconsistent(folder)
     return buckets.reshape(len(embeddings), n_visits)
 
 
 def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
-    """Both directions of all pairs, node by node, from the files of pairs."""
+    """Return both directions of all pairs, node by node, from the files of pairs."""
     from scipy.sparse import coo_array
 
     starts, others, weights = (folder / f"{_NEIGHBOURS}-{name}" for name in ("starts", "others", "weights"))
     n, n_shards = int(begins[-1]), len(begins) - 1
-    if not (starts.exists() and others.exists() and weights.exists()):  # starts is the last of them to appear
+    if not (starts.exists() and others.exists() and weights.exists()):  # `starts` is written last
         held = [0]
         with atomic_path(others) as a, atomic_path(weights) as b, a.open("wb") as to_others, b.open("wb") as to_weights:
             for shard in range(n_shards):
@@ -211,16 +211,16 @@ def _neighbours(folder: Path, begins: npt.NDArray[np.int64]) -> Neighbours:
     found = _mapped(starts, "int64")
     arrays = _mapped(others, "int32"), _mapped(weights, "float32")
     if len(found) != n + 1 or any(len(array) != found[-1] for array in arrays):
-        raise _do_not_fit(folder)
+        raise _inconsistent(folder)
     return np.array(found), arrays[0], arrays[1]
 
 
-def _do_not_fit(folder: Path) -> DatasetError:
+def _inconsistent(folder: Path) -> DatasetError:
     return DatasetError(
         f"{plain_text(str(folder))}: its files do not fit together; remove it, and start the same command again"
     )
 
 
 def _mapped(path: Path, kind: str) -> npt.NDArray[Any]:
-    """Numbers mapped from a file, as a plain array, which is faster to take parts of than `numpy.memmap`."""
+    """Return numbers mapped from a file as a plain array, because slicing `numpy.memmap` is slower."""
     return np.asarray(np.memmap(path, np.dtype(kind), "r")) if path.stat().st_size else np.empty(0, kind)

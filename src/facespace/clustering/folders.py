@@ -1,4 +1,4 @@
-"""Groups of faces as people look at them: a folder each, a table, and a page of pictures."""
+"""Writes groups of faces for people to look at: a folder for each group, a table, and a page of pictures."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from facespace.reports.page import link, render
 
 Photos = Literal["none", "copy", "link"]
 
-FACES = "faces"  # the picture of every face, by its photo's content
-ALONE = "alone"  # faces nobody else is like
-POOR = "too-poor"  # faces too small or too blurred to be grouped
+FACES = "faces"  # the folder with the picture of every face, named by its photo's SHA-256
+ALONE = "alone"  # the folder of faces that resemble no other face
+POOR = "too-poor"  # the folder of faces that are too small or too blurred to be grouped
 TABLE, PAGE = "groups.csv", "index.html"
-_OURS = (FACES, ALONE, POOR, TABLE, PAGE, STATE)  # names no group's folder may have
+_RESERVED = (FACES, ALONE, POOR, TABLE, PAGE, STATE)  # names that a group's folder must not have
 _MARK = ".group.json"
 _MAX_MARK = 4096
 _SIDE = 160
-_SHOWN = 24  # faces of a group on the page
-_GROUPS = 2000  # on the page, which no browser shows otherwise
+_SHOWN = 24  # faces per group on the page
+_GROUPS = 2000  # groups on the page; browsers cannot show many more
 _UNNAMED = ' /\\:*?"<>|'
 
 
 def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
-    """Keep a small JPEG of every face of a photo, with a border around it, in `folder/faces`."""
+    """Write a small JPEG of every face of a photo, with a border around it, to `folder/faces`."""
     assert photo.pixels is not None
     (folder / FACES).mkdir(exist_ok=True)
     for k, face in enumerate(photo.faces):
@@ -48,12 +48,12 @@ def keep_picture(folder: Path, photo: Photo, digest: str) -> None:
 def write_folders(
     folder: Path, groups: FaceGroups, names: dict[int, str], *, photos: Photos = "none"
 ) -> dict[int, Path]:
-    """Put the picture of every face into the folder of its group, and its photo as `photos` says; returns the folders.
+    """Put the picture of every face into the folder of its group, and its photo as `photos` says. Return the folders.
 
-    A group of one face is in `alone`, or in `too-poor` where the face is too poor to be grouped. Folders are `person-0001` and so on, the largest first, or what `names` calls
-    the group; one that is there already keeps its name, whatever somebody has called it since. Nothing in them is
-    overwritten, and nothing removed but a face from `alone` that is so no more. `groups` must be saved before: folders follow
-    from it, and are completed by the next call where this one is stopped.
+    A group of one face is in `alone`, or in `too-poor` if the face is too poor to be grouped. Other folders are called
+    `person-0001` and so on, largest first, or by the group's name in `names`. A folder that already exists keeps its name,
+    even if somebody has renamed it. Nothing is overwritten, and nothing is removed except faces from `alone` that have
+    joined a group. Save `groups` before: if this call is stopped, the next one completes the folders from it.
     """
     sizes = Counter(groups.group.tolist())
     places = _places(folder, groups, sizes, names)
@@ -67,7 +67,7 @@ def write_folders(
         source = _picture(folder, digest, number[row])
         if not target.exists() and source.is_file():
             _link_or_copy(source, target)
-        if place.name != ALONE:  # others have been found since
+        if place.name != ALONE:  # the face may have been alone before
             (folder / ALONE / target.name).unlink(missing_ok=True)
         if photos != "none":
             (place / "photos").mkdir(exist_ok=True)
@@ -83,7 +83,7 @@ def write_folders(
 
 
 def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> None:
-    """Write `groups.csv`: photo, box, score and the folder of every face, and of photos without one the reason."""
+    """Write `groups.csv`: photo, box, score and folder of every face; for photos without a face, the reason."""
     faces: dict[int, list[int]] = {}
     for row, photo in enumerate(groups.photo):
         faces.setdefault(photo, []).append(row)
@@ -101,9 +101,9 @@ def write_table(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> No
 
 
 def write_sheet(folder: Path, groups: FaceGroups, places: dict[int, Path]) -> Path:
-    """Write `index.html`, a page of the groups, the largest first; it shows the pictures in `faces`, each a link to its photo.
+    """Write `index.html`, a page of the groups, largest first, with the pictures in `faces` as links to the photos.
 
-    The page has the 2,000 largest groups; it says how many more there are, whose folders are beside it.
+    The page shows the 2,000 largest groups and the number of the others, which have folders too.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups.group.tolist()):
@@ -146,7 +146,7 @@ def _poor_groups(groups: FaceGroups) -> set[int]:
 
 
 def _places(folder: Path, groups: FaceGroups, sizes: Counter[int], names: dict[int, str]) -> dict[int, Path]:
-    """A folder for every group: the one that is marked as its own, one of its name, or the next number."""
+    """Return a folder for every group: the one with its mark, or a new one with its name or the next number."""
     there, poor = _marked(folder, groups.id), _poor_groups(groups)
     taken = {entry.name.casefold() for entry in folder.iterdir()} if folder.is_dir() else set()
     places: dict[int, Path] = {}
@@ -170,12 +170,12 @@ def _places(folder: Path, groups: FaceGroups, sizes: Counter[int], names: dict[i
 
 
 def _marked(folder: Path, grouping: str) -> dict[int, Path]:
-    """The folders of this grouping's groups; those of another one, whose state was removed, are no longer anybody's."""
+    """Return the folders of this grouping's groups; folders of a grouping whose state was removed are ignored."""
     return {group: entry for entry in sorted(folder.iterdir()) for group in _groups_of(entry, grouping)}
 
 
 def _groups_of(place: Path, grouping: str) -> list[int]:
-    """The groups a folder is marked with."""
+    """Read the groups in a folder's mark."""
     mark = place / _MARK
     if not mark.is_file() or mark.stat().st_size > _MAX_MARK:
         return []
@@ -184,11 +184,13 @@ def _groups_of(place: Path, grouping: str) -> list[int]:
         groups = [int(number) for number in held["groups"]]
         return groups if held.get("grouping", "") == grouping else []
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DatasetError(f"{plain_text(str(mark))}: damaged; remove it, and the folder counts as new") from None
+        raise DatasetError(
+            f"{plain_text(str(mark))}: damaged; remove it, then the folder belongs to no group"
+        ) from None
 
 
 def _mark(place: Path, group: int, grouping: str) -> None:
-    """Note that a folder is the group's, also after it was given another name; several groups may share one."""
+    """Mark a folder as the group's, so that it stays so after a renaming; several groups may share one."""
     held = _groups_of(place, grouping)
     if group in held:
         return
@@ -196,7 +198,7 @@ def _mark(place: Path, group: int, grouping: str) -> None:
     if place.exists():
         write_bytes(place / _MARK, data)
         return
-    # A folder without its mark, left by a killed process, would be nobody's, and its number skipped.
+    # A folder without its mark, left by a killed process, would belong to no group, and its number would be skipped.
     fresh = place.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     with named_in_errors(place):
         fresh.mkdir()
@@ -205,7 +207,7 @@ def _mark(place: Path, group: int, grouping: str) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what killed processes left of files and folders; nobody else may work in the folder meanwhile."""
+    """Remove temporary files and folders that killed processes left. No other process may use the folder meanwhile."""
     for place in [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]:
         for leftover in (*place.glob(f"{TEMPORARY}*"), *place.glob(f"photos/{TEMPORARY}*")):
             if leftover.is_dir():
@@ -215,7 +217,7 @@ def tidy(folder: Path) -> None:
 
 
 def _numbers(groups: FaceGroups) -> list[int]:
-    """Which face of its photo each is, from 0."""
+    """Return the number of each face within its photo, from 0."""
     seen: Counter[int] = Counter()
     numbers = []
     for photo in groups.photo:
@@ -241,8 +243,8 @@ def _stem(path: str) -> str:
 
 
 def _file_name(name: str) -> str:
-    """A name as one file's: without what some system refuses, never hidden, never one of our own."""
+    """Make a file name of a name: without characters that some system refuses, not hidden, and not a reserved one."""
     cleaned = "".join("_" if letter in _UNNAMED or ord(letter) < 32 else letter for letter in name).strip(". ") or "_"
     while len(os.fsencode(cleaned)) > 200:
         cleaned = cleaned[:-1]
-    return f"{cleaned}_" if cleaned.casefold() in _OURS else cleaned
+    return f"{cleaned}_" if cleaned.casefold() in _RESERVED else cleaned

@@ -1,4 +1,4 @@
-"""Faces of many photos grouped by person, kept in a file, so that new photos join the groups of the old."""
+"""Faces of many photos grouped by person, and stored in a file so that new photos can join the existing groups."""
 
 from __future__ import annotations
 
@@ -32,23 +32,26 @@ from facespace.pipeline.photos import Photo, folder_problem, process
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 
 STATE = "faces.safetensors"
-FINDING = ".finding"  # the folder of the parts that workers find faces in
-STAGES = ".grouping"  # the folder of files that `cluster` makes of many faces
-_PART = ".part-"  # and a number: what follows the name of the state in those of its parts
+FINDING = ".finding"  # the folder for the parts of distributed face detection
+STAGES = ".grouping"  # the folder for the intermediate files of `cluster`
+_PART = ".part-"  # followed by a number; a part's name is that of the state file with this ending
 _KIND = "grouping"
-_REMEDY = "remove it to begin anew"
+_REMEDY = "remove it to start again"
 _SAVE_EVERY = 1000  # photos
 _THREADS, _READ_AHEAD = 2, 8
 
 
 @dataclass(slots=True, eq=False)
 class FaceGroups:
-    """F faces of P photos. `photos` are (path, SHA-256, error or "") of each; the rest is by face, photo by photo.
+    """F faces of P photos and their groups.
 
-    `photo` (F,) is a row of `photos`, `box` (F,4) in pixels of the upright photo, `score` and `quality` (F,), `embedding` (F,D) as
-    `Embedder.represent` makes them, `group` (F,) a number that a group keeps for good, −1 before there is one; `regroup` brings it to all F.
-    `places` are the absolute paths of the photos by SHA-256, as the file system has them: the names in `photos` are for people.
-    `id` tells this grouping from any other: a folder that is marked with group 3 of another grouping holds other people.
+    - `photos`: (path, SHA-256, error or "") of each photo; these paths are only for display.
+    - `places`: the absolute path of each photo by its SHA-256, as the file system has it.
+    - `photo` (F,): each face's row in `photos`; faces are in the order of photos.
+    - `box` (F,4) in pixels of the upright photo, `score` and `quality` (F,), `embedding` (F,D) from `Embedder.represent`.
+    - `group` (F,): the number of each face's group, which never changes; −1 for none. New faces are missing in it until
+      `regroup`.
+    - `id`: identifies this grouping. A folder marked with group 3 of another grouping contains other people.
     """
 
     dimension: int
@@ -66,7 +69,7 @@ class FaceGroups:
     _n_parts: int = field(default=0, init=False)
 
     def embeddings(self) -> npt.NDArray[np.float32]:
-        """(F,D) of all faces. The rows of `embedding` become views of it, so that memory holds vectors once."""
+        """Return the embeddings (F,D) of all faces. The rows of `embedding` become views of them, to save memory."""
         if self._whole is None or len(self._whole) != len(self.embedding):
             self._whole = np.empty((len(self.embedding), self.dimension), np.float32)
             for row, vector in enumerate(self.embedding):
@@ -75,7 +78,7 @@ class FaceGroups:
         return self._whole
 
     def add(self, photo: Photo, digest: str) -> range:
-        """Take in a photo with its faces and embeddings; returns the rows of its faces."""
+        """Add a photo with its faces and embeddings. Return the rows of its faces."""
         begin = len(self.photo)
         self.photos.append((plain_text(photo.path), digest, photo.error or ""))
         self.places[digest] = os.path.abspath(photo.path)
@@ -88,7 +91,7 @@ class FaceGroups:
         return range(begin, len(self.photo))
 
     def too_poor(self) -> npt.NDArray[np.bool_]:
-        """Which faces (F,) are too poor to be grouped."""
+        """Return a mask (F,) of the faces that are too poor to be grouped."""
         return np.array(self.quality, np.float64) < LOW_QUALITY
 
     def regroup(
@@ -103,10 +106,10 @@ class FaceGroups:
         find_pairs: PairFinder = pairs_of_all_shards,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Put every face that has no group into an old one it belongs to, or into new ones; returns how many joined.
+        """Put every face without a group into an existing group or a new one. Return how many joined existing groups.
 
-        `method`, thresholds, `folder` and `find_pairs` are those of `cluster`. Faces of one photo never share a group unless `repeats`. Faces that
-        are too poor stay in groups of one.
+        `method`, thresholds, `folder` and `find_pairs` are those of `cluster`. Faces of one photo never share a group unless
+        `repeats`. Faces that are too poor get a group of their own.
         """
         vectors = self.embeddings()
         photos = np.arange(len(self.photo)) if repeats else np.array(self.photo, np.int64)
@@ -143,21 +146,21 @@ class FaceGroups:
         return n_joined
 
     def _groups(self) -> Labels:
-        """`group` with −1 for the faces added since."""
+        """Return `group` extended by −1 for faces added since the last `regroup`."""
         return np.concatenate([self.group, np.full(len(self.photo) - len(self.group), -1, np.int64)])
 
     def save(self, path: Path, embedder: Embedder) -> None:
-        """Write all of it, whole or not at all."""
+        """Write everything to one file atomically."""
         self._write(path, embedder, 0)
-        for part in _parts(path):  # all of which is in the file now
+        for part in _parts(path):  # the file contains them now
             part.unlink()
         self._n_parts = 0
 
     def save_new(self, path: Path, embedder: Embedder) -> None:
-        """Write the photos that were added since the last time, to a file beside that of `save`.
+        """Write the photos that were added since the last call to an additional file next to that of `save`.
 
-        A collection that is read photo by photo is so written once, not again and again. `load_groups` puts the files
-        together, and `save` replaces them.
+        So each photo is written only once while a collection is read. `load_groups` joins the files, and `save` replaces
+        them.
         """
         if not self._n_saved:
             self.save(path, embedder)
@@ -186,7 +189,7 @@ class FaceGroups:
         write_tensor_file(path, _KIND, arrays, record)
         self._n_saved = len(self.photos)
 
-    def _take_in(self, part: FaceGroups) -> None:
+    def _append(self, part: FaceGroups) -> None:
         """Add the photos of a part that `save_new` wrote."""
         begin = len(self.photos)
         self.photos += part.photos
@@ -200,20 +203,20 @@ class FaceGroups:
 
 
 def group_record(path: Path) -> dict[str, Any]:
-    """What `save` wrote beside the numbers: the photos, and the model; `DatasetError` for a damaged file."""
+    """Read the record of a saved file: its photos, their places, the model. Raises `DatasetError` if it is damaged."""
     return dict(read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)[1])
 
 
 def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
-    """Read what `save` and `save_new` wrote; `DatasetError` for what is damaged, or was made with another model."""
+    """Read what `save` and `save_new` wrote. Raises `DatasetError` if it is damaged or from another model."""
     groups = _read(path, embedder)
     known = {digest for _, digest, _ in groups.photos}
     for part in _parts(path):
         more = _read(part, embedder)
-        # Left by a process that was stopped within `save`, or of a grouping whose file was removed.
+        # Skip parts left by a process that was stopped in `save`, or by a grouping whose file was removed.
         if more.id != groups.id or any(digest in known for _, digest, _ in more.photos):
             continue
-        groups._take_in(more)
+        groups._append(more)
         known.update(digest for _, digest, _ in more.photos)
         groups._n_parts = int(part.name.rpartition("-")[2])
     groups._n_saved = len(groups.photos)
@@ -221,25 +224,23 @@ def load_groups(path: Path, embedder: Embedder) -> FaceGroups:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files that `save_new` wrote beside that of `save`, in their order."""
+    """Return the additional files that `save_new` wrote, in their order."""
     return sorted(path.parent.glob(f"{path.name}{_PART}[0-9]*"))
 
 
 def _read(path: Path, embedder: Embedder) -> FaceGroups:
-    """Read one file."""
+    """Read one file of a grouping."""
     arrays, record = read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)
     if reason := other_model(record.get("model"), embedder):
-        raise DatasetError(f"{plain_text(str(path))}: {reason}, or group into another folder")
+        raise DatasetError(f"{plain_text(str(path))}: {reason}, or give another folder")
     try:
         photos = [(str(name), str(digest), str(error)) for name, digest, error in record["photos"]]
-        named = {
-            digest: os.path.abspath(name) for name, digest, _ in photos
-        }  # for files of before, which have no places
+        named = {digest: os.path.abspath(name) for name, digest, _ in photos}  # older files have no places
         held = {**named, **record.get("places", {})}
         folder = os.path.abspath(path.parent)
         places = {digest: os.path.normpath(os.path.join(folder, place)) for digest, place in held.items()}
         n, dimension = arrays["embedding"].shape
-        arrays.setdefault("quality", np.full(n, UNKNOWN_QUALITY, np.float32))  # files of before have none
+        arrays.setdefault("quality", np.full(n, UNKNOWN_QUALITY, np.float32))  # older files have no qualities
         shapes = {"photo": (n,), "box": (n, 4), "score": (n,), "quality": (n,), "group": (n,)}
         shapes["embedding"] = (n, embedder.dimension)
         kinds = {"photo": "i", "box": "f", "score": "f", "quality": "f", "embedding": "f", "group": "i"}
@@ -262,7 +263,7 @@ def _read(path: Path, embedder: Embedder) -> FaceGroups:
         arrays["quality"].tolist(),
         list(arrays["embedding"].astype(np.float32)),
         arrays["group"].astype(np.int64),
-        str(record.get("id", "")),  # files of before have none, nor have their folders
+        str(record.get("id", "")),  # older files and their folders have no id
     )
 
 
@@ -278,22 +279,22 @@ def read_faces(
     try_rotations: bool = False,
     find: Callable[[Mapping[str, str]], Iterable[Photo]] | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Detect and embed the faces of photos whose content is not in `groups` yet; yields (path, reason) of failures.
+    """Add the faces of photos whose content is not in `groups` yet. Yields (path, reason) of photos that failed.
 
-    `keep` sees every new photo with its pixels and its digest before `groups` does: stopped there, the photo counts as
-    not read. `checkpoint` is called now and then. `try_rotations` is that of `process`.
-    `find` finds the faces of photos (path → digest) in place of `process`, for instance on other machines; its photos need no
-    pixels unless `keep` does.
+    `keep` gets every new photo with its pixels and its digest before it is added to `groups`; if `keep` is stopped, the
+    photo counts as not read. `checkpoint` is called after every 1,000 photos. `try_rotations` is that of `process`. `find`
+    replaces `process`, for instance to find faces on other machines: it gets paths and digests of photos; its results
+    need pixels only if `keep` uses them.
     """
     known = {digest for _, digest, _ in groups.photos}
     digests: dict[str, str] = {}
     for path, digest in zip(paths, map_ahead(sha256_or_error, paths, threads=_THREADS, ahead=_READ_AHEAD), strict=True):
         if isinstance(digest, OSError):
             yield path, folder_problem(path) if os.path.isdir(path) else digest.strerror or str(digest)
-        elif digest not in known:  # a copy of a photo is the photo
+        elif digest not in known:  # copies of a photo count once
             known.add(digest)
             digests[path] = digest
-        elif not os.path.exists(groups.places.get(digest, path)):  # it was moved
+        elif not os.path.exists(groups.places.get(digest, path)):  # the photo was moved
             groups.places[digest] = os.path.abspath(path)
     photos = (
         process(digests, detector, embedder, keep_pixels=True, try_rotations=try_rotations)

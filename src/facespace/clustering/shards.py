@@ -1,6 +1,6 @@
-"""Faces on disk in shards of whole buckets, and the similar pairs between two shards.
+"""Shards of faces on disk, each with whole buckets, and the similar pairs between two shards.
 
-`pairs_of_shards` is a function of two files to one: any process that sees the folder can compute it, in any order.
+`pairs_of_shards` reads two files and writes one, so any process that sees the folder can compute it, in any order.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from facespace.io.tensor_file import Arrays, damaged, read_tensor_file, write_te
 
 _KIND, _PAIRS = "cluster shard", "list of pairs"
 _REMEDY = "remove the folder it is in, and start the same command again"
-_TILE = 1 << 20  # similarities computed at a time, which a core's cache holds
+_TILE = 1 << 20  # similarities computed at a time, so that they fit in a core's cache
 _ROWS = 1024
 _COLUMNS = 8192
-_MOST = 256  # pairs of a face with the faces of one bucket, of which there are few unless many photos show one person
+_MOST = 256  # pairs of a face within one bucket; there are fewer unless a person has very many photos
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shard:
-    """Rows of faces in the order of their buckets, from face `begin` of that order on.
+    """Represents consecutive faces in the order of their buckets, from number `begin` in that order on.
 
-    `vectors` (n,D), `buckets` (n,V) each face's own and those it visits, `photos` and `handicaps` (n,). The shard has all
-    faces whose own bucket is from `first_bucket` up to `end_bucket`, which is not included.
+    `vectors` (n,D); `buckets` (n,V), each face's own and then those it visits; `photos` and `handicaps` (n,). The shard
+    has all faces whose own bucket is from `first_bucket` to before `end_bucket`.
     """
 
     begin: int
@@ -43,7 +43,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """E pairs of faces: `first` and `second` (E,) as numbers in the order of buckets, `similarity` (E,)."""
+    """Represents E pairs of faces: `first` and `second` (E,), numbers in the order of buckets, `similarity` (E,)."""
 
     first: npt.NDArray[np.int32]
     second: npt.NDArray[np.int32]
@@ -51,17 +51,19 @@ class Pairs:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where a shard is kept."""
+    """Return the path of a shard."""
     return folder / f"shard-{number:05}"
 
 
 def pairs_path(folder: Path, own: int, other: int) -> Path:
-    """Where the pairs are kept that faces of shard `own` form with visitors from shard `other`."""
+    """Return the path of the pairs between faces of shard `own` and their visitors from shard `other`."""
     return folder / f"pairs-{own:05}-{other:05}"
 
 
 def shard_bounds(own_buckets: npt.NDArray[np.int64], n_rows: int) -> list[tuple[int, int]]:
-    """Buckets (from, up to) of each shard, for the number of faces of every bucket (K,): full shards have `n_rows` or more.
+    """Return the buckets (first, end) of each shard, from the number of faces in every bucket (K,).
+
+    Every shard except the last has at least `n_rows` faces.
 
     >>> shard_bounds(np.array([3, 3, 9, 0, 1]), 5)
     [(0, 2), (2, 3), (3, 5)]
@@ -76,14 +78,14 @@ def shard_bounds(own_buckets: npt.NDArray[np.int64], n_rows: int) -> list[tuple[
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """Write a shard, whole or not at all."""
+    """Write a shard atomically."""
     arrays = {name: getattr(shard, name) for name in ("vectors", "buckets", "photos", "handicaps")}
     record = {name: getattr(shard, name) for name in ("begin", "first_bucket", "end_bucket")}
     write_tensor_file(path, _KIND, arrays, record)
 
 
 def read_shard(path: Path) -> Shard:
-    """Read what `write_shard` wrote; `DatasetError` for a damaged file."""
+    """Read what `write_shard` wrote. Raises `DatasetError` if it is damaged."""
     arrays, record = read_tensor_file(path, _KIND, DatasetError, remedy=_REMEDY)
     try:
         shard = Shard(record["begin"], record["first_bucket"], record["end_bucket"], **arrays)
@@ -94,7 +96,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def read_pairs(path: Path) -> Pairs:
-    """Read what `pairs_of_shards` wrote; `DatasetError` for a damaged file."""
+    """Read what `pairs_of_shards` wrote. Raises `DatasetError` if it is damaged."""
     arrays = read_tensor_file(path, _PAIRS, DatasetError, remedy=_REMEDY)[0]
     try:
         pairs = Pairs(**arrays)
@@ -105,17 +107,17 @@ def read_pairs(path: Path) -> Pairs:
 
 
 def _check_lengths(arrays: Arrays) -> None:
-    """`ValueError` unless all arrays have as many rows."""
+    """Raise `ValueError` unless all arrays have the same number of rows."""
     if len({len(array) for array in arrays.values()}) > 1:
-        raise ValueError("arrays of several lengths")
+        raise ValueError("its arrays have different lengths")
 
 
 def pairs_of_shards(folder: Path, own: int, other: int, threshold: float) -> None:
-    """Write the pairs of faces of shard `own` with faces of shard `other` that visit their buckets, or belong to them.
+    """Write the similar pairs of faces in shard `own` with faces of shard `other` that visit or belong to their buckets.
 
-    Pairs are those whose cosine less both handicaps is `threshold` or more and whose photos differ. Each pair is written
-    once, over all calls for all shards. A face that has more than 256 such pairs in one bucket keeps its most similar ones.
-    A file that is there already is left as it is.
+    A pair is similar if its cosine, less both handicaps, is `threshold` or more; its photos must differ. Over the calls for
+    all shards each pair is written once. If a face has more than 256 pairs in one bucket, only the most similar ones are
+    kept. An existing file is not changed.
     """
     target = pairs_path(folder, own, other)
     if target.exists():
@@ -163,11 +165,11 @@ class _Found:
 
     def _in_tile(self, bucket: int, columns: slice, rows: npt.NDArray[np.int64], most: int) -> None:
         width = columns.stop - columns.start
-        if len(self._tile) < len(rows) * width:  # memory is taken once: clearing new pages costs as much as the product
+        if len(self._tile) < len(rows) * width:  # allocate only once: clearing new pages takes as long as the product
             self._tile = np.empty(max(_TILE, len(rows) * width), np.float32)
         tile = self._tile[: len(rows) * width].reshape(len(rows), width)
         np.matmul(self.there.vectors[rows], self.here.vectors[columns].T, out=tile)
-        # What a pair must reach before handicaps are taken off; with them exactly only for the few that do.
+        # A lower bound of what a pair must reach. The exact handicaps are subtracted only for the few pairs that reach it.
         least = self.threshold + float(self.there.handicaps.min() + self.here.handicaps[columns].min())
         flat = np.flatnonzero(tile >= np.float32(least - 1e-6))
         if not len(flat):
@@ -176,7 +178,7 @@ class _Found:
         visitor, face = rows[row], column + columns.start
         similarity = tile.reshape(-1)[flat] - self.there.handicaps[visitor] - self.here.handicaps[face]
         own_bucket = self.there.buckets[visitor, 0]
-        # In its own bucket a pair is met from both sides. Faces that visit the buckets of each other meet in two.
+        # A pair within one bucket is found from both sides, and faces that visit each other's buckets are found in both.
         mutual = (self.here.buckets[face] == own_bucket[:, None]).any(axis=1)
         once = np.where(own_bucket == bucket, visitor < face, ~mutual | (own_bucket > bucket))
         kept = once & (similarity >= self.threshold) & (self.there.photos[visitor] != self.here.photos[face])
@@ -191,7 +193,7 @@ class _Found:
         )
 
     def pairs(self) -> Pairs:
-        """All pairs collected."""
+        """Return all collected pairs."""
         empty = np.empty(0, np.int32)
         return Pairs(
             np.concatenate([empty, *(part.first for part in self._parts)]),
@@ -203,7 +205,7 @@ class _Found:
 def _most_similar(
     rows: npt.NDArray[np.int64], similarity: npt.NDArray[np.float32], most: int
 ) -> npt.NDArray[np.intp] | slice:
-    """Which of the pairs to keep so that no row has more than `most` of them; `rows` are sorted."""
+    """Return the pairs to keep so that no row has more than its `most` similar ones; `rows` are sorted."""
     if len(rows) <= most:
         return slice(None)
     begins = np.flatnonzero(np.diff(rows, prepend=-1))

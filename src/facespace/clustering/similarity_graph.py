@@ -1,4 +1,4 @@
-"""Which of many faces are alike: the pairs above a similarity, found in tiles, so that 100,000 faces fit in memory."""
+"""The similarity graph: pairs of faces above a threshold, found in tiles so that 100,000 faces fit in memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Embeddings = npt.NDArray[np.float32]
 Neighbours = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 _ROWS, _COLUMNS = 2048, 8192  # a tile of similarities takes 64 MiB
-_DENSE = 64  # pairs a row in one tile, from which on only the most similar are kept
+_DENSE = 64  # if a tile has more pairs a row than this, only the `_MOST` most similar of each row are kept
 _MOST = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimilarityGraph:
-    """E pairs of N faces: `first` (E,) < `second` (E,) are rows, `similarity` (E,) their cosines.
+    """Represents E pairs of N faces: `first` (E,) < `second` (E,) are rows, `similarity` (E,) their cosines.
 
-    `whole` is false where faces had so many alike that each kept only its most similar ones of every few thousand.
+    `whole` is False if so many pairs were similar that faces kept only the most similar ones of each tile.
     """
 
     n: int
@@ -30,7 +30,7 @@ class SimilarityGraph:
     whole: bool
 
     def neighbours(self) -> Neighbours:
-        """Both directions row by row: of face k those from `starts[k]` to `starts[k + 1]`, and their similarities."""
+        """Return (starts, others, similarities): face k is similar to `others[starts[k]:starts[k + 1]]`."""
         from scipy.sparse import coo_array
 
         both = coo_array((self.similarity, (self.first, self.second)), shape=(self.n, self.n)).tocsr()
@@ -46,9 +46,10 @@ def similar_pairs(
     photos: npt.NDArray[np.int64] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimilarityGraph:
-    """The pairs of rows (N,D) of length 1 whose cosine is `threshold` or more, which must be above 0.
+    """Find the pairs of rows (N,D) of length 1 whose cosine is `threshold` or more, which must be above 0.
 
-    The `handicaps` (N,) of both are taken off their cosine first. Rows of one of the `photos` (N,) are no pair.
+    The `handicaps` (N,) of both rows are subtracted from their cosine first. Rows of the same photo in `photos` (N,) are
+    not compared.
 
     >>> vectors = np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32)
     >>> graph = similar_pairs(vectors, 0.7)
@@ -56,7 +57,7 @@ def similar_pairs(
     ([0], [2], [0.800000011920929])
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"a similarity to reach wants a number above 0 and up to 1; got {threshold}")
+        raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
     n = len(embeddings)
     firsts, seconds, similarities = [], [], []
     whole = True
@@ -67,7 +68,7 @@ def similar_pairs(
             tile -= handicaps[row : row + _ROWS, None] + handicaps[None, column : column + _COLUMNS]
         if photos is not None:
             tile[photos[row : row + _ROWS, None] == photos[None, column : column + _COLUMNS]] = -1
-        if column <= row + len(tile) - 1:  # the diagonal crosses this tile: what lies on it or below came before
+        if column <= row + len(tile) - 1:  # the diagonal crosses this tile: pairs on it or below it are excluded
             tile[np.arange(column, column + tile.shape[1])[None] <= np.arange(row, row + len(tile))[:, None]] = -1
         alike = tile >= threshold
         if alike.sum() > _DENSE * len(tile):

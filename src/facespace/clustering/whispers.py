@@ -10,21 +10,21 @@ from facespace.clustering.similarity_graph import Neighbours
 Labels = npt.NDArray[np.int64]
 
 _ITERATIONS = 20
-_MANY = 128  # neighbours, from which on NumPy sums faster than a loop
+_MANY = 128  # above this number of neighbours NumPy sums faster than a loop
 
 
 def whispers(
     neighbours: Neighbours, photos: Labels, rng: np.random.Generator, *, ids: Labels | None = None
 ) -> npt.NDArray[np.int64]:
-    """The group (N,) of every node after at most 20 rounds: a node takes over the group that weighs most among its neighbours.
+    """Return the group (N,) of every node after at most 20 rounds of Chinese whispers.
 
-    A group has the number of the node it began with. Of groups of equal weight the smallest number counts, and a group that
-    has a face of the same of the `photos` (N,) is passed over. Nodes are visited in an order drawn from `rng`, another one
-    each round. `ids` (N,), a permutation, are the numbers of the nodes where these are stored in another order than that of
-    the faces: the groups are those of the same graph stored in order.
+    In a round each node takes the group with the largest total weight among its neighbours. At first each node is its own
+    group, with its own number. Of groups with equal weights the smallest number wins. Groups that have another face of the
+    same photo in `photos` (N,) are skipped. Each round visits the nodes in a new order drawn from `rng`. If nodes are not
+    stored in the order of faces, `ids` (N,) are the faces' numbers; the groups are then the same as in the order of faces.
 
-    A node is looked at again only when a neighbour has changed its group, or a face of its photo has left one; otherwise
-    the answer would be the one of the last time.
+    A node is visited again only if a neighbour has changed its group, or another face of its photo has left one; otherwise
+    the result would be the same.
 
     >>> from facespace.clustering.similarity_graph import similar_pairs
     >>> graph = similar_pairs(np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32), 0.7)
@@ -40,7 +40,7 @@ def whispers(
     alike = np.sort(labels[np.flatnonzero(np.diff(starts))])
     begins = starts.tolist()
     mates = _photo_mates(photos)
-    held = {(int(labels[node]), mate[0]) for node, mate in mates.items()}  # groups and photos that stand in them
+    held = {(int(labels[node]), mate[0]) for node, mate in mates.items()}  # (group, photo) for each photo in a group
     waiting = bytearray(b"\1") * n
     flags = np.frombuffer(waiting, np.uint8)
     for _ in range(_ITERATIONS):
@@ -75,7 +75,7 @@ def whispers(
 
 
 def _sums(groups: Labels, weights: npt.NDArray[np.float32]) -> dict[int, float]:
-    """The weight of each group among the neighbours; in float64 such sums of float32 are exact, in whatever order."""
+    """Return the total weight of each group. Sums of float32 in float64 are exact here, so their order does not matter."""
     if len(groups) > _MANY:
         found, places = np.unique(groups, return_inverse=True)
         return dict(zip(found.tolist(), np.bincount(places, weights=weights).tolist(), strict=True))
@@ -86,7 +86,7 @@ def _sums(groups: Labels, weights: npt.NDArray[np.float32]) -> dict[int, float]:
 
 
 def _photo_mates(photos: Labels) -> dict[int, tuple[int, Labels]]:
-    """Of each node whose photo has several nodes: a number for the photo, and all of its nodes."""
+    """Return, for each node whose photo has several nodes, a number for the photo and all of its nodes."""
     order = np.argsort(photos, kind="stable")
     begins = np.flatnonzero(np.diff(photos[order], prepend=photos[order[:1]] - 1)) if len(photos) else np.empty(0, int)
     sizes = np.diff(begins, append=len(photos))

@@ -1,7 +1,8 @@
-"""Videos and cameras: frames read, faces followed and named over all their frames.
+"""Videos and cameras: frames are read, and their faces are tracked and named.
 
-Begin with `naming.VideoNamer`. `reader` reads video files and finds their `cuts`, `camera` gives the newest picture of a
-camera, `tracker` follows faces, `appearances` are the result; `drawing` and `subrip` write it as a video or as subtitles.
+Begin with `naming.VideoNamer`. `reader` reads video files and finds their `cuts`, `camera` and `streams` read the newest
+picture of a camera, `tracker` follows faces, and `appearances` are the result. `drawing` and `subrip` write it as a video
+or as subtitles. `sources` and `watching` report the people whom cameras see.
 """
 
 from __future__ import annotations

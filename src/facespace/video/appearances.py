@@ -1,4 +1,4 @@
-"""Who was on screen and when: the names of the frames of a video joined to appearances."""
+"""Appearances: who was on screen and when, joined from the names in the frames of a video."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from facespace.video.cuts import Changes
 
 @dataclass(frozen=True, slots=True)
 class NamedFace:
-    """One face of a frame, in its pixels: the number of its track and its name in this frame.
+    """Represents one face of a frame, in pixels of the frame, with the number of its track and its name in this frame.
 
-    `similarity` and `threshold` are the namer's for the track's embeddings around this frame; `name` is None for
-    unknown. Where the name stands at another face of the frame, it is None although `similarity` reaches `threshold`.
+    `name` is None for an unknown face. `similarity` and `threshold` come from the namer, for the track's mean embedding
+    around this frame. If another face of the frame has the name, `name` is None even if `similarity` reaches `threshold`.
     """
 
     face: Face
@@ -28,9 +28,9 @@ class NamedFace:
 
 @dataclass(frozen=True, slots=True)
 class NamedFrame:
-    """One frame that was looked at, its number and second in the video; `pixels` (H,W,3) when asked for.
+    """Represents one analysed frame with its number and its time in seconds; `pixels` (H,W,3) if they are kept.
 
-    `cuts` are the seconds at which new shots began since the frame looked at before.
+    `cuts` are the seconds at which new shots began since the previous analysed frame.
     """
 
     index: int
@@ -42,11 +42,11 @@ class NamedFrame:
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """One track under one name: who was on screen, seen from second `first` to `last` in `n_frames` frames.
+    """Represents one track under one name, seen from second `first` to `last` in `n_frames` analysed frames.
 
-    A track has several appearances where its name changes. `similarity` and `threshold` are means over the frames.
-    `begin` and `end` are the seconds at which the picture shows it coming and going, at a cut for instance, between the
-    frames that were looked at; None where the picture does not show that.
+    A track has several appearances if its name changes. `similarity` and `threshold` are means over the frames. `begin`
+    and `end` are the exact seconds at which the person came and went, if the picture changed at once between analysed
+    frames, for example at a cut; otherwise None.
     """
 
     track: int
@@ -62,7 +62,7 @@ class Appearance:
 
 @dataclass(slots=True, eq=False)
 class _Stretch:
-    """An appearance that may go on; `face` is its latest."""
+    """Represents an appearance that may continue; `face` is the latest one."""
 
     track: int
     name: str | None
@@ -99,15 +99,15 @@ class _Stretch:
 
 
 class AppearanceLog:
-    """Joins the named faces of one frame after the other to appearances."""
+    """A log that joins the named faces of consecutive frames to appearances."""
 
     def __init__(self) -> None:
         self._stretches: list[_Stretch] = []
         self._latest: dict[int, _Stretch] = {}  # by track
-        self._visible: list[_Stretch] = []  # those in the frame before
+        self._visible: list[_Stretch] = []  # those in the previous frame
 
     def add(self, frame: NamedFrame, size: tuple[int, int], changes: Changes | None) -> None:
-        """Add the next frame, of that width and height; `changes` are those since the frame before."""
+        """Add the next frame; `size` is its width and height, `changes` are those since the previous frame."""
         names = {named.track: named.name for named in frame.faces}
         for stretch in self._visible:
             if stretch.track not in names or names[stretch.track] != stretch.name:
@@ -124,12 +124,12 @@ class AppearanceLog:
             self._visible.append(latest)
 
     def appearances(self) -> list[Appearance]:
-        """All appearances so far, by the second they were seen first."""
+        """Return all appearances so far, in the order of their first seconds."""
         found = [stretch.appearance() for stretch in self._stretches]
         return sorted(found, key=lambda appearance: (appearance.first, appearance.track))
 
 
 def _change(face: Face, size: tuple[int, int], changes: Changes | None, cut: tuple[float, ...]) -> float | None:
-    """When the picture at a face was replaced, or else the second of the cut, if there is one."""
+    """Return the second at which the picture at a face was replaced, else the second of the cut, else None."""
     at = changes.at(face.box, *size) if changes is not None else None
     return at if at is not None else cut[0] if cut else None

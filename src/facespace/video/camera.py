@@ -1,4 +1,4 @@
-"""Pictures of a camera as they come: whoever is slower than the camera gets the newest one, never an old one."""
+"""Reads the cameras of this machine. A caller that is slower than the camera always gets the newest picture."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from typing import Any, Generic, TypeVar
 
 from facespace.errors import RuntimeUnavailable, VideoError
 from facespace.io.text import first_line
-from facespace.video.reader import Frame, pyav, titles_in_any_letters, upright_pixels
+from facespace.video.reader import Frame, metadata_options, pyav, upright_pixels
 
 T = TypeVar("T")
 
-_PAUSE = 0.005  # seconds until a camera that has no picture yet is asked again
-_PATIENCE = 2.0  # seconds a camera has to send a last picture before it is left to itself
+_PAUSE = 0.005  # seconds to wait if a camera has no new picture yet
+_PATIENCE = 2.0  # seconds to wait for the reading thread when reading ends
 
 
 def read_camera(number: int = 0, *, per_second: float | None = None) -> Generator[Frame, None, None]:
-    """The camera's pictures, upright, until the caller stops: each the newest there is when it is asked for.
+    """Yield a camera's pictures, upright, until the caller stops; each is the newest one when it is requested.
 
-    `number` counts the machine's cameras from 0. `index` numbers the pictures given, without those left out, and
-    `seconds` count from the first. At most `per_second` of them are given a second. The camera is let go when the
-    iterator is closed.
+    `number` counts the machine's cameras from 0. `index` counts the yielded pictures, without skipped ones, and `seconds`
+    count from the first. At most `per_second` pictures a second are yielded. Closing the iterator releases the camera.
 
-    Raises `VideoError` where there is no such camera or it stops, `RuntimeUnavailable` without PyAV.
+    Raises `VideoError` if there is no such camera or if it stops, `RuntimeUnavailable` without PyAV.
     """
-    # Closed even when the caller goes away in the midst: a camera stays alight as long as it is open.
+    # Also closed if the caller stops in the middle: the camera's light stays on as long as it is open.
     with contextlib.closing(newest(_pictures(number))) as pictures:
         yield from frames_of(pictures, per_second=per_second)
 
@@ -36,9 +35,9 @@ def read_camera(number: int = 0, *, per_second: float | None = None) -> Generato
 def frames_of(
     pictures: Iterable[tuple[float, Any]], *, per_second: float | None = None, aspect: float = 1.0
 ) -> Iterator[Frame]:
-    """Decoded pictures and when they were taken as frames, upright; at most `per_second` of them a second, or all.
+    """Convert (time, decoded picture) to upright frames, at most `per_second` a second, or all if None.
 
-    `aspect` is the width of a pixel by its height.
+    `aspect` is the width of a pixel divided by its height.
     """
     pause = 0.0 if per_second is None else 1 / per_second
     begin: float | None = None
@@ -54,7 +53,7 @@ def frames_of(
 
 
 class _Slot(Generic[T]):
-    """The newest item, or how the source ended; `condition` guards both."""
+    """Holder of the newest item, or of the way the source ended; `condition` guards both."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -64,9 +63,9 @@ class _Slot(Generic[T]):
 
 
 def newest(items: Iterable[T]) -> Generator[T, None, None]:
-    """The items of a source that does not wait, leaving out those that a newer one has followed meanwhile.
+    """Yield the newest items of a source that does not wait, and skip items that are already replaced by a newer one.
 
-    The source is read in a thread; its error is raised here, after its last item.
+    A thread reads the source; its error is raised here, after its last item.
 
     >>> list(newest([7]))
     [7]
@@ -84,10 +83,10 @@ def newest(items: Iterable[T]) -> Generator[T, None, None]:
                     slot.condition.notify()
                 if stop.is_set():
                     break
-        except BaseException as reason:  # raised again where the items are taken
+        except BaseException as reason:  # raised again in the consumer's thread
             error = reason
         finally:
-            if close := getattr(source, "close", None):  # in the thread that has read it
+            if close := getattr(source, "close", None):  # in the same thread that has read it
                 close()
             with slot.condition:
                 slot.ended, slot.error = True, error
@@ -111,18 +110,18 @@ def newest(items: Iterable[T]) -> Generator[T, None, None]:
 
 
 def _pictures(number: int) -> Iterator[tuple[float, Any]]:
-    """(when, picture) of everything the camera sends; `when` in seconds of the monotonic clock."""
+    """Yield (time, picture) of everything the camera sends; times are in seconds of the monotonic clock."""
     name, device_format, options = _device(number)
     av = pyav()
     source = f"camera {number}"
     try:
-        container = av.open(name, format=device_format, options=options, **titles_in_any_letters(av))
+        container = av.open(name, format=device_format, options=options, **metadata_options(av))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise VideoError(source, f"there is no such camera ({name})") from error
     except PermissionError as error:
         raise VideoError(source, f"this user may not open {name}") from error
-    except Exception as error:  # drivers fail in all ways
-        raise VideoError(source, f"it cannot be opened ({_said(error)}); is another program using it?") from error
+    except Exception as error:  # drivers raise many kinds of errors
+        raise VideoError(source, f"it cannot be opened ({_cause(error)}); is another program using it?") from error
     with container:
         if not container.streams.video:
             raise VideoError(source, "it sends no pictures")
@@ -132,12 +131,12 @@ def _pictures(number: int) -> Iterator[tuple[float, Any]]:
             try:
                 packet = next(packets, None)
                 pictures = packet.decode() if packet is not None and packet.size else []
-            except BlockingIOError:  # no picture yet, says macOS; its iterator ends with the error
+            except BlockingIOError:  # macOS has no new picture yet; the error ends its iterator
                 time.sleep(_PAUSE)
                 packets = container.demux(stream)
                 continue
             except Exception as error:
-                raise VideoError(source, f"it stopped ({_said(error)})") from error
+                raise VideoError(source, f"it stopped ({_cause(error)})") from error
             if packet is None:
                 return
             now = time.monotonic()
@@ -145,11 +144,11 @@ def _pictures(number: int) -> Iterator[tuple[float, Any]]:
 
 
 def _device(number: int) -> tuple[str, str, dict[str, str]]:
-    """What FFmpeg opens for a camera on this system: name, format, options."""
+    """Return what FFmpeg needs to open a camera on this system: name, format, options."""
     if number < 0:
-        raise ValueError(f"a camera's number counts from 0; got {number}")
+        raise ValueError(f"a camera's number must be 0 or more, got {number}")
     if platform == "darwin":
-        # Left to itself, FFmpeg asks for 29.97 frames a second, which no built-in camera has.
+        # By default FFmpeg requests 29.97 frames a second, which no built-in camera supports.
         return f"{number}:none", "avfoundation", {"framerate": "30"}
     if platform == "win32":
         return _windows_camera(number), "dshow", {"rtbufsize": "100M"}
@@ -157,7 +156,7 @@ def _device(number: int) -> tuple[str, str, dict[str, str]]:
 
 
 def _windows_camera(number: int) -> str:
-    """DirectShow knows cameras by name."""
+    """Return the name of a camera, by which DirectShow opens it."""
     pyav()
     try:
         from av.device import enumerate_input_devices
@@ -169,5 +168,5 @@ def _windows_camera(number: int) -> str:
     return f"video={cameras[number]}"
 
 
-def _said(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or first_line(error))

@@ -1,7 +1,7 @@
-"""Where and when the picture of a film changes at once: hard cuts, and parts of the picture that are replaced.
+"""Finds sudden changes in a film: hard cuts, and parts of the picture that are replaced at once.
 
-Both are found in small thumbnails of all frames, without any face. What fades slowly is not found here: the tracker
-notices such changes by the faces.
+Both are found in small thumbnails of all frames, without using faces. Slow fades are not found here; the tracker notices
+them by the faces.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from facespace.faces.face import Box
 SIZE = (32, 18)  # width and height of a thumbnail
 Picture = npt.NDArray[np.int16]
 
-_DARK = 24  # of 255; cells darker than that in both pictures are night, and are not counted
-_FLAT = 6  # of 255; how much the colours of a bar may differ
-_LEAST_COUNTED = 0.2  # share of the frame; a few bright letters on black are too little to tell
-_DIFFERENT = 20  # of 255; what a cell's change must exceed
-# Share of the cells. `benchmarks/film.py --limits`: at least 0.82 changed at each of 59 cuts, at most 0.04 between.
+_DARK = 24  # of 255; cells that are darker than this in both pictures are not counted
+_FLAT = 6  # of 255; the largest colour difference within a bar
+_LEAST_COUNTED = 0.2  # smallest fraction of cells to decide on a cut; a few bright letters on black are not enough
+_DIFFERENT = 20  # of 255; a cell with a larger difference has changed
+# Fraction of changed cells that makes a cut. With `benchmarks/film.py --limits` at least 0.82 changed at each of 59 cuts,
+# and at most 0.04 between cuts.
 _CHANGED = 0.6
-_ABOVE_MOTION = 2.0  # a cut changes that many times as many cells as the median of the few frames before it
-# A picture that is like any of the last few frames is no new one, so a flash does not end with a cut.
+_ABOVE_MOTION = 2.0  # a cut changes at least this many times as many cells as the median of the frames before it
+# A frame that resembles any of the last few frames is not a cut, so the end of a flash is not a cut.
 _MEMORY, _MEMORY_SECONDS = 4, 0.2
-_AT_ONCE = 0.5  # share of a box's cells that must change in one frame
+_AT_ONCE = 0.5  # fraction of a box's changed cells that must have changed in the same frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Changes:
-    """For each cell of the thumbnail (H,W) how much it changed in one frame at most, and the second of that frame."""
+    """Represents the largest change of each cell (H,W) of the thumbnail within one frame, and the second of that frame."""
 
     strength: npt.NDArray[np.int16]
     when: npt.NDArray[np.float64]
 
     def at(self, box: Box, width: int, height: int) -> float | None:
-        """The second at which most of a box was replaced, in a frame of that size in pixels; None if it was not."""
+        """Return the second at which most of a box was replaced, or None. `width` and `height` are the frame's in pixels."""
         rows, columns = self.strength.shape
         left, right = _cells(box[0], box[2], columns / width, columns)
         top, bottom = _cells(box[1], box[3], rows / height, rows)
@@ -50,7 +51,7 @@ class Changes:
 
 
 class CutFinder:
-    """Finds the changes in the frames of one film, given one after the other.
+    """A finder of cuts and changes in the frames of one film, which are added one after the other.
 
     >>> finder, rng = CutFinder(), np.random.default_rng(0)
     >>> first, second = rng.integers(0, 256, (2, 18, 32, 3), np.uint8)
@@ -68,7 +69,7 @@ class CutFinder:
         self._changes: Changes | None = None
 
     def add(self, thumbnail: npt.NDArray[np.uint8], seconds: float) -> None:
-        """Take in the next frame: `thumbnail` (H,W,3) RGB is the whole of it made small, `seconds` its time."""
+        """Add the next frame: `thumbnail` (H,W,3) RGB is the whole frame made small, `seconds` its time."""
         picture = thumbnail.astype(np.int16)
         while len(self._recent) > 1 and seconds - self._recent[0][0] > _MEMORY_SECONDS:
             self._recent.popleft()
@@ -88,14 +89,14 @@ class CutFinder:
         self._recent.append((seconds, picture))
 
     def take(self) -> tuple[tuple[float, ...], Changes | None]:
-        """The seconds of the cuts and the changes of all cells since this was asked last; None without a frame."""
+        """Return the seconds of the cuts and the changes of all cells since the last call; None without a frame."""
         cuts, changes = tuple(self._cuts), self._changes
         self._cuts, self._changes = [], None
         return cuts, changes
 
 
 def _cells(low: float, high: float, scale: float, n: int) -> tuple[int, int]:
-    """From which cell to before which one a side of a box reaches; at least one cell."""
+    """Return the first cell of a box's side and the cell after its last, at least one cell."""
     first = min(max(int(low * scale), 0), n - 1)
     return first, min(max(round(high * scale), first + 1), n)
 
@@ -106,7 +107,7 @@ def _difference(picture: Picture, earlier: Picture) -> Picture:
 
 
 def changed_share(picture: Picture, earlier: Picture) -> float:
-    """The share of cells that changed, without bars and cells that are dark in both pictures."""
+    """Return the fraction of cells that changed, not counting bars and cells that are dark in both pictures."""
     difference = _difference(picture, earlier)
     inside = tuple(_inside_bars(picture, difference, axis) for axis in (0, 1))
     lit: Any = np.maximum(picture, earlier).max(axis=2) >= _DARK
@@ -117,7 +118,7 @@ def changed_share(picture: Picture, earlier: Picture) -> float:
 
 
 def _inside_bars(picture: Picture, difference: Picture, axis: int) -> slice:
-    """The rows (axis 0) or columns (axis 1) between bars: outer ones of one colour that did not change."""
+    """Return the rows (axis 0) or columns (axis 1) between bars; a bar is at the edge, of one colour and unchanged."""
     across = 1 - axis
     bar = (np.ptp(picture, axis=across).max(axis=1) <= _FLAT) & (difference.max(axis=across) <= _FLAT)
     inside = np.flatnonzero(~bar)

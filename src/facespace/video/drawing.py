@@ -1,4 +1,4 @@
-"""Videos to look at: the people framed and named in every frame."""
+"""Draws videos in which the people of every frame are marked with a box and a name."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from facespace.video.reader import Frame, pyav, read_frames
 
 STRANGER = (128, 128, 128)
 
-_CODERS = (("h264", "libx264"), ("mpeg4", "mpeg4"), ("vp9", "libvpx-vp9"))  # codec, FFmpeg's coder, best first
-_TICKS = 60_000  # a second; MPEG-4 counts no finer than 65,535
-_ENDINGS = (".mp4", ".mov", ".mkv", ".webm")  # containers that keep the time of every frame
+_ENCODERS = (("h264", "libx264"), ("mpeg4", "mpeg4"), ("vp9", "libvpx-vp9"))  # (codec, FFmpeg's encoder), best first
+_TICKS = 60_000  # per second; MPEG-4 allows at most 65,535
+_ENDINGS = (".mp4", ".mov", ".mkv", ".webm")  # containers that store the time of every frame
 
 
 def draw_video(path: str, target: Path, frames: Sequence[NamedFrame], appearances: Sequence[Appearance]) -> None:
-    """A copy of the video `path` with the people of `frames` framed and named, without its sound.
+    """Write a copy of the video `path`, without sound, in which the people of `frames` have boxes and names.
 
-    Every frame of the video is in it at its own time, also those that were not looked at: boxes move evenly between
-    `frames` of one shot. Names are those of `appearances`. Of a damaged video what can be read is drawn. `target` is
-    there whole or not at all; its ending, .mp4, .mov, .mkv or .webm, says the format. `ValueError` for another ending,
-    `VideoError` when there is nothing to draw or it cannot be written.
+    It contains every frame of the video at its own time, not only the analysed ones: boxes are interpolated between
+    `frames` of one shot. Names are those of `appearances`. Of a damaged video the readable part is drawn. `target` is
+    written atomically; its ending, .mp4, .mov, .mkv or .webm, selects the format. Raises `ValueError` for another ending,
+    `VideoError` if no frame can be read or the video cannot be written.
     """
     if target.suffix.lower() not in _ENDINGS:
         raise ValueError(f"{target}: a drawn video must end in {', '.join(_ENDINGS)}")
@@ -48,13 +48,13 @@ def draw_video(path: str, target: Path, frames: Sequence[NamedFrame], appearance
 
 
 def draw_frame(frame: NamedFrame) -> Image.Image:
-    """A copy of a frame that has its pixels, with its faces framed and named as they are so far."""
+    """Return a copy of a frame, which must have its pixels, with boxes and current names of its faces."""
     assert frame.pixels is not None
     return _drawn(frame.pixels, [(named.face, named.name) for named in frame.faces])
 
 
 class Labels:
-    """Where the faces of a video are at any second and what they are called: what is drawn."""
+    """The faces to draw at any second of a video, with their names."""
 
     def __init__(self, frames: Sequence[NamedFrame], appearances: Sequence[Appearance]) -> None:
         self._frames = sorted(frames, key=lambda frame: frame.seconds)  # a damaged file's times may go back
@@ -64,10 +64,10 @@ class Labels:
             self._appearances.setdefault(seen.track, []).append(seen)
 
     def at(self, seconds: float) -> list[tuple[Face, str | None]]:
-        """The faces at a second and their names, None for unknown.
+        """Return the faces at a second and their names, None for unknown.
 
-        Between two frames that were looked at, those of both move evenly from one to the other. The others come and go
-        when the picture shows it, or else in the middle. After the last frame people stay where they were.
+        Between two analysed frames, faces of both are interpolated. The others come or go when the picture shows it, or
+        else halfway. After the last frame faces stay where they were.
         """
         after = bisect.bisect_right(self._times, seconds)
         if not after:
@@ -97,7 +97,7 @@ class Labels:
         return shown
 
     def _appearance(self, track: int, seconds: float) -> Appearance | None:
-        """The appearance that a frame which was looked at at that second belongs to."""
+        """Return the track's appearance at the second of an analysed frame."""
         of_track = self._appearances.get(track, [])
         k = bisect.bisect_right(of_track, seconds, key=lambda seen: seen.first)
         return of_track[max(k - 1, 0)] if of_track else None
@@ -108,7 +108,7 @@ def _name(seen: Appearance | None) -> str | None:
 
 
 def _readable(path: str) -> Iterator[Frame]:
-    """All frames of a video; what is damaged was said when its people were named."""
+    """Yield all frames of a video; damage is ignored, as it was reported when the people were named."""
     with contextlib.suppress(VideoError):
         yield from read_frames(path, every=1)
 
@@ -134,7 +134,7 @@ def _between(first: Face, second: Face, share: float) -> Face:
 
 
 class _Writer:
-    """A video file written frame by frame, all of them in the size of the first."""
+    """Writer of a video file, frame by frame; all frames get the size of the first."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
@@ -151,19 +151,19 @@ class _Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            with contextlib.suppress(pyav().FFmpegError):  # of the same full disk; what came first is told
+            with contextlib.suppress(pyav().FFmpegError):  # usually the same cause; the first error is reported
                 self._container.close()
             return
-        with self._telling(), contextlib.closing(self._container):  # which writes the file's table of frames
+        with self._video_errors(), contextlib.closing(self._container):  # closing writes the file's table of frames
             if self._stream is not None:
                 self._container.mux(self._stream.encode())
 
     def write(self, picture: Image.Image, seconds: float) -> None:
-        """Add a frame; one that comes earlier than the one before is shown just after it."""
+        """Add a frame. A frame with an earlier time than the previous one is shown just after that."""
         av = pyav()
-        with self._telling():
+        with self._video_errors():
             if self._stream is None:
-                # Colours are stored for every second pixel, so both sides are even.
+                # Colours are stored for every second pixel, so both sides must be even.
                 self._size = (picture.width + picture.width % 2, picture.height + picture.height % 2)
                 self._stream = self._begin()
             if picture.size != self._size:
@@ -176,23 +176,23 @@ class _Writer:
 
     def _begin(self) -> Any:
         av = pyav()
-        for codec, coder in _CODERS:
-            if coder in av.codecs_available and codec in self._container.supported_codecs:
+        for codec, encoder in _ENCODERS:
+            if encoder in av.codecs_available and codec in self._container.supported_codecs:
                 break
         else:
-            raise VideoError(self._name, "this PyAV has no coder for such a file (H.264, MPEG-4 or VP9)")
-        options = {"preset": "veryfast"} if coder == "libx264" else {}
-        stream = self._container.add_stream(coder, rate=30, options=options)
+            raise VideoError(self._name, "this PyAV has no encoder for such a file (H.264, MPEG-4 or VP9)")
+        options = {"preset": "veryfast"} if encoder == "libx264" else {}
+        stream = self._container.add_stream(encoder, rate=30, options=options)
         stream.width, stream.height = self._size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, _TICKS)
-        if coder != "libx264":  # which keeps to a quality by itself
+        if encoder != "libx264":  # libx264 aims at a constant quality by default
             stream.bit_rate = min(max(4 * self._size[0] * self._size[1], 500_000), 20_000_000)
         return stream
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Inside, what FFmpeg refuses is a `VideoError`; a full disk stays the system's error."""
+    def _video_errors(self) -> Iterator[None]:
+        """Turn FFmpeg's errors in the block into `VideoError`; errors of the system, such as a full disk, stay `OSError`."""
         av = pyav()
         try:
             yield

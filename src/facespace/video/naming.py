@@ -1,4 +1,4 @@
-"""The people in a video: faces found and embedded in some of its frames, followed, and named over all of them."""
+"""Names the people in a video: faces are detected and embedded in some of its frames, tracked, and named by track."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from facespace.video.tracker import Sighting, Tracker
 
 
 class Named(Protocol):
-    """What a namer says of one embedding."""
+    """The answer of a namer for one embedding."""
 
     @property
     def name(self) -> str | None:
-        """Who it is; None for unknown."""
+        """The person's name; None for unknown."""
 
     @property
     def similarity(self) -> float | None:
-        """The similarity to that person, or to the most similar one if it is unknown; None without anybody."""
+        """The similarity to that person, or to the most similar one for an unknown face; None without any person."""
 
     @property
     def threshold(self) -> float:
-        """The similarity that a name needs."""
+        """The similarity that is required for a name."""
 
 
 Namer = Callable[[npt.NDArray[np.float32]], Sequence[Named]]
@@ -44,9 +44,9 @@ Namer = Callable[[npt.NDArray[np.float32]], Sequence[Named]]
 
 @dataclass(slots=True, eq=False)
 class _Look:
-    """One frame that was looked at, with its faces, their embeddings (F,D) and the tracks they belong to.
+    """Represents one analysed frame, with its faces, their embeddings (F,D) and their tracks.
 
-    `pixels` are kept only until the frame is named, and only when asked for.
+    `pixels` are kept only if requested, and only until the frame is named.
     """
 
     index: int
@@ -61,19 +61,19 @@ class _Look:
 
 
 class VideoNamer:
-    """Names the faces of one video or camera, frame after frame.
+    """Namer of the faces in one video or camera, frame by frame.
 
-    `namer` takes embeddings (N,D), as `Embedder.represent` makes them, and answers each with name, similarity and
-    threshold: `Gallery.identify` is one. For each face it is given the mean of its track's embeddings in the `window`
-    seconds around the frame, in the same shot, weighted by the detector's score and by how near in time they are. So
-    one bad frame changes no name, and where a track goes on with somebody else's face the name soon changes. Frames of
-    a video are therefore given half a window late.
+    `namer` takes embeddings (N,D) from `Embedder.represent` and returns name, similarity and threshold for each, like
+    `Gallery.identify`. For each face it gets the mean of the track's embeddings in the `window` seconds around the frame,
+    within the same shot, weighted by the detector's score and by their distance in time. So one bad frame does not change
+    a name, but if a track continues with another person's face, the name soon changes. This is why frames of a video are
+    returned half a window late.
 
-    A name stands at most once in a frame, at the face most similar to that person; the others are unknown. With
-    `repeats` it may stand several times. A track ends at a cut to somebody else, or when its face was not seen for
+    A name is given at most once per frame, to the face most similar to that person; the other faces are unknown. With
+    `repeats` it may be given several times. A track ends at a cut to another person, or when its face was not seen for
     `lost_after` seconds.
 
-    Appearances take memory for as long as it is used: whoever names a camera for days gives `keep_appearances` False.
+    Appearances are kept in memory; set `keep_appearances` to False to name a camera for days.
     """
 
     def __init__(
@@ -97,28 +97,28 @@ class VideoNamer:
         self._repeats = repeats
         self._keep_pixels = keep_pixels
         self._tracker = tracker_for(embedder, lost_after=lost_after)
-        self._looks: deque[_Look] = deque()  # those not named yet, and those in a window with them
-        self._n_named = 0  # how many of `_looks`, from the left, are named
+        self._looks: deque[_Look] = deque()  # frames that are not named yet, and those in a window with them
+        self._n_named = 0  # the number of named frames at the left of `_looks`
         self._log = AppearanceLog() if keep_appearances else None
         self._times: tuple[float, float] | None = None
         self._n_frames = 0
 
     @property
     def interval(self) -> float:
-        """Mean seconds from one frame looked at to the next; 0 before the second."""
+        """Mean seconds between analysed frames; 0 before the second frame."""
         first, last = self._times or (0.0, 0.0)
         return max(last - first, 0.0) / max(self._n_frames - 1, 1)
 
     @property
     def n_frames(self) -> int:
-        """How many frames were looked at."""
+        """The number of analysed frames."""
         return self._n_frames
 
     def name(self, frames: Iterable[Frame], *, chunk_frames: int = MAX_IMAGES) -> Iterator[NamedFrame]:
-        """The frames with their faces named, in order.
+        """Yield the frames with their faces named, in order.
 
-        `chunk_frames` go through the networks together. 1 is for cameras: each frame is given at once, named by the
-        window before it. A `VideoError` of `frames` is raised after those before it have been named.
+        `chunk_frames` frames go through the networks together. 1 is for cameras: each frame is yielded at once, named by
+        the window before it. A `VideoError` of `frames` is raised after the frames before it have been named.
         """
         live = chunk_frames == 1
         for chunk, error in _chunks(frames, chunk_frames):
@@ -132,8 +132,8 @@ class VideoNamer:
         yield from self._name_until(None, live=live)
 
     def finish(self) -> list[Appearance]:
-        """Everybody who was seen, by the second they were seen first."""
-        for _ in self._name_until(None, live=False):  # the caller may have stopped before the last frames
+        """Return all appearances, in the order of their first seconds."""
+        for _ in self._name_until(None, live=False):  # the caller may not have consumed the last frames
             pass
         return [] if self._log is None else self._log.appearances()
 
@@ -158,7 +158,7 @@ class VideoNamer:
         self._looks.append(look)
 
     def _name_until(self, seconds: float | None, *, live: bool) -> Iterator[NamedFrame]:
-        """Name the frames up to that second, or all of them, that are not named yet."""
+        """Name the frames up to a second, or all if None, that are not named yet."""
         while self._n_named < len(self._looks):
             look = self._looks[self._n_named]
             if seconds is not None and look.seconds > seconds:
@@ -170,11 +170,11 @@ class VideoNamer:
                 self._n_named -= 1
 
     def _named(self, look: _Look, *, live: bool) -> NamedFrame:
-        said = self._namer(self._means(look, live=live)) if look.faces else []
-        names = [answer.name for answer in said] if self._repeats else _each_once(said)
+        answers = self._namer(self._means(look, live=live)) if look.faces else []
+        names = [answer.name for answer in answers] if self._repeats else _unique_names(answers)
         faces = [
             NamedFace(face, sighting.track.number, name, answer.similarity, answer.threshold)
-            for face, sighting, name, answer in zip(look.faces, look.sightings, names, said, strict=True)
+            for face, sighting, name, answer in zip(look.faces, look.sightings, names, answers, strict=True)
         ]
         named = NamedFrame(look.index, look.seconds, faces, look.pixels, look.cuts)
         if self._log is not None:
@@ -183,9 +183,9 @@ class VideoNamer:
         return named
 
     def _means(self, look: _Look, *, live: bool) -> npt.NDArray[np.float32]:
-        """For each face of a frame the mean embedding of its track around the frame, (F,D), with its quality.
+        """Return for each face of a frame the mean embedding of its track around the frame, (F,D), with its quality.
 
-        A live frame is the newest one, so that the whole window lies before it.
+        A live frame is the newest one, so the whole window is before it.
         """
         half = self._window if live else self._window / 2
         around = [
@@ -212,24 +212,24 @@ class VideoNamer:
         return Embeddings(means, made_by=of.made_by, model=of.model, quality=qualities)
 
 
-def _each_once(said: Sequence[Named]) -> list[str | None]:
-    """The names of one frame's faces, each only at the face that is most similar to that person."""
+def _unique_names(answers: Sequence[Named]) -> list[str | None]:
+    """Return the names of one frame's faces, each only for the face that is most similar to that person."""
     best: dict[str, int] = {}
-    for k, answer in enumerate(said):
+    for k, answer in enumerate(answers):
         if answer.name is not None:
             before = best.get(answer.name)
-            if before is None or (answer.similarity or 0.0) > (said[before].similarity or 0.0):
+            if before is None or (answer.similarity or 0.0) > (answers[before].similarity or 0.0):
                 best[answer.name] = k
     return [
-        answer.name if answer.name is not None and best[answer.name] == k else None for k, answer in enumerate(said)
+        answer.name if answer.name is not None and best[answer.name] == k else None for k, answer in enumerate(answers)
     ]
 
 
 def tracker_for(embedder: Embedder, *, lost_after: float = 2.0) -> Tracker:
-    """A tracker with the model's own threshold for two photos; where nobody has measured one, with its usual limit.
+    """Return a tracker with the model's threshold for two photos, or with the default limit if it has no calibration.
 
-    Looks at one person a fifth of a second apart are far more similar than photos, also where they are blurred or
-    small: `benchmarks/film.py --limits`.
+    Faces of one person that are a fifth of a second apart are far more similar than photos, even if blurred or small; see
+    `benchmarks/film.py --limits`.
     """
     if embedder.calibration is None:
         return Tracker(lost_after=lost_after)
@@ -237,7 +237,7 @@ def tracker_for(embedder: Embedder, *, lost_after: float = 2.0) -> Tracker:
 
 
 def _chunks(frames: Iterable[Frame], chunk_frames: int) -> Iterator[tuple[list[Frame], VideoError | None]]:
-    """Frames to be looked at together; after the last of a damaged video comes its error."""
+    """Yield frames to be analysed together; if the video is damaged, its error comes after the last frames."""
     failed: list[VideoError] = []
 
     def until_damaged() -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""Frames named by a service: the faces and names of each are asked for, and followed here from frame to frame."""
+"""Names frames by a service: it returns faces and names for each frame, and the faces are tracked here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from facespace.video.tracker import Tracker
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemoteFace:
-    """One face as a service answers it; `embedding` (D,) is of length 1."""
+    """Represents one face in the answer of a service; `embedding` (D,) has length 1."""
 
     face: Face
     name: str | None
@@ -29,9 +29,9 @@ Identify = Callable[[npt.NDArray[np.uint8]], list[RemoteFace]]
 
 
 class RemoteNamer:
-    """Names frames as `VideoNamer` does, by asking `identify` for the faces of each picture (H,W,3).
+    """Namer of frames like `VideoNamer`, which calls `identify` for the faces of each picture (H,W,3).
 
-    The names are those that the service gives in each frame; `watching.Watcher` waits for a second look.
+    Names are those that the service returns for each single frame; `watching.Watcher` requires two in a row.
     """
 
     def __init__(self, identify: Identify, *, keep_pixels: bool = False, lost_after: float = 2.0) -> None:
@@ -40,7 +40,7 @@ class RemoteNamer:
         self._tracker = Tracker(lost_after=lost_after)
 
     def name(self, frames: Iterable[Frame], *, chunk_frames: int = 1) -> Iterator[NamedFrame]:
-        """The frames with their faces named, in order; `chunk_frames` is 1."""
+        """Yield the frames with their faces named, in order; `chunk_frames` must be 1."""
         if chunk_frames != 1:
             raise ValueError(f"chunk_frames must be 1 for frames that a service names, got {chunk_frames}")
         for frame in frames:

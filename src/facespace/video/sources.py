@@ -1,4 +1,4 @@
-"""What can be watched: a camera of this machine, a stream in the network, or a film; opened again when it goes away."""
+"""Sources to watch: a camera of this machine, a network stream, or a film; cameras and streams are reopened after failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facespace.video.camera import read_camera
 from facespace.video.reader import FRAMES_A_SECOND, Frame, read_frames
 from facespace.video.streams import SCHEMES, read_stream, shown
 
-FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # seconds until a source is opened again, doubled each time
+FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # seconds before a source is reopened; the pause doubles each time
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9 ._-]{0,63})=(.+)", re.DOTALL)
 
 Opener = Callable[["Source", float], Iterable[Frame]]
@@ -26,7 +26,7 @@ Opener = Callable[["Source", float], Iterable[Frame]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something to watch; `name` is what events call it. A film ends, everything else is opened again."""
+    """Represents something to watch; events contain its `name`. A film ends; other sources are reopened."""
 
     name: str
     kind: Literal["camera", "stream", "film"]
@@ -34,9 +34,9 @@ class Source:
 
 
 def parsed_source(text: str) -> Source:
-    """The source of a word: a camera's number, an address, or a film's path; NAME=WORD names it.
+    """Parse a source: a camera's number, an address, or a film's path; `NAME=` before it gives it a name.
 
-    `ValueError` for an address of another kind.
+    Raises `ValueError` for an address with another scheme.
 
     >>> parsed_source("0"), parsed_source("door=rtsp://10.0.0.7/live").name
     (Source(name='camera 0', kind='camera', address='0'), 'door')
@@ -56,7 +56,7 @@ def parsed_source(text: str) -> Source:
 
 
 def open_source(source: Source, per_second: float = FRAMES_A_SECOND) -> Iterable[Frame]:
-    """The frames of a source; errors are those of `read_camera`, `read_stream` and `read_frames`."""
+    """Read the frames of a source; errors are those of `read_camera`, `read_stream` and `read_frames`."""
     if source.kind == "camera":
         return read_camera(int(source.address), per_second=per_second)
     if source.kind == "stream":
@@ -74,13 +74,13 @@ def connections(
     last_pause: float = LAST_PAUSE,
     opener: Opener = open_source,
 ) -> Iterator[Iterator[Frame]]:
-    """The frames of a source, one iterator for each time it was opened, until `stop` or the end of a film.
+    """Yield an iterator of frames for each time that a source is opened, until `stop` or the end of a film.
 
-    A camera that cannot be opened, or goes away, is opened again after a pause that doubles from `first_pause` to
-    `last_pause` seconds, and begins anew once the camera has sent pictures for longer than that. `trouble` is told each
-    time. The `VideoError` of a film is raised.
+    A camera that cannot be opened, or stops, is reopened after a pause that doubles from `first_pause` to `last_pause`
+    seconds. The pause is reset when the camera has sent pictures for longer than the pause. `trouble` is called with a line
+    each time. The `VideoError` of a film is raised.
 
-    Each iterator must be read to its end before the next one is asked for.
+    Each iterator must be exhausted before the next one is requested.
     """
     pause = first_pause
     while not stop.is_set():
@@ -97,7 +97,7 @@ def connections(
 
 
 class _Connection:
-    """One time that a source was opened; `reason` is why it ended, `is_over` whether nothing more is to come."""
+    """One opening of a source; `reason` tells why it ended, `is_over` whether the source must not be reopened."""
 
     def __init__(self, source: Source, stop: threading.Event, opener: Opener, per_second: float) -> None:
         self._source = source
@@ -111,11 +111,11 @@ class _Connection:
 
     @property
     def seconds(self) -> float:
-        """How long pictures came."""
+        """The seconds for which pictures arrived."""
         return 0.0 if self._begun is None else self._ended - self._begun
 
     def frames(self) -> Generator[Frame, None, None]:
-        """The frames, until it ends or everything is to stop."""
+        """Yield the frames until the source ends or `stop` is set."""
         try:
             frames = iter(self._opener(self._source, self._per_second))
             try:

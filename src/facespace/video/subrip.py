@@ -1,4 +1,4 @@
-"""Who is on screen, as subtitles in the SubRip format (.srt), which every player shows beside a video."""
+"""Subtitles with the names of the people on screen, in the SubRip format (.srt), which every player can show."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from facespace.io.text import plain_text
 from facespace.video.appearances import Appearance
 
-_SHORTEST = 0.2  # seconds on screen of somebody seen in a single frame
+_SHORTEST = 0.2  # shortest time on screen in seconds, for a person in a single frame
 
 
 def subtitles(appearances: Sequence[Appearance], *, interval: float = 0.0) -> str:
-    """One cue for each stretch of time in which the same people are on screen, their names below each other.
+    """Return subtitles with one cue for each period in which the same people are on screen, one name a line.
 
-    A name stands once however many faces bear it, in the order people came; those without one are `unknown`, with
-    their number when there are several. An appearance is shown from its `begin` to its `end`. Where it has none, it is
-    shown from its first frame until `interval` seconds after its last: the seconds between two frames looked at.
+    A name is listed once even if several faces have it; names are in the order in which people appeared. Faces without a
+    name are `unknown`, with their number if there are several. An appearance is shown from its `begin` to its `end`, or
+    else from its first frame until `interval` seconds after its last, the seconds between two analysed frames.
 
     >>> print(subtitles([Appearance(1, "Grace Hopper", 0.8, 0.4, 0.0, 3661.0, 9)], interval=0.5), end="")
     1
@@ -46,7 +46,7 @@ def subtitles(appearances: Sequence[Appearance], *, interval: float = 0.0) -> st
 
 
 def _span(seen: Appearance, interval: float) -> tuple[int, int, Appearance]:
-    """From when to when an appearance is shown, in milliseconds, and the appearance."""
+    """Return the begin and end of an appearance on screen in milliseconds, and the appearance."""
     begin = seen.first if seen.begin is None else seen.begin
     end = max(seen.last + interval, begin + _SHORTEST)
     if seen.end is not None and seen.end > begin:  # the times of a damaged video may go back
@@ -56,7 +56,7 @@ def _span(seen: Appearance, interval: float) -> tuple[int, int, Appearance]:
 
 def _names(seen: Sequence[Appearance]) -> str:
     names = list(dict.fromkeys(appearance.name for appearance in seen if appearance.name is not None))
-    # In a name of somebody's own choosing the arrow could be taken for a time, and brackets for markup.
+    # A player could take an arrow in a name for a time, and angle brackets for markup.
     lines = [plain_text(name).replace("-->", "->").replace("<", "(").replace(">", ")") for name in names]
     if n_unknown := sum(appearance.name is None for appearance in seen):
         lines.append("unknown" if n_unknown == 1 else f"unknown ({n_unknown})")
@@ -68,7 +68,8 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _clock(milliseconds: int) -> str:
-    """
+    """Format milliseconds as SubRip's times.
+
     >>> _clock(3_723_004)
     '01:02:03,004'
     """

@@ -1,4 +1,4 @@
-"""Which face of a frame is which of the frames before: tracks, each one person seen without a long break."""
+"""Tracks faces from frame to frame; a track is one person who is seen without a long break."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy.typing as npt
 from facespace.faces.face import Array, overlaps
 from facespace.metrics.unit_vectors import to_unit_length
 
-_UNLIKE_LAST = 3.0  # more than sums of overlap and similarity differ by, so that unlike faces are assigned last
+# Subtracted from the score of dissimilar faces so that they are assigned last: more than scores can differ otherwise.
+_DISSIMILAR_PENALTY = 3.0
 
 
 @dataclass(slots=True, eq=False)
 class Track:
-    """One person on screen.
+    """Represents one person on screen.
 
-    `number` counts tracks from 1. `last` is the second it was seen last, in `box` (x1, y1, x2, y2). `total` (D,) is the
-    sum of its embeddings, each times its score, and `latest` (D,) the last of them; doubtful ones are left out of both.
+    `number` counts tracks from 1. `last` is the second at which it was last seen, in `box` (x1, y1, x2, y2). `total` (D,)
+    is the sum of its embeddings, each times its score, and `latest` (D,) the last of them, both without doubtful ones.
     """
 
     number: int
@@ -32,11 +33,11 @@ class Track:
 
 @dataclass(slots=True, eq=False)
 class Sighting:
-    """One face in one frame and the track it belongs to.
+    """Represents one face in one frame and its track.
 
-    `shot` counts cuts; `total` (D,) is the embedding times its score. A `doubtful` face is in its track's place but is
-    not like the track. The next frame settles it: either it stays doubtful, as a blurred look that says nothing of who
-    the track is, or `track` becomes a new one that begins with it.
+    `shot` counts cuts; `total` (D,) is the embedding times its score. A `doubtful` face overlaps its track but is not
+    similar to it. The next frame decides: either it stays doubtful, as a blurred face that does not change the track's
+    mean, or it begins a new `track`.
     """
 
     seconds: float
@@ -49,7 +50,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """One face in one frame; `total` (D,) is its embedding times its score."""
+    """Represents one face in one frame; `total` (D,) is its embedding times its score."""
 
     seconds: float
     box: Array
@@ -57,19 +58,19 @@ class _Seen:
 
 
 class Tracker:
-    """Follows faces by where they are and whom they look like.
+    """A tracker that follows faces by their positions and their embeddings.
 
-    A face looks like a track if its cosine to the track's mean embedding or to its latest one, whichever is greater,
-    reaches `min_similarity`. It continues the track if it looks like it or if their boxes overlap (IoU) by
-    `min_overlap`; of several faces and tracks, those with the greatest sum of both go together, and faces that are
-    only in the place come last. Each track takes at most one face of a frame, each face one track.
+    A face is similar to a track if its cosine to the track's mean embedding or to its latest one, whichever is larger,
+    reaches `min_similarity`. It can continue the track if it is similar or if their boxes overlap (IoU) by `min_overlap`.
+    Faces and tracks are paired greedily by the largest sum of overlap and similarity, and faces that only overlap come
+    last. Each track gets at most one face of a frame, and each face one track.
 
-    A face that is only in the place waits for the next frame. Alone it was a blur: it counts for the track's place, but
-    not for its mean. If the next frame has a face like it, somebody else has taken the place: a new track begins with
-    the first of both, and the old one ends unless it is seen elsewhere in that frame.
+    A face that only overlaps is doubtful until the next frame. If no similar face follows there, it was a blurred face of
+    the track: it updates the track's position, but not its mean. If a similar face follows, another person has taken the
+    position: a new track begins with the doubtful face, and the old one ends unless it is seen elsewhere in that frame.
 
-    After a cut, places say nothing: a track continues with a face that looks like it, or ends. Without a cut it ends
-    when it was not seen for more than `lost_after` seconds, but never before the next frame.
+    After a cut positions are ignored: a track continues with a similar face, or ends. Without a cut it ends when it was
+    not seen for more than `lost_after` seconds, but not before the next frame.
 
     >>> tracker, box, score = Tracker(), np.array([[10, 10, 50, 50]]), np.ones(1)
     >>> anna, ben = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
@@ -109,10 +110,10 @@ class Tracker:
         *,
         cut: bool = False,
     ) -> list[Sighting]:
-        """The faces of one frame with their tracks, in their order, after the faces have been added to them.
+        """Add the faces of the next frame to tracks, and return them with their tracks, in their order.
 
-        `boxes` (F,4) in pixels, `scores` (F,) above 0, `embeddings` (F,D) of length 1. `cut`: a new shot began since
-        the frame before. `ValueError` for other shapes.
+        `boxes` (F,4) in pixels, `scores` (F,) above 0, `embeddings` (F,D) of length 1. `cut`: whether a new shot began
+        since the previous frame. Raises `ValueError` for other shapes.
         """
         n = len(boxes)
         if boxes.shape != (n, 4) or scores.shape != (n,) or embeddings.ndim != 2 or len(embeddings) != n:
@@ -131,7 +132,7 @@ class Tracker:
         for doubt in self._doubts:
             self._settle(doubt, seen_again=doubt in owners, seen_elsewhere=doubt.track in owners)
         self._doubts = []
-        # Settled doubts are tracks of their own by now.
+        # Doubtful faces that are settled are tracks of their own now.
         continued = [
             (owner.track if isinstance(owner, Sighting) else owner, similarity) for owner, similarity in matches
         ]
@@ -144,7 +145,7 @@ class Tracker:
         self._tracks = [track for track in self._tracks if track not in over]
 
     def _matches(self, faces: Sequence[_Seen], *, cut: bool) -> list[tuple[Track | Sighting | None, float]]:
-        """What each face continues and how similar it is to it: a track, a doubt of the frame before, or nothing."""
+        """Return what each face continues (a track, a doubtful face of the previous frame, or None) and its similarity."""
         matches: list[tuple[Track | Sighting | None, float]] = [(None, 0.0)] * len(faces)
         owners: list[Track | Sighting] = [*self._tracks, *self._doubts]
         if not owners or not faces:
@@ -153,18 +154,18 @@ class Tracker:
         overlap = overlaps(np.stack([owner.box for owner in owners]), np.stack([face.box for face in faces]))
         if cut:
             overlap[:] = 0
-        # In the frame after a doubt the track may be where it was or where the doubtful face was.
+        # After a doubtful face the track may be at its old position or at that of the doubtful face.
         for doubt, row in zip(self._doubts, overlap[n_tracks:], strict=True):
             track_row = overlap[self._tracks.index(doubt.track)]
             np.maximum(track_row, row, out=track_row)
         similarity = to_unit_length(np.stack([owner.total for owner in owners])) @ seen
-        if n_tracks:  # a head that turns is like its latest look for longer than like the mean
+        if n_tracks:  # a turning head stays similar to the latest embedding for longer than to the mean
             latest = to_unit_length(np.stack([track.latest for track in self._tracks])) @ seen
             similarity[:n_tracks] = np.maximum(similarity[:n_tracks], latest)
         in_place = overlap >= self._min_overlap
-        in_place[n_tracks:] = False  # only likeness makes a doubt a person
+        in_place[n_tracks:] = False  # a doubtful face is only continued by a similar one
         alike = similarity >= self.min_similarity
-        value = np.where(in_place | alike, overlap + similarity - np.where(alike, 0, _UNLIKE_LAST), -np.inf)
+        value = np.where(in_place | alike, overlap + similarity - np.where(alike, 0, _DISSIMILAR_PENALTY), -np.inf)
         for _ in range(min(value.shape)):
             row, column = divmod(int(value.argmax()), value.shape[1])
             if value[row, column] == -np.inf:
@@ -174,13 +175,13 @@ class Tracker:
         return matches
 
     def _sighting(self, face: _Seen, track: Track | None, similarity: float) -> Sighting:
-        """The face as one of the track, or of a new one."""
+        """Add the face to the track, or to a new one if there is none."""
         if track is None:
             track = self._begin(face)
         elif similarity < self.min_similarity:
             sighting = Sighting(face.seconds, self._shot, face.box, face.total, track, doubtful=True)
             self._doubts.append(sighting)
-            track.n_missed = 0  # settled in the next frame, which the track is to see
+            track.n_missed = 0  # keep the track until the next frame, which settles the doubt
             return sighting
         else:
             _add(track, face)
@@ -193,7 +194,7 @@ class Tracker:
         return track
 
     def _settle(self, doubt: Sighting, *, seen_again: bool, seen_elsewhere: bool) -> None:
-        """Give a doubtful face to its track, or to a new one if somebody like it was seen again."""
+        """Give a doubtful face to its track, or to a new one if a similar face was seen again."""
         track = doubt.track
         if not seen_again:
             track.last, track.box = doubt.seconds, doubt.box

@@ -1,4 +1,4 @@
-"""What is reported of the people whom a camera sees: each person once while they stay, each stranger once."""
+"""Decides which people of a camera to report: each person once while they stay, each stranger once."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from facespace.faces.quality import weakness
 from facespace.video.appearances import NamedFace, NamedFrame
 from facespace.video.reader import Frame
 
-COOLDOWN = 60.0  # seconds that somebody must have been away to be reported again
-MAX_PEOPLE = 10_000  # whose last sight is remembered
+COOLDOWN = 60.0  # a person is reported again after having been away for this many seconds
+MAX_PEOPLE = 10_000  # the number of people whose last sighting is remembered
 
-_LOOKS = 2  # at a face in a row under one name, before the person is reported
-_UNKNOWN_LOOKS = 5  # at a face that has had no name, before a stranger is reported
-_WEAK_LOOKS = 15  # the same where every look was too small or too blurred
-_LOST = 3.0  # seconds after which a track is not waited for any more
+_LOOKS = 2  # consecutive frames with one name before the person is reported
+_UNKNOWN_LOOKS = 5  # frames without a name before a stranger is reported
+_WEAK_LOOKS = 15  # the same if the face is too small or too blurred in all of them
+_LOST = 3.0  # seconds after which a track is given up
 _REASONS = {"too small": "too_small", "too blurred or dark": "too_blurred"}
 
 Reason = Literal["stranger", "nobody_enrolled", "too_small", "too_blurred"]
 
 
 class FrameNamer(Protocol):
-    """What names the frames of a source, as `VideoNamer` does."""
+    """A namer of the frames of a source, like `VideoNamer`."""
 
     def name(self, frames: Iterable[Frame], *, chunk_frames: int) -> Iterator[NamedFrame]:
-        """The frames with their faces named, in order."""
+        """Yield the frames with their faces named, in order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Somebody to report: a face as it was seen in a frame, named or with the reason why it is unknown."""
+    """Represents a person to report: a face in a frame, named or with the reason why it is unknown."""
 
     face: NamedFace
     reason: Reason | None
@@ -46,22 +46,23 @@ class Seen:
 
 @dataclass(slots=True, eq=False)
 class _Followed:
-    """What was seen of one track."""
+    """Represents what is known about one track."""
 
     last: float
     name: str | None = None
-    n_same: int = 0  # looks in a row with that name
+    n_same: int = 0  # consecutive frames with that name
     n_unknown: int = 0
-    is_done: bool = False  # it had a name once, or was reported as unknown
-    best: Seen | None = field(default=None)  # the best look without a name
+    is_done: bool = False  # whether it ever had a name, or was reported as unknown
+    best: Seen | None = field(default=None)  # the best frame without a name
 
 
 class Watcher:
-    """Decides what to report of the named frames of one source, given one after the other.
+    """A watcher that decides whom to report, from the named frames of one source.
 
-    A person is reported after two looks in a row, and again when they have been away for `cooldown` seconds. A face
-    without a name is reported once a track, after five looks of which none had a name, with its best look: as a stranger if
-    that is good enough to tell, else after fifteen looks or when it is gone, as too small or too blurred.
+    A person is reported after two consecutive frames with their name, and again after having been away for `cooldown`
+    seconds. A track that never had a name is reported once, with its best frame. If the face is large and sharp enough in
+    that frame, it is reported after five frames as a stranger; otherwise after fifteen frames, or when it is gone, as too
+    small or too blurred.
 
     >>> from facespace.faces.face import Face
     >>> watcher, face = Watcher(), Face((0, 0, 90, 90), 0.9, ((1, 1),) * 5)
@@ -77,10 +78,10 @@ class Watcher:
             raise ValueError(f"cooldown must be at least 0 seconds, got {cooldown}")
         self._cooldown = cooldown
         self._tracks: dict[int, _Followed] = {}
-        self._last: dict[str, float] = {}  # when each person was seen last
+        self._last: dict[str, float] = {}  # the second at which each person was last seen
 
     def update(self, frame: NamedFrame, at: float) -> list[Seen]:
-        """Whom to report of the next frame; `at` is its second on a clock that goes on when the source is opened again."""
+        """Return whom to report in the next frame; `at` is its second on a clock that continues when a source is reopened."""
         found: list[Seen] = []
         for face in frame.faces:
             followed = self._tracks.setdefault(face.track, _Followed(at))
@@ -95,11 +96,11 @@ class Watcher:
         return found + self._lost(at - _LOST)
 
     def end(self) -> list[Seen]:
-        """Whom to report at the end of a source; if it is opened again, its tracks begin anew."""
+        """Return whom to report at the end of a source; if it is reopened, there are new tracks."""
         return self._lost(None)
 
     def _lost(self, before: float | None) -> list[Seen]:
-        """Forget tracks that were not seen since that second, or all; whom to report of them."""
+        """Forget the tracks that were not seen since a second, or all; return whom to report of them."""
         lost = [number for number, followed in self._tracks.items() if before is None or followed.last < before]
         gone = [self._tracks.pop(number) for number in lost]
         return [one.best for one in gone if one.best is not None and one.n_unknown >= _UNKNOWN_LOOKS]
@@ -111,7 +112,7 @@ class Watcher:
         if followed.n_same < _LOOKS:
             return None
         before = self._last.pop(name, None)
-        self._last[name] = at  # the latest stands last
+        self._last[name] = at  # added at the end, so that the oldest sighting comes first
         if len(self._last) > MAX_PEOPLE:
             del self._last[next(iter(self._last))]
         return Seen(face, None, frame) if before is None or at - before > self._cooldown else None
@@ -121,11 +122,11 @@ class Watcher:
         if followed.is_done:
             return None
         if face.similarity is not None and face.similarity >= face.threshold:
-            return None  # that person's name stands at another face of the frame
+            return None  # another face of the frame has that person's name
         followed.n_unknown += 1
         best = followed.best
         if best is None or (face.face.quality or 0.0) >= (best.face.face.quality or 0.0):
-            # Pixels are kept of the one look that may be reported.
+            # Only this frame, which may be reported, is kept with its pixels.
             followed.best = best = Seen(face, _reason(face), frame)
         if followed.n_unknown < (_UNKNOWN_LOOKS if best.reason in ("stranger", "nobody_enrolled") else _WEAK_LOOKS):
             return None
@@ -147,10 +148,10 @@ def watched(
     *,
     turn: threading.Lock | None = None,
 ) -> Iterator[Seen]:
-    """Whom to report of a source: `connections` are its frames, one iterator for each time it was opened.
+    """Yield whom to report of a source: `connections` are its frames, one iterator for each time it was opened.
 
-    Every connection has a namer of its own, whose tracks begin anew. `clock` tells the second of a frame. Several sources
-    share networks and a gallery in turns, with one lock `turn`, which is not held while a source is waited for.
+    Every connection has its own namer, and so new tracks. `clock` returns the second of a frame. Several sources can share
+    networks and a gallery with one lock `turn`, which is released while waiting for a source.
     """
     for frames in connections:
         taking = frames if turn is None else _in_turn(frames, turn)
@@ -166,7 +167,7 @@ def watched(
 
 
 def _in_turn(frames: Iterator[Frame], turn: threading.Lock) -> Iterator[Frame]:
-    """The frames, each while the lock is held until the next one is asked for."""
+    """Yield the frames, and hold the lock from each one until the next one is requested."""
     for frame in frames:
         with turn:
             yield frame
