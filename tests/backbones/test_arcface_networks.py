@@ -1,4 +1,4 @@
-"""IResNet and MobileFaceNet: names and shapes as arcface_torch has them, and the same features, computed step by step."""
+"""IResNet and MobileFaceNet: names and shapes of arcface_torch, and features against a step-by-step computation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ N_BLOCKS = {
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
 }
-# What users of arcface_torch count for its networks with 512 features.
+# The published parameter counts of arcface_torch's networks with 512 features.
 PUBLISHED = {
     "iresnet18": 24_025_600,
     "iresnet34": 34_139_328,
@@ -65,7 +65,7 @@ def iresnet_shapes(n_blocks: tuple[int, ...], dimension: int) -> Shapes:
 
 
 def random_state(shapes: Shapes) -> State:
-    """Weights that keep the size of what passes through them."""
+    """Draw weights that keep the size of the activations."""
     torch.manual_seed(5)
     state = {}
     for name, shape in shapes.items():
@@ -156,8 +156,8 @@ def mobilefacenet_features(state: State, images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_names_shapes_and_counts(name: str) -> None:
     network = skeleton(name)
-    wanted = mobilefacenet_shapes(512) if name == "mobilefacenet" else iresnet_shapes(N_BLOCKS[name], 512)
-    assert {entry: tuple(value.shape) for entry, value in network.state_dict().items()} == wanted
+    expected = mobilefacenet_shapes(512) if name == "mobilefacenet" else iresnet_shapes(N_BLOCKS[name], 512)
+    assert {entry: tuple(value.shape) for entry, value in network.state_dict().items()} == expected
     assert sum(value.numel() for value in network.parameters()) == PUBLISHED[name]
 
 
@@ -170,16 +170,16 @@ def test_features(name: str) -> None:
     images = torch.randn(2, 3, 112, 112)
     with torch.no_grad():
         features = network(images)
-        wanted = (
+        expected = (
             mobilefacenet_features(state, images)
             if name == "mobilefacenet"
             else iresnet_features(state, N_BLOCKS[name], images)
         )
-    assert float((features - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
-    assert float((wanted[0] - wanted[1]).abs().max()) > 1e-2 * float(wanted.abs().max())
+    assert float((features - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    assert float((expected[0] - expected[1]).abs().max()) > 1e-2 * float(expected.abs().max())
 
 
-def test_first_weights_are_the_field_s() -> None:
+def test_initial_weights_are_those_of_arcface_torch() -> None:
     torch.manual_seed(0)
     iresnet = create("iresnet18", dimension=4)
     assert float(iresnet.get_parameter("layer3.1.conv1.weight").detach().std()) == pytest.approx(0.1, rel=0.01)
@@ -188,7 +188,7 @@ def test_first_weights_are_the_field_s() -> None:
     assert float(weight.detach().std()) == pytest.approx((2 / 512) ** 0.5, rel=0.01)
 
 
-def test_the_scale_of_the_features_stays_one() -> None:
+def test_the_scale_of_the_features_is_fixed_at_one() -> None:
     network = create("iresnet18", dimension=4)
     assert [name for name, value in network.named_parameters() if not value.requires_grad] == ["features.weight"]
     assert network.get_parameter("features.weight").tolist() == [1.0] * 4

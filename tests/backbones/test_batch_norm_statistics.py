@@ -1,4 +1,4 @@
-"""Statistics measured anew: outputs stay, and the statistics are those of the crops."""
+"""Re-estimated statistics: outputs stay the same, and the statistics are those of the crops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CROPS = np.random.default_rng(0).integers(0, 256, (21, 160, 160, 3)).astype(np.u
 
 @pytest.fixture(scope="module")
 def network() -> Backbone:
-    """Batch norms as folding leaves them: mean 0, variance 1 − ε, some beta."""
+    """Set batch norms as folding leaves them: mean 0, variance 1 − ε, some beta."""
     torch.manual_seed(0)
     network = create("squeezenet", dimension=16).eval()
     for name, tensor in network.state_dict().items():

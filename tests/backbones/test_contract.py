@@ -1,4 +1,4 @@
-"""What every registered network keeps to; a new one is tested by being registered."""
+"""The contract of all registered networks; a new one is tested as soon as it is registered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facespace.backbones.backbone import Backbone
 from facespace.backbones.registry import create, known, option_names, skeleton
 from facespace.backbones.weight_loading import from_state_dict
 
-DIMENSION = 8  # small, for the sake of the networks whose last layer holds most of the weights
+DIMENSION = 8  # small, because the last layer of some networks has most of the weights
 UNUSUAL = {"dimension": DIMENSION, "keep_probability": 0.5, "batch_norm_scale": True}
 
 
@@ -57,7 +57,7 @@ def test_training_and_inference(network: Backbone) -> None:
     for name, value in trained:
         assert value.grad is not None, f"{name} is no part of the result"
         assert value.grad.isfinite().all(), name
-    moved = sum(bool(value.grad.any()) for _, value in trained)  # a bias before a batch norm does not move
+    moved = sum(bool(value.grad.any()) for _, value in trained)  # a bias before a batch norm has no gradient
     assert moved >= 0.9 * len(trained)
     network.zero_grad(set_to_none=True)
 
@@ -66,20 +66,22 @@ def test_training_and_inference(network: Backbone) -> None:
     with torch.no_grad():
         alone, pair = network(images[1:]), network(images)
     assert alone.isfinite().all()
-    assert torch.allclose(alone, pair[1:], rtol=1e-3, atol=1e-4 * float(pair.abs().max()))  # no image sees the others
+    assert torch.allclose(
+        alone, pair[1:], rtol=1e-3, atol=1e-4 * float(pair.abs().max())
+    )  # in evaluation mode images do not affect each other
     assert all(torch.equal(before[name], value) for name, value in network.named_buffers())
 
 
-def test_the_state_dict_tells_which_network_it_is(network: Backbone) -> None:
+def test_the_state_dict_identifies_the_network(network: Backbone) -> None:
     again = from_state_dict(network.state_dict())
     assert (again.name, again.training) == (network.name, False)
-    told = {**network.options, "keep_probability": 1.0}  # which no weight shows
+    told = {**network.options, "keep_probability": 1.0}  # not visible in the weights
     assert again.options == {option: told[option] for option in again.options}
-    wanted = everything_in(network)
+    expected = everything_in(network)
     for name, value in everything_in(again).items():
-        assert torch.equal(value, wanted[name]) or name.endswith("num_batches_tracked"), name
-        assert value.requires_grad == wanted.pop(name).requires_grad
-    assert not wanted
+        assert torch.equal(value, expected[name]) or name.endswith("num_batches_tracked"), name
+        assert value.requires_grad == expected.pop(name).requires_grad
+    assert not expected
 
 
 def everything_in(network: Backbone) -> dict[str, torch.Tensor]:
@@ -92,23 +94,23 @@ def test_sizes(network: Backbone) -> None:
     with torch.no_grad():
         if network.input_size is None:
             assert network(images_for(network, 1, more=22)).shape == (1, DIMENSION)
-            wanted = f"{network.name} takes float images \\(N,3,H,W\\), H and W at least {side}; got "
+            expected = f"{network.name} takes float images \\(N,3,H,W\\), H and W at least {side}; got "
         else:
             assert side == network.input_size
-            wanted = f"{network.name} takes float images \\(N,3,{side},{side}\\); got "
-            with pytest.raises(ValueError, match=wanted):
+            expected = f"{network.name} takes float images \\(N,3,{side},{side}\\); got "
+            with pytest.raises(ValueError, match=expected):
                 network(torch.zeros(1, 3, side, side + 1))
         for shape in ((1, 3, side, side - 1), (1, 3, side - 1, side), (1, 1, side, side), (3, side, side)):
-            with pytest.raises(ValueError, match=wanted):
+            with pytest.raises(ValueError, match=expected):
                 network(torch.zeros(shape))
-        with pytest.raises(ValueError, match=wanted + r".* uint8$"):
+        with pytest.raises(ValueError, match=expected + r".* uint8$"):
             network(torch.zeros(1, 3, side, side, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", known())
-def test_it_stays_on_the_device_it_is_put_on(name: str, training: bool) -> None:
-    """`meta` stands for any device but the processor: a tensor made elsewhere on the way would not mix with it."""
+def test_it_computes_on_its_device(name: str, training: bool) -> None:
+    """`meta` stands for any device except the CPU: a tensor created on the CPU would raise an error."""
     network = skeleton(name).train(training)
     side = network.input_size or 160
     features = network(torch.empty(2, 3, side, side, device="meta"))

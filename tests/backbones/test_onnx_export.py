@@ -1,4 +1,4 @@
-"""Torch networks as ONNX: the same numbers for any number of images."""
+"""ONNX export: the same numbers as torch for any number of images."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_the_same_numbers_for_any_number_of_images(name, size, capfd):
     for n in (1, 2, 5):
         images = np.random.default_rng(n).normal(size=(n, 3, size, size)).astype(np.float32)
         with torch.inference_mode():
-            wanted = backbone.eval()(torch.from_numpy(images)).numpy()
+            reference = backbone.eval()(torch.from_numpy(images)).numpy()
         found = network.run(images)[0]
-        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+        np.testing.assert_allclose(found, reference, rtol=1e-3, atol=1e-4 * np.abs(reference).max())
     assert capfd.readouterr() == ("", "")
 
 
@@ -41,11 +41,11 @@ def test_without_the_exporters_packages(package, monkeypatch):
         backbone_to_onnx(create("tiny"), 112)
 
 
-SIZES = {"tiny": (112, 112), "squeezenet": (47, 50)}  # the second wants padding of 3 and 3, and of 2 and 3
+SIZES = {"tiny": (112, 112), "squeezenet": (47, 50)}  # the second needs padding of 3 and 3, and of 2 and 3
 
 
 class Together(torch.nn.Module):
-    """Two networks, each with images of its own: one call of the exporter takes seconds, however small they are."""
+    """Two networks in one, each with its own images, because each call of the exporter takes seconds."""
 
     def __init__(self, first: Backbone, second: Backbone) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Together(torch.nn.Module):
         return self.first(one), self.second(other)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the exporter's own making
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # from the exporter's own code
 def test_onnx() -> None:
     torch.manual_seed(0)
     together = Together(*(create(name, dimension=8) for name in SIZES))
@@ -82,5 +82,5 @@ def test_onnx() -> None:
         with torch.no_grad():
             expected = together(*images)
         outputs = session.run(None, {name: each.numpy() for name, each in zip(SIZES, images, strict=True)})
-        for output, wanted in zip(outputs, expected, strict=True):
-            np.testing.assert_allclose(output, wanted, atol=1e-5 * float(wanted.abs().max()))
+        for output, reference in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(output, reference, atol=1e-5 * float(reference.abs().max()))

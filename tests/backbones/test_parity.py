@@ -1,4 +1,4 @@
-"""FaceNet's three networks give what the 2018 definitions gave, for weights both compute from a formula."""
+"""FaceNet's three networks give the features of the 2018 definitions, with weights from a formula."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support.tf_variables import tensorflow_variables
 
 pytestmark = pytest.mark.shared
 
-NETWORKS = {  # name, how many of the crops are compared
+NETWORKS = {  # (name, number of compared crops)
     "inception-resnet-v1": 2,
     "inception-resnet-v2": 2,
     "squeezenet": 8,
 }
-TOLERANCE = 1e-5  # of the largest number; what was seen is 1e-6
+TOLERANCE = 1e-5  # relative to the largest number; measured was 1e-6
 
 
 def by_formula(name: str, shape: list[int]) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_features_are_those_of_2018(shared: Path, name: str) -> None:
     values: dict[str, np.ndarray] = {}
     for dimension in (128, 512):
         shapes = read_variables(shared, name, dimension)["variables"]
-        # All but the last layer is the same at both, and takes its time to compute.
+        # Only the last layer differs between the two, and the rest is slow to compute.
         values = {
             variable: values[variable] if "Bottleneck" not in variable and values else by_formula(variable, shape)
             for variable, shape in shapes.items()
@@ -58,13 +58,13 @@ def test_features_are_those_of_2018(shared: Path, name: str) -> None:
         assert (network.name, network.dimension, network.training) == (name, dimension, False)
         with torch.no_grad():
             features = network(images).numpy()
-        wanted = golden[f"{name.replace('-', '_')}_{dimension}/prelogits"][: len(crops)]
-        assert np.abs(features - wanted).max() <= TOLERANCE * np.abs(wanted).max()
-        apart = np.linalg.norm(features - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        expected = golden[f"{name.replace('-', '_')}_{dimension}/prelogits"][: len(crops)]
+        assert np.abs(features - expected).max() <= TOLERANCE * np.abs(expected).max()
+        apart = np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1)
         assert apart.max() <= TOLERANCE
-        assert np.linalg.norm(wanted[0] - wanted[1]) > 100 * TOLERANCE * np.linalg.norm(
-            wanted[0]
-        )  # else it says little
+        assert np.linalg.norm(expected[0] - expected[1]) > 100 * TOLERANCE * np.linalg.norm(
+            expected[0]
+        )  # otherwise the comparison means little
 
 
 @pytest.mark.parametrize("dimension", [128, 512])
@@ -72,8 +72,8 @@ def test_features_are_those_of_2018(shared: Path, name: str) -> None:
 def test_variables_and_parameters_are_those_of_2018(shared: Path, name: str, dimension: int) -> None:
     golden = read_variables(shared, name, dimension)
     network = skeleton(name, dimension=dimension)
-    wanted = {variable: tuple(shape) for variable, shape in golden["variables"].items()}
-    assert tensorflow_variables(network) == wanted
+    expected = {variable: tuple(shape) for variable, shape in golden["variables"].items()}
+    assert tensorflow_variables(network) == expected
     counted = sum(value.numel() for value in network.parameters() if value.requires_grad)
     assert counted == golden["parameters_without_moving_statistics"]
 
@@ -88,5 +88,5 @@ def test_a_frozen_graph_s_constants_are_its_variables(shared: Path) -> None:
     images = torch.from_numpy((golden["crops"][:2].astype(np.float32) - 127.5) / 128).permute(0, 3, 1, 2)
     with torch.no_grad():
         features = network(images).numpy()
-    wanted = golden["squeezenet_128/prelogits"][:2]
-    assert np.abs(features - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+    expected = golden["squeezenet_128/prelogits"][:2]
+    assert np.abs(features - expected).max() <= TOLERANCE * np.abs(expected).max()

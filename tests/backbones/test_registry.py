@@ -1,4 +1,4 @@
-"""Names of networks: what is known, what is refused, and that a file in the folder is all a new one takes."""
+"""The registry of networks: known names, refused ones, and that a new network needs only a file in the folder."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_the_names() -> None:
     ("name", "close"),
     [("iresnet5", "iresnet50"), ("Inception_ResNet_v1", "inception-resnet-v1"), ("SqueezeNet", "squeezenet")],
 )
-def test_an_unknown_name_is_answered_with_the_closest(name: str, close: str) -> None:
+def test_the_error_for_an_unknown_name_names_the_closest(name: str, close: str) -> None:
     with pytest.raises(ModelError, match=f"no network is called '{name}', the closest is {close}; there are .*tiny$"):
         create(name)
 
 
-def test_an_unknown_name_like_no_other() -> None:
+def test_the_error_for_an_unknown_name_without_a_close_one() -> None:
     with pytest.raises(ModelError) as caught:
         create("\n" + "x" * 500)
     assert "closest" not in str(caught.value)

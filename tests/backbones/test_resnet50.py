@@ -83,6 +83,6 @@ def test_features() -> None:
     assert tensorflow_variables(network) == {name: value.shape for name, value in variables.items()}
     images = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        features, wanted = network(images), features_of(variables, images)
-    assert float((features - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
-    assert float((wanted[0] - wanted[1]).abs().max()) > 1e-2 * float(wanted.abs().max())
+        features, expected = network(images), features_of(variables, images)
+    assert float((features - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    assert float((expected[0] - expected[1]).abs().max()) > 1e-2 * float(expected.abs().max())

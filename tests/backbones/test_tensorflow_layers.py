@@ -21,18 +21,18 @@ SHAPES = [(n, k, s) for n in (1, 5, 6, 7, 12) for k in (1, 2, 3, 7) for s in (1,
 
 
 def windows(size: int, kernel: int, stride: int) -> list[list[tuple[int, int]]]:
-    """For every output of SAME: (position in the kernel, position in the picture) of the real pixels under it."""
+    """Return (position in the kernel, position in the picture) of the pixels under every output of SAME."""
     n_out = math.ceil(size / stride)
     total = max((n_out - 1) * stride + kernel - size, 0)
     found = []
     for output in range(n_out):
-        start = output * stride - total // 2  # the odd pixel comes after the picture
+        start = output * stride - total // 2  # the additional pixel is after the picture
         found.append([(k, start + k) for k in range(kernel) if 0 <= start + k < size])
     return found
 
 
 def over_windows(x: np.ndarray, kernel: int, stride: int, reduce) -> np.ndarray:
-    """reduce(values (C,n), kernel positions) of every window of x (C,H,W)."""
+    """Return reduce(values (C,n), kernel positions) of every window of x (C,H,W)."""
     rows, columns = windows(x.shape[1], kernel, stride), windows(x.shape[2], kernel, stride)
     return np.stack(
         [
@@ -59,11 +59,11 @@ def test_same_padding(size: int, kernel: int, stride: int) -> None:
     assert 0 <= before <= after <= before + 1
     assert (size + before + after - kernel) // stride + 1 == math.ceil(size / stride)
     rows = windows(size, kernel, stride)
-    assert rows[0][0][0] == before  # so many positions of the first window lie before the picture
+    assert rows[0][0][0] == before  # positions of the first window before the picture
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), SHAPES)
-def test_same_layers_are_what_loops_say(size: int, kernel: int, stride: int) -> None:
+def test_same_layers_against_loops(size: int, kernel: int, stride: int) -> None:
     x = np.random.default_rng(size).normal(size=(2, size, size + 1)).astype(np.float32)
     images = torch.from_numpy(x)[None]
     layer = Convolution(2, 3, kernel, stride=stride, batch_norm=False, relu=False)
@@ -102,8 +102,8 @@ def test_batch_norm(scale: bool) -> None:
     with torch.no_grad():
         raw = torch.nn.functional.conv2d(x, layer.weight)
         mean, variance = raw.mean((0, 2, 3)), raw.var((0, 2, 3), unbiased=False)
-        wanted = ((raw - mean[:, None, None]) / torch.sqrt(variance[:, None, None] + 1e-3)).relu()
-        assert torch.allclose(layer(x), wanted, atol=1e-5)
+        expected = ((raw - mean[:, None, None]) / torch.sqrt(variance[:, None, None] + 1e-3)).relu()
+        assert torch.allclose(layer(x), expected, atol=1e-5)
         unbiased = raw.var((0, 2, 3), unbiased=True)
     norm = layer.batchnorm
     assert norm is not None

@@ -1,4 +1,4 @@
-"""Weights of other programs: which network they are of, what is taken off around them, and what is refused."""
+"""Weights of other programs: recognising the network, unwrapping nested dicts, and errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def squeezenet_variables(scaled: bool = False) -> dict[str, np.ndarray]:
 # ---- TensorFlow
 
 
-def test_what_only_training_needs_is_ignored() -> None:
+def test_variables_for_training_are_ignored() -> None:
     variables = squeezenet_variables()
     training = {
         "global_step": np.zeros((), np.int64),
@@ -60,9 +60,9 @@ def test_what_only_training_needs_is_ignored() -> None:
     }
     network = from_tensorflow({**training, **variables})
     assert (network.name, network.dimension) == ("squeezenet", 4)
-    wanted = torch.from_numpy(variables["squeezenet/fire2/expand/3x3/weights"])
+    kernel = torch.from_numpy(variables["squeezenet/fire2/expand/3x3/weights"])
     found = network.state_dict()["fire2.expand.3x3.weight"]
-    assert torch.equal(found[3, 5], wanted[:, :, 5, 3])
+    assert torch.equal(found[3, 5], kernel[:, :, 5, 3])
     norm = network.state_dict()
     assert torch.equal(
         norm["conv1.batchnorm.running_var"], torch.from_numpy(variables["squeezenet/conv1/BatchNorm/moving_variance"])
@@ -70,7 +70,7 @@ def test_what_only_training_needs_is_ignored() -> None:
     assert torch.equal(norm["bottleneck.weight"], torch.from_numpy(variables["squeezenet/Bottleneck/weights"]).T)
 
 
-def test_what_no_file_holds_is_as_new() -> None:
+def test_buffers_that_no_file_has_are_initialised() -> None:
     for network in (from_tensorflow(squeezenet_variables()), from_state_dict(tiny().state_dict())):
         for name, value in network.named_buffers():
             if name.endswith("batchnorm.weight"):
@@ -152,7 +152,7 @@ def test_a_network_without_an_original() -> None:
     lambda state: {**state, "head.weight": torch.zeros(9, 4)},
     lambda state: {"optimizer": {"state": {k: {"exp_avg": torch.ones(2)} for k in range(200)}}, "networks": {"face": state}},
 ])  # fmt: skip
-def test_what_is_round_a_state_dict_comes_off(wrap: Any) -> None:
+def test_wrappers_of_a_state_dict_are_removed(wrap: Any) -> None:
     state = tiny().state_dict()
     network = from_state_dict(wrap(state))
     assert (network.name, network.options, network.training) == ("tiny", {"dimension": 4}, False)
@@ -237,7 +237,7 @@ def selfish() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "state", [{}, {"a": 1}, {3: torch.zeros(2)}, {"state_dict": {"epoch": 4}}, selfish(), [1], None]
 )
-def test_what_holds_no_weights(state: Any) -> None:
+def test_inputs_without_weights(state: Any) -> None:
     with pytest.raises(
         ModelError, match=r"^state dict: no weights found; expected a state dict, which maps names to tensors$"
     ):
@@ -254,7 +254,7 @@ def test_weights_of_no_known_network() -> None:
 
 @functools.cache
 def facenet_pytorch_state(*, gamma: bool) -> State:
-    """Random weights under facenet-pytorch's names; those are checked by `facenet_pytorch_features` reading them."""
+    """Return random weights under facenet-pytorch's names, which `facenet_pytorch_features` checks by reading them."""
     torch.manual_seed(4)
     network = skeleton("inception-resnet-v1", dimension=32, batch_norm_scale=True)
     state = {}
@@ -274,7 +274,7 @@ def facenet_pytorch_state(*, gamma: bool) -> State:
 
 
 def facenet_pytorch_features(state: State, images: torch.Tensor, read: set[str]) -> torch.Tensor:
-    """What facenet-pytorch computes before it normalises, layer by layer; the names it takes go into `read`."""
+    """Compute facenet-pytorch's features before normalisation, layer by layer; used names are added to `read`."""
 
     def take(name: str) -> torch.Tensor:
         read.add(name)
@@ -324,13 +324,13 @@ def test_facenet_pytorch(gamma: bool) -> None:
     state = facenet_pytorch_state(gamma=gamma)
     network = from_state_dict(state)
     assert (network.name, network.dimension, network.training) == ("inception-resnet-v1", 32, False)
-    assert network.options["batch_norm_scale"] is gamma  # of which the published weights have none: all are 1
+    assert network.options["batch_norm_scale"] is gamma  # the published weights have no gammas other than 1
     images = torch.randn(2, 3, 80, 96)
     read: set[str] = set()
     with torch.no_grad():
-        features, wanted = network(images), facenet_pytorch_features(state, images, read)
-    assert float((features - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
-    assert float((wanted[0] - wanted[1]).abs().max()) > 1e-2 * float(wanted.abs().max())
+        features, reference = network(images), facenet_pytorch_features(state, images, read)
+    assert float((features - reference).abs().max()) <= 1e-5 * float(reference.abs().max())
+    assert float((reference[0] - reference[1]).abs().max()) > 1e-2 * float(reference.abs().max())
     assert {name for name in state if "logits" not in name and not name.endswith("num_batches_tracked")} == read
 
 
@@ -345,7 +345,7 @@ def test_damaged_weights_of_facenet_pytorch() -> None:
         from_state_dict({**state, "repeat_1.4.conv2d.bias": torch.zeros(3)})
 
 
-# ---- anything at all
+# ---- arbitrary inputs
 
 VALUES = st.one_of(
     st.none(),

@@ -1,4 +1,4 @@
-"""Groups of faces: against SciPy's dense average linkage and slow loops, and what each method promises."""
+"""Clustering: against SciPy's dense average linkage and slow loops, and the properties of each method."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_average_linkage_is_scipys(seed, threshold):
 
 
 def test_average_linkage_with_ties():
-    """Equal similarities everywhere: any order is right, and none may go in circles."""
+    """All similarities are equal: any order is correct, but the chain must not run in a cycle."""
     axes = np.eye(6, dtype=np.float32)
     ring = unit(axes + np.roll(axes, 1, axis=0))
     labels = cluster(np.concatenate([ring, ring, ring]), method="average", threshold=0.45)
@@ -41,7 +41,7 @@ def test_average_linkage_with_ties():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_people_far_apart_are_told_apart(method):
+def test_people_far_apart_get_different_groups(method):
     vectors, owners = people(30, 6, dimension=128, similarity=0.75)
     order = np.random.default_rng(0).permutation(len(owners))
     labels = cluster(vectors[order], method=method, threshold=0.55)
@@ -68,7 +68,7 @@ def test_dbscan_chains_and_average_does_not():
 
 
 def test_whispers_against_a_loop():
-    """Five draws by loops; of them the one whose pairs in a group have the largest sum of cosine - handicaps - 0.4."""
+    """Five runs by loops, of which the one with the largest sum of cosine - handicaps - 0.4 within groups is kept."""
     vectors, _ = people(12, 5, dimension=16, similarity=0.4)
     handicaps = np.random.default_rng(1).uniform(0, 0.05, len(vectors)).astype(np.float32)
     similarity = vectors @ vectors.T - handicaps - handicaps[:, None]
@@ -99,11 +99,11 @@ def test_whispers_against_a_loop():
 
 def test_groups_are_numbered_by_size():
     assert largest_first(np.array([5, 2, 2, 9, 9, 9])).tolist() == [2, 1, 1, 0, 0, 0]
-    assert largest_first(np.array([4, 1])).tolist() == [0, 1], "of equals the first"
+    assert largest_first(np.array([4, 1])).tolist() == [0, 1], "of equal sizes the first"
     assert largest_first(np.empty(0, np.int64)).tolist() == []
 
 
-def test_more_faces_want_more_similarity():
+def test_more_faces_need_a_higher_threshold():
     found = [threshold_for(CALIBRATION, n, "average") for n in (1, 10, 1000, 100_000)]
     assert found == sorted(found)
     assert found[0] < found[-1]
@@ -129,7 +129,7 @@ def test_more_faces_want_more_similarity():
         (np.full((2, 3), np.nan, np.float32), {"threshold": 0.5}, "rows of length 1"),
     ],
 )
-def test_what_does_not_fit_is_told(vectors, options, words):
+def test_invalid_arguments_are_refused(vectors, options, words):
     with pytest.raises(ValueError, match=words):
         cluster(vectors, **options)
 
@@ -150,8 +150,8 @@ def on_circle(*degrees: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_faces_alone_must_be_more_alike_than_three(method: str) -> None:
-    """Pairs 25 degrees apart (cosine 0.906): one alone, and one whose third face lies between."""
+def test_two_faces_alone_must_be_more_similar_than_three(method: str) -> None:
+    """Pairs 25 degrees apart (cosine 0.906): one alone, and one with a third face in between."""
     vectors = on_circle(0, 25, 100, 112.5, 125, 200, 210)
     loose = cluster(vectors, method=method, threshold=0.9).tolist()
     assert loose == [1, 1, 0, 0, 0, 2, 2]
@@ -161,9 +161,9 @@ def test_two_faces_alone_must_be_more_alike_than_three(method: str) -> None:
 
 def test_handicaps_count_for_two_faces_alone() -> None:
     vectors = on_circle(0, 10)
-    for handicap, wanted in ((0.0, [0, 0]), (0.02, [0, 1])):  # cosine 0.985
+    for handicap, groups in ((0.0, [0, 0]), (0.02, [0, 1])):  # cosine 0.985
         found = cluster(vectors, threshold=0.9, pair_threshold=0.95, handicaps=[handicap] * 2)
-        assert found.tolist() == wanted
+        assert found.tolist() == groups
 
 
 def test_a_face_joins_a_single_one_only_as_a_pair() -> None:
@@ -171,7 +171,7 @@ def test_a_face_joins_a_single_one_only_as_a_pair() -> None:
     groups = np.array([7, -1, 5, 5, -1, -1])
     assert join_groups(vectors, groups, 0.9).tolist() == [7, 7, 5, 5, 5, 7]
     assert join_groups(vectors, groups, 0.9, pair_threshold=0.95).tolist() == [7, -1, 5, 5, 5, -1]
-    near = on_circle(0, 25, 100, 112, 125, 10)  # once there are two, the third needs less
+    near = on_circle(0, 25, 100, 112, 125, 10)  # with two faces in the group the third needs less
     assert join_groups(near, groups, 0.9, pair_threshold=0.95).tolist() == [7, 7, 5, 5, 5, 7]
 
 

@@ -19,7 +19,7 @@ def test_the_nearest_centres_come_first():
     assert nearest_buckets(vectors[:0], centres, 3).shape == (0, 3)
 
 
-def test_centres_are_the_directions_that_faces_lie_in():
+def test_centres_are_the_directions_of_the_faces():
     vectors, owners = people(8, 200, dimension=32, similarity=0.9)
     order = np.random.default_rng(0).permutation(len(owners))
     centres = bucket_centres(vectors[order], 64)
@@ -37,5 +37,5 @@ def test_few_and_equal_faces_have_centres_too():
         assert nearest_buckets(vectors, centres, 2)[:, 0].max() == 0
 
 
-def test_so_many_buckets():
+def test_the_number_of_buckets():
     assert [n_buckets_for(n) for n in (1, 16, 10**12)] == [2, 4, 1 << 15]

@@ -1,4 +1,4 @@
-"""Tests the graph on disk: the groups are those of comparing all with all, also after being stopped anywhere."""
+"""Tests the graph on disk: the groups are those of comparing all pairs, even if it was stopped at any point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Options = dict[str, Any]
 
 
 def crowd(dimension: int = 32) -> tuple[np.ndarray, Options]:
-    """300 faces of 50 people in photos of several, with handicaps."""
+    """300 faces of 50 people, several in each photo, with handicaps."""
     vectors, _ = people(50, 6, dimension=dimension, similarity=0.55, seed=1)
     rng = np.random.default_rng(0)
     options = {"photos": rng.integers(0, 200, 300), "handicaps": rng.uniform(0, 0.04, 300).astype(np.float32)}
@@ -28,7 +28,7 @@ def crowd(dimension: int = 32) -> tuple[np.ndarray, Options]:
 
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every face visits all buckets, so that no pair is missed; shards are of some forty faces."""
+    """Every face visits all buckets, so that no pair is missed; a shard has about forty faces."""
     monkeypatch.setattr(disk_graph, "_VISITS", 1 << 15)
     monkeypatch.setattr(disk_graph, "_SHARD_BYTES", 40 * 4 * 32)
 
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused(on_disk, tmp_path):
 @pytest.mark.parametrize(
     "place", ["bucket_centres", "write_shard", "pairs_of_shards", "read_pairs", "whispers", "_agreement"]
 )
-def test_stopped_anywhere_it_goes_on(tmp_path, monkeypatch, on_disk, place):
+def test_stopped_at_any_point_it_resumes(tmp_path, monkeypatch, on_disk, place):
     vectors, options = crowd()
     expected = cluster(vectors, threshold=0.4, **options).tolist()
     room: Any = disk_graph if hasattr(disk_graph, place) else algorithms
@@ -115,7 +115,7 @@ def test_stopped_anywhere_it_goes_on(tmp_path, monkeypatch, on_disk, place):
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert on_disk(vectors, threshold=0.4, folder=tmp_path, **options) == expected
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert before.items() <= after.items(), "what was there is not written again"
+    assert before.items() <= after.items(), "existing files are not written again"
     assert len(after) > len(before)
 
 
@@ -128,10 +128,10 @@ def test_other_faces_begin_from_the_start(tmp_path, on_disk):
     )
 
 
-def test_stages_that_are_gone_are_made_again_and_damaged_ones_are_one_error(tmp_path, everywhere):
+def test_missing_stages_are_made_again_and_damaged_ones_are_one_error(tmp_path, everywhere):
     vectors, options = crowd()
     expected = similar_pairs_on_disk(vectors, 0.35, tmp_path, **options)
-    for gone in ("starts", "others", "weights"):  # as by a process that was killed while it emptied the folder
+    for gone in ("starts", "others", "weights"):  # as left by a process that was killed while emptying the folder
         (tmp_path / f"neighbours-{gone}").unlink()
         again = similar_pairs_on_disk(vectors, 0.35, tmp_path, **options)
         assert (again.others == expected.others).all()
@@ -141,7 +141,7 @@ def test_stages_that_are_gone_are_made_again_and_damaged_ones_are_one_error(tmp_
 
 
 def test_few_buckets_find_nearly_all_people():
-    """With 64 buckets of which a face visits 16, groups are those of comparing all with all but for few faces."""
+    """With 64 buckets, of which a face visits 16, only few faces are in other groups than by comparing all pairs."""
     vectors, owners = people(800, 5, dimension=64, similarity=0.65, seed=3)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(algorithms, "_MANY", -1)

@@ -1,4 +1,4 @@
-"""Folders of groups: names that are safe, folders that were renamed, marks that were damaged."""
+"""Folders of groups: safe names, renamed folders, damaged marks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.html_pages import Page
 
 
 def faces(folder: Path, *groups: int, name: str = "photo.jpg") -> FaceGroups:
-    """One photo a face, each a picture of its own gray, in the groups given."""
+    """Return groups with one photo per face, each of its own gray."""
     from facespace.faces.face import Face
 
     points = ((20, 20), (30, 20), (25, 25), (21, 30), (29, 30))
@@ -44,7 +44,7 @@ def held(folder: Path) -> dict[str, int]:
     }
 
 
-def test_the_largest_come_first_and_the_lonely_last(tmp_path):
+def test_the_largest_groups_come_first_and_single_faces_last(tmp_path):
     write_folders(tmp_path, faces(tmp_path, 4, 7, 7, 7, 9, 9), {})
     assert held(tmp_path) == {"alone": 1, "person-0001": 3, "person-0002": 2}
     assert not list(tmp_path.rglob("*.tmp"))
@@ -77,8 +77,8 @@ def test_any_name_becomes_one_folder(tmp_path, name):
     assert held(tmp_path) == {place.name: 2}
 
 
-def test_folders_of_another_grouping_hold_other_people(tmp_path):
-    """Its state was removed, its folders stayed: the new group 1 is somebody else."""
+def test_folders_of_another_grouping_contain_other_people(tmp_path):
+    """Its state was removed but its folders were not, so the new group 1 is another person."""
     old = faces(tmp_path, 1, 1, 1)
     write_folders(tmp_path, old, {})
     new = faces(tmp_path, 1, 1, name="new.jpg")
@@ -90,8 +90,8 @@ def test_folders_of_another_grouping_hold_other_people(tmp_path):
 
 
 def test_stopped_at_any_step_it_is_completed_by_the_next_call(tmp_path, monkeypatch):
-    """Nobody's picture in another folder, no number skipped, nothing unfinished left."""
-    wanted = {"alone": 1, "person-0001": 3, "person-0002": 2}
+    """No picture is in a wrong folder, no number is skipped, and no temporary file is left."""
+    expected = {"alone": 1, "person-0001": 3, "person-0002": 2}
     stopped = 0
     for step in range(100):
         folder = tmp_path / str(step)
@@ -123,7 +123,7 @@ def test_stopped_at_any_step_it_is_completed_by_the_next_call(tmp_path, monkeypa
         tidy(folder)
         places = write_folders(folder, groups, {})
         write_table(folder, groups, places)
-        assert held(folder) == wanted, step
+        assert held(folder) == expected, step
         assert not list(folder.rglob(".facespace-*"))
         if not killed:
             break
@@ -131,7 +131,7 @@ def test_stopped_at_any_step_it_is_completed_by_the_next_call(tmp_path, monkeypa
     assert 10 < stopped < 99
 
 
-def test_a_folder_whose_name_is_no_text_is_written_about(tmp_path):
+def test_a_folder_whose_name_is_not_valid_text_is_in_table_and_page(tmp_path):
     groups = faces(tmp_path, 1, 1)
     (place,) = set(write_folders(tmp_path, groups, {}).values())
     try:
@@ -160,7 +160,7 @@ def test_a_number_taken_is_not_taken_again(tmp_path):
     assert "person-0002" in held(tmp_path)
 
 
-def test_a_damaged_mark_is_told(tmp_path):
+def test_a_damaged_mark_is_reported(tmp_path):
     groups = faces(tmp_path, 1, 1)
     write_folders(tmp_path, groups, {})
     for text in ("", "[]", '{"groups": "x"}', "\x00"):
@@ -179,7 +179,7 @@ def test_photos_are_linked_or_copied_once(tmp_path):
     assert len(links) == 2
     assert all(link.is_symlink() and link.read_bytes() == b"a photo" for link in links)
     write_folders(photos, groups, {}, photos="copy")
-    assert all(link.is_symlink() for link in links), "what is there stays"
+    assert all(link.is_symlink() for link in links), "existing files are not changed"
 
 
 def test_table_and_page_are_safe_for_any_name(tmp_path):
@@ -200,7 +200,7 @@ HOSTILE = [
 
 
 def linked(page: Path) -> list[str]:
-    """The files that the links to photos in a page lead to, as a browser follows them."""
+    """Return the files that a browser would open for the links to photos in a page."""
     files = []
     for source in Page(page.read_text(encoding="utf-8")).sources:
         address = urllib.parse.urlsplit(urllib.parse.urljoin(page.as_uri(), source))
@@ -211,7 +211,7 @@ def linked(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["photos", "#50% of 'them'?"])
-def test_pictures_lead_to_their_photos_whatever_these_are_called(tmp_path, place):
+def test_pictures_link_to_photos_with_any_name(tmp_path, place):
     out, photos = tmp_path / "out", tmp_path / place
     photos.mkdir()
     groups = FaceGroups(4)
@@ -246,7 +246,7 @@ def test_links_hold_when_page_and_photos_are_moved_together(tmp_path):
     assert linked(elsewhere / "out" / "index.html") == [str(elsewhere / "photos" / "a.jpg")]
 
 
-def test_photos_that_lie_elsewhere_are_linked_by_their_whole_path(tmp_path):
+def test_photos_elsewhere_are_linked_by_their_absolute_path(tmp_path):
     groups = faces(tmp_path, 1)
     (digest,) = groups.places
     groups.places[digest] = "/no-such-disk/it's #1.jpg"

@@ -27,7 +27,7 @@ POINTS = ((20.0, 20.0), (30.0, 20.0), (25.0, 25.0), (21.0, 30.0), (29.0, 30.0))
 
 
 def groups() -> FaceGroups:
-    """Five people of four photos each, one face a photo, without groups yet."""
+    """Five people with four photos each, one face per photo, without groups."""
     found = FaceGroups(16)
     vectors, _ = people(5, 4, dimension=16, similarity=0.8)
     for k, vector in enumerate(vectors):
@@ -37,7 +37,7 @@ def groups() -> FaceGroups:
 
 
 def picture(path: Path, *grays: int) -> str:
-    """A photo with a square of each gray, which `gray_people.StubDetector` takes for a face each."""
+    """Return a photo with a square of each gray; `gray_people.StubDetector` detects each square as a face."""
     Image.fromarray(gray_people.frame(0, *grays).pixels).save(path)
     return str(path)
 
@@ -47,7 +47,7 @@ def no_progress(items: Iterable[Any], total: int, _: str) -> Iterator[Any]:
 
 
 class Reading:
-    """Reads photos into groups and notes what it was handed."""
+    """Reads photos into groups and records the calls of `keep` and `checkpoint`."""
 
     def __init__(self, groups: FaceGroups) -> None:
         self.groups = groups
@@ -98,7 +98,7 @@ def test_faces_without_a_group_get_one():
     assert sorted(np.bincount(found.group)) == [4] * 5
     for person in range(5):
         assert len(set(found.group[4 * person : 4 * person + 4].tolist())) == 1
-    assert found.regroup(method="average", threshold=0.5) == 0, "nobody is left without a group"
+    assert found.regroup(method="average", threshold=0.5) == 0, "no face is left without a group"
 
 
 def test_new_faces_join_old_groups_and_old_ones_stay():
@@ -109,7 +109,7 @@ def test_new_faces_join_old_groups_and_old_ones_stay():
     for k in range(3):
         found.add(Photo(f"{k}.jpg", faces=[face], embeddings=vectors[k : k + 1]), f"{k:064x}")
     found.group = np.array([7, 7, 3])
-    for k in range(3, 5):  # 20 degrees is near group 7, 200 degrees is near nobody
+    for k in range(3, 5):  # 20 degrees is near group 7, 200 degrees is near no group
         found.add(Photo(f"{k}.jpg", faces=[face], embeddings=vectors[k : k + 1]), f"{k:064x}")
     assert found.regroup(method="average", threshold=0.9) == 1
     assert found.group.tolist() == [7, 7, 3, 7, 8], "a new group has a number above all others"
@@ -120,14 +120,14 @@ def test_new_people_get_new_numbers():
     found.regroup(method="average", threshold=0.5)
     before = found.group.copy()
     found.group = np.where(before == before[-1], -1, before)
-    found.group[found.group == before.max()] = before.max() - 1  # a number in the middle is the largest now
+    found.group[found.group == before.max()] = before.max() - 1  # the largest number is now in the middle
     old = set(found.group.tolist()) - {-1}
     new = found.group == -1
     assert found.regroup(method="average", threshold=0.9) == 0
     assert not set(found.group[new].tolist()) & old
 
 
-def test_a_grouping_comes_back_and_goes_on(tmp_path):
+def test_a_grouping_is_loaded_and_continued(tmp_path):
     path = tmp_path / "faces.safetensors"
     first = groups()
     first.regroup(method="average", threshold=0.5)
@@ -143,8 +143,8 @@ def test_a_grouping_comes_back_and_goes_on(tmp_path):
     np.testing.assert_array_equal(again.group, first.group)
 
 
-def test_where_the_photos_are_is_kept_from_the_file_on(tmp_path):
-    """A name that is not UTF-8 too; file and photos may be moved together, and files of before know the names alone."""
+def test_places_of_photos_are_stored_relative_to_the_file(tmp_path):
+    """Also for names that are not UTF-8. File and photos may be moved together; older files have only names."""
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "faces.safetensors"
     found = FaceGroups(16)
@@ -198,7 +198,7 @@ def test_another_models_grouping_is_refused(tmp_path):
 
 
 def load_changed(path: Path, arrays: dict[str, Any] | None = None, **record: Any) -> None:
-    """Load a grouping in which some arrays or entries of the record are others; None leaves an array out."""
+    """Load a grouping with some arrays or entries of the record replaced; None leaves an array out."""
     groups().save(path, EMBEDDER)
     old_arrays, old = read_tensor_file(path, "grouping", DatasetError, remedy="")
     kept = {name: array for name, array in {**old_arrays, **(arrays or {})}.items() if array is not None}
@@ -238,7 +238,7 @@ def test_faces_that_belong_to_no_photo_are_refused(tmp_path, arrays, record):
         load_changed(tmp_path / "faces.safetensors", arrays, **record)
 
 
-def test_photos_are_read_once_whatever_their_names(tmp_path):
+def test_copies_of_photos_are_read_once(tmp_path):
     first, both = picture(tmp_path / "a.png", 10), picture(tmp_path / "b.png", 20, 30)
     copy = picture(tmp_path / "copy of a.png", 10)
     reading = Reading(FaceGroups(gray_people.DIMENSION))
@@ -287,7 +287,7 @@ def test_photos_that_cannot_be_read_are_yielded_with_a_reason(tmp_path):
     assert "o such file" in found[str(tmp_path / "gone.png")]
     assert [path for path, _, _ in reading.kept] == [good]
     assert reading.groups.photos == [(str(broken), sha256_of(broken), found[str(broken)]), (good, sha256_of(good), "")]
-    assert reading.read(str(broken)) == [], "a broken photo is known by its content, too"
+    assert reading.read(str(broken)) == [], "an unreadable photo is recognised by its content, too"
 
 
 def test_work_is_saved_now_and_then(tmp_path, monkeypatch):
@@ -313,14 +313,14 @@ def same(one: FaceGroups, other: FaceGroups) -> bool:
     )
 
 
-def test_checkpoints_write_what_is_new_and_come_back_together(tmp_path):
+def test_checkpoints_write_new_photos_and_are_loaded_together(tmp_path):
     path = tmp_path / "faces.safetensors"
     found = FaceGroups(16)
     numbered(found, 0, 5)
     found.save_new(path, EMBEDDER)
     whole = path.read_bytes()
     found.save_new(path, EMBEDDER)
-    assert os.listdir(tmp_path) == [path.name], "nothing is new"
+    assert os.listdir(tmp_path) == [path.name], "there are no new photos"
     for first in (5, 12):
         numbered(found, first, first + 7)
         found.save_new(path, EMBEDDER)
@@ -356,7 +356,7 @@ def test_parts_that_are_in_the_file_or_of_another_grouping_are_left_out(tmp_path
     assert same(load_groups(path, EMBEDDER), other)
 
 
-def test_vectors_are_held_once():
+def test_vectors_are_in_memory_once():
     found = groups()
     whole = found.embeddings()
     assert found.embeddings() is whole

@@ -25,7 +25,7 @@ from support.sphere import people
 
 
 def written(folder: Path, n_visits: int) -> Shard:
-    """Three shards of 240 faces in 16 buckets; returns all faces as one shard."""
+    """Write three shards of 240 faces in 16 buckets, and return all faces as one shard."""
     vectors, _ = people(40, 6, dimension=16, similarity=0.5)
     buckets = nearest_buckets(vectors, bucket_centres(vectors, 16), n_visits)
     order = np.argsort(buckets[:, 0], kind="stable")
@@ -42,7 +42,7 @@ def written(folder: Path, n_visits: int) -> Shard:
 
 @pytest.mark.parametrize("n_visits", [1, 3, 16])
 @pytest.mark.parametrize(("rows", "columns"), [(1024, 8192), (7, 5)])
-def test_pairs_that_meet_in_a_bucket_are_found_once(tmp_path, monkeypatch, n_visits, rows, columns):
+def test_pairs_that_share_a_bucket_are_found_once(tmp_path, monkeypatch, n_visits, rows, columns):
     monkeypatch.setattr(room, "_ROWS", rows)
     monkeypatch.setattr(room, "_COLUMNS", columns)
     whole = written(tmp_path, n_visits)
@@ -63,7 +63,7 @@ def test_pairs_that_meet_in_a_bucket_are_found_once(tmp_path, monkeypatch, n_vis
     assert {tuple(sorted((i, j))): s for i, j, s in found} == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_is_there_is_not_computed_again(tmp_path):
+def test_existing_files_are_not_computed_again(tmp_path):
     written(tmp_path, 3)
     pairs_path(tmp_path, 0, 1).write_bytes(b"")
     pairs_of_shards(tmp_path, 0, 1, 0.3)
@@ -76,7 +76,7 @@ def test_what_is_there_is_not_computed_again(tmp_path):
 
 @pytest.mark.parametrize(("columns", "kept"), [(8192, 5), (20, 2 * 2)])
 def test_a_face_of_a_crowded_bucket_keeps_its_most_similar(tmp_path, monkeypatch, columns, kept):
-    """40 faces of one person: each keeps 5 in its bucket, or 2 in each part of it where there are two parts."""
+    """40 faces of one person: each keeps 5 pairs in its bucket, or 2 in each of two parts of the bucket."""
     monkeypatch.setattr(room, "_MOST", 5)
     monkeypatch.setattr(room, "_COLUMNS", columns)
     vectors, _ = people(1, 40, dimension=16, similarity=0.8)

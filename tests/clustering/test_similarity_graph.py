@@ -87,7 +87,7 @@ def test_a_threshold_outside_its_range_is_refused(threshold):
 
 @pytest.mark.parametrize(("rows", "columns"), [(120, 120), (32, 64), (30, 30)])
 def test_crowded_faces_keep_their_most_similar(monkeypatch, rows, columns):
-    """Where a tile has more than 10 pairs a row, each row of it keeps its 6 most similar later faces."""
+    """If a tile has more than 10 pairs a row, each of its rows keeps the 6 most similar later faces."""
     tiles_of(monkeypatch, rows, columns)
     crowded_above(monkeypatch, 10, 6)
     vectors, _ = people(3, 40, dimension=64, similarity=0.8)
@@ -119,7 +119,7 @@ def test_crowded_faces_keep_their_most_similar(monkeypatch, rows, columns):
 
 
 @pytest.mark.parametrize("n", [11, 12])
-def test_crowded_begins_above_so_many_pairs_a_row(monkeypatch, n):
+def test_the_limit_of_pairs_a_row(monkeypatch, n):
     """n equal faces have (n − 1) / 2 pairs a row: 5 of 11 faces are not more than 5, 5.5 of 12 are."""
     crowded_above(monkeypatch, 5, 3)
     graph = similar_pairs(np.eye(4, dtype=np.float32)[np.zeros(n, int)], 0.5)

@@ -1,4 +1,4 @@
-"""Tests Chinese whispers against rounds that look at every node each time."""
+"""Tests Chinese whispers against rounds that visit every node each time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def every_node(neighbours: Neighbours, photos: np.ndarray, rng: np.random.Genera
 
 @pytest.mark.parametrize("n_photos", [60, 200, 100_000])
 @pytest.mark.parametrize("many", [4, 128])
-def test_looking_again_only_where_something_changed_changes_nothing(monkeypatch, n_photos, many):
+def test_skipping_nodes_without_changes_gives_the_same_groups(monkeypatch, n_photos, many):
     monkeypatch.setattr(room, "_MANY", many)
     for seed, similarity in enumerate((0.3, 0.4, 0.5)):
         rng = np.random.default_rng(seed)
@@ -66,6 +66,6 @@ def test_nodes_may_be_stored_in_another_order():
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_without_pairs_everybody_is_alone(n):
-    nobody = np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
-    assert whispers(nobody, np.zeros(n, np.int64), np.random.default_rng(0)).tolist() == list(range(n))
+def test_without_pairs_every_face_is_alone(n):
+    empty = np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+    assert whispers(empty, np.zeros(n, np.int64), np.random.default_rng(0)).tolist() == list(range(n))

@@ -16,7 +16,7 @@ def test_the_default_is_yunet_and_options_are_its_own() -> None:
     assert isinstance(detector, MTCNN) and detector.min_size == 33
 
 
-def test_an_unknown_name_is_told_with_those_there_are() -> None:
+def test_the_error_for_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=f"^no detector is called 'yolo'; there are {', '.join(DETECTORS)}$"):
         create_detector("yolo")
 

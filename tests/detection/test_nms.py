@@ -14,7 +14,7 @@ BOX = [0.0, 0.0, 9.0, 9.0]  # ten by ten pixels, both ends counted
 
 @st.composite
 def candidates(draw) -> tuple[np.ndarray, np.ndarray]:
-    """Crowded boxes of whole or broken pixels, and as many different scores."""
+    """Draw crowded boxes with whole or fractional coordinates, and different scores."""
     n = draw(st.integers(0, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     corner = rng.uniform(-30, 60, (n, 2))
@@ -27,10 +27,10 @@ def candidates(draw) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=150, deadline=None)
 @given(candidates(), st.floats(0.05, 0.95), st.sampled_from(["union", "min"]))
-def test_as_two_loops_do_it(found, threshold, overlap):
+def test_against_two_loops(found, threshold, overlap):
     boxes, scores = found
     values = [overlap_of(a, b, overlap) for a in boxes for b in boxes]
-    assume(not any(abs(value - threshold) < 1e-5 for value in values))  # rounding decides there
+    assume(not any(abs(value - threshold) < 1e-5 for value in values))  # rounding decides such cases
     kept = non_maximum_suppression(boxes, scores, threshold, overlap=overlap)
     assert kept.tolist() == slow(boxes, scores, threshold, overlap)
 
@@ -75,10 +75,10 @@ def test_both_end_pixels_count(overlap):
 
 @settings(max_examples=100, deadline=None)
 @given(candidates(), st.floats(0.05, 0.95), st.sampled_from(["union", "min"]))
-def test_without_end_pixels_as_two_loops_do_it(found, threshold, overlap):
-    """Boxes of x2 − x1 are those of the loops with an end pixel less."""
+def test_without_end_pixels_against_two_loops(found, threshold, overlap):
+    """Boxes without end pixels are those of the loops minus one pixel."""
     boxes, scores = found
-    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.5)  # none is empty
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.5)  # no box is empty
     ends = boxes - [0, 0, 1, 1]
     values = [overlap_of(a, b, overlap) for a in ends for b in ends]
     assume(not any(abs(value - threshold) < 1e-5 for value in values))
@@ -92,9 +92,9 @@ def test_without_end_pixels_as_two_loops_do_it(found, threshold, overlap):
 def test_end_pixels_decide_over_small_boxes(overlap, shift, at_most):
     """Two boxes of 2 x 2 share half of each; of 3 x 3, as with end pixels, more than that."""
     boxes, scores = np.array([[0.0, 0, 2, 2], [shift, 0, 2 + shift, 2]]), np.array([0.9, 0.8])
-    for threshold, wanted in ((at_most + 0.01, [0, 1]), (at_most - 0.01, [0])):
+    for threshold, expected in ((at_most + 0.01, [0, 1]), (at_most - 0.01, [0])):
         kept = non_maximum_suppression(boxes, scores, threshold, overlap=overlap, end_pixels=False)
-        assert kept.tolist() == wanted
+        assert kept.tolist() == expected
     kept = non_maximum_suppression(boxes, scores, at_most + 0.01, overlap=overlap)
     assert kept.tolist() == [0], "which is the default"
 
@@ -107,7 +107,7 @@ def test_best_first(overlap):
 
 
 @pytest.mark.parametrize("overlap", ["union", "min"])
-def test_a_removed_box_removes_nobody(overlap):
+def test_a_removed_box_removes_no_other(overlap):
     """b hides c but is itself hidden by a, so c stays."""
     boxes = np.array([[0.0, 0, 9, 9], [4, 0, 13, 9], [8, 0, 17, 9]])
     assert non_maximum_suppression(boxes, np.array([0.9, 0.8, 0.7]), 0.4, overlap=overlap).tolist() == [0, 2]
@@ -123,7 +123,7 @@ def test_none_and_one(overlap):
 
 @pytest.mark.parametrize("overlap", ["union", "min"])
 def test_equal_scores_keep_one_of_each_heap(overlap):
-    """Which one, the sort decides; that each heap keeps exactly one it does not."""
+    """The sort decides which one is kept, but each heap must keep exactly one."""
     boxes = np.array([BOX, [50, 50, 59, 59]] * 20, np.float64)
     kept = non_maximum_suppression(boxes, np.ones(40), 0.5, overlap=overlap)
     assert sorted(kept % 2) == [0, 1]
@@ -140,10 +140,10 @@ def test_arguments_are_left_alone(overlap):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(candidates(), max_size=5), st.floats(0.05, 0.95))
-def test_several_sets_are_each_for_itself(sets, threshold):
+def test_several_sets_are_independent(sets, threshold):
     boxes, scores = [part[0] for part in sets], [part[1] for part in sets]
     values = [overlap_of(a, b, "union") for part in boxes for a in part for b in part]
     assume(not any(abs(value - threshold) < 1e-5 for value in values))
     found = non_maximum_suppressions(boxes, scores, threshold)
-    wanted = [slow(part, part_scores, threshold, "union") for part, part_scores in zip(boxes, scores, strict=True)]
-    assert [kept.tolist() for kept in found] == wanted
+    expected = [slow(part, part_scores, threshold, "union") for part, part_scores in zip(boxes, scores, strict=True)]
+    assert [kept.tolist() for kept in found] == expected

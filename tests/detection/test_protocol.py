@@ -1,4 +1,4 @@
-"""What every detector does: one contract over all that `create_detector` knows."""
+"""The contract of all detectors that `create_detector` knows."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def test_it_finds_the_one_face_where_it_is(finder: Detector, hopper: np.ndarray)
     assert 200 < (face.box[0] + face.box[2]) / 2 < 320 and 150 < (face.box[1] + face.box[3]) / 2 < 300
 
 
-def test_it_finds_nothing_where_there_is_nothing(finder: Detector) -> None:
+def test_it_finds_nothing_in_an_empty_image(finder: Detector) -> None:
     assert finder.detect(np.zeros((64, 48, 3), np.uint8)) == []
     assert finder.detect(np.full((5, 7, 3), 200, np.uint8)) == []
     assert finder.detect_many([]) == []
 
 
 def test_faces_move_with_the_picture(finder: Detector, hopper: np.ndarray) -> None:
-    """Pixels are counted from the corner of the image, x first.
+    """Coordinates are pixels from the upper left corner, x first.
 
-    The shift is a multiple of 32, the cell of a network that looks at the image on a grid.
+    The shift is a multiple of 32, the largest cell of a network that divides the image into a grid.
     """
     (face,) = finder.detect(hopper)
     (moved,) = finder.detect(np.pad(hopper, ((32, 0), (64, 0), (0, 0))))
     np.testing.assert_allclose(np.array(moved.landmarks) - face.landmarks, [[64, 32]] * 5, atol=3)
 
 
-def test_many_are_found_as_one_is(finder: Detector, hopper: np.ndarray, collins_file: Path) -> None:
+def test_many_give_the_same_as_one_by_one(finder: Detector, hopper: np.ndarray, collins_file: Path) -> None:
     images = [hopper, np.zeros((40, 40, 3), np.uint8), facespace.read(collins_file), hopper[:, ::-1]]
     found = finder.detect_many(iter(images))
     assert [len(faces) for faces in found] == [1, 0, 1, 1]
@@ -61,21 +61,21 @@ def test_many_are_found_as_one_is(finder: Detector, hopper: np.ndarray, collins_
             assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
-def test_it_takes_whatever_is_plainly_an_image(finder: Detector, hopper: np.ndarray, hopper_file: Path) -> None:
-    wanted = rounded(finder.detect(hopper))
+def test_it_takes_any_kind_of_image(finder: Detector, hopper: np.ndarray, hopper_file: Path) -> None:
+    expected = rounded(finder.detect(hopper))
     before = hopper.copy()
     with Image.open(hopper_file) as opened:
-        assert rounded(finder.detect(opened)) == wanted
-    assert rounded(finder.detect(hopper_file)) == rounded(finder.detect(str(hopper_file))) == wanted
+        assert rounded(finder.detect(opened)) == expected
+    assert rounded(finder.detect(hopper_file)) == rounded(finder.detect(str(hopper_file))) == expected
     gray = np.asarray(Image.fromarray(hopper).convert("L"))
     assert len(finder.detect(gray)) == 1
-    assert rounded(finder.detect(np.asfortranarray(hopper))) == wanted
+    assert rounded(finder.detect(np.asfortranarray(hopper))) == expected
     assert (hopper == before).all()
 
 
-def test_what_is_no_image_is_one_line(finder: Detector, tmp_path: Path) -> None:
+def test_the_error_for_other_inputs_is_one_line(finder: Detector, tmp_path: Path) -> None:
     for call in (lambda: finder.detect(None), lambda: finder.detect_many([None]), lambda: finder.detect(3)):
-        with pytest.raises(TypeError, match="wanted a path"):
+        with pytest.raises(TypeError, match="expected a path"):
             call()
     with pytest.raises(facespace.ImageError, match="no such file"):
         finder.detect(tmp_path / "none.jpg")
@@ -89,11 +89,11 @@ def test_what_is_no_image_is_one_line(finder: Detector, tmp_path: Path) -> None:
     assert finder.detect_many(np.zeros((2, 40, 40, 3), np.uint8)) == [[], []]
 
 
-def test_it_goes_to_other_processes(finder: Detector, hopper: np.ndarray) -> None:
+def test_it_can_be_sent_to_other_processes(finder: Detector, hopper: np.ndarray) -> None:
     again = pickle.loads(pickle.dumps(finder))
     assert type(again) is type(finder) and again.runtime == finder.runtime
     assert rounded(again.detect(hopper)) == rounded(finder.detect(hopper))
 
 
-def test_it_says_what_computes(finder: Detector) -> None:
+def test_it_names_its_runtime(finder: Detector) -> None:
     assert isinstance(finder.runtime, str) and finder.runtime

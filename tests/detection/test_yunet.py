@@ -1,4 +1,4 @@
-"""YuNet against golden faces of OpenCV, over all sizes of faces and photos, and its parts one by one."""
+"""YuNet: golden faces of OpenCV, all sizes of faces and photos, and each part alone."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def boxes_of(faces: list[Face]) -> np.ndarray:
     return np.array([face.box for face in faces]).reshape(-1, 4)
 
 
-def assert_same(found: list[Face], wanted: list[Face]) -> None:
-    """The same faces in the same order, but for the last bits of float32."""
-    assert len(found) == len(wanted)
-    np.testing.assert_allclose(boxes_of(found), boxes_of(wanted), atol=0.01)
-    for one, other in zip(found, wanted, strict=True):
+def assert_same(found: list[Face], expected: list[Face]) -> None:
+    """Check that faces are the same and in the same order, up to rounding of float32."""
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(boxes_of(found), boxes_of(expected), atol=0.01)
+    for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.landmarks, other.landmarks, atol=0.01)
         assert one.score == pytest.approx(other.score, abs=1e-4)
 
@@ -65,7 +65,7 @@ def crowd(hopper: np.ndarray, collins_file: Path) -> np.ndarray:
 
 @pytest.mark.shared
 def test_it_finds_the_golden_faces_and_no_others(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of `cv2.FaceDetectorYN` with score 0.6 and more, which searches once, at full size, and looks at none again."""
+    """The golden faces are those of `cv2.FaceDetectorYN` from score 0.6 on, which searches once and at full size."""
     yunet = YuNet(min_score=0.6)
     golden = json.loads((shared / "golden" / "opencv" / "yunet.json").read_text())["images"]
     photos = [shared / "data" / photo["image"] for photo in golden]
@@ -77,18 +77,18 @@ def test_it_finds_the_golden_faces_and_no_others(shared: Path, monkeypatch: pyte
     kept = yunet.detect_many(photos)
     n_golden = 0
     for photo, faces in zip(golden, found, strict=True):
-        wanted = photo["faces"]
-        n_golden += len(wanted)
-        assert len(faces) == len(wanted), photo["image"]
-        common = overlaps(np.array([face["box"] for face in wanted]), boxes_of(faces))
+        expected = photo["faces"]
+        n_golden += len(expected)
+        assert len(faces) == len(expected), photo["image"]
+        common = overlaps(np.array([face["box"] for face in expected]), boxes_of(faces))
         assert common.max(axis=1).min() > 0.99, photo["image"]
         nearest = common.argmax(axis=1)
         assert len(set(nearest)) == len(faces)
-        for face, k in zip(wanted, nearest, strict=True):
+        for face, k in zip(expected, nearest, strict=True):
             np.testing.assert_allclose(faces[k].landmarks, face["landmarks"], atol=0.2)
             assert faces[k].score == pytest.approx(face["score"], abs=1e-3)
     assert n_golden == 139
-    # Patches move nothing but the landmarks of small faces, and those not far.
+    # Patches change only the landmarks of small faces, and only a little.
     steps = []
     for faces, moved in zip(found, placed, strict=True):
         np.testing.assert_allclose(boxes_of(moved), boxes_of(faces), atol=0.01)
@@ -98,7 +98,7 @@ def test_it_finds_the_golden_faces_and_no_others(shared: Path, monkeypatch: pyte
             assert steps[-1] < (1e-3 if side > 36 else 0.25)
     small = [step for step in steps if step > 1e-3]
     assert len(small) == 4 and np.median(small) < 0.1
-    # Of those of 0.7 and more, all are seen again.
+    # All faces from 0.7 on are confirmed on their patch.
     left_out = [
         face.score
         for faces, others in zip(placed, kept, strict=True)
@@ -123,7 +123,7 @@ def test_a_face_of_any_size_is_found_once(yunet: YuNet, hopper: np.ndarray, side
 
 
 def test_large_faces_are_not_found_at_full_size_alone(hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why there is a second search: at full size a part of the face is taken for one, if any."""
+    """This is why there is a second search: at full size at most a part of the face is found."""
     (face,) = YuNet().detect(hopper)
     monkeypatch.setattr(module, "_ROOM_FOR_LARGE", math.inf)
     scale = 740 / 170
@@ -144,14 +144,14 @@ def test_a_photo_of_more_than_six_megapixels(yunet: YuNet, hopper: np.ndarray) -
 @pytest.mark.parametrize("size", [(1, 20_000_000), (100_000_000, 2), (16, 65_535), (40, 65_535)])
 @pytest.mark.parametrize("min_size", [2, 20])
 def test_a_thin_photo_takes_no_more_memory_than_others(size: tuple[int, int], min_size: float) -> None:
-    """The network gets whole blocks of 32 x 32 pixels, so that a line of pixels becomes 32 of them."""
+    """The network gets blocks of 32 x 32 pixels, so a single line of pixels is padded to 32."""
     pixels = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (*size, 3))
     for search in YuNet(min_size=min_size)._searches(0, pixels):
         assert search.padded[0] * search.padded[1] < 2 * 6_000_000
 
 
 @pytest.mark.parametrize(
-    ("size", "min_size", "wanted"),
+    ("size", "min_size", "expected"),
     [
         ((600, 512), 20, 1),
         ((2400, 2500), 20, 1),
@@ -160,11 +160,11 @@ def test_a_thin_photo_takes_no_more_memory_than_others(size: tuple[int, int], mi
         ((3000, 4000), 80, 0.25),
     ],
 )
-def test_how_small_a_photo_may_be_read(size: tuple[int, int], min_size: float, wanted: float) -> None:
-    assert YuNet(min_size=min_size).least_scale(*size) == pytest.approx(wanted, abs=0.001)
+def test_the_scale_at_which_a_photo_may_be_decoded(size: tuple[int, int], min_size: float, expected: float) -> None:
+    assert YuNet(min_size=min_size).least_scale(*size) == pytest.approx(expected, abs=0.001)
 
 
-def test_a_photo_read_smaller_shows_the_faces_of_the_full_one(yunet: YuNet, hopper: np.ndarray) -> None:
+def test_a_reduced_photo_has_the_faces_of_the_full_one(yunet: YuNet, hopper: np.ndarray) -> None:
     image = np.full((3000, 4000, 3), 127, np.uint8)
     image[1504:2104, 2000:2512] = hopper
     (full,) = yunet.detect(image)
@@ -174,10 +174,10 @@ def test_a_photo_read_smaller_shows_the_faces_of_the_full_one(yunet: YuNet, hopp
     np.testing.assert_allclose(np.multiply(found.landmarks, 2), full.landmarks, atol=12)
 
 
-def test_a_small_candidate_becomes_a_face_where_it_is_surely_seen(
+def test_a_small_candidate_becomes_a_face_if_its_patch_score_is_high(
     hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 24 px in 12 megapixels, too small for half of the pixels; its box and score are those of the patch."""
+    """A face of 24 px in 12 megapixels is too small for the downscaled search; box and score are those of the patch."""
     image = np.full((3000, 4000, 3), 127, np.uint8)
     small = resized(hopper, 0.12)
     places = [(y, x) for y in range(200, 2800, 400) for x in range(200, 3800, 400)]
@@ -214,7 +214,7 @@ def test_a_larger_min_size_finds_fewer_and_the_large_ones_all_the_same(crowd: np
 def test_faces_of_less_than_most_of_min_size_are_not_reported(
     crowd: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network sees some of them all the same."""
+    """The network finds some of them nevertheless."""
     detector = YuNet(min_size=90, min_score=0.3)
     monkeypatch.setattr(module, "_REPORTED", 0.7)
     reported = detector.detect(crowd)
@@ -229,7 +229,7 @@ def test_faces_of_less_than_most_of_min_size_are_not_reported(
 def test_landmarks_of_small_faces_are_better_on_patches(
     yunet: YuNet, hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch, side: int
 ) -> None:
-    """Compared with those found in the photo before it was made smaller, over several positions of the face."""
+    """Compared with the landmarks in the photo before downscaling, over several positions of the face."""
     monkeypatch.setattr(module, "_TINY_PHOTO", 0.0)  # as in a large photo
     (face,) = yunet.detect(hopper)
     errors: dict[float, list[float]] = {99.0: [], 0.0: []}
@@ -238,14 +238,14 @@ def test_landmarks_of_small_faces_are_better_on_patches(
         for small_face, of_size in errors.items():
             monkeypatch.setattr(module, "_SMALL_FACE", small_face)
             (found,) = yunet.detect(image)
-            wanted = np.subtract(face.landmarks, [left, top]) * side / face.width
-            of_size.append(np.abs(found.landmarks - wanted).mean() / side)
+            expected = np.subtract(face.landmarks, [left, top]) * side / face.width
+            of_size.append(np.abs(found.landmarks - expected).mean() / side)
     assert np.mean(errors[99.0]) < 0.04
     assert np.mean(errors[99.0]) < 0.9 * np.mean(errors[0.0])
 
 
-def test_more_small_faces_than_patches_go_in_one_batch(yunet: YuNet, hopper: np.ndarray) -> None:
-    """Equal faces, 32 pixels and more apart, have equal landmarks, whichever batch they are in."""
+def test_more_small_faces_than_fit_in_one_batch_of_patches(yunet: YuNet, hopper: np.ndarray) -> None:
+    """Equal faces at distances of multiples of 32 pixels have equal landmarks in any batch."""
     part = resized(hopper[64:448, 64:448], 1 / 6)  # 64 x 64, a face of 28 x 35
     faces = yunet.detect(np.tile(part, (4, 5, 1)))
     assert len(faces) == 20 > module._PATCHES
@@ -256,7 +256,7 @@ def test_more_small_faces_than_patches_go_in_one_batch(yunet: YuNet, hopper: np.
 
 
 @pytest.mark.parametrize(
-    ("size", "min_size", "wanted"),
+    ("size", "min_size", "expected"),
     [
         ((200, 160), 20, [(200, 160)]),
         ((200, 160), 40, [(100, 80)]),
@@ -267,33 +267,33 @@ def test_more_small_faces_than_patches_go_in_one_batch(yunet: YuNet, hopper: np.
         ((1000, 800), 20, [(1000, 800), (225, 180)]),
         ((480, 900), 20, [(480, 900)]),
         ((481, 900), 20, [(481, 900), (180, 337)]),
-        ((1000, 800), 60, [(333, 267)]),  # no room for large faces, at that size
+        ((1000, 800), 60, [(333, 267)]),  # too small for large faces at that size
         ((300, 60), 2, [(3000, 600), (900, 180)]),
         ((3000, 40), 20, [(3000, 40)]),
     ],
 )
-def test_how_large_a_photo_is_searched(size: tuple[int, int], min_size: float, wanted: list[tuple[int, int]]) -> None:
+def test_the_scale_of_a_search(size: tuple[int, int], min_size: float, expected: list[tuple[int, int]]) -> None:
     pixels = np.zeros((*size, 3), np.uint8)
     searches = YuNet(min_size=min_size)._searches(7, pixels)
-    assert [search.size for search in searches] == wanted
+    assert [search.size for search in searches] == expected
     for search in searches:
         assert search.photo == 7
         assert search.resized().shape == (*search.size, 3)
         assert search.scale.tolist() == [search.size[1] / size[1], search.size[0] / size[0]]
-    # What a face has at least, in the photo's pixels: a share of min_size, and in the second search 400 px of the first.
+    # The smallest face in the photo's pixels: a fraction of min_size, and in the second search 400 px of the first.
     wanted_sides = [module._REPORTED * min_size, 400 * min_size / 20]
     assert [search.min_side for search in searches] == wanted_sides[: len(searches)]
     assert 0 < module._REPORTED < 1
 
 
 @pytest.mark.parametrize("min_size", [1, 1.99, 0, -20, math.nan])
-def test_a_min_size_that_is_none(min_size: float) -> None:
+def test_an_invalid_min_size(min_size: float) -> None:
     with pytest.raises(ValueError, match=f"^min_size must be at least 2 pixels, got {min_size}$"):
         YuNet(min_size=min_size)
 
 
-def test_min_score_is_the_least_a_face_has(hopper: np.ndarray) -> None:
-    """A face much smaller than what is looked for is found with a low score."""
+def test_min_score_is_the_lowest_score_of_a_face(hopper: np.ndarray) -> None:
+    """A face much smaller than `min_size` is found with a low score."""
     image = resized(hopper, 100 / 170)
     (unsure,) = YuNet(min_size=160, min_score=0.3).detect(image)
     assert 0.4 < unsure.score < 0.9
@@ -303,7 +303,7 @@ def test_min_score_is_the_least_a_face_has(hopper: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("min_score", [0, 1, -0.5, 70, math.nan])
-def test_a_min_score_that_is_none(min_score: float) -> None:
+def test_an_invalid_min_score(min_score: float) -> None:
     with pytest.raises(ValueError, match=f"^min_score must be between 0 and 1, got {min_score}$"):
         YuNet(min_score=min_score)
 
@@ -311,8 +311,8 @@ def test_a_min_score_that_is_none(min_score: float) -> None:
 # --- one and many -----------------------------------------------------------------------------------------------------
 
 
-def test_many_of_all_sizes_are_found_as_one_is(yunet: YuNet, crowd: np.ndarray, hopper: np.ndarray) -> None:
-    """Photos of one padded size share a batch, whether their own sizes are the same or not; large ones take all cores."""
+def test_many_of_all_sizes_give_the_same_as_one_by_one(yunet: YuNet, crowd: np.ndarray, hopper: np.ndarray) -> None:
+    """Photos of one padded size share a batch even if their own sizes differ; large ones use all cores."""
     random = np.random.default_rng(0)
     sizes = [(1, 1), (5, 7), (3000, 40), (40, 3000)]
     images = [random.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
@@ -325,7 +325,7 @@ def test_many_of_all_sizes_are_found_as_one_is(yunet: YuNet, crowd: np.ndarray, 
         assert_same(faces, yunet.detect(image))
 
 
-def test_the_surest_face_comes_first(yunet: YuNet, crowd: np.ndarray) -> None:
+def test_the_best_score_comes_first(yunet: YuNet, crowd: np.ndarray) -> None:
     for image in (crowd, crowd[:, ::-1], resized(crowd, 1.7)):
         scores = [face.score for face in yunet.detect(image)]
         assert len(scores) == 3
@@ -333,24 +333,24 @@ def test_the_surest_face_comes_first(yunet: YuNet, crowd: np.ndarray) -> None:
 
 
 def test_a_picture_that_moves_by_whole_cells_gives_the_same_faces(yunet: YuNet, hopper: np.ndarray) -> None:
-    """The network looks at cells of up to 32 pixels: by other steps a face's points move by a few percent of its size."""
+    """Cells have up to 32 pixels: after other shifts the landmarks of a face differ by a few percent of its size."""
     (face,) = yunet.detect(hopper)
     for down, right, atol in ((32, 64, 0.01), (30, 70, 0.05 * face.width), (8, 8, 0.05 * face.width)):
         (moved,) = yunet.detect(np.pad(hopper, ((down, 0), (right, 0), (0, 0))))
         np.testing.assert_allclose(np.array(moved.landmarks) - face.landmarks, [[right, down]] * 5, atol=atol)
 
 
-def test_threads_may_share_it(yunet: YuNet, crowd: np.ndarray) -> None:
-    wanted = yunet.detect(crowd)
+def test_threads_can_share_it(yunet: YuNet, crowd: np.ndarray) -> None:
+    expected = yunet.detect(crowd)
     with ThreadPoolExecutor(4) as pool:
         for faces in pool.map(yunet.detect, [crowd] * 6):
-            assert_same(faces, wanted)
+            assert_same(faces, expected)
         for faces, others in pool.map(yunet.detect_many, [[crowd, crowd[:400]]] * 4):
-            assert_same(faces, wanted)
+            assert_same(faces, expected)
             assert len(others) == 2
 
 
-def test_a_pickle_holds_what_made_it(hopper: np.ndarray) -> None:
+def test_a_pickle_contains_the_options(hopper: np.ndarray) -> None:
     class Own(YuNet):
         pass
 
@@ -362,7 +362,7 @@ def test_a_pickle_holds_what_made_it(hopper: np.ndarray) -> None:
     assert type(create(*options)) is Own and create(*options).min_size == 44
 
 
-def test_plain_onnx_runtime_computes_whatever_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_onnx_runtime_computes_even_if_another_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACESPACE_RUNTIME", "openvino")
     assert YuNet().runtime == "onnxruntime"
     with pytest.raises(ValueError, match="device wants auto, cpu or cuda; got 'tpu'"):
@@ -386,7 +386,7 @@ def test_the_network_takes_any_number_of_photos_of_any_size() -> None:
 
 
 class OneCell:
-    """In place of the network: sure of a few cells of images of 64 x 96 pixels, by their number."""
+    """Replaces the network: it gives high scores to a few cells, by number, of images of 64 x 96 pixels."""
 
     def __init__(self, *cells: tuple[int, float, list[float], list[float]]) -> None:
         self.cells = cells
@@ -403,8 +403,8 @@ class OneCell:
 @pytest.mark.parametrize(
     ("first", "columns", "stride"), [(0, 12, 8), (96, 6, 16), (120, 3, 32)], ids=["8 px", "16 px", "32 px"]
 )
-def test_cells_are_decoded_as_the_paper_has_it(yunet: YuNet, first: int, columns: int, stride: int) -> None:
-    """The second row's third cell: centre, size and points in the pixels of a photo that was made smaller."""
+def test_cells_are_decoded_as_in_the_paper(yunet: YuNet, first: int, columns: int, stride: int) -> None:
+    """The third cell of the second row: centre, size and points in pixels of a photo that was downscaled."""
     points = [0.5, -0.25, 1, 0, 0, 1, -1, -1, 2, 3]
     cell = (first + columns + 2, 0.9, [0.25, 0.5, math.log(2), math.log(3)], points)
     search = _Search(0, np.zeros((240, 140, 3), np.uint8), (60, 70), 0.0)
@@ -413,12 +413,12 @@ def test_cells_are_decoded_as_the_paper_has_it(yunet: YuNet, first: int, columns
     half = np.array([2 * stride / 0.5, 3 * stride / 0.25]) / 2
     np.testing.assert_allclose(found.boxes, [[*(centre - half), *(centre + half)]], atol=1e-4)
     np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
-    wanted = [[(2 + x) * stride / 0.5, (1 + y) * stride / 0.25] for x, y in np.reshape(points, (5, 2))]
-    np.testing.assert_allclose(found.landmarks, [wanted], rtol=1e-6)
+    expected = [[(2 + x) * stride / 0.5, (1 + y) * stride / 0.25] for x, y in np.reshape(points, (5, 2))]
+    np.testing.assert_allclose(found.landmarks, [expected], rtol=1e-6)
 
 
-def test_cells_that_are_no_face_are_left_out(yunet: YuNet) -> None:
-    """Boxes that are not finite or empty, those smaller than the search is for, and landmarks that are not finite."""
+def test_cells_without_a_valid_face_are_left_out(yunet: YuNet) -> None:
+    """These are boxes that are not finite, empty or too small for the search, and landmarks that are not finite."""
     zeros = [0.0] * 10
     cells = [
         (0, 0.9, [0, 0, math.nan, 0], zeros),
@@ -428,14 +428,14 @@ def test_cells_that_are_no_face_are_left_out(yunet: YuNet) -> None:
         (3, 0.9, [0, 0, 0, 0], zeros),  # 8 x 8
         (4, 0.9, [0, 0, 0, math.log(2)], zeros),  # 8 x 16
     ]
-    for min_side, wanted in ((0, 2), (8, 2), (8.1, 1), (16.1, 0)):
+    for min_side, expected in ((0, 2), (8, 2), (8.1, 1), (16.1, 0)):
         search = _Search(0, np.zeros((64, 96, 3), np.uint8), (64, 96), min_side)
         (found,) = yunet._run(OneCell(*cells), [search])
-        assert [len(part) for part in found] == [wanted] * 4
+        assert [len(part) for part in found] == [expected] * 4
 
 
 class Patches:
-    """In place of the network: the same candidates on each patch, by cell (stride 16), score, size and points."""
+    """Replaces the network: the same candidates on each patch, by cell (stride 16), score, size and points."""
 
     def __init__(self, *candidates: tuple[int, float, tuple[float, float], list[float]]) -> None:
         self.candidates, self.seen = candidates, []
@@ -454,13 +454,13 @@ class Patches:
 MIDDLE = 4 * 8 + 4  # the cell whose corner is the middle of a patch
 POINTS = [0.0, 0, 1, 0, 0.5, 1, 0, 2, 1, 2]
 FIRST = np.full((5, 2), 7.0)
-# A face of 24 x 30 px is shown 2.4 times as large, so that a patch shows 53.3 px of the photo.
+# A face of 24 x 30 px is enlarged 2.4 times, so a patch covers 53.3 px of the photo.
 ON_PATCH = (np.reshape(POINTS, (5, 2)) + 4) * 16 / 2.4 + [112 - 64 / 2.4, 65 - 64 / 2.4]
 OTHERS = [0.0] * 10
 
 
 @pytest.mark.parametrize(
-    ("candidates", "wanted"),
+    ("candidates", "expected"),
     [
         pytest.param([], FIRST, id="nothing"),
         pytest.param([(MIDDLE, 0.31, (57.6, 72), POINTS)], ON_PATCH, id="the face, however unsure"),
@@ -470,27 +470,27 @@ OTHERS = [0.0] * 10
         pytest.param(
             [(0, 0.9, (57.6, 72), OTHERS), (MIDDLE, 0.8, (57.6, 72), POINTS), (MIDDLE + 1, 0.7, (57, 72), OTHERS)],
             ON_PATCH,
-            id="the surest of those that are it",
+            id="the best of the matching ones",
         ),
         pytest.param(
             [(MIDDLE, 0.8, (57.6, 72), POINTS), (MIDDLE, 0.4, (57.6, 72), POINTS)],
             ON_PATCH,
-            id="one that is told twice",
+            id="the same face twice",
         ),
     ],
 )
-def test_landmarks_on_a_patch_are_brought_back_to_the_photo(candidates: list, wanted: np.ndarray) -> None:
+def test_landmarks_on_a_patch_are_mapped_to_the_photo(candidates: list, expected: np.ndarray) -> None:
     detector = YuNet(min_score=0.6)
     detector._one_core = Patches(*candidates)
     found = _Found(np.array([[100.0, 50, 124, 80]]), np.array([0.8]), FIRST[None].copy(), FIRST[None].copy())
     (placed,) = detector._refined([np.zeros((200, 300, 3), np.uint8)], [found])
-    np.testing.assert_allclose(placed.landmarks, [wanted], rtol=1e-6)
-    np.testing.assert_allclose(placed.crop_points, [wanted], rtol=1e-6)
-    assert (found.landmarks == 7).all(), "what was found is not changed"
+    np.testing.assert_allclose(placed.landmarks, [expected], rtol=1e-6)
+    np.testing.assert_allclose(placed.crop_points, [expected], rtol=1e-6)
+    assert (found.landmarks == 7).all(), "the input is not changed"
 
 
 def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Red tells the column, green the row of a photo; a face of 32 px is shown 2.25 times as large, one of 36 px is not."""
+    """Red is the column, green the row of a photo; a face of 32 px is enlarged 2.25 times, one of 36 px is not."""
     monkeypatch.setattr(module, "usable_cores", lambda: 1)
     detector = YuNet()
     detector._one_core = patches = Patches()
@@ -499,11 +499,11 @@ def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo(monkeypatc
     boxes = np.array([[44.0, 34, 76, 66], [0, 0, 20, 32], [20, 20, 56, 56]])
     detector._refined([pixels], [_Found(boxes, np.ones(3), *np.zeros((2, 3, 5, 2)))])
     ((inside, corner),) = patches.seen
-    # The middle (60, 50) of the first box is that of the patch, which shows 57 x 57 pixels of the photo.
+    # The centre (60, 50) of the first box is that of the patch, which covers 57 x 57 pixels of the photo.
     middle = (np.arange(128) - 63.5) / 2.25
     np.testing.assert_allclose(inside[64, :, 0], 60 + middle - 0.5, atol=1)
     np.testing.assert_allclose(inside[:, 64, 1], 50 + middle - 0.5, atol=1)
-    # That of the second is (10, 16): the patch begins 18 pixels left of the photo and 12 above it.
+    # The centre of the second is (10, 16): the patch begins 18 pixels left of the photo and 12 above it.
     assert not corner[:26].any() and not corner[:, :40].any()
     np.testing.assert_allclose(corner[64, 44:, 0], 10 + middle[44:] - 0.5, atol=1)
 
@@ -520,10 +520,10 @@ def test_patches_show_small_faces_enlarged_and_black_beyond_the_photo(monkeypatc
     ],
 )
 @pytest.mark.parametrize("side", [30, 90, 600])
-def test_an_unsure_face_must_be_seen_on_a_patch(
+def test_an_uncertain_face_must_be_confirmed_on_a_patch(
     score: float, seen: float, size: tuple[float, float], min_score: float, kept: bool, side: int
 ) -> None:
-    """However large it is; the landmarks of large ones stay those of the search."""
+    """This applies to any size; the landmarks of large faces stay those of the search."""
     detector = YuNet(min_score=min_score)
     detector._one_core = Patches((MIDDLE, seen, size, POINTS))
     boxes = np.array([[100.0, 50, 100 + 0.8 * side, 50 + side], [150, 60, 190, 100]])
@@ -534,8 +534,8 @@ def test_an_unsure_face_must_be_seen_on_a_patch(
         assert (placed.landmarks == 7).all() and (placed.crop_points == 7).all()
 
 
-def test_landmarks_are_the_mean_of_the_cells_that_see_the_face() -> None:
-    """Weighted by their scores; cells that see another face, or a part of it, have no say."""
+def test_landmarks_are_the_mean_over_the_cells_that_detect_the_face() -> None:
+    """The mean is weighted by scores; cells that detect another face or only a part of it are not included."""
     box = np.array([10.0, 10, 50, 60])
     seen = _Found(
         np.array([box, box + 1, [0, 0, 9, 9], [12, 12, 40, 50]]),
@@ -560,8 +560,8 @@ def test_each_core_gets_its_share_of_the_patches(
 
 
 @pytest.mark.parametrize(("height", "width"), [(400, 560), (1000, 900), (640, 640)])
-def test_a_photo_made_much_smaller_shows_the_same(height: int, width: int) -> None:
-    """Rows are left out first; a slope of grey stays where it is."""
+def test_a_much_downscaled_photo_shows_the_same(height: int, width: int) -> None:
+    """Rows are skipped first; a gradient of gray keeps its position."""
     slope = np.empty((height, width, 3), np.uint8)
     slope[..., 0], slope[..., 1] = np.linspace(0, 255, width), np.linspace(0, 255, height)[:, None]
     slope[..., 2] = 77
@@ -577,7 +577,7 @@ def test_a_face_of_a_photo_searched_smaller_is_small_there(monkeypatch: pytest.M
     monkeypatch.setattr(module, "_MAX_PIXELS", 100 * 100)
     detector = YuNet()
     found = _Found(np.array([[100.0, 100, 150, 160]]), np.ones(1), *np.zeros((2, 1, 5, 2)))
-    for side, n_patches in ((200, 1), (150, 0)):  # 60 px there are 30 and 40
+    for side, n_patches in ((200, 1), (150, 0)):  # 60 px correspond to 30 and 40
         detector._one_core = patches = Patches()
         detector._refined([np.zeros((side, side, 3), np.uint8)], [found])
         assert len(patches.seen) == n_patches
@@ -593,7 +593,7 @@ def test_without_small_faces_there_are_no_patches() -> None:
 
 
 def found_of(*faces: tuple[list[float], float]) -> _Found:
-    """Boxes with scores; the landmarks tell the faces apart."""
+    """Boxes with scores; the landmarks identify the faces."""
     boxes = np.array([box for box, _ in faces], np.float64).reshape(-1, 4)
     scores = np.array([score for _, score in faces], np.float64)
     return _Found(boxes, scores, *[np.repeat(scores, 10).reshape(-1, 5, 2)] * 2)
@@ -603,7 +603,7 @@ BOX, NEAR, INSIDE, FAR = [0, 0, 100, 100], [5, 5, 105, 105], [10, 10, 40, 40], [
 
 
 @pytest.mark.parametrize(
-    ("full", "large", "wanted"),
+    ("full", "large", "expected"),
     [
         pytest.param([], [], [], id="nothing"),
         pytest.param([(BOX, 0.8)], [], [0.8], id="the full search alone"),
@@ -619,12 +619,12 @@ BOX, NEAR, INSIDE, FAR = [0, 0, 100, 100], [5, 5, 105, 105], [10, 10, 40, 40], [
         pytest.param([([80, 80, 130, 130], 0.8)], [(BOX, 0.9)], [0.8, 0.9], id="a little overlap"),
     ],
 )
-def test_faces_of_both_searches_are_merged(full: list, large: list, wanted: list[float]) -> None:
+def test_faces_of_both_searches_are_merged(full: list, large: list, expected: list[float]) -> None:
     merged = _merged(found_of(*full), found_of(*large))
-    assert merged.scores.tolist() == wanted
-    assert merged.landmarks[:, 0, 0].tolist() == wanted
+    assert merged.scores.tolist() == expected
+    assert merged.landmarks[:, 0, 0].tolist() == expected
     of_score = {score: box for box, score in [*full, *large]}
-    assert merged.boxes.tolist() == [of_score[score] for score in wanted]
+    assert merged.boxes.tolist() == [of_score[score] for score in expected]
 
 
 def test_merged_faces_are_in_the_order_of_their_scores(yunet: YuNet) -> None:
@@ -645,9 +645,9 @@ def test_the_share_of_a_box_inside_another_is_that_of_its_pixels() -> None:
         x1, y1, x2, y2 = box.astype(int)
         return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
 
-    wanted = [[len(pixels(a) & pixels(b)) / len(pixels(a)) for b in others] for a in boxes]
-    np.testing.assert_allclose(_share_inside(boxes, others), wanted)
-    assert 0 < np.mean(wanted) < 1
+    expected = [[len(pixels(a) & pixels(b)) / len(pixels(a)) for b in others] for a in boxes]
+    np.testing.assert_allclose(_share_inside(boxes, others), expected)
+    assert 0 < np.mean(expected) < 1
 
 
 def test_suppression_counts_no_end_pixels() -> None:
@@ -657,7 +657,7 @@ def test_suppression_counts_no_end_pixels() -> None:
     nearer = found_of(([0, 0, 2, 2], 0.8), ([1.0, 0, 3.0, 2], 0.9))
     assert _suppressed([nearer])[0].landmarks[:, 0, 0].tolist() == [0.9]
     (alike,) = _suppressed([found_of(([0, 0, 10, 10], 0.8), ([0, 0, 10, 9], 0.79))])
-    assert alike.landmarks[:, 0, 0].tolist() == [0.8], "as OpenCV has them"
+    assert alike.landmarks[:, 0, 0].tolist() == [0.8], "as in OpenCV"
     weight = (0.79 / 0.8) ** module._VOTE_POWER
     np.testing.assert_allclose(alike.crop_points, (0.8 + 0.79 * weight) / (1 + weight))
     assert len(_suppressed([found_of()])[0].scores) == 0
@@ -668,8 +668,8 @@ def searched_as(pixels: np.ndarray, photo: int = 0) -> _Search:
 
 
 def test_photos_are_padded_to_whole_cells() -> None:
-    for size, wanted in (((1, 1), (32, 32)), ((32, 33), (32, 64)), ((65, 64), (96, 64)), ((250, 31), (256, 32))):
-        assert searched_as(np.zeros((*size, 3), np.uint8)).padded == wanted
+    for size, expected in (((1, 1), (32, 32)), ((32, 33), (32, 64)), ((65, 64), (96, 64)), ((250, 31), (256, 32))):
+        assert searched_as(np.zeros((*size, 3), np.uint8)).padded == expected
 
 
 def test_batches_hold_searches_of_one_padded_size() -> None:
@@ -677,7 +677,7 @@ def test_batches_hold_searches_of_one_padded_size() -> None:
     order = [small, large, odd, *[small] * 9, large]
     batches = list(_batches(searched_as(pixels, k) for k, pixels in enumerate(order)))
     assert [[search.photo for search in batch] for batch in batches] == [
-        [0, 2, 3, 4, 5, 6, 7, 8, 9],  # nine of 256 x 256 pixels are as many as 600,000 hold
+        [0, 2, 3, 4, 5, 6, 7, 8, 9],  # nine of 256 x 256 pixels fit into 600,000
         [10, 11],
         [1],
         [12],
@@ -689,12 +689,12 @@ def test_batches_hold_searches_of_one_padded_size() -> None:
     ("sides", "n_together"),
     [
         ([100] * 4, 0),
-        ([100, 300], 1),  # one core would still compute the larger when the other had long nothing to do
+        ([100, 300], 1),  # one core would compute the larger batch while the other is idle
         ([300, 290, 280], 0),
-        ([2100, 2050, 2000], 2),  # too large to hold two at once
+        ([2100, 2050, 2000], 2),  # too large to have two in memory
     ],
 )
-def test_a_core_computes_a_batch_of_its_own_unless_it_is_large(
+def test_each_core_computes_its_own_batch_unless_it_is_large(
     monkeypatch: pytest.MonkeyPatch, sides: list[int], n_together: int
 ) -> None:
     monkeypatch.setattr(module, "usable_cores", lambda: 2)
@@ -711,7 +711,7 @@ def test_a_core_computes_a_batch_of_its_own_unless_it_is_large(
 
 
 def test_a_thumbnail_is_searched_enlarged(hopper: np.ndarray, yunet: YuNet) -> None:
-    """Faces of a tiny photo are found as well as those of a larger one."""
+    """Faces in a tiny photo are found as well as in a larger one."""
     tiny = np.asarray(Image.fromarray(hopper).resize((51, 60), Image.Resampling.LANCZOS))
     (face,) = yunet.detect(tiny)
     assert face.score > 0.8

@@ -15,7 +15,7 @@ from facespace.io.packed_weights import read_packed
 
 
 def published(images: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of the published network, which takes one image of 640 px in BGR planes, by their names."""
+    """Return the outputs of the published network, which takes one image of 640 px in BGR planes, by name."""
     model = parse_model(read_packed(FILE, SHA256), FILE)
     dequantize_blocks(model.graph, FILE)
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -24,20 +24,20 @@ def published(images: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(None, {session.get_inputs()[0].name: planes}), strict=True))
 
 
-def test_it_computes_what_the_published_network_does() -> None:
+def test_it_computes_the_same_as_the_published_network() -> None:
     images = np.random.default_rng(0).integers(0, 256, (1, 640, 640, 3)).astype(np.uint8)
     images[:, 100:300, 50:400] //= 8
     session = onnxruntime.InferenceSession(yunet_network())
     scores, cells = session.run(None, {"images": images})
-    wanted = published(images)
-    joined = {part: np.concatenate([wanted[f"{part}_{s}"] for s in STRIDES], axis=1) for part in ("bbox", "kps")}
-    expected = np.concatenate([np.sqrt(wanted[f"cls_{s}"] * wanted[f"obj_{s}"]) for s in STRIDES], axis=1)[..., 0]
-    np.testing.assert_allclose(scores, expected, atol=5e-4)  # a root makes much of the last bits of what is near 0
+    outputs = published(images)
+    joined = {part: np.concatenate([outputs[f"{part}_{s}"] for s in STRIDES], axis=1) for part in ("bbox", "kps")}
+    expected = np.concatenate([np.sqrt(outputs[f"cls_{s}"] * outputs[f"obj_{s}"]) for s in STRIDES], axis=1)[..., 0]
+    np.testing.assert_allclose(scores, expected, atol=5e-4)  # a square root enlarges rounding errors near 0
     np.testing.assert_allclose(cells[:, :4].transpose(0, 2, 1), joined["bbox"], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(cells[:, 4:].transpose(0, 2, 1), joined["kps"], rtol=1e-3, atol=1e-4)
 
 
-def test_another_network_in_its_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_network_in_its_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = GraphBuilder()
     graph.output(graph.node("Relu", [graph.input("x", np.float32, [1])]), "y", np.float32, [1])
     monkeypatch.setattr(module, "read_packed", lambda *_: graph.serialize())

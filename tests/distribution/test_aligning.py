@@ -22,7 +22,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory, hopper_file: Path, collins_file: Path, cat_file: Path) -> Path:
-    """Three people: a cat without a face, photos that differ in their ending alone, a damaged one."""
+    """Three people: a cat without a face, photos that differ only in their ending, a damaged one."""
     folder = tmp_path_factory.mktemp("raw")
     for name, file in (
         ("Cat/1.png", cat_file), ("Collins/1.png", collins_file), ("Hopper/1.jpeg", hopper_file), ("Hopper/1.jpg", hopper_file),
@@ -63,7 +63,7 @@ def test_crops_and_table_are_those_of_one_process(cli: Cli, raw: Path, tmp_path:
     assert out.inside(".parts").is_empty()
 
 
-def test_what_is_finished_is_not_done_again(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+def test_a_finished_run_is_not_repeated(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
     first = cli("align", raw, f"{memory_store}/out")
     again = cli("align", raw, f"{memory_store}/out")
     assert "now" in first.out
@@ -74,10 +74,10 @@ def test_what_is_finished_is_not_done_again(cli: Cli, raw: Path, tmp_path: Path,
     refused = cli("align", more, f"{memory_store}/out")
     assert (refused.code, "finished crops of other photos" in refused.err) == (1, True)
     refused = cli("align", raw, f"{memory_store}/out", "--image-size", "112")
-    assert (refused.code, "crops made in another way" in refused.err) == (1, True)
+    assert (refused.code, "crops made with other settings" in refused.err) == (1, True)
 
 
-def test_a_stopped_run_goes_on(
+def test_a_stopped_run_resumes(
     cli: Cli, raw: Path, tmp_path: Path, memory_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = Folder.create
@@ -149,7 +149,9 @@ def test_a_crop_of_the_plan_cannot_lead_out_of_the_output(raw: Path, tmp_path: P
     assert not (tmp_path / "evil.png").exists()
 
 
-def test_what_killed_writers_left_goes_when_all_is_done(cli: Cli, raw: Path, tmp_path: Path, memory_store: str) -> None:
+def test_temporary_files_of_killed_writers_are_removed_at_the_end(
+    cli: Cli, raw: Path, tmp_path: Path, memory_store: str
+) -> None:
     person = tmp_path / "raw" / "Hopper"
     person.mkdir(parents=True)
     shutil.copy(raw / "Hopper" / "1.jpg", person / "1.jpg")

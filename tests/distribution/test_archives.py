@@ -1,4 +1,4 @@
-"""Archives of parts: what was written is read, and anything else is one line."""
+"""Archives of parts: read as they were written, and a one-line error for anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cluster` in parts against `cluster` by one process: the same groups, pictures and table, whatever stops it."""
+"""`cluster` in parts against `cluster` by one process: the same groups, pictures and table, also after an interruption."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def photos(tmp_path: Path, hopper_file: Path, collins_file: Path, cat_file: Path
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--ray computes the parts here, one photo in each; batches are of one photo likewise."""
+    """With --ray this process computes the parts, one photo in each; batches have one photo too."""
     for module in ("cli.shared.distributed", "cli.cluster"):
         monkeypatch.setattr(f"facespace.{module}.connected", lambda ray: contextlib.nullcontext())
     for name in ("distribution.clustering.PER_PART", "pipeline.face_batches.IMAGES_IN_PART"):
@@ -46,7 +46,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, without the marks that tell one grouping from any other."""
+    """Return the files of a folder, without the marks that identify a grouping."""
     ours = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {
         name: path.read_bytes()
@@ -77,7 +77,7 @@ def test_groups_are_those_of_one_process(
     assert (again.code, again.lines[0].startswith("4 faces in 6 photos (6 known before)")) == (0, True), again.err
 
 
-def test_a_stopped_run_goes_on(cli: Cli, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes(cli: Cli, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     compute, computed = FindingWork.compute, []
 
@@ -112,9 +112,9 @@ def finding(output: Path) -> FindingWork:
     )  # fmt: skip
 
 
-def test_another_model_on_a_worker_is_refused(tmp_path: Path) -> None:
+def test_a_different_model_on_a_worker_is_refused(tmp_path: Path) -> None:
     work, plan = begin(finding(tmp_path), {"a.jpg": "a" * 64})
-    with pytest.raises(ModelError, match="another model on a worker"):
+    with pytest.raises(ModelError, match="a worker has a different model"):
         list(compute_parts(work, plan))
 
 

@@ -1,4 +1,4 @@
-"""`dataset convert` in parts against `dataset convert` by one process: the same files, whatever stops it."""
+"""`dataset convert` in parts against `dataset convert` by one process: the same files, also after an interruption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def crops(tmp_path: Path) -> Path:
-    """Class folders of 23 images, of four people with names of several scripts, and a file of no known kind."""
+    """Class folders with 23 images of four people, with names in several scripts, and a file of an unknown format."""
     folder = tmp_path / "crops"
     for number in range(23):
         person = folder / ("Anna", "Ben", "Zoë", "王 小明")[number % 4]
@@ -38,7 +38,7 @@ def crops(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--ray computes the parts here, five images in each."""
+    """With --ray this process computes the parts, five images in each."""
     monkeypatch.setattr("facespace.cli.dataset.connected", lambda ray: contextlib.nullcontext())
     monkeypatch.setattr("facespace.distribution.converting.PER_PART", 5)
 
@@ -91,7 +91,7 @@ def test_other_formats_are_one_file(cli: Cli, crops: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("to", IN_PARTS)
-def test_a_stopped_run_goes_on(cli: Cli, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
+def test_a_stopped_run_resumes(cli: Cli, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
     command = ("dataset", "convert", crops, tmp_path / "parts", "--to", to, "--shard-images", "6", "--json")
     create, done = Folder.create, []
 
@@ -115,13 +115,13 @@ def test_a_stopped_run_goes_on(cli: Cli, crops: Path, tmp_path: Path, monkeypatc
     assert contents(tmp_path / "parts") == contents(tmp_path / "alone")
 
 
-def test_a_conversion_of_one_process_is_left_as_it_is(cli: Cli, crops: Path, tmp_path: Path) -> None:
+def test_a_conversion_of_one_process_is_not_changed(cli: Cli, crops: Path, tmp_path: Path) -> None:
     (tmp_path / ".facespace-out").mkdir()
     refused = cli("dataset", "convert", crops, tmp_path / "out", "--to", "parquet", "--ray", "local")
-    assert (refused.code, "holds a conversion begun without --ray" in refused.err) == (1, True)
+    assert (refused.code, "contains a conversion started without --ray" in refused.err) == (1, True)
 
 
-def test_a_conversion_in_parts_is_left_as_it_is(cli: Cli, crops: Path, tmp_path: Path) -> None:
+def test_a_conversion_in_parts_is_not_changed(cli: Cli, crops: Path, tmp_path: Path) -> None:
     (tmp_path / ".facespace-out" / PARTS).mkdir(parents=True)
     refused = cli("dataset", "convert", crops, tmp_path / "out", "--to", "parquet")
     assert (refused.code, "holds a conversion begun with --ray" in refused.err) == (1, True)

@@ -102,10 +102,10 @@ def work(folder: Path, **changes: object) -> EmbeddingWork:
     return EmbeddingWork(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def test_another_model_on_a_worker_is_refused(photos: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_different_model_on_a_worker_is_refused(photos: Path, tmp_path: Path, cli: Cli) -> None:
     embedding = work(tmp_path)
     plan = make_plan(embedding.folder, find_photos([str(photos)]), embedding.settings(), per_part=PER_PART)
-    with pytest.raises(ModelError, match="another model on a worker"):
+    with pytest.raises(ModelError, match="a worker has a different model"):
         list(compute_parts(embedding, plan))
     assert embedding.folder.names() == []
 
@@ -120,8 +120,8 @@ def test_photos_of_the_same_names_in_another_folder_are_refused(
         monkeypatch.chdir(tmp_path / folder)
         done = cli("embed", "a.jpg", *output)
         assert done.code == code, done.err
-    assert "holds results made with photos_in" in done.err
-    # A path from the root means the same from everywhere, but is another name.
+    assert "contains results made with photos_in" in done.err
+    # An absolute path means the same from any folder, but it is another name.
     refused = cli("embed", tmp_path / "one" / "a.jpg", *output)
     assert refused.code == 1
 
@@ -171,5 +171,5 @@ def test_names_are_stored_as_plain_text() -> None:
 def test_a_password_in_a_url_is_a_usage_error(cli: Cli) -> None:
     refused = cli("embed", "sftp://ann:secret@host/photos", "--output", "a.npz")
     assert refused.code == 2
-    assert "sftp://host/photos: the URL holds a password" in refused.err
+    assert "sftp://host/photos: the URL must not have a password" in refused.err
     assert "secret" not in refused.err

@@ -51,7 +51,7 @@ def pairs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--ray computes the parts here, one photo in each; batches are of one photo likewise."""
+    """With --ray this process computes the parts, one photo in each; batches have one photo too."""
     monkeypatch.setattr(distributed, "connected", lambda ray: contextlib.nullcontext())
     for name in ("distribution.evaluating.PER_PART", "evaluation.pairs.BATCH", "pipeline.face_batches.IMAGES_IN_PART"):
         monkeypatch.setattr(f"facespace.{name}", 1)
@@ -119,7 +119,7 @@ def test_workers_must_see_the_same(album: Path, pairs: Path, tmp_path: Path) -> 
     source = PairSource(pairs, "csv", album)
     photos = source.read(Embedder.load("sface").spec)
     other_model = work(tmp_path / "a", source, fingerprint="other")
-    with pytest.raises(ModelError, match="another model on a worker"):
+    with pytest.raises(ModelError, match="a worker has a different model"):
         list(compute_parts(other_model, begin(other_model, photos)))
     copy = tmp_path / "copy"
     shutil.copytree(album, copy)

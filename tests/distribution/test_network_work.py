@@ -40,7 +40,7 @@ def test_networks_are_loaded_once_a_worker() -> None:
 
 def test_another_model_by_that_name_is_refused() -> None:
     work = NetworkWork(model="abc", fingerprint="other", device="cpu")
-    with pytest.raises(ModelError, match=r"^abc: another model on a worker than where the command was started$"):
+    with pytest.raises(ModelError, match=r"^abc: a worker has a different model than where the command was started$"):
         work.networks()
 
 

@@ -1,4 +1,4 @@
-"""Parts computed in this process: what is there is done."""
+"""Parts computed in this process; existing results are not computed again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_later_run_computes_what_is_missing(tmp_path: Path) -> None:
     assert work.folder.names() == ["0.txt", "1.txt", "2.txt", "3.txt"]
 
 
-def test_a_run_killed_while_it_tidies_up_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_while_it_removes_parts_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = Counting(Folder(str(tmp_path / "out")))
     photos = [f"{number}.jpg" for number in range(PLAN.n_photos)]
     remove = Folder.remove
@@ -69,5 +69,5 @@ def test_a_run_killed_while_it_tidies_up_is_taken_up(tmp_path: Path, monkeypatch
             patch.setattr(Folder, "remove", lambda folder, names, n=n_removed: remove(folder, list(names)[:n]))
             remove_parts(work, plan)
         there = (tmp_path / "out" / ".plan" / "plan.json").exists()
-        assert there or work.folder.names() == [], "results without a plan would be taken for those of another one"
+        assert there or work.folder.names() == [], "results without a plan could be taken for those of another plan"
     assert not (tmp_path / "out").exists()

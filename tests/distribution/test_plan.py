@@ -1,4 +1,4 @@
-"""Plans: photos cut into parts, once and always the same."""
+"""Plans: photos are split into parts, always in the same way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(str(tmp_path / "out"))
 
 
-def test_a_stream_of_photos_is_cut_into_parts(folder: Folder) -> None:
+def test_a_stream_of_photos_is_split_into_parts(folder: Folder) -> None:
     plan = make_plan(folder, iter(PHOTOS), SETTINGS, per_part=3)
     assert (plan.n_photos, plan.n_parts) == (7, 3)
     assert [photo for number in range(3) for photo in read_part(folder, number)] == PHOTOS
@@ -28,7 +28,7 @@ def test_a_stream_of_photos_is_cut_into_parts(folder: Folder) -> None:
     assert {*Folder(f"{folder.place}/.plan").names()} == {name.removeprefix(".plan/") for name in plan.names()}
 
 
-def test_the_same_plan_is_taken_up(folder: Folder) -> None:
+def test_the_same_plan_is_resumed(folder: Folder) -> None:
     plan = make_plan(folder, PHOTOS, SETTINGS, per_part=3)
     written = {name: Path(folder.place, name).stat().st_mtime_ns for name in plan.names()}
     assert make_plan(folder, iter(PHOTOS), dict(SETTINGS), per_part=3) == plan
@@ -56,12 +56,12 @@ def test_a_plan_without_its_header_is_written_again(folder: Folder) -> None:
 
 def test_results_without_a_plan_are_refused(folder: Folder) -> None:
     folder.write("part-0000001.npz", b"of other photos")
-    with pytest.raises(DatasetError, match=r"holds part-0000001\.npz, but no plan that says of which photos"):
+    with pytest.raises(DatasetError, match=r"contains part-0000001\.npz, but no plan with its photos"):
         make_plan(folder, PHOTOS, SETTINGS, per_part=3)
     assert not folder.exists(part_name(0))
 
 
-def test_of_a_plan_that_was_never_whole_nothing_stays(folder: Folder) -> None:
+def test_an_incomplete_plan_is_removed(folder: Folder) -> None:
     for name in (part_name(7), ".plan/.facespace-1234.json"):
         folder.write(name, b"[]")
     plan = make_plan(folder, PHOTOS, SETTINGS, per_part=3)

@@ -1,4 +1,4 @@
-"""Ray itself: on this machine's cores, on a cluster of which a node is lost, and where it is not there."""
+"""Ray itself: on this machine's cores, on a cluster that loses a node, and without a cluster."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_crops_are_those_of_one_process(two_nodes: TwoNodes, hopper_file: Path, 
 
 
 def on_the_cluster(nodes: TwoNodes, *command: str | Path) -> list[str]:
-    """The lines that a command prints which computes on two nodes, without a warning."""
+    """Return the lines that a command on two nodes prints, and check that none is a warning."""
     running = start(*command, "--ray", nodes.address, environment=nodes.environment)
     out, err = running.communicate(timeout=300)
     assert (running.returncode, "deprecated" in err) == (0, False), err
@@ -129,7 +129,7 @@ def test_groups_are_those_of_one_process(two_nodes: TwoNodes, cli: Cli, people: 
     alone = cli("cluster", people, "--output", tmp_path / "alone")
     assert lines[:-1] == alone.lines[:-1]
     assert lines[0].startswith("4 faces in 4 photos (0 known before): 2 people")
-    own = ("faces.safetensors", ".group.json", ".cluster.lock")  # have a random number in them
+    own = ("faces.safetensors", ".group.json", ".cluster.lock")  # they contain a random number
     assert contents(tmp_path / "ray", *own) == contents(tmp_path / "alone", *own)
     assert not (tmp_path / "ray" / ".finding").exists()
 

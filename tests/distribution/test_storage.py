@@ -94,7 +94,7 @@ def test_a_stored_photo_that_is_missing_or_too_large_is_one_error(
         facespace.read(StoredPhoto(f"{memory_store}/a.jpg"))
 
 
-def test_colons_in_a_name_are_no_second_url(place: str) -> None:
+def test_colons_in_a_name_are_not_a_second_url(place: str) -> None:
     folder = Folder(f"{place}/photos")
     for name, data in (("a", b"another"), ("a::b.jpg", b"first"), ("a::c.jpg", b"second")):
         folder.write(name, data)
@@ -117,7 +117,7 @@ def test_a_result_above_the_limit_is_not_read(place: str, monkeypatch: pytest.Mo
         Folder(place).read("part.bin")
 
 
-def test_what_is_not_there_is_one_line(memory_store: str) -> None:
+def test_the_error_for_a_missing_object_is_one_line(memory_store: str) -> None:
     with pytest.raises(DatasetError, match=r"memory://.*: no such file or folder$"):
         list(find_photos([f"{memory_store}/nothing"]))
     with pytest.raises(DatasetError, match=r"part\.bin: no such file or folder$"):
@@ -153,7 +153,7 @@ def test_a_signature_is_not_in_messages() -> None:
 
 def test_a_password_in_a_url_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^sftp://host/photos: the URL holds a password; .*FSSPEC_SFTP_PASSWORD"
+        ValueError, match=r"^sftp://host/photos: the URL must not have a password; .*FSSPEC_SFTP_PASSWORD"
     ) as refused:
         storage.check_no_password("sftp://zelda:secret@host/photos")
     assert "secret" not in str(refused.value)
@@ -165,11 +165,11 @@ def test_a_missing_package_is_named(memory_store: str, monkeypatch: pytest.Monke
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", url_to_fs)
-    with pytest.raises(RuntimeUnavailable, match=r"^s3:// needs one more package \(Install s3fs to access S3\)$"):
+    with pytest.raises(RuntimeUnavailable, match=r"^s3:// needs another package \(Install s3fs to access S3\)$"):
         Folder("s3://bucket/results").read("part.bin")
 
 
-def test_nothing_unfinished_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_unfinished_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -204,6 +204,6 @@ def test_a_disk_without_links_gets_the_file_by_its_name(tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == ["part.bin"]
 
 
-def test_a_path_with_an_at_sign_is_no_url() -> None:
+def test_a_path_with_an_at_sign_is_not_a_url() -> None:
     assert not is_url("ann@home/photos")
     assert shown("ann@home/photos") == "ann@home/photos"

@@ -1,4 +1,4 @@
-"""What all processes of a run must have in common, compared by two real ones, which all raise or none."""
+"""Agreement of the processes of a run, tested with two real ones: either all raise an error or none does."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_same_training_may_have_its_data_and_workers_elsewhere(two):
     assert [found["same"] for found in two] == ["None", "None"]
 
 
-def test_another_dataset_is_told_by_both(two):
+def test_another_dataset_is_reported_by_both(two):
     for rank, found in enumerate(two):
         assert (
             "process 1 has a different dataset than process 0 (15 images of 5 people, process 0 has 20 of 5;"
@@ -116,7 +116,7 @@ def test_another_dataset_is_told_by_both(two):
         assert f"this is process {rank}, on " in found["dataset"]
 
 
-def test_another_recipe_is_told_by_both(two):
+def test_another_recipe_is_reported_by_both(two):
     for found in two:
         assert "process 1 uses a different recipe than process 0" in found["recipe"]
 
@@ -132,21 +132,21 @@ def test_a_folder_of_each_machine_is_refused_by_both(two):
         assert "storage that all machines share" in found["unshared"]
 
 
-def test_all_go_on_from_the_checkpoint_of_process_0(two):
+def test_all_resume_from_the_checkpoint_of_process_0(two):
     for found in two:
         assert Path(found["latest"]).name == found["newer"] == "step-000000008"
         assert found["weight"] == [0, 1]  # of both
 
 
-def test_a_checkpoint_that_shows_late_is_waited_for(two):
+def test_all_wait_for_a_checkpoint_that_appears_late(two):
     assert [(found["late"], found["there"]) for found in two] == [("step-000000008", True)] * 2
 
 
-def test_a_checkpoint_that_never_shows_is_told_by_both(two):
+def test_a_checkpoint_that_never_appears_is_reported_by_both(two):
     for found in two:
         assert "step-000000008: process 1 does not see what process 0 wrote there" in found["unseen"]
 
 
-def test_a_process_that_ended_is_told_in_one_line(two):
+def test_a_process_that_ended_is_reported_in_one_line(two):
     assert two[0]["lost"].startswith("another process of this run ended or cannot be reached (")
     assert "\n" not in two[0]["lost"]

@@ -1,4 +1,4 @@
-"""What becomes of a crop: each option by itself against slow arithmetic, and whatever they are, a crop of one form."""
+"""Augmentation: each option alone against slow arithmetic, and any combination returns a crop of the right shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DRAWS = 200
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Noise without a black pixel, so that a border shows."""
+    """Return noise without black pixels, so that a black border is visible."""
     return np.random.default_rng(seed).integers(1, 256, (height, width, 3)).astype(np.uint8)
 
 
@@ -31,7 +31,7 @@ def draws(augmentation: Augmentation, stored: np.ndarray, n: int = DRAWS) -> lis
 
 
 def window(stored: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    """A square of a picture, pixel by pixel, black where there is none."""
+    """Return a square of a picture, copied pixel by pixel; black beyond its borders."""
     cut = np.zeros((side, side, 3), np.uint8)
     for y in range(side):
         for x in range(side):
@@ -44,7 +44,7 @@ def window(stored: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
 
 
 def middle(have: int, want: int) -> int:
-    """Where TensorFlow's resize_image_with_crop_or_pad begins: halves rounded towards zero on either way."""
+    """Return the offset of TensorFlow's resize_image_with_crop_or_pad, which rounds halves towards zero."""
     return (have - want) // 2 if have >= want else -((want - have) // 2)
 
 
@@ -75,7 +75,7 @@ def test_what_is_cut_is_resized() -> None:
     np.testing.assert_array_equal(same, ramp[20:40, 20:40])
 
 
-# Turned and mirrored
+# Rotation and flip
 
 
 def test_rotation() -> None:
@@ -90,7 +90,7 @@ def test_rotation() -> None:
 
 
 def mismatch(stored: np.ndarray, turned: np.ndarray, degrees: float) -> float:
-    """Mean difference within the inner circle to the stored crop turned anticlockwise, by the nearest pixel."""
+    """Return the mean difference, inside a circle, to the stored crop rotated anticlockwise by nearest pixels."""
     centre, angle = 30, math.radians(degrees)
     y, x = np.mgrid[-14:15:2, -14:15:2]
     from_x = np.rint(centre + x * math.cos(angle) - y * math.sin(angle)).astype(int)
@@ -99,12 +99,12 @@ def mismatch(stored: np.ndarray, turned: np.ndarray, degrees: float) -> float:
 
 
 def test_rotation_comes_before_the_cut() -> None:
-    """Of a stored crop with room around what is cut, no black corner gets into it."""
+    """If the stored crop is larger than the cut, the black corners of the rotation stay outside."""
     white = np.full((100, 100, 3), 255, np.uint8)
     assert all(cut.min() == 255 for cut in draws(Augmentation(60, rotate=30.0), white, 40))
     assert any(cut.min() == 0 for cut in draws(Augmentation(100, rotate=30.0), white, 10))
     white[48:52, 48:52] = 0
-    for cut in draws(Augmentation(100, crop="random", rotate=30.0), white, 20):  # turning makes it no larger
+    for cut in draws(Augmentation(100, crop="random", rotate=30.0), white, 20):  # rotation does not enlarge it
         assert cut[49:51, 49:51].max() == 0
 
 
@@ -117,7 +117,7 @@ def test_flip_is_half_of_the_time() -> None:
     assert all(np.array_equal(cut, stored) for cut in draws(Augmentation(8), stored, 20))
 
 
-# Made worse
+# Degradations
 
 
 def gray(pixels: np.ndarray) -> np.ndarray:
@@ -163,7 +163,7 @@ def test_low_resolution_takes_away_detail_alone() -> None:
     noise = picture(64, 64)
     kept = [np.abs(np.diff(cut.astype(int), axis=1)).mean() for cut in draws(once, noise, 40)]
     assert max(kept) < 0.3 * np.abs(np.diff(noise.astype(int), axis=1)).mean()
-    assert max(kept) > 4 * min(kept)  # how much is drawn
+    assert max(kept) > 4 * min(kept)  # the strength is drawn
 
 
 def test_low_resolution_is_small_and_compressed_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,14 +222,14 @@ def test_mask_covers_nose_and_mouth_alone() -> None:
 # Together
 
 
-def test_the_order_is_as_told() -> None:
-    """The mask comes last: it hides every occlusion below it, and no blur touches its edge."""
+def test_the_order_is_as_documented() -> None:
+    """The mask is applied last: it hides occlusions, and low resolution does not blur its edge."""
     stored = picture(80, 80)
     everything = Augmentation(80, flip=True, color=0.5, low_resolution=1.0, occlusion=1.0, mask=1.0)
     for cut in draws(everything, stored, 30):
         assert len(np.unique(cut[48:72, 32:48].reshape(-1, 3), axis=0)) == 1
     for cut in draws(Augmentation(80, low_resolution=1.0, occlusion=1.0), np.full((80, 80, 3), 100, np.uint8), 30):
-        assert len(np.unique(cut.reshape(-1, 3), axis=0)) == 2  # an edge that was compressed would have more
+        assert len(np.unique(cut.reshape(-1, 3), axis=0)) == 2  # a compressed edge would have more colours
 
 
 OPTIONS = st.fixed_dictionaries(
@@ -251,7 +251,7 @@ OPTIONS = st.fixed_dictionaries(
 @given(
     options=OPTIONS, height=st.integers(1, 60), width=st.integers(1, 60), seed=st.integers(0, 99), turned=st.booleans()
 )
-def test_whatever_is_asked(options: dict[str, Any], height: int, width: int, seed: int, turned: bool) -> None:
+def test_any_combination_of_options(options: dict[str, Any], height: int, width: int, seed: int, turned: bool) -> None:
     stored = picture(width, height).swapaxes(0, 1) if turned else picture(height, width)
     stored.setflags(write=False)
     augmentation = Augmentation(**options)
@@ -289,6 +289,6 @@ def test_draws_come_from_the_generator_alone() -> None:
         ({"crop_size": 0}, "crop_size must be 1 to 4096 pixels, got 0"),
     ],
 )
-def test_what_cannot_be_asked(options: dict[str, Any], said: str) -> None:
+def test_invalid_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Augmentation(**{"size": 8, **options})

@@ -1,4 +1,4 @@
-"""Checkpoints: read as they were written, there whole or not at all, never taken for whole when damaged."""
+"""Checkpoints: loaded as they were saved, visible only when complete, and refused when damaged."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def state(step: int) -> Checkpoint:
     return Checkpoint(step, tensors, FACTS)
 
 
-def same(found: Checkpoint, wanted: Checkpoint) -> bool:
-    assert (found.step, found.facts, set(found.tensors)) == (wanted.step, wanted.facts, set(wanted.tensors))
+def same(found: Checkpoint, expected: Checkpoint) -> bool:
+    assert (found.step, found.facts, set(found.tensors)) == (expected.step, expected.facts, set(expected.tensors))
     return all(
-        tensor.dtype == wanted.tensors[name].dtype and torch.equal(tensor, wanted.tensors[name])
+        tensor.dtype == expected.tensors[name].dtype and torch.equal(tensor, expected.tensors[name])
         for name, tensor in found.tensors.items()
     )
 
@@ -82,17 +82,17 @@ def test_tensors_that_share_memory(tmp_path):
     assert [found[name].tolist() for name in "abc"] == [[0, 1, 2, 3], [0, 1, 2, 3], [1, 2, 3]]
 
 
-def test_the_latest_is_that_of_the_greatest_step(tmp_path):
+def test_the_latest_has_the_highest_step(tmp_path):
     for step in (9, 100, 11):
         save(tmp_path, state(step))
-    (tmp_path / "step-000000999").mkdir()  # not whole
+    (tmp_path / "step-000000999").mkdir()  # incomplete
     (tmp_path / "step-1000").mkdir()
     (tmp_path / "step-1000" / "checkpoint.json").write_text("{}")
     (tmp_path / f"{TEMPORARY}step-000000998").mkdir()
     assert latest(tmp_path) == tmp_path / "step-000000100"
 
 
-def test_the_earliest_go(tmp_path):
+def test_pruning_removes_the_earliest(tmp_path):
     for step in (1, 20, 3, 100):
         save(tmp_path, state(step))
     (tmp_path / f"{TEMPORARY}step-000000998").mkdir()
@@ -103,8 +103,8 @@ def test_the_earliest_go(tmp_path):
     assert latest(tmp_path) == tmp_path / "step-000000100"
 
 
-def test_killed_in_the_midst_of_removing(tmp_path, monkeypatch):
-    """What is left of a checkpoint goes with the next ones."""
+def test_killed_while_removing(tmp_path, monkeypatch):
+    """The rest of a half-removed checkpoint is removed with the next ones."""
     for step in (1, 2, 3):
         save(tmp_path, state(step))
 
@@ -216,8 +216,8 @@ for step in range(1, 10**6):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here")
-def test_killed_in_the_midst_of_saving(tmp_path):
-    """Whenever it comes, the latest checkpoint is whole. To be stopped is to be killed, as far as files go."""
+def test_killed_while_saving(tmp_path):
+    """Whenever the kill comes, the latest checkpoint is complete. For files an interruption is the same as a kill."""
     waits = random.Random(0)
 
     def check() -> Path:
@@ -310,7 +310,7 @@ def test_wrong_facts_of_a_right_checksum(tmp_path, change):
 @pytest.mark.parametrize(
     "text", ["null", "[]", "5", '{"checksum": "a"}', "[" * 100_000, '{"a": ' * 900 + "1" + "}" * 900]
 )
-def test_what_is_no_checkpoint(tmp_path, text):
+def test_other_files_are_not_checkpoints(tmp_path, text):
     path = save(tmp_path, state(5))
     (path / "checkpoint.json").write_text(text)
     refused(path)
@@ -385,7 +385,7 @@ def test_uneven_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("mine", [0, 1])
-def test_where_another_process_fails_all_do(tmp_path, monkeypatch, mine):
+def test_all_processes_fail_if_one_does(tmp_path, monkeypatch, mine):
     save(tmp_path, state(1))
     waited = []
     monkeypatch.setattr(ranks, "rank", lambda: mine)
@@ -400,8 +400,8 @@ def test_where_another_process_fails_all_do(tmp_path, monkeypatch, mine):
     assert names(tmp_path) == ([] if mine == 0 else [f"{TEMPORARY}step-000000002"]) + ["step-000000001"]
 
 
-def test_nobody_waits_for_one_that_failed_before(tmp_path, monkeypatch):
-    """All processes meet at the same places, whatever befalls one of them."""
+def test_processes_do_not_wait_for_one_that_failed(tmp_path, monkeypatch):
+    """All processes take part in the same collective calls, even if one of them fails."""
     met = []
     monkeypatch.setattr(ranks, "n_ranks", lambda: 2)
     monkeypatch.setattr(ranks, "wait", lambda: met.append("wait"))
@@ -440,8 +440,8 @@ def trained(net: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> l
     ("name", "fused"),
     [*((name, False) for name in optimizers.NAMES), ("adamw", True), ("sgd", True)],
 )
-def test_an_optimiser_goes_on_to_the_bit(tmp_path, name, fused):
-    """Fused steps want their state where and as the parameters lie: as on a GPU."""
+def test_an_optimiser_resumes_bit_for_bit(tmp_path, name, fused):
+    """Fused optimisers need their state on the device and in the memory layout of the parameters, as on a GPU."""
 
     def made(net: nn.Module) -> tuple[torch.optim.Optimizer, dict[int, str]]:
         groups = [
@@ -455,7 +455,7 @@ def test_an_optimiser_goes_on_to_the_bit(tmp_path, name, fused):
     trained(net, optimizer, range(3))
     tensors = {f"net.{key}": value for key, value in net.state_dict().items()}
     save(tmp_path, Checkpoint(3, tensors | optimizer_tensors(optimizer, parameter_names), {}))
-    wanted = trained(net, optimizer, range(3, 6))
+    expected = trained(net, optimizer, range(3, 6))
 
     other = network(1)
     again, parameter_names = made(other)
@@ -468,10 +468,10 @@ def test_an_optimiser_goes_on_to_the_bit(tmp_path, name, fused):
         for key, value in again.state[after].items():
             if value.ndim:
                 assert value.stride() == after.stride(), key
-    assert all(map(torch.equal, trained(other, again, range(3, 6)), wanted))
+    assert all(map(torch.equal, trained(other, again, range(3, 6)), expected))
     fresh = network(1)
     fresh.load_state_dict({key.removeprefix("net."): value for key, value in found.items() if key.startswith("net.")})
-    assert not all(map(torch.equal, trained(fresh, made(fresh)[0], range(3, 6)), wanted))
+    assert not all(map(torch.equal, trained(fresh, made(fresh)[0], range(3, 6)), expected))
 
 
 def test_restored_state_is_a_copy():
@@ -487,8 +487,8 @@ def test_restored_state_is_a_copy():
 
 
 @pytest.mark.parametrize(("fused", "place"), [(True, "meta"), (False, "cpu")])
-def test_steps_are_counted_where_the_optimiser_does(fused, place):
-    """A fused kernel reads the count on the parameter's own device, all others on the processor."""
+def test_step_counters_are_on_the_optimisers_device(fused, place):
+    """A fused kernel reads the step counter on the parameter's device, all others read it on the CPU."""
     parameter = nn.Parameter(torch.zeros(2, device="meta"))
     optimizer = optimizers.create("adamw", [{"params": [parameter], "weight_decay": 0.0}])
     optimizer.param_groups[0]["fused"] = fused

@@ -1,4 +1,4 @@
-"""The input pipeline: the same images whoever reads them, damaged and vanished ones, and what the network is shown."""
+"""The input pipeline: reproducible batches with any number of workers, damaged and missing images, preprocessing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(whole(one), whole(other), strict=True))
 
 
-# Which images are trained on
+# Selection of images
 
 
 def test_all_people_by_name(images: TrainingImages) -> None:
@@ -79,7 +79,7 @@ def test_all_people_by_name(images: TrainingImages) -> None:
 
 
 def test_people_with_few_images_are_left_out(root: Path) -> None:
-    (root / "Bella").mkdir()  # nobody: no image, so nobody who is left out
+    (root / "Bella").mkdir()  # a person without images does not count as left out
     few = TrainingImages(ImageFolder(root), min_images=3)
     assert list(few.names) == ["Anna", "Dora"]
     assert few.labels.tolist() == [0] * 4 + [1] * 5
@@ -107,7 +107,7 @@ def test_orders(root: Path, images: TrainingImages) -> None:
     assert len(stream_of(lonely, images_per_person=0, seed=1).part(0, 9)) == 9
 
 
-# What batches hold
+# Contents of batches
 
 
 def test_images_and_labels_are_those_of_the_stream(images: TrainingImages) -> None:
@@ -122,7 +122,7 @@ def test_images_and_labels_are_those_of_the_stream(images: TrainingImages) -> No
     looks: dict[int, set[bytes]] = {}
     for number, image in zip(numbers.tolist(), pixels, strict=True):
         looks.setdefault(number, set()).add(image.numpy().tobytes())
-    assert all(len(look) == 4 for look in looks.values())  # each pass draws anew
+    assert all(len(look) == 4 for look in looks.values())  # each pass has new draws
     plain, _ = whole(list(opened(images)))
     for number, image in zip(numbers.tolist(), plain, strict=True):
         np.testing.assert_array_equal(image, images.dataset.read(number)[1:13])
@@ -130,7 +130,7 @@ def test_images_and_labels_are_those_of_the_stream(images: TrainingImages) -> No
 
 @pytest.mark.parametrize("n_parts", [2, 4, 8])
 def test_parts_of_a_step(images: TrainingImages, n_parts: int) -> None:
-    """Micro-batches, and the ranks that each have some of them, come to the same step."""
+    """Micro-batches, on one rank or on several, add up to the same step."""
     at_once = list(opened(images, MIXED))
     parts = list(opened(images, MIXED, parts=range(n_parts), n_parts=n_parts))
     assert len(parts) == 6 * n_parts
@@ -160,7 +160,7 @@ def test_seeds_differ(images: TrainingImages) -> None:
 
 
 def test_workers_make_no_difference(root: Path, images: TrainingImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real processes, more of them than processors: warnings are errors here, and torch has one for that."""
+    """With real processes, more than there are cores. torch warns about that, and warnings are errors in the tests."""
     (root / "Anna" / "1.png").write_bytes(b"no image")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
@@ -169,7 +169,7 @@ def test_workers_make_no_difference(root: Path, images: TrainingImages, monkeypa
     there = [next(apart) for _ in range(12)]
     shutil.rmtree(root / "Dora")
     with pytest.raises(TrainingError, match=r"Dora.*\.png existed when training began and is missing now"):
-        for part in apart:  # what was read ahead may have her still
+        for part in apart:  # batches that were read ahead may still have her
             there.append(part)  # noqa: PERF402
     assert 12 <= len(there) < 24
     assert equal(here[: len(there)], there)
@@ -179,9 +179,9 @@ def test_workers_make_no_difference(root: Path, images: TrainingImages, monkeypa
 
 def test_the_reader_can_be_sent_to_processes(images: TrainingImages) -> None:
     reader = batches._Reader(images, MIXED, 3)
-    wanted = [(5, 2), (9, 11)]
+    entries = [(5, 2), (9, 11)]
     sent = pickle.loads(pickle.dumps(reader))
-    assert torch.equal(reader.__getitems__(wanted).images, sent.__getitems__(wanted).images)
+    assert torch.equal(reader.__getitems__(entries).images, sent.__getitems__(entries).images)
 
 
 def test_a_killed_worker(images: TrainingImages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_killed_worker(images: TrainingImages, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(batches.DataLoader, "__iter__", lambda loader: iter_failing(next_of))
     with pytest.raises(TrainingError, match=r"a process that reads images was killed, .* resume with fewer"):
         next(opened(images))
-    said = "CUDA error: an illegal memory access"  # is no worker's
+    said = "CUDA error: an illegal memory access"  # the error is not a worker's
     with pytest.raises(RuntimeError, match="illegal memory access"):
         next(opened(images))
 
@@ -202,10 +202,10 @@ def iter_failing(fail: Any) -> Iterator[Batch]:
     yield fail(None)
 
 
-# Datasets that go bad
+# Damaged datasets
 
 
-def test_another_image_of_the_same_person_stands_in(root: Path, images: TrainingImages) -> None:
+def test_a_damaged_image_is_replaced_by_another_of_the_same_person(root: Path, images: TrainingImages) -> None:
     good = {name: {(root / name / f"{i}.png") for i in range(n)} for name, n in PEOPLE.items()}
     damaged = [root / "Anna" / "2.png", root / "Cleo" / "0.png", root / "Dora" / "4.png"]
     for file in damaged:
@@ -230,7 +230,7 @@ def _read(file: Path) -> np.ndarray:
 
 
 def test_one_good_image_of_many_is_always_found(root: Path) -> None:
-    """A person has an image that can be read, so no draw may say that there is none."""
+    """A person has one readable image, and every draw must find it."""
     for i in range(30):
         (root / "Anna" / f"x{i}.png").write_bytes(b"not an image at all")
     for i in (0, 1, 2):
@@ -246,7 +246,7 @@ def test_one_good_image_of_many_is_always_found(root: Path) -> None:
         assert {name for name, _ in part.failed} <= {str(file) for file in (root / "Anna").iterdir()}
 
 
-def test_stand_ins_are_drawn_evenly_and_known_from_the_position(root: Path, images: TrainingImages) -> None:
+def test_replacements_are_drawn_evenly_and_depend_on_the_position(root: Path, images: TrainingImages) -> None:
     (root / "Dora" / "0.png").write_bytes(b"")
     stream = Stream(lambda number: np.array([7]))  # Dora's first, again and again
     parts = list(opened(images, stream=stream, batch_size=20, end=10))
@@ -280,7 +280,7 @@ def test_a_file_that_vanished(root: Path, images: TrainingImages, damaged: bool)
 
 
 def test_a_file_of_many_images_that_is_damaged(images: TrainingImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong with a whole dataset is told at once: no other image of it may stand in."""
+    """An error of the whole dataset is reported at once, without trying other images."""
 
     def fail(index: int) -> Any:
         raise DatasetError("train.rec: cut off")
@@ -290,7 +290,7 @@ def test_a_file_of_many_images_that_is_damaged(images: TrainingImages, monkeypat
         next(opened(images))
 
 
-# Whether a dataset is the one that training began with
+# The fingerprint of a dataset
 
 
 def test_fingerprint(root: Path, tmp_path: Path, images: TrainingImages) -> None:
@@ -311,7 +311,7 @@ def test_fingerprint(root: Path, tmp_path: Path, images: TrainingImages) -> None
     changes: list[Any] = [
         lambda: file.write_bytes(data + b"\0"),
         lambda: file.unlink(),
-        lambda: (elsewhere / "Dora" / "9.png").write_bytes(data),  # with the one before: renamed
+        lambda: (elsewhere / "Dora" / "9.png").write_bytes(data),  # with the previous assertion: renaming is noticed
         lambda: file.write_bytes(data),
         lambda: write(elsewhere / "Emil" / "0.png", 0),
         lambda: (elsewhere / "Emil").rename(elsewhere / "Ed"),
@@ -323,7 +323,7 @@ def test_fingerprint(root: Path, tmp_path: Path, images: TrainingImages) -> None
         seen.add(now(elsewhere))
         assert len(seen) == k
 
-    # It is asked with the people and labels of the start: files tell by themselves.
+    # People and labels are those of the start, so the files alone make the difference.
     before = fingerprint(images, [str(root)])
     write(root / "Ben" / "1.png", 0)
     assert fingerprint(images, [str(root)]) != before
@@ -332,7 +332,7 @@ def test_fingerprint(root: Path, tmp_path: Path, images: TrainingImages) -> None
 
 
 def test_fingerprint_knows_people_and_labels(root: Path, images: TrainingImages) -> None:
-    """Of a dataset in one file, which may be another of the same size."""
+    """This matters for datasets in one file, which may be replaced by another of the same size."""
     seen = {fingerprint(images, [str(root)])}
     images.labels = images.labels[::-1].copy()
     seen.add(fingerprint(images, [str(root)]))
@@ -341,7 +341,7 @@ def test_fingerprint_knows_people_and_labels(root: Path, images: TrainingImages)
     assert len(seen) == 3
 
 
-def test_fingerprint_stays_for_what_is_not_read(root: Path, images: TrainingImages) -> None:
+def test_fingerprint_ignores_files_that_are_not_read(root: Path, images: TrainingImages) -> None:
     began = fingerprint(images, [str(root)])
     (root / "Ben" / ".hidden.png").write_bytes(b"x")
     (root / ".git").mkdir()
@@ -356,11 +356,11 @@ def test_fingerprint_stays_for_what_is_not_read(root: Path, images: TrainingImag
         dataset = open_dataset(root)
     assert fingerprint(TrainingImages(dataset), [str(root)]) == began
     (root / "Ben" / "IMG_1").write_bytes((root / "Ben" / "0.png").read_bytes())
-    assert fingerprint(TrainingImages(dataset), [str(root)]) != began, "an image, whatever it is called"
+    assert fingerprint(TrainingImages(dataset), [str(root)]) != began, "an image, whatever its name"
 
 
 def test_fingerprint_of_files_and_of_several(root: Path, tmp_path: Path, images: TrainingImages) -> None:
-    """A record file by itself, the same in its folder with others, and unions."""
+    """A record file alone, the same file in a folder with others, and unions."""
     folder = tmp_path / "records"
     folder.mkdir()
     for name in ("train.rec", "train.idx", "property"):
@@ -371,11 +371,11 @@ def test_fingerprint_of_files_and_of_several(root: Path, tmp_path: Path, images:
     (folder / "train.rec").write_bytes(b"123456")
     after = [fingerprint(images, source) for source in sources]
     assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, True, False]
-    write(folder / "samples" / "1.png", 0)  # a `train.rec` goes before folders of images
+    write(folder / "samples" / "1.png", 0)  # `train.rec` takes precedence over class folders
     assert fingerprint(images, [str(folder)]) == after[1]
 
 
-def test_fingerprint_of_what_is_gone(root: Path, images: TrainingImages) -> None:
+def test_fingerprint_of_missing_files(root: Path, images: TrainingImages) -> None:
     before = fingerprint(images, [str(root)])
     (root / "Ben" / "1.png").symlink_to(root / "nowhere.png")
     assert fingerprint(images, [str(root)]) != before
@@ -384,7 +384,7 @@ def test_fingerprint_of_what_is_gone(root: Path, images: TrainingImages) -> None
         fingerprint(images, [str(root)])
 
 
-# What the network is shown
+# Preprocessing
 
 
 @pytest.mark.parametrize("name", [*INPUT_SPECS, "bgr", "per-image bgr", "odd"])
@@ -397,8 +397,8 @@ def test_standardized_is_what_the_spec_says(name: str) -> None:
     spec = INPUT_SPECS.get(name) or others[name]
     random = np.random.default_rng(0)
     crops = random.integers(0, 256, (6, spec.size, spec.size, 3)).astype(np.uint8)
-    crops[1], crops[2], crops[3] = 0, 255, 137  # of one colour: nothing to divide by
-    crops[4] = 200 + crops[4] % 2  # nearly so
+    crops[1], crops[2], crops[3] = 0, 255, 137  # of one colour: the deviation is 0
+    crops[4] = 200 + crops[4] % 2  # nearly of one colour
     crops[5, :, :, 0] //= 8
     came = standardized(torch.from_numpy(crops), spec, torch.device("cpu"))
     assert (came.dtype, came.shape) == (torch.float32, (6, 3, spec.size, spec.size))

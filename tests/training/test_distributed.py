@@ -1,4 +1,4 @@
-"""The processes of one training: one alone, and two real ones that gather, add up and wait for each other."""
+"""The processes of one training run: one alone, and two real ones that gather, sum and wait."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_one_process_keeps_its_tensors():
     assert own.tolist() == [[1, 2], [3, 4]]
 
 
-def test_one_process_waits_for_nobody_and_leaves_nothing(monkeypatch):
+def test_one_process_does_not_wait_and_has_no_group_to_leave(monkeypatch):
     def called(*_: object, **__: object) -> None:
         raise AssertionError("there is no other process")
 
@@ -74,7 +74,7 @@ def test_a_joined_process_does_not_join_again(group_of_one, monkeypatch):
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The calls by which a process joins others and chooses its GPU, of which none is made."""
+    """Record the calls that join a group and choose a GPU, without executing them."""
     calls: list[Any] = []
     monkeypatch.setattr(torch.distributed, "init_process_group", calls.append)
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)
@@ -89,14 +89,14 @@ def test_a_process_without_others_joins_nothing(joined, monkeypatch, size):
     assert joined == []
 
 
-def test_processors_talk_by_gloo(joined, monkeypatch):
+def test_cpus_communicate_by_gloo(joined, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed.join("cpu") == torch.device("cpu")
     assert joined == ["gloo"]
 
 
-def test_gpus_talk_by_nccl_and_each_process_has_its_own(joined, monkeypatch):
+def test_gpus_communicate_by_nccl_and_each_process_has_its_own(joined, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "16")
     monkeypatch.setenv("RANK", "11")
     monkeypatch.setenv("LOCAL_RANK", "3")  # the second machine of eight GPUs
@@ -113,7 +113,7 @@ def test_one_process_takes_the_first_gpu(joined):
 
 
 def test_only_contiguous_tensors_are_sent(monkeypatch):
-    """NCCL refuses others. Gloo accepts them, so the test looks at the call."""
+    """NCCL refuses others. Gloo accepts them, so the test inspects the call."""
     sent: list[Any] = []
     monkeypatch.setattr(distributed, "n_ranks", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_gather", lambda parts, own: sent.append(own))
@@ -187,7 +187,7 @@ def test_a_process_that_left_is_alone(two):
     assert [found["alone"] for found in two] == [[False, 0, 1]] * 2
 
 
-# Processes that are gone
+# Lost processes
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_process_that_left_is_alone(two):
         ),
     ],
 )
-def test_a_lost_process_is_told_in_one_line(error):
+def test_a_lost_process_is_reported_in_one_line(error):
     with pytest.raises(TrainingError, match="another process of this run ended") as raised, lost():
         raise error
     assert "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""What goes wrong in training is noticed, after the steps it may last, and named."""
+"""Guards: a failing run is noticed after the tolerated number of steps, with the right message."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_nothing_is_wrong() -> None:
     for facts in (GOOD, {"spread": 0.01, "triplets": 1.0, "active": 1e-9}, {}, {"other": 0.0}):
         look(guards, facts, 60)
     guards.check(1, "center", {"largest_center": 1200.0, "largest_feature": 12.0})
-    guards.check(1, "center", {"largest_center": 100.0, "largest_feature": 0.0})  # features begin small
+    guards.check(1, "center", {"largest_center": 100.0, "largest_feature": 0.0})  # features are small at the beginning
     assert guards == Guards()
 
 
@@ -43,7 +43,7 @@ def test_nothing_is_wrong() -> None:
         (5.0, float("nan"), "features nan"),
     ],
 )
-def test_centers_that_run_away(center: float, feature: float, said: str) -> None:
+def test_centers_that_diverge(center: float, feature: float, said: str) -> None:
     with pytest.raises(TrainingError, match=f"step 9: the centres of center-2 diverge .*{said}.*leave out legacy"):
         Guards().check(9, "center-2", {"largest_center": center, "largest_feature": feature})
 
@@ -78,7 +78,7 @@ def test_no_triplets_for_long(missing: str) -> None:
         guards.check(100, "triplet", facts)
 
 
-def test_counts_go_on_after_a_checkpoint() -> None:
+def test_counts_continue_after_a_checkpoint() -> None:
     guards = Guards()
     look(guards, {"spread": 0.0, "triplets": 0.0, "active": 0.0}, 30)
     resumed = Guards(**json.loads(json.dumps(dataclasses.asdict(guards))))
@@ -88,11 +88,11 @@ def test_counts_go_on_after_a_checkpoint() -> None:
         resumed.check(50, "triplet", POINT)
 
 
-# Where numbers stop to be numbers
+# The first tensor that is not finite
 
 
 class Burst(nn.Module):
-    """Divides by zero on the way there (`value`), or only on the way back."""
+    """A layer that divides by zero in the forward pass (`value`), or only in the backward pass."""
 
     def __init__(self, *, back: bool = False) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Term(nn.Module):
 
 
 def network(place: int | None = None, *, back: bool = False) -> nn.Sequential:
-    """Two convolutions with their norms, and a layer to features; what bursts is put behind layer `place`."""
+    """Return two convolutions with batch norms and a dense layer, with the failing layer after layer `place`."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten()]
     layers.append(nn.Linear(36, 4))
@@ -128,7 +128,7 @@ def network(place: int | None = None, *, back: bool = False) -> nn.Sequential:
 
 
 class Run:
-    """One step of training, after which somebody asks what was not finite."""
+    """Compute one training step, then return the first tensor that is not finite."""
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone, self.terms = backbone, {"first": Term(), "second": Term()}
@@ -171,7 +171,7 @@ def test_images() -> None:
 @pytest.mark.parametrize("place", [0, 1, 3, 6, 7])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_module(place: int, training: bool) -> None:
-    """The module itself, and not the statistics of the batch norms behind it, which it spoils."""
+    """The module is named, not the statistics of the batch norms after it, which it makes infinite too."""
     run = Run(network(place))
     run.backbone.train(training)
     assert run.ask() == f"the output of backbone.{place}"
@@ -180,7 +180,9 @@ def test_a_module(place: int, training: bool) -> None:
 def test_a_statistic() -> None:
     run = Run(network())
     spoil(run.backbone[4].running_var)
-    assert run.ask() == "the statistic 4.running_var of backbone"  # the batch counts in training: no output is hurt
+    assert (
+        run.ask() == "the statistic 4.running_var of backbone"
+    )  # in training batch statistics are used, so outputs stay finite
     run = Run(network())
     run.backbone.eval()
     spoil(run.backbone[1].running_mean)
@@ -196,8 +198,8 @@ def test_a_term() -> None:
     assert run.ask() == "the output of loss first"
 
 
-def test_a_gradient_nearest_to_where_it_arose() -> None:
-    """Behind it, towards the images, all gradients are spoilt too."""
+def test_the_gradient_nearest_to_its_origin() -> None:
+    """All gradients from there towards the images are not finite either."""
     assert Run(network(6, back=True)).ask() == "the gradient of 4.bias of backbone"
     assert Run(network(3, back=True)).ask() == "the gradient of 1.bias of backbone"
     run = Run(network())
@@ -209,7 +211,7 @@ def test_a_gradient_nearest_to_where_it_arose() -> None:
     assert asked == "the gradient of weight of loss first"
 
 
-def test_only_the_whole_is_hurt() -> None:
+def test_only_the_total_is_not_finite() -> None:
     class Whole(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -261,5 +263,5 @@ def test_memory_of_the_machine() -> None:
         (KeyboardInterrupt(), False),
     ],
 )
-def test_what_says_that_memory_was_not_enough(error: BaseException, expected: bool) -> None:
+def test_errors_that_mean_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected

@@ -1,4 +1,4 @@
-"""What training begins with: new networks, models there are, what of them stands still and how fast the rest moves."""
+"""The initial model: new networks and existing models, frozen parts, and groups of parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPEC = InputSpec(112, "arcface", channel_order="BGR")
 
 
 def no_crops(spec: InputSpec) -> np.ndarray:
-    raise AssertionError("nothing here wants crops")
+    raise AssertionError("no test here needs crops")
 
 
 def begun(*overrides: str, text: str = "") -> Backbone:
@@ -127,7 +127,7 @@ def test_a_model_whose_embeddings_are_all_alike(tmp_path):
     folder = folder_of(tmp_path / "model", backbone)
     begin = start(parse("backbone = 'squeezenet'", [f"init={folder}"]), no_crops)
     assert begin.remarks[-1].startswith("model: its embeddings are all alike: of pictures that have nothing in common")
-    assert equal(begin.backbone, backbone), "it is taken all the same"
+    assert equal(begin.backbone, backbone), "it is accepted nevertheless"
 
 
 def test_a_model_in_the_users_folder(tiny, monkeypatch):
@@ -157,25 +157,25 @@ def test_a_model_whose_batch_norms_are_lost(tmp_path):
         begun(f"init={folder}")
 
 
-def test_a_model_that_is_none(tmp_path):
+def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(ModelError, match="neither a model's name"):
         begun(f"init={tmp_path}")
 
 
 @pytest.mark.shared
 def test_the_default_model_is_trained_further(shared):
-    """Its folded batch norms have statistics of real crops, a gamma, and the model computes what it did."""
+    """Its folded batch norms get statistics of real crops and a gamma, and its outputs stay the same."""
     spec = INPUT_SPECS["facenet-2018"]
-    wanted: list[InputSpec] = []
+    expected: list[InputSpec] = []
 
     def crops(spec: InputSpec) -> np.ndarray:
-        wanted.append(spec)
+        expected.append(spec)
         return seen
 
     files = sorted((shared / "data/train_182").glob("*/*.*"))[::400][:8]
     seen = np.stack([np.asarray(Image.open(file))[11:171, 11:171] for file in files])
     begin = start(parse("init = 'casia-webface'\nkeep_probability = 0.8"), crops)
-    assert wanted == [spec] and begin.spec == spec
+    assert expected == [spec] and begin.spec == spec
     assert begin.remarks == [
         "restored the statistics of 111 folded batch norms from 8 crops",
         "starts from casia-webface: inception-resnet-v1, embeddings of 512 numbers, its own preprocessing",
@@ -202,8 +202,8 @@ def frozen(backbone: Backbone) -> set[str]:
 
 
 @pytest.mark.parametrize("name", known())
-def test_nothing_is_frozen_unasked(name):
-    """Or its statistics would never move."""
+def test_nothing_is_frozen_by_default(name):
+    """Otherwise its statistics would never change."""
     assert freeze(skeleton(name, dimension=8), []) == []
 
 
@@ -222,8 +222,8 @@ def test_nothing_is_frozen_unasked(name):
 def test_patterns(patterns, which):
     backbone = create("tiny", dimension=8)
     freeze(backbone, patterns)
-    wanted = {name for name, _ in backbone.named_parameters() if re.fullmatch(which, name)}
-    assert frozen(backbone) == wanted != set()
+    expected = {name for name, _ in backbone.named_parameters() if re.fullmatch(which, name)}
+    assert frozen(backbone) == expected != set()
 
 
 def test_modules_that_are_frozen_whole_are_returned():
@@ -233,7 +233,7 @@ def test_modules_that_are_frozen_whole_are_returned():
     assert names == {f"maps.{k}" for k in range(5)}
     modules = freeze(backbone, ["maps"])
     assert backbone.maps in modules and backbone.norm not in modules and backbone not in modules
-    # In inference their statistics stay.
+    # In evaluation mode their statistics stay the same.
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     backbone.train()
     for module in modules:

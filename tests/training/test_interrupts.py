@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: they are noted, a second Ctrl-C ends the wait, and old handlers come back."""
+"""Ctrl-C and SIGTERM during training: they are noted, a second Ctrl-C ends at once, and handlers are restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def heard() -> Iterator[list[int]]:
-    """The signals that reach the handlers from before; without them SIGTERM would end the tests."""
+    """Record the signals that reach the previous handlers; without these SIGTERM would end the tests."""
     numbers: list[int] = []
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
@@ -36,7 +36,7 @@ def to_own_process(number: int) -> None:
 
 
 def check_old_handlers(heard: list[int], expected: list[Any]) -> None:
-    """The handlers from before are in place, and they hear signals again."""
+    """Check that the previous handlers are restored and receive signals again."""
     assert handlers() == expected
     assert heard == []
     for number in SIGNALS:
@@ -46,13 +46,13 @@ def check_old_handlers(heard: list[int], expected: list[Any]) -> None:
 
 @pytest.mark.parametrize("send", [signal.raise_signal, to_own_process])
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_is_noted_and_the_step_goes_on(heard, number, send: Callable[[int], None]):
+def test_a_signal_is_noted_and_the_step_continues(heard, number, send: Callable[[int], None]):
     before = handlers()
     with interrupts() as interrupted:
         assert interrupted() == 0
         send(number)
         assert interrupted() == number
-        assert interrupted() == number  # it is not forgotten when it was asked for
+        assert interrupted() == number  # it is still there at the second call
     check_old_handlers(heard, before)
 
 
@@ -62,7 +62,7 @@ def test_without_a_signal_nothing_is_noted(heard):
         assert all(now != old for now, old in zip(handlers(), before, strict=True))
         assert interrupted() == 0
     check_old_handlers(heard, before)
-    assert interrupted() == 0  # what comes afterwards goes to the handlers from before
+    assert interrupted() == 0  # later signals go to the previous handlers
 
 
 @pytest.mark.parametrize("first", SIGNALS, ids=lambda number: number.name)
@@ -87,7 +87,7 @@ def test_a_second_sigterm_waits_for_the_step(heard, first):
     check_old_handlers(heard, before)
 
 
-def test_torchrun_hands_on_the_ctrl_c_that_came_already(heard, monkeypatch):
+def test_torchrun_forwards_a_ctrl_c_that_was_already_received(heard, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     before = handlers()
     with interrupts() as interrupted:

@@ -1,4 +1,4 @@
-"""The training loop: resuming to the bit, several processes, what goes wrong, what is left behind."""
+"""The training loop: bit-exact resuming, several processes, failures, and the written files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ N_PEOPLE, N_IMAGES, SIDE = 6, 8, 120
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of noisy patterns, one pattern a person: quickly told apart."""
+    """Class folders of noisy patterns, one pattern a person, which a network learns quickly."""
     root = tmp_path_factory.mktemp("people")
     random = np.random.default_rng(0)
     for person in range(N_PEOPLE):
@@ -94,7 +94,7 @@ def weights(run: Path) -> bytes:
 
 @pytest.fixture(autouse=True)
 def without_onnx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's exporter takes seconds; that of `undisturbed` is looked at."""
+    """Skip torch's exporter, which takes seconds; only `undisturbed` uses it."""
     request.getfixturevalue("undisturbed")
 
     def unavailable(*arguments: object) -> bytes:
@@ -105,7 +105,7 @@ def without_onnx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of processes that train: one thread, and as if torch's exporter were not installed."""
+    """The environment of training processes: one thread, and no ONNX exporter."""
     folder = tmp_path_factory.mktemp("no-exporter")
     (folder / "onnxscript.py").write_text("raise ImportError('not in these tests', name='onnxscript')")
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -119,14 +119,14 @@ def undisturbed(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_run_learns_and_leaves_a_model_everybody_opens(people, undisturbed):
+def test_a_run_learns_and_writes_a_model_that_can_be_opened(people, undisturbed):
     rows = logged(undisturbed)
     assert [step for step, _, _ in rows] == list(range(1, 9))
     assert rows[-1][1] < rows[0][1]
     embedder = Embedder.load(undisturbed / "model")
     crop = np.asarray(Image.open(people / "person 1" / "0.png"))[4:116, 4:116]
     assert embedder.embed(crop[None]).shape == (1, 16)
-    assert embedder.runtime in ("openvino", "onnxruntime")  # its ONNX file, no torch
+    assert embedder.runtime in ("openvino", "onnxruntime")  # uses its ONNX file, without torch
     record = json.loads((undisturbed / "model" / "model.json").read_text())
     assert record["training"]["steps"] == 8
     assert record["training"]["dataset"]["n_people"] == N_PEOPLE
@@ -134,12 +134,12 @@ def test_a_run_learns_and_leaves_a_model_everybody_opens(people, undisturbed):
 
 def test_the_moving_average_is_what_is_kept(people, undisturbed, tmp_path):
     train(recipe(people, "ema=0.0"), tmp_path / "run")
-    assert logged(tmp_path / "run") == logged(undisturbed)  # it changes nothing of training itself
+    assert logged(tmp_path / "run") == logged(undisturbed)  # it does not change the training itself
     assert weights(tmp_path / "run") != weights(undisturbed)
 
 
 class Killed(BaseException):
-    """Where a process would have ended."""
+    """Stands for the end of a killed process."""
 
 
 @pytest.mark.parametrize("at", [1, 3, 4, 7])
@@ -198,8 +198,8 @@ def check_resumes(people: Path, tmp_path: Path, *overrides: str, loss: str) -> N
 
 
 def test_a_process_killed_without_warning(people, environment, tmp_path):
-    """kill −9 at a random moment, workers and all; started again by the same command."""
-    # One thread here and there: sums over threads are in another order.
+    """kill −9 at a random moment, with all workers; started again by the same command."""
+    # One thread in both, because several threads add in another order.
     file = tmp_path / "recipe.toml"
     file.write_text(TEXT)
     command = [
@@ -262,7 +262,7 @@ def checkpoints(run: Path) -> list[int]:
 
 
 def test_sigterm_to_all_processes_saves_the_step(people, environment, tmp_path):
-    """As a cluster ends a job: trainer, workers and what forks them get it, and torchrun hands it on once more."""
+    """As when a cluster ends a job: the trainer, workers and fork server get it, and torchrun forwards it once more."""
     file = tmp_path / "recipe.toml"
     file.write_text(TEXT)
     command = [sys.executable, "-m", "facespace", "train", str(file), f"data={people}", "workers=2"]
@@ -318,7 +318,7 @@ def test_a_checkpoint_every_ten_minutes(people, undisturbed, tmp_path, monkeypat
     assert weights(tmp_path / "run") == weights(undisturbed)
 
 
-def test_pairs_that_were_not_measured_are_measured_when_the_run_goes_on(people, tmp_path, monkeypatch):
+def test_pairs_that_were_not_measured_are_measured_when_the_run_resumes(people, tmp_path, monkeypatch):
     from facespace.training import loop as training
 
     measured: list[int] = []
@@ -373,7 +373,7 @@ def spread(tmp_path: Path, text: str, run: Path, n: int, environment: dict[str, 
 
 @pytest.mark.parametrize("loss", ["classic", "partial-fc"])
 def test_two_processes_compute_what_one_does(people, environment, tmp_path, loss):
-    """Part k of two is the same in a process of its own as in one that adds both up: batch norms see the same images."""
+    """Micro-batch k of two is the same in its own process as in one process that computes both, for batch norms too."""
     losses = {
         "classic": TEXT[TEXT.index("[[losses]]") :],
         "partial-fc": '[[losses]]\nname = "partial-fc"\n[[losses]]\nname = "features-norm"\nweight = 0.01\n',
@@ -384,7 +384,7 @@ def test_two_processes_compute_what_one_does(people, environment, tmp_path, loss
     spread(tmp_path, text, tmp_path / "two", 2, environment)
     assert [step for step, _, _ in logged(tmp_path / "two")] == list(range(1, 9))
     np.testing.assert_allclose(logged(tmp_path / "two"), logged(tmp_path / "one"), rtol=2e-4)
-    # What is in shards comes together again, in one process.
+    # One process can load shards of several.
     train(recipes.parse(text, ["accumulate=2", "n_epochs=3"]), tmp_path / "one")
     facts = run_folder.read_recipe(tmp_path / "two")
     alone = facts.model_copy(update={"n_epochs": 3})
@@ -393,7 +393,7 @@ def test_two_processes_compute_what_one_does(people, environment, tmp_path, loss
 
 
 def test_two_processes_stop_after_the_same_step(people, environment, tmp_path):
-    """SIGTERM to torchrun and its processes, one of which torchrun signals once more; and what they saved goes on."""
+    """SIGTERM to torchrun and its processes, which torchrun signals once more; the saved run can be resumed."""
     file = tmp_path / "recipe.toml"
     file.write_text(f'data = "{people}"\n' + TEXT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -417,14 +417,14 @@ def test_two_processes_stop_after_the_same_step(people, environment, tmp_path):
     (at,) = checkpoints(tmp_path / "run")
     assert at == len(logged(tmp_path / "run")) >= 3
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / f"step-{at:09d}")
-    assert saved.step == at and saved.facts["accumulate"] == 1  # a part a process
+    assert saved.step == at and saved.facts["accumulate"] == 1  # one micro-batch per process
 
 
 # ---- What goes wrong -------------------------------------------------------------------------------------------------
 
 
 class Breaking(Loss):
-    """A term that does what a test wants at its n-th call."""
+    """A loss that calls a function of the test at its n-th call."""
 
     at, action = 0, staticmethod(lambda features: features.sum() * 0)
 
@@ -476,7 +476,7 @@ def test_memory_for_less_than_two_images(people, tmp_path, monkeypatch, breaking
         train(recipe(people, text=BREAKING), tmp_path / "run")
 
 
-def test_centres_that_run_away(people, tmp_path):
+def test_centres_that_diverge(people, tmp_path):
     text = TEXT.replace('name = "center"', 'name = "center"\nlegacy = true\nrate = 1.0')
     with pytest.raises(TrainingError, match=r"the centres of center diverge .*lower its rate, or leave out legacy"):
         train(recipe(people, "batch_size=36", "epoch_size=60", "n_epochs=1", text=text), tmp_path / "run")
@@ -487,7 +487,7 @@ TRIPLETS = TEXT[: TEXT.index("[[losses]]")] + '[[losses]]\nname = "triplet"\n'
 
 def test_embeddings_that_collapse(people, tmp_path, monkeypatch):
     monkeypatch.setattr("facespace.training.guards._PATIENCE", 3)
-    monkeypatch.setattr("facespace.training.guards._COLLAPSED", 2.5)  # more than a sphere has room for
+    monkeypatch.setattr("facespace.training.guards._COLLAPSED", 2.5)  # no embeddings of a batch are further apart
     with pytest.raises(TrainingError, match=r"step 3: the embeddings have collapsed .*of triplets active.*init"):
         train(recipe(people, "images_per_person=3", text=TRIPLETS), tmp_path / "run")
 
@@ -539,8 +539,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(people, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("files", ["*/metrics.jsonl", "*/events.out*", "*/.facespace-*.png", "*/.facespace-*.json"])
-def test_a_full_disk_wherever_it_is_met_is_one_line(people, undisturbed, environment, tmp_path, files):
-    """A step is logged, the sheet of crops is saved, TensorBoard's thread writes: the file that fails is a device."""
+def test_a_full_disk_is_reported_in_one_line_for_any_file(people, undisturbed, environment, tmp_path, files):
+    """The log of a step, the sheet of crops, and TensorBoard's thread: the file that fails is /dev/full."""
     file = tmp_path / "recipe.toml"
     file.write_text(TEXT)
     code = FULL.format(files=files)
@@ -556,7 +556,7 @@ def test_a_full_disk_wherever_it_is_met_is_one_line(people, undisturbed, environ
     assert weights(tmp_path / "run") == weights(undisturbed)
 
 
-# What is written to these files ends on a full device.
+# Writing to these files fails as on a full disk.
 FULL = """
 import builtins, fnmatch, io, os
 from facespace.cli.main import main
@@ -601,12 +601,12 @@ def test_pairs_are_measured_and_the_best_is_kept(people, shared, tmp_path):
     assert trained.measured["lfw_dev"]["accuracy"] == accuracies[-1]
     best = json.loads((tmp_path / "run" / "best" / "model.json").read_text())
     assert best["metrics"]["lfw_dev"]["accuracy"] == max(accuracies)
-    # Gone on with, the last epoch's figures are still those of the network that is kept.
+    # After resuming, the last epoch's figures are still those of the written network.
     train(recipe(people, *options), tmp_path / "run")
     assert [row for row in run_folder.read_metrics(tmp_path / "run") if "verification" in row] == rows
 
 
-def test_a_finished_run_that_goes_on_leaves_the_longer_one(people, tmp_path):
+def test_a_finished_run_that_is_extended_replaces_its_model(people, tmp_path):
     for n_epochs in (1, 2):
         train(recipe(people, f"n_epochs={n_epochs}"), tmp_path / "run")
         record = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
@@ -630,7 +630,7 @@ def test_a_finished_run_that_goes_on_leaves_the_longer_one(people, tmp_path):
     ],
 )
 def test_every_shipped_recipe_trains(shared, tmp_path, monkeypatch, name, options):
-    monkeypatch.setattr("facespace.training.setup._N_SAMPLE", 8)  # crops that folded batch norms are measured on
+    monkeypatch.setattr("facespace.training.setup._N_SAMPLE", 8)  # crops for the statistics of folded batch norms
     data = shared / "data" / ("records" if name == "arcface-ms1mv2" else "train_182")
     chosen = recipes.load(name, [f"data={data}", "epoch_size=1", "n_epochs=1", "workers=0", "device=cpu", *options])
     trained = train(chosen, tmp_path / "run")
@@ -639,11 +639,11 @@ def test_every_shipped_recipe_trains(shared, tmp_path, monkeypatch, name, option
     Embedder.load(trained.model)
 
 
-# ---- Beginning with a model --------------------------------------------------------------------------------------------
+# ---- Starting from a model --------------------------------------------------------------------------------------------
 
 
-def test_a_network_that_cannot_tell_people_apart(people, undisturbed, tmp_path):
-    """It says so when training begins from it and when it is written; one that learned says nothing."""
+def test_a_network_that_cannot_distinguish_people(people, undisturbed, tmp_path):
+    """A remark is shown when training starts from it and when it is written, but not for a network that has learned."""
     backbone = create("tiny", dimension=16)
     with torch.no_grad():
         backbone.norm.bias.fill_(1000.0)
@@ -691,7 +691,7 @@ def test_fine_tuning_with_frozen_stages(people, undisturbed, tmp_path):
         ("input_spec=facenet-2019", "no preset"),
     ],
 )
-def test_a_recipe_that_does_not_fit_is_told_before_anything_begins(people, tmp_path, override, message):
+def test_a_recipe_that_does_not_fit_is_refused_before_training(people, tmp_path, override, message):
     with pytest.raises((RecipeError, ValueError), match=message):
         train(recipe(people, "accumulate=2", override), tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()

@@ -1,4 +1,4 @@
-"""Every optimiser against its formula, number by number in float64; and its state, out of a checkpoint into another."""
+"""Every optimiser against its formula, number by number in float64; and its state, saved and restored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OF_2018 = ("rmsprop", "adam", "adagrad", "adadelta", "mom")
 Move = Callable[[float, float, float], float]  # a weight, its gradient, the rate; the weight after the step
 
 
-# TensorFlow's formulas for one weight, as its documentation and the kernels in training_ops have them.
+# TensorFlow's formulas for one weight, from its documentation and the kernels in training_ops.
 
 
 def rmsprop() -> Move:
@@ -105,7 +105,7 @@ ORACLES: dict[str, Callable[..., Move]] = {
 
 
 def expected(name: str, start: np.ndarray, gradients: np.ndarray, decay: float) -> np.ndarray:
-    """Weights (T,N) after every step, from weights (N,) and the loss's own gradients (T,N), weight by weight."""
+    """Return the weights (T,N) after every step, from weights (N,) and gradients of the loss (T,N), weight by weight."""
     path = np.zeros(gradients.shape)
     for k, weight in enumerate(start):
         w, move = float(weight), adamw(decay) if name == "adamw" else ORACLES[name]()
@@ -117,7 +117,7 @@ def expected(name: str, start: np.ndarray, gradients: np.ndarray, decay: float) 
 
 def draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     random = np.random.default_rng(seed)
-    return random.normal(size=shape) * 10 ** random.uniform(-4, 1, shape)  # what ε does shows at every size
+    return random.normal(size=shape) * 10 ** random.uniform(-4, 1, shape)  # sizes at which ε matters and does not
 
 
 def test_names() -> None:
@@ -145,14 +145,16 @@ def test_formulas(name: str, decay: float, fused: bool) -> None:
         other.grad = torch.full_like(other, 0.01)
         optimizer.step()
         for weight, gradient in zip(weights, gradients, strict=True):
-            np.testing.assert_array_equal(weight.grad, gradient[t])  # decay is in no gradient that others see
+            np.testing.assert_array_equal(
+                weight.grad, gradient[t]
+            )  # weight decay must not change the gradients themselves
         path.append([weight.detach().clone().numpy() for weight in weights])
     for k, (start, gradient) in enumerate(zip(starts.values(), gradients, strict=True)):
         oracle = expected(name, start.reshape(-1), gradient.reshape(len(RATES), -1), decay)
         came = np.stack([step[k].reshape(-1) for step in path])
         # Some of torch's constants, 0.1 in Adagrad's accumulator for one, are float32.
         np.testing.assert_allclose(came, oracle, rtol=1e-6, atol=1e-9)
-    assert torch.equal(frozen, torch.ones(2))  # it has no gradient: decay leaves it alone too
+    assert torch.equal(frozen, torch.ones(2))  # it has no gradient, so decay does not apply either
     move, at = adamw(0.0) if name == "adamw" else ORACLES[name](), 1.0
     for rate in RATES:
         at = move(at, 0.01, 0.5 * rate)
@@ -161,7 +163,7 @@ def test_formulas(name: str, decay: float, fused: bool) -> None:
 
 @pytest.mark.parametrize("name", OF_2018)
 def test_first_steps_written_out(name: str) -> None:
-    """Weight 1, gradients 2 and −1, rate 0.5: by hand, so that no formula above can be wrong with the code."""
+    """Weight 1, gradients 2 and −1, rate 0.5: computed by hand, independent of the formulas above."""
     by_hand = {
         # s = 0.9 + 0.4 = 1.3, v = 1/√2.3; s = 1.17 + 0.1 = 1.27, v = 0.9·v − 0.5/√2.27
         "rmsprop": (1 - 0.659380, 1 - 0.659380 - (0.593442 - 0.331862)),
@@ -225,7 +227,7 @@ def go(whole: nn.Module, optimizer: torch.optim.Optimizer, first: int, end: int)
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("through", ["checkpoint", "state_dict"])
 @pytest.mark.parametrize("name", optimizers.NAMES)
-def test_state_goes_on_to_the_bit(name: str, through: str, fused: bool) -> None:
+def test_state_resumes_bit_for_bit(name: str, through: str, fused: bool) -> None:
     whole = network()
     optimizer, names = made(name, whole, fused=fused)
     go(whole, optimizer, 0, 4)
@@ -250,7 +252,7 @@ def test_state_goes_on_to_the_bit(name: str, through: str, fused: bool) -> None:
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
 def test_state_matters(name: str) -> None:
-    """What the test above would not see: without its state an optimiser goes elsewhere."""
+    """Check that the test above can fail: without its state an optimiser computes other weights."""
     whole, forgetful = network(), network()
     optimizer, _ = made(name, whole)
     go(whole, optimizer, 0, 4)
@@ -265,8 +267,8 @@ def test_state_is_tensors_of_each_weight(name: str) -> None:
     whole = network()
     optimizer, _ = made(name, whole)
     go(whole, optimizer, 0, 1)
-    wanted: dict[str, Any] = {"rmsprop": {"square", "velocity"}, "adam": {"step", "mean", "square"}}
+    keys: dict[str, Any] = {"rmsprop": {"square", "velocity"}, "adam": {"step", "mean", "square"}}
     for parameter in whole.parameters():
         state = optimizer.state[parameter]
-        assert state.keys() == wanted[name]
+        assert state.keys() == keys[name]
         assert all(value.shape == parameter.shape for key, value in state.items() if key != "step")

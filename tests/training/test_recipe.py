@@ -1,4 +1,4 @@
-"""Recipes: read whole or refused in one line, written so that they are read as the same."""
+"""Recipes: read completely or refused in one line; a written recipe is read as the same one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 
 def refusal(text: str, overrides: tuple[str, ...] = ()) -> str:
-    """What is said of a recipe that is not taken, which is always one line."""
+    """Return the error for a recipe that is refused, which must be one line."""
     with pytest.raises(RecipeError) as caught:
         parse(text, overrides, source="r.toml")
     said = str(caught.value)
@@ -38,7 +38,7 @@ def test_every_shipped_recipe(name):
     assert 0 < recipe.learning_rate < 1
 
 
-def test_the_shipped_ones_are_networks_and_losses_there_are():
+def test_shipped_recipes_name_existing_networks_and_losses():
     from facespace.backbones.registry import known as networks
     from facespace.training.losses.loss import known as losses
 
@@ -48,7 +48,7 @@ def test_the_shipped_ones_are_networks_and_losses_there_are():
         assert {term.name for term in recipe.losses} <= set(losses())
 
 
-def test_a_recipe_says_what_differs_from_the_usual():
+def test_a_shipped_recipe_lists_what_differs_from_the_defaults():
     text = 'data = "/faces"\nbatch_size = 8\n[[losses]]\nname = "arcface"\nmargin = 0.3\n'
     recipe = parse(text)
     assert (recipe.data, recipe.batch_size, recipe.seed) == ("/faces", 8, Recipe().seed)
@@ -109,11 +109,11 @@ def test_an_unknown_key_names_the_closest():
     ],
     ids=lambda value: value[:30],
 )
-def test_what_is_refused_names_key_wanted_and_came(text, words):
+def test_errors_name_the_key_the_allowed_and_the_given_value(text, words):
     assert refusal(text).startswith(f"r.toml: {words}")
 
 
-def test_a_recipe_made_in_python_is_checked_alike():
+def test_a_recipe_made_in_python_is_checked_too():
     for values in ({"learning_rate": float("inf")}, {"batch_size": 1}, {"dimensions": 3}, {"losses": []}):
         with pytest.raises(ValueError, match=r"learning_rate|batch_size|dimensions|losses"):
             Recipe(**values)
@@ -125,8 +125,8 @@ def test_whole_numbers_are_numbers():
     assert recipe.losses[0].weight == 2.0 and type(recipe.losses[0].weight) is float
 
 
-def test_pieces_of_recipes_that_anything_may_be_in():
-    """Depth, kinds and names of a hostile text: refused in a line, whatever it is."""
+def test_hostile_recipes():
+    """Deep nesting, odd types and odd names in a hostile text are refused in one line."""
     for text in ("[" * 5000, "a=" + "[" * 5000 + "]" * 5000, "\0", "data = '\x07'", "[losses]\nname=1", "losses=[[]]"):
         refusal(text)
     assert "\n" not in refusal('[[losses]]\nname = "a\\nb"', ("q.x=3",))
@@ -144,7 +144,7 @@ keys = st.sampled_from([*Recipe.model_fields, "zzz"])
 
 
 def written(value: object) -> str:
-    """TOML of anything, not all of it valid."""
+    """Arbitrary TOML, some of it invalid."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

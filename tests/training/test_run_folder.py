@@ -1,4 +1,4 @@
-"""The folder of a run: begun, gone on with, refused, and what `facespace runs` tells of it."""
+"""The folder of a run: started, resumed, refused, and listed by `facespace runs`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _revision = module._revision
 
 @pytest.fixture(autouse=True)
 def revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a process for each run that is begun."""
+    """Skip the git process at the start of each run."""
     monkeypatch.setattr(module, "_revision", lambda: "0123abc")
 
 
@@ -57,7 +57,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
-# --- begun ------------------------------------------------------------------------------------------------------------
+# --- started ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_new_run(tmp_path):
@@ -78,7 +78,7 @@ def test_a_new_run(tmp_path):
 
 
 def test_a_folder_that_a_killed_process_moved_aside_comes_back(run: Path) -> None:
-    """The model and the last checkpoint are written in the place of older ones; the kill came between two renames."""
+    """The model and the last checkpoint replace older ones; the process was killed between two renames."""
     for folder, name in ((run, MODEL), (run / CHECKPOINTS, "step-00000010")):
         (folder / f"{TEMPORARY}old-{name}").mkdir(parents=True)
         (folder / f"{TEMPORARY}old-{name}" / "weights").write_text("the only copy")
@@ -93,7 +93,7 @@ def test_an_empty_folder_will_do(tmp_path):
 
 
 def test_a_run_that_was_killed_while_it_began(tmp_path):
-    """The recipe is written last: what was there before it is in nobody's way."""
+    """The recipe is written last, so files without it are leftovers that may be overwritten."""
     (tmp_path / RUN).write_text("{")
     (tmp_path / f"{TEMPORARY}0123.toml").write_text("")
     assert begin(tmp_path, USUAL, FACTS) == []
@@ -141,16 +141,16 @@ def test_the_revision_of_the_working_directory(tmp_path, monkeypatch):
     assert _revision() is None
 
 
-# --- gone on with -----------------------------------------------------------------------------------------------------
+# --- resumed -----------------------------------------------------------------------------------------------------
 
 
-def test_the_same_recipe_goes_on(run):
+def test_the_same_recipe_resumes(run):
     before = files(run)
     assert begin(run, USUAL, FACTS) == []
     assert files(run) == before
 
 
-def test_what_may_change_is_told_and_kept(run):
+def test_allowed_changes_are_reported_and_saved(run):
     began = (run / RUN).read_bytes()
     longer = parse("data = '/faces'\nn_epochs = 90\nworkers = 0\ndevice = 'cpu'")
     assert begin(run, longer, FACTS) == [
@@ -166,7 +166,7 @@ def test_what_may_change_is_told_and_kept(run):
 @pytest.mark.parametrize(
     "change", ["batch_size=30", "seed=1", "data=/others", "softmax.weight=2", "keep_probability=0.5"]
 )
-def test_what_may_not_change(run, change):
+def test_other_changes_are_refused(run, change):
     before = files(run)
     with pytest.raises(RecipeError, match=r"one: is a run of another recipe \((\w+) .* instead of .*\); give another"):
         begin(run, parse("data = '/faces'", [change, "n_epochs=90"]), FACTS)
@@ -183,7 +183,7 @@ def test_an_edited_dataset(run):
         "restore it, or start a new run with another --output"
     )
     assert files(run) == before
-    for name in (BEST, MODEL):  # what there is to begin with
+    for name in (BEST, MODEL):  # the model that a new run can start from
         (run / name).mkdir()
         with pytest.raises(TrainingError, match=f"or start a new run with init={run / name} and another --output$"):
             begin(run, USUAL, edited)
@@ -226,7 +226,7 @@ def write(run: Path, *rows: object, end: bytes = b"") -> None:
     (run / METRICS).write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows) + end)
 
 
-def test_lines_that_were_cut_short_are_passed_over(run):
+def test_incomplete_lines_are_skipped(run):
     assert read_metrics(run) == []
     write(run, row(1), row(2), end=b'{"step": 3, "total_lo')
     assert read_metrics(run) == [row(1), row(2)]
@@ -234,7 +234,7 @@ def test_lines_that_were_cut_short_are_passed_over(run):
     assert read_metrics(run) == [row(1), row(3)]
 
 
-def test_what_is_about_to_happen_again_is_dropped(run):
+def test_lines_after_the_checkpoint_are_dropped(run):
     rewind_metrics(run, 2)
     assert not (run / METRICS).exists()
     write(run, row(1), row(2, 0.1 + 0.2), measured(2, lfw=0.9), row(3), row(4), end=b'{"step": 5')
@@ -247,7 +247,7 @@ def test_what_is_about_to_happen_again_is_dropped(run):
     assert sorted(files(run)) == [METRICS, RECIPE, RUN]
 
 
-# --- side by side -----------------------------------------------------------------------------------------------------
+# --- comparison of runs -----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_in_a_few_words(run):
@@ -298,7 +298,7 @@ def test_a_run_that_began_with_a_model(tmp_path):
         max_size=4,
     )
 )
-def test_figures_that_are_none_are_left_out(one_run, rows):
+def test_invalid_figures_are_left_out(one_run, rows):
     write(one_run, *rows)
     found = summary(one_run)
     assert found["accuracy"] == {}

@@ -1,4 +1,4 @@
-"""What one sees of a run, read back with TensorBoard's own reader."""
+"""The log of a run, read back with TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_tags_are_those_of_2018(tmp_path):
         *("cfp/accuracy", "cfp/auc", "cfp/eer", "time/cfp", "time/save_variables"),
     }
     assert points(found, "total_loss_raw") == [(1, 5.0), (20, 3.0)]
-    assert points(found, "total_loss") == [(1, 5.0), (20, 4.8)]  # 0.9 of what was, 0.1 of what is
+    assert points(found, "total_loss") == [(1, 5.0), (20, 4.8)]  # 0.9 of the old average, 0.1 of the new value
     assert points(found, "cross_entropy_raw") == [(1, 4.0), (20, 2.0)]
     assert points(found, "cross_entropy") == [(1, 4.0), (20, 3.8)]
     assert points(found, "loss/center") == [(1, 1.0), (20, 1.0)]
@@ -92,8 +92,8 @@ def test_lines_are_there_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("last", [0, 20])
-def test_what_came_after_the_checkpoint_is_taken_back(tmp_path, last):
-    """Also what came before the first."""
+def test_lines_after_the_checkpoint_are_removed(tmp_path, last):
+    """Also if there was no checkpoint yet."""
     log = RunLog(tmp_path, step=0)
     for step in (10, 20, 30, 40):
         log.step(row(step, float(step)))
@@ -182,7 +182,7 @@ def test_one_embedding_is_not_shown(tmp_path):
     assert not (tmp_path / "projector_config.pbtxt").exists()
 
 
-def test_others_than_the_chief_write_nothing(tmp_path):
+def test_only_the_chief_writes(tmp_path):
     (tmp_path / METRICS).write_text('{"step": 9}\n')
     log = RunLog(tmp_path, step=1, chief=False)
     log.step(row(1))

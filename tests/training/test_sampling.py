@@ -1,4 +1,4 @@
-"""The order of training: without end and gaps, each image once a pass, known from seed and step alone."""
+"""The order of training: endless, each image once a pass, a function of seed and step alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def joined(order: Order, n_passes: int) -> list[int]:
 def test_any_part_is_a_slice_of_the_passes_end_to_end(data: st.DataObject, n_images: int, seed: int) -> None:
     whole = joined(shuffled(n_images, seed=seed), 8)
     stream = Stream(shuffled(n_images, seed=seed))
-    for _ in range(4):  # in any order: nothing is remembered that matters
+    for _ in range(4):  # in any order: there is no state between calls
         start = data.draw(st.integers(0, len(whole)))
         n = data.draw(st.integers(0, len(whole) - start))
         part = stream.part(start, n)
@@ -54,7 +54,7 @@ def test_it_does_not_end() -> None:
     assert stream.part(5, 0).tolist() == stream.part(5, -2).tolist() == []
 
 
-def test_nothing_to_show() -> None:
+def test_a_pass_without_images() -> None:
     for order in (shuffled(0, seed=0), by_people(np.empty(0, np.int64), 2, seed=0)):
         with pytest.raises(ValueError, match="at least one image"):
             Stream(order)
@@ -67,16 +67,16 @@ def test_nothing_to_show() -> None:
 def test_a_pass_by_people(labels: np.ndarray, per_person: int, seed: int, number: int) -> None:
     order = by_people(labels, per_person, seed=seed)
     images = order(number)
-    assert len(set(images.tolist())) == len(images)  # none twice
+    assert len(set(images.tolist())) == len(images)  # no image twice
     counts = Counter(labels[images].tolist())
     assert counts == {person: min(per_person, n) for person, n in Counter(labels.tolist()).items()}
     changes = np.flatnonzero(np.diff(labels[images]))
-    assert len(changes) == len(counts) - 1  # a person's images lie together
+    assert len(changes) == len(counts) - 1  # a person's images are consecutive
     assert order(number).tolist() == by_people(labels, per_person, seed=seed)(number).tolist()
     assert len(Stream(order).part(0, 3 * len(images) + 1)) == 3 * len(images) + 1
 
 
-def test_people_and_their_images_are_drawn_anew() -> None:
+def test_each_pass_draws_people_and_images_again() -> None:
     order = by_people(UNEVEN, 3, seed=2)
     firsts, images = Counter(), Counter()
     for k in range(600):
@@ -92,7 +92,7 @@ def test_people_and_their_images_are_drawn_anew() -> None:
     assert len(images) == len(UNEVEN)
 
 
-def test_a_batch_holds_whole_people() -> None:
+def test_a_batch_has_all_drawn_images_of_its_people() -> None:
     labels = np.repeat(np.arange(12), 5)
     stream = Stream(by_people(labels, 4, seed=0))
     for step in range(30):
@@ -100,9 +100,9 @@ def test_a_batch_holds_whole_people() -> None:
         assert list(counts.values()) == [4] * 4
 
 
-def test_fewer_people_than_a_batch_wants() -> None:
+def test_fewer_people_than_a_batch_needs() -> None:
     labels = np.array([0, 0, 0, 1])
     stream = Stream(by_people(labels, 2, seed=0))
     assert stream.length == 3
-    for step in range(20):  # two passes a batch: everybody is there twice
+    for step in range(20):  # two passes in a batch, so everybody appears twice
         assert Counter(labels[stream.part(step * 6, 6)].tolist()) == {0: 4, 1: 2}

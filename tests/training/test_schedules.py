@@ -1,4 +1,4 @@
-"""The rate of every step: the tables of 2018 as their programs read them, shapes, warm-up, and files that are none."""
+"""The learning rate of every step: tables as the programs of 2018 read them, shapes, warm-up, invalid files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHIPPED = {
 
 
 def rate_of_2018(text: str, epoch: int) -> float | None:
-    """What the program of 2018 made of a file, line by line; None where it had nothing to say."""
+    """Return the rate by the program of 2018, line by line; None if its table has no rate."""
     rate = None
     for line in text.split("\n"):
         line = line.split("#")[0].strip()
@@ -32,7 +32,7 @@ def rate_of_2018(text: str, epoch: int) -> float | None:
             if int(first) > epoch:
                 return rate
             rate = -1.0 if written.strip() == "-" else float(written)
-    return None  # past the last line, which is why files had a sentinel
+    return None  # after the last line, which is why files had a sentinel
 
 
 def of(**options: Any) -> Schedule:
@@ -85,7 +85,7 @@ def test_ways_to_write_a_table(tmp_path: Path, text: str) -> None:
         ("9" * 5000 + ": 1", "got '" + "9" * 60 + "'"),
     ],
 )
-def test_what_is_no_table(text: str, said: str) -> None:
+def test_invalid_tables(text: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         read_table(text)
     assert said in str(caught.value)
@@ -189,7 +189,7 @@ def test_a_stop_is_a_stop_in_warm_up_and_decay() -> None:
     assert of(table=((0, 0.0),)).at(0) == 0
 
 
-def test_a_table_goes_before_rate_and_kind() -> None:
+def test_a_table_overrides_rate_and_kind() -> None:
     assert of(table=((1, 0.3),), kind="cosine").at(35) == 0.3
 
 
@@ -209,6 +209,6 @@ def test_a_table_goes_before_rate_and_kind() -> None:
         ({"table": ((2, 1.0),)}, "first line must be for epoch 0 or 1, got epoch 2"),
     ],
 )
-def test_what_is_no_schedule(options: dict[str, Any], said: str) -> None:
+def test_invalid_schedules(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         of(**options)

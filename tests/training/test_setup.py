@@ -1,4 +1,4 @@
-"""What a recipe's words mean: devices, losses, schedules, parts of a step, networks of several processes."""
+"""Setting up a run from its recipe: devices, losses, schedules, micro-batches, networks of several processes."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_schedule_by_its_name_in_line_or_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["cosin", "0: 0.1, 0: 0.2", "0: fast", ":"])
-def test_a_schedule_that_is_none_is_refused_with_what_there_is(schedule):
+def test_an_unknown_schedule_is_refused_with_the_known_ones(schedule):
     with pytest.raises(RecipeError, match=r"^schedule: .*step, cosine, polynomial"):
         setup.schedule_of(recipe(f"schedule={schedule}"), 7)
 
@@ -133,7 +133,7 @@ def test_a_crop_is_augmented_as_the_recipe_says():
     assert setup.augmentation_of(recipe(), InputSpec(112, "box")) == Augmentation(112, flip=True)
 
 
-# Parts of a step
+# Micro-batches
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_parts_are_of_one_size_and_two_images(monkeypatch, accumulate, batch_siz
         setup.n_parts_of(recipe(f"batch_size={batch_size}"), accumulate)
 
 
-def test_a_step_that_did_not_fit_is_taken_in_twice_as_many_parts():
+def test_a_step_that_did_not_fit_gets_twice_as_many_micro_batches():
     progress = Progress(step=4, accumulate=3)
     setup.halve(recipe("batch_size=24"), progress, MemoryError())  # parts of 8
     assert progress == Progress(step=4, accumulate=6)
@@ -177,7 +177,7 @@ def test_one_process_trains_the_backbone_itself_or_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", {backbone: compiled}.get)
     assert setup.wrapped(backbone, recipe(), torch.device("cpu")) is backbone
     assert setup.wrapped(backbone, recipe("compile=true"), torch.device("cpu")) is compiled
-    with setup.without_averaging(backbone, True):  # there is nobody to average with
+    with setup.without_averaging(backbone, True):  # there is no other process to average with
         backbone(torch.ones(1, 2)).sum().backward()
     assert backbone.bias.grad.tolist() == [1, 1]
 
@@ -199,6 +199,6 @@ distributed.leave()
 
 
 def test_two_processes_average_gradients_with_the_last_part_only(tmp_path):
-    """Each part has a gradient of 2 in one process and of 6 in the other; two parts add up to a mean of 8."""
+    """A micro-batch has the gradient 2 in one process and 6 in the other; two micro-batches add up to a mean of 8."""
     found = run_in_two_processes(tmp_path, CODE)
     assert [one["gradients"] for one in found] == [[2, 8], [6, 8]]

@@ -1,4 +1,4 @@
-"""What training takes from its dataset before it begins: a record, a sample of crops, their embeddings."""
+"""The dataset before training begins: its record, a sample of crops, their embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recipe(*overrides: str) -> Recipe:
 
 
 class Grays:
-    """Images of one gray each, their number modulo 256, with a white border of a pixel; some cannot be read."""
+    """Images of one gray each (their number modulo 256) with a white border of one pixel; some cannot be read."""
 
     names = ("nobody", "Anna", "Ben")
 
@@ -44,7 +44,7 @@ class Grays:
 
 
 def sampled(dataset: Any) -> tuple[list[int], list[str]]:
-    """The grays of a sample, and whose they are; the first image, of a person with one alone, is left out."""
+    """Return the grays of a sample and their people; the first image is left out, as its person has only one."""
     images = TrainingImages(dataset, min_images=2)
     crops, names = setup.sample(images, recipe("crop=random", "rotate=30", "color=1"), InputSpec(16, "box"))
     assert crops.dtype == np.uint8 and crops.shape == (len(names), 16, 16, 3)
@@ -67,7 +67,7 @@ def test_a_sample_is_cut_as_the_recipe_says():
     images = TrainingImages(Grays(5), min_images=2)
     (first, *_), _ = setup.sample(images, recipe("crop_size=18"), InputSpec(16, "box"))
     assert first.shape == (16, 16, 3)
-    assert first[0, 0, 0] > first[8, 8, 0] == 1  # the border is in it
+    assert first[0, 0, 0] > first[8, 8, 0] == 1  # the crop includes the border
 
 
 def test_a_dataset_without_a_readable_image_gives_no_sample():

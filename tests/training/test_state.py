@@ -1,4 +1,4 @@
-"""The state of a run between two steps: into a checkpoint and back, and the model folder that training leaves."""
+"""The state of a run between two steps, saved and restored, and the model folder that training writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from facespace.training.state import Progress, restore, tensors, write_trained  
 
 
 def progress() -> Progress:
-    """A progress with no field at its first value."""
+    """Return a progress in which no field has its default value."""
     return Progress(
         step=17,
         accumulate=4,
@@ -45,11 +45,11 @@ def progress() -> Progress:
 
 
 def saved(progress: Progress) -> Checkpoint:
-    """The checkpoint as it comes back from a file."""
+    """Return the checkpoint after a round trip through JSON."""
     return Checkpoint(progress.step, {}, json.loads(json.dumps(progress.facts())))
 
 
-def test_no_field_of_the_example_is_at_its_first_value():
+def test_no_field_of_the_example_has_its_default_value():
     first = Progress()
     for entry in dataclasses.fields(Progress):
         assert getattr(progress(), entry.name) != getattr(first, entry.name), entry.name
@@ -62,7 +62,7 @@ def test_progress_comes_back_from_a_checkpoint():
     assert isinstance(resumed.guards, Guards)
 
 
-def test_the_facts_hold_everything_but_the_step():
+def test_the_facts_contain_everything_but_the_step():
     facts = progress().facts()
     assert set(facts) == {"accumulate", "best", "measured", "verified", "guards", "scaler"}
     assert facts["guards"] == {"collapsed": 3, "without_triplets": 5}
@@ -128,8 +128,8 @@ def test_tensors_are_named_by_their_module():
     assert torch.equal(found["loss.softmax.weight"], owners["loss.softmax"].weight)
 
 
-def test_restored_modules_hold_what_was_saved():
-    """Statistics and counters included; an optimiser's tensors beside them do no harm."""
+def test_restored_modules_have_the_saved_values():
+    """Including statistics and counters; tensors of an optimiser are ignored."""
     saved = copied(modules(0)) | {"optimizer.backbone.0.weight.momentum_buffer": torch.zeros(4, 3)}
     target = modules(1)
     parameter = target["backbone"][0].weight
@@ -137,7 +137,7 @@ def test_restored_modules_hold_what_was_saved():
     restore(target, saved)
     assert same(copied(target), copied(modules(0)))
     assert target["backbone"][1].num_batches_tracked.item() == 1
-    assert target["backbone"][0].weight is parameter  # the optimiser holds on to it
+    assert target["backbone"][0].weight is parameter  # the optimiser keeps its tensor
     with torch.no_grad():
         parameter.zero_()
     assert saved["backbone.0.weight"].any()  # restored modules share no memory with the checkpoint
@@ -189,7 +189,7 @@ def read(folder: Path) -> dict[str, Any]:
     return dict(read_backbone(folder, read_record(folder)).state_dict())
 
 
-def test_the_folder_holds_the_network_and_says_where_it_came_from(tmp_path):
+def test_the_folder_contains_the_network_and_its_origin(tmp_path):
     network = backbone(0)
     assert write(tmp_path / "model", network) == []
     assert sorted(os.listdir(tmp_path)) == ["model"]
@@ -203,17 +203,17 @@ def test_the_folder_holds_the_network_and_says_where_it_came_from(tmp_path):
     assert recipes.Recipe.model_validate(record.training["recipe"]) == RECIPE
     assert (record.training["steps"], record.training["dataset"]) == (17, DATASET)
     assert record.metrics == progress().measured
-    assert network.training  # training may go on
+    assert network.training  # the network is still in training mode
 
 
-def test_the_folder_takes_the_place_of_the_one_before(tmp_path):
+def test_the_folder_replaces_the_previous_one(tmp_path):
     write(tmp_path / "model", backbone(0))
     write(tmp_path / "model", backbone(1))
     assert os.listdir(tmp_path) == ["model"]
     assert same(read(tmp_path / "model"), dict(backbone(1).state_dict()))
 
 
-def test_a_full_disk_leaves_the_folder_before(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_folder(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

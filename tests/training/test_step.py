@@ -1,4 +1,4 @@
-"""The arithmetic of one step beside slow sums: losses, seeds, gradients of one and two processes, averages."""
+"""The arithmetic of one step against slow sums: losses, seeds, gradients of one and two processes, averages."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from support.processes import run_in_two_processes  # noqa: E402
 def test_every_part_of_every_step_has_a_seed_of_its_own():
     seeds = [arithmetic.seed_of(seed, step, part) for seed in range(4) for step in range(10) for part in range(4)]
     assert len(set(seeds)) == 160
-    assert all(0 <= seed < 2**63 for seed in seeds)  # torch takes no more
+    assert all(0 <= seed < 2**63 for seed in seeds)  # torch accepts no larger seeds
 
 
 def test_seeds_stay_what_they_were():
-    """A run that another version of facespace began goes on with the same draws."""
+    """A run that an older version of facespace began resumes with the same draws."""
     assert arithmetic.seed_of(666, 3, 1) == 4_804_354_359_119_831_769
 
 
@@ -54,7 +54,7 @@ class Plain(Loss):
 
 
 class Doubling(nn.Module):
-    """Features w·x, w = 2 at first, by a product that autocast computes in its precision."""
+    """Features w·x with w = 2 at the beginning, by a product that autocast computes in its precision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_triplets_of_all_parts_are_counted():
 
 
 def parameters(*gradients: list[float] | None) -> list[nn.Parameter]:
-    """Parameters of ones with these gradients; None for one that has no gradient."""
+    """Return parameters of ones with these gradients; None for a parameter without gradient."""
     made = []
     for gradient in gradients:
         parameter = nn.Parameter(torch.ones(2 if gradient is None else len(gradient)))
@@ -242,7 +242,7 @@ distributed.leave()
 
 def test_two_processes_have_the_same_gradients_and_length(tmp_path: Path):
     for found in run_in_two_processes(tmp_path, CODE):
-        assert found["means"] == [[3, 0], [1.5, 0], [0, 0]]  # a gradient that one of them lacks counts as 0
+        assert found["means"] == [[3, 0], [1.5, 0], [0, 0]]  # a gradient that is missing in one process counts as 0
         assert found["length"] == pytest.approx(9)  # 1 + 16 + 64 is 81
         assert found["length of one"] == pytest.approx(math.sqrt(9 + 64))
-        assert found["length of shared"] == pytest.approx(5)  # every process has them: they count once
+        assert found["length of shared"] == pytest.approx(5)  # replicated parameters count once

@@ -38,14 +38,14 @@ def watch(clock: Clock) -> Stopwatch:
 
 
 def batches(clock: Clock, *seconds: float) -> Iterator[Batch]:
-    """Batches that take so many seconds to come; their labels are their numbers."""
+    """Yield batches that take these seconds to arrive; their labels are their numbers."""
     for number, duration in enumerate(seconds):
         clock.pass_by(duration)
         yield Batch(torch.zeros(1), torch.tensor([number]))
 
 
 def steps(watch: Stopwatch, clock: Clock, n: int, seconds: float) -> None:
-    """Do `n` steps that take so many seconds each."""
+    """Do `n` steps that take `seconds` each."""
     for _ in range(n):
         clock.pass_by(seconds)
         watch.did_step()
@@ -107,7 +107,7 @@ def test_seconds_left_before_the_first_lap(watch, clock):
 
 
 def test_seconds_left_follow_an_average_over_laps(watch, clock):
-    """A step took 2 s, then 4 s, then 1 s: the average keeps 0.7 of what it was."""
+    """A step took 2 s, then 4 s, then 1 s: the new average has 0.7 of the old one."""
     steps(watch, clock, 5, 2)
     watch.lap()
     assert watch.left(10) == pytest.approx(20)
@@ -139,7 +139,7 @@ def test_a_pause_leaves_the_average(watch, clock):
 
 
 def test_epochs_are_measured_from_one_to_the_next(watch, clock):
-    """Laps and pauses do not touch them."""
+    """Laps and pauses do not change them."""
     steps(watch, clock, 4, 2)
     watch.lap()
     assert watch.epoch() == 8

@@ -1,4 +1,4 @@
-"""Two machines of one process each, which talk by gloo: two agents of torchrun on this machine. Some processes are killed."""
+"""Two nodes with one process each, which communicate by gloo: two agents of torchrun on this machine, partly killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ name = "partial-fc"
 """
 
 # The first start trains `undisturbed`, then `disturbed` until process 1 is killed while it computes step 4, after the
-# checkpoint of step 2. The second start goes on until process 0 is killed while it writes the checkpoint of step 6: its
+# checkpoint of step 2. The second start resumes until process 0 is killed while it writes the checkpoint of step 6: its
 # tensors are on the disk, its record is not. The third start ends the run.
 KILLED = """
 import os, signal, sys
@@ -146,4 +146,4 @@ def test_killed_processes_are_started_again_and_train_the_same_network(folder: P
     assert list(one.tensors) == list(other.tensors)
     assert all(tensor.equal(other.tensors[name]) for name, tensor in one.tensors.items())
     left = [path.name for path in (folder / "disturbed").rglob(".facespace-*")]
-    assert left == []  # of the checkpoint that was half written
+    assert left == []  # left by the half-written checkpoint

@@ -1,4 +1,4 @@
-"""A network in training measured on pairs: the same figures as any other network's, photos cut once."""
+"""Verification during training: the same figures as for any other network, and photos are cropped once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ARCFACE, BOX = InputSpec(112, "arcface"), InputSpec(112, "box", 32)
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    """Weights that no training has seen tell faces apart by their colours, which will do."""
+    """An untrained network, which distinguishes faces by their colours; that is enough here."""
     torch.manual_seed(0)
     backbone = create("tiny", dimension=16)
     with torch.no_grad():  # statistics of photos
@@ -110,16 +110,16 @@ def test_figures_of_bins_are_those_of_evaluate_pairs(tmp_path, backbone, how):
     backbone.train()
     measured = verifier.measure(backbone, "cpu")
     assert not backbone.training
-    wanted = {
+    expected = {
         name: others(backbone, ARCFACE, binary_pairs(tmp_path / f"{name}.bin"), **options) for name in ("one", "two")
     }
-    assert without_seconds(measured) == wanted
+    assert without_seconds(measured) == expected
     assert 0 < measured["one"]["accuracy_interval"][0] <= measured["one"]["accuracy"] and measured["one"]["auc"] > 0.5
     assert measured["one"] != measured["two"]
 
 
-def test_what_counts_changes_figures(tmp_path, backbone):
-    """So the comparison above can tell."""
+def test_the_options_change_the_figures(tmp_path, backbone):
+    """So the comparison above can fail."""
     file = str(bin_file(tmp_path / "one.bin", 30))
     seen = [
         prepare(recipe_of(verify_bin=[file], **values), ARCFACE).measure(backbone, "cpu") for values, _ in HOW.values()
@@ -127,7 +127,7 @@ def test_what_counts_changes_figures(tmp_path, backbone):
     assert len({measured["one"]["auc"] for measured in seen}) == 3
 
 
-def test_sets_of_one_name_are_told_apart(tmp_path):
+def test_sets_with_the_same_name_get_different_names(tmp_path):
     paths = [bin_file(tmp_path / name, 2) for name in ("a/lfw.bin", "b/lfw.bin", "b/cfp.bin")]
     assert list(prepare(recipe_of(verify_bin=list(map(str, paths))), ARCFACE).sets) == ["lfw", "lfw-2", "cfp"]
 
@@ -178,9 +178,9 @@ def test_aligned_crops_of_a_list_and_a_threshold_from_another(tmp_path, backbone
     verifier = prepare(recipe, BOX)
     assert list(verifier.sets) == list(verifier.threshold_from) == ["lfw"]
     pairs, other = (read_pair_set(tmp_path / name, root, True, BOX) for name in ("pairs.csv", "other.csv"))
-    wanted = others(backbone, BOX, pairs, threshold_from=other)
-    assert without_seconds(verifier.measure(backbone, "cpu")) == {"lfw": wanted}
-    assert wanted["accuracy"] < others(backbone, BOX, pairs)["accuracy"]  # on the other list all is upside down
+    expected = others(backbone, BOX, pairs, threshold_from=other)
+    assert without_seconds(verifier.measure(backbone, "cpu")) == {"lfw": expected}
+    assert expected["accuracy"] < others(backbone, BOX, pairs)["accuracy"]  # the other list has the opposite labels
 
 
 def test_a_bin_called_as_the_list(tmp_path):
@@ -197,7 +197,7 @@ def test_a_bin_called_as_the_list(tmp_path):
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("key", ["verify_pairs", "verify_threshold_pairs"])
-def test_missing_photos_are_told_before_training(tmp_path, key, aligned):
+def test_missing_photos_are_reported_before_training(tmp_path, key, aligned):
     root = crops_of(tmp_path / "crops")
     (tmp_path / "pairs.csv").write_text(TABLE)
     (tmp_path / "lost.csv").write_text(f"{TABLE}A/1.png,C/1.png,0\n")
@@ -222,7 +222,7 @@ def test_lists_of_crops_that_do_not_fit(tmp_path):
 
 @pytest.fixture
 def once(monkeypatch, detector) -> list[str]:
-    """The photos faces were looked for in."""
+    """Record the photos that the detector gets."""
     seen: list[str] = []
     process = module.process
 
@@ -239,7 +239,7 @@ def once(monkeypatch, detector) -> list[str]:
 def test_whole_photos_are_cut_once(
     tmp_path, backbone, detector, once, hopper_file, collins_file, stranger_file, cat_file
 ):
-    """A photo without a face and one that is none are errors, as for any network."""
+    """A photo without a face and an unreadable file count as errors, as for any network."""
     root = tmp_path / "photos"
     root.mkdir()
     for name, file in (
@@ -270,13 +270,13 @@ def test_whole_photos_are_cut_once(
     assert verifier.sets["lfw"].crops == CropRecord(112, 32, "box")
     faces = detector.detect(np.asarray(both))
     assert len(faces) == 2 and central_face(faces, 1200, 600) != faces[0]
-    wanted = align(np.asarray(both), central_face(faces, 1200, 600), BOX)
+    expected = align(np.asarray(both), central_face(faces, 1200, 600), BOX)
     place = verifier.sets["lfw"].pairs.photos.index("h2.png")
-    np.testing.assert_array_equal(read(verifier.sets["lfw"].files[place]), wanted)
+    np.testing.assert_array_equal(read(verifier.sets["lfw"].files[place]), expected)
     measured = verifier.measure(backbone, "cpu")
     whole = read_pair_set(tmp_path / "pairs.csv", root, False, BOX)
     assert without_seconds(measured) == {"lfw": others(backbone, BOX, whole, detector=detector)}
-    assert measured["lfw"]["accuracy"] <= 5 / 8  # of 8 pairs three have no two faces
+    assert measured["lfw"]["accuracy"] <= 5 / 8  # three of 8 pairs lack a face
     verifier.measure(backbone, "cpu")
     assert len(once) == 7
 
@@ -298,6 +298,6 @@ def test_photos_of_lfw(shared, tmp_path, backbone, detector, once):
         assert spec_of["lfw"].crops == CropRecord(112, 32, "box")
         assert all(isinstance(file, bytes) for file in spec_of["lfw"].files)
     whole = read_pair_set(tmp_path / "pairs.txt", root, False, BOX)
-    wanted = others(backbone, BOX, whole, detector=detector, threshold_from=whole)
-    assert without_seconds(verifier.measure(backbone, "cpu")) == {"lfw": wanted}
+    expected = others(backbone, BOX, whole, detector=detector, threshold_from=whole)
+    assert without_seconds(verifier.measure(backbone, "cpu")) == {"lfw": expected}
     assert len(once) == 12

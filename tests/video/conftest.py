@@ -1,4 +1,4 @@
-"""Networks load once and compute each input once for the tests of this room."""
+"""Networks load once and compute each input once for the tests of this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cameras, without one: FFmpeg's test picture stands in for it."""
+"""Cameras, replaced by FFmpeg's test picture."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def picture(monkeypatch: pytest.MonkeyPatch) -> None:
 # The newest
 
 
-def test_who_is_slow_gets_the_newest() -> None:
+def test_a_slow_caller_gets_the_newest() -> None:
     given, taken = threading.Semaphore(0), []
 
     def source() -> Iterator[int]:
         for k in range(12):
             yield k
             if k in (0, 10):
-                given.acquire()  # until what is there was looked at
+                given.acquire()  # until the item was taken
 
     items = newest(source())
     taken.append(next(items))
     given.release()
-    time.sleep(0.3)  # meanwhile ten have come
+    time.sleep(0.3)  # meanwhile ten have arrived
     taken.append(next(items))
     given.release()
     assert [*taken, *items] == [0, 10, 11]
@@ -58,7 +58,7 @@ def test_an_error_comes_after_the_last() -> None:
     assert list(newest([])) == []
 
 
-def test_the_source_is_closed_when_nobody_looks_any_more() -> None:
+def test_the_source_is_closed_when_the_caller_stops() -> None:
     closed = threading.Event()
 
     def source() -> Iterator[int]:
@@ -92,7 +92,7 @@ def test_pictures_of_a_camera() -> None:
 
 
 def test_a_camera_that_has_no_picture_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on macOS, where asking too early is an error after which the iterator is over."""
+    """As on macOS, where a request that is too early raises an error, which ends the iterator."""
     answers = iter([BlockingIOError(), "picture", BlockingIOError(), "picture", None])
 
     def demux(stream: object) -> Iterator[object]:
@@ -135,7 +135,7 @@ def test_a_camera_that_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
             next(read_camera(0))
 
 
-def test_what_is_opened_on_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_on_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "platform", "linux")
     assert camera._device(1)[:2] == ("/dev/video1", "v4l2")
     monkeypatch.setattr(camera, "platform", "darwin")
@@ -155,7 +155,7 @@ def test_what_is_opened_on_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_number_below_zero() -> None:
-    with pytest.raises(ValueError, match="counts from 0; got -1"):
+    with pytest.raises(ValueError, match="a camera's number must be 0 or more, got -1"):
         next(read_camera(-1))
 
 

@@ -1,4 +1,4 @@
-"""Cuts in thumbnails that are made here: what is one, what is not, and which part of the picture changed when."""
+"""Cuts in synthetic thumbnails: which changes are cuts, and which part of the picture changed when."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ WIDTH, HEIGHT = SIZE
 
 
 def scene(seed: int, width: int = WIDTH) -> np.ndarray:
-    """A colourful picture, smooth enough to be moved."""
+    """Return a colourful picture that is smooth enough to be moved."""
     coarse = np.random.default_rng(seed).integers(30, 256, (HEIGHT // 3, width // 4, 3), dtype=np.uint8)
     return coarse.repeat(3, axis=0).repeat(4, axis=1)
 
 
 def cuts(pictures: Iterable[np.ndarray], rate: int = 25) -> list[int]:
-    """The numbers of the frames that are cuts, at so many frames a second."""
+    """Return the numbers of the frames that are cuts, at `rate` frames a second."""
     finder = CutFinder()
     for k, picture in enumerate(pictures):
         finder.add(picture, k / rate)
@@ -27,7 +27,7 @@ def cuts(pictures: Iterable[np.ndarray], rate: int = 25) -> list[int]:
 
 
 def letterboxed(picture: np.ndarray, bar: int) -> np.ndarray:
-    """The middle third of a picture between bars of one gray at its sides."""
+    """Return the middle third of a picture between bars of one gray at its sides."""
     result = np.full_like(picture, bar)
     result[:, 11:22] = picture[:, 11:22]
     return result
@@ -46,7 +46,7 @@ def test_shots_of_few_frames(rate: int) -> None:
     assert cuts(frames, rate) == list(range(length, len(frames), length))
 
 
-def test_the_first_frame_is_no_cut() -> None:
+def test_the_first_frame_is_not_a_cut() -> None:
     assert cuts([scene(0), scene(1)]) == [1]
 
 
@@ -55,11 +55,11 @@ def test_bars_do_not_hide_a_cut(bar: int) -> None:
     assert cuts([letterboxed(scene(0), bar)] * 3 + [letterboxed(scene(1), bar)] * 3) == [3]
 
 
-def test_a_pan_is_no_cut() -> None:
+def test_a_pan_is_not_a_cut() -> None:
     wide = scene(3, width=400)
     for speed in (1, 2, 3):
         pan = [wide[:, x : x + WIDTH] for x in range(0, 300, speed)]
-        assert all(k <= 2 for k in cuts(pan)), "at most where it sets in at full speed"
+        assert all(k <= 2 for k in cuts(pan)), "at most at its start at full speed"
     assert cuts([*(wide[:, x // 2 : x // 2 + WIDTH] for x in range(50)), scene(1)]) == [50], "at the end of a slow one"
 
 
@@ -68,18 +68,18 @@ def test_a_flash_is_not_two_cuts() -> None:
     assert len(cuts([scene(0)] * 5 + [bright] * 2 + [scene(0)] * 5)) <= 1
 
 
-def test_light_that_changes_is_no_cut() -> None:
+def test_changing_light_is_not_a_cut() -> None:
     assert cuts(np.clip(scene(0) * (0.6 + k / 50), 0, 255).astype(np.uint8) for k in range(30)) == []
 
 
-def test_letters_on_black_are_no_cut() -> None:
+def test_letters_on_black_are_not_a_cut() -> None:
     black, title = np.zeros((HEIGHT, WIDTH, 3), np.uint8), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     title[8:11, 8:24] = 255
     assert cuts([black, title, black]) == []
     assert cuts([black, scene(0)]) == [1], "out of the dark"
 
 
-def test_somebody_who_steps_in_is_no_cut_but_changes_the_place() -> None:
+def test_a_person_who_steps_in_is_not_a_cut_but_a_change() -> None:
     finder, empty, person = CutFinder(), scene(0), scene(0)
     person[4:14, 20:28] = scene(1)[4:14, 20:28]
     for k in range(10):
@@ -91,7 +91,7 @@ def test_somebody_who_steps_in_is_no_cut_but_changes_the_place() -> None:
     assert changes.at((200, 40, 280, 140), 320, 180) == 6 / 25
     assert changes.at((210, 50, 230, 70), 320, 180) == 6 / 25
     assert changes.at((20, 40, 100, 140), 320, 180) is None
-    assert changes.at((100, 40, 220, 140), 320, 180) is None, "a part of the box alone"
+    assert changes.at((100, 40, 220, 140), 320, 180) is None, "only a part of the box"
 
 
 def test_boxes_beyond_the_frame() -> None:
@@ -104,7 +104,7 @@ def test_boxes_beyond_the_frame() -> None:
         assert changes.at(box, 320, 180) == 1.0
 
 
-def test_what_slowly_fades_was_replaced_at_no_moment() -> None:
+def test_a_slow_fade_is_not_a_change_at_once() -> None:
     finder, first, second = CutFinder(), scene(0).astype(float), scene(1).astype(float)
     for k in range(21):
         finder.add((first + (second - first) * k / 20).astype(np.uint8), k / 25)
@@ -114,7 +114,7 @@ def test_what_slowly_fades_was_replaced_at_no_moment() -> None:
     assert changes.at((0, 0, 320, 180), 320, 180) is None
 
 
-def test_what_was_taken_is_not_given_again() -> None:
+def test_changes_are_returned_once() -> None:
     finder = CutFinder()
     assert finder.take() == ((), None)
     for k, picture in enumerate([scene(0), scene(1)]):

@@ -1,4 +1,4 @@
-"""Drawn videos: every frame at its time, boxes where the faces are, also between the frames looked at."""
+"""Drawn videos: every frame at its time, and boxes at the faces, also between the analysed frames."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def face_at(x: float) -> Face:
 
 
 def named(k: int, *faces: tuple[int, float]) -> NamedFrame:
-    """Frame k of 25 a second, with (track, place) of its faces; nobody has a name yet."""
+    """Return frame k, of 25 a second, with (track, position) of its faces, without names."""
     return NamedFrame(k, k / 25, [NamedFace(face_at(x), track, None, 0.1, 0.4) for track, x in faces])
 
 
@@ -42,18 +42,18 @@ def black(tmp_path: Path) -> Path:
 
 
 def left_edge(pixels: np.ndarray, color: tuple[int, int, int]) -> int | None:
-    """The first column with much of a colour."""
+    """Return the first column with much of a colour."""
     near = (np.abs(pixels.astype(int) - color).max(axis=2) < 45)[61:119].sum(axis=0) > 30
     return int(near.argmax()) if near.any() else None
 
 
 def shown(labels: Labels, second: float) -> list[tuple[float, str | None]]:
-    """Where faces are at a second and their names, from left to right."""
+    """Return the positions of faces at a second and their names, from left to right."""
     return sorted((round(face.box[0], 6), name) for face, name in labels.at(second))
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov", ".webm"])
-def test_boxes_move_evenly_and_names_hold_from_the_first_frame(black: Path, ending: str) -> None:
+def test_boxes_are_interpolated_and_names_apply_from_the_first_frame(black: Path, ending: str) -> None:
     target = black.with_name(f"drawn{ending}")
     draw_video(str(black), target, [named(0, (1, 10)), named(10, (1, 110))], [appearance(1, "Anna")])
     drawn = list(read_frames(target, every=1))
@@ -61,11 +61,11 @@ def test_boxes_move_evenly_and_names_hold_from_the_first_frame(black: Path, endi
     assert drawn[0].pixels.shape == (*SIZE[::-1], 3)
     edges = [left_edge(frame.pixels, KNOWN) for frame in drawn]
     assert edges[:11] == pytest.approx([10 + 10 * k for k in range(11)], abs=2)
-    assert edges[11:] == pytest.approx([110] * 9, abs=2), "after the last frame looked at they stay"
+    assert edges[11:] == pytest.approx([110] * 9, abs=2), "after the last analysed frame they stay"
     assert sorted(path.name for path in black.parent.iterdir()) == ["black.mp4", target.name]
 
 
-def test_faces_that_come_and_go_change_in_the_middle(black: Path) -> None:
+def test_faces_come_and_go_halfway_between_frames(black: Path) -> None:
     target = black.with_name("drawn.mkv")
     draw_video(
         str(black), target, [named(0, (1, 10)), named(10, (2, 200))], [appearance(1, "Anna"), appearance(2, None)]
@@ -76,7 +76,7 @@ def test_faces_that_come_and_go_change_in_the_middle(black: Path) -> None:
 
 
 def test_names_are_those_of_the_appearance_of_that_time() -> None:
-    """A track that goes on with somebody else's face; what a camera said meanwhile does not count."""
+    """A track that continues with another person's face; names of single frames do not count."""
     frames = [NamedFrame(k, k / 5, [NamedFace(face_at(10), 1, "at first", 0.9, 0.4)]) for k in range(6)]
     seen = [Appearance(1, "Ben", 0.5, 0.4, 0.6, 1.0, 3), Appearance(1, "Anna", 0.5, 0.4, 0.0, 0.4, 3)]
     names = [name for second in np.arange(0, 1.2, 0.04) for _, name in Labels(frames, seen).at(second)]
@@ -88,7 +88,7 @@ def test_at_a_cut_faces_change_and_do_not_move() -> None:
     frames = [named(0, (1, 10), (2, 100)), NamedFrame(5, 0.2, named(5, (1, 50), (3, 200)).faces, cuts=(0.06, 0.14))]
     labels = Labels(frames, [appearance(1, "Anna"), appearance(2, "Ben"), appearance(3, "Carl")])
     assert shown(labels, 0.04) == [(10, "Anna"), (100, "Ben")]
-    assert shown(labels, 0.06) == shown(labels, 0.12) == [], "a shot of which no frame was looked at"
+    assert shown(labels, 0.06) == shown(labels, 0.12) == [], "a shot without an analysed frame"
     assert shown(labels, 0.14) == shown(labels, 0.5) == [(50, "Anna"), (200, "Carl")]
 
 
@@ -99,10 +99,10 @@ def test_faces_come_and_go_when_the_picture_shows_it() -> None:
     assert names == [["Anna"]] * 4 + [["Ben"]] * 5 + [[]] * 3
     seen = [Appearance(1, "Anna", 0.5, 0.4, 0, 0.4, 2, end=0.6), appearance(2, "Ben")]
     names = [[name for _, name in Labels(frames, seen).at(k / 25)] for k in range(12)]
-    assert names == [["Anna"]] * 3 + [["Ben"]] * 5 + [[]] * 4, "the end of a later look says nothing here"
+    assert names == [["Anna"]] * 3 + [["Ben"]] * 5 + [[]] * 4, "the end of a later appearance does not matter here"
 
 
-def test_nobody_before_the_first_frame_and_without_frames() -> None:
+def test_no_faces_before_the_first_frame_and_without_frames() -> None:
     assert Labels([named(5, (1, 10))], []).at(0.1) == []
     assert Labels([], []).at(0.1) == []
 
@@ -120,16 +120,16 @@ def test_uneven_times_and_odd_sizes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("coders", [(("mpeg4", "mpeg4"),), (("vp9", "libvpx-vp9"),)], ids=str)
 def test_without_x264(black: Path, monkeypatch: pytest.MonkeyPatch, coders: tuple[tuple[str, str], ...]) -> None:
-    monkeypatch.setattr(video_drawing, "_CODERS", coders)
+    monkeypatch.setattr(video_drawing, "_ENCODERS", coders)
     target = black.with_name("drawn.mp4")
     draw_video(str(black), target, [named(0, (1, 10))], [])
     assert len(list(read_frames(target, every=1))) == 20
-    monkeypatch.setattr(video_drawing, "_CODERS", (("h264", "no_such_coder"),))
-    with pytest.raises(VideoError, match="no coder for such a file"):
+    monkeypatch.setattr(video_drawing, "_ENCODERS", (("h264", "no_such_coder"),))
+    with pytest.raises(VideoError, match="no encoder for such a file"):
         draw_video(str(black), target, [], [])
 
 
-def test_a_damaged_video_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_the_readable_part_of_a_damaged_video_is_drawn(tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     noise = [dice.integers(0, 256, (48, 64, 3)).astype(np.uint8) for _ in range(20)]
     path = write_video(tmp_path / "a.mkv", noise, gop=1)
@@ -138,7 +138,7 @@ def test_a_damaged_video_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     assert 5 < len(list(read_frames(tmp_path / "drawn.mkv", every=1))) < 15
 
 
-def test_what_cannot_be_drawn_leaves_nothing(black: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_drawing_leaves_no_file(black: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"must end in \.mp4"):
         draw_video(str(black), black.with_name("a.avi"), [], [])
     with pytest.raises(VideoError, match="no frame of it can be decoded"):
@@ -156,7 +156,7 @@ def test_what_cannot_be_drawn_leaves_nothing(black: Path, monkeypatch: pytest.Mo
 def test_a_disk_that_is_full_when_a_video_is_closed(
     black: Path, is_late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is told is the system's error with the name asked for, also where writing failed before."""
+    """The system's error with the target's name is raised, even if writing failed before."""
 
     class Full:
         def __init__(self, container: object) -> None:

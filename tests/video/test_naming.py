@@ -1,4 +1,4 @@
-"""Frames in, named faces and appearances out: with a detector and an embedder whose answers are known, and the real."""
+"""Naming the faces of videos: with a stub detector and embedder, and with the real ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def people(**options: object) -> VideoNamer:
 
 
 def naming_grays(names: dict[int, str]) -> Callable[[np.ndarray], list[Said]]:
-    """A namer of other people: the nearest gray's, from a similarity of 0.9 on."""
+    """Return a namer of other people: it names the nearest gray, from a similarity of 0.9 on."""
 
     def name(embeddings: np.ndarray) -> list[Said]:
         best = [max((float(vector @ embedding(gray)), name) for gray, name in names.items()) for vector in embeddings]
@@ -70,12 +70,12 @@ def test_a_single_bad_frame_changes_no_name() -> None:
     assert (anna.name, anna.n_frames) == ("Anna", 12)
 
 
-def test_a_blurred_look_does_not_count() -> None:
+def test_a_blurred_face_does_not_count() -> None:
     frames = list(people().name(frame(k, 50 if k == 4 else 10) for k in range(9)))
     assert [seen.faces[0].similarity for seen in frames] == pytest.approx([1.0] * 9)
 
 
-def test_a_name_that_is_clear_later_holds_from_the_first_frame() -> None:
+def test_a_name_that_is_clear_later_applies_from_the_first_frame() -> None:
     naming = people()
     frames = list(naming.name(frame(k, 12 if k < 2 else 10) for k in range(12)))
     assert names(frames) == [["Anna"]] * 12
@@ -87,12 +87,12 @@ def test_a_name_that_is_clear_later_holds_from_the_first_frame() -> None:
 def test_a_camera_does_not_wait_for_later_frames() -> None:
     naming = people()
     frames = list(naming.name((frame(k, 12 if k < 2 else 10) for k in range(12)), chunk_frames=1))
-    assert names(frames)[:2] == [[None], [None]], "at first nobody can know"
+    assert names(frames)[:2] == [[None], [None]], "at first the name is not known"
     assert names(frames)[-8:] == [["Anna"]] * 8
 
 
 def test_a_name_is_that_of_the_window() -> None:
-    """By the looks within a second, the nearer the more: five at 12 and two at 10 are not like Anna, three are."""
+    """Frames within a second count, nearer ones more: five at 12 and two at 10 are not similar to Anna, three are."""
     naming = people()
     frames = list(naming.name(frame(k, 10 if k < 4 else 12) for k in range(20)))
     weights = {-4: 0.2, -3: 0.4, -2: 0.6, -1: 0.8, 0: 1.0, 1: 0.8, 2: 0.6, 3: 0.4, 4: 0.2}
@@ -118,7 +118,7 @@ def test_a_window_of_one_frame() -> None:
         people(window=-1)
 
 
-def test_somebody_else_in_the_same_place() -> None:
+def test_another_person_at_the_same_position() -> None:
     naming = people()
     frames = list(naming.name(frame(k, 10 if k < 8 else 20) for k in range(16)))
     assert names(frames) == [["Anna"]] * 8 + [["Ben"]] * 8
@@ -126,7 +126,7 @@ def test_somebody_else_in_the_same_place() -> None:
     assert [(seen.name, seen.first, seen.last) for seen in naming.finish()] == [("Anna", 0.0, 1.4), ("Ben", 1.6, 3.0)]
 
 
-def test_people_too_alike_for_the_tracker_keep_no_name_for_long() -> None:
+def test_people_too_similar_for_the_tracker_soon_change_names() -> None:
     """19 and 29 have a similarity of 0.88: one track, but the names around each frame are right."""
     naming = VideoNamer(StubDetector(), StubEmbedder(), naming_grays({19: "Carl", 29: "Dora"}))  # type: ignore[arg-type]
     frames = list(naming.name(frame(k, 19 if k // 8 % 2 else 29) for k in range(32)))
@@ -138,7 +138,7 @@ def test_people_too_alike_for_the_tracker_keep_no_name_for_long() -> None:
 
 
 def test_windows_end_at_cuts() -> None:
-    """Shots of two frames: with looks across cuts everybody would be taken for their neighbours."""
+    """Shots of two frames: if windows crossed cuts, people would get their neighbours' names."""
     naming = VideoNamer(StubDetector(), StubEmbedder(), naming_grays({19: "Carl", 29: "Dora"}))  # type: ignore[arg-type]
     film = [frame(k, 19 if k // 2 % 2 else 29) for k in range(12)]
     film = [after_cut(shot, shot.seconds - 0.1) if k and not k % 2 else shot for k, shot in enumerate(film)]
@@ -148,7 +148,7 @@ def test_windows_end_at_cuts() -> None:
     assert (seen[0].begin, seen[-1].end) == (None, None)
 
 
-def test_a_cut_to_somebody_else_ends_the_track() -> None:
+def test_a_cut_to_another_person_ends_the_track() -> None:
     naming = people()
     film = [frame(k, 10 if k < 4 else 20) for k in range(8)]
     film[4] = after_cut(film[4], 0.72)
@@ -162,8 +162,8 @@ def test_a_cut_to_somebody_else_ends_the_track() -> None:
 # Each name once
 
 
-def test_a_name_stands_once_in_a_frame() -> None:
-    """11 is like Anna, too: a similarity of 0.96."""
+def test_a_name_is_given_once_per_frame() -> None:
+    """11 is similar to Anna, too: a similarity of 0.96."""
     for order in ((10, 11), (11, 10)):
         naming = people()
         frames = list(naming.name(frame(k, *order) for k in range(8)))
@@ -174,7 +174,7 @@ def test_a_name_stands_once_in_a_frame() -> None:
         assert sorted(str(seen.name) for seen in naming.finish()) == ["Anna", "None"]
 
 
-def test_a_name_may_stand_several_times_where_that_is_asked_for() -> None:
+def test_a_name_may_be_given_several_times_on_request() -> None:
     assert names(people(repeats=True).name(frame(k, 10, 11) for k in range(8))) == [["Anna", "Anna"]] * 8
 
 
@@ -186,7 +186,7 @@ def test_whoever_is_alone_has_the_name() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_frames_appearances_subtitles_and_drawing_agree(seed: int) -> None:
-    """A film of all that happens: cuts, cuts that nobody sees, people who come and go, blurs, people who look alike."""
+    """A film with everything: visible cuts, invisible cuts, people who come and go, blurs, people who look alike."""
     dice, film, shown = random.Random(seed), [], [10]
     for k in range(120):
         event = dice.random()
@@ -218,7 +218,7 @@ def test_frames_appearances_subtitles_and_drawing_agree(seed: int) -> None:
     assert all(name in text for name in {one.name for one in seen if one.name})
 
 
-def test_the_namer_is_told_the_quality_of_the_faces() -> None:
+def test_the_namer_gets_the_quality_of_the_faces() -> None:
     told: list[Sequence[float]] = []
 
     class WithQuality(StubEmbedder):
@@ -233,9 +233,9 @@ def test_the_namer_is_told_the_quality_of_the_faces() -> None:
 
     naming = VideoNamer(StubDetector(), WithQuality(), asking)  # type: ignore[arg-type]
     frames = list(naming.name(frame(k, 10, 50) for k in range(3)))
-    wanted = [face.face.quality for face in frames[0].faces]
-    assert None not in wanted
-    assert told == [pytest.approx(wanted)] * 3
+    expected = [face.face.quality for face in frames[0].faces]
+    assert None not in expected
+    assert told == [pytest.approx(expected)] * 3
 
 
 def test_the_tracker_takes_the_models_own_threshold() -> None:
@@ -266,7 +266,7 @@ def test_appearances_by_the_second_they_began() -> None:
     assert [seen.track for seen in naming.finish()] == [1, 2, 3], "asked again, the same"
 
 
-def test_nobody_in_it() -> None:
+def test_a_video_without_faces() -> None:
     naming = people()
     assert names(naming.name(frame(k) for k in range(20))) == [[]] * 20
     assert naming.finish() == []
@@ -296,7 +296,7 @@ def test_frames_go_through_the_networks_in_chunks() -> None:
     naming = VideoNamer(detector, StubEmbedder(), namer)  # type: ignore[arg-type]
     named = naming.name(frames())
     next(named)
-    assert len(taken) == 16, "no more are held than one chunk"
+    assert len(taken) == 16, "at most one chunk is in memory"
     list(named)
     assert detector.calls == [16, 16, 8]
 
@@ -310,7 +310,7 @@ def test_large_frames_come_in_smaller_chunks() -> None:
     assert detector.calls == [2, 2, 1]
 
 
-def test_a_camera_is_answered_at_once_and_keeps_its_pixels() -> None:
+def test_a_camera_is_named_at_once_and_keeps_its_pixels() -> None:
     naming = people(keep_pixels=True)
     source = (frame(k, 10) for k in range(3))
     first = next(naming.name(source, chunk_frames=1))
@@ -322,7 +322,7 @@ def test_pixels_go_with_the_frame_they_belong_to() -> None:
     naming = people(keep_pixels=True)
     frames = list(naming.name(frame(k, 10, 50) if k % 2 else frame(k, 10) for k in range(12)))
     assert [bool((seen.pixels == 50).any()) for seen in frames] == [k % 2 == 1 for k in range(12)]
-    assert all(look.pixels is None for look in naming._looks), "the window of a camera holds no pictures"
+    assert all(look.pixels is None for look in naming._looks), "the window of a camera keeps no pictures"
 
 
 def test_a_damaged_video_is_named_up_to_its_end() -> None:
@@ -357,14 +357,14 @@ def test_a_film_whose_caller_stops_early_has_its_appearances() -> None:
     next(named)
     named.close()
     (anna,) = naming.finish()
-    assert anna.n_frames == naming.n_frames == 6, "those for which the first had to wait"
+    assert anna.n_frames == naming.n_frames == 6, "the frames that were read before the first was named"
     assert naming.finish() == [anna]
 
 
-def test_real_people_alternate_in_the_same_place(
+def test_real_people_alternate_at_the_same_position(
     tmp_path: Path, hopper_file: Path, collins_file: Path, detector: facespace.MTCNN, embedder: facespace.Embedder
 ) -> None:
-    """Two enrolled people, each for 1.6 seconds, their faces one upon the other; then there is nobody."""
+    """Two enrolled people, each for 1.6 seconds, at the same position; then there are no faces."""
     faces = [(portrait(hopper_file, 150), (130, 30)), (portrait(collins_file, 225), (98, 30))]
     shots = [moved([(faces[k % 2][0], [faces[k % 2][1]] * 40)]) for k in range(4)]
     shots.append([np.full((240, 400, 3), 90, np.uint8)] * 10)
@@ -375,10 +375,10 @@ def test_real_people_alternate_in_the_same_place(
             gallery.add(name, photo.embeddings[0], photo.crops[0])
         naming = VideoNamer(detector, embedder, gallery.identify)
         frames = list(naming.name(read_frames(path)))
-    wanted = ["Grace Hopper", "Eileen Collins", "Grace Hopper", "Eileen Collins"]
-    assert names(frames)[:32] == [[name] for name in wanted for _ in range(8)]
+    expected = ["Grace Hopper", "Eileen Collins", "Grace Hopper", "Eileen Collins"]
+    assert names(frames)[:32] == [[name] for name in expected for _ in range(8)]
     seen: list[Appearance] = naming.finish()
-    assert [person.name for person in seen[:4]] == wanted
+    assert [person.name for person in seen[:4]] == expected
     assert [person.track for person in seen[:4]] == [1, 2, 3, 4]
     assert [person.begin for person in seen[1:4]] == pytest.approx([1.6, 3.2, 4.8], abs=0.01)
     assert [person.end for person in seen[:4]] == pytest.approx([1.6, 3.2, 4.8, 6.4], abs=0.01)

@@ -1,4 +1,4 @@
-"""Frames of video files: which, when, which way up; and files that are none or are damaged."""
+"""Reading video files: selected frames, their times and rotation; other files and damaged ones."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ CONTAINERS = {
 
 @pytest.fixture
 def counted(tmp_path: Path) -> Path:
-    """Fifty frames in two seconds, each telling its number."""
+    """Fifty frames in two seconds, each showing its number."""
     return write_video(tmp_path / "counted.mp4", counted_frames(50))
 
 
 def textured(n: int) -> list[np.ndarray]:
-    """Frames that all take some room in a file."""
+    """Return frames that all take some bytes in a file."""
     dice = np.random.default_rng(0)
     return [dice.integers(0, 256, (48, 64, 3)).astype(np.uint8) for _ in range(n)]
 
 
 def read_until_broken(path: Path, **options: object) -> tuple[list[video.Frame], str]:
-    """The frames that can be read, and the reason why there are no more."""
+    """Return the frames that can be read, and the reason why there are no more."""
     frames = []
     with pytest.raises(VideoError) as caught:
         for frame in read_frames(path, **options):
@@ -60,7 +60,7 @@ def read_until_broken(path: Path, **options: object) -> tuple[list[video.Frame],
     return frames, caught.value.reason
 
 
-# Which frames, and when
+# Selection and times of frames
 
 
 @pytest.mark.parametrize("every", [1, 2, 7, 49, 50, 1000])
@@ -80,13 +80,13 @@ def test_containers(tmp_path: Path, ending: str) -> None:
     assert is_video(path)
     frames = list(read_frames(path, every=1))
     assert [number_of(frame.pixels) for frame in frames] == list(range(50))
-    if ending != "mpg":  # whose writer is a frame off now and then
+    if ending != "mpg":  # its writer is sometimes off by a frame
         assert np.diff([frame.seconds for frame in frames]) == pytest.approx(1 / 25, abs=0.002)
     assert frames[0].seconds == pytest.approx(0, abs=0.05), "seconds count from the file's start"
     assert video_seconds(path) == pytest.approx(2, abs=0.6)
 
 
-# One for each of FFmpeg's readers that are allowed.
+# One file for each of FFmpeg's readers that are allowed.
 READERS = {
     "mov": ("mp4", "mpeg4"), "matroska": ("mkv", "mpeg4"), "avi": ("avi", "mpeg4"), "mpegts": ("ts", "libx264"),
     "mpeg": ("mpg", "mpeg2video"), "mpegvideo": ("m2v", "mpeg2video"), "flv": ("flv", "flv1"), "asf": ("asf", "wmv2"),
@@ -100,7 +100,7 @@ def test_every_reader_is_tried() -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_what_is_allowed_can_be_reached(tmp_path: Path, reader: str) -> None:
+def test_every_allowed_format_can_be_read(tmp_path: Path, reader: str) -> None:
     ending, codec = READERS[reader]
     try:
         path = write_video(
@@ -139,7 +139,7 @@ def test_frames_at_uneven_times(tmp_path: Path) -> None:
     assert [number_of(frame.pixels) for frame in chosen] == [0, 3, 6, 7, 9]
 
 
-def test_frames_that_are_delayed_by_the_coder_come_at_their_times(tmp_path: Path) -> None:
+def test_frames_that_the_encoder_reorders_have_their_times(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", counted_frames(50), codec="libx264", options={})
     frames = list(read_frames(path, every=1))
     assert [frame.seconds for frame in frames] == pytest.approx([k / 25 for k in range(50)])
@@ -155,7 +155,7 @@ def test_one_frame(tmp_path: Path) -> None:
 
 
 def rooms(*lengths: int) -> list[np.ndarray]:
-    """Shots of so many frames, each of another picture."""
+    """Return shots with these numbers of frames, each of another picture."""
     shots = [np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8) for seed in range(len(lengths))]
     return [shot.repeat(8, axis=0).repeat(8, axis=1) for shot, n in zip(shots, lengths, strict=True) for _ in range(n)]
 
@@ -170,7 +170,7 @@ def test_cuts_come_with_the_frame_after_them(tmp_path: Path, rate: int) -> None:
     assert [frame.cuts for frame in read_frames(path, every=1)].count(()) == 22
 
 
-def test_cuts_between_frames_far_apart_are_all_told(tmp_path: Path) -> None:
+def test_all_cuts_between_distant_frames_are_reported(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", rooms(10, 10, 10, 10))
     first, second = read_frames(path, every=35)
     assert first.cuts == ()
@@ -178,7 +178,7 @@ def test_cuts_between_frames_far_apart_are_all_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
-def test_changes_are_told_for_the_upright_picture(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+def test_changes_refer_to_the_upright_picture(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
     pictures = [np.full((96, 128, 3), 60, np.uint8) for _ in range(10)]
     for picture in pictures[3:]:
         picture[:32, :32] = 220  # at the upper left as it is stored
@@ -200,7 +200,7 @@ def test_changes_are_told_for_the_upright_picture(tmp_path: Path, matrix: tuple[
 def test_frames_come_one_by_one_and_the_file_is_closed(counted: Path) -> None:
     frames = read_frames(counted, every=1)
     assert next(frames).index == 0
-    counted.unlink()  # what is open stays readable
+    counted.unlink()  # an open file stays readable
     assert next(frames).index == 1
     frames.close()  # type: ignore[attr-defined]
     if os.path.isdir("/proc/self/fd"):
@@ -209,11 +209,11 @@ def test_frames_come_one_by_one_and_the_file_is_closed(counted: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"every": 0}, {"every": -1}, {"per_second": 0}, {"per_second": float("nan")}])
 def test_options_out_of_range(counted: Path, options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="wants a number of frames"):
+    with pytest.raises(ValueError, match=r"must be (at least 1|above 0), got"):
         read_frames(counted, **options)  # type: ignore[arg-type]
 
 
-# Colours and which way up
+# Colours and rotation
 
 
 def test_gray_video(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ MATRICES = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0),
 
 
 def shown_by(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Every pixel sent to its place alone, by the standard's formula; places moved to begin at 0."""
+    """Move each pixel by the standard's formula, with positions shifted to begin at 0."""
     a, b, c, d = matrix
     places = {
         (a * x + c * y, b * x + d * y): pixels[y, x] for y in range(pixels.shape[0]) for x in range(pixels.shape[1])
@@ -257,14 +257,14 @@ def test_turned(matrix: tuple[int, int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("matrix", MATRICES, ids=str)
-def test_a_file_says_which_way_up(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+def test_the_rotation_in_a_file_is_applied(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
     quarters = np.zeros((48, 64, 3), np.uint8)
     quarters[:24, :32], quarters[:24, 32:], quarters[24:, :32] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     path = write_video(tmp_path / "a.mp4", [quarters], matrix=matrix)
     (frame,) = read_frames(path)
-    wanted = shown_by(quarters, matrix)
-    assert frame.pixels.shape == wanted.shape
-    assert np.abs(frame.pixels.astype(int) - wanted).mean() < 10
+    expected = shown_by(quarters, matrix)
+    assert frame.pixels.shape == expected.shape
+    assert np.abs(frame.pixels.astype(int) - expected).mean() < 10
 
 
 @pytest.mark.parametrize(
@@ -275,10 +275,10 @@ def test_pixels_are_made_square(tmp_path: Path, aspect: Fraction, shape: tuple[i
     assert [frame.pixels.shape[:2] for frame in read_frames(path, every=1)] == [shape] * 2
 
 
-# What is a video
+# Recognising videos
 
 
-def test_images_are_no_videos(tmp_path: Path, hopper_file: Path, collins_file: Path) -> None:
+def test_images_are_not_videos(tmp_path: Path, hopper_file: Path, collins_file: Path) -> None:
     for file in (hopper_file, collins_file):
         assert not is_video(file)
         shutil.copy(file, tmp_path / "photo.mp4")
@@ -294,35 +294,35 @@ def test_a_video_under_another_name(counted: Path) -> None:
     assert len(list(read_frames(counted.with_name("photo.jpg"), every=1))) == 50
 
 
-def test_a_name_counts_where_the_content_says_nothing(tmp_path: Path) -> None:
-    for name, wanted in (("a.mp4", True), ("A.MKV", True), ("a.txt", False), ("a.jpg", False)):
+def test_a_name_counts_if_the_content_is_ambiguous(tmp_path: Path) -> None:
+    for name, expected in (("a.mp4", True), ("A.MKV", True), ("a.txt", False), ("a.jpg", False)):
         (tmp_path / name).write_text("hello")
-        assert is_video(tmp_path / name) is wanted
+        assert is_video(tmp_path / name) is expected
     assert not is_video(tmp_path / "missing.mp4")
     assert not is_video(tmp_path)
     assert not is_video("a\0.mp4")
 
 
-def test_a_name_that_is_no_utf8(counted: Path) -> None:
+def test_a_name_that_is_not_utf8(counted: Path) -> None:
     name = os.fsencode(counted.parent) + b"/caf\xe9.mp4"
     try:
         os.rename(counted, name)
     except OSError:
-        pytest.skip("this file system wants UTF-8")
+        pytest.skip("this file system requires UTF-8")
     assert is_video(os.fsdecode(name))
     assert len(list(read_frames(os.fsdecode(name)))) == 10
 
 
-# Files that are no videos
+# Files that are not videos
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"hello\n" * 100, "not a video facespace reads"),
-        (b"\0\0\0\x18ftypisom" + bytes(100), "not a video facespace reads"),
-        (b"\x1aE\xdf\xa3" + bytes(100), "not a video facespace reads"),
+        (b"hello\n" * 100, "not a video that facespace can read"),
+        (b"\0\0\0\x18ftypisom" + bytes(100), "not a video that facespace can read"),
+        (b"\x1aE\xdf\xa3" + bytes(100), "not a video that facespace can read"),
     ],
 )
 def test_not_a_video(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -359,7 +359,7 @@ def test_sound_alone(tmp_path: Path) -> None:
         assert read_until_broken(write_sound(tmp_path / name, codec)) == ([], "no video in it, only sound")
 
 
-def test_the_cover_of_a_song_is_no_video(tmp_path: Path) -> None:
+def test_the_cover_of_a_song_is_not_a_video(tmp_path: Path) -> None:
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=16_000)
@@ -388,13 +388,13 @@ def test_a_playlist_opens_no_other_file(counted: Path, playlist: str) -> None:
     path.write_text(playlist.format(name=counted.name, path=counted))
     frames, reason = read_until_broken(path)
     assert not frames
-    assert reason.startswith("not a video facespace reads")
+    assert reason.startswith("not a video that facespace can read")
 
 
-def test_a_coding_that_nobody_knows(tmp_path: Path) -> None:
+def test_an_unknown_codec(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", counted_frames(5))
     path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_NOBODY/KNO/WS"))
-    assert read_until_broken(path) == ([], "its video is coded in a way FFmpeg does not know")
+    assert read_until_broken(path) == ([], "FFmpeg has no decoder for its video")
 
 
 def test_formats_beyond_the_list_are_not_opened(tmp_path: Path) -> None:
@@ -403,10 +403,10 @@ def test_formats_beyond_the_list_are_not_opened(tmp_path: Path) -> None:
         assert container.streams.video, "FFmpeg would read it"
     frames, reason = read_until_broken(tmp_path / "a.mp4")
     assert not frames
-    assert reason.startswith("not a video facespace reads")
+    assert reason.startswith("not a video that facespace can read")
 
 
-def test_a_title_in_no_known_letters(tmp_path: Path) -> None:
+def test_a_title_that_is_not_utf8(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", counted_frames(5), title="a long title")
     path.write_bytes(path.read_bytes().replace(b"a long title", b"\xff\xfe\xfa long e"))
     assert len(list(read_frames(path, every=1))) == 5
@@ -421,19 +421,19 @@ def test_too_many_pixels_are_refused_before_decoding(counted: Path, monkeypatch:
     large = write_video(counted.with_name("large.mp4"), counted_frames(2, (640, 480)))
     frames, reason = read_until_broken(large, max_pixels=1000)
     assert (frames, decoded) == ([], [])
-    assert reason == "its frames have no size that can be read, or more than 1,000 pixels"
+    assert reason == "the size of its frames is unknown, or above 1,000 pixels"
     monkeypatch.undo()
     assert len(list(read_frames(counted, every=10, max_pixels=64 * 48))) == 5
 
 
 def test_without_pyav(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    assert is_video(counted), "what a file is can be told without"
+    assert is_video(counted), "the kind of a file is known without PyAV"
     with pytest.raises(RuntimeUnavailable, match=r"pip install 'facespace\[video\]'"):
         list(read_frames(counted))
 
 
-def test_a_wav_file_is_no_video(tmp_path: Path) -> None:
+def test_a_wav_file_is_not_a_video(tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
         file.writeframes(bytes(1000))
@@ -455,7 +455,7 @@ def test_a_truncated_video(tmp_path: Path, ending: str) -> None:
     assert reason.endswith(f"); {len(frames)} frames of it could be read")
 
 
-def test_a_hole_in_the_midst(tmp_path: Path) -> None:
+def test_a_hole_in_the_middle(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", textured(20), codec="mjpeg", pix_fmt="yuvj420p")
     data = bytearray(path.read_bytes())
     middle = data.index(b"00dc", len(data) // 2) + 8
@@ -468,7 +468,7 @@ def test_a_hole_in_the_midst(tmp_path: Path) -> None:
     assert reason.startswith("damaged (")
 
 
-def test_a_broadcast_that_begins_in_the_midst_is_not_damaged(tmp_path: Path) -> None:
+def test_a_broadcast_that_begins_in_the_middle_is_not_damaged(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.ts", textured(50), codec="libx264", gop=10)
     packets = path.read_bytes()
     for begin in range(3):
@@ -478,7 +478,7 @@ def test_a_broadcast_that_begins_in_the_midst_is_not_damaged(tmp_path: Path) -> 
 
 
 def test_an_error_between_frames_ends_the_reading(monkeypatch: pytest.MonkeyPatch, counted: Path) -> None:
-    """Whatever reader of FFmpeg raises it."""
+    """For an error of any of FFmpeg's readers."""
 
     def broken(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         yield from itertools.islice(packets, 30)
@@ -497,7 +497,7 @@ def test_an_error_between_frames_ends_the_reading(monkeypatch: pytest.MonkeyPatc
     decoded = video._decoded
     monkeypatch.setattr(video, "_decoded", lambda container, *rest: decoded(Broken(container), *rest))
     frames, reason = read_until_broken(counted, every=1)
-    assert len(frames) == 30, "those that the decoder held back came too"
+    assert len(frames) == 30, "the delayed frames of the decoder are returned too"
     assert reason == "damaged (what); 30 frames of it could be read"
 
 
@@ -525,16 +525,16 @@ def test_flipped_bits_give_frames_or_one_clear_error(
         except VideoError as error:
             assert "\n" not in str(error)
             outcomes.add("part" if n else "none")
-    assert len(outcomes) >= 2, "the flips are to do different harm"
-    assert capfd.readouterr() == ("", ""), "nothing is printed past the caller"
+    assert len(outcomes) >= 2, "the flips must cause different damage"
+    assert capfd.readouterr() == ("", ""), "FFmpeg prints nothing"
 
 
-def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_video(tmp_path / "a.ts", textured(200), codec="mpeg2video")
     frames: list[video.Frame] = []
 
     class Failing:
-        """A file that cannot be read any more once there was a frame."""
+        """A file that can no longer be read after the first frame."""
 
         def __init__(self, file: Any) -> None:
             self.seek, self.tell, self._read = file.seek, file.tell, file.read
@@ -553,7 +553,7 @@ def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     assert capfd.readouterr().err == ""
 
 
-def test_a_place_before_the_begin_of_a_file(counted: Path) -> None:
+def test_a_position_before_the_start_of_a_file(counted: Path) -> None:
     with open(counted, "rb") as file:
         assert video._File(file).seek(-5) < 0
         assert video._File(file).seek(1 << 80) < 0

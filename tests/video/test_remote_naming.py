@@ -1,4 +1,4 @@
-"""Frames named by a service that a function stands in for."""
+"""Frames named by a service, which a function replaces here."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def remote(x: float, name: str | None, vector: tuple[float, float]) -> RemoteFac
     return RemoteFace(face, name, 0.6 if name else 0.1, 0.4, np.array(vector, np.float64))
 
 
-def test_faces_are_followed_and_keep_the_names_they_were_given() -> None:
+def test_faces_are_tracked_and_keep_the_names_of_the_service() -> None:
     anna, stranger = (1.0, 0.0), (0.0, 1.0)
     answers = [
         [remote(10, "Anna", anna), remote(100, None, stranger)],
         [],
         [remote(103, None, stranger), remote(14, "Anna", anna)],  # in another order
-        [remote(60, "Anna", anna)],  # moved far, but still like her
+        [remote(60, "Anna", anna)],  # moved far, but still similar
     ]
     named = list(RemoteNamer(lambda pixels: answers.pop(0)).name([Frame(k, k / 5, PIXELS) for k in range(4)]))
     assert [[(face.track, face.name) for face in one.faces] for one in named] == [

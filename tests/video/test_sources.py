@@ -1,4 +1,4 @@
-"""What can be watched, and sources that go away and come back."""
+"""Sources to watch, and sources that stop and are reopened."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def frame(k: int) -> Frame:
     return Frame(k, k / 5, np.zeros((4, 4, 3), np.uint8))
 
 
-def test_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parsing_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert parsed_source("2") == Source("camera 2", "camera", "2")
     assert parsed_source("back door=1") == Source("back door", "camera", "1")
@@ -36,8 +36,8 @@ def test_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             parsed_source(word)
 
 
-def test_a_camera_that_goes_away_and_comes_back() -> None:
-    """What it sends each time: an error, two frames and an error, an end, one frame."""
+def test_a_camera_that_stops_is_reopened() -> None:
+    """It sends in turn: an error, two frames and an error, an end, one frame."""
     times: list[list[Frame | VideoError]] = [
         [VideoError("camera 0", "there is no such camera")],
         [frame(0), frame(1), VideoError("camera 0", "it stopped")],
@@ -67,7 +67,7 @@ def test_a_camera_that_goes_away_and_comes_back() -> None:
     ]
 
 
-def test_pauses_grow_to_their_limit_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_grow_to_their_limit_and_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     stop, said = threading.Event(), []
     lasting = threading.Event()
 
@@ -85,7 +85,7 @@ def test_pauses_grow_to_their_limit_and_begin_anew(monkeypatch: pytest.MonkeyPat
     assert [line.rpartition(" in ")[2] for line in said] == ["0.01 s", "0.02 s", "0.04 s", "0.05 s", "0.01 s", "0.02 s"]
 
 
-def test_the_camera_is_let_go_when_all_is_to_stop() -> None:
+def test_the_camera_is_released_when_stop_is_set() -> None:
     closed, stop = threading.Event(), threading.Event()
 
     def opener(source: Source, per_second: float) -> Iterator[Frame]:

@@ -69,7 +69,7 @@ def test_a_stream_that_stalls(server: FilmServer) -> None:
     assert time.monotonic() - begun < 15
 
 
-def test_a_stream_is_left_at_once(server: FilmServer) -> None:
+def test_a_stream_is_closed_at_once(server: FilmServer) -> None:
     server.plan = [None]
     frames = read_stream(f"{server.url}/live")
     assert [frame.index for frame in itertools.islice(frames, 2)] == [0, 1]
@@ -78,7 +78,7 @@ def test_a_stream_is_left_at_once(server: FilmServer) -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_what_is_no_stream(server: FilmServer) -> None:
+def test_addresses_without_a_stream(server: FilmServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for address in (f"{server.url}/none", f"{server.url}/text", f"http://127.0.0.1:{port}/", f"{server.url}/live"):
@@ -107,7 +107,7 @@ def test_a_password_is_not_shown() -> None:
 
 def test_frames_with_too_many_pixels(server: FilmServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACESPACE_MAX_PIXELS", "1000")
-    with pytest.raises(VideoError, match=r"more than 1,000 pixels"):
+    with pytest.raises(VideoError, match=r"above 1,000 pixels"):
         next(read_stream(f"{server.url}/film.mp4"))
     monkeypatch.setenv("FACESPACE_MAX_PIXELS", "70000")
     with pytest.raises(VideoError, match=r"frames of 76,800 pixels; the limit is 70,000"):

@@ -1,4 +1,4 @@
-"""Subtitles: valid SubRip, each second with the names that belong to it."""
+"""Subtitles: valid SubRip, with the right names at each second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seen(
 
 
 def read_srt(text: str) -> list[tuple[float, float, list[str]]]:
-    """An own reader of the format, strict: numbers from 1, times with comma, an empty line after each cue."""
+    """A strict parser of the format: numbers from 1, times with a comma, an empty line after each cue."""
     if not text:
         return []
     cues = []
@@ -50,18 +50,18 @@ def test_people_come_and_go() -> None:
     ]  # fmt: skip
 
 
-def test_a_name_stands_once_and_strangers_are_counted() -> None:
+def test_a_name_is_listed_once_and_strangers_are_counted() -> None:
     text = subtitles([seen(None, 0, 2, 1), seen("Anna", 0, 2, 2), seen(None, 0, 2, 3), seen("Anna", 0, 2, 4)])
     assert read_srt(text) == [(0, 2, ["Anna", "unknown (2)"])]
 
 
-def test_a_track_that_goes_on_as_another_makes_no_new_cue() -> None:
+def test_a_track_that_continues_as_another_makes_no_new_cue() -> None:
     assert read_srt(subtitles([seen("Anna", 0, 2, 1), seen("Anna", 2, 4, 2)])) == [(0, 4, ["Anna"])]
     assert read_srt(subtitles([seen("Anna", 0, 2, 1), seen("Anna", 1, 4, 2)])) == [(0, 4, ["Anna"])]
 
 
 def test_names_change_where_the_picture_does() -> None:
-    """At the cut between two frames that were looked at; and in the order people come, whoever was looked at first."""
+    """At the cut between two analysed frames, and in the order in which people appear."""
     people = [seen("Anna", 0, 1.0, 1, end=1.12), seen("Ben", 1.2, 2.0, 2, begin=1.12, end=2.2)]
     assert read_srt(subtitles(people, interval=0.2)) == [(0, 1.12, ["Anna"]), (1.12, 2.2, ["Ben"])]
     people = [seen("Anna", 1.0, 2.0, 1), seen("Ben", 1.2, 1.8, 2, begin=0.9, end=2.0)]
@@ -71,7 +71,7 @@ def test_names_change_where_the_picture_does() -> None:
     )
 
 
-def test_an_end_before_the_beginning_is_not_believed() -> None:
+def test_an_end_before_the_beginning_is_ignored() -> None:
     assert read_srt(subtitles([seen("Anna", 5, 6, end=3)], interval=0.5)) == [(5, 6.5, ["Anna"])]
 
 
@@ -79,7 +79,7 @@ def test_a_single_frame_can_be_read() -> None:
     assert read_srt(subtitles([seen("Anna", 3, 3)])) == [(3, pytest.approx(3.2), ["Anna"])]
 
 
-def test_nobody() -> None:
+def test_no_appearances() -> None:
     assert subtitles([]) == ""
 
 
@@ -89,7 +89,7 @@ def test_long_videos(seconds: float) -> None:
     assert begin == pytest.approx(seconds)
 
 
-def test_names_are_no_markup() -> None:
+def test_names_are_not_markup() -> None:
     text = subtitles([seen("<b>Anna\n\n2\n00:00:00,000 --> 00:00:09,000", 0, 1)])
     ((_, _, names),) = read_srt(text)
     assert len(names) == 1
@@ -98,7 +98,7 @@ def test_names_are_no_markup() -> None:
 
 
 def test_random_appearances_against_a_slow_oracle() -> None:
-    """At every quarter second the cue shown names exactly who is there."""
+    """At every quarter second the cue has exactly the names of the people on screen."""
     dice = random.Random(7)
     for _ in range(30):
         people = []

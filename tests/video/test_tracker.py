@@ -1,4 +1,4 @@
-"""Tracks: who goes on as whom, with embeddings that are known; faces are 40 px wide and go their ways."""
+"""The tracker, with known embeddings and moving faces that are 40 px wide."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def person(k: int) -> np.ndarray:
 
 
 def like(who: np.ndarray, similarity: float, other: int = DIMENSION - 1) -> np.ndarray:
-    """A unit vector of that cosine to `who`."""
+    """Return a unit vector with this cosine to `who`."""
     return similarity * who + math.sqrt(1 - similarity**2) * person(other)
 
 
@@ -32,19 +32,19 @@ def look(
     *,
     cut: bool = False,
 ) -> list[Sighting]:
-    """The sightings of one frame's faces."""
+    """Return the sightings of one frame's faces."""
     boxes = np.array([(x - 20, y - 20, x + 20, y + 20) for (x, y), _ in faces], np.float64).reshape(-1, 4)
     embeddings = np.array([embedding for _, embedding in faces]).reshape(-1, DIMENSION)
     return tracker.update(seconds, boxes, np.array(scores or [1.0] * len(faces)), embeddings, cut=cut)
 
 
 def step(tracker: Tracker, seconds: float, faces: Sequence[Seen], *, cut: bool = False) -> list[int]:
-    """The numbers of the tracks of one frame's faces, as they are until the next frame."""
+    """Return the track numbers of one frame's faces, as they are before the next frame."""
     return [sighting.track.number for sighting in look(tracker, seconds, faces, cut=cut)]
 
 
 def in_place(tracker: Tracker, people: Sequence[np.ndarray], cuts: Sequence[int] = ()) -> list[Sighting]:
-    """One face after the other in one place, five a second, as they are in the end; before those of `cuts` is a cut."""
+    """Return the final tracks of faces at one position, five a second; there is a cut before those in `cuts`."""
     return [look(tracker, k / 5, [((100, 100), who)], cut=k in cuts)[0] for k, who in enumerate(people)]
 
 
@@ -70,8 +70,8 @@ def test_overlaps_against_counted_pixels() -> None:
     def pixels(box: np.ndarray) -> set[tuple[int, int]]:
         return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
 
-    wanted = [[len(pixels(a) & pixels(b)) / len(pixels(a) | pixels(b)) for b in boxes[15:]] for a in boxes[:15]]
-    assert overlaps(boxes[:15], boxes[15:]) == pytest.approx(np.array(wanted))
+    expected = [[len(pixels(a) & pixels(b)) / len(pixels(a) | pixels(b)) for b in boxes[15:]] for a in boxes[:15]]
+    assert overlaps(boxes[:15], boxes[15:]) == pytest.approx(np.array(expected))
 
 
 def test_a_face_that_moves_slowly_stays_itself() -> None:
@@ -79,35 +79,35 @@ def test_a_face_that_moves_slowly_stays_itself() -> None:
     assert [step(tracker, k / 5, [((100 + 10 * k, 100), ANNA)]) for k in range(30)] == [[1]] * 30
 
 
-def test_a_face_that_jumps_is_known_by_its_looks() -> None:
+def test_a_face_that_jumps_is_recognised_by_its_embedding() -> None:
     tracker = Tracker()
     assert step(tracker, 0.0, [((50, 50), ANNA)]) == [1]
     assert step(tracker, 0.2, [((300, 50), like(ANNA, 0.7))]) == [1]
-    assert step(tracker, 0.4, [((50, 50), like(ANNA, 0.3, 5))]) == [2], "far away and not alike"
+    assert step(tracker, 0.4, [((50, 50), like(ANNA, 0.3, 5))]) == [2], "far away and not similar"
 
 
 def test_crossing_faces_keep_their_tracks() -> None:
     tracker, tracks = Tracker(), {}
-    for k in range(21):  # they meet in the middle at k = 10, one upon the other
+    for k in range(21):  # they overlap in the middle at k = 10
         anna, ben = ((100 + 10 * k, 100), like(ANNA, 0.8, 5)), ((300 - 10 * k, 102), like(BEN, 0.8, 6))
-        # The order of a frame's faces says nothing.
+        # The order of a frame's faces must not matter.
         found = look(tracker, k / 5, [ben, anna] if k % 2 else [anna, ben])
         assert numbers(found) == ([2, 1] if k % 2 else [1, 2])
         assert not any(sighting.doubtful for sighting in found)
         tracks = {sighting.track.number: sighting.track for sighting in found}
-    assert abs(float(mean(tracks[1]) @ mean(tracks[2]))) < 0.1, "neither has taken up the other's face"
+    assert abs(float(mean(tracks[1]) @ mean(tracks[2]))) < 0.1, "neither track has the other's face"
 
 
-def test_faces_that_change_places_are_known_by_their_looks() -> None:
+def test_faces_that_swap_positions_are_recognised_by_their_embeddings() -> None:
     tracker = Tracker()
     assert step(tracker, 0.0, [((100, 100), ANNA), ((200, 100), BEN)]) == [1, 2]
     assert step(tracker, 0.2, [((100, 100), BEN), ((200, 100), ANNA)]) == [2, 1]
 
 
-def test_alike_faces_side_by_side_go_by_place() -> None:
+def test_similar_faces_next_to_each_other_are_tracked_by_position() -> None:
     tracker = Tracker()
     twins = like(ANNA, 0.95, 3), like(ANNA, 0.95, 4)
-    for k in range(10):  # sometimes each looks more like the other
+    for k in range(10):  # sometimes each is more similar to the other
         left, right = twins if k % 3 else twins[::-1]
         assert step(tracker, k / 5, [((100, 100), left), ((160, 100), right)]) == [1, 2]
 
@@ -144,7 +144,7 @@ def test_vanished_and_back() -> None:
     assert step(tracker, 6.0, [((200, 100), ANNA)]) == [2], "back too late"
 
 
-def test_frames_far_apart_are_followed_all_the_same() -> None:
+def test_faces_in_distant_frames_are_tracked_too() -> None:
     tracker = Tracker(lost_after=2.0)
     assert [step(tracker, 10.0 * k, [((100, 100), ANNA)]) for k in range(5)] == [[1]] * 5
     step(tracker, 50.0, [])
@@ -162,81 +162,81 @@ def test_the_mean_is_weighted_by_score() -> None:
     assert sighting.total == pytest.approx(0.3 * like(ANNA, 0.6, 3))
 
 
-def test_a_head_that_turns_is_followed_by_its_latest_look() -> None:
+def test_a_turning_head_is_tracked_by_its_latest_embedding() -> None:
     tracker = Tracker()
-    angles = [0.4 * k for k in range(9)]  # cosine 0.92 from look to look, −1 from first to last
+    angles = [0.4 * k for k in range(9)]  # cosine 0.92 from frame to frame, −1 from first to last
     seen = in_place(tracker, [math.cos(angle) * ANNA + math.sin(angle) * person(3) for angle in angles])
     assert numbers(seen) == [1] * 9
     assert not any(sighting.doubtful for sighting in seen)
 
 
-def test_one_bad_frame_neither_ends_a_track_nor_spoils_it() -> None:
+def test_one_bad_frame_neither_ends_nor_changes_a_track() -> None:
     seen = in_place(Tracker(), [CARL if k == 4 else ANNA for k in range(10)])
     assert numbers(seen) == [1] * 10
     assert [sighting.doubtful for sighting in seen] == [k == 4 for k in range(10)]
     assert mean(seen[0].track) == pytest.approx(ANNA)
 
 
-def test_bad_frames_unlike_each_other_are_no_person() -> None:
-    seen = in_place(Tracker(), [like(person(k), 0.9) if 3 < k < 8 else ANNA for k in range(10)])  # a little alike
+def test_dissimilar_bad_frames_do_not_begin_a_track() -> None:
+    seen = in_place(Tracker(), [like(person(k), 0.9) if 3 < k < 8 else ANNA for k in range(10)])  # slightly similar
     assert numbers(seen) == [1] * 10
     assert mean(seen[0].track) == pytest.approx(ANNA)
 
 
-def test_a_bad_frame_far_from_the_next_ends_no_track() -> None:
+def test_a_bad_frame_far_from_the_next_does_not_end_a_track() -> None:
     tracker = Tracker(lost_after=2.0)
     assert [step(tracker, 10.0 * k, [((100, 100), BEN if k == 2 else ANNA)]) for k in range(5)] == [[1]] * 5
 
 
-def test_a_bad_frame_in_motion_leads_to_where_the_face_goes() -> None:
+def test_a_bad_frame_updates_the_position_of_a_moving_face() -> None:
     tracker = Tracker()
     step(tracker, 0.0, [((100, 100), ANNA)])
     assert step(tracker, 0.2, [((115, 100), BEN)]) == [1]
     assert step(tracker, 0.4, [((130, 100), like(ANNA, 0.7, 5))]) == [1], "too far from the first frame alone"
 
 
-def test_another_face_in_the_same_place() -> None:
+def test_another_face_at_the_same_position() -> None:
     tracker = Tracker()
     assert [step(tracker, k / 5, [((100, 100), ANNA if k < 5 else BEN)])[0] for k in range(10)] == [1] * 6 + [2] * 4
     seen = in_place(Tracker(), [ANNA] * 5 + [BEN] * 5)
-    assert numbers(seen) == [1] * 5 + [2] * 5, "the first of them waits for the next, and is Ben's in the end"
+    assert numbers(seen) == [1] * 5 + [2] * 5, "the first face is doubtful until the next frame, and then Ben's"
     assert not any(sighting.doubtful for sighting in seen)
     assert mean(seen[0].track) == pytest.approx(ANNA)
     assert mean(seen[9].track) == pytest.approx(BEN)
 
 
-def test_whose_place_was_taken_begins_again() -> None:
+def test_a_replaced_person_gets_a_new_track() -> None:
     """Also within two seconds: the track has ended."""
     seen = in_place(Tracker(lost_after=9.0), [ANNA] * 4 + [BEN] * 4 + [ANNA] * 4)
     assert numbers(seen) == [1] * 4 + [2] * 4 + [3] * 4
 
 
 @pytest.mark.parametrize("similarity", [0.1, 0.39])
-def test_a_little_alike_is_somebody_else(similarity: float) -> None:
+def test_a_slightly_similar_face_is_another_person(similarity: float) -> None:
     assert numbers(in_place(Tracker(), [ANNA] * 4 + [like(ANNA, similarity, 4)] * 4)) == [1] * 4 + [2] * 4
     seen = in_place(Tracker(min_similarity=similarity - 0.01), [ANNA] * 4 + [like(ANNA, similarity, 4)] * 4)
     assert numbers(seen) == [1] * 8
 
 
-def test_after_a_cut_places_say_nothing() -> None:
+def test_positions_are_ignored_after_a_cut() -> None:
     seen = in_place(Tracker(), [ANNA] * 4 + [BEN] * 4, cuts=[4])
     assert numbers(seen) == [1] * 4 + [2] * 4
     assert [sighting.shot for sighting in seen] == [0] * 4 + [1] * 4
     tracker = Tracker()
     step(tracker, 0.0, [((100, 100), ANNA)])
-    assert step(tracker, 0.2, [((100, 100), BEN)], cut=True) == [2], "at once, without waiting for a second look"
+    assert step(tracker, 0.2, [((100, 100), BEN)], cut=True) == [2], "at once, without waiting for another frame"
     assert step(tracker, 0.4, [((100, 100), ANNA)]) == [2], "a blur of Ben, who is there now"
 
 
-def test_the_same_person_after_a_cut_goes_on() -> None:
+def test_the_same_person_continues_after_a_cut() -> None:
     tracker = Tracker()
     step(tracker, 0.0, [((100, 100), ANNA), ((300, 100), BEN)])
     assert step(tracker, 0.2, [((220, 100), like(ANNA, 0.5)), ((100, 100), CARL)], cut=True) == [1, 3]
-    assert step(tracker, 0.4, [((300, 100), BEN)]) == [4], "who is not in the new shot comes back as another"
+    assert step(tracker, 0.4, [((300, 100), BEN)]) == [4], "a person who is not in the new shot gets a new track later"
 
 
-def test_a_cut_after_somebody_elses_first_look() -> None:
-    """Ben is seen once before the cut, in Anna's place, and goes on after it in another."""
+def test_a_cut_after_another_persons_first_frame() -> None:
+    """Ben is seen once before the cut, at Anna's position, and continues after it at another position."""
     tracker = Tracker()
     (anna,) = look(tracker, 0.0, [((100, 100), ANNA)])
     (ben,) = look(tracker, 0.2, [((100, 100), BEN)])
@@ -245,14 +245,14 @@ def test_a_cut_after_somebody_elses_first_look() -> None:
     assert step(tracker, 0.6, [((300, 100), BEN), ((100, 100), ANNA)]) == [2, 3]
 
 
-def test_who_was_covered_comes_back_beside_whom_covered_them() -> None:
+def test_a_covered_person_comes_back_next_to_the_one_in_front() -> None:
     tracker = Tracker()
     step(tracker, 0.0, [((100, 100), ANNA)])
     assert step(tracker, 0.2, [((100, 100), BEN)]) == [1], "for now"
     assert step(tracker, 0.4, [((100, 100), BEN), ((150, 100), ANNA)]) == [2, 1]
 
 
-def test_nobody() -> None:
+def test_no_faces() -> None:
     tracker = Tracker()
     assert tracker.update(0.0, np.empty((0, 4)), np.empty(0), np.empty((0, DIMENSION))) == []
 

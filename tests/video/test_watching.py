@@ -1,4 +1,4 @@
-"""Whom a camera's events tell of: each person once while they stay, each stranger once."""
+"""Watching: which people are reported, each person once while they stay, each stranger once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = Face((0, 0, 20, 20), 0.9, ((1, 1),) * 5, quality=0.1)
 
 
 def look(*faces: tuple[int, str | None] | tuple[int, str | None, Face], similarity: float | None = 0.6) -> NamedFrame:
-    """A frame of (track, name) or (track, name, face)."""
+    """Return a frame of (track, name) or (track, name, face)."""
     named = []
     for track, name, *face in faces:
         alike = similarity if name is not None or similarity is None else min(similarity, 0.2)
@@ -36,11 +36,11 @@ def told(watcher: Watcher, frame: NamedFrame, at: float) -> list[tuple[str, str 
 
 
 def all_told(watcher: Watcher, looks: Iterable[NamedFrame], begin: float = 0.0) -> list[tuple[str, str | None]]:
-    """What is told of looks five times a second."""
+    """Return who is reported for frames at five a second."""
     return list(itertools.chain.from_iterable(told(watcher, one, begin + k / 5) for k, one in enumerate(looks)))
 
 
-def test_a_person_is_told_at_the_second_look() -> None:
+def test_a_person_is_reported_at_the_second_frame() -> None:
     watcher = Watcher()
     assert told(watcher, look((1, "Anna")), 0) == []
     assert told(watcher, look((1, "Anna"), (2, "Ben")), 0.2) == [("known", "Anna")]
@@ -49,14 +49,14 @@ def test_a_person_is_told_at_the_second_look() -> None:
         assert told(watcher, look((1, "Anna"), (2, "Ben")), 1 + k) == [], "they stay, however long"
 
 
-def test_a_single_look_under_another_name_is_not_told() -> None:
+def test_a_single_frame_under_another_name_is_not_reported() -> None:
     watcher = Watcher()
     names = ["Anna", "Anna", "Ben", "Anna", "Anna", None, "Ben", None, "Ben"]
     assert all_told(watcher, [look((1, name)) for name in names]) == [("known", "Anna")]
 
 
 @pytest.mark.parametrize(("away", "again"), [(59, False), (61, True)])
-def test_somebody_comes_back(away: float, again: bool) -> None:
+def test_a_person_comes_back(away: float, again: bool) -> None:
     watcher = Watcher(cooldown=60)
     for k in range(3):
         told(watcher, look((1, "Anna")), k / 5)
@@ -64,14 +64,14 @@ def test_somebody_comes_back(away: float, again: bool) -> None:
     assert ([("known", "Anna")] in found) is again
 
 
-def test_a_source_that_is_opened_again_does_not_tell_everybody_again() -> None:
+def test_a_reopened_source_does_not_report_everyone_again() -> None:
     watcher = Watcher()
     assert all_told(watcher, [look((1, "Anna"))] * 3) == [("known", "Anna")]
     assert watcher.end() == []
     assert all_told(watcher, [look((1, "Anna"))] * 3, 5) == []
 
 
-def test_a_stranger_is_told_once_a_track() -> None:
+def test_a_stranger_is_reported_once_a_track() -> None:
     watcher = Watcher()
     found = [told(watcher, look((1, None)), k / 5) for k in range(50)]
     assert found[4] == [("unknown", "stranger")]
@@ -79,7 +79,7 @@ def test_a_stranger_is_told_once_a_track() -> None:
     assert all_told(watcher, [look((2, None))] * 9, 20) == [("unknown", "stranger")]
 
 
-def test_a_stranger_has_the_best_look() -> None:
+def test_a_stranger_is_reported_with_the_best_frame() -> None:
     watcher = Watcher()
     faces = [BLURRED, dataclasses.replace(BIG, quality=0.9), BIG, BLURRED, BIG]
     seen = [one for k, face in enumerate(faces) for one in watcher.update(look((1, None, face)), k / 5)]
@@ -87,14 +87,14 @@ def test_a_stranger_has_the_best_look() -> None:
 
 
 @pytest.mark.parametrize(("face", "reason"), [(SMALL, "too_small"), (BLURRED, "too_blurred")])
-def test_a_weak_face_is_never_called_a_stranger(face: Face, reason: str) -> None:
+def test_a_weak_face_is_never_reported_as_a_stranger(face: Face, reason: str) -> None:
     watcher = Watcher()
     found = [told(watcher, look((1, None, face)), k / 5) for k in range(30)]
     assert found[14] == [("unknown", reason)]
     assert sum(map(len, found)) == 1
 
 
-def test_a_weak_face_is_told_when_it_is_gone() -> None:
+def test_a_weak_face_is_reported_when_it_is_gone() -> None:
     watcher = Watcher()
     assert all_told(watcher, [look((1, None, BLURRED))] * 6) == []
     assert told(watcher, look(), 3) == []
@@ -103,13 +103,13 @@ def test_a_weak_face_is_told_when_it_is_gone() -> None:
     assert [seen.reason for seen in watcher.end()] == ["too_small"], "the other was seen too briefly"
 
 
-def test_who_had_a_name_once_is_no_stranger() -> None:
+def test_a_face_that_had_a_name_is_not_a_stranger() -> None:
     watcher = Watcher()
     assert told(watcher, look((1, "Anna")), 0) == []
     assert all_told(watcher, [look((1, None))] * 30) == []
 
 
-def test_a_name_that_stands_at_another_face_makes_no_stranger() -> None:
+def test_a_name_of_another_face_makes_no_stranger() -> None:
     watcher = Watcher()
     twin = NamedFrame(0, 0.0, [NamedFace(BIG, 1, None, 0.6, 0.4)])
     assert all_told(watcher, [twin] * 30) == []
@@ -137,7 +137,7 @@ def test_a_cooldown_below_zero() -> None:
 
 
 def test_several_connections_and_a_real_namer() -> None:
-    """Gray 10 is Anna; 50 is nobody."""
+    """Gray 10 is Anna; 50 is unknown."""
     closed = []
 
     def connection(number: int) -> Iterator[Frame]:
@@ -167,7 +167,7 @@ def test_several_connections_and_a_real_namer() -> None:
     assert closed == [1, 2]
 
 
-def test_the_lock_is_free_when_whoever_watches_goes_away() -> None:
+def test_the_lock_is_free_when_the_watcher_stops() -> None:
     def make() -> VideoNamer:
         return VideoNamer(StubDetector(), StubEmbedder(), namer)  # type: ignore[arg-type]
 

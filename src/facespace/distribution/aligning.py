@@ -1,6 +1,6 @@
-"""`align` in parts: class folders of photos to class folders of crops, and the rows of the parts to one table.
+"""`align` in parts: class folders of photos become class folders of crops, and the rows of all parts become one table.
 
-The batches are those of `alignment.journal`, so crops and table are the same, byte for byte, as those of one process.
+The batches are those of `alignment.journal`, so crops and table are byte for byte the same as those of one process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PARTS = ".parts"
 
 @dataclass(frozen=True)
 class AligningWork:
-    """The `parts.Work` of aligning `raw` into `out`; the rows of parts lie in a folder of `out` until they are joined."""
+    """Represents the `parts.Work` of aligning `raw` into `out`. The rows of parts are in a folder of `out` until joined."""
 
     raw: Folder
     out: Folder
@@ -57,33 +57,33 @@ class AligningWork:
 
     @property
     def folder(self) -> Folder:
-        """Where plan and rows are."""
+        """The folder of the plan and the rows."""
         return self.out.inside(_PARTS)
 
     @property
     def gpu(self) -> bool:
-        """Whether faces are found on a GPU."""
+        """Whether faces are detected on a GPU."""
         return self.device == "cuda"
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on beside the photos."""
+        """Return everything except the photos that the results depend on."""
         return {"command": "align", "photos_in": self.raw.name, **asdict(self.record), **variables()}
 
     def entries(self) -> list[str]:
-        """The list of the plan: of every photo `NAME/file` and its crop's file, by the rules of `alignment.aligner`.
+        """Return the entries of the plan: each photo `NAME/file` with its crop's file, by the rules of `alignment.aligner`.
 
-        The crop's name depends on other photos, so it is decided here, where all are known.
+        A crop's name depends on other photos, so it is chosen here, where all are known.
         """
         place = self.raw.place
         photos = list(find_class_photos(place)) if is_url(place) else find_photos(Path(place))
         return [json.dumps(pair) for pair in outputs(photos, self.record).items()]
 
     def result(self, number: int) -> str:
-        """The rows of a part."""
+        """Return the name of the file with a part's rows."""
         return result_name(number, "json")
 
     def compute(self, number: int) -> None:
-        """Align the photos of a part: first its crops are written, then its rows."""
+        """Align the photos of a part, and write its crops and then its rows."""
         target: dict[str, str] = dict(read_pairs(self.folder, number))
         photos = list(target)
         detector = _detector(self.record.detector, self.record.min_size, self.device)
@@ -101,18 +101,18 @@ class AligningWork:
 
 
 def begin(work: AligningWork) -> Plan | None:
-    """The plan of a run, new or taken up; None where the crops of just these photos are finished.
+    """Make the plan of a run or resume an existing one. Return None if the crops of these photos are finished.
 
-    `DatasetError` where there is anything else in the output.
+    Raises `DatasetError` if the output contains anything else.
     """
     if not work.folder.exists(PLAN_HEADER):
         if work.out.exists(CSV_NAME) and work.out.exists(FILE_NAME):
             _check_finished(work)
-            work.folder.remove(leftovers(work.folder))  # a run that was killed right at its end left it
+            work.folder.remove(leftovers(work.folder))  # left by a run that was killed at its very end
             return None
-        if not work.out.is_empty(apart_from=_PARTS):  # where a run lies that was killed before its plan was whole
+        if not work.out.is_empty(apart_from=_PARTS):  # `_PARTS` may be left by a run that was killed early
             raise DatasetError(
-                f"{work.out.name}: is not empty, and holds no plan of such a run; give another output, or go on without --ray"
+                f"{work.out.name}: is not empty, and has no plan of a run with --ray; give another output, or continue without --ray"
             )
     plan = make_plan(work.folder, work.entries(), work.settings(), per_part=PER_PART)
     work.out.write(FILE_NAME, work.record.text().encode())
@@ -120,7 +120,7 @@ def begin(work: AligningWork) -> Plan | None:
 
 
 def finish(work: AligningWork, plan: Plan) -> list[Row]:
-    """Join the rows of all parts into the table, in the order of one process, and remove the parts; the rows."""
+    """Join the rows of all parts into the table, in the order of a single process; remove the parts; return the rows."""
     rows: list[Row] = []
     for number in range(plan.n_parts):
         name = work.result(number)
@@ -141,7 +141,7 @@ def finish(work: AligningWork, plan: Plan) -> list[Row]:
 
 
 def read_table(out: Folder) -> list[Row]:
-    """The rows of the finished table of a folder of crops."""
+    """Read the rows of the finished table in a folder of crops."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, CSV_NAME)
         table.write_bytes(out.read(CSV_NAME))
@@ -150,14 +150,14 @@ def read_table(out: Folder) -> list[Row]:
 
 def _check_finished(work: AligningWork) -> None:
     if work.out.read(FILE_NAME) != work.record.text().encode():
-        raise DatasetError(f"{work.out.name}: holds crops made in another way; give another output")
+        raise DatasetError(f"{work.out.name}: contains crops made with other settings; give another output")
     photos = {plain_text(json.loads(entry)[0]) for entry in work.entries()}
     if {row.input for row in read_table(work.out)} != photos:
         raise DatasetError(
-            f"{work.out.name}: holds the finished crops of other photos; give another output, or add photos without --ray"
+            f"{work.out.name}: contains the finished crops of other photos; give another output, or add photos without --ray"
         )
 
 
-@lru_cache(maxsize=1)  # a worker computes one part after another
+@lru_cache(maxsize=1)  # a worker computes many parts
 def _detector(name: str, min_size: float, device: Device) -> Detector:
     return create_detector(name, min_size=min_size, device=device)

@@ -1,4 +1,4 @@
-"""The result of a part as a NumPy archive: made in memory, and read with a check of what it holds."""
+"""Stores the results of parts as NumPy archives, which are checked when they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def as_archive(**arrays: npt.NDArray[Any]) -> bytes:
-    """The archive of some arrays, as bytes.
+    """Return a NumPy archive of arrays as bytes.
 
     >>> as_archive(score=np.zeros(3))[:2]
     b'PK'
@@ -31,7 +31,7 @@ def as_archive(**arrays: npt.NDArray[Any]) -> bytes:
 
 
 def read_archive(folder: Folder, name: str, columns: Sequence[str]) -> Arrays:
-    """These columns of an archive; `DatasetError` where it is damaged, lacks one, or unpacks to more than `MAX_PART` bytes."""
+    """Read columns of an archive. Raises `DatasetError` if it is damaged, lacks one, or unpacks to more than `MAX_PART` bytes."""
     data = folder.read(name)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -50,5 +50,5 @@ def read_archives(work: Work, plan: Plan, columns: Sequence[str]) -> Iterator[Ar
 
 
 def damaged(folder: Folder, name: str) -> DatasetError:
-    """The error for a result that cannot be what a worker wrote."""
+    """Return the error for a damaged result."""
     return DatasetError(f"{folder.name}/{name}: damaged; remove it and run again")

@@ -1,4 +1,4 @@
-"""`cluster` in parts: the photos of a collection to one `.npz` of faces a part, and two shards of faces to their similar pairs."""
+"""`cluster` in parts: each part of the photos becomes an `.npz` of faces, and every two shards of faces a file of pairs."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ _COLUMNS = ("n_faces", "turned", "error", "box", "score", "landmarks", "quality"
 
 @dataclass(frozen=True)
 class FindingWork(NetworkWork):
-    """The `parts.Work` of finding the faces of photos for the folder `output`, which gets the picture of every face.
+    """Represents the `parts.Work` of finding faces in photos for the folder `output`, which gets a picture of every face.
 
-    Relative paths of photos begin at `base`. `run` tells the photos and options of a run from those of another: `begin`
-    sets it.
+    Relative paths of photos are relative to `base`. `run` identifies the photos and options of a run; `begin` sets it.
     """
 
     output: str
@@ -47,11 +46,11 @@ class FindingWork(NetworkWork):
 
     @property
     def folder(self) -> Folder:
-        """Where plan and parts are until they are taken in."""
+        """The folder of the plan and the parts until they are added to the groups."""
         return Folder(os.path.join(self.output, FINDING, self.run))
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on beside the photos."""
+        """Return everything except the photos that the results depend on."""
         return {
             "command": "cluster",
             "model": self.fingerprint,
@@ -62,7 +61,7 @@ class FindingWork(NetworkWork):
         }
 
     def compute(self, number: int) -> None:
-        """Find and embed the faces of a part's photos; keep their pictures, then the numbers."""
+        """Detect and embed the faces of a part's photos; write their pictures, then their archive."""
         embedder, detector = self.networks(self.min_size)
         entries = read_pairs(self.folder, number)
         sources = (os.path.join(self.base, path) for path, _ in entries)
@@ -94,7 +93,7 @@ class FindingWork(NetworkWork):
 
 
 def begin(work: FindingWork, digests: Mapping[str, str]) -> tuple[FindingWork, Plan]:
-    """Work and plan for photos (path → SHA-256), new or taken up; parts of other photos or options are removed."""
+    """Return work and plan for photos (path → SHA-256), new or resumed. Parts of other photos or options are removed."""
     entries = [json.dumps(photo) for photo in digests.items()]
     run = hashlib.sha256(json.dumps([work.settings(), work.base]).encode())
     for entry in entries:
@@ -108,7 +107,7 @@ def begin(work: FindingWork, digests: Mapping[str, str]) -> tuple[FindingWork, P
 
 
 def read_photos(work: FindingWork, plan: Plan) -> Iterator[Photo]:
-    """The photos of all parts with their faces and embeddings, in order. `DatasetError` where a part is damaged."""
+    """Yield the photos of all parts with their faces and embeddings, in order. Raises `DatasetError` for a damaged part."""
     for number, part in enumerate(read_archives(work, plan, _COLUMNS)):
         paths = [path for path, _ in read_pairs(work.folder, number)]
         try:
@@ -139,7 +138,7 @@ def _photos(paths: list[str], part: Arrays) -> list[Photo]:
 
 @dataclass(frozen=True)
 class PairsWork:
-    """The `parts.Work` of finding the similar pairs of each two of the shards in a local folder."""
+    """Represents the `parts.Work` of finding the similar pairs between every two shards in a local folder."""
 
     folder: Folder
     n_shards: int
@@ -148,7 +147,7 @@ class PairsWork:
     gpu = False
 
     def result(self, number: int) -> str:
-        """The file of pairs of two shards.
+        """Return the name of the file with the pairs of two shards.
 
         >>> PairsWork(Folder("stages"), n_shards=4, threshold=0.5).result(6)
         'pairs-00001-00002'

@@ -1,8 +1,8 @@
-"""`dataset convert` in parts: the images of a dataset to shards, each written and read back by one worker.
+"""`dataset convert` in parts: the images of a dataset become shards, each written and read back by one worker.
 
-First the images are read in parts of `PER_PART`: their SHA-256 give the checksum of the dataset, their sizes the shards that
-one process would write. Then each shard is written in a folder of its own, read back, and moved to its place. So the output
-is the same, byte for byte, as that of one process.
+First the images are read in parts of `PER_PART`: their SHA-256 give the checksum of the dataset, their sizes the bounds of
+the shards. Then each shard is written in its own folder, read back, and moved to its final place. So the output is byte
+for byte the same as that of one process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Compute = Callable[[Work, Plan, str], None]
 
 @dataclass(frozen=True)
 class _Source:
-    """The dataset at absolute `paths`, to be written into `out` in the format `to`; all workers see both."""
+    """Represents the dataset at absolute `paths`, to be written into `out` in the format `to`; all workers see both."""
 
     paths: tuple[str, ...]
     out: str
@@ -54,35 +54,35 @@ class _Source:
 
     @property
     def gpu(self) -> bool:
-        """No worker needs a GPU."""
+        """Whether a worker needs a GPU: never."""
         return False
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on."""
+        """Return everything that the results depend on."""
         sizes = {"shard_images": self.shard_images, "shard_bytes": self.shard_bytes} if self.to in SHARDED else {}
         return {"command": "convert", "format": self.to, "fingerprint": self.fingerprint, **sizes}
 
     def opened(self) -> tuple[LabelledImages, Names]:
-        """Images and names; `DatasetError` where they are not those that the command was started with."""
+        """Return images and names. Raises `DatasetError` if they differ from those where the command was started."""
         images, plan = _open(self.paths, self.to)
         if plan.fingerprint != self.fingerprint:
             raise DatasetError(
-                f"{plain_text(self.paths[0])}: a worker does not see the same images as where the command was started"
+                f"{plain_text(self.paths[0])}: a worker does not see the same images as the machine where the command was started"
             )
         return images, plan.written_names()
 
 
 @dataclass(frozen=True)
 class ReadingWork(_Source):
-    """The `parts.Work` of reading images: of each its SHA-256, what it adds to a shard, and whether it is of no known kind."""
+    """Represents the `parts.Work` of reading images: the SHA-256, the size in a shard, and whether the format is unknown."""
 
     @property
     def folder(self) -> Folder:
-        """Where plan and results are."""
+        """The folder of the plan and the results."""
         return Folder(os.path.join(self.out, PARTS, "read"))
 
     def result(self, number: int) -> str:
-        """The archive of a part."""
+        """Return the name of a part's archive."""
         return result_name(number, "npz")
 
     def compute(self, number: int) -> None:
@@ -104,22 +104,22 @@ class ReadingWork(_Source):
 
 @dataclass(frozen=True)
 class WritingWork(_Source):
-    """The `parts.Work` of writing shards."""
+    """Represents the `parts.Work` of writing shards."""
 
     @property
     def folder(self) -> Folder:
-        """Where plan and results are."""
+        """The folder of the plan and the results."""
         return Folder(os.path.join(self.out, PARTS, "written"))
 
     def result(self, number: int) -> str:
-        """What says that a shard is in its place: the SHA-256 over those of its images, read back."""
+        """Return the name of the file that marks a shard as done: the SHA-256 over those of its images, read back."""
         return result_name(number, "txt")
 
     def compute(self, number: int) -> None:
         """Write a shard, read it back, and move its files to their places."""
         images, names = self.opened()
         [(begin, end)] = read_pairs(self.folder, number)
-        if self.to == "folder":  # which is made for every name
+        if self.to == "folder":  # the writer makes a class folder for every name
             names = Names(len(names), {label: names.known[label] for label in set(images.labels[begin:end].tolist())})
         apart = Path(self.out, PARTS, f"{TEMPORARY}{secrets.token_hex(8)}")
         apart.mkdir()
@@ -148,12 +148,12 @@ def write_in_parts(
     paths: tuple[str, ...],
     compute: Compute,
 ) -> Conversion:
-    """A `datasets.convert.Write`: the images of the dataset at absolute `paths`; `compute` has a work's parts computed."""
+    """Write the dataset at absolute `paths` in parts, as a `datasets.convert.Write`; `compute` computes the parts of a work."""
     source = (paths, str(folder), plan.to, plan.shard_images, plan.shard_bytes, plan.fingerprint)
     reading, writing = ReadingWork(*source), WritingWork(*source)
     if folder.exists() and not (folder / PARTS).is_dir():
         raise DatasetError(
-            f"{plain_text(str(folder))}: holds a conversion begun without --ray; go on without it, or remove this folder"
+            f"{plain_text(str(folder))}: contains a conversion started without --ray; continue without --ray, or remove this folder"
         )
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
     n = plan.n_images
@@ -168,7 +168,7 @@ def write_in_parts(
     names = plan.written_names()
     open_writer(
         plan.to, folder, names, shard_images=plan.shard_images, shard_bytes=plan.shard_bytes
-    ).abandon()  # what is beside the shards
+    ).abandon()  # writes only the files next to the shards
     compute(writing, written_plan, "converting")
     for number, (begin, end) in enumerate(shards):
         expected = hashlib.sha256(digests[begin:end].tobytes()).hexdigest()
@@ -182,12 +182,12 @@ def write_in_parts(
 
 
 def _plan(work: ReadingWork | WritingWork, ranges: Iterable[tuple[int, int]]) -> Plan:
-    """A plan of one range of images a part."""
+    """Return a plan with one range of images in each part."""
     return make_plan(work.folder, map(json.dumps, ranges), work.settings(), per_part=1)
 
 
 def _read(work: ReadingWork, plan: Plan, n: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], int]:
-    """Digests (N,32) and sizes (N,) of all images, and how many are of no known kind."""
+    """Return the digests (N,32) and sizes (N,) of all images, and the number of images of an unknown format."""
     digests, sizes, n_unrecognised, begin = np.empty((n, 32), np.uint8), np.empty(n, np.int64), 0, 0
     for number, part in enumerate(read_archives(work, plan, ("digest", "size", "unrecognised"))):
         end = begin + len(part["size"])
@@ -201,7 +201,7 @@ def _read(work: ReadingWork, plan: Plan, n: int) -> tuple[npt.NDArray[np.uint8],
 
 
 def _shard_ends(plan: ConversionPlan, sizes: npt.NDArray[np.int64]) -> Iterator[int]:
-    """Behind which images a shard ends, as the writer of the format decides it; class folders are cut every `PER_PART`."""
+    """Yield the end of each shard, by the rules of the format's writer; class folders are split every `PER_PART` images."""
     sharded = plan.to in SHARDED
     most = plan.shard_images if sharded else PER_PART
     n_in_shard = n_bytes = 0
@@ -213,7 +213,7 @@ def _shard_ends(plan: ConversionPlan, sizes: npt.NDArray[np.int64]) -> Iterator[
 
 
 def _move(apart: Path, out: Path) -> None:
-    """Move the files of a shard to their places; one that is there has the same content."""
+    """Move the files of a shard to their final places; existing files have the same content."""
     for path in sorted(apart.rglob("*")):
         target = out / path.relative_to(apart)
         if path.is_dir():
@@ -223,7 +223,7 @@ def _move(apart: Path, out: Path) -> None:
     sync_folder(out)
 
 
-@lru_cache(maxsize=1)  # a worker computes one part after another
+@lru_cache(maxsize=1)  # a worker computes many parts
 def _open(paths: tuple[str, ...], to: str) -> tuple[LabelledImages, ConversionPlan]:
     images = open_dataset(paths)
     return images, ConversionPlan.of(images, to, 1, 1, "")

@@ -1,4 +1,4 @@
-"""`embed` in parts: the photos of a plan to one `.npz` a part, and the parts to one archive."""
+"""`embed` in parts: each part of the photos becomes an `.npz`, and all parts become one archive."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _COLUMNS = ("path", "box", "score", "turned", "embedding")  # of a `FaceTable`
 
 
 class FaceTable:
-    """One row a face, as `facespace embed` writes them: `path`, `box`, `score`, `turned`, `embedding`.
+    """A table with one row per face, as `facespace embed` writes it: `path`, `box`, `score`, `turned`, `embedding`.
 
-    `failures` are (path, reason) of the photos that could not be read.
+    `failures` are (path, reason) of photos that could not be read.
 
     >>> table = FaceTable(dimension=4)
     >>> table.add(Photo("a.jpg", error="the file is empty"))
@@ -47,7 +47,7 @@ class FaceTable:
         return len(self._names)
 
     def add(self, photo: Photo) -> None:
-        """Take the faces of a photo, or its failure."""
+        """Add the faces of a photo, or its failure."""
         self.n_photos += 1
         if photo.error is not None:
             self.failures.append((plain_text(photo.path), plain_text(photo.error)))
@@ -59,7 +59,7 @@ class FaceTable:
         self._embeddings.append(photo.embeddings)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns (N,…) by their names."""
+        """Return the columns (N,…) by name."""
         return {
             "path": np.array(self._names, dtype=np.str_),
             "box": np.array(self._boxes, np.float32).reshape(-1, 4),
@@ -70,13 +70,16 @@ class FaceTable:
 
 
 def model_array(model: Any) -> npt.NDArray[np.str_]:
-    """How an archive names the network of an `Embedder` or `OpenedModel`."""
+    """Return the identification of an `Embedder` or `OpenedModel` in archives: its name and fingerprint."""
     return np.array(f"{model.name} {model.fingerprint}")
 
 
 @dataclass(frozen=True)
 class EmbeddingWork(NetworkWork):
-    """The `parts.Work` of embedding. Relative paths of photos begin at `base`, empty where there are none."""
+    """Represents the `parts.Work` of embedding.
+
+    Relative paths of photos are relative to `base`, which is empty if all paths are absolute or URLs.
+    """
 
     folder: Folder
     base: str
@@ -85,7 +88,7 @@ class EmbeddingWork(NetworkWork):
     min_size: float
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on beside the photos."""
+        """Return everything except the photos that the results depend on."""
         return {
             "command": "embed",
             "photos_in": self.base,
@@ -98,7 +101,7 @@ class EmbeddingWork(NetworkWork):
         }
 
     def compute(self, number: int) -> None:
-        """Embed the faces of a part's photos. Photos that cannot be read are rows of `failed` (K,2): path and reason."""
+        """Embed the faces of a part's photos; photos that cannot be read become rows of `failed` (K,2): path and reason."""
         photos = read_part(self.folder, number)
         embedder, detector = self.networks(self.min_size)
         table = FaceTable(embedder.dimension)
@@ -117,7 +120,7 @@ class EmbeddingWork(NetworkWork):
 
 
 def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """The arrays of every part, in order. `DatasetError` where a part is damaged."""
+    """Yield the arrays of every part, in order. Raises `DatasetError` for a damaged part."""
     for number, part in enumerate(read_archives(work, plan, (*_COLUMNS, "model", "failed"))):
         lengths = {part[column].shape[:1] for column in _COLUMNS}
         if len(lengths) > 1 or lengths == {()} or part["failed"].shape[1:] != (2,):
@@ -126,7 +129,7 @@ def read_parts(work: EmbeddingWork, plan: Plan) -> Iterator[dict[str, npt.NDArra
 
 
 def join_parts(parts: list[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of several parts as those of one, without `failed`."""
+    """Join the arrays of several parts, without `failed`."""
     columns = [column for column in parts[0] if column not in ("model", "failed")]
     joined = {column: np.concatenate([part[column] for part in parts]) for column in columns}
     return {**joined, "model": parts[0]["model"]}

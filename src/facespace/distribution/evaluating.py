@@ -1,4 +1,4 @@
-"""`verify` in parts: the photos of a list of pairs to one `.npz` a part, and the parts to the embeddings of the list."""
+"""`verify` in parts: each part of a pair list's photos becomes an `.npz`, and all parts become the list's embeddings."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _COLUMNS = ("numbers", "embeddings", "failed", "reasons", "pictured", "thumbnail
 
 @dataclass(frozen=True)
 class EvaluatingWork(NetworkWork):
-    """The `parts.Work` of embedding the photos of a list of pairs. `source` has absolute paths, which all workers see.
+    """Represents the `parts.Work` of embedding the photos of a list of pairs.
 
-    With `thumbnails` small pictures of the crops are kept for the report.
+    `source` has absolute paths, which all workers see. With `thumbnails` small pictures of the crops are kept for the report.
     """
 
     folder: Folder
@@ -37,7 +37,7 @@ class EvaluatingWork(NetworkWork):
     thumbnails: bool
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on beside the photos."""
+        """Return everything except the photos that the results depend on."""
         return {
             "command": "verify",
             "list": sha256_of(self.source.path),
@@ -51,12 +51,14 @@ class EvaluatingWork(NetworkWork):
         }
 
     def compute(self, number: int) -> None:
-        """Embed the photos of a part, as `evaluation.pairs.represent` does."""
+        """Embed the photos of a part like `evaluation.pairs.represent`."""
         embedder, detector = self.networks()
         pairs = _read(self.source, embedder)
         photos = read_pairs(self.folder, number)
         if any(k >= len(pairs.files) or pairs.pairs.photos[k] != name or pairs.files[k] is None for k, name in photos):
-            raise DatasetError(f"{pairs.name}: a worker does not see the same photos as where the command was started")
+            raise DatasetError(
+                f"{pairs.name}: a worker does not see the same photos as the machine where the command was started"
+            )
         numbers = [k for k, _ in photos]
         seen = represent(
             pairs, embedder, detector,
@@ -75,13 +77,13 @@ class EvaluatingWork(NetworkWork):
 
 
 def begin(work: EvaluatingWork, pairs: PairSet) -> Plan:
-    """The plan of a run, new or taken up; its photos are those of the list that have a file."""
+    """Make the plan of a run or resume an existing one; its photos are those of the list that have a file."""
     entries = (json.dumps([k, pairs.pairs.photos[k]]) for k, file in enumerate(pairs.files) if file is not None)
     return make_plan(work.folder, entries, work.settings(), per_part=PER_PART)
 
 
 def finish(work: EvaluatingWork, plan: Plan, pairs: PairSet, dimension: int) -> Represented:
-    """Join the parts to what `evaluation.pairs.represent` returns for the whole list, and remove them."""
+    """Join the parts into what `evaluation.pairs.represent` returns for the whole list, and remove them."""
     seen = empty(pairs, dimension, work.flip)
     for number, part in enumerate(read_archives(work, plan, _COLUMNS)):
         try:

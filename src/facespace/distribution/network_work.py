@@ -1,4 +1,4 @@
-"""What every command that embeds photos in parts has in common: the model, where it computes, and one archive a part."""
+"""The base class of work that embeds photos in parts: it has a model and a device, and writes one archive per part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facespace.runtime.devices import Device
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkWork:
-    """The beginning of a `parts.Work` that embeds photos with the model that has this `fingerprint`."""
+    """Base class of a `parts.Work` that embeds photos with the model that has this `fingerprint`."""
 
     model: str
     fingerprint: str
@@ -41,11 +41,13 @@ class NetworkWork:
         """
         embedder, detector = _load(self.model, self.device, min_size)
         if embedder.fingerprint != self.fingerprint:
-            raise ModelError(f"{self.model}: another model on a worker than where the command was started")
+            raise ModelError(
+                f"{self.model}: a worker has a different model than the machine where the command was started"
+            )
         return embedder, detector
 
 
-@lru_cache(maxsize=1)  # a worker computes one part after another
+@lru_cache(maxsize=1)  # a worker computes many parts
 def _load(model: str, device: Device, min_size: float | None) -> tuple[Embedder, Detector]:
     embedder = Embedder.load(model, device=device)
     options = {} if min_size is None else {"min_size": min_size}

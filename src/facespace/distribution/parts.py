@@ -1,4 +1,4 @@
-"""The parts of a plan that are not done yet, computed here or by the workers of a cluster."""
+"""Computes the missing parts of a plan, in this process or by the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from facespace.distribution.storage import Folder
 
 
 class Work(Protocol):
-    """What is done for each part of a plan. It is pickled, so it holds names, not networks."""
+    """The work on the parts of a plan. It is pickled, so it has names of models, not networks."""
 
     @property
     def folder(self) -> Folder:
-        """Where plan and results are."""
+        """The folder of the plan and the results."""
 
     @property
     def gpu(self) -> bool:
         """Whether each worker needs a GPU."""
 
     def result(self, number: int) -> str:
-        """The name of the object that says that a part is done, in `folder` itself."""
+        """Return the name of the object, directly in `folder`, that marks a part as done."""
 
     def compute(self, number: int) -> None:
-        """Compute a part and write its result by `Folder.create`. It may be called again after a worker was lost."""
+        """Compute a part and write its result with `Folder.create`; called again if a worker was lost."""
 
 
 def compute_parts(work: Work, plan: Plan, session: Session | None = None) -> Iterator[int]:
-    """Compute every part whose result is not there; the number of parts that are done, first those of earlier runs.
+    """Compute every part without a result. Yield the number of finished parts, at first that of earlier runs.
 
-    With a `session` the workers of its cluster compute, else this process, one part after another.
+    With a `session` the workers of its cluster compute, otherwise this process, one part after another.
     """
     there = set(work.folder.names())
     missing = [number for number in range(plan.n_parts) if work.result(number) not in there]
@@ -45,9 +45,9 @@ def compute_parts(work: Work, plan: Plan, session: Session | None = None) -> Ite
 
 
 def remove_parts(work: Work, plan: Plan) -> None:
-    """Remove results and plan once they are joined.
+    """Remove results and plan after the results are joined.
 
-    Results go first and the photos of the parts last, so that a run that is killed here can be taken up.
+    The results are removed first and the lists of photos last, so that a run that is killed here can be resumed.
     """
     results = map(work.result, range(plan.n_parts))
     work.folder.remove([*results, *plan.names(), *leftovers(work.folder, plan)])

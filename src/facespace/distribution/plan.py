@@ -1,10 +1,10 @@
-"""Which photos belong to which part of the work: listed once, cut into numbered parts, written beside the results.
+"""Plans of distributed work: the list of photos, split into numbered parts and stored next to the results.
 
     .plan/0000012.json      the photos of part 12, in the order of the list
     .plan/plan.json         written last: the settings of the work, the number of photos and the SHA-256 of their list
 
-A later run lists the photos again, and goes on where list and settings are the same. Results without a plan are refused:
-nobody knows of which photos they are.
+A later run lists the photos again, and resumes if list and settings are the same. Results without a plan are refused,
+because their photos are unknown.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from facespace.io.text import one_line
 
 _FOLDER = ".plan"
 _VARIABLES = (MAX_PIXELS_VARIABLE, "FACESPACE_RUNTIME", "FACESPACE_PRECISION")
-_RESULT = "part-"
-HEADER = f"{_FOLDER}/plan.json"  # there is a plan where this object is
+_RESULT = "part-"  # the names of results begin with this
+HEADER = f"{_FOLDER}/plan.json"  # a plan exists if this object exists
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbered parts of a list of photos, `per_part` in each but the last."""
+    """Represents the numbered parts of a list of photos, with `per_part` photos in each except the last."""
 
     n_photos: int
     per_part: int
 
     @property
     def n_parts(self) -> int:
-        """How many parts there are.
+        """The number of parts.
 
         >>> Plan(n_photos=513, per_part=256).n_parts
         3
@@ -45,12 +45,12 @@ class Plan:
         return -(-self.n_photos // self.per_part)
 
     def names(self) -> list[str]:
-        """The names of the plan's own objects, that of the header first: without it there is no plan."""
+        """Return the names of the plan's objects, the header first, because without it there is no plan."""
         return [HEADER, *map(part_name, range(self.n_parts))]
 
 
 def part_name(number: int) -> str:
-    """The object with the photos of a part."""
+    """Return the name of the object with a part's photos."""
     return f"{_FOLDER}/{number:07d}.json"
 
 
@@ -64,10 +64,10 @@ def result_name(number: int, ending: str) -> str:
 
 
 def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any], *, per_part: int) -> Plan:
-    """Write the plan for a stream of `photos` into `folder`, or check that the plan found there is the same.
+    """Write the plan for a stream of `photos` into `folder`, or check that the existing plan is the same.
 
-    `settings` are what the results depend on, as JSON has them. `DatasetError` where the photos or the settings of an
-    earlier run differ, or there are results without a plan.
+    `settings` are everything that the results depend on, as JSON values. Raises `DatasetError` if the photos or settings
+    of an earlier run differ, or if there are results without a plan.
     """
     found = _read_header(folder) if folder.exists(HEADER) else None
     if found is not None and found["settings"] != settings:
@@ -76,7 +76,7 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
             for key, value in settings.items()
             if found["settings"].get(key) != value
         ]
-        raise DatasetError(f"{folder.name}: holds results made with {', '.join(differ)}; give another output")
+        raise DatasetError(f"{folder.name}: contains results made with {', '.join(differ)}; give another output")
     if found is None:
         _check_no_results(folder)
     digest, n_photos = hashlib.sha256(), 0
@@ -89,24 +89,24 @@ def make_plan(folder: Folder, photos: Iterable[str], settings: Mapping[str, Any]
     plan = Plan(n_photos, per_part)
     header = {"photos": n_photos, "per_part": per_part, "sha256": digest.hexdigest(), "settings": dict(settings)}
     if found is None:
-        folder.remove(leftovers(folder, plan))  # of a run of more photos that was killed before this line
+        folder.remove(leftovers(folder, plan))  # left by a run with more photos that was killed before this line
         folder.write(HEADER, json.dumps(header, indent=1).encode())
     elif found != header:
         raise DatasetError(
-            f"{folder.name}: holds results of {found['photos']:,} other photos (now there are {n_photos:,}, or their names "
-            "differ); give another output"
+            f"{folder.name}: contains results of {found['photos']:,} other photos (now there are {n_photos:,}, or their "
+            "names differ); give another output"
         )
     return plan
 
 
 def leftovers(folder: Folder, plan: Plan | None = None) -> list[str]:
-    """The names of what killed runs left where plans are: the objects that are not of this `plan`, the unfinished ones too."""
+    """Return the names of objects that killed runs left in the plan's folder: all that do not belong to this `plan`."""
     kept = set() if plan is None else set(plan.names())
     return [name for one in folder.inside(_FOLDER).names() if (name := f"{_FOLDER}/{one}") not in kept]
 
 
 def read_part(folder: Folder, number: int) -> list[str]:
-    """The photos of a part; `DatasetError` where its object is damaged."""
+    """Read the photos of a part. Raises `DatasetError` if its object is damaged."""
     try:
         photos = json.loads(folder.read(part_name(number)))
     except ValueError:
@@ -117,7 +117,7 @@ def read_part(folder: Folder, number: int) -> list[str]:
 
 
 def read_pairs(folder: Folder, number: int) -> list[tuple[Any, Any]]:
-    """The entries of a part whose plan was made of pairs in JSON; `DatasetError` where its object is damaged."""
+    """Read the entries of a part whose plan was made from JSON pairs. Raises `DatasetError` if its object is damaged."""
     try:
         return [(first, second) for first, second in map(json.loads, read_part(folder, number))]
     except (ValueError, TypeError):
@@ -125,20 +125,20 @@ def read_pairs(folder: Folder, number: int) -> list[tuple[Any, Any]]:
 
 
 def damaged(folder: Folder, number: int) -> DatasetError:
-    """The error for a part of a plan that cannot be read."""
+    """Return the error for a damaged part of a plan."""
     return DatasetError(f"{folder.name}/{part_name(number)}: damaged; give another output")
 
 
 def variables() -> dict[str, str]:
-    """The variables of the environment that results depend on, of the process that was started; empty where one is not set."""
+    """Return the environment variables of this process that results depend on; empty if not set."""
     return {name: os.environ.get(name, "") for name in _VARIABLES}
 
 
 def _check_no_results(folder: Folder) -> None:
-    # A worker of a lost node may write its part when the others have finished, and plan and results are gone.
+    # A worker of a lost node may write its part after the others have finished, when plan and results are already removed.
     if results := [name for name in folder.names() if name.startswith(_RESULT)]:
         raise DatasetError(
-            f"{folder.name}: holds {one_line(results[0])}, but no plan that says of which photos; remove the results, or give "
+            f"{folder.name}: contains {one_line(results[0])}, but no plan with its photos; remove the results, or give "
             "another output"
         )
 

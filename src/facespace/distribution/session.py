@@ -1,7 +1,7 @@
-"""Ray: a cluster to compute on, found by its address or started on this machine.
+"""Sessions with a Ray cluster, which is found by its address or started on this machine.
 
-Parts are computed by Ray Data's tasks, not by its actors: when a node is lost, its tasks are computed by whoever is free, while
-actors would wait for free room on another node. A worker process keeps its model from one task to the next.
+Parts are computed by Ray Data's tasks, not by its actors: when a node is lost, any free worker computes its tasks, while
+actors would wait for free resources on another node. A worker process keeps its model between tasks.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from facespace.errors import FacespaceError, RuntimeUnavailable
 from facespace.io.text import first_line, one_line
 from facespace.runtime.cores import CORES_VARIABLE, usable_cores
 
-_START_SECONDS = "120"  # for a node to start on a busy machine; Ray's default is 30
+_START_SECONDS = "120"  # timeout for the start of a node on a busy machine; Ray's default is 30
 _CONNECT_SECONDS = 10.0
-_MOST_RETRIES = 4  # of one part; a photo that ends the process of its reader must not end every worker for ever
+_MOST_RETRIES = 4  # of one part, so that a photo that crashes its worker does not crash workers for ever
 
 
 class Session:
-    """A connection to Ray. Made by `connect`."""
+    """A connection to Ray; create it with `connect`."""
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
 
     def map(self, compute: Callable[[int], None], numbers: Iterable[int], *, gpu: bool = False) -> Iterator[int]:
-        """Compute numbers on the workers; each number as it is done, in any order.
+        """Call `compute` for numbers on the workers. Yield each number when it is done, in any order.
 
-        `compute` is pickled. Every core is a worker; with `gpu` every GPU is one, with its share of the node's cores.
-        An error of `compute` that has a line for the user, and a worker that cannot go on, are a `FacespaceError`.
+        `compute` is pickled. Every core is a worker; with `gpu` every GPU is a worker, with its share of the node's cores.
+        Raises `FacespaceError` if `compute` raises an error for the user, or if a worker cannot continue.
         """
         rows = [{"number": number} for number in numbers]
         if not rows:
             return
         data = importlib.import_module("ray.data")
         cores = self._cores_of_a_gpu() if gpu else 1
-        # Each number is a block and a task; they lie with this process, so that no node's loss takes them away.
+        # Each number is a block and a task. This process owns the blocks, so they survive the loss of a node.
         with warnings.catch_warnings():
-            # Ray 2.60 has no other way to bound the retries; users can do nothing about it.
+            # Ray 2.60 has no other way to limit retries, and users cannot do anything about its warning.
             warnings.filterwarnings("ignore", message="`ray_remote_args")
             results = data.from_items(rows, override_num_blocks=len(rows)).map(
                 _compute_row,
@@ -55,7 +55,7 @@ class Session:
                 ray_remote_args_fn=_remote_options,
                 **(
                     {"num_gpus": 1, "max_calls": 0} if gpu else {}
-                ),  # otherwise a process with a GPU ends after each task
+                ),  # by default a process with a GPU ends after each task
             )
         try:
             for row in results.iter_rows():
@@ -63,7 +63,7 @@ class Session:
                     raise FacespaceError(row["error"])
                 yield row["number"]
         except self._ray.exceptions.RayError as error:
-            raise FacespaceError(f"Ray: {one_line(first_line(error))}; what is done is kept") from None
+            raise FacespaceError(f"Ray: {one_line(first_line(error))}; finished parts are kept") from None
 
     def _cores_of_a_gpu(self) -> int:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -75,15 +75,15 @@ class Session:
 
 @contextlib.contextmanager
 def connect(address: str) -> Iterator[Session]:
-    """A session with the cluster at an address: `local` starts one of this machine's cores, `auto` finds one on this machine.
+    """Connect to the cluster at an address: `local` starts one on this machine's cores, `auto` finds one on this machine.
 
-    A cluster that was started here ends with the block. `RuntimeUnavailable` where Ray is not installed or no cluster is
-    found.
+    A cluster that was started here ends with the block. Raises `RuntimeUnavailable` if Ray is not installed or no cluster
+    is found.
     """
     _check_reachable(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     os.environ.setdefault("RAY_raylet_start_wait_time_s", _START_SECONDS)
-    if address == "local" and "RAY_AUTH_MODE" not in os.environ:  # its ports are open to others
+    if address == "local" and "RAY_AUTH_MODE" not in os.environ:  # other users can reach the cluster's ports
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
         ray = importlib.import_module("ray")
@@ -91,7 +91,7 @@ def connect(address: str) -> Iterator[Session]:
     except ImportError:
         raise RuntimeUnavailable("--ray needs Ray; install it with: pip install 'facespace[ray]'") from None
     if ray.is_initialized():
-        raise RuntimeUnavailable("--ray: this process is connected to a Ray cluster already")
+        raise RuntimeUnavailable("--ray: this process is already connected to a Ray cluster")
     where: dict[str, Any] = {"address": address}
     if address == "local":
         where = {"address": "local", "num_cpus": usable_cores(), "include_dashboard": False}
@@ -100,23 +100,23 @@ def connect(address: str) -> Iterator[Session]:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RuntimeUnavailable(f"no Ray cluster at {one_line(address)}: {one_line(first_line(error))}") from None
     try:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as exceptions
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as exceptions too
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        with contextlib.redirect_stdout(sys.stderr):  # where Ray prints that a node was lost; results are on stdout
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints the loss of a node to stdout, which is for results
             yield Session(ray)
     finally:
         ray.shutdown()
 
 
 def _remote_options() -> dict[str, Any]:
-    """How often a task is computed again whose worker or node is lost; Ray Data itself would never stop."""
+    """Return a limit of retries for tasks whose worker or node is lost; by default Ray Data retries without end."""
     return {"max_retries": _MOST_RETRIES}
 
 
 def _check_reachable(address: str) -> None:
-    """Raise `RuntimeUnavailable` unless something listens at HOST:PORT; Ray itself would try for minutes."""
+    """Raise `RuntimeUnavailable` unless something listens at HOST:PORT, because Ray would try for minutes."""
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
         if address not in ("local", "auto"):
@@ -131,7 +131,10 @@ def _check_reachable(address: str) -> None:
 def _compute_row(
     row: dict[str, Any], compute: Callable[[int], None], cores: int, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Runs on a worker, which has the environment of its node and gets that of the command. Errors that a user can repair are values, so that Ray does not try them again."""
+    """Compute one row on a worker, after setting the environment variables of the command.
+
+    Errors that a user can fix are returned as values, so that Ray does not retry them.
+    """
     os.environ.update(environment, **{CORES_VARIABLE: str(cores)})
     number = int(row["number"])
     try:

@@ -1,7 +1,7 @@
-"""Folders that are local or in any store that fsspec knows (`s3://`, `gs://`, …): list photos, read, write once.
+"""Folders that are local or in a store that fsspec supports (`s3://`, `gs://`, …): they list, read and write objects.
 
-A place is a local path or a URL. Its credentials, if it has any, are kept out of messages and results; a plan has the URLs as they
-were given.
+A place is a local path or a URL. Credentials of URLs are kept out of messages and results, but a plan contains the URLs
+unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from facespace.io.photo_files import PhotoFiles
 from facespace.io.text import first_line, one_line
 from facespace.pipeline.photos import find_images
 
-MAX_PART = 2**32  # bytes of one result; a part of the largest group photos has a hundredth of it
+MAX_PART = 2**32  # bytes of one result; a part with the largest group photos has a hundredth of this
 
 _PASSWORD = re.compile(r"://[^/@]*:[^/]*@")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -36,7 +36,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is a URL, not a local path.
+    """Return whether a place is a URL, not a local path.
 
     >>> is_url("s3://bucket/photos"), is_url("photos"), is_url("C:/photos")
     (True, False, False)
@@ -45,7 +45,7 @@ def is_url(place: str) -> bool:
 
 
 def shown(place: str) -> str:
-    """A place as messages and results name it: a URL without user, password and query.
+    """Return a place for messages and results: a URL without user, password and query.
 
     >>> shown("ftp://ann:secret@host/a.jpg"), shown("https://host/a.jpg?signature=1"), shown("a@b.jpg")
     ('ftp://host/a.jpg', 'https://host/a.jpg', 'a@b.jpg')
@@ -57,7 +57,7 @@ def shown(place: str) -> str:
 
 
 def check_no_password(place: str) -> str:
-    """The place as it came; `ValueError` for a URL with a password, which other users of the machine would see.
+    """Return a place unchanged. Raises `ValueError` for a URL with a password, which other users of the machine could see.
 
     >>> check_no_password("s3://bucket/photos")
     's3://bucket/photos'
@@ -65,32 +65,32 @@ def check_no_password(place: str) -> str:
     if is_url(place) and _PASSWORD.search(place):
         protocol = place.partition("://")[0]
         raise ValueError(
-            f"{one_line(shown(place))}: the URL holds a password; put it into the variable "
+            f"{one_line(shown(place))}: the URL must not have a password; put it into the variable "
             f"FSSPEC_{protocol.upper()}_PASSWORD, or where the store's own tools look for it"
         )
     return place
 
 
 def find_photos(places: Iterable[str]) -> Iterator[str]:
-    """Photos of local paths as `pipeline.photos.find_images` finds them, and of URLs by the same rules, one after another.
+    """Yield the photos of local paths like `pipeline.photos.find_images`, and those of URLs by the same rules.
 
-    A URL of a file is taken as it is. Below the URL of a folder every photo is found, the files of a folder sorted before
-    those of its folders; hidden names are passed over. `DatasetError` where a store cannot be listed.
+    The URL of a file is yielded unchanged. Below the URL of a folder every photo is found, a folder's sorted files before
+    its subfolders; hidden names are skipped. Raises `DatasetError` if a store cannot be listed.
     """
     for place in places:
         yield from _find_in_store(place) if is_url(place) else find_images([place])
 
 
 def find_class_photos(url: str) -> Iterator[str]:
-    """`NAME/file` of every photo in the class folders of a store, sorted, by the rules of `alignment.aligner.find_photos`.
+    """Yield `NAME/file` of every photo in a store's class folders, sorted, by the rules of `alignment.aligner.find_photos`.
 
-    `DatasetError` where there is none, or the store cannot be listed.
+    Raises `DatasetError` if there are no photos or the store cannot be listed.
     """
     name, photos, found = shown(url), PhotoFiles(), False
     with _store_errors(name, url):
         store, root = _open_store(url)
         folders = {one["name"].rstrip("/") for one in store.ls(root, detail=True) if one["type"] == "directory"}
-    folders.discard(str(root).rstrip("/"))  # an object `folder//name` lies in a folder without a name
+    folders.discard(str(root).rstrip("/"))  # an object `folder//name` is in a folder without a name
     for folder in sorted(folders):
         person = folder.rpartition("/")[2]
         if person.startswith("."):
@@ -115,7 +115,7 @@ def find_class_photos(url: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A photo in a store as a file object for `facespace.read`: its bytes are fetched when they are read."""
+    """Represents a photo in a store as a file object for `facespace.read`; its bytes are fetched when read."""
 
     url: str
 
@@ -125,11 +125,11 @@ class StoredPhoto:
         return shown(self.url)
 
     def seekable(self) -> bool:
-        """It is read once, from its beginning."""
+        """Return False, because the photo is read once from its beginning."""
         return False
 
     def read(self) -> bytes:
-        """All bytes. `ImageError` where they cannot be had, or are more than `io.image.MAX_RECORD`."""
+        """Return all bytes. Raises `ImageError` if they cannot be read or are more than `io.image.MAX_RECORD`."""
         try:
             store, path = _open_store(self.url)
             size = int(store.info(path)["size"])
@@ -139,16 +139,17 @@ class StoredPhoto:
             raise
         except FileNotFoundError:
             raise ImageError(self.name, "no such file") from None
-        except Exception as error:  # stores raise what their libraries do
+        except Exception as error:  # the libraries of stores raise their own errors
             raise ImageError(self.name, f"cannot be read ({_text(error, self.url)})") from None
         raise ImageError(self.name, f"{size:,} bytes; no image has more than {MAX_RECORD:,}")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of results at a `place`. Names of objects have `/` between their parts.
+    """Represents a folder of results at a `place`. Names of objects have `/` between their parts.
 
-    Objects are there whole or not at all, unless a store writes in place, as `sftp://` does. Methods raise `OSError` for a local folder and `DatasetError` for a store, each naming the object.
+    Objects are written atomically, except in stores that write in place, such as `sftp://`. Methods raise `OSError` for a
+    local folder and `DatasetError` for a store, both with the object's name.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -161,15 +162,15 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The folder's name in messages."""
         return one_line(shown(self.place))
 
     def inside(self, name: str) -> Folder:
-        """A folder in this one."""
+        """Return a folder in this one."""
         return Folder(f"{self.place.rstrip('/')}/{name}")
 
     def is_empty(self, *, apart_from: str = "") -> bool:
-        """Whether nothing is in it, `apart_from` one folder, or there is no such folder."""
+        """Return whether the folder is empty, ignoring the folder `apart_from`, or does not exist."""
         if not is_url(self.place):
             return not os.path.isdir(self.place) or set(os.listdir(self.place)) <= {apart_from}
         with self._errors(""):
@@ -180,7 +181,7 @@ class Folder:
             return set(found) <= {apart_from}
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object unless it is there. Of several writers one gets True; the others leave what it wrote."""
+        """Write an object unless it exists, and return whether it was written. Of several writers only one gets True."""
         if not is_url(self.place):
             return _create_file(self._path(name), data)
         with self._errors(name):
@@ -192,7 +193,7 @@ class Folder:
             return True
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object, in place of one of this name."""
+        """Write an object, replacing an existing one."""
         if not is_url(self.place):
             target = self._path(name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ class Folder:
             store.pipe_file(path, data)
 
     def read(self, name: str) -> bytes:
-        """All bytes of an object; `DatasetError` above `MAX_PART`."""
+        """Read all bytes of an object. Raises `DatasetError` above `MAX_PART` bytes."""
         if not is_url(self.place):
             size = self._path(name).stat().st_size
             self._check(name, size)
@@ -215,7 +216,7 @@ class Folder:
             return bytes(store.cat_file(path))
 
     def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether an object exists."""
         if not is_url(self.place):
             return self._path(name).is_file()
         with self._errors(name):
@@ -223,7 +224,7 @@ class Folder:
             return bool(store.isfile(path))
 
     def names(self) -> list[str]:
-        """The names of the objects in this folder itself, sorted; empty where there is no such folder."""
+        """Return the names of the objects directly in this folder, sorted; empty if there is no such folder."""
         if not is_url(self.place):
             with contextlib.suppress(FileNotFoundError), os.scandir(self.place) as entries:
                 return sorted(entry.name for entry in entries if entry.is_file())
@@ -237,7 +238,7 @@ class Folder:
             return sorted(one["name"].rpartition("/")[2] for one in found if one["type"] == "file")
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects, those that are there, and the local folders that are empty then."""
+        """Remove objects if they exist, and then local folders that are empty."""
         if is_url(self.place):
             for name in names:
                 with self._errors(name), contextlib.suppress(FileNotFoundError):
@@ -253,7 +254,7 @@ class Folder:
                 folder.rmdir()
 
     def remove_unfinished(self) -> None:
-        """Remove what killed writers left in a local folder itself; a store has no unfinished objects."""
+        """Remove files that killed writers left directly in a local folder; a store has no unfinished objects."""
         if not is_url(self.place):
             for name in self.names():
                 if name.startswith(TEMPORARY):
@@ -265,7 +266,7 @@ class Folder:
 
     def _path(self, name: str) -> Path:
         inside = Path(name)
-        if inside.anchor or ".." in inside.parts:  # names of a store may hold what leads elsewhere on this system
+        if inside.anchor or ".." in inside.parts:  # a name from a store may be an absolute path on this system
             raise DatasetError(f"{self.name}: {one_line(name)} leads out of the folder")
         return Path(self.place, inside)
 
@@ -297,7 +298,7 @@ def _find_in_store(url: str) -> Iterator[str]:
         folder, folders, files = step
         for hidden in [one for one in folders if one.startswith(".")]:
             del folders[hidden]
-        for one in sorted(folders):  # `walk` goes into them in the order of this dictionary
+        for one in sorted(folders):  # `walk` visits them in the order of this dictionary
             folders[one] = folders.pop(one)
         inside = str(folder)[len(str(root).rstrip("/")) :].strip("/")
         for file in sorted(files):
@@ -315,7 +316,7 @@ def _find_in_store(url: str) -> Iterator[str]:
 
 
 def _kind(store: Any, path: str) -> Kind:
-    """What `io.file_kinds.kind_in_folder` says of a local file."""
+    """Return the kind of a stored file, by the rules of `io.file_kinds.kind_in_folder`."""
     ending = os.path.splitext(path)[1].lower()
     if ending in IMAGE_ENDINGS:
         return Kind.PHOTO
@@ -328,25 +329,25 @@ def _kind(store: Any, path: str) -> Kind:
 
 
 def _open_store(url: str) -> tuple[Any, Any]:
-    """The file system of a URL and the path in it. `RuntimeUnavailable` where a package for it is missing."""
+    """Return the file system of a URL and the path in it. Raises `RuntimeUnavailable` if a package for it is missing."""
     protocol = url.partition("://")[0]
     try:
         fsspec = importlib.import_module("fsspec.core")
     except ImportError:
         raise RuntimeUnavailable(f"{protocol}:// needs fsspec; install it with: pip install 'facespace[ray]'") from None
     try:
-        # fsspec takes what follows `::` for a second URL, but it may be in the name of an object. Others write to the store
-        # meanwhile, so listings are not kept.
+        # fsspec takes the text after `::` for a second URL, but an object's name may contain `::`. Listings are not cached,
+        # because others write to the store meanwhile.
         first, colons, rest = url.partition("::")
         store, path = fsspec.url_to_fs(first, use_listings_cache=False)
         return store, f"{path}{'/' if first.endswith('/') else ''}{colons}{rest}" if colons else path
     except ImportError as error:
-        raise RuntimeUnavailable(f"{protocol}:// needs one more package ({first_line(error)})") from None
+        raise RuntimeUnavailable(f"{protocol}:// needs another package ({first_line(error)})") from None
 
 
 @contextlib.contextmanager
 def _store_errors(name: str, url: str) -> Iterator[None]:
-    """What a store's library raises, as a `DatasetError` of one line that names the object and holds no secret."""
+    """Turn errors of a store's library into a one-line `DatasetError` with the object's name and without secrets."""
     try:
         yield
     except (DatasetError, ImageError, RuntimeUnavailable, FileExistsError, GeneratorExit):
@@ -358,7 +359,7 @@ def _store_errors(name: str, url: str) -> Iterator[None]:
 
 
 def _text(error: Exception, url: str) -> str:
-    """The first line of an error without the credentials and signatures of URLs, those that the store has rewritten too."""
+    """Return the first line of an error without credentials and signatures of URLs, even if the store has rewritten them."""
     text = _QUERY.sub(r"\1", _CREDENTIALS_IN_TEXT.sub("", str(error)))
     if secret := _CREDENTIALS.search(url):
         user_and_password = secret[0].removesuffix("@")
@@ -378,15 +379,15 @@ def _create_file(target: Path, data: bytes) -> bool:
                 file.write(data)
             sync_file(unfinished)
             try:
-                os.link(unfinished, target)  # which fails where a file of that name is there
+                os.link(unfinished, target)  # fails if the target exists
             except (FileExistsError, FileNotFoundError):
-                if not target.exists():  # removed as unfinished, but not because others had finished
+                if not target.exists():  # another process removed the unfinished file, but the target does not exist
                     raise
                 return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                unfinished.replace(target)  # what another writer puts there has the same content
+                unfinished.replace(target)  # other writers write the same content
             sync_folder(target.parent)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -169,7 +169,7 @@ def test_what_is_no_video_fails_like_a_photo(tmp_path: Path, capsys: pytest.Capt
     assert run(tmp_path / "a.mp4", json=True, subtitles=tmp_path / "a.srt", draw=tmp_path / "b.mp4") == 1
     (entry,), err = printed(capsys)
     assert list(entry) == ["image", "error"]
-    assert entry["error"].startswith("not a video facespace reads")
+    assert entry["error"].startswith("not a video that facespace can read")
     assert err == f"facespace: {entry['image']}: {entry['error']}\n"
     assert os.listdir(tmp_path) == ["a.mp4"]
 
@@ -372,7 +372,7 @@ def test_identify_photos_and_videos(
     given = [hopper_file, "film.mp4", "bad.mp4", collins_file]
     outcome = cli("identify", "--gallery", "g", "--json", *given, "--subtitles", "out", "--draw", "out")
     assert outcome.code == 1
-    assert outcome.errors[0].startswith("facespace: bad.mp4: not a video facespace reads")
+    assert outcome.errors[0].startswith("facespace: bad.mp4: not a video that facespace can read")
     photo, *frames, summary, bad, other = outcome.json
     assert [face["name"] for face in photo["faces"]] == ["Grace Hopper"]
     assert [entry["frame"] for entry in frames] == list(range(0, 15, 2))

@@ -1,4 +1,4 @@
-"""`area_resize` against the share of every input pixel in every output pixel, counted in whole numbers."""
+"""`area_resize` against the fraction of every input pixel in every output pixel, computed with integers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ sides = st.integers(1, 18)
 
 
 def coverage(n: int, m: int) -> np.ndarray:
-    """(m, n): the share of output pixel i that lies on input pixel k, in whole numbers.
+    """Return (m, n): how much of output pixel i covers input pixel k, in integers.
 
     In units of 1/m of an input pixel, output pixel i is [i·n, (i+1)·n) and input pixel k is [k·m, (k+1)·m).
     """
@@ -22,7 +22,7 @@ def coverage(n: int, m: int) -> np.ndarray:
 
 
 def grid_bilinear(n: int, m: int) -> np.ndarray:
-    """(m, n): OpenCV's INTER_AREA where a side of the image grows: two neighbours, weighted by the pixel grid."""
+    """Return (m, n) of OpenCV's INTER_AREA if a side of the image grows: two neighbours, weighted by the pixel grid."""
     weights = np.zeros((m, n))
     for i in range(m):
         first = i * n // m
@@ -36,7 +36,7 @@ def grid_bilinear(n: int, m: int) -> np.ndarray:
 
 
 def oracle(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image (C,H,W) as (C,height,width) float64."""
+    """Resize an image (C,H,W) to (C,height,width) float64."""
     _, n_rows, n_columns = image.shape
     weights = coverage if height <= n_rows and width <= n_columns else grid_bilinear
     rows, columns = weights(n_rows, height), weights(n_columns, width)
@@ -85,7 +85,7 @@ def test_sides_longer_than_a_block(n_rows, n_columns, height, width):
 @given(n=st.integers(1, 90), m=st.integers(1, 90))
 @example(n=26, m=46)  # 23 · 26 / 46 is 13, in floating point a little less
 def test_weights_of_one_side(n, m):
-    """A ramp along one side: any input pixel counted too much or too little shows."""
+    """A ramp along one side makes a wrong weight of any input pixel visible."""
     ramp = np.arange(n, dtype=np.uint8)[None, None, :] * 2
     out = area_resize(ramp, np.empty((1, 1, m), np.float32))
     np.testing.assert_allclose(out, oracle(ramp, 1, m), atol=2e-3)
@@ -98,7 +98,7 @@ def test_weights_of_one_side(n, m):
 @pytest.mark.parametrize("box", [(0, 0, 700, 640), (-90, 17, 800, 777), (300, -500, 701, 900)])
 @pytest.mark.parametrize("size", [(420, 384), (24, 24), (297, 801)])
 def test_boxes_resized_stripe_by_stripe(dtype, box, size):
-    """More numbers than are copied, or kept between the products, at once."""
+    """The image has more numbers than are copied, or kept between the products, at a time."""
     image = random_image(700, 640).astype(dtype)
     top, left, height, width = box
     black = np.zeros((3, 2000, 2000), dtype)
@@ -130,7 +130,7 @@ def test_halves_round_to_even():
     width=st.integers(1, 200),
     value=st.integers(0, 255),
 )
-def test_a_constant_stays(n_rows, n_columns, height, width, value):
+def test_a_constant_image_stays_constant(n_rows, n_columns, height, width, value):
     image = np.full((3, n_rows, n_columns), value, np.uint8)
     assert (area_resize(image, np.empty((3, height, width), np.uint8)) == value).all()
     assert np.abs(area_resize(image, np.empty((3, height, width), np.float32)) - value).max() <= 1e-3

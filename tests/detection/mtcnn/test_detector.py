@@ -1,4 +1,4 @@
-"""The cascade against golden faces and against a plain reading of the 2018 program on the original networks."""
+"""The cascade against golden faces and against a simple port of the 2018 program with the original networks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def iou(a, b) -> float:
 
 
 def numbers(faces: list[Face]) -> np.ndarray:
-    """Faces as rows of 15 numbers: box, score, landmarks."""
+    """Return faces as rows of 15 numbers: box, score, landmarks."""
     return np.array([[*f.box, f.score, *np.ravel(f.landmarks)] for f in faces]).reshape(-1, 15)
 
 
 def assert_same(ours: list[Face], theirs: np.ndarray, *, pixels: float = 0.05) -> None:
-    """The same faces, in whatever order two almost equal scores come."""
+    """Check that faces are the same; two with almost equal scores may be in either order."""
     found = numbers(ours)
     assert len(found) == len(theirs)
     found, theirs = (rows[np.lexsort((rows[:, 1].round(), rows[:, 0].round()))] for rows in (found, theirs))
@@ -44,7 +44,7 @@ def assert_same(ours: list[Face], theirs: np.ndarray, *, pixels: float = 0.05) -
     np.testing.assert_allclose(np.delete(found, 4, 1), np.delete(theirs, 4, 1), atol=pixels)
 
 
-# --- the 2018 program, read aloud -------------------------------------------------------------------------------
+# --- the 2018 program, ported simply -------------------------------------------------------------------------------
 
 
 def resized(image: np.ndarray, height: int, width: int, dtype: type = np.uint8) -> np.ndarray:
@@ -62,18 +62,18 @@ def square(boxes: np.ndarray) -> np.ndarray:
 
 
 def suppressed(rows: np.ndarray, threshold: float, overlap: str = "union") -> np.ndarray:
-    """Rows are box, score, whatever else."""
+    """Suppress rows of box, score and other columns."""
     return rows[slow(rows[:, :4], rows[:, 4], threshold, overlap)]
 
 
 def moved(rows: np.ndarray, plus: int) -> np.ndarray:
-    """Boxes after their offsets (columns 5 to 8); `plus` is 1 where sides count both end pixels."""
+    """Move boxes by their offsets (columns 5 to 8); `plus` is 1 if sides include both end pixels."""
     sides = rows[:, 2:4] - rows[:, :2] + plus
     return rows[:, :4] + rows[:, 5:9] * np.hstack([sides, sides])
 
 
 def cut(image: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
-    """Crops of boxes that count pixels from 1 and both ends, zero outside."""
+    """Cut boxes that count pixels from 1 and include both ends; zero outside the image."""
     crops = np.zeros((len(boxes), side, side, 3), np.float32)
     for crop, (x1, y1, x2, y2) in zip(crops, boxes.astype(int), strict=True):
         part = np.zeros((y2 - y1 + 1, x2 - x1 + 1, 3), np.uint8)
@@ -86,7 +86,7 @@ def cut(image: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
 
 
 def cascade_of_2018(image, min_size=20, thresholds=(0.6, 0.7, 0.7), factor=0.709) -> np.ndarray:
-    """Rows of 15 numbers."""
+    """Return rows of 15 numbers."""
     rows = np.empty((0, 9))
     for level in pyramid(*image.shape[:2], min_size=min_size, factor=factor):
         _, probability, offsets = run_original("pnet", resized(image, level.height, level.width)[None])
@@ -94,7 +94,7 @@ def cascade_of_2018(image, min_size=20, thresholds=(0.6, 0.7, 0.7), factor=0.709
         hits = np.argwhere(probability[0] >= thresholds[0])  # the map is transposed
         for x, y in hits:
             corner = [int((2 * v + k) / level.scale) for k in (1, 12) for v in (x, y)]
-            read_at = probability.shape[1] - 1 - x if len(hits) == 1 else x  # its slip
+            read_at = probability.shape[1] - 1 - x if len(hits) == 1 else x  # the program's bug
             found.append([*corner, probability[0, x, y], *offsets[0, read_at, y]])
         rows = np.vstack([rows, suppressed(np.array(found).reshape(-1, 9), 0.5)])
     boxes = square(moved(suppressed(rows, 0.7), 0))
@@ -150,7 +150,7 @@ def test_a_face_cut_by_the_border(detector, small, side):
     ],
     ids=str,
 )
-def test_options_do_what_they_did(small, options):
+def test_options_have_the_effect_of_2018(small, options):
     assert_same(MTCNN(**options).detect(small), cascade_of_2018(small, **options))
 
 
@@ -188,8 +188,8 @@ def test_golden_faces(shared, detector):
     sure = hits = 0
     errors, extra = [], []
     for entry, faces in zip(entries, detector.detect_many(images), strict=True):
-        wanted = list(entry["faces"])
-        for theirs in wanted:
+        expected = list(entry["faces"])
+        for theirs in expected:
             overlaps = [iou(theirs["box"], ours.box) for ours in faces]
             best = int(np.argmax(overlaps)) if overlaps else -1
             error = np.inf
@@ -203,7 +203,7 @@ def test_golden_faces(shared, detector):
         extra += [
             face
             for face in faces
-            if face.score >= 0.95 and not any(iou(face.box, theirs["box"]) >= 0.5 for theirs in wanted)
+            if face.score >= 0.95 and not any(iou(face.box, theirs["box"]) >= 0.5 for theirs in expected)
         ]
     assert sure >= 80
     assert hits / sure >= 0.98
@@ -242,20 +242,20 @@ def test_many_is_one_by_one(detector, small, cat_file):
         assert_same(together, numbers(alone), pixels=0.02)
 
 
-def test_many_takes_any_iterable_and_none(detector, small):
+def test_many_takes_any_iterable_even_an_empty_one(detector, small):
     assert detector.detect_many([]) == []
     assert [len(faces) for faces in detector.detect_many(image for image in [small, small[:5], small])] == [1, 0, 1]
 
 
-def test_four_threads_get_what_one_gets(detector, small):
+def test_four_threads_get_the_same_as_one(detector, small):
     images = [small, np.ascontiguousarray(small[:, ::-1]), np.ascontiguousarray(small[5:, 9:])] * 4
     alone = [numbers(detector.detect(image)) for image in images]
     with ThreadPoolExecutor(4) as pool:
-        for faces, wanted in zip(pool.map(detector.detect, images), alone, strict=True):
-            assert_same(faces, wanted, pixels=0.02)
+        for faces, expected in zip(pool.map(detector.detect, images), alone, strict=True):
+            assert_same(faces, expected, pixels=0.02)
         for parts in pool.map(detector.detect_many, [images[:6], images[6:], images[:6], images[6:]]):
-            for faces, wanted in zip(parts, alone[:6], strict=True):
-                assert_same(faces, wanted, pixels=0.02)
+            for faces, expected in zip(parts, alone[:6], strict=True):
+                assert_same(faces, expected, pixels=0.02)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (11, 11), (19, 19), (1, 500), (500, 3), (12, 12), (20, 20), (21, 33)])
@@ -263,21 +263,21 @@ def test_tiny_images(detector, shape):
     assert detector.detect(np.full((*shape, 3), 90, np.uint8)) == []
 
 
-def test_images_of_no_pixels_have_no_face(detector):
+def test_images_without_pixels_have_no_faces(detector):
     assert detector.detect(np.empty((0, 0, 3), np.uint8)) == []
     assert detector.detect_many([np.empty((0, 40, 3), np.uint8), np.empty((40, 0, 3), np.uint8)]) == [[], []]
 
 
 def test_views_with_any_strides(detector, small):
-    wanted = numbers(detector.detect(np.ascontiguousarray(small[:, ::-1])))
-    assert_same(detector.detect(small[:, ::-1]), wanted)
-    assert_same(detector.detect(np.asfortranarray(small[:, ::-1])), wanted)
+    expected = numbers(detector.detect(np.ascontiguousarray(small[:, ::-1])))
+    assert_same(detector.detect(small[:, ::-1]), expected)
+    assert_same(detector.detect(np.asfortranarray(small[:, ::-1])), expected)
     locked = small[:, ::-1].copy()
     locked.flags.writeable = False
-    assert_same(detector.detect(locked), wanted)
+    assert_same(detector.detect(locked), expected)
 
 
-def test_the_image_is_left_alone(detector, small):
+def test_the_image_is_not_changed(detector, small):
     before = small.copy()
     detector.detect(small)
     assert (small == before).all()
@@ -297,27 +297,27 @@ def test_the_image_is_left_alone(detector, small):
     ],
     ids=lambda image: f"{image.dtype}{image.shape}",
 )
-def test_arrays_that_are_no_images(detector, image):
+def test_arrays_that_are_not_images(detector, image):
     with pytest.raises(ValueError, match=r"^an image must be \(H, W, 3\) uint8 RGB, or .*; got " + str(image.dtype)):
         detector.detect(image)
     with pytest.raises(ValueError, match="uint8 RGB"):
         detector.detect_many([image])
 
 
-def test_everything_that_is_plainly_an_image(detector, hopper, hopper_file):
+def test_all_kinds_of_images(detector, hopper, hopper_file):
     """Paths, PIL images and arrays of other kinds are read as `facespace.read` reads them."""
-    wanted = detector.detect(hopper)
+    expected = detector.detect(hopper)
     gray = np.asarray(Image.fromarray(hopper).convert("L"))
-    assert len(wanted) == 1
+    assert len(expected) == 1
     for image in (hopper_file, str(hopper_file), Image.open(hopper_file), hopper / np.float32(255)):
-        assert detector.detect(image) == wanted
+        assert detector.detect(image) == expected
     for image in (gray, gray[..., None], np.dstack([gray, gray, gray, np.full_like(gray, 255)])):
         assert detector.detect(image) == detector.detect(np.dstack([gray] * 3))
-    assert detector.detect_many([hopper_file, gray]) == [wanted, detector.detect(gray)]
+    assert detector.detect_many([hopper_file, gray]) == [expected, detector.detect(gray)]
 
 
 @pytest.mark.parametrize("call", ["detect", "detect_many"])
-def test_what_is_no_image_is_one_line(detector, call):
+def test_the_error_for_other_inputs_is_one_line(detector, call):
     with pytest.raises(TypeError, match=r"; got None, which is what some libraries give for a file they cannot read$"):
         getattr(detector, call)(None if call == "detect" else [None])
     with pytest.raises(TypeError, match="detect_many takes several images; got str"):
@@ -362,11 +362,11 @@ def test_the_runtime_has_a_name(detector):
     assert detector.runtime == "onnxruntime"
 
 
-# --- helpers beside a caller ---------------------------------------------------------------------------------------
+# --- helpers of a caller ---------------------------------------------------------------------------------------
 
 
 def test_helpers_and_the_caller_share_the_inputs(detector, monkeypatch):
-    """The helper is held up until the caller has done all but one input; results keep the order of the inputs."""
+    """The helper waits until the caller has processed all but one input; results keep the order of the inputs."""
     monkeypatch.setattr(detector, "_n_cores", 2)
     caller, by_caller = threading.get_ident(), []
     begun, enough = threading.Event(), threading.Event()
@@ -390,8 +390,8 @@ def test_helpers_and_the_caller_share_the_inputs(detector, monkeypatch):
     assert by_caller == [1, 2, 3, 4, 5]
 
 
-def test_few_inputs_are_prepared_ahead_of_helpers(detector, monkeypatch):
-    """Crops of a photo with thousands of candidates must not lie in memory all at once."""
+def test_few_inputs_are_prepared_in_advance_for_helpers(detector, monkeypatch):
+    """The crops of a photo with thousands of candidates must not be in memory all at once."""
     monkeypatch.setattr(detector, "_n_cores", 2)
     caller, by_caller, all_made = threading.get_ident(), [], threading.Event()
 
@@ -410,8 +410,8 @@ def test_few_inputs_are_prepared_ahead_of_helpers(detector, monkeypatch):
     assert by_caller[0] == 2 * _WAITING < 50
 
 
-def test_inputs_are_given_up_once_they_are_computed(detector, monkeypatch):
-    """The canvases of a photo of 100 megapixels are 300 MB, and nobody reads one twice."""
+def test_inputs_are_released_after_they_are_processed(detector, monkeypatch):
+    """The canvases of a photo of 100 megapixels are 300 MB, and each is read only once."""
     monkeypatch.setattr(detector, "_n_cores", 2)
     made: list[weakref.ref[np.ndarray]] = []
     computed = threading.Semaphore(0)
@@ -432,17 +432,17 @@ def test_inputs_are_given_up_once_they_are_computed(detector, monkeypatch):
     assert list(detector._map_with_helpers(total, inputs())) == [3 * number for number in range(200)]
 
 
-def test_what_fails_beside_a_caller_fails_there(detector, monkeypatch):
+def test_an_error_of_a_helper_is_raised_in_the_caller(detector, monkeypatch):
     monkeypatch.setattr(detector, "_n_cores", 2)
     with pytest.raises(ZeroDivisionError):
         list(detector._map_with_helpers(lambda number: 1 // number, [3, 2, 1, 0]))
 
 
 def test_one_core_has_no_helpers(detector, monkeypatch, small):
-    wanted = numbers(detector.detect(small))
+    expected = numbers(detector.detect(small))
     monkeypatch.setattr(detector, "_n_cores", 1)
     monkeypatch.setattr(detector, "_helpers", None)
-    np.testing.assert_allclose(numbers(detector.detect(small)), wanted, atol=1e-3)
+    np.testing.assert_allclose(numbers(detector.detect(small)), expected, atol=1e-3)
 
 
 # --- a level with one candidate ------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_one_core_has_no_helpers(detector, monkeypatch, small):
 
 @pytest.mark.shared
 def test_a_lone_candidate_moves_by_the_offsets_of_its_mirror_image(shared, detector):
-    """Photos of LFW whose crop another reading of the offsets moves by more than a pixel."""
+    """Photos of LFW whose crop would move by more than a pixel with the correct offsets."""
     names = [
         f"{person}/{person}_{number:04d}.jpg"
         for person, number in (("Al_Davis", 2), ("Ali_Abbas", 2), ("Bulent_Ecevit", 3), ("Cecilia_Cheung", 1))
@@ -462,5 +462,5 @@ def test_a_lone_candidate_moves_by_the_offsets_of_its_mirror_image(shared, detec
     for name in names:
         image = np.asarray(Image.open(shared / "data/lfw_view1/images" / name).convert("RGB"))
         boxes = [crop_box(face.box, 250, 250, 32) for face in detector.detect(image)]
-        wanted = [int(value) for value in golden[name]]
-        assert min(np.abs(np.subtract(box, wanted)).max() for box in boxes) <= 1
+        expected = [int(value) for value in golden[name]]
+        assert min(np.abs(np.subtract(box, expected)).max() for box in boxes) <= 1

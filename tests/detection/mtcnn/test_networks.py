@@ -1,4 +1,4 @@
-"""P-, R- and O-Net against the published ONNX files, run as they are by ONNX Runtime on transposed images."""
+"""P-, R- and O-Net against the published ONNX files, which ONNX Runtime runs unchanged on transposed images."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def networks():
 
 
 def scan(image: np.ndarray, min_size: float) -> list[np.ndarray]:
-    """P-Net's five outputs (5,rows,columns) of every pyramid level, gathered from the canvases."""
+    """Return P-Net's five outputs (5,rows,columns) of every pyramid level, collected from the canvases."""
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     plan = layout(*image.shape[:2], min_size, 0.709)
     levels = [area_resize(planes, np.empty((3, level.height, level.width), np.uint8)) for level in plan.levels]
     found = [np.full((5, (v.height - 1) // 2 - 4, (v.width - 1) // 2 - 4), np.nan, np.float32) for v in plan.levels]
     for canvas, mask in enumerate(plan.masks):
-        # What lies beside the tiles must not matter.
+        # Pixels outside the tiles must not matter.
         pixels = np.random.default_rng(canvas).integers(0, 256, (1, 4, *mask.shape)).astype(np.uint8)
         pixels[0, 3] = mask
         for tile in plan.on_canvas(canvas):

@@ -1,4 +1,4 @@
-"""Pyramid and layout: every P-Net cell of every level once, where the network will look for it."""
+"""Pyramid and layout: every P-Net cell of every level appears exactly once, at the right position."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = [
 
 
 def n_cells(length: int) -> int:
-    """P-Net's output for an input of this length: conv 3, pool 2/2 that rounds up, conv 3, conv 3."""
+    """Return the length of P-Net's output: conv 3, pool 2/2 that rounds up, conv 3, conv 3."""
     length = length - 2
     length = (length + 1) // 2
     return length - 2 - 2
@@ -136,7 +136,7 @@ def test_a_photo_too_small_has_no_canvas():
 
 
 def test_the_pyramid_of_an_lfw_photo_takes_two_canvases():
-    """One for each of two cores, and little more of them than the pyramid's own pixels."""
+    """One for each of two cores, with little more area than the pyramid's own pixels."""
     plan = layout(250, 250, 20, 0.709)
     assert len(plan.masks) == 2
     pixels = sum(level.height * level.width for level in plan.levels)
@@ -144,7 +144,7 @@ def test_the_pyramid_of_an_lfw_photo_takes_two_canvases():
 
 
 def test_canvases_are_used_well():
-    """Packing that wastes most of its canvases would be right, and slow."""
+    """Packing that wastes most of the canvases would be correct, but slow."""
     plan = layout(1500, 2000, 20, 0.709)
     pixels = sum(level.height * level.width for level in plan.levels)
     assert pixels / sum(mask.size for mask in plan.masks) >= 0.75

@@ -1,4 +1,4 @@
-"""Every loss there is: gradients that are right, numbers that are finite, state that is saved."""
+"""The contract of all losses: correct gradients, finite numbers, complete state."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def features(seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 
 
 def test_the_gradient_is_right(loss):
-    loss.eval()  # centres and running statistics rest
-    if loss.name == "adaface":  # the quality of an image is told by its feature, and is no way to lower the loss
+    loss.eval()  # in evaluation mode centres and statistics do not change
+    if loss.name == "adaface":  # AdaFace's quality is computed from features without a gradient
         quality = loss._quality(features().norm(dim=1))
         loss._quality = lambda norms: quality
 
@@ -42,7 +42,7 @@ def test_the_gradient_is_right(loss):
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e4])
 @pytest.mark.parametrize("alike", [False, True])
 def test_finite_on_hard_inputs(loss, scale, alike):
-    """All zero, tiny, huge, and all the same: where √, acos and division go wrong."""
+    """All zero, tiny, huge, and all the same: inputs on which √, acos and division can fail."""
     x = features(scale=scale).float()
     loss = loss.float()
     if alike:
@@ -77,7 +77,7 @@ def test_a_batch_of_one(loss):
     assert torch.isfinite(x.grad).all()
 
 
-def test_the_state_is_all_there_is(loss):
+def test_the_state_dict_is_the_whole_state(loss):
     loss.train()
     loss(features(1), LABELS)
     again = create(loss.name, dimension=DIMENSION, n_classes=CLASSES).double()
@@ -90,7 +90,7 @@ def test_the_state_is_all_there_is(loss):
     assert torch.equal(first, again(features(2), LABELS))
 
 
-def test_the_callers_tensors_stay(loss):
+def test_the_callers_tensors_do_not_change(loss):
     x, labels = features(), LABELS.clone()
     loss(x, labels)
     assert torch.equal(x, features())

@@ -81,8 +81,8 @@ def test_margins(features, name, options, scale, at_label):
     with torch.no_grad():
         loss.weight.copy_(torch.randn(loss.weight.shape, generator=torch.Generator().manual_seed(1)))
     n_centers = len(loss.weight) // C
-    wanted = with_margin(features, loss.weight.detach().numpy(), scale, at_label, n_centers)
-    assert loss(features, torch.tensor(LABELS)).item() == pytest.approx(wanted, rel=1e-6)
+    expected = with_margin(features, loss.weight.detach().numpy(), scale, at_label, n_centers)
+    assert loss(features, torch.tensor(LABELS)).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_softmax(features):
@@ -109,8 +109,8 @@ def test_adaface(features):
         z = min(max((np.linalg.norm(x) - mean) / (std + 1e-3) * h, -1), 1)
         return math.cos(math.acos(cosine) - m * z) - (m + m * z)
 
-    wanted = with_margin(features, loss.weight.detach().numpy(), 64, at_label)
-    assert loss.train()(features, torch.tensor(LABELS)).item() == pytest.approx(wanted, rel=1e-6)
+    expected = with_margin(features, loss.weight.detach().numpy(), 64, at_label)
+    assert loss.train()(features, torch.tensor(LABELS)).item() == pytest.approx(expected, rel=1e-6)
     assert (loss.mean_norm.item(), loss.std_norm.item()) == (pytest.approx(mean), pytest.approx(std))
 
 
@@ -127,9 +127,9 @@ def test_a_larger_angle_is_never_cheaper():
 
 @pytest.mark.parametrize("order", [1.0, 2.0])
 def test_features_norm(features, order):
-    wanted = np.mean([sum((abs(v) + 1e-4) ** order for v in x) ** (1 / order) for x in features.numpy()])
+    expected = np.mean([sum((abs(v) + 1e-4) ** order for v in x) ** (1 / order) for x in features.numpy()])
     assert create("features-norm", dimension=D, n_classes=C, order=order)(features, None).item() == pytest.approx(
-        wanted
+        expected
     )
 
 
@@ -142,8 +142,8 @@ def test_center_loss(features, legacy):
     centers = np.zeros((C, D))
     for step in range(4):
         x = features.numpy() * (step + 1)
-        wanted = np.mean([(v - centers[label]) ** 2 for v, label in zip(x, LABELS, strict=True)])
-        assert loss(torch.from_numpy(x), torch.tensor(LABELS)).item() == pytest.approx(wanted)
+        expected = np.mean([(v - centers[label]) ** 2 for v, label in zip(x, LABELS, strict=True)])
+        assert loss(torch.from_numpy(x), torch.tensor(LABELS)).item() == pytest.approx(expected)
         old = centers.copy()
         for identity in range(C):
             apart = [old[identity] - v for v, label in zip(x, LABELS, strict=True) if label == identity]
@@ -189,7 +189,7 @@ def test_center_loss_of_2018(golden):
 
 @pytest.mark.shared
 def test_triplet_loss_of_2018(golden, monkeypatch):
-    """Value and gradient on the original's triplets; a gradient along a unit vector is lost when that is normalised."""
+    """Value and gradient on the original's triplets; normalisation removes the gradient along a unit vector."""
     from facespace.training.losses import triplet
 
     given = golden["triplet"]
@@ -203,9 +203,9 @@ def test_triplet_loss_of_2018(golden, monkeypatch):
     value.backward()
     assert value.item() == pytest.approx(given["loss"], rel=1e-5)
     x = np.concatenate(parts)
-    wanted = np.concatenate([given[f"grad_{name}"] for name in ("anchor", "positive", "negative")])
-    wanted = wanted - (wanted * x).sum(1, keepdims=True) * x
-    np.testing.assert_allclose(features.grad.numpy(), wanted, atol=1e-6)
+    expected = np.concatenate([given[f"grad_{name}"] for name in ("anchor", "positive", "negative")])
+    expected = expected - (expected * x).sum(1, keepdims=True) * x
+    np.testing.assert_allclose(features.grad.numpy(), expected, atol=1e-6)
 
 
 # --- triplets -----------------------------------------------------------------------------------------------------------
@@ -239,12 +239,12 @@ def test_miners(features, miner, margin):
     found = list(
         zip(*(x.tolist() for x in choose_triplets(d, torch.tensor(LABELS), margin=margin, miner=miner)), strict=True)
     )
-    wanted = slow_triplets(d.numpy(), LABELS, margin, miner)
+    expected = slow_triplets(d.numpy(), LABELS, margin, miner)
     if miner != "vgg":
-        assert sorted(found) == sorted(wanted)
+        assert sorted(found) == sorted(expected)
         return
-    assert set(found) <= set(wanted)
-    assert sorted(t[:2] for t in found) == sorted({t[:2] for t in wanted})
+    assert set(found) <= set(expected)
+    assert sorted(t[:2] for t in found) == sorted({t[:2] for t in expected})
     seen = set(found)
     for _ in range(300):
         seen |= set(
@@ -252,10 +252,10 @@ def test_miners(features, miner, margin):
                 *(x.tolist() for x in choose_triplets(d, torch.tensor(LABELS), margin=margin, miner=miner)), strict=True
             )
         )
-    assert seen == set(wanted)  # each is drawn some time
+    assert seen == set(expected)  # each one is drawn at some point
 
 
-def test_large_batches_go_in_parts(features, monkeypatch):
+def test_large_batches_are_processed_in_parts(features, monkeypatch):
     from facespace.training.losses import triplet
 
     d = squared_distances(torch.nn.functional.normalize(features))
@@ -278,7 +278,7 @@ def test_batches_without_a_triplet(miner, labels):
     assert loss.facts["active"] == 0
 
 
-def test_what_is_told_of_triplets(features):
+def test_facts_about_triplets(features):
     loss = create("triplet", dimension=D, n_classes=C, miner="all", margin=0.3)
     value = loss(features, torch.tensor(LABELS))
     e = np.array([unit(x) for x in features.numpy()])
