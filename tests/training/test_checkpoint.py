@@ -253,7 +253,7 @@ def refused(path: Path) -> str:
     with pytest.raises(TrainingError) as caught:
         load(path)
     said = str(caught.value)
-    assert "damaged checkpoint" in said and said.endswith("to go on from the one before") and "\n" not in said
+    assert "damaged checkpoint" in said and said.endswith("to resume from the previous one") and "\n" not in said
     return said
 
 

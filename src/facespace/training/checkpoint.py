@@ -153,7 +153,7 @@ def load(path: Path) -> Checkpoint:
         tensors = _read_tensors(path, facts)
     except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise TrainingError(
-            f"{path}: a damaged checkpoint ({first_line(error)}); remove it to go on from the one before"
+            f"{path}: a damaged checkpoint ({first_line(error)}); remove it to resume from the previous one"
         ) from None
     return Checkpoint(facts["step"], tensors, facts["facts"])
 
@@ -191,7 +191,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         or facts.get("format") != _FORMAT
         or any(type(facts.get(name)) is not kind for name, kind in kinds.items())
     ):
-        raise TrainingError(f"{file}: a damaged checkpoint; remove {path.name} to go on from the one before")
+        raise TrainingError(f"{file}: a damaged checkpoint; remove {path.name} to resume from the previous one")
     result: dict[str, Any] = facts
     return result
 

@@ -125,11 +125,11 @@ def freeze(backbone: nn.Module, patterns: list[str]) -> list[nn.Module]:
         ]
         if not matched:
             stages = ", ".join(name for name, _ in backbone.named_children())
-            raise RecipeError(f"freeze: nothing in the network is called {pattern!r}; its stages are {stages}")
+            raise RecipeError(f"freeze: the network has no module or parameter {pattern!r}; its stages are {stages}")
         for parameter in matched:
             parameter.requires_grad_(False)
     if patterns and not any(parameter.requires_grad for parameter in backbone.parameters()):
-        raise RecipeError(f"freeze: {', '.join(patterns)} leaves nothing of the network to train")
+        raise RecipeError(f"freeze: {', '.join(patterns)} would freeze the whole network; leave a part of it to train")
     return [
         module
         for module in backbone.modules()
