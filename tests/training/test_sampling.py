@@ -58,7 +58,7 @@ def test_a_pass_without_images() -> None:
     for order in (shuffled(0, seed=0), by_people(np.empty(0, np.int64), 2, seed=0)):
         with pytest.raises(ValueError, match="at least one image"):
             Stream(order)
-    with pytest.raises(ValueError, match="at least 1; got 0"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         by_people(UNEVEN, 0, seed=0)
 
 

@@ -230,7 +230,7 @@ def test_a_pretrained_model_of_the_old_program(cli: Cli, data: Path, shared: Pat
     source = shared / "data" / "tf1_squeezenet_128" / "model-20180101-000000.ckpt-7"
     line = SQUEEZENET + f" --batch_size 4 --epoch_size 1 --max_nrof_epochs 1 --pretrained_model {source}"
     done, run, _ = train(cli, "train_softmax", line, data)
-    assert "begins with" in done.out and recipes.load(run / "recipe.toml").init == str(source)
+    assert "starts from" in done.out and recipes.load(run / "recipe.toml").init == str(source)
     other, _, _ = train(cli, "train_softmax", line.replace(str(source), str(run)), data)
     assert f"{run}: a training run; its model/ is taken" in other.out
 
