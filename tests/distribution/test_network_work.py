@@ -1,4 +1,4 @@
-"""What all works that embed have in common: one load a worker, the right model, the archive's name."""
+"""The base of works that embed: a worker loads its model once, the model is checked, the archive has its name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOADED: list[tuple[str, str]] = []
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An embedder that is only counted; its fingerprint is the model's name, backwards."""
+    """A stub embedder whose loads are counted; its fingerprint is the model's reversed name."""
 
     def load(model: str, *, device: str) -> SimpleNamespace:
         LOADED.append((model, device))
@@ -40,7 +40,9 @@ def test_networks_are_loaded_once_a_worker() -> None:
 
 def test_another_model_by_that_name_is_refused() -> None:
     work = NetworkWork(model="abc", fingerprint="other", device="cpu")
-    with pytest.raises(ModelError, match=r"^abc: a worker has a different model than where the command was started$"):
+    with pytest.raises(
+        ModelError, match=r"^abc: a worker has a different model than the machine where the command was started$"
+    ):
         work.networks()
 
 
