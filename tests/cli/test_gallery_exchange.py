@@ -50,7 +50,7 @@ def test_import_tells_what_was_left_out(cli: Cli, gallery: Path, tmp_path: Path)
     done = cli("gallery", "import", "--gallery", other, file, "--skip-known")
     assert done.lines == ["1 people added, 1 known already", "1 photos added, 0 known already"]
     done = cli("gallery", "import", "--gallery", other, file)
-    assert done.errors == ["facespace: Ada: somebody else has the external id 'x'; left without one"]
+    assert done.errors == ["facespace: Ada: another person has the external id 'x'; it was left out"]
     assert done.lines[1] == "1 photos added, 1 known already, 1 left out as rejected for their person"
 
 
@@ -101,7 +101,7 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
         (["copy", "people.gallery", "people.gallery"], "people.gallery: the collection 'default' has people already"),
         (
             ["copy", "people.gallery", "nonsense://x"],
-            "a gallery is a file, or is at postgresql:// or qdrant://; got nonsense://",
+            "a gallery must be a file, postgresql:// or qdrant://, got nonsense://",
         ),
         (["copy", "people.gallery", "no/such/folder.gallery"], "no/such/folder.gallery"),
         (["migrate", "--gallery", "people.gallery", "--model", "no-such-model"], "no-such-model"),
@@ -163,7 +163,7 @@ def test_migrate(cli: Cli, tmp_path: Path) -> None:
     model.with_suffix(".json").write_text(json.dumps(MODEL["input_spec"]))
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model)
     assert done.code == 1, "somebody is left out"
-    assert "facespace: Bob: left out (no crop was kept)" in done.errors
+    assert "facespace: Bob: left out (no crop is stored)" in done.errors
     assert done.lines[0] == "2 of 3 people, 3 photos, by tiny.onnx"
     assert done.lines[1] == f"use it with --gallery {gallery} --collection default-tiny-onnx"
     assert [one.state.name for one in SQLiteStore(gallery, collection="default-tiny-onnx").people()] == ["Ada", "Eve"]

@@ -193,8 +193,8 @@ def as_problem(error: Exception) -> Problem | None:
 def without_store(error: Exception) -> str:
     """What an error of a store says, without the store's file or address, which are no business of a client.
 
-    >>> without_store(GalleryError("people.gallery: nobody is called 'Ada'"))
-    "nobody is called 'Ada'"
+    >>> without_store(GalleryError("people.gallery: no person is called 'Ada'"))
+    "no person is called 'Ada'"
     """
     place, colon, text = str(error).partition(": ")
     return text if colon and "'" not in place else str(error)
