@@ -14,7 +14,7 @@ from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sqlite import SQLiteStore
 
 
-def test_the_user_is_named_where_nobody_else_is():
+def test_the_default_actor_is_the_user():
     assert actor_name() == user_name() == getpass.getuser()
 
 
