@@ -122,9 +122,9 @@ def test_a_gallery_of_the_other_name_for_the_same_weights(path: Path, tmp_path: 
 
 def test_what_cannot_be_exported(tmp_path: Path, store: SQLiteStore) -> None:
     target = tmp_path / "a.facespace"
-    nobody = empty(tmp_path / "nobody.gallery")
+    no_people = empty(tmp_path / "empty.gallery")
     with pytest.raises(GalleryError, match="no people are enrolled in the collection 'default'"):
-        export_gallery(nobody, target)
+        export_gallery(no_people, target)
     for wrong, said in (
         ({"model": "x", "unfinished": {}}, "incomplete; run the command that was filling it again"),
         ({"model": "x"}, "damaged .the description of its model is not complete"),

@@ -32,12 +32,12 @@ def test_photos_that_cancel_give_no_nan():
 def test_held_out_margins_against_a_loop(monkeypatch):
     monkeypatch.setattr("facespace.identification.open_set._BLOCK_ROWS", 7)
     embeddings, owners = people(6, 4)
-    vectors, wanted = templates(owners, embeddings, 6), np.linspace(0.1, 0.6, 6)
+    vectors, thresholds = templates(owners, embeddings, 6), np.linspace(0.1, 0.6, 6)
     slow = [
-        max(float(row @ vectors[k]) - wanted[k] for k in range(6) if k != owner)
+        max(float(row @ vectors[k]) - thresholds[k] for k in range(6) if k != owner)
         for row, owner in zip(embeddings, owners, strict=True)
     ]
-    np.testing.assert_allclose(held_out_margins(embeddings, owners, vectors, wanted), slow, atol=1e-6)
+    np.testing.assert_allclose(held_out_margins(embeddings, owners, vectors, thresholds), slow, atol=1e-6)
 
 
 def test_a_single_person_has_no_strangers():

@@ -279,16 +279,16 @@ def test_slow_sketches_are_computed_after_some_probes(monkeypatch: pytest.Monkey
     rows = drawn(np.arange(6000))
     index = PeopleIndex.build(DIMENSION, [rows])
     probes = near(rows, np.arange(6))
-    wanted = by_hand(rows, probes, 2)
-    assert [as_lists(index.nearest(probes[n : n + 1], 2)) for n in range(2)] == [[answer] for answer in wanted[:2]]
+    expected = by_hand(rows, probes, 2)
+    assert [as_lists(index.nearest(probes[n : n + 1], 2)) for n in range(2)] == [[answer] for answer in expected[:2]]
     assert made == []
     later = index.changed(np.array([5999]), drawn([7000]))  # keeps the count of two probes
-    assert as_lists(later.nearest(probes[2:3], 2)) == wanted[2:3]
+    assert as_lists(later.nearest(probes[2:3], 2)) == expected[2:3]
     assert made == []
-    assert as_lists(later.nearest(probes[3:4], 2)) == wanted[3:4]
+    assert as_lists(later.nearest(probes[3:4], 2)) == expected[3:4]
     assert sorted(made) == [1, 1904, 4096]  # the probe, and all 6,000 rows
     made.clear()
-    assert as_lists(later.nearest(probes[4:], 2)) == wanted[4:]
+    assert as_lists(later.nearest(probes[4:], 2)) == expected[4:]
     assert made == [2]
     later.changed(np.array([], np.int64), drawn([8000]))
     assert made == [2, 1]
@@ -324,7 +324,7 @@ def test_threads_search_one_snapshot_while_another_is_made() -> None:
     rows = drawn(np.arange(9000))
     index = PeopleIndex.build(DIMENSION, [rows])
     probes = near(rows, np.arange(12))
-    wanted = as_lists(index.nearest(probes, 2))
+    expected = as_lists(index.nearest(probes, 2))
     answers: list[object] = []
     threads = [threading.Thread(target=lambda: answers.append(as_lists(index.nearest(probes, 2)))) for _ in range(4)]
     for thread in threads:
@@ -332,7 +332,7 @@ def test_threads_search_one_snapshot_while_another_is_made() -> None:
     index.changed(np.arange(6), rows_of([]))
     for thread in threads:
         thread.join()
-    assert answers == [wanted] * 4
+    assert answers == [expected] * 4
 
 
 def test_expanded_numbers_are_those_of_numpy() -> None:

@@ -26,7 +26,7 @@ def tune(probes=EMBEDDINGS, names=NAMES, *, enrolled=EMBEDDINGS[ENROLLED], rate=
 
 def margins(vector: np.ndarray) -> list[float]:
     """Return the similarity of a probe minus the threshold for each person."""
-    return [float(person @ vector) - wanted for person, wanted in zip(TEMPLATES, WANTED, strict=True)]
+    return [float(person @ vector) - threshold for person, threshold in zip(TEMPLATES, WANTED, strict=True)]
 
 
 def slow_stranger_margins(rows: np.ndarray) -> list[float]:

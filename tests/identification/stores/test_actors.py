@@ -19,10 +19,10 @@ def test_the_default_actor_is_the_user():
 
 
 def test_a_user_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch):
-    def nobody() -> str:
+    def no_user() -> str:
         raise KeyError("uid not found")
 
-    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(getpass, "getuser", no_user)
     assert user_name() == "unknown"
 
 

@@ -54,7 +54,7 @@ def test_a_known_person_gets_new_photos(store: Any) -> None:
     assert add_people(store, more, text="test", skip_known=True) == Counts(0, 1)
     assert store.find("Ada").n_photos == 1
     counts = add_people(store, more, text="test")
-    assert counts[:5] == (0, 1, 2, 1, 0) and "somebody else has the external id 'a1'" in counts.remarks[0]
+    assert counts[:5] == (0, 1, 2, 1, 0) and "another person has the external id 'a1'" in counts.remarks[0]
     assert (store.find("Ada").n_photos, store.find("Ada").state.metadata) == (3, {"x": 1})
     assert store.find_external("a1").state.name == "Bob"
     digest = photo(1).entry.digest

@@ -269,7 +269,7 @@ def test_a_key_encrypts_nothing_here_and_a_remark_says_so(address: str, monkeypa
     monkeypatch.setenv("FACESPACE_GALLERY_KEY", "correct horse battery")
     store = PostgresStore(address, create=True)
     (remark,) = store.remarks
-    assert "not encrypted though FACESPACE_GALLERY_KEY is set" in remark
+    assert "not encrypted although FACESPACE_GALLERY_KEY is set" in remark
     store.close()
 
 

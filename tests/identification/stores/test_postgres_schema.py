@@ -125,7 +125,7 @@ def _has_x(postgres: PostgresServer, address: str) -> bool:
     [
         (
             "CREATE TABLE {}.customers (id integer)",
-            "tables or views that are not facespace's \\('customers'\\); name another",
+            "tables or views that are not facespace's \\('customers'\\); choose another",
         ),
         ("CREATE TABLE {}.person (id integer)", "has tables, but no gallery of facespace; choose another one with"),
         ("CREATE VIEW {}.person AS SELECT 1", "not facespace's \\('person'\\)"),
@@ -180,7 +180,7 @@ def test_an_extension_elsewhere_and_an_old_one(
     assert store.nearest(np.eye(4, dtype=np.float32)[:1], 1).people.tolist() == [[1]]
     store.close()
     postgres.sql("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'", database)
-    refused(address, "pgvector 0.7.4 is too old; 0.8 or later is needed")
+    refused(address, "pgvector must be 0.8 or later, got 0.7.4")
 
 
 def test_a_database_of_another_encoding(postgres: PostgresServer) -> None:
@@ -193,4 +193,4 @@ def test_a_database_of_another_encoding(postgres: PostgresServer) -> None:
 
 def test_a_server_that_is_too_old(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_schema, "_OLDEST_SERVER", 990_000)
-    refused(postgres.gallery(), "PostgreSQL 18 is too old")
+    refused(postgres.gallery(), "PostgreSQL must be version 13 or later, got 18")

@@ -95,9 +95,9 @@ class Both:
     def compare(self) -> None:
         self.stores[0].close()
         self.stores[0] = SQLiteStore(self.path)  # an open store's index ignores changes of the setting `templates`
-        wanted, found = map(state_of, self.stores)
-        for key in wanted:
-            assert found[key] == wanted[key], key
+        expected, found = map(state_of, self.stores)
+        for key in expected:
+            assert found[key] == expected[key], key
 
 
 def one_edit(chance: random.Random, number: int, names: list[str]) -> Callable[[Store], Any]:
@@ -197,7 +197,7 @@ def test_people_are_found_by_id_external_id_and_digest(store: Store) -> None:
     assert store.find_external("b-2") == store.find("Bob") and store.find_external("b-3") is None
     assert store.find_external("") is None and store.find("nobody") is None
     assert store.find_digest(entry(1).digest) == [2] and store.find_digest("0" * 63 + "9") == []
-    with pytest.raises(GalleryError, match="no photo has the number 7"):
+    with pytest.raises(GalleryError, match="no photo has the id 7"):
         store.embeddings([1, 7])
 
 
@@ -298,7 +298,7 @@ def test_erasing_what_was_removed_before_a_time(store: Store, monkeypatch: pytes
     edits.remove(store, "Bob")
     assert store.erase(before=now - 2000) == 0
     assert store.erase(before=now - 500) == 1
-    with pytest.raises(GalleryError, match="no photo has the number 1"):
+    with pytest.raises(GalleryError, match="no photo has the id 1"):
         store.embeddings([1])
     assert store.erase() == 1 and store.erase() == 0
     names = " ".join(one.text for one in store.log(50))

@@ -70,8 +70,8 @@ def seen(store: QdrantStore) -> dict[str, Any]:
     default = store.setting("templates")
     for one in found["people"]:
         best = (one.state.templates or default) == "best" or one.n_photos == 1
-        wanted = [(one.id, 1)] * one.n_photos if best else [(one.id, one.n_photos)]
-        assert [row for row in live if row[0] == one.id] == wanted
+        expected = [(one.id, 1)] * one.n_photos if best else [(one.id, one.n_photos)]
+        assert [row for row in live if row[0] == one.id] == expected
     assert {person for person, _ in live} == {one.id for one in found["people"]}
     return found | {"rate": store.setting("rate"), "templates": default}
 

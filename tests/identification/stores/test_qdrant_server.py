@@ -21,7 +21,7 @@ from support.qdrant_server import Memory, serving
 
 
 @pytest.mark.parametrize(
-    ("address", "wanted"),
+    ("address", "expected"),
     [
         ("qdrant://host", Address("http://host:6333", "qdrant://host:6333", False)),
         ("qdrant://host:1/", Address("http://host:1", "qdrant://host:1", False)),
@@ -32,8 +32,8 @@ from support.qdrant_server import Memory, serving
         ),
     ],
 )
-def test_addresses(address: str, wanted: Address) -> None:
-    assert parse_address(address) == wanted
+def test_addresses(address: str, expected: Address) -> None:
+    assert parse_address(address) == expected
 
 
 @pytest.mark.parametrize(

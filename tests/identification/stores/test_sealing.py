@@ -15,7 +15,7 @@ from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sealing import VARIABLE, Encrypted, Plain, new_sealing, sealing_of
 from facespace.identification.stores.sqlite import SQLiteStore
 
-KEY = "a key that nobody guesses"
+KEY = "a key that is hard to guess"
 
 
 def entry(seed: int) -> Entry:
@@ -113,7 +113,7 @@ def test_a_plain_gallery_stays_plain_and_says_so(tmp_path: Path, monkeypatch: py
     SQLiteStore(path, create=True).close()
     monkeypatch.setenv(VARIABLE, KEY)
     store = SQLiteStore(path)
-    assert "not encrypted though FACESPACE_GALLERY_KEY is set" in store.remarks[0]
+    assert "not encrypted although FACESPACE_GALLERY_KEY is set" in store.remarks[0]
     store.close()
 
 

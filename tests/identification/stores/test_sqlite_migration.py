@@ -122,7 +122,7 @@ def test_room_is_given_back(path: Path) -> None:
         ("CREATE VIEW v AS SELECT 1", "tables, views or triggers"),
         ("CREATE TABLE more (id)", "tables, views or triggers"),
         ("CREATE INDEX more ON face (added)", "tables, views or triggers"),
-        ("DROP TABLE setting", "1 of its tables and indices are missing"),
+        ("DROP TABLE setting", "1 of its tables and indexes are missing"),
     ],
 )
 def test_damage_is_reported_and_the_old_file_stays(path: Path, version: int, statement: str, match: str) -> None:
