@@ -85,7 +85,7 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
         (["export", "--gallery", "missing.gallery", "a.facespace"], "missing.gallery: no such gallery"),
         (
             ["export", "--gallery", "people.gallery", "people.gallery"],
-            "people.gallery: exists already and is no export",
+            "people.gallery: already exists and is not an export",
         ),
         (["export", "--gallery", "people.gallery", "no/such/a.facespace"], "no/such"),
         (
@@ -95,10 +95,10 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
         (["import", "--gallery", "new.gallery", "missing.facespace"], "missing.facespace: no such file"),
         (
             ["import", "--gallery", "new.gallery", "people.gallery"],
-            "people.gallery: damaged, or no export of a gallery",
+            "people.gallery: damaged, or not an export of a gallery",
         ),
         (["import", "--gallery", "new.gallery", "."], ".: no such file"),
-        (["copy", "people.gallery", "people.gallery"], "people.gallery: the collection 'default' has people already"),
+        (["copy", "people.gallery", "people.gallery"], "people.gallery: the collection 'default' already has people"),
         (
             ["copy", "people.gallery", "nonsense://x"],
             "a gallery must be a file, postgresql:// or qdrant://, got nonsense://",
@@ -170,7 +170,7 @@ def test_migrate(cli: Cli, tmp_path: Path) -> None:
     assert SQLiteStore(gallery).count() == 3
     shutil.copy(gallery, tmp_path / "before.gallery")
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model)
-    assert done.code == 1 and "the collection 'default-tiny-onnx' has people already" in done.err
+    assert done.code == 1 and "the collection 'default-tiny-onnx' already has people" in done.err
     edits.remove(SQLiteStore(gallery), "Bob")
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model, "--to", tmp_path / "new.gallery")
     assert done.code == 0 and done.lines[-1] == f"use it with --gallery {tmp_path / 'new.gallery'}"

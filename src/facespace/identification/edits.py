@@ -33,7 +33,7 @@ from facespace.identification.stores.protocol import (
 from facespace.io.text import clean_name
 
 _LOG_LIMIT = 10_000  # entries of the log that are read
-_MAX_ATTEMPTS = 20
+_N_ATTEMPTS = 20
 
 
 class Stale(GalleryError):
@@ -316,7 +316,7 @@ def _apply(store: Store, make: Callable[[], Change | None]) -> int | None:
         try:
             return store.apply(change)
         except Conflict:
-            if attempt == _MAX_ATTEMPTS:
+            if attempt == _N_ATTEMPTS:
                 raise
     return None
 

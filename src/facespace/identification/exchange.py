@@ -22,7 +22,9 @@ from facespace.io.text import plain_text
 
 SETTINGS = ("templates", "calibration")
 BATCH = 4_000  # photos that are added to a gallery in one change
-_MAX_UNDOABLE = 1_000  # photos of a file whose import can be undone; for more, the log would be as large as the photos
+_UNDOABLE_PHOTOS = (
+    1_000  # photos of a file whose import can be undone; for more, the log would be as large as the photos
+)
 
 Progress = Callable[[int, int], None]
 
@@ -71,7 +73,7 @@ def import_gallery(
         for batch in batches(file.people(), BATCH):
             n_people += len(batch)
             text = f"{plain_text(path.name)}, {n_people} of {file.header.n_people} people"
-            undoable = file.header.n_photos <= _MAX_UNDOABLE
+            undoable = file.header.n_photos <= _UNDOABLE_PHOTOS
             counts = counts.plus(add_people(store, batch, text=text, skip_known=skip_known, undoable=undoable))
             if progress is not None:
                 progress(n_people, file.header.n_people)

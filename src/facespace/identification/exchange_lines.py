@@ -26,7 +26,7 @@ _MAX_COUNT = 2**40
 _MAX_TEXT = 65_536
 _MAX_EVIDENCE = 65_536  # characters of a calibration's evidence as JSON
 _DIGEST = re.compile("[0-9a-f]{64}")
-_MAX_DIGITS = 20  # of an integer
+_N_DIGITS = 20  # of an integer
 _PERSON = {"name", "external_id", "metadata", "rejected", "templates", "added", "photos"}
 _PHOTO = {"digest", "source", "made_by", "added", "quality", "metadata", "crop", "actor"}
 
@@ -188,7 +188,7 @@ def read_json(data: bytes, where: str) -> Any:
 
 
 def _parse_integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:  # converting very many digits is slow
+    if len(digits) > _N_DIGITS:  # converting very many digits is slow
         raise ValueError(f"a number with {len(digits)} digits")
     return int(digits)
 

@@ -40,7 +40,7 @@ from facespace.identification.threshold_tuning import TunedThresholds
 from facespace.io.png import encode_png
 from facespace.io.text import clean_name, plain_text
 
-_MAX_OFFSET = 1.001  # of a stored calibration: 1 up to rounding, see `Gallery.calibration`
+_LARGEST_OFFSET = 1.001  # of a stored calibration: 1 up to rounding, see `Gallery.calibration`
 # Similarities of strangers have a mean of 0 and a standard deviation of 0.09 with 128 numbers, less with 512, and the
 # similarity to the most similar person is higher. None of thousands is below this, so no calibration can choose it.
 _LOWEST_THRESHOLD = -0.3
@@ -468,7 +468,7 @@ class Gallery:
             result = TunedThresholds(0.0, math.nan, {})
         if not (0 < result.rate < 1 and math.isfinite(result.offset)):
             raise GalleryError(f"{self._store.name}: damaged (its calibration is not valid); run calibrate again")
-        if abs(result.offset) > _MAX_OFFSET:
+        if abs(result.offset) > _LARGEST_OFFSET:
             raise GalleryError(
                 f"{self._store.name}: its calibration was altered (the offset must be from -1 to 1, got {result.offset:.4g});"
                 " run calibrate again"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 N_BITS = 512
 _N_WORDS = N_BITS // 64
 _SIGN = np.uint16(0x8000)
-_MAX_HALF = np.array(127, np.uint8)
+_HALF_LIMIT = np.array(127, np.uint8)
 
 
 class Sketcher:
@@ -126,7 +126,7 @@ def distances(sketches: Sequence[npt.NDArray[np.uint64]], probes: npt.NDArray[np
             # Four words have 256 bits, one more than a byte can count. All of them differ only for opposite vectors,
             # which therefore look equal here; the exact similarities distinguish them later.
             np.add(halves, others, out=halves)
-            np.minimum(halves, _MAX_HALF, out=halves)
+            np.minimum(halves, _HALF_LIMIT, out=halves)
             np.add(one, other, out=row)
         start += n
     return found

@@ -89,7 +89,7 @@ def test_reading_goes_by_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     people = everybody()
     store = open_people(tmp_path / "people.gallery", people)
     monkeypatch.setattr(bulk, "_PAGE", 3)
-    monkeypatch.setattr(bulk, "_MAX_PHOTOS", 4)
+    monkeypatch.setattr(bulk, "_BATCH_PHOTOS", 4)
     assert told(store) == told(people)
     assert without_times(told(OtherStore(store))) == without_times(told(people))  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ def test_people_removed_while_reading_are_left_out(store: Any, monkeypatch: pyte
 def test_batches_are_bounded_by_photos_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     people = [person(name, *range(n)) for name, n in (("A", 2), ("B", 2), ("C", 9), ("D", 1))]
     assert [[one.state.name for one in part] for part in batches(people, 4)] == [["A", "B"], ["C"], ["D"]]
-    monkeypatch.setattr(bulk, "_MAX_BYTES", 2000)
+    monkeypatch.setattr(bulk, "_BATCH_BYTES", 2000)
     crops = [person(name, 1, crop=True) for name in "ABC"]
     assert [len(part) for part in batches(crops, 100)] == [2, 1]
     assert list(batches([], 4)) == []

@@ -11,9 +11,9 @@ from facespace.identification.stores.records import Counts, PersonRecord, PhotoR
 from facespace.identification.stores.sql import SqlStore
 
 _PAGE = 500  # people
-_MAX_PHOTOS = 2_000  # read at once, unless one person has more
-_MAX_BYTES = 32 * 2**20  # of crops in one change
-_MAX_ATTEMPTS = 20
+_BATCH_PHOTOS = 2_000  # read at once, unless one person has more
+_BATCH_BYTES = 32 * 2**20  # of crops in one change
+_N_ATTEMPTS = 20
 
 
 def people_of(store: Store) -> Iterator[PersonRecord]:
@@ -33,11 +33,11 @@ def people_of(store: Store) -> Iterator[PersonRecord]:
 
 
 def _parts(people: Sequence[StoredPerson]) -> Iterator[list[StoredPerson]]:
-    """Yield the people in parts with at most `_MAX_PHOTOS` photos."""
+    """Yield the people in parts with at most `_BATCH_PHOTOS` photos."""
     part: list[StoredPerson] = []
     n_photos = 0
     for one in people:
-        if part and n_photos + one.n_photos > _MAX_PHOTOS:
+        if part and n_photos + one.n_photos > _BATCH_PHOTOS:
             yield part
             part, n_photos = [], 0
         part.append(one)
@@ -73,7 +73,7 @@ def batches(people: Iterable[PersonRecord], most_photos: int) -> Iterator[list[P
     n_photos = n_bytes = 0
     for record in people:
         size = sum(len(photo.entry.crop or b"") for photo in record.photos)
-        if piece and (n_photos + len(record.photos) > most_photos or n_bytes + size > _MAX_BYTES):
+        if piece and (n_photos + len(record.photos) > most_photos or n_bytes + size > _BATCH_BYTES):
             yield piece
             piece, n_photos, n_bytes = [], 0, 0
         piece.append(record)
@@ -103,7 +103,7 @@ def add_people(
 def _add(store: Store, record: PersonRecord, skip_known: bool) -> Counts:
     name = record.state.name
     counts: Counts | None = None
-    for attempt in range(_MAX_ATTEMPTS):
+    for attempt in range(_N_ATTEMPTS):
         known = store.find(name)
         if known is not None and skip_known and counts is None:
             return Counts(known_people=1)
@@ -121,7 +121,7 @@ def _add(store: Store, record: PersonRecord, skip_known: bool) -> Counts:
         try:
             store.apply(Change("import", name, (PersonChange(person.id, person.state, plan.state),)))
         except Conflict:
-            if attempt == _MAX_ATTEMPTS - 1:
+            if attempt == _N_ATTEMPTS - 1:
                 raise
         else:
             return counts

@@ -19,7 +19,7 @@ from facespace.identification.stores.protocol import Conflict
 from facespace.identification.stores.sql_tables import Row
 from facespace.io.text import one_line
 
-_MAX_CONNECTIONS = 8  # of a process; a server allows 100 in total by default
+_N_CONNECTIONS = 8  # of a process; a server allows 100 in total by default
 _KEPT_STATEMENTS = 200  # prepared statements of a connection
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # the protocol's request for TLS
 _STARTING = "57P03"  # the server is starting up or shutting down
@@ -106,7 +106,7 @@ class Connections:
         self._pid = os.getpid()
         self._idle: list[Cursor] = []
         self._lock = threading.Lock()
-        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._free = threading.BoundedSemaphore(_N_CONNECTIONS)
         self._closed = False
         self._connected = False
 
@@ -118,7 +118,7 @@ class Connections:
             self._begin()
         if not self._free.acquire(timeout=self.address.statement_timeout):
             raise GalleryError(
-                f"{self.address.name}: all {_MAX_CONNECTIONS} connections were busy for too long; try again"
+                f"{self.address.name}: all {_N_CONNECTIONS} connections were busy for too long; try again"
             )
         try:
             cursor = self._take(begin)

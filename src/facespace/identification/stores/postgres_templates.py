@@ -26,7 +26,7 @@ INDEXED_FROM = 100_000
 # More neighbours and a wider search than pgvector's defaults (16, 64 and 40): the vectors of different people are far from
 # each other in all directions, which is the hardest case for such graphs.
 _NEIGHBOURS, _BUILD_WIDTH, _WIDTH = 32, 200, 1000
-_MAX_INDEX_DIMENSION = 4000  # pgvector's limit for halfvec
+_INDEX_DIMENSION_LIMIT = 4000  # pgvector's limit for halfvec
 _CANDIDATES = 40
 _ROUNDING = 1e-5  # the largest difference between the server's sums and ours
 _BUILD_MEMORY = (64, 2048)  # megabytes
@@ -111,7 +111,7 @@ def nearest(store: SqlStore, cursor: Cursor, probes: npt.NDArray[np.float32], k:
             if not by_index and len(rows) < most:
                 raise store._damaged(f"{n_found} people in its search table, but it counts {n_people}")
             most, by_index = 4 * most, False
-    return found, n_photos >= INDEXED_FROM and not indexed and dimension <= _MAX_INDEX_DIMENSION
+    return found, n_photos >= INDEXED_FROM and not indexed and dimension <= _INDEX_DIMENSION_LIMIT
 
 
 def _candidates(store: SqlStore, cursor: Cursor, probe: npt.NDArray[np.float16], most: int, indexed: bool) -> list[Row]:
@@ -176,8 +176,8 @@ def _index_state(cursor: Cursor, name: str) -> Any:
 
 def build_index(store: SqlStore, cursor: Cursor, dimension: int) -> bool:
     """Build the index of a collection, outside of a transaction; return False if another process is building it."""
-    if not 1 <= dimension <= _MAX_INDEX_DIMENSION:
-        raise ValueError(f"dimension must be from 1 to {_MAX_INDEX_DIMENSION} to build an index, got {dimension}")
+    if not 1 <= dimension <= _INDEX_DIMENSION_LIMIT:
+        raise ValueError(f"dimension must be from 1 to {_INDEX_DIMENSION_LIMIT} to build an index, got {dimension}")
     name, collection = _index_name(store, dimension), store._collection_id
     # Do not wait for the lock: PostgreSQL completes an index only after all waiting transactions have ended.
     if not cursor.once("SELECT pg_try_advisory_lock(?::int, ?::int)", (_LOCK, collection % 2**31))[0][0]:

@@ -66,7 +66,7 @@ from facespace.identification.stores.qdrant_server import Server, models, parts
 
 _PERSON = (equal("kind", "person"), equal("state", LIVE))
 _PAGE = 100  # people read at once for a page of people
-_MAX_ATTEMPTS = 5  # to read a consistent state while others change it
+_N_ATTEMPTS = 5  # to read a consistent state while others change it
 _N_RECOMPUTED = 100  # people whose rows are recomputed in one change
 _TEMPLATES = "templates"
 _RECORDS = "-records"
@@ -289,7 +289,7 @@ class QdrantStore:
     def _settled(self, collection: str, condition: Any, fields: Any = True, *, vectors: bool = False) -> list[Any]:
         """Return all points that meet a condition, from one consistent state unless others change it all the time."""
         found: list[Any] = []
-        for _ in range(_MAX_ATTEMPTS):
+        for _ in range(_N_ATTEMPTS):
             seq = self._ledger.head().seq
             found = list(self._server.scroll(collection, condition, fields=fields, vectors=vectors))
             if self._ledger.head().seq == seq:
@@ -301,7 +301,7 @@ class QdrantStore:
         people: dict[int, str] = {}
         known: list[tuple[int, int, Any, float]] = []
         held = self._ledger.dimension()
-        for _ in range(_MAX_ATTEMPTS if held is not None else 0):
+        for _ in range(_N_ATTEMPTS if held is not None else 0):
             seq = self._ledger.head().seq
             found = map(self._reader.person, self._server.scroll(self._ledger.records, where(*_PERSON)))
             people = {one.id: one.state.name for one in found}

@@ -35,7 +35,7 @@ from facespace.identification.stores.sql_values import SqlValues
 
 _KEPT_TOUCHED = 100_000  # changes that a process may be behind before it must read all people again
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
-_MAX_VALUES = 500  # ids in one statement
+_VALUES_PER_STATEMENT = 500  # ids in one statement
 
 
 class SqlStore(SqlValues):
@@ -388,8 +388,8 @@ _INDEXED = f"SELECT {_COLUMNS}, p.gone, p.{{0}}, i.{{0}} FROM person p JOIN pers
 
 
 def _parts(ids: Sequence[int]) -> Iterator[list[int]]:
-    for start in range(0, len(ids), _MAX_VALUES):
-        yield [int(one) for one in ids[start : start + _MAX_VALUES]]
+    for start in range(0, len(ids), _VALUES_PER_STATEMENT):
+        yield [int(one) for one in ids[start : start + _VALUES_PER_STATEMENT]]
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -15,7 +15,7 @@ from facespace.identification.stores.records import Counts, PersonRecord, PhotoR
 from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sql_tables import Cursor, Row
 
-_MAX_VALUES = 500  # in one statement
+_VALUES_PER_STATEMENT = 500  # in one statement
 
 
 def read_people(store: SqlStore, people: Sequence[StoredPerson]) -> Iterator[PersonRecord]:
@@ -147,8 +147,8 @@ def _new_photo(
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), _MAX_VALUES):
-        yield values[start : start + _MAX_VALUES]
+    for start in range(0, len(values), _VALUES_PER_STATEMENT):
+        yield values[start : start + _VALUES_PER_STATEMENT]
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -16,7 +16,7 @@ from facespace.identification.stores.sqlite_scan import Unfit, scan
 from facespace.metrics.unit_vectors import to_unit_length
 
 _BATCH = 4096  # photos
-_MAX_VALUES = 500  # people in one statement
+_VALUES_PER_STATEMENT = 500  # people in one statement
 _MAX_BEHIND = 20_000  # changed people; after more changes all people are read again
 _COUNTED_ON_OPENING = 4096  # galleries with at most this many photos are counted whenever a file is opened
 _LAST = 256  # last changed people whose names are checked on opening
@@ -64,8 +64,8 @@ def _rows_in_file_order(
         raise store._damaged("a person has more photos than its index counts")
     default = store.setting("templates") or "mean"
     sql = f"{_FACES.format('face CROSS JOIN person ON person.id = face.person')} AND person.collection = ?"
-    for start in range(0, len(several), _MAX_VALUES):
-        part = several[start : start + _MAX_VALUES].tolist()
+    for start in range(0, len(several), _VALUES_PER_STATEMENT):
+        part = several[start : start + _VALUES_PER_STATEMENT].tolist()
         chosen = f"{sql} AND face.person IN ({', '.join('?' * len(part))}) ORDER BY face.person, face.id"
         rows = cursor.rows(chosen, (store._collection_id, *part))
         piece, n = rows_of(store, rows, dimension, default)

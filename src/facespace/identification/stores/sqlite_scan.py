@@ -19,7 +19,7 @@ from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.runtime.cores import usable_cores
 
 _BATCH = 4096  # photos
-_MAX_BYTES = 8 << 20  # of the vectors of a batch
+_BATCH_BYTES = 8 << 20  # of the vectors of a batch
 _QUEUE_SIZE = 4  # pieces that were read and not yet yielded
 _MIN = -(2**63)
 
@@ -120,7 +120,7 @@ def _read(
 
 
 def _pieces(cursor: Any, collection: int, dimension: int, after: int, last: int) -> Iterator[Photos]:
-    most = max(1, min(_BATCH, _MAX_BYTES // (2 * max(1, dimension))))
+    most = max(1, min(_BATCH, _BATCH_BYTES // (2 * max(1, dimension))))
     while True:
         values = (2 * dimension, after, last, collection, most)
         n, n_fit, end, photos, owners, qualities, vectors = cursor.rows(_PIECE, values)[0]
