@@ -792,9 +792,7 @@ def test_gallery_errors_are_one_line(cli: Cli, own_people: Path, tmp_path: Path)
         assert outcome.errors == [f"facespace: {reason}"]
     outcome = cli("gallery", "list", "--gallery", tmp_path / "missing")
     assert outcome.code == 1
-    assert outcome.errors == [
-        f"facespace: {tmp_path / 'missing'}: no such gallery; create one with facespace enroll"
-    ]
+    assert outcome.errors == [f"facespace: {tmp_path / 'missing'}: no such gallery; create one with facespace enroll"]
     assert not (tmp_path / "missing").exists()
 
 
