@@ -348,17 +348,17 @@ def other_database(path: Path) -> None:
     ("make", "reason"),
     [
         (lambda path, people: None, "no such gallery"),
-        (lambda path, people: path.write_bytes(b""), "an empty file, no gallery"),
+        (lambda path, people: path.write_bytes(b""), "an empty file, not a gallery"),
         (
             lambda path, people: path.write_bytes(random.Random(1).randbytes(9000)),
-            "damaged, or no gallery of facespace (file is not a database)",
+            "damaged, or not a gallery of facespace (file is not a database)",
         ),
         (
             lambda path, people: path.write_bytes(people.read_bytes()[:9000]),
-            "damaged, or no gallery of facespace (database disk image is malformed)",
+            "damaged, or not a gallery of facespace (database disk image is malformed)",
         ),
         (lambda path, people: other_database(path), "an SQLite file, but not a gallery of facespace"),
-        (lambda path, people: path.mkdir(), "a folder, where a gallery file was expected"),
+        (lambda path, people: path.mkdir(), "must be a gallery file, got a folder"),
     ],
     ids=["missing", "empty", "garbage", "truncated", "other database", "folder"],
 )
@@ -381,7 +381,7 @@ def test_enrolling_into_what_is_no_gallery(cli: Cli, folder: Path, hopper_file: 
     shutil.copy(hopper_file, folder / "photo.jpg")
     outcome = cli("enroll", "--gallery", "photo.jpg", "Grace", "photo.jpg")  # the wrong way round
     assert outcome.code == 1
-    assert outcome.errors == ["facespace: photo.jpg: damaged, or no gallery of facespace (file is not a database)"]
+    assert outcome.errors == ["facespace: photo.jpg: damaged, or not a gallery of facespace (file is not a database)"]
     assert (folder / "photo.jpg").read_bytes() == hopper_file.read_bytes()
 
 

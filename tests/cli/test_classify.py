@@ -41,7 +41,7 @@ def test_train_test_and_predict(cli, people, tmp_path, stranger_file, cat_file):
     file = tmp_path / "people.classifier"
     done = cli("classify", "train", people, "--output", file, "--split", "4", "--report", tmp_path / "report")
     assert done.code == 0, done.err
-    assert done.lines[0] == "held out while learning:"
+    assert done.lines[0] == "on held-out training photos:"
     assert any("tested on 4 photos, 4 of people learned" in line for line in done.lines)
     assert any(line.startswith("8 photos of 2 people (0 known before)") for line in done.lines)
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
@@ -217,7 +217,7 @@ def test_calibrate_a_classifier_and_a_gallery(cli, people, trained, tmp_path, st
     shutil.copy(people / "Grace Hopper" / "0.jpg", nobody / "Grace Hopper")
     done = cli("calibrate", trained, nobody)
     assert done.code == 1
-    assert "nobody to choose by: of 1 photos 1 are enrolled themselves" in done.errors[0]
+    assert "no photos to calibrate with: 1 of 1 photos are enrolled" in done.errors[0]
 
 
 def groups_of(folder: Path) -> dict[str, list[str]]:

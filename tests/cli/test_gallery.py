@@ -60,7 +60,7 @@ def test_the_gallery_is_an_option_or_the_first_word(cli: Cli, people: Path) -> N
     assert cli("gallery", "rename", "Bea", "--gallery", "people.gallery", "Ben").out == "Bea is now Ben\n"
     assert cli("gallery", "rename", "people.gallery", "--", "Ben", "-x").out == "Ben is now -x\n"
     assert cli("gallery", "remove", "--gallery", "people.gallery", "people.gallery").errors == [
-        "facespace: people.gallery: nobody is called 'people.gallery'"
+        "facespace: people.gallery: no person is called 'people.gallery'"
     ]
 
 
@@ -75,7 +75,7 @@ def test_the_gallery_of_the_variable(cli: Cli, people: Path, monkeypatch: pytest
     assert cli("gallery", "list", "missing.gallery").code == 1
     assert cli("gallery", "list", "--gallery", "other.gallery").lines[0] == "    3  Ada"
     outcome = cli("gallery", "list", "mysql://host/people")
-    assert outcome.errors == ["facespace: a gallery is a file, or is at postgresql:// or qdrant://; got mysql://"]
+    assert outcome.errors == ["facespace: a gallery must be a file, postgresql:// or qdrant://, got mysql://"]
 
 
 def test_the_variable_serves_every_command(
@@ -91,7 +91,7 @@ def test_the_variable_serves_every_command(
     assert cli("gallery", "check").lines == ["1 person checked; nothing found"]
     cli("cluster", hopper_file, "--output", "groups", "--model", "casia-webface")
     assert cli("cluster", hopper_file, "--output", "groups", "--gallery", "missing").errors == [
-        "facespace: missing: no such gallery; enrolling somebody makes one (facespace enroll)"
+        "facespace: missing: no such gallery; create one with facespace enroll"
     ]
 
 
@@ -310,14 +310,14 @@ def test_check(cli: Cli, tmp_path: Path, hopper_file: Path, collins_file: Path) 
     enroll(cli, people, "G. Hopper", hopper_file)
     outcome = cli("gallery", "check", people)
     assert outcome.code == 1
-    assert outcome.lines[0] == "same photo: photo 1 of Grace is a photo of G. Hopper too"
+    assert outcome.lines[0] == "same photo: photo 1 of Grace is also a photo of G. Hopper"
     assert re.fullmatch(
-        r"alike: G\. Hopper and Grace are alike \(similarity 1\.000, 0\.\d{3} wanted\)", outcome.lines[1]
+        r"alike: G\. Hopper and Grace are alike \(similarity 1\.000, threshold 0\.\d{3}\)", outcome.lines[1]
     )
     assert outcome.lines[2:] == ["3 people checked; 2 found"]
     same, alike = cli("gallery", "check", people, "--json").json
     assert same == {
-        "kind": "same photo", "text": "photo 1 of Grace is a photo of G. Hopper too", "people": ["Grace", "G. Hopper"],
+        "kind": "same photo", "text": "photo 1 of Grace is also a photo of G. Hopper", "people": ["Grace", "G. Hopper"],
         "photos": [1],
     }  # fmt: skip
     assert (alike["kind"], alike["people"]) == ("alike", ["G. Hopper", "Grace"]) and alike["similarity"] > 0.99
@@ -353,7 +353,7 @@ def test_a_later_group_photo_enrols_the_person_in_it(
     outcome = enroll(cli, people, "A photographer", group_file)
     assert outcome.code == 1
     assert re.fullmatch(
-        r"facespace: .*group\.png: 2 faces, none like A photographer's other photos \(similarity -?0\.\d{3}, 0\.\d{3} wanted\); "
+        r"facespace: .*group\.png: 2 faces, none like A photographer's other photos \(similarity -?0\.\d{3}, threshold 0\.\d{3}\); "
         r"left out \(--largest takes the largest\)",
         outcome.errors[0],
     )

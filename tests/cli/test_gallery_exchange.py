@@ -50,7 +50,7 @@ def test_import_tells_what_was_left_out(cli: Cli, gallery: Path, tmp_path: Path)
     done = cli("gallery", "import", "--gallery", other, file, "--skip-known")
     assert done.lines == ["1 people added, 1 known already", "1 photos added, 0 known already"]
     done = cli("gallery", "import", "--gallery", other, file)
-    assert done.errors == ["facespace: Ada: somebody else has the external id 'x'; left without one"]
+    assert done.errors == ["facespace: Ada: another person has the external id 'x'; it was left out"]
     assert done.lines[1] == "1 photos added, 1 known already, 1 left out as rejected for their person"
 
 
@@ -85,7 +85,7 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
         (["export", "--gallery", "missing.gallery", "a.facespace"], "missing.gallery: no such gallery"),
         (
             ["export", "--gallery", "people.gallery", "people.gallery"],
-            "people.gallery: exists already and is no export",
+            "people.gallery: already exists and is not an export",
         ),
         (["export", "--gallery", "people.gallery", "no/such/a.facespace"], "no/such"),
         (
@@ -95,13 +95,13 @@ def test_the_gallery_may_be_the_first_word_or_named_by_a_variable(
         (["import", "--gallery", "new.gallery", "missing.facespace"], "missing.facespace: no such file"),
         (
             ["import", "--gallery", "new.gallery", "people.gallery"],
-            "people.gallery: damaged, or no export of a gallery",
+            "people.gallery: damaged, or not an export of a gallery",
         ),
         (["import", "--gallery", "new.gallery", "."], ".: no such file"),
-        (["copy", "people.gallery", "people.gallery"], "people.gallery: the collection 'default' has people already"),
+        (["copy", "people.gallery", "people.gallery"], "people.gallery: the collection 'default' already has people"),
         (
             ["copy", "people.gallery", "nonsense://x"],
-            "a gallery is a file, or is at postgresql:// or qdrant://; got nonsense://",
+            "a gallery must be a file, postgresql:// or qdrant://, got nonsense://",
         ),
         (["copy", "people.gallery", "no/such/folder.gallery"], "no/such/folder.gallery"),
         (["migrate", "--gallery", "people.gallery", "--model", "no-such-model"], "no-such-model"),
@@ -163,14 +163,14 @@ def test_migrate(cli: Cli, tmp_path: Path) -> None:
     model.with_suffix(".json").write_text(json.dumps(MODEL["input_spec"]))
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model)
     assert done.code == 1, "somebody is left out"
-    assert "facespace: Bob: left out (no crop was kept)" in done.errors
+    assert "facespace: Bob: left out (no crop is stored)" in done.errors
     assert done.lines[0] == "2 of 3 people, 3 photos, by tiny.onnx"
     assert done.lines[1] == f"use it with --gallery {gallery} --collection default-tiny-onnx"
     assert [one.state.name for one in SQLiteStore(gallery, collection="default-tiny-onnx").people()] == ["Ada", "Eve"]
     assert SQLiteStore(gallery).count() == 3
     shutil.copy(gallery, tmp_path / "before.gallery")
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model)
-    assert done.code == 1 and "the collection 'default-tiny-onnx' has people already" in done.err
+    assert done.code == 1 and "the collection 'default-tiny-onnx' already has people" in done.err
     edits.remove(SQLiteStore(gallery), "Bob")
     done = cli("gallery", "migrate", "--gallery", gallery, "--model", model, "--to", tmp_path / "new.gallery")
     assert done.code == 0 and done.lines[-1] == f"use it with --gallery {tmp_path / 'new.gallery'}"

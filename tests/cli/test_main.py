@@ -779,8 +779,8 @@ def test_gallery_list(cli: Cli, people: Path) -> None:
 
 def test_gallery_errors_are_one_line(cli: Cli, own_people: Path, tmp_path: Path) -> None:
     for arguments, reason in (
-        (["remove", "Nobody"], f"{own_people}: nobody is called 'Nobody'"),
-        (["rename", "Nobody", "Anna"], f"{own_people}: nobody is called 'Nobody'"),
+        (["remove", "Nobody"], f"{own_people}: no person is called 'Nobody'"),
+        (["rename", "Nobody", "Anna"], f"{own_people}: no person is called 'Nobody'"),
         (
             ["rename", "Grace Hopper", "王小明"],
             f"{own_people}: somebody is called '王小明' already; with --merge they get the photos of 'Grace Hopper'",
@@ -792,9 +792,7 @@ def test_gallery_errors_are_one_line(cli: Cli, own_people: Path, tmp_path: Path)
         assert outcome.errors == [f"facespace: {reason}"]
     outcome = cli("gallery", "list", "--gallery", tmp_path / "missing")
     assert outcome.code == 1
-    assert outcome.errors == [
-        f"facespace: {tmp_path / 'missing'}: no such gallery; enrolling somebody makes one (facespace enroll)"
-    ]
+    assert outcome.errors == [f"facespace: {tmp_path / 'missing'}: no such gallery; create one with facespace enroll"]
     assert not (tmp_path / "missing").exists()
 
 

@@ -1,4 +1,4 @@
-"""Each person once among the faces of one photo, against trying every way."""
+"""Assigns each person at most once in a photo; the oracle tries all assignments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facespace.identification.matching import Match
 
 
 def best_by_trying(similarity: np.ndarray, thresholds: np.ndarray) -> float:
-    """The largest sum of (similarity + 2) over all ways to give faces the people whose threshold they reach."""
+    """Return the largest sum of (similarity + 2) over all assignments of people whose threshold the face reaches."""
     n, p = similarity.shape
     best = 0.0
     for way in itertools.product(range(-1, p), repeat=n):
@@ -37,13 +37,13 @@ def test_no_other_way_is_better(seed: int) -> None:
     assert sum(similarity[row, k] + 2 for row, k in named) == pytest.approx(best_by_trying(similarity, thresholds))
 
 
-def test_nobody_reaches_a_threshold() -> None:
+def test_no_face_reaches_a_threshold() -> None:
     assert one_face_each(np.full((3, 2), 0.1), np.full((3, 2), 0.5)).tolist() == [-1, -1, -1]
     assert one_face_each(np.empty((0, 2)), np.empty((0, 2))).tolist() == []
     assert one_face_each(np.empty((2, 0)), np.empty((2, 0))).tolist() == [-1, -1]
 
 
-def test_a_face_whose_person_is_taken_gets_another_it_reaches_or_none() -> None:
+def test_a_face_whose_person_is_taken_gets_another_person_or_none() -> None:
     similarity = np.array([[0.9, 0.2], [0.8, 0.6], [0.7, 0.3]])
     assert one_face_each(similarity, np.full((3, 2), 0.5)).tolist() == [0, 1, -1]
 

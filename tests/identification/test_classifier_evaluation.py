@@ -12,7 +12,7 @@ from support.sphere import people
 
 
 def evaluation(*faces: tuple[str, str | None, str, bool]) -> ClassifierEvaluation:
-    """Of faces given as true name, name predicted, nearest person, and whether the true name was learned."""
+    """Return the evaluation of faces (true name, predicted name, nearest person, whether the true name was learned)."""
     return ClassifierEvaluation(
         tuple(true for true, *_ in faces),
         tuple(Prediction(name, 0.5, 0.4, nearest, None) for _, name, nearest, _ in faces),
@@ -59,7 +59,7 @@ def test_intervals_are_over_people_and_not_over_faces():
     faces = [(name, name if name < "c" else None, name, True) for name in "abcd" for _ in range(25)]
     found = evaluation(*faces).rates()["known_named_right"]
     assert found == share(np.repeat([True, True, False, False], 25), np.repeat(np.arange(4), 25))
-    assert found["high"] - found["low"] > 0.9, "four people say far less than a hundred faces"
+    assert found["high"] - found["low"] > 0.9, "four people give a wider interval than a hundred faces"
 
 
 def test_known_people_alone_and_strangers_alone():

@@ -1,4 +1,4 @@
-"""Tests classifiers on disk: what was written comes back, and everything else is refused in one line."""
+"""Classifiers on disk: a round trip, and refusals of other files with one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ load = Classifier.load
 
 
 def save(path, classifier, digests, embedder):
-    """Write a classifier whose photos have these digests."""
+    """Write a classifier with these photo digests."""
     classifier.digests_ = digests
     classifier.save(path, embedder)
 
@@ -45,14 +45,14 @@ def file(tmp_path):
 
 
 def change(path, arrays=None, **record):
-    """Write a classifier again with other entries in its record, or other arrays; None leaves an array out."""
+    """Rewrite a classifier with changed record entries or arrays; None removes an array."""
     old_arrays, old = read_tensor_file(path, "classifier", ClassifierError, remedy="")
     kept = {name: array for name, array in {**old_arrays, **(arrays or {})}.items() if array is not None}
     write_tensor_file(path, "classifier", kept, {**old, **record})
 
 
 def refusal(path, embedder=None):
-    """The one line that refuses a file; it names the file."""
+    """Return the one-line error for a refused file, which begins with the file's path."""
     with pytest.raises(ClassifierError) as error:
         load(path, embedder)
     line = str(error.value)
@@ -88,7 +88,7 @@ def test_one_person_alone_comes_back(tmp_path, method):
     kept = load(tmp_path / "c", StubEmbedder())
     assert kept.predict(embeddings) == classifier.predict(embeddings)
     assert kept.names_ == ("王小明",)
-    assert kept.digests_ == ("photo:1", "photo:2"), "shorter digests are not filled up"
+    assert kept.digests_ == ("photo:1", "photo:2"), "shorter digests come back without padding"
 
 
 def test_what_was_loaded_and_saved_loads_alike(file, tmp_path):
@@ -105,7 +105,7 @@ def test_what_was_loaded_and_saved_loads_alike(file, tmp_path):
 
 def test_what_cannot_be_saved_leaves_the_old_file(file):
     before = file.read_bytes()
-    with pytest.raises(ValueError, match=r"72 photos .*71"):
+    with pytest.raises(ValueError, match=r"one digest for each of 72 photos, got 71"):
         save(file, fitted(), digests(71), EMBEDDER)
     with pytest.raises(UnicodeEncodeError):
         save(file, fitted(), ("é", *digests(71)), EMBEDDER)
@@ -119,8 +119,8 @@ def test_another_models_classifier_is_refused(file):
     assert "made by the model 'stub' and cannot be compared with those of 'other'" in line
     assert "train again" in line
     assert "other weights" in refusal(file, StubEmbedder(dimension=16, calibration=None, fingerprint="0" * 64))
-    assert "cannot be compared" in refusal(file, StubEmbedder(dimension=16)), "a mean is taken off now"
-    assert load(file).model_["model"] == "stub", "without an embedder any model will do"
+    assert "cannot be compared" in refusal(file, StubEmbedder(dimension=16)), "the mean over people is subtracted now"
+    assert load(file).model_["model"] == "stub", "without an embedder any model is accepted"
     assert load(file, StubEmbedder(dimension=16, calibration=None, name="renamed")).digests_ == digests(72)
 
 

@@ -1,4 +1,4 @@
-"""The four methods that name: one contract over all, and what is peculiar to each."""
+"""The four naming methods: one contract for all, and tests of each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_blocks_change_nothing(method, monkeypatch):
 
 def test_neighbours_vote_with_their_similarity():
     axes = np.eye(4, dtype=np.float32)
-    # One very near photo of person 0 against two far ones of person 1: five neighbours at most, these three here.
+    # One very near photo of person 0 against two far ones of person 1; all three are among the five neighbours.
     photos = np.stack([axes[0], unit(axes[0] * 0.1 + axes[1]), unit(axes[0] * 0.1 + axes[2])])
     namer = naming.NearestNeighbors(photos, np.array([0, 1, 1]), 2)
     assert namer.nearest(axes[:1]).tolist() == [1]  # 2.2 against 2
@@ -57,6 +57,6 @@ def test_weights_that_do_not_fit_are_refused():
             naming.restore("svm", embeddings, owners, 3, arrays)
 
 
-def test_an_unknown_method_is_told():
-    with pytest.raises(ValueError, match="method wants centroid, knn, logistic, svm; got 'forest'"):
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="method must be one of centroid, knn, logistic, svm, got 'forest'"):
         naming.fit("forest", *people(3, 2), 3)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Tests what a classifier's figures say: lines of text, JSON, and a page that needs nothing else."""
+"""Reports of classifiers: lines of text, JSON, and a self-contained page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOSTILE = "<b>Zoë</b>"
 
 
 class Page(HTMLParser):
-    """Checks that every tag is closed; gathers texts, rows of tables and pictures."""
+    """Checks that every tag is closed; collects texts, rows of tables and pictures."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    """24 people of ten photos each, enough for a reliability diagram; the first name is HTML."""
+    """Return a classifier of 24 people with ten photos each, enough for a reliability diagram; the first name is HTML."""
     embeddings, owners = people(24, 10, similarity=0.35)
     return Classifier(rate=0.05).fit(embeddings, [HOSTILE if k == 0 else f"person {k:02}" for k in owners])
 
 
 @pytest.fixture
 def tried() -> ClassifierEvaluation:
-    """Five photos, two of them named right; the last two are strangers'."""
+    """Return an evaluation of five photos, two of them named right; the last two are strangers'."""
     return ClassifierEvaluation(
         (HOSTILE, HOSTILE, "person 01", "Xia", "Yan"),
         (
@@ -89,7 +89,7 @@ PATHS = [f"{k} & <i>.png" for k in range(5)]
 
 
 def photos(folder) -> list[str]:
-    """Pictures of one gray each; the last one is gone."""
+    """Return the paths of uniformly gray pictures; the last file is missing."""
     paths = [str(folder / path) for path in PATHS]
     for k, path in enumerate(paths[:4]):
         Image.fromarray(np.full((200, 300, 3), 50 * k, np.uint8)).save(path)
@@ -211,7 +211,7 @@ def test_mistakes_begin_with_the_most_similar(classifier, tried, tmp_path, monke
     write_report(tmp_path, classifier, tried, paths)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).captions == page.captions[:2]
-    assert "<h2>3 wrong" in text, "the heading counts those that are not shown, too"
+    assert "<h2>3 wrong" in text, "the heading also counts those that are not shown"
 
 
 def test_the_page_without_a_test(classifier, tmp_path):
@@ -236,7 +236,7 @@ def test_people_have_faces_and_the_first_figure_is_explained(classifier, tried, 
         ]
         assert [int(color.argmax()) for color in colors] == [0, 1]
         assert [len(row) for row in page.rows] == [3 if one is None else 5] * 25
-        assert text.count("whose most likely person is the right one") == 1
+        assert text.count("whose most likely person is the correct one") == 1
 
 
 def test_of_many_people_the_first_are_shown(classifier, tried, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What people do with a gallery; that each can be taken back is in the contract of stores."""
+"""Edits of a gallery. The contract of stores tests that each can be undone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.galleries import entry, held
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SQLiteStore]:
-    """Ada with three photos, Bob with two, Eve with one."""
+    """A store with Ada (three photos), Bob (two) and Eve (one)."""
     opened = SQLiteStore(tmp_path / "people.gallery", create=True)
     for k, name in enumerate(("Ada", "Ada", "Ada", "Bob", "Bob", "Eve")):
         opened.add(name, entry(k))
@@ -35,7 +35,7 @@ def states(store: SQLiteStore) -> dict[str, int]:
 
 def test_a_person_by_name(store: SQLiteStore) -> None:
     assert edits.person_called(store, "  Ada\n").state == PersonState("Ada")
-    with pytest.raises(UnknownPerson, match="nobody is called 'ada'"):
+    with pytest.raises(UnknownPerson, match="no person is called 'ada'"):
         edits.person_called(store, "ada")
 
 
@@ -45,9 +45,9 @@ def test_rename(store: SQLiteStore) -> None:
     n_entries = len(store.log())
     edits.rename(store, "Zoë", "Zoë")
     assert len(store.log()) == n_entries, "nothing was changed"
-    with pytest.raises(GalleryError, match="somebody is called 'Bob' already; merge joins the two"):
+    with pytest.raises(GalleryError, match="another person is called 'Bob' already; merge joins the two"):
         edits.rename(store, "Zoë", "Bob")
-    with pytest.raises(UnknownPerson, match="nobody is called 'Ada'"):
+    with pytest.raises(UnknownPerson, match="no person is called 'Ada'"):
         edits.rename(store, "Ada", "Eva")
 
 
@@ -82,7 +82,7 @@ def test_remove_photos(store: SQLiteStore) -> None:
     assert numbers(store, "Ada") == [first, third]
     assert store.log()[0].text == "1 photo of Ada"
     edits.remove_photos(store, "Ada", [first, third])
-    assert states(store) == {"Bob": 2, "Eve": 1}, "a person goes with the last photo"
+    assert states(store) == {"Bob": 2, "Eve": 1}, "a person without photos is removed"
     edits.undo(store)
     assert numbers(store, "Ada") == [first, third]
 
@@ -94,24 +94,24 @@ WRONG: list[tuple[Callable[[SQLiteStore], Any], str]] = [
         r"'Ada' has no photo 4; facespace gallery show",
     ),
     (lambda store: edits.remove_photos(store, "Ada", [10**9]), "'Ada' has no photo 1000000000"),
-    (lambda store: edits.move(store, "Ada", numbers(store, "Ada"), "Ada"), "the photos are 'Ada''s already"),
+    (lambda store: edits.move(store, "Ada", numbers(store, "Ada"), "Ada"), "the photos already belong to 'Ada'"),
     (lambda store: edits.move(store, "Ada", [], "Cy"), "no photo was chosen"),
     (lambda store: edits.remove_photos(store, "Eve", numbers(store, "Eve"), reject=True), "'Eve' has no other photos"),
-    (lambda store: edits.merge(store, ["Nobody"], "Ada"), "nobody is called 'Nobody'"),
-    (lambda store: edits.merge(store, ["Ada"], "Nobody"), "nobody is called 'Nobody'"),
+    (lambda store: edits.merge(store, ["Nobody"], "Ada"), "no person is called 'Nobody'"),
+    (lambda store: edits.merge(store, ["Ada"], "Nobody"), "no person is called 'Nobody'"),
     (lambda store: edits.undo(store, 10**9), "no change has the number 1000000000"),
 ]
 
 
 @pytest.mark.parametrize(("do", "match"), WRONG)
-def test_what_cannot_be_done_changes_nothing(store: SQLiteStore, do: Callable[[SQLiteStore], Any], match: str) -> None:
+def test_a_refused_edit_changes_nothing(store: SQLiteStore, do: Callable[[SQLiteStore], Any], match: str) -> None:
     before = held(store), store.version(), len(store.log())
     with pytest.raises(GalleryError, match=match):
         do(store)
     assert (held(store), store.version(), len(store.log())) == before
 
 
-def test_merge_joins_what_is_known(store: SQLiteStore) -> None:
+def test_merge_joins_ids_metadata_and_rejections(store: SQLiteStore) -> None:
     edits.edit(store, "Ada", metadata={"team": "blue"})
     edits.edit(store, "Bob", external_id="b", metadata={"team": "red", "door": 3})
     edits.remove_photos(store, "Bob", numbers(store, "Bob")[:1], reject=True)
@@ -135,7 +135,7 @@ def test_split_and_move(store: SQLiteStore) -> None:
 
 
 def test_not_this_person(store: SQLiteStore) -> None:
-    """A rejected crop comes back neither by enrolling, nor by moving; but to others."""
+    """A rejected crop can be neither enrolled for the person again nor moved back, but others can get it."""
     first, second, _ = numbers(store, "Ada")
     edits.remove_photos(store, "Ada", [first], reject=True)
     edits.move(store, "Ada", [second], "Bob", reject=True)
@@ -143,7 +143,7 @@ def test_not_this_person(store: SQLiteStore) -> None:
     for k in (0, 1):
         with pytest.raises(GalleryError, match="this photo does not show Ada; left out"):
             store.add("Ada", entry(k))
-    with pytest.raises(GalleryError, match="somebody said that 1 of these photos do not show Ada"):
+    with pytest.raises(GalleryError, match="1 of these photos were rejected as not showing Ada"):
         edits.move(store, "Bob", [second], "Ada")
     assert store.add("Eve", entry(0))
     edits.rename(store, "Ada", "Zoë")
@@ -151,7 +151,7 @@ def test_not_this_person(store: SQLiteStore) -> None:
         store.add("Zoë", entry(0))
     edits.move(store, "Bob", numbers(store, "Bob")[:2], "Eve", reject=True)
     edits.move(store, "Bob", numbers(store, "Bob"), "Eve", reject=True)
-    assert states(store) == {"Eve": 5, "Zoë": 1}, "nobody is left to reject anything"
+    assert states(store) == {"Eve": 5, "Zoë": 1}, "the person with the rejection is gone"
 
 
 def test_the_last_change_that_can_be_is_undone(store: SQLiteStore) -> None:
@@ -163,7 +163,7 @@ def test_the_last_change_that_can_be_is_undone(store: SQLiteStore) -> None:
 
 
 class Rival:
-    """A store of which somebody else changes the same person right before a change, so many times."""
+    """A store in which another client changes the same person right before each of the first n changes."""
 
     def __init__(self, store: SQLiteStore, n_times: int) -> None:
         self._store, self._n_times = store, n_times
@@ -178,7 +178,7 @@ class Rival:
         return self._store.apply(change, **options)
 
 
-def test_a_change_is_tried_again_where_somebody_was_faster(store: SQLiteStore) -> None:
+def test_a_change_is_retried_after_a_conflict(store: SQLiteStore) -> None:
     edits.rename(Rival(store, 3), "Ada", "Zoë")  # type: ignore[arg-type]
     assert edits.person_called(store, "Zoë").state.metadata == {"n": 0}, "the others' changes are kept"
     edits.rename(store, "Zoë", "Ada")
@@ -209,7 +209,7 @@ def test_a_person_who_is_not_as_seen_stays(store: SQLiteStore, what: str) -> Non
     ada, bob = seen(store, "Ada"), seen(store, "Bob")
     store.add("Ada", entry(9))
     before = held(store)
-    with pytest.raises(edits.Stale, match="'Ada' was changed since; look again"):
+    with pytest.raises(edits.Stale, match="'Ada' was changed since you read it; read it again"):
         CHANGES[what](store, ada, bob)
     assert held(store) == before
     done = CHANGES[what](store, seen(store, "Ada"), bob)
@@ -219,10 +219,10 @@ def test_a_person_who_is_not_as_seen_stays(store: SQLiteStore, what: str) -> Non
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_who_was_changed_between_looking_and_changing_stays(store: SQLiteStore, what: str) -> None:
+def test_a_person_changed_between_reading_and_editing_stays(store: SQLiteStore, what: str) -> None:
     ada, bob = seen(store, "Ada"), seen(store, "Bob")
     rival = Rival(store, 1)
-    if what in ("photos", "move"):  # they change photos alone, so what is known of the person may change beside them
+    if what in ("photos", "move"):  # they change only photos, so the person's fields may change at the same time
         CHANGES[what](rival, ada, bob)
         assert edits.person_called(store, "Ada").state.metadata == {"n": 0}
         return
@@ -248,14 +248,14 @@ def test_the_fingerprint_follows_everything(store: SQLiteStore) -> None:
     ):
         change()
         told.add(seen(store, store.people(limit=4)[0 if store.find("Ada") else 2].state.name).fingerprint)
-    assert len(told) == 7, "after the two renames it is as at first"
+    assert len(told) == 7, "after the two renames it is the original fingerprint"
 
 
 def test_a_person_by_number(store: SQLiteStore) -> None:
     ada = edits.person_called(store, "Ada")
     assert edits.person_called(store, edits.Seen(ada.id)) == ada
     for number in (0, -1, 10**9, 2**63, 2**70):
-        with pytest.raises(UnknownPerson, match=f"no person has the number {number}"):
+        with pytest.raises(UnknownPerson, match=f"no person has the id {number}"):
             edits.person_called(store, edits.Seen(number))
 
 

@@ -1,4 +1,4 @@
-"""What is noticed about a photo before it is enrolled."""
+"""The checks of a photo before it is enrolled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_likeness_is_to_the_mean_of_the_photos(gallery: Gallery) -> None:
     found = enrolment.likeness(gallery, " Anna ", np.stack([axis(0), axis(1)]))
     assert found is not None
     assert found.similarities == pytest.approx([math.sqrt(0.5), 0], abs=1e-3)
-    # Two photos of Anna reach 0.05 more; among two people a name needs more than with one certain person.
+    # Two photos of Anna raise the threshold by 0.05, and it is higher among two people than for one particular person.
     assert found.thresholds == pytest.approx([0.45, 0.45])
     assert (found.thresholds_among_all > found.thresholds).all()
     assert enrolment.likeness(gallery, "Nobody", axis(0)) is None
@@ -50,8 +50,8 @@ def test_of_several_faces_the_one_like_the_others(gallery: Gallery) -> None:
 @pytest.mark.parametrize(
     ("faces", "reason"),
     [
-        ([axis(3), like(0.3)], r"2 faces, none like Anna's other photos \(similarity 0\.300, 0\.43\d wanted\)"),
-        ([like(0.8), like(0.75)], r"2 faces, two of them about as much like Anna \(similarity 0\.800 and 0\.750\)"),
+        ([axis(3), like(0.3)], r"2 faces, none like Anna's other photos \(similarity 0\.300, threshold 0\.43\d\)"),
+        ([like(0.8), like(0.75)], r"2 faces, two of them about equally like Anna \(similarity 0\.800 and 0\.750\)"),
         ([like(0.6, 0, 1), axis(3)], "2 faces, the one like Anna is more like Ben"),
         ([], "0 faces, one expected"),
     ],
@@ -62,23 +62,23 @@ def test_faces_that_are_not_clearly_the_persons(gallery: Gallery, faces: list[np
         enrolment.face_like_others(gallery, "Anna", embeddings)
 
 
-def test_somebody_below_the_own_threshold_is_not_named(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_face_below_its_persons_threshold_is_not_named(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     named = gallery.identify
 
     def unsure(*given: Any, **options: Any) -> Any:
         return [dataclasses.replace(match, name=None) for match in named(*given, **options)]
 
     monkeypatch.setattr(gallery, "identify", unsure)
-    with pytest.raises(enrolment.NoClearFace, match="the one like Anna is more like somebody else"):
+    with pytest.raises(enrolment.NoClearFace, match="the one like Anna is more like another person"):
         enrolment.face_like_others(gallery, "Anna", np.stack([like(0.6, 0, 1), axis(3)]))
 
 
-def test_nobody_known_has_no_clear_face(gallery: Gallery) -> None:
+def test_an_unknown_person_has_no_clear_face(gallery: Gallery) -> None:
     with pytest.raises(enrolment.NoClearFace, match="one expected"):
         enrolment.face_like_others(gallery, "Carl", np.stack([axis(0), axis(1)]))
 
 
-def test_whose_photo_it_is_and_whose_it_is_not(gallery: Gallery) -> None:
+def test_holders_and_rejections_of_a_crop(gallery: Gallery) -> None:
     gallery.add("Carl", axis(0), crop(0))
     assert sorted(enrolment.holders(gallery, crop(0))) == ["Anna", "Carl"]
     assert enrolment.holders(gallery, crop(9)) == []
@@ -92,7 +92,9 @@ def test_whose_photo_it_is_and_whose_it_is_not(gallery: Gallery) -> None:
 def test_whom_a_face_resembles(gallery: Gallery) -> None:
     assert enrolment.resembles(gallery, "Carl", like(0.9)) == "Anna"
     assert enrolment.resembles(gallery, "Anna", like(0.9)) == ""
-    assert enrolment.resembles(gallery, "Anna", like(0.75, 0, 1)) == "Ben", "also where the own name is the best"
+    assert enrolment.resembles(gallery, "Anna", like(0.75, 0, 1)) == "Ben", (
+        "even if the person's own name is the best match"
+    )
     assert enrolment.resembles(gallery, "Carl", axis(4)) == ""
 
 

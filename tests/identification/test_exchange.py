@@ -1,4 +1,4 @@
-"""A gallery exported and imported: the round trip, people who are known, models that differ, and damaged files."""
+"""Export and import of a gallery: round trip, known people, different models, and damaged files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_round_trip(store: SQLiteStore, tmp_path: Path) -> None:
         assert told(list(first.people())) == told(list(second.people()))
 
 
-def test_removed_people_stay_behind(tmp_path: Path) -> None:
+def test_removed_people_are_not_exported(tmp_path: Path) -> None:
     store = open_people(tmp_path / "a.gallery", [person("Ada", 1, 2), person("Bob", 3)])
     edits.remove(store, "Bob")
     edits.remove_photos(store, "Ada", [store.photos(1)[0].id], reject=True)
@@ -68,7 +68,7 @@ def test_removed_people_stay_behind(tmp_path: Path) -> None:
     other = empty(tmp_path / "b.gallery")
     import_gallery(other, path)
     assert told(other) == told(store)
-    assert other.people()[0].state.rejected == (photo(1).entry.digest,), "what was rejected stays so"
+    assert other.people()[0].state.rejected == (photo(1).entry.digest,), "rejected photos stay rejected"
 
 
 def test_importing_twice_changes_nothing(store: SQLiteStore, path: Path) -> None:
@@ -78,7 +78,7 @@ def test_importing_twice_changes_nothing(store: SQLiteStore, path: Path) -> None
     assert store.version() == version and told(store) == told(everybody())
 
 
-def test_who_is_known_gets_what_is_new(tmp_path: Path) -> None:
+def test_known_people_get_new_photos(tmp_path: Path) -> None:
     path = tmp_path / "a.facespace"
     export_gallery(open_people(tmp_path / "a.gallery", [person("Ada", 1, 2), person("Bob", 3)]), path)
     store = open_people(tmp_path / "b.gallery", [person("Ada", 2, 4, metadata={"x": 1}), person("Eve", 5)])
@@ -96,7 +96,7 @@ def test_settings_are_those_of_the_people_who_are_there(store: SQLiteStore, tmp_
     export_gallery(store, path)
     other = open_people(tmp_path / "other.gallery", [person("Somebody", 99)])
     import_gallery(other, path)
-    assert other.setting("calibration") is None, "chosen for other people"
+    assert other.setting("calibration") is None, "the thresholds were chosen for other people"
 
 
 def test_another_model_is_refused_naming_both(path: Path, tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_a_gallery_of_the_other_name_for_the_same_weights(path: Path, tmp_path: 
 
 def test_what_cannot_be_exported(tmp_path: Path, store: SQLiteStore) -> None:
     target = tmp_path / "a.facespace"
-    nobody = empty(tmp_path / "nobody.gallery")
-    with pytest.raises(GalleryError, match="nobody is enrolled in the collection 'default'"):
-        export_gallery(nobody, target)
+    no_people = empty(tmp_path / "empty.gallery")
+    with pytest.raises(GalleryError, match="no people are enrolled in the collection 'default'"):
+        export_gallery(no_people, target)
     for wrong, said in (
-        ({"model": "x", "unfinished": {}}, "not whole yet; start the command again"),
-        ({"model": "x"}, "damaged .what it says of its model is not complete"),
-        (MODEL | {"dimension": 9}, "damaged .a vector of .* has another length"),
+        ({"model": "x", "unfinished": {}}, "incomplete; run the command that was filling it again"),
+        ({"model": "x"}, "damaged .the description of its model is not complete"),
+        (MODEL | {"dimension": 9}, "damaged .a vector of .* has the wrong length"),
     ):
         store.set("embedder", wrong)
         with pytest.raises(GalleryError, match=said):
@@ -147,13 +147,13 @@ def test_only_an_older_export_is_replaced(store: SQLiteStore, path: Path, tmp_pa
         if not other.exists():
             other.write_bytes(b"\xff\xd8 a photo")
         before = other.read_bytes()
-        with pytest.raises(GalleryError, match=f"{other}: exists already and is no export"):
+        with pytest.raises(GalleryError, match=f"{other}: already exists and is not an export"):
             export_gallery(store, other)
         assert other.read_bytes() == before
 
 
 def test_a_damaged_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last vector alone: all before it is good, and nobody is enrolled of it."""
+    """Only the last vector is damaged; none of the people before it are imported either."""
     monkeypatch.setattr(exchange, "BATCH", 10)
     path = tmp_path / "a.facespace"
     export_gallery(open_people(tmp_path / "a.gallery", [person(f"{k:03d}", k) for k in range(400)]), path)
@@ -166,7 +166,7 @@ def test_a_damaged_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert (other.count(), other.setting("embedder"), other.version()) == (0, None, 0)
 
 
-def test_progress_is_told(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "BATCH", 10)
     seen: list[tuple[int, int]] = []
     other = empty(tmp_path / "other.gallery")
@@ -197,7 +197,7 @@ exchange.import_gallery(SQLiteStore(sys.argv[1], create=True), Path(sys.argv[2])
 """
 
 
-def test_killed_amidst_and_started_again(tmp_path: Path) -> None:
+def test_killed_during_an_import_and_started_again(tmp_path: Path) -> None:
     people = [person(f"{k:04d}", 2 * k, 2 * k + 1, crop=k % 5 == 0, metadata={"k": k}) for k in range(100)]
     path, target = tmp_path / "a.facespace", tmp_path / "b.gallery"
     export_gallery(open_people(tmp_path / "a.gallery", people), path)
@@ -209,7 +209,7 @@ def test_killed_amidst_and_started_again(tmp_path: Path) -> None:
         store = SQLiteStore(target)
         held = told(store)
         n_before += (n - 1) // 20 * 10
-        assert held == told(people)[:n_before], "whole people, of the batches that were done"
+        assert held == told(people)[:n_before], "complete people of the finished batches"
         store.close()
     store = SQLiteStore(target)
     import_gallery(store, path)
@@ -218,7 +218,7 @@ def test_killed_amidst_and_started_again(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_real_photos_are_recognised_after_the_round_trip(shared: Path, tmp_path: Path) -> None:
-    """People of the album with names of all kinds: who is recognised before is after it, by the same similarity."""
+    """People of the album, with names of all kinds, are recognised with the same similarity before and after."""
     from facespace.pipeline.analyzer import FaceAnalyzer
 
     analyzer = FaceAnalyzer()
@@ -244,8 +244,8 @@ def test_real_photos_are_recognised_after_the_round_trip(shared: Path, tmp_path:
         assert [one.name for one in gallery.people()] == sorted(names)
 
 
-def test_what_a_header_cannot_say_is_not_believed(path: Path, tmp_path: Path) -> None:
-    """A file that names a model of other vectors than it has."""
+def test_a_header_that_contradicts_the_vectors_is_refused(path: Path, tmp_path: Path) -> None:
+    """The header names a model with another dimension than the vectors."""
     from zipfile import ZipFile
 
     with ZipFile(path) as archive:

@@ -85,7 +85,7 @@ def test_other_programs_read_it(path: Path) -> None:
         assert archive.testzip() is None
 
 
-def test_nobody_and_no_crops(tmp_path: Path) -> None:
+def test_an_export_without_people_or_crops(tmp_path: Path) -> None:
     target = tmp_path / "empty.facespace"
     write_people(target, Header(MODEL, "default"), [])
     assert read(target) == [] and CROPS not in entries(target)
@@ -118,7 +118,7 @@ def test_it_is_written_whole_or_not_at_all(path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    """A file may not grow beyond a limit, in a process of its own; at every size there is no file, or the whole."""
+    """In a process with a file size limit there is either no file or a complete one, for every limit."""
     script = """
 import os, resource, signal, sys
 from pathlib import Path
@@ -150,15 +150,15 @@ for most in range(0, int(sys.argv[2]), 1000):
     assert errno.EFBIG == 27 and resource.RLIMIT_FSIZE >= 0
 
 
-# Files that are none of ours
+# Files of other kinds
 
 
-def test_files_that_are_no_export(tmp_path: Path) -> None:
+def test_files_that_are_not_exports(tmp_path: Path) -> None:
     path = tmp_path / "a.facespace"
     refused(path, "no such file")
     for data in (b"", b"PK\x03\x04", b"SQLite format 3\0" + bytes(200), b"\x80\x04." * 99, os.urandom(5000)):
         path.write_bytes(data)
-        refused(path, "damaged, or no export")
+        refused(path, "damaged, or not an export")
     refused(tmp_path, "no such file")
 
 
@@ -172,7 +172,7 @@ def test_files_that_are_no_export(tmp_path: Path) -> None:
 def test_other_entries(path: Path, names: list[str]) -> None:
     contents = entries(path)
     rewrite(path, {name: contents.get(name, b"x") for name in names})
-    refused(path, "damaged, or no export of a gallery .a zip of")
+    refused(path, "damaged, or not an export of a gallery .a zip with")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -181,11 +181,11 @@ def test_an_entry_twice(path: Path, name: str) -> None:
     contents = entries(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, contents[name])
-    refused(path, "a zip of")
+    refused(path, "a zip with")
 
 
 def test_a_bomb(path: Path) -> None:
-    """What is compressed is refused, however small, before anything is unpacked."""
+    """Compressed entries are refused before they are unpacked, even small ones."""
     contents = entries(path)
     contents[PEOPLE] += b" " * 100_000_000
     rewrite(path, contents, compression=zipfile.ZIP_DEFLATED)
@@ -194,22 +194,22 @@ def test_a_bomb(path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [8, 10], ids=["encrypted", "compressed"])
-def test_what_its_list_of_contents_calls_compressed_or_encrypted(path: Path, place: int) -> None:
+def test_entries_marked_as_compressed_or_encrypted(path: Path, place: int) -> None:
     data = bytearray(path.read_bytes())
     data[data.rindex(b"PK\x01\x02") + place] |= 1 if place == 8 else zipfile.ZIP_DEFLATED
     path.write_bytes(data)
     refused(path, "gallery.json is compressed or encrypted")
 
 
-def test_a_list_of_contents_that_would_fill_the_memory(path: Path) -> None:
+def test_a_central_directory_that_would_fill_the_memory(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for k in range(20_000):
             archive.writestr(f"{k:0100d}", b"")
-    refused(path, "a list of contents of .* bytes")
+    refused(path, "its central directory has .* bytes")
 
 
 def test_entries_that_share_their_bytes(path: Path) -> None:
-    """Two entries of a central directory that point at the same data."""
+    """Two entries of the central directory point at the same data."""
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         size = archive.getinfo(VECTORS).file_size
@@ -230,33 +230,33 @@ def test_sizes_are_compared_before_memory_is_taken(path: Path) -> None:
     change(
         path, HEADER, lambda data: data.split(b'"counts"')[0] + b'"counts":{"people":1,"photos":1000000000,"crops":1}}'
     )
-    refused(path, f"{VECTORS} has .* bytes where 16000000")
+    refused(path, f"{VECTORS} must have 16000000.* bytes, got")
 
 
 @pytest.mark.parametrize(
     ("name", "edit", "said"),
     [
-        (PEOPLE, lambda data: data[:-1], "cut short"),
+        (PEOPLE, lambda data: data[:-1], "truncated"),
         (PEOPLE, lambda data: data + b"{}\n", "line .* is missing"),
         (PEOPLE, lambda data: data[data.index(b"\n") + 1 :], "line 1 of people.jsonl: the field"),
-        (PEOPLE, lambda data: b"\n".join(data.split(b"\n")[:-2]) + b"\n", "midst of a person"),
+        (PEOPLE, lambda data: b"\n".join(data.split(b"\n")[:-2]) + b"\n", "middle of a person"),
         (PEOPLE, lambda data: b"", "counts"),
         (PEOPLE, lambda data: data.replace(b'"crop": true', b'"crop": false'), "counts"),
         (PEOPLE, lambda data: data.replace(b'"photos": 1', b'"photos": 99'), "line"),
-        (VECTORS, lambda data: data[:-1], "bytes where"),
-        (VECTORS, lambda data: data + b"\0", "bytes where"),
-        (VECTORS, lambda data: b"\xff" * 8 + data[8:], "no safetensors"),
+        (VECTORS, lambda data: data[:-1], "must have .* bytes, got"),
+        (VECTORS, lambda data: data + b"\0", "must have .* bytes, got"),
+        (VECTORS, lambda data: b"\xff" * 8 + data[8:], "not a safetensors"),
         (VECTORS, lambda data: data.replace(b"F16", b"F32"), "float16"),
         (VECTORS, lambda data: data.replace(b"vectors", b"Vectors"), "float16"),
         (VECTORS, lambda data: data[:-2] + b"\xff\x7f", "not of length 1"),
         (VECTORS, lambda data: data[:-16] + bytes(16), "not of length 1"),
-        (CROPS, lambda data: data[:-1], "does not end"),
-        (CROPS, lambda data: data + b"\0", "does not end"),
-        (CROPS, lambda data: data[:1000], "PNG|header|cut short"),
+        (CROPS, lambda data: data[:-1], "must end after the last crop"),
+        (CROPS, lambda data: data + b"\0", "must end after the last crop"),
+        (CROPS, lambda data: data[:1000], "PNG|header|truncated"),
         (CROPS, lambda data: data.replace(b"000000000.png", b"../../../.png"), "checksum|must have the file"),
-        (CROPS, lambda data: data.replace(b"\x89PNG", b"\x89GIF"), "no PNG"),
+        (CROPS, lambda data: data.replace(b"\x89PNG", b"\x89GIF"), "not a PNG"),
         (HEADER, lambda data: data[:-1], "not JSON"),
-        (HEADER, lambda data: b"[]", "of another program"),
+        (HEADER, lambda data: b"[]", "not facespace's"),
         (HEADER, lambda data: data + b" " * 2**21, "has .* bytes"),
         (HEADER, lambda data: data.replace(b'"version": 1', b'"version": 2'), "newer facespace"),
         (HEADER, lambda data: data.replace(b'"crops": ', b'"crops": 9'), "crops"),
@@ -264,7 +264,7 @@ def test_sizes_are_compared_before_memory_is_taken(path: Path) -> None:
 )  # fmt: skip
 def test_entries_that_are_damaged(path: Path, name: str, edit: Callable[[bytes], bytes], said: str) -> None:
     before = entries(path)[name]
-    assert edit(before) != before, "something is changed"
+    assert edit(before) != before, "the file must differ"
     change(path, name, edit)
     refused(path, said)
 
@@ -283,7 +283,7 @@ def test_a_crop_that_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_flipped_bit_anywhere_is_noticed(path: Path) -> None:
-    """In what is read, each bit counts: by the checks, or else by the checksums of the zip."""
+    """A flipped bit in the data is detected by the checks or by the checksums of the zip."""
     rng = np.random.default_rng(0)
     data = path.read_bytes()
     before = read(path)
@@ -298,14 +298,14 @@ def test_a_flipped_bit_anywhere_is_noticed(path: Path) -> None:
         except GalleryError as error:
             n_refused += 1
             assert str(error).startswith(str(path)) and "\n" not in str(error)
-        else:  # a bit that says by which system the zip was written, or when
+        else:  # a bit of the zip's creating system or time
             assert found == before
     assert n_refused > 250
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_damage_of_any_kind_is_an_error_of_ours(path: Path, seed: int) -> None:
-    """Bytes overwritten, removed, doubled and cut off, in the file and within its entries."""
+def test_damage_of_any_kind_raises_gallery_error(path: Path, seed: int) -> None:
+    """Bytes are overwritten, removed, duplicated and cut off, in the file and within its entries."""
     rng = np.random.default_rng(seed)
     whole, contents = path.read_bytes(), entries(path)
     before = read(path)
@@ -319,7 +319,7 @@ def test_damage_of_any_kind_is_an_error_of_ours(path: Path, seed: int) -> None:
             found = read(path)
         except GalleryError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000
-        else:  # then it is whole, or another whole one: JSON takes blanks, names can be others
+        else:  # the file is still valid: JSON allows blanks, and a name may have changed
             assert len(found) == len(before)
 
 
@@ -351,7 +351,7 @@ def test_what_may_be_replaced(path: Path, tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Photos of 128 numbers, of which each would take kilobytes were they kept, are written and read in pieces."""
+    """Photos are written and read in pieces; each would take kilobytes if all were kept in memory."""
     import tracemalloc
 
     monkeypatch.setattr(exchange_file, "_ROWS", 256)

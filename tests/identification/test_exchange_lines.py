@@ -1,4 +1,4 @@
-"""What stands in an export as JSON, checked."""
+"""The JSON lines and the header of an export."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_letters_are_written_as_they_are() -> None:
 
 def test_a_person_of_too_many_rejections_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_lines, "MAX_LINE", 1000)
-    with pytest.raises(GalleryError, match=r"Ada: .* bytes of JSON are more than the 1000"):
+    with pytest.raises(GalleryError, match=r"Ada: a line of an export must have at most 1000 bytes, got"):
         person_line(person("Ada", 1, rejected=tuple(f"{k:064x}" for k in range(20))))
 
 
@@ -85,15 +85,15 @@ def test_a_person_of_too_many_rejections_is_not_written(monkeypatch: pytest.Monk
         ({"added": 5}, "time must be"),
         ({"added": []}, "time must be"),
         ({"added": "1960-01-01T00:00:00Z"}, "after 1970"),
-        ({"photos": 0}, "number of photos"),
-        ({"photos": True}, "number of photos"),
-        ({"photos": 1.5}, "number of photos"),
-        ({"photos": 2**50}, "number of photos"),
+        ({"photos": 0}, "number of the person's photos"),
+        ({"photos": True}, "number of the person's photos"),
+        ({"photos": 1.5}, "number of the person's photos"),
+        ({"photos": 2**50}, "number of the person's photos"),
         ({"strange": 1}, "the field 'strange' is not known"),
         ({"": 1}, "is not known"),
     ],
 )
-def test_a_person_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+def test_invalid_people(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"(?s)line 7: .*({said})"):
         line(PERSON | changes).as_person("")
 
@@ -120,7 +120,7 @@ def test_a_person_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"vector": [1]}, "is not known"),
     ],
 )
-def test_a_photo_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+def test_invalid_photos(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"line 7: .*{said}"):
         line(PHOTO | changes).as_photo()
 
@@ -134,7 +134,7 @@ def test_a_field_that_is_missing(key: str) -> None:
 def test_names_ascend() -> None:
     assert line(PERSON).as_person("Aba").state.name == "Ada"
     for before in ("Ada", "Bob"):
-        with pytest.raises(ValueError, match="names must ascend"):
+        with pytest.raises(ValueError, match="names must be unique and in ascending order"):
             line(PERSON).as_person(before)
 
 
@@ -153,26 +153,26 @@ def test_photos_of_a_person_differ_and_are_not_rejected() -> None:
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b'{"a": NaN}', "NaN is no number"),
-        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b'{"a": NaN}', "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
         (b'{"a": ' + b"9" * 100_000 + b"}", "100000 digits"),
         (b"[" * 200_000, "nested too deep"),
         (b'{"a":' * 200_000, "nested too deep"),
     ],
     ids=str,
 )
-def test_what_is_no_json(data: bytes, said: str) -> None:
+def test_invalid_json(data: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=f"there: .*{said}"):
         read_json(data, "there")
 
 
 def test_a_line_that_is_too_long_or_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"line 3: longer than .*, or cut short"):
+    with pytest.raises(ValueError, match=r"line 3: longer than .*, or truncated"):
         read_line(b"{}", "line 3")
     monkeypatch.setattr(exchange_lines, "MAX_LINE", 10)
     with pytest.raises(ValueError, match="line 3: longer than 10"):
         read_line(b'{"aaaaaaaaaa": 1}\n', "line 3")
-    with pytest.raises(ValueError, match="an object was expected"):
+    with pytest.raises(ValueError, match="a line must be a JSON object"):
         read_line(b"[]\n", "line 3").as_person("")
 
 
@@ -185,22 +185,22 @@ def test_a_header() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"format": "other"}, "of another program"),
+        ({"format": "other"}, "not facespace's"),
         ({"version": "1"}, "no version"),
         ({"version": 0}, "no version"),
-        ({"collection": 5}, "no name"),
-        ({"collection": "x" * 101}, "no name"),
-        ({"collection": "a\x00"}, "no name"),
+        ({"collection": 5}, "no valid name"),
+        ({"collection": "x" * 101}, "no valid name"),
+        ({"collection": "a\x00"}, "no valid name"),
         ({"counts": None}, "counts are missing"),
-        ({"counts": {"people": 1, "photos": -1, "crops": 0}}, "no numbers"),
-        ({"counts": {"people": 1, "photos": 1}}, "no numbers"),
-        ({"counts": {"people": 10**15, "photos": 1, "crops": 0}}, "no numbers"),
+        ({"counts": {"people": 1, "photos": -1, "crops": 0}}, "not valid numbers"),
+        ({"counts": {"people": 1, "photos": 1}}, "not valid numbers"),
+        ({"counts": {"people": 10**15, "photos": 1, "crops": 0}}, "not valid numbers"),
         ({"model": None}, "not complete"),
-        ({"settings": None}, "not known"),
-        ({"settings": {"embedder": {}}}, "not known"),
+        ({"settings": None}, "unknown fields"),
+        ({"settings": {"embedder": {}}}, "unknown fields"),
     ],
 )
-def test_a_header_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+def test_invalid_headers(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_header(json.dumps(HEADER | changes).encode(), 1, "a.facespace")
 
@@ -229,7 +229,7 @@ def test_a_newer_format_names_the_remedy() -> None:
         ({"more": 1}, "not complete"),
     ],
 )
-def test_a_model_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+def test_invalid_models(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         checked_model(MODEL | changes)
 
@@ -245,6 +245,6 @@ def test_a_calibration_that_calibrate_cannot_give(changes: dict[str, Any]) -> No
         checked_settings({"calibration": CALIBRATION | changes})
 
 
-def test_templates_that_cannot_be() -> None:
+def test_invalid_templates() -> None:
     with pytest.raises(ValueError, match="mean or best"):
         checked_settings({"templates": "median"})

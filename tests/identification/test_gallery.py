@@ -1,4 +1,4 @@
-"""Who is who, with an embedder whose answers are known: a crop's embedding is drawn at random from its content."""
+"""Galleries with a stub embedder, which draws a crop's embedding at random from its content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def axis(k: int) -> np.ndarray:
 
 
 def between(similarity: float, k: int = 0, other: int = 7) -> np.ndarray:
-    """A unit vector of that cosine to axis `k`."""
+    """Return a unit vector with that cosine to axis `k`."""
     return (similarity * axis(k) + math.sqrt(1 - similarity**2) * axis(other)).astype(np.float32)
 
 
@@ -125,7 +125,7 @@ def test_the_same_photo_twice_counts_once(gallery: Gallery) -> None:
     assert not gallery.enroll(" Anna ", crop(1), source="elsewhere.jpg")
     assert [(person.name, person.n_photos) for person in gallery.people()] == [("Anna", 2)]
     assert gallery.identify(StubEmbedder().represent(crop(1)[None])) == before
-    assert gallery.enroll("Ben", crop(1)), "another person may be given the same photo"
+    assert gallery.enroll("Ben", crop(1)), "another person may have the same photo"
 
 
 def test_a_template_is_the_unit_mean(gallery: Gallery) -> None:
@@ -136,19 +136,19 @@ def test_a_template_is_the_unit_mean(gallery: Gallery) -> None:
     assert similarity == pytest.approx([1, math.sqrt(0.5), 0], abs=1e-3)
 
 
-def test_nobody_enrolled(gallery: Gallery) -> None:
+def test_identify_in_an_empty_gallery(gallery: Gallery) -> None:
     assert len(gallery) == 0
     assert gallery.people() == []
     assert gallery.identify(np.stack([axis(0), axis(1)])) == [Match(None, None, 1.0)] * 2
     assert gallery.identify(np.stack([axis(0)]), threshold=0.3) == [Match(None, None, 0.3)]
 
 
-def test_nobody_to_identify(gallery: Gallery) -> None:
+def test_identify_without_probes(gallery: Gallery) -> None:
     gallery.add("Anna", axis(0), crop(0))
     assert gallery.identify(np.empty((0, DIMENSION), np.float32)) == []
 
 
-def test_everybody_removed(gallery: Gallery) -> None:
+def test_identify_after_all_people_were_removed(gallery: Gallery) -> None:
     gallery.add("Anna", axis(0), crop(0))
     assert gallery.identify(axis(0)[None])[0].name == "Anna"
     gallery.remove("Anna")
@@ -164,7 +164,7 @@ def test_a_threshold_replaces_the_rate(gallery: Gallery) -> None:
     for threshold, name in ((0.44, "Anna"), (0.46, None), (-1.0, "Anna")):
         (match,) = gallery.identify(probe, threshold=threshold)
         assert (match.name, match.threshold) == (name, threshold)
-    assert gallery.identify(axis(0)[None], threshold=1.0)[0].name == "Anna", "a threshold reached is passed"
+    assert gallery.identify(axis(0)[None], threshold=1.0)[0].name == "Anna", "reaching the threshold is enough"
 
 
 def test_the_rate_sets_the_threshold(gallery: Gallery) -> None:
@@ -184,7 +184,7 @@ def test_more_people_raise_the_threshold(gallery: Gallery) -> None:
     assert (np.diff(seen) > 0).all()
 
 
-def test_a_person_with_several_photos_wants_more(gallery: Gallery) -> None:
+def test_several_photos_raise_the_threshold(gallery: Gallery) -> None:
     gallery.add("Anna", axis(0), crop(0))
     gallery.add("Ben", axis(1), crop(1))
     gallery.add("Ben", between(0.999, 1), crop(2))
@@ -203,13 +203,13 @@ def test_thresholds_in_the_order_of_adding(gallery: Gallery) -> None:
 
 @pytest.mark.parametrize("rate", [0, 1, -1, math.nan])
 def test_a_rate_out_of_range(gallery: Gallery, rate: float) -> None:
-    for _ in range(2):  # nobody enrolled, then somebody
+    for _ in range(2):  # first without people, then with one
         with pytest.raises(ValueError, match="a rate of strangers named"):
             gallery.identify(axis(0)[None], rate=rate)
         gallery.add("Anna", axis(0), crop(0))
 
 
-def test_a_model_nobody_calibrated(path: Path) -> None:
+def test_a_model_without_calibration(path: Path) -> None:
     with open_gallery(path, create=True, calibration=None) as gallery:
         gallery.add("Anna", axis(0), crop(0))
         with pytest.raises(ModelError, match="no thresholds have been measured"):
@@ -247,7 +247,7 @@ def test_a_name_goes_round(path: Path, gallery: Gallery, given: str, stored: str
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 201])
-def test_a_name_that_is_none_changes_nothing(gallery: Gallery, name: str) -> None:
+def test_an_invalid_name_changes_nothing(gallery: Gallery, name: str) -> None:
     gallery.add("Anna", axis(0), crop(0))
     for change in (
         lambda: gallery.add(name, axis(0), crop(0)),
@@ -265,7 +265,7 @@ def test_rename_and_remove(gallery: Gallery) -> None:
     gallery.add("Ben", axis(1), crop(1))
     gallery.rename("Anna", "Anne")
     assert [match.name for match in gallery.identify(np.stack([axis(0), axis(1)]))] == ["Anne", "Ben"]
-    with pytest.raises(GalleryError, match="somebody is called 'Ben' already"):
+    with pytest.raises(GalleryError, match="another person is called 'Ben' already"):
         gallery.rename("Anne", "Ben")
     with pytest.raises(UnknownPerson):
         gallery.rename("Anna", "Dora")
@@ -289,8 +289,8 @@ def test_rename_and_remove(gallery: Gallery) -> None:
     ],
     ids=["short", "two axes", "long", "zero", "NaN"],
 )
-def test_what_is_no_embedding_is_not_stored(gallery: Gallery, embedding: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="an embedding wants 8 numbers of length 1; got"):
+def test_invalid_embeddings_are_not_stored(gallery: Gallery, embedding: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="an embedding must be 8 numbers of length 1, got"):
         gallery.add("Anna", embedding, crop(0))
     assert len(gallery) == 0
 
@@ -304,7 +304,7 @@ def test_probes_of_another_length(gallery: Gallery) -> None:
 # Changes
 
 
-def test_what_is_removed_is_taken_back_until_it_is_erased(gallery: Gallery) -> None:
+def test_a_removal_can_be_undone_until_it_is_erased(gallery: Gallery) -> None:
     gallery.add("Anna", axis(0), crop(0))
     gallery.add("Anna", axis(1), crop(1))
     gallery.remove("Anna")
@@ -315,11 +315,11 @@ def test_what_is_removed_is_taken_back_until_it_is_erased(gallery: Gallery) -> N
     assert gallery.erase(before=time.time() - 60) == 0
     assert gallery.erase() == 1
     removed = next(one for one in gallery.log() if one.kind == "remove" and not one.undone)
-    with pytest.raises(GalleryError, match="cannot be undone: what it changed was erased"):
+    with pytest.raises(GalleryError, match="cannot be undone: the people or photos were erased"):
         gallery.undo(removed.id)
 
 
-def test_this_is_not_anna(gallery: Gallery) -> None:
+def test_reject_photos(gallery: Gallery) -> None:
     for k in range(3):
         gallery.add("Anna", axis(k), crop(k))
     first, second, _ = (photo.id for photo in gallery.photos("Anna"))
@@ -357,7 +357,7 @@ def test_templates_of_the_gallery(path: Path, gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize("days", [0, 0.00001])
-def test_what_was_removed_long_ago_is_erased_by_itself(path: Path, days: float) -> None:
+def test_retention_erases_old_removals(path: Path, days: float) -> None:
     with open_gallery(path, create=True) as gallery:
         gallery.set_retention(days)
         gallery.add("Anna", axis(0), crop(0))
@@ -369,7 +369,7 @@ def test_what_was_removed_long_ago_is_erased_by_itself(path: Path, days: float) 
     connection.close()
     open_gallery(path).close()
     with Gallery(path) as looking:
-        assert looking.log()[0].kind == "remove", "looking changes nothing"
+        assert looking.log()[0].kind == "remove", "reading changes nothing"
     with open_gallery(path, create=True) as gallery:
         assert gallery.log()[0].kind == "erase"
 
@@ -400,27 +400,26 @@ def test_a_calibration_is_used(path: Path, gallery: Gallery) -> None:
 
 @pytest.mark.parametrize("calibration", [CALIBRATION, None], ids=["table", "no table"])
 @pytest.mark.parametrize("offset", [-5, -1.01, 1.01, 7, 1e300])
-def test_an_offset_that_calibrating_cannot_give(path: Path, gallery: Gallery, offset: float, calibration: Any) -> None:
-    """Somebody may have changed the file so that everybody is named."""
+def test_an_offset_that_calibrate_cannot_choose(path: Path, gallery: Gallery, offset: float, calibration: Any) -> None:
+    """The file may have been altered so that every face is named."""
     gallery.add("Anna", axis(0), crop(0))
     stored_calibration(path, {"rate": 0.01, "offset": offset, "evidence": {}})
     gallery._embedder.calibration = calibration  # type: ignore[union-attr]
     with gallery as opened:
         for use in (lambda: opened.identify(-axis(0)), opened.thresholds, opened.check_thresholds, opened.calibration):
             with pytest.raises(
-                GalleryError, match=r"its calibration adds .* but calibrating gives -1 to 1;.*run calibrate again"
+                GalleryError,
+                match=r"its calibration was altered .the offset must be from -1 to 1, got .*; run calibrate again",
             ):
                 use()
 
 
 @pytest.mark.parametrize("offset", [-0.9, -1])
-def test_an_offset_that_names_everybody(path: Path, gallery: Gallery, offset: float) -> None:
+def test_an_offset_that_names_every_stranger(path: Path, gallery: Gallery, offset: float) -> None:
     gallery.add("Anna", axis(0), crop(0))
     stored_calibration(path, {"rate": 0.01, "offset": offset, "evidence": {}})
     for use in (lambda: gallery.identify(axis(3)), gallery.thresholds, gallery.check_thresholds):
-        with pytest.raises(
-            GalleryError, match=r"by its calibration a similarity of -0\.\d+ would be enough for a name"
-        ):
+        with pytest.raises(GalleryError, match=r"every stranger reaches the threshold -0\.\d+\); run calibrate again"):
             use()
     assert gallery.identify(axis(0), threshold=0.5)[0].name == "Anna", "a threshold needs no calibration"
 
@@ -433,15 +432,15 @@ def test_an_offset_that_names_everybody(path: Path, gallery: Gallery, offset: fl
      {"rate": 0, "offset": 0, "evidence": {}}, {"rate": "x", "offset": 0, "evidence": {}}],
     ids=repr,
 )  # fmt: skip
-def test_what_is_no_calibration(path: Path, gallery: Gallery, value: Any) -> None:
+def test_invalid_calibrations(path: Path, gallery: Gallery, value: Any) -> None:
     gallery.add("Anna", axis(0), crop(0))
     stored_calibration(path, value)
-    with pytest.raises(GalleryError, match=r"damaged \(its calibration is no such thing\); run calibrate again"):
+    with pytest.raises(GalleryError, match=r"damaged \(its calibration is not valid\); run calibrate again"):
         gallery.identify(axis(0))
 
 
-def test_calibrating_gives_what_is_believed(gallery: Gallery) -> None:
-    """Also on strangers who are nothing like anybody, at the rates that lower thresholds the most."""
+def test_calibrate_stores_offsets_that_identify_accepts(gallery: Gallery) -> None:
+    """Even for strangers unlike all people, and for the rates that lower thresholds the most."""
     for k in range(3):
         gallery.add(f"person {k}", axis(k), crop(k))
     probes = np.stack([between(0.05, k % 3, 3 + k % 5) for k in range(60)])
@@ -470,10 +469,10 @@ def test_another_connections_change_is_seen(path: Path, gallery: Gallery) -> Non
             assert [match.name for match in other.identify(probes)] == names
 
 
-def test_templates_are_not_made_anew_without_a_change(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_templates_are_not_recomputed_without_a_change(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery.add("Anna", axis(0), crop(0))
     gallery.identify(axis(0)[None])
-    for name in ("everybody", "changed_rows"):
+    for name in ("read_index", "changed_rows"):
         monkeypatch.setattr(
             f"facespace.identification.stores.sqlite.{name}", lambda *_: pytest.fail("nothing has changed")
         )
@@ -507,7 +506,7 @@ def test_a_gallery_of_another_model_is_refused(path: Path, changes: dict[str, An
     open_gallery(path, name="the same weights under another name", runtime="openvino", precision="bfloat16").close()
 
 
-def test_a_gallery_made_without_a_model_belongs_to_the_first_that_adds(path: Path) -> None:
+def test_a_gallery_without_a_model_takes_the_first_one_that_adds(path: Path) -> None:
     Gallery(path, create=True).close()
     with open_gallery(path) as first, open_gallery(path, fingerprint="0" * 64) as second:
         first.add("Anna", axis(0), crop(0))
@@ -546,7 +545,7 @@ def test_without_a_model_it_lists_and_edits_only(path: Path, gallery: Gallery) -
         assert plain.remove("Anne") == 1
 
 
-def test_no_gallery_is_made_by_looking(path: Path) -> None:
+def test_reading_creates_no_gallery(path: Path) -> None:
     with pytest.raises(GalleryError, match="no such gallery"):
         open_gallery(path)
     assert not path.exists()
@@ -580,11 +579,11 @@ def test_what_is_stored_with_a_photo(path: Path, gallery: Gallery) -> None:
     connection.close()
     with pytest.raises(ValueError, match="metadata must be a JSON object"):
         gallery.add("Anna", axis(2), crop(2), metadata={"a": math.nan})
-    with pytest.raises(UnknownPerson, match="nobody is called 'Ben'"):
+    with pytest.raises(UnknownPerson, match="no person is called 'Ben'"):
         gallery.photos("Ben")
 
 
-def test_who_is_compared_with_every_photo_may_be_mistaken_for_each(gallery: Gallery) -> None:
+def test_comparing_with_every_photo_raises_the_threshold(gallery: Gallery) -> None:
     for k, name in enumerate(("Anna", "Anna", "Ben")):
         gallery.add(name, axis(k), crop(k))
     mean = gallery.identify(axis(2))[0].threshold
@@ -595,9 +594,9 @@ def test_who_is_compared_with_every_photo_may_be_mistaken_for_each(gallery: Gall
     gallery.add("Carl", axis(0), crop(0))
     gallery.add("Dora", axis(1), crop(1))
     gallery.set_templates("mean")
-    assert gallery.identify(axis(2))[0].threshold == best, "as among three people"
+    assert gallery.identify(axis(2))[0].threshold == best, "the threshold is that of three people"
     gallery.set_templates("best")
-    with pytest.raises(GalleryError, match="thresholds can be chosen for templates 'mean' alone"):
+    with pytest.raises(GalleryError, match="templates must be 'mean' to calibrate, got 'best'"):
         gallery.calibrate(np.stack([axis(2)]), ["Ben"], rate=0.01)
 
 
@@ -614,7 +613,7 @@ def test_the_best_matches_of_a_probe(gallery: Gallery) -> None:
     (best,) = gallery.identify(probe[None], threshold=0.5, top=9)
     assert [(match.name, match.nearest) for match in best] == [("Bob", "Bob"), (None, "Eve"), (None, "Ada")]
     (one,) = gallery.identify(probe[None], threshold=0.95)
-    assert (one.name, one.nearest) == (None, "Bob"), "the nearest person is told, but gets no name"
+    assert (one.name, one.nearest) == (None, "Bob"), "the match has the nearest person but no name"
     assert gallery.identify(np.empty((0, DIMENSION), np.float32), top=3) == []
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         gallery.identify(probe[None], top=0)
@@ -644,7 +643,7 @@ def test_probes_may_be_a_list_or_a_single_vector(gallery: Gallery) -> None:
 
 
 def test_vectors_that_are_not_of_length_1_are_refused(gallery: Gallery) -> None:
-    """A stranger whose vector is made longer would be named."""
+    """A longer vector would let a stranger reach the threshold."""
     gallery.add("Ada", axis(0), crop(0))
     for wrong in (5 * axis(0), 0 * axis(0), np.nan * axis(0)):
         with pytest.raises(ValueError, match=r"embeddings want length 1; row 0 has"):
@@ -652,12 +651,12 @@ def test_vectors_that_are_not_of_length_1_are_refused(gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "a.jpg", ["a.jpg"], [None], np.array(["a"])], ids=repr)
-def test_what_are_no_vectors_is_one_line(gallery: Gallery, wrong: Any) -> None:
+def test_arguments_that_are_not_vectors(gallery: Gallery, wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"^vectors of Embedder\.represent are expected, got "):
         gallery.identify(wrong)
 
 
-def test_names_are_text_and_models_embedders(gallery: Gallery, path: Path) -> None:
+def test_wrong_types_of_names_and_models(gallery: Gallery, path: Path) -> None:
     for name in (3, None):
         with pytest.raises(TypeError, match=r"a name must be text, got (int|NoneType)"):
             gallery.add(name, axis(0), crop(0))  # type: ignore[arg-type]
@@ -720,7 +719,7 @@ def test_templates_of_nobody(gallery: Gallery) -> None:
     assert gallery.templates(500).shape == (0, DIMENSION)
 
 
-def test_everybody_who_has_it_open_follows_another_way_to_compare(path: Path, gallery: Gallery) -> None:
+def test_set_templates_takes_effect_in_every_open_gallery(path: Path, gallery: Gallery) -> None:
     gallery.add("Anna", axis(0), crop(0))
     gallery.add("Anna", axis(1), crop(1))
     with open_gallery(path) as elsewhere:

@@ -1,4 +1,4 @@
-"""What `gallery check` finds, in galleries made wrong on purpose."""
+"""The findings of `gallery check` in galleries with deliberate mistakes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gallery(path: Path) -> Iterator[Gallery]:
-    """Anna of three photos and Ben of one, with nothing wrong."""
+    """A gallery without mistakes: Anna with three photos and Ben with one."""
     with Gallery(path, StubEmbedder(), create=True) as opened:  # type: ignore[arg-type]
         for k in range(3):
             opened.add("Anna", like(0.9, 0, 5 + k), crop(k))
@@ -51,19 +51,19 @@ def test_nothing_is_found_in_a_good_gallery(gallery: Gallery) -> None:
     assert found == [] and told == [(2, 2)]
 
 
-def test_a_photo_of_two_people_is_told_once(gallery: Gallery) -> None:
+def test_a_photo_of_two_people_is_reported_once(gallery: Gallery) -> None:
     gallery.add("Carl", axis(2), crop(3))
     (found,) = check(gallery)
     number = gallery.photos("Ben")[0].id
-    assert found == Finding("same photo", f"photo {number} of Ben is a photo of Carl too", ("Ben", "Carl"), (number,))
-    assert list(check_gallery(gallery, None)) == [found], "no face is compared for it"
+    assert found == Finding("same photo", f"photo {number} of Ben is also a photo of Carl", ("Ben", "Carl"), (number,))
+    assert list(check_gallery(gallery, None)) == [found], "this needs no comparison of faces"
 
 
-def test_two_names_that_are_alike_are_told_once(gallery: Gallery) -> None:
+def test_two_names_that_are_alike_are_reported_once(gallery: Gallery) -> None:
     gallery.add("Benjamin", like(0.7, 1, 4), crop(7))
     (found,) = check(gallery)
     assert (found.kind, found.people) == ("alike", ("Ben", "Benjamin"))
-    assert found.text.startswith("Ben and Benjamin are alike (similarity 0.700, 0.4")
+    assert found.text.startswith("Ben and Benjamin are alike (similarity 0.700, threshold 0.4")
     assert found.similarity == pytest.approx(0.7, abs=1e-3) and found.threshold == pytest.approx(0.44, abs=0.02)
     assert list(check_gallery(gallery, None)) == []
 
@@ -73,19 +73,19 @@ def test_a_photo_unlike_the_others_and_whom_it_looks_like(gallery: Gallery) -> N
     number = gallery.photos("Anna")[-1].id
     (found,) = check(gallery)
     assert (found.kind, found.people, found.photos) == ("unlike", ("Anna", "Ben"), (number,))
-    assert found.text.startswith(f"photo {number} of Anna is unlike the others (similarity 0.000, 0.4")
+    assert found.text.startswith(f"photo {number} of Anna is unlike the others (similarity 0.000, threshold 0.4")
     assert found.text.endswith("; it looks like Ben")
 
 
-def test_of_two_photos_nothing_says_which_is_wrong(gallery: Gallery) -> None:
+def test_two_photos_that_are_unlike_are_reported_together(gallery: Gallery) -> None:
     gallery.add("Ben", axis(3), crop(8))
     (found,) = check(gallery)
     one, two = (photo.id for photo in gallery.photos("Ben"))
     assert found.photos == (one, two)
-    assert found.text == f"photos {one} and {two} of Ben are unlike each other (similarity 0.000, 0.400 wanted)"
+    assert found.text == f"photos {one} and {two} of Ben are unlike each other (similarity 0.000, threshold 0.400)"
 
 
-def test_a_threshold_of_ones_own(gallery: Gallery) -> None:
+def test_a_given_threshold(gallery: Gallery) -> None:
     assert {one.kind for one in check(gallery, threshold=0.95)} == {"unlike"}
     assert {one.people for one in check(gallery, threshold=-0.5) if one.kind == "alike"} == {("Anna", "Ben")}
 
@@ -104,7 +104,7 @@ def test_a_model_without_thresholds_needs_one(tmp_path: Path) -> None:
 def test_people_are_read_in_pages(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery_check, "_READ", 2)
     monkeypatch.setattr(gallery_check, "_PAGE", 1)
-    monkeypatch.setattr(gallery_check, "_MANY", 2)
+    monkeypatch.setattr(gallery_check, "_N_VECTORS", 2)
     gallery.add("Benjamin", axis(1), crop(7))
     told: list[tuple[int, int]] = []
     found = list(check_gallery(gallery, StubEmbedder(), progress=lambda *done: told.append(done)))  # type: ignore[arg-type]
@@ -115,14 +115,17 @@ def test_people_are_read_in_pages(gallery: Gallery, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        ("UPDATE collection SET n_photos = 9", "damaged (2 people and 4 photos where it counts 2 and 9; was it copied"),
-        ("DELETE FROM person WHERE name = 'Ben'", "1 photos belong to nobody"),
+        (
+            "UPDATE collection SET n_photos = 9",
+            "damaged (2 people and 4 photos, but its counts are 2 and 9; if it was copied",
+        ),
+        ("DELETE FROM person WHERE name = 'Ben'", "1 photos have no owner"),
         ("UPDATE face SET digest = x'00' WHERE id = 4", "damaged"),
     ],
 )
 def test_damage(path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch, damage: str, told: str) -> None:
-    """In a gallery too large to be read through when it is opened."""
-    monkeypatch.setattr(sqlite_rows, "_FEW", 0)
+    """The gallery is treated as too large to be checked completely when it is opened."""
+    monkeypatch.setattr(sqlite_rows, "_COUNTED_ON_OPENING", 0)
     gallery.close()
     connection = sqlite3.connect(path)
     connection.execute(damage)
@@ -134,8 +137,10 @@ def test_damage(path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch, d
     assert {one.kind for one in found} == {"damage"}
 
 
-def test_people_who_cannot_be_read_are_told_once(path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_rows, "_FEW", 0)
+def test_people_who_cannot_be_read_are_reported_once(
+    path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_rows, "_COUNTED_ON_OPENING", 0)
     monkeypatch.setattr(gallery_check, "_PAGE", 1)
     gallery.add("Carl", axis(2), crop(3))
     gallery.close()
@@ -146,4 +151,4 @@ def test_people_who_cannot_be_read_are_told_once(path: Path, gallery: Gallery, m
     with Gallery(path, StubEmbedder()) as opened:  # type: ignore[arg-type]
         found = check(opened)
     assert sum("not of length 1" in one.text for one in found) == 1, found
-    assert any(one.kind == "same photo" for one in found), "what can be looked for still is"
+    assert any(one.kind == "same photo" for one in found), "the other checks still run"

@@ -1,4 +1,4 @@
-"""Galleries copied between files and stores, counted and compared."""
+"""Copies of galleries between files and other stores, with counts and checksums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from facespace.errors import GalleryError
 from facespace.identification import edits, gallery_copy
 from facespace.identification.gallery import Gallery
-from facespace.identification.gallery_copy import Copied, begin, contents, copy_gallery, finish, steady
+from facespace.identification.gallery_copy import Copied, begin, contents, copy_gallery, finish, snapshot
 from facespace.identification.stores import opening
 from facespace.identification.stores.bulk import add_people, people_of
 from facespace.identification.stores.sqlite import SQLiteStore
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def servers(monkeypatch: pytest.MonkeyPatch, folder: Path, stop_after: int | None = None) -> None:
-    """Addresses `other://NAME` become stores that are no files."""
+    """Make addresses `other://NAME` open stores that are not files."""
     real = gallery_copy.open_store
 
     def opened(address: str, *, collection: str = "default", create: bool = False) -> Any:
@@ -107,7 +107,7 @@ def test_nothing_is_written_over(path: Path, tmp_path: Path) -> None:
     open_people(other, [person("Eve", 1)]).close()
     before = other.read_bytes()
     for source in (path, other):
-        with pytest.raises(GalleryError, match=r"other.gallery: the collection 'default' has people already"):
+        with pytest.raises(GalleryError, match=r"other.gallery: the collection 'default' already has people"):
             copy_gallery(str(source), str(other))
     assert other.read_bytes() == before
     with pytest.raises(GalleryError, match=r"missing.gallery: no such gallery"):
@@ -115,7 +115,7 @@ def test_nothing_is_written_over(path: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new.gallery").exists()
 
 
-def test_a_copy_that_differs_is_told(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_differs_is_reported(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = SQLiteStore.copy_to
 
     def copy_to(self: SQLiteStore, target: Path) -> None:
@@ -124,14 +124,12 @@ def test_a_copy_that_differs_is_told(path: Path, tmp_path: Path, monkeypatch: py
             cursor.change("UPDATE face SET quality = 0.123 WHERE id = 3")
 
     monkeypatch.setattr(SQLiteStore, "copy_to", copy_to)
-    with pytest.raises(
-        GalleryError, match=r"new.gallery: is not the same as .*people.gallery; delete it and copy again"
-    ):
+    with pytest.raises(GalleryError, match=r"new.gallery: differs from .*people.gallery; delete it and copy again"):
         copy_gallery(str(path), str(tmp_path / "new.gallery"))
 
 
 def test_copied_while_others_write(tmp_path: Path) -> None:
-    """Every copy is as at one moment: of people who are added one after the other, the first so many."""
+    """Every copy is one consistent state: it has the first n of the people that are added one after another."""
     path = tmp_path / "people.gallery"
     open_people(path, []).close()
     names = [f"{k:03d}" for k in range(60)]
@@ -172,10 +170,10 @@ def test_to_a_store_of_another_kind_and_back(path: Path, tmp_path: Path, monkeyp
     assert copy_gallery("other://server", str(tmp_path / "back.gallery")) == [expected]
     back = SQLiteStore(tmp_path / "back.gallery")
     assert contents(people_of(back)) == expected.contents
-    assert not list(tmp_path.glob(".facespace-*")), "the copy that was read is gone"
+    assert not list(tmp_path.glob(".facespace-*")), "the temporary copy was deleted"
 
 
-def test_a_copy_is_encrypted_where_there_is_a_key(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_encrypted_if_there_is_a_key(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_people(path, [person("Friend", 1)], collection="friends").close()
     before = told(SQLiteStore(path))
     monkeypatch.setenv("FACESPACE_GALLERY_KEY", "correct horse battery")
@@ -248,22 +246,20 @@ def test_an_original_that_was_changed_since_the_copy_was_begun(
             copy_gallery(str(path), "other://server")
     edits.rename(SQLiteStore(path), "Ada", "Zuse")
     servers(monkeypatch, tmp_path)
-    with pytest.raises(
-        GalleryError, match=r"has 18 people and .* where .*people.gallery has 17 .*copy it to another place"
-    ):
+    with pytest.raises(GalleryError, match=r"has 18 people and .* but .*people.gallery has 17 .*copy to another place"):
         copy_gallery(str(path), "other://server")
 
 
 def test_a_collection_that_is_being_filled_with_something_else(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "a.gallery", create=True)
     begin(store, MODEL, "a copy of a")
-    begin(store, MODEL, "a copy of b")  # nothing was in it
+    begin(store, MODEL, "a copy of b")  # it was empty
     add_people(store, [person("Ada", 1)], text="test")
     begin(store, MODEL, "a copy of b")
-    with pytest.raises(GalleryError, match="has people already"):
+    with pytest.raises(GalleryError, match="already has people"):
         begin(store, MODEL, "a copy of c")
     finish(store, MODEL)
-    with pytest.raises(GalleryError, match="has people already"):
+    with pytest.raises(GalleryError, match="already has people"):
         begin(store, MODEL, "a copy of b")
 
 
@@ -271,8 +267,8 @@ def test_errors_name_the_gallery_and_not_the_copy_that_is_read(path: Path, tmp_p
     store = SQLiteStore(path)
     with store._write() as cursor:
         cursor.change("UPDATE face SET digest = 5 WHERE id = 3")
-    with pytest.raises(GalleryError, match=f"^{path}: damaged"), steady(store, tmp_path) as still:
+    with pytest.raises(GalleryError, match=f"^{path}: damaged"), snapshot(store, tmp_path) as still:
         list(people_of(still))
     other = OtherStore(store)
-    with steady(other, None) as still:  # type: ignore[arg-type]
+    with snapshot(other, None) as still:  # type: ignore[arg-type]
         assert still is other  # type: ignore[comparison-overlap]

@@ -1,4 +1,4 @@
-"""Galleries embedded again by another model from the crops that were kept."""
+"""Galleries that are embedded by another model from their stored crops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_everything_but_the_vectors_is_as_it_was(store: SQLiteStore) -> None:
     store.set("calibration", {"rate": 0.01, "offset": 0.1, "evidence": {}})
     seen: list[tuple[str, str]] = []
     done = migrate(store, lambda: opened(store), OTHER, report=lambda *what: seen.append(what))
-    assert done == Migrated(2, 4, ["Bob"]) and seen == [("Bob", "left out (no crop was kept)")]
+    assert done == Migrated(2, 4, ["Bob"]) and seen == [("Bob", "left out (no crop is stored)")]
     found = list(people_of(opened(store)))
     assert [one.state for one in found] == [PEOPLE[0].state, PEOPLE[2].state]
     for one, two in zip(found, (PEOPLE[0], PEOPLE[2]), strict=True):
@@ -55,18 +55,18 @@ def test_everything_but_the_vectors_is_as_it_was(store: SQLiteStore) -> None:
             pixels = np.asarray(gallery_migration.image.read(old.entry.crop))
             vector = OTHER.represent(pixels[None])[0]
             np.testing.assert_allclose(new.entry.embedding, vector, atol=1e-3)
-    assert told(store) == before, "the old gallery stays"
+    assert told(store) == before, "the old gallery is unchanged"
     assert opened(store).setting("calibration") is None and opened(store).setting("templates") == "best"
     with Gallery(opened(store), OTHER) as gallery:
         assert gallery.model_name == "other"
 
 
-def test_photos_without_a_crop_are_told(tmp_path: Path) -> None:
+def test_photos_without_a_crop_are_reported(tmp_path: Path) -> None:
     mixed = dataclasses.replace(PEOPLE[0], photos=(photo(1, crop=True), photo(2), photo(3)))
     store = open_people(tmp_path / "a.gallery", [mixed])
     seen: list[tuple[str, str]] = []
     done = migrate(store, lambda: opened(store), OTHER, report=lambda *what: seen.append(what))
-    assert done == Migrated(1, 1, ["Ada"]) and seen == [("Ada", "2 of 3 photos left out (no crop was kept)")]
+    assert done == Migrated(1, 1, ["Ada"]) and seen == [("Ada", "2 of 3 photos left out (no crop is stored)")]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_cannot_be_embedded_again(store: SQLiteStore, tmp_path: Path) -> No
         raise AssertionError("nothing is made")
 
     same: Any = StubEmbedder(name="the same weights")
-    with pytest.raises(GalleryError, match="its vectors are of the model 'the same weights' already"):
+    with pytest.raises(GalleryError, match="its vectors are already of the model 'the same weights'"):
         migrate(store, never, same)
     larger: Any = dataclasses.replace(OTHER, spec=InputSpec(size=112, template="arcface"))
     with pytest.raises(
@@ -98,19 +98,19 @@ def test_what_cannot_be_embedded_again(store: SQLiteStore, tmp_path: Path) -> No
     ):
         migrate(store, never, larger)
     without = open_people(tmp_path / "without.gallery", [person("Ada", 1)])
-    with pytest.raises(GalleryError, match="no crops were kept of anybody; enrol the photos again, with other"):
+    with pytest.raises(GalleryError, match="no crops are stored in it; enrol the photos again, with other"):
         migrate(without, never, OTHER)
     target = open_people(tmp_path / "target.gallery", [person("Somebody", 9)])
-    with pytest.raises(GalleryError, match="has people already"):
+    with pytest.raises(GalleryError, match="already has people"):
         migrate(store, lambda: target, OTHER)
 
 
 def test_stopped_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was embedded is not embedded again, and until the end nobody takes it for a gallery."""
+    """Finished crops are not embedded again, and the target cannot be opened as a gallery before the end."""
     people = [dataclasses.replace(one, photos=tuple(photo(10 * n + k, crop=True) for k in range(3)))
               for n, one in enumerate(everybody())]  # fmt: skip
     store = open_people(tmp_path / "a.gallery", people)
-    monkeypatch.setattr(gallery_migration, "_CROPS", 6)
+    monkeypatch.setattr(gallery_migration, "_N_CROPS", 6)
     n_embedded = 0
 
     class Stopping(StubEmbedder):

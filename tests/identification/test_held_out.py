@@ -19,7 +19,7 @@ NOBODY = np.empty(0, np.int64)
 
 
 def few_photos() -> tuple[np.ndarray, np.ndarray]:
-    """People of 1 to 7 photos, mixed; persons 0 and 4 have one photo each."""
+    """Return people with 1 to 7 photos in random order; persons 0 and 4 have one photo each."""
     embeddings, owners = people(8, 7, dimension=24, similarity=0.4, seed=3)
     n_photos = np.array([1, 2, 3, 5, 1, 6, 7, 4])
     kept = np.arange(len(owners)) % 7 < n_photos[owners]
@@ -32,7 +32,7 @@ def strangers(owners: np.ndarray, margins: np.ndarray) -> HeldOutTrials:
 
 
 def overlapping(n_people: int = 40, n_photos: int = 5, seed: int = 0) -> HeldOutTrials:
-    """Margins of known people above those of strangers on average; every seventh photo is nearest to somebody else."""
+    """Return trials whose known people have larger margins on average; every seventh photo is nearest to another person."""
     rng = np.random.default_rng(seed)
     owner = np.repeat(np.arange(n_people), n_photos)
     nearest = np.where(np.arange(len(owner)) % 7 == 3, (owner + 1) % n_people, owner)
@@ -74,7 +74,7 @@ def test_known_people_are_tried_without_their_own_fold(method, calibration):
                 photos = embeddings[[j for j in train if owners[j] == known[person]]]
                 similarity = float(template(photos) @ embeddings[k])
                 slow.append((owners[k], known[person], similarity - threshold(calibration, 0.1, counts, person)))
-    assert {0, 4}.isdisjoint(found.owner), "nobody with one photo is known without it"
+    assert {0, 4}.isdisjoint(found.owner), "people with a single photo are not known without it"
     assert len(found.owner) == len(owners) - 2
     owner, nearest, margin = zip(*slow, strict=True)
     np.testing.assert_array_equal(found.owner, owner)
@@ -100,7 +100,7 @@ def test_each_person_is_a_stranger_to_all_others(calibration):
 
 
 def test_held_out_photos_are_not_compared_with_themselves():
-    """Every photo is unlike all others. Compared with itself, each would be named right."""
+    """Every photo is unlike all others, so it could be named right only by comparing it with itself."""
     embeddings = unit(np.random.default_rng(0).standard_normal((100, 256)))
     owners = np.repeat(np.arange(20), 5)
     trials = hold_out("centroid", embeddings, owners, 20, rate=0.01, calibration=None)
@@ -109,7 +109,7 @@ def test_held_out_photos_are_not_compared_with_themselves():
     assert trials.margin.max() < 0.4
 
 
-def test_one_person_alone_meets_no_stranger():
+def test_a_single_person_has_no_stranger_trials():
     embeddings, owners = people(1, 5)
     trials = hold_out("centroid", embeddings, owners, 1, rate=0.1, calibration=None)
     assert trials.owner.tolist() == trials.nearest.tolist() == [0] * 5
@@ -128,12 +128,12 @@ def test_rates_of_known_people_by_hand():
 
 
 def test_strangers_are_judged_by_what_others_chose():
-    """None may be named, so the two highest people are the only ones that can pass the highest of the others."""
+    """No stranger may be named, so only the two people with the highest margins can exceed the maximum of the others."""
     owners = np.repeat(np.arange(10), 3)
     seen = set()
     for seed in range(30):
         groups = folds_of(np.zeros(10, np.int64), 5, seed=seed)
-        named = 2 if groups[8] == groups[9] else 1  # 8 lies above all others where 9 has no say
+        named = 2 if groups[8] == groups[9] else 1  # 8 is above all others when 9 is left out
         found = rates(strangers(owners, owners / 10), 0.9, 0.01, table=False, seed=seed)["unknown_detected"]
         assert found["share"] == pytest.approx(1 - named / 10)
         assert found["n"] == 30
@@ -155,7 +155,7 @@ def test_strangers_detected_against_a_loop(table):
 
 
 def test_a_probability_is_the_fit_of_least_loss():
-    """Platt 1999: smoothed targets; the known and the strangers weigh one half each."""
+    """Platt 1999 with smoothed targets; known people and strangers have half of the weight each."""
     trials, chosen = overlapping(), 0.1
     right = (trials.nearest == trials.owner).tolist() + [False] * len(trials.stranger)
     margins = [*(trials.margin - chosen), *(trials.stranger_margin - chosen)]
@@ -209,7 +209,7 @@ def test_a_probability_by_hand_and_without_overflow():
 
 
 def test_reliability_against_a_loop():
-    """The people of one half are judged by the probabilities that the other half fits."""
+    """Each half of the people is judged by probabilities that were fitted to the other half."""
     trials, chosen, seed = overlapping(), 0.1, 2
     halves = folds_of(np.zeros(40, np.int64), 2, seed=seed)
     rows = []

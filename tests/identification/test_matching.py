@@ -1,4 +1,4 @@
-"""Names out of the nearest people of a search whose answers are known."""
+"""Matches from search results that are given by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from facespace.identification.matching import Match, matches, matches_of_photo
 from facespace.identification.people_index import Nearest
 
-NOBODY = Match(None, None, 1.0)
+NO_MATCH = Match(None, None, 1.0)
 NAMES = {1: "Anna", 2: "Ben", 3: "Carl"}
 
 
@@ -18,32 +18,34 @@ def found(people: list[list[int]], similarities: list[list[float]]) -> Nearest:
     )
 
 
-def test_a_name_stands_where_the_threshold_is_reached() -> None:
+def test_a_match_has_a_name_if_it_reaches_the_threshold() -> None:
     nearest = found([[1, 2], [3, 1]], [[0.5, 0.25], [0.375, 0.25]])
     thresholds = np.array([[0.5, 0.2], [0.4, 0.5]])
-    first, second = matches(nearest, thresholds, NAMES, NOBODY)
+    first, second = matches(nearest, thresholds, NAMES, NO_MATCH)
     assert first == [Match("Anna", 0.5, 0.5, "Anna"), Match("Ben", 0.25, 0.2, "Ben")]
     assert second == [Match(None, 0.375, 0.4, "Carl"), Match(None, 0.25, 0.5, "Anna")]
 
 
-def test_who_is_not_there_any_more_is_left_out() -> None:
+def test_removed_people_are_left_out() -> None:
     nearest = found([[9, 2], [9, -1]], [[0.9, 0.5], [0.9, -np.inf]])
     thresholds = np.full((2, 2), 0.4)
-    assert matches(nearest, thresholds, NAMES, NOBODY) == [[Match("Ben", 0.5, 0.4, "Ben")], [NOBODY]]
-    assert matches_of_photo(nearest, thresholds, NAMES, NOBODY) == [Match("Ben", 0.5, 0.4, "Ben"), NOBODY]
+    assert matches(nearest, thresholds, NAMES, NO_MATCH) == [[Match("Ben", 0.5, 0.4, "Ben")], [NO_MATCH]]
+    assert matches_of_photo(nearest, thresholds, NAMES, NO_MATCH) == [Match("Ben", 0.5, 0.4, "Ben"), NO_MATCH]
 
 
-def test_in_one_photo_everybody_is_there_once() -> None:
+def test_in_one_photo_each_person_is_named_once() -> None:
     nearest = found([[1, 2], [1, 3], [1, 2]], [[0.75, 0.5], [0.875, 0.25], [0.375, 0.25]])
     thresholds = np.full((3, 2), 0.4)
-    first, second, third = matches_of_photo(nearest, thresholds, NAMES, NOBODY)
+    first, second, third = matches_of_photo(nearest, thresholds, NAMES, NO_MATCH)
     assert (first.name, second.name) == ("Ben", "Anna"), "the sum of similarities is largest"
     assert (first.similarity, second.similarity) == (0.5, 0.875)
-    assert third == Match(None, 0.375, 0.4, "Anna"), "the nearest is told, though somebody else has the name"
+    assert third == Match(None, 0.375, 0.4, "Anna"), (
+        "the match has the nearest person, although another face has the name"
+    )
 
 
-def test_no_probe_and_nobody() -> None:
+def test_no_probes_and_no_people() -> None:
     none = found(np.empty((0, 2), int).tolist(), [])
-    assert matches(Nearest(*(np.empty((0, 2), value.dtype) for value in none)), np.empty((0, 2)), {}, NOBODY) == []
-    nobody = found([[-1]], [[-np.inf]])
-    assert matches_of_photo(nobody, np.ones((1, 1)), {}, NOBODY) == [NOBODY]
+    assert matches(Nearest(*(np.empty((0, 2), value.dtype) for value in none)), np.empty((0, 2)), {}, NO_MATCH) == []
+    no_people = found([[-1]], [[-np.inf]])
+    assert matches_of_photo(no_people, np.ones((1, 1)), {}, NO_MATCH) == [NO_MATCH]

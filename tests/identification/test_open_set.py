@@ -1,4 +1,4 @@
-"""Thresholds for strangers: against slow loops, and against what a rate means."""
+"""Templates, margins and offsets against slow loops and the definition of a rate."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def test_photos_that_cancel_give_no_nan():
 def test_held_out_margins_against_a_loop(monkeypatch):
     monkeypatch.setattr("facespace.identification.open_set._BLOCK_ROWS", 7)
     embeddings, owners = people(6, 4)
-    vectors, wanted = templates(owners, embeddings, 6), np.linspace(0.1, 0.6, 6)
+    vectors, thresholds = templates(owners, embeddings, 6), np.linspace(0.1, 0.6, 6)
     slow = [
-        max(float(row @ vectors[k]) - wanted[k] for k in range(6) if k != owner)
+        max(float(row @ vectors[k]) - thresholds[k] for k in range(6) if k != owner)
         for row, owner in zip(embeddings, owners, strict=True)
     ]
-    np.testing.assert_allclose(held_out_margins(embeddings, owners, vectors, wanted), slow, atol=1e-6)
+    np.testing.assert_allclose(held_out_margins(embeddings, owners, vectors, thresholds), slow, atol=1e-6)
 
 
-def test_one_person_alone_is_nobodys_stranger():
+def test_a_single_person_has_no_strangers():
     embeddings, owners = people(1, 3)
     assert np.isneginf(held_out_margins(embeddings, owners, templates(owners, embeddings, 1), np.zeros(1))).all()
 
@@ -55,7 +55,7 @@ def test_too_few_strangers_may_none_be_named():
     margins = np.array([0.1, 0.3, 0.2])
     chosen = offset(margins, 0.01, table=False)
     assert 0.3 < chosen < 0.3001
-    # With a table three strangers say next to nothing.
+    # With a table, three strangers have almost no weight.
     assert abs(offset(margins, 0.01, table=True)) < 0.001
     assert offset(np.array([-np.inf]), 0.01, table=False) == 0.0
 
@@ -69,7 +69,7 @@ def test_own_photos_outweigh_the_table_as_they_become_many():
 
 def test_a_rate_is_a_share():
     for rate in (0.0, 1.0, float("nan")):
-        with pytest.raises(ValueError, match="wants a number between 0 and 1"):
+        with pytest.raises(ValueError, match="must be between 0 and 1, got"):
             offset(np.zeros(3), rate, table=False)
 
 
@@ -83,7 +83,7 @@ def test_a_share_and_its_interval():
     assert found["high"] == pytest.approx(0.835, abs=0.02)
 
 
-def test_faces_of_few_people_tell_less():
+def test_few_people_widen_the_interval():
     flags = np.repeat([True, True, True, False], 25)
     wide, narrow = share(flags, np.repeat(np.arange(4), 25)), share(flags, np.arange(100))
     assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])

@@ -1,4 +1,4 @@
-"""The index against comparing with everybody, one loop, and against an index built again after each change."""
+"""The search index against a loop over all rows, and against an index that is rebuilt after each change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def rows_of(ids: object, dimension: int = DIMENSION, seed: int = 0) -> Rows:
-    """A row for each of `ids`, whose vectors and numbers depend on the id, its place among its kind, and the seed."""
+    """Return a row for each of `ids`; its values depend on the id, its position among the person's rows, and the seed."""
     ids = np.asarray(ids, np.int64)
     rngs = [np.random.default_rng([seed, abs(int(one)), n]) for n, one in enumerate(ids - ids.min(initial=0))]
     vectors = np.array([rng.standard_normal(dimension) for rng in rngs]).reshape(len(ids), dimension)
@@ -31,7 +31,7 @@ def rows_of(ids: object, dimension: int = DIMENSION, seed: int = 0) -> Rows:
 
 
 def drawn(ids: object, dimension: int = DIMENSION, seed: int = 0) -> Rows:
-    """As `rows_of`, of many rows at once."""
+    """Return rows like `rows_of`, many at once."""
     ids, rng = np.asarray(ids, np.int64), np.random.default_rng(seed)
     vectors = unit(rng.standard_normal((len(ids), dimension), np.float32)).astype(np.float16)
     return Rows(ids, vectors, rng.integers(1, 9, len(ids)).astype(np.int32), rng.random(len(ids), np.float32))
@@ -42,7 +42,7 @@ def joined(*parts: Rows) -> Rows:
 
 
 def near(rows: Rows, places: object, noise: float = 0.5, seed: int = 1) -> np.ndarray:
-    """A probe for each of some rows, at a similarity of about 1 / sqrt(1 + noise²)."""
+    """Return a probe for each of some rows, at a similarity of about 1 / sqrt(1 + noise²)."""
     vectors = rows.vectors[places].astype(np.float32)
     return unit(vectors + noise * unit(np.random.default_rng(seed).standard_normal(vectors.shape))).astype(np.float32)
 
@@ -79,7 +79,7 @@ def _sketches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 16 rows, so that a few hundred people have many; every row a candidate of sketches, always taken."""
+    """Use blocks of 16 rows, so that a few hundred people have many; always use sketches, with every row a candidate."""
     monkeypatch.setattr(people_index, "_BLOCK", 16)
     monkeypatch.setattr(people_index, "_MANY_PROBES", 1 << 30)
     monkeypatch.setattr(people_index, "_CANDIDATES", 1_000_000)
@@ -182,7 +182,7 @@ def test_memory_is_bounded_by_searching_a_few_probes_at_a_time(n_people: int, mo
     assert max(chunks) <= 7
 
 
-def test_an_empty_gallery_has_nobody() -> None:
+def test_an_empty_gallery_finds_no_people() -> None:
     index = PeopleIndex.build(DIMENSION, [])
     found = index.nearest(np.zeros((2, DIMENSION), np.float32), 3)
     assert as_lists(found) == [[(-1, -np.inf, 0, 0.0)] * 3] * 2
@@ -214,13 +214,13 @@ def test_one_person_of_very_many_photos_does_not_hide_the_others(n_rows: int) ->
 
 
 @pytest.mark.parametrize("n_rows", [500, 9000])
-def test_of_the_equally_similar_the_smaller_id_comes_first(n_rows: int) -> None:
+def test_equally_similar_people_are_sorted_by_id(n_rows: int) -> None:
     rows = drawn(np.arange(n_rows))
     twins = [3, 250, n_rows - 1, 77]
     rows.vectors[twins] = rows.vectors[3]
     index = PeopleIndex.build(DIMENSION, [rows])
     probes = near(rows, np.repeat([3], 33))
-    # The twins come back at the end, in another order.
+    # The twins are added again at the end, in another order.
     again = index.changed(np.array([3, 77]), Rows(*(values[[77, 3]] for values in rows)))
     for one in (index, again):
         found = one.nearest(probes, 4)
@@ -228,7 +228,7 @@ def test_of_the_equally_similar_the_smaller_id_comes_first(n_rows: int) -> None:
         assert (found.similarities == found.similarities[:, :1]).all()
 
 
-def test_changes_make_the_index_that_is_built_of_the_same_rows(small_blocks: None) -> None:
+def test_a_changed_index_equals_one_built_from_the_same_rows(small_blocks: None) -> None:
     rng = np.random.default_rng(5)
     held = {person: rows_of([person] * rng.integers(1, 4), seed=1) for person in range(0, 150, 2)}
     index = PeopleIndex.build(DIMENSION, [held[person] for person in sorted(held)])
@@ -271,7 +271,7 @@ def test_a_small_gallery_grows_large(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_lists(again.nearest(probes, 2)) == as_lists(small.nearest(probes, 2)) == by_hand(first, probes, 2)
 
 
-def test_sketches_that_take_long_wait_until_many_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_sketches_are_computed_after_some_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(people_index, "_COMPARED_BEFORE_SKETCHES", 3)
     made: list[int] = []
     sketch = people_index.Sketcher.sketch
@@ -279,20 +279,20 @@ def test_sketches_that_take_long_wait_until_many_were_looked_for(monkeypatch: py
     rows = drawn(np.arange(6000))
     index = PeopleIndex.build(DIMENSION, [rows])
     probes = near(rows, np.arange(6))
-    wanted = by_hand(rows, probes, 2)
-    assert [as_lists(index.nearest(probes[n : n + 1], 2)) for n in range(2)] == [[answer] for answer in wanted[:2]]
+    expected = by_hand(rows, probes, 2)
+    assert [as_lists(index.nearest(probes[n : n + 1], 2)) for n in range(2)] == [[answer] for answer in expected[:2]]
     assert made == []
-    later = index.changed(np.array([5999]), drawn([7000]))  # remembers the two
-    assert as_lists(later.nearest(probes[2:3], 2)) == wanted[2:3]
+    later = index.changed(np.array([5999]), drawn([7000]))  # keeps the count of two probes
+    assert as_lists(later.nearest(probes[2:3], 2)) == expected[2:3]
     assert made == []
-    assert as_lists(later.nearest(probes[3:4], 2)) == wanted[3:4]
+    assert as_lists(later.nearest(probes[3:4], 2)) == expected[3:4]
     assert sorted(made) == [1, 1904, 4096]  # the probe, and all 6,000 rows
     made.clear()
-    assert as_lists(later.nearest(probes[4:], 2)) == wanted[4:]
+    assert as_lists(later.nearest(probes[4:], 2)) == expected[4:]
     assert made == [2]
     later.changed(np.array([], np.int64), drawn([8000]))
     assert made == [2, 1]
-    # Sketches of vectors of 512 numbers take no longer than comparing one probe, and are there at once.
+    # Sketches of vectors with 512 numbers take no longer than comparing one probe, so they are computed at once.
     assert PeopleIndex.build(512, [drawn(np.arange(5000), 512)])._has_sketches
 
 
@@ -324,7 +324,7 @@ def test_threads_search_one_snapshot_while_another_is_made() -> None:
     rows = drawn(np.arange(9000))
     index = PeopleIndex.build(DIMENSION, [rows])
     probes = near(rows, np.arange(12))
-    wanted = as_lists(index.nearest(probes, 2))
+    expected = as_lists(index.nearest(probes, 2))
     answers: list[object] = []
     threads = [threading.Thread(target=lambda: answers.append(as_lists(index.nearest(probes, 2)))) for _ in range(4)]
     for thread in threads:
@@ -332,7 +332,7 @@ def test_threads_search_one_snapshot_while_another_is_made() -> None:
     index.changed(np.arange(6), rows_of([]))
     for thread in threads:
         thread.join()
-    assert answers == [wanted] * 4
+    assert answers == [expected] * 4
 
 
 def test_expanded_numbers_are_those_of_numpy() -> None:
@@ -343,9 +343,9 @@ def test_expanded_numbers_are_those_of_numpy() -> None:
     assert np.array_equal(out.view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 
-def test_rows_that_cannot_be_are_refused() -> None:
+def test_invalid_rows_are_refused() -> None:
     assert len(PeopleIndex.build(DIMENSION, [rows_of([5, 1]), rows_of([1, 4])])) == 3
-    with pytest.raises(ValueError, match="the rows of a person must follow each other"):
+    with pytest.raises(ValueError, match="the rows of a person must be consecutive"):
         PeopleIndex.build(DIMENSION, [rows_of([1, 5]), rows_of([1])])
     with pytest.raises(ValueError, match=r"vectors must be \(2, 64\), got \(2, 32\)"):
         PeopleIndex.build(DIMENSION, [rows_of([1, 5], 32)])

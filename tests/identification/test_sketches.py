@@ -1,4 +1,4 @@
-"""Sketches against counting bits one by one, and against the angle they estimate."""
+"""Sketches against counting single bits, and against the angle that they estimate."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_512_numbers_give_their_signs_about_the_mean(shift: float) -> None:
     found = Sketcher(vectors).sketch(vectors)
     for n in (0, 1, 299):
         bits = np.unpackbits(np.ascontiguousarray(found[:, n]).view(np.uint8)).astype(bool)
-        # Numbers of a negative mean are mirrored: the bit is that of x < mean.
+        # Dimensions with a negative mean are mirrored: their bit is x < mean.
         assert np.array_equal(bits, np.where(mean >= 0, above[n], vectors[n].astype(float) < mean.astype(float)))
 
 

@@ -1,4 +1,4 @@
-"""Tests thresholds tuned on one's own photos against a slow loop over probes and people."""
+"""Thresholds tuned on labelled photos, against a slow loop over probes and people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.sphere import people, unit
 
 EMBEDDINGS, OWNERS = people(12, 6, dimension=24, similarity=0.4, seed=2)
 NAMES = [f"person {k:02}" for k in OWNERS]
-# The first eight people are enrolled with two photos each, in an order that is not the alphabet's.
+# The first eight people are enrolled with two photos each, not in alphabetical order.
 ORDER = [5, 2, 7, 0, 1, 6, 3, 4]
 ENROLLED = (np.arange(72) % 6 < 2) & (OWNERS < 8)
 TEMPLATES = np.concatenate([unit(EMBEDDINGS[ENROLLED & (k == OWNERS)].mean(axis=0, keepdims=True)) for k in ORDER])
@@ -25,12 +25,12 @@ def tune(probes=EMBEDDINGS, names=NAMES, *, enrolled=EMBEDDINGS[ENROLLED], rate=
 
 
 def margins(vector: np.ndarray) -> list[float]:
-    """How far a probe lies above the threshold of each person."""
-    return [float(person @ vector) - wanted for person, wanted in zip(TEMPLATES, WANTED, strict=True)]
+    """Return the similarity of a probe minus the threshold for each person."""
+    return [float(person @ vector) - threshold for person, threshold in zip(TEMPLATES, WANTED, strict=True)]
 
 
 def slow_stranger_margins(rows: np.ndarray) -> list[float]:
-    """The largest margin of each probe; of a known person the largest over all others."""
+    """Return the largest margin of each probe; for a known person the largest over all others."""
     found = []
     for k in rows:
         over = margins(EMBEDDINGS[k])
@@ -66,7 +66,7 @@ def test_the_evidence_against_a_loop():
     assert evidence["known_rejected"]["share"] == pytest.approx(1 - np.mean(accepted))
     assert 0 < np.mean(accepted) < 1
     assert 0.5 < np.mean(right) < 1
-    assert evidence["unknown_detected"]["n"] == 56, "known people count as strangers to all others, too"
+    assert evidence["unknown_detected"]["n"] == 56, "known people also count as strangers to all others"
     assert 0.7 < evidence["unknown_detected"]["share"] < 1
 
 
@@ -84,7 +84,7 @@ def test_the_order_of_photos_does_not_matter():
 
 
 def test_only_the_same_photo_is_left_out():
-    """A photo at a cosine of 0.999 is another photo; one that differs in the last digits is the same."""
+    """A photo at a cosine of 0.999 is a different photo; one that differs only in the last digits is the same."""
     photo = EMBEDDINGS[ENROLLED][:1]
     beside = unit(photo + 0.0447 * unit(EMBEDDINGS[70:71] - (EMBEDDINGS[70] @ photo[0]) * photo))
     assert 0.9985 < float((photo @ beside.T)[0, 0]) < 0.9995
@@ -108,9 +108,9 @@ def test_strangers_alone_are_enough():
     assert found.evidence["n_strangers"] == 24
 
 
-def test_one_person_and_nobody_else_gives_nothing_to_choose_by():
+def test_a_single_person_is_not_enough_to_calibrate():
     own = OWNERS == 0
-    with pytest.raises(ValueError, match=r"of 6 photos 2 are enrolled"):
+    with pytest.raises(ValueError, match=r"2 of 6 photos are enrolled"):
         calibrate(
             EMBEDDINGS[own], ["Anna"] * 6, TEMPLATES[3:4], ["Anna"], np.zeros(1),
             enrolled=EMBEDDINGS[ENROLLED], rate=0.1, table=False,
@@ -122,20 +122,20 @@ def test_one_person_and_nobody_else_gives_nothing_to_choose_by():
     cosines = sorted(float(TEMPLATES[3] @ vector) for vector in EMBEDDINGS[OWNERS == 9])
     assert cosines[2] + 1e-4 < cosines[3]
     assert with_stranger.offset == pytest.approx(cosines[2], abs=1e-6), "three of the six strangers are named"
-    assert with_stranger.evidence["unknown_detected"]["n"] == 6, "Anna is nobody's stranger"
+    assert with_stranger.evidence["unknown_detected"]["n"] == 6, "Anna alone has no stranger trials"
 
 
 @pytest.mark.parametrize(
     ("probes", "names", "n_photos", "n_enrolled"),
     [(EMBEDDINGS[ENROLLED], [NAMES[k] for k in np.flatnonzero(ENROLLED)], 16, 16), (EMBEDDINGS[:0], [], 0, 0)],
 )
-def test_no_new_photo_gives_nothing_to_choose_by(probes, names, n_photos, n_enrolled):
-    with pytest.raises(ValueError, match=f"of {n_photos} photos {n_enrolled} are enrolled"):
+def test_no_new_photos_are_not_enough_to_calibrate(probes, names, n_photos, n_enrolled):
+    with pytest.raises(ValueError, match=f"{n_enrolled} of {n_photos} photos are enrolled"):
         tune(probes, names)
 
 
-def test_nobody_enrolled_gives_nothing_to_choose_by():
-    with pytest.raises(ValueError, match="of 72 photos 0 are enrolled"):
+def test_an_empty_gallery_cannot_be_calibrated():
+    with pytest.raises(ValueError, match="0 of 72 photos are enrolled"):
         calibrate(
             EMBEDDINGS, NAMES, np.empty((0, 24), np.float32), [], np.empty(0),
             enrolled=np.empty((0, 24), np.float32), rate=0.1, table=False,

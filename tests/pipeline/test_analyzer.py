@@ -78,7 +78,7 @@ def test_whole_photos_are_enrolled(analyzer, embedder, tmp_path, hopper_file, co
         (face,) = analyzer(collins_file)
         (best,) = gallery.identify(face.embedding, top=2)
         assert {match.name for match in best} == {"Two", "Eileen"}, "the largest face is Collins's"
-        with pytest.raises(TypeError, match=r"enroll takes a crop \(S,S,3\) or an analysed face; got str"):
+        with pytest.raises(TypeError, match=r"crop must be a crop \(S,S,3\) or an analysed face, got str"):
             gallery.enroll("Grace", str(hopper_file))
         assert [person.n_photos for person in gallery.people()] == [1, 1, 1]
 
@@ -170,7 +170,7 @@ def test_names_make_an_analyzer(hopper_file):
         FaceAnalyzer(None, made.detector)
     with pytest.raises(TypeError, match="detector must be a name or a Detector, got int"):
         FaceAnalyzer(made.embedder, 3)
-    with pytest.raises(TypeError, match="a gallery takes the path of its file, an address, or a store; got NoneType"):
+    with pytest.raises(TypeError, match="store must be the path of a file, an address, or a store, got NoneType"):
         Gallery(None, made.embedder)
 
 

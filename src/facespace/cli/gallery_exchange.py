@@ -32,14 +32,14 @@ def export(
     `gallery import` reads it, here or elsewhere. It is not encrypted; removed people and the log stay behind.
     """
     from facespace.identification.exchange import export_gallery
-    from facespace.identification.gallery_copy import steady
+    from facespace.identification.gallery_copy import snapshot
     from facespace.identification.stores.opening import open_store
 
     with contextlib.closing(_told_of(open_store(gallery, collection=collection))) as store:
         version = store.version()
-        with steady(store, file.parent) as still, progress_bar("exporting") as moved:
-            told = export_gallery(still, file, progress=moved)
-            changed = still is store and store.version() != version
+        with snapshot(store, file.parent) as frozen, progress_bar("exporting") as moved:
+            told = export_gallery(frozen, file, progress=moved)
+            changed = frozen is store and store.version() != version
     crops = f", {told.n_crops} crops" if told.n_crops else ""
     write_line(f"{one_line(str(file))}: {told.n_people} people, {told.n_photos} photos{crops}")
     if changed:

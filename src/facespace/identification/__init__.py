@@ -1,7 +1,7 @@
-"""Known people: enrolled in a gallery or learned by a classifier, with strangers called unknown.
+"""Galleries and classifiers of known people; strangers are reported as unknown.
 
-Begin with `gallery.Gallery`. `open_set` makes one template for each person and the similarity each template asks for;
-`held_out` and `threshold_tuning` measure rates on one's own photos. `stores` keep a gallery's vectors.
+Begin with `gallery.Gallery`. `open_set` computes one template and one threshold for each person. `held_out` and
+`threshold_tuning` measure error rates on the user's own photos. `stores` keeps a gallery's vectors.
 """
 
 from __future__ import annotations

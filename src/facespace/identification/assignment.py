@@ -1,4 +1,4 @@
-"""Each person at most once among the faces of one photo."""
+"""Gives each person to at most one face of a photo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ N = TypeVar("N", bound=_Named)
 
 
 def keep_each_name_once(predictions: Sequence[N]) -> list[N]:
-    """The predictions, of which only the most similar keeps a name that several have; the others are unknown.
+    """Return the predictions with each name kept only by its most similar face; the other faces become unknown.
 
     >>> from facespace.identification.classifier import Prediction
     >>> twice = [Prediction("Ada", 0.5, 0.4, "Ada", None), Prediction("Ada", 0.6, 0.4, "Ada", None)]
@@ -34,8 +34,8 @@ def keep_each_name_once(predictions: Sequence[N]) -> list[N]:
     best: dict[str, int] = {}
     for k, prediction in enumerate(predictions):
         if prediction.name is not None:
-            held = best.get(prediction.name)
-            if held is None or (prediction.similarity or 0.0) > (predictions[held].similarity or 0.0):
+            previous = best.get(prediction.name)
+            if previous is None or (prediction.similarity or 0.0) > (predictions[previous].similarity or 0.0):
                 best[prediction.name] = k
     kept = set(best.values())
     return [
@@ -49,10 +49,10 @@ def _without_name(prediction: Any) -> Any:
 
 
 def one_face_each(similarity: npt.NDArray[np.floating], thresholds: npt.NDArray[np.floating]) -> Integers:
-    """For each face (N,) the person it is given, or −1; `similarity` and `thresholds` are (N,P).
+    """Return the person of each face (N,), or −1 for unknown; `similarity` and `thresholds` are (N,P).
 
-    Of all ways to give faces the people whose threshold they reach, each person once, this is the one with the largest
-    sum of similarities (linear assignment).
+    A face may get a person only if it reaches that person's threshold, and each person goes to at most one face. Among
+    all such assignments, linear assignment finds the one with the largest sum of similarities.
 
     >>> similarity = np.array([[0.9, 0.5], [0.8, 0.1], [0.2, 0.6]])
     >>> one_face_each(similarity, np.full((3, 2), 0.4)).tolist()
@@ -64,14 +64,15 @@ def one_face_each(similarity: npt.NDArray[np.floating], thresholds: npt.NDArray[
     if not len(rows):
         return chosen
     part = np.ix_(rows, columns)
-    # Who reaches no threshold is worth nothing, and similarities may be negative where a threshold is.
-    worth = np.where(reached[part], similarity[part] + 2.0, 0.0)
+    # A pair below the threshold scores 0. Adding 2 keeps the others positive: with a negative threshold a similarity
+    # may be negative too.
+    score = np.where(reached[part], similarity[part] + 2.0, 0.0)
     if len(rows) == 1:
-        chosen[rows[0]] = columns[worth[0].argmax()]
+        chosen[rows[0]] = columns[score[0].argmax()]
         return chosen
     from scipy.optimize import linear_sum_assignment
 
-    for row, column in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
-        if worth[row, column] > 0:
+    for row, column in zip(*linear_sum_assignment(score, maximize=True), strict=True):
+        if score[row, column] > 0:
             chosen[rows[row]] = columns[column]
     return chosen

@@ -1,4 +1,4 @@
-"""Naming faces: a classifier over embeddings that says "unknown" of whom it has never seen."""
+"""A classifier that names faces from their embeddings and reports people it has not learned as unknown."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ from facespace.metrics.distances import Floats
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a classifier says of one face.
+    """A classifier's result for one face.
 
-    `name` is None for unknown; `nearest` is whom the face is most likely among the known, whether or not it is any of
-    them. `similarity` is the cosine to that person's template, `threshold` what it had to reach. `probability`, that
-    the face is `nearest` where half of all faces are strangers', is None where too few photos were there to measure it.
+    `name` is None for unknown. `nearest` is the most likely known person, even if the face is a stranger's.
+    `similarity` is the cosine to that person's template and `threshold` the similarity required for the name.
+    `probability` is the probability that the face shows `nearest`, assuming that half of all faces are strangers'; it
+    is None if there were too few photos to estimate it.
     """
 
     name: str | None
@@ -55,15 +56,16 @@ class Prediction:
 
 
 class Classifier:
-    """A method that names, and a similarity to reach, fitted to embeddings as `Embedder.represent` makes them.
+    """A naming method and a threshold for each person, fitted to embeddings made by `Embedder.represent`.
 
-    `method`: `centroid` (the person whose mean embedding is nearest), `knn`, `logistic` or `svm`. Whatever the method,
-    strangers are told by the cosine to the template of the person named, the mean of that person's embeddings: a
-    share `rate` of them may be given a name. `closed_set` names everybody, as the programs of 2018 did.
+    `method` is `centroid` (the person whose mean embedding is nearest), `knn`, `logistic` or `svm`. With every method,
+    a face is rejected as a stranger if its cosine to the predicted person's template, the mean of that person's
+    embeddings, is below the threshold. The thresholds are chosen so that a share `rate` of strangers is given a name.
+    `closed_set` names every face, as the programs of 2018 did.
 
     After `fit`: `names_` (the P people, sorted), `embeddings_` (N,D) and `owners_` (N,) of the training photos,
     `templates_` (P,D), `thresholds_` (P,) and `evidence_`, the rates measured with photos and people held out.
-    `model_` says which model made the embeddings, where they know it.
+    `model_` describes the model that made the embeddings; it is empty for plain arrays.
     """
 
     def __init__(
@@ -82,42 +84,41 @@ class Classifier:
         calibration: Calibration | None = None,
         digests: Sequence[str] = (),
     ) -> Classifier:
-        """Fit to embeddings (N,D) of length 1 and the name of each; `calibration` is the embedder's.
+        """Fit to unit embeddings (N,D) and their names; `calibration` is the embedder's.
 
-        `digests` (N,) may name the content of each photo, so that it is not computed again when people are added.
-        `ValueError` for an unknown method, no photos, what is not of length 1, names that do not fit, and for one
-        person alone where the model has no calibration: there is nobody to tell that person from.
+        `digests` (N,) may identify the content of each photo, so that its embedding can be reused when people are added.
+        Raise `ValueError` for an unknown method, for no photos, for embeddings that are not of length 1, for a wrong
+        number of names, and for a single person if the model has no calibration: then no stranger can be rejected.
         """
         if self.method not in classifier_methods.METHODS:
-            raise ValueError(f"method wants {', '.join(classifier_methods.METHODS)}; got {self.method!r}")
+            raise ValueError(f"method must be one of {', '.join(classifier_methods.METHODS)}, got {self.method!r}")
         if calibration is not None and not hasattr(calibration, "identification_thresholds"):
             raise TypeError(f"calibration must be that of an embedder, got {type(calibration).__name__}")
         self.model_ = making_of(embeddings)
         vectors = unit_vectors(represented(embeddings))
         self.digests_ = tuple(digests) or ("",) * len(vectors)
         if len(names) != len(vectors):
-            raise ValueError(f"each of {len(vectors)} embeddings wants a name; got {len(names)}")
+            raise ValueError(f"names must have one name for each of {len(vectors)} embeddings, got {len(names)}")
         if not len(vectors):
-            raise ValueError("a classifier wants photos to learn from; got none")
+            raise ValueError("embeddings must not be empty; a classifier needs photos to learn from")
         people, owners = np.unique([clean_name(name) for name in names], return_inverse=True)
         if len(people) == 1 and calibration is None and not self.closed_set:
             raise ValueError(
-                f"one person alone ({people[0]}), and no thresholds have been measured for this model: nothing tells how "
-                "like a stranger may be; add people"
+                f"there must be at least two people for a model without measured thresholds, got only {people[0]}; add people"
             )
         self.names_ = tuple(str(name) for name in people)
         self.embeddings_, self.owners_ = vectors, owners.astype(np.int64)
-        self.namer_ = classifier_methods.fit(self.method, self.embeddings_, self.owners_, len(self.names_))
+        self.method_ = classifier_methods.fit(self.method, self.embeddings_, self.owners_, len(self.names_))
         trials = held_out.hold_out(
             self.method, self.embeddings_, self.owners_, len(self.names_),
             rate=self.rate, calibration=calibration, seed=self.seed,
         )  # fmt: skip
         table = calibration is not None
         chosen = offset(trials.stranger_margin, self.rate, table=table)
-        wanted = thresholds_of_table(calibration, self.rate, np.bincount(self.owners_).tolist())
+        table_thresholds = thresholds_of_table(calibration, self.rate, np.bincount(self.owners_).tolist())
         self.probability_ = held_out.fit_probability(trials, chosen)
-        # Above 1 where the held-out people are alike to the last digit: then nobody can be told from a stranger.
-        self._set_people(wanted + chosen)
+        # Thresholds exceed 1 if the held-out people have identical embeddings: then every face is rejected.
+        self._set_people(table_thresholds + chosen)
         self.evidence_: dict[str, Any] = {
             "n_people": len(self.names_),
             "n_photos": len(self.owners_),
@@ -133,19 +134,21 @@ class Classifier:
         return self
 
     def save(self, path: str | PathLike[str], embedder: Embedder | None = None) -> None:
-        """Write the fitted classifier, whole or not at all, in a file of which reading runs nothing.
+        """Write the fitted classifier atomically to a file; reading that file runs no code.
 
-        The file remembers the model, which vectors of `Embedder.represent` know; where it was fitted to bare arrays,
-        `embedder` says it. `ValueError` where nobody does, and where the two differ.
+        The file records the model. Vectors of `Embedder.represent` carry it; a classifier that was fitted to plain
+        arrays needs `embedder`. Raise `ValueError` if the model is not known from either, or if the two differ.
         """
         self._check_fitted()
         model = self.model_
         if embedder is not None:
             if model and other_model(model, embedder):
-                raise ValueError(f"this classifier is of the model {model.get('model')!r}, the embedder of another")
+                raise ValueError(
+                    f"embedder must be of this classifier's model {model.get('model')!r}, got another model"
+                )
             model = model_of(embedder)
         if not model:
-            raise ValueError("fitted to bare arrays, it does not know its model: save(path, embedder)")
+            raise ValueError("the model of a classifier fitted to plain arrays is not known; call save(path, embedder)")
         record = ClassifierRecord(
             method=self.method,
             rate=self.rate,
@@ -155,7 +158,7 @@ class Classifier:
             embeddings=self.embeddings_,
             owners=self.owners_,
             thresholds=self.thresholds_,
-            arrays=self.namer_.arrays(),
+            arrays=self.method_.arrays(),
             probability=self.probability_,
             evidence=self.evidence_,
             digests=self.digests_,
@@ -165,9 +168,10 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | PathLike[str], embedder: Embedder | None = None) -> Classifier:
-        """Read a classifier that `save` wrote; with an `embedder`, it must be of that model.
+        """Read a classifier that `save` wrote; with an `embedder`, check that it was fitted with that model.
 
-        `ClassifierError` where it is of another model, damaged, something else, or a pickle, which could run any code.
+        Raise `ClassifierError` if it belongs to another model, is damaged, is not a classifier, or is a pickle, which
+        could run any code.
         """
         saved = read_classifier(Path(path), embedder)
         try:
@@ -177,15 +181,15 @@ class Classifier:
             raise damaged_classifier(Path(path), wrong) from None
 
     def _restore(self, saved: ClassifierRecord) -> Classifier:
-        """What `fit` had learned, put back without learning it again; `ValueError` where it does not fit together."""
+        """Restore what `fit` had learned; raise `ValueError` if the parts do not fit together."""
         owners, names, thresholds = saved.owners, saved.names, saved.thresholds
         self.names_ = names
         self.embeddings_, self.owners_ = unit_vectors(saved.embeddings), owners
         if owners.shape != (len(self.embeddings_),) or not np.array_equal(np.unique(owners), np.arange(len(names))):
-            raise ValueError(f"{len(self.embeddings_)} photos do not belong to {len(names)} people")
+            raise ValueError(f"the owners of its {len(self.embeddings_)} photos do not match its {len(names)} people")
         if thresholds.shape != (len(names),) or not np.isfinite(thresholds).all():
-            raise ValueError(f"{len(names)} people want a threshold each")
-        self.namer_ = classifier_methods.restore(self.method, self.embeddings_, owners, len(names), saved.arrays)
+            raise ValueError(f"it must have one finite threshold for each of {len(names)} people")
+        self.method_ = classifier_methods.restore(self.method, self.embeddings_, owners, len(names), saved.arrays)
         self.probability_ = saved.probability
         self.evidence_ = saved.evidence
         self.digests_, self.model_ = saved.digests, saved.model
@@ -194,7 +198,7 @@ class Classifier:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "names_"):
-            raise ValueError("this classifier is not fitted yet: call fit, or Classifier.load")
+            raise ValueError("this classifier is not fitted yet; call fit, or use Classifier.load")
 
     def _set_people(self, thresholds: Floats) -> None:
         self.templates_ = templates(self.owners_, self.embeddings_, len(self.names_))
@@ -203,28 +207,31 @@ class Classifier:
     def calibrate(
         self, probes: Vectors, names: Sequence[str], *, calibration: Calibration | None, rate: float | None = None
     ) -> TunedThresholds:
-        """Choose the thresholds anew on labelled photos; kept in `evidence_["calibrated"]`. See `threshold_tuning`."""
+        """Choose the thresholds on labelled photos and record the rates in `evidence_["calibrated"]`.
+
+        See `threshold_tuning`.
+        """
         self._check_fitted()
         rate = self.rate if rate is None else rate
         probes = represented(probes, self.model_)
-        wanted = thresholds_of_table(calibration, rate, np.bincount(self.owners_).tolist())
+        table_thresholds = thresholds_of_table(calibration, rate, np.bincount(self.owners_).tolist())
         result = threshold_tuning.calibrate(
-            probes, names, self.templates_, self.names_, wanted,
+            probes, names, self.templates_, self.names_, table_thresholds,
             enrolled=self.embeddings_, rate=rate, table=calibration is not None,
         )  # fmt: skip
         self.rate = rate
-        self.thresholds_ = wanted + result.offset
+        self.thresholds_ = table_thresholds + result.offset
         self.evidence_ = {**self.evidence_, "calibrated": result.evidence}
         return result
 
     def predict(self, embeddings: Vectors, *, one_photo: bool = False) -> list[Prediction]:
-        """Who each face (M,D) is, or unknown; any M, also 0. Embeddings are as `Embedder.represent` makes them.
+        """Return the person of each face (M,D), or unknown; M may be 0. `Embedder.represent` makes the embeddings.
 
-        With `one_photo` they are the faces of one photo: of several with one name the most similar keeps it.
+        With `one_photo` they are the faces of one photo: if several get the same name, only the most similar keeps it.
         """
         self._check_fitted()
         vectors = probes_of(embeddings, self.embeddings_.shape[1], self.model_)
-        nearest = self.namer_.nearest(vectors)
+        nearest = self.method_.nearest(vectors)
         similarity = np.einsum("nd,nd->n", vectors, self.templates_[nearest]).astype(np.float64)
         thresholds = self.thresholds_[nearest]
         probability = (
@@ -234,9 +241,9 @@ class Classifier:
         )
         predictions = [
             Prediction(
-                self.names_[k] if self.closed_set or value >= wanted else None,
-                float(value), float(wanted), self.names_[k], likely,
+                self.names_[k] if self.closed_set or value >= threshold else None,
+                float(value), float(threshold), self.names_[k], likely,
             )
-            for k, value, wanted, likely in zip(nearest, similarity, thresholds, probability, strict=True)
+            for k, value, threshold, likely in zip(nearest, similarity, thresholds, probability, strict=True)
         ]  # fmt: skip
         return keep_each_name_once(predictions) if one_photo else predictions

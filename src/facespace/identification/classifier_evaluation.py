@@ -1,4 +1,4 @@
-"""A classifier tried on other labelled photos: the known by name, and whoever it has not learned as a stranger."""
+"""Evaluates a classifier on other labelled photos; people it has not learned count as strangers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from facespace.metrics.bootstrap import share
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassifierEvaluation:
-    """N faces with the true `names` (N,) and what was predicted of each; `known` (N,) tells whose name was learned."""
+    """N faces with their true `names` (N,) and predictions; `known` (N,) is True where the name was learned."""
 
     names: tuple[str, ...]
     predictions: tuple[Prediction, ...]
     known: tuple[bool, ...]
 
     def right(self, k: int) -> bool:
-        """Whether face k was given its name, or called unknown where it is a stranger's."""
+        """Return whether face k got its own name, or was called unknown if it is a stranger's."""
         return self.predictions[k].name == (self.names[k] if self.known[k] else None)
 
     def rates(self) -> dict[str, Any]:
-        """Shares with 95 % intervals over people (see `metrics.bootstrap.share`), by name.
+        """Return rates with 95 % intervals over people (see `metrics.bootstrap.share`), by their name.
 
-        `closed_set_accuracy`, `known_named_right`, `known_named_wrong` and `known_rejected` are of the faces of people
-        learned, `strangers_named` of all others.
+        `closed_set_accuracy`, `known_named_right`, `known_named_wrong` and `known_rejected` are shares of the faces of
+        learned people, and `strangers_named` is a share of all other faces.
         """
         _, people = np.unique(self.names, return_inverse=True)
         known = np.array(self.known, np.bool_)
@@ -48,7 +48,7 @@ class ClassifierEvaluation:
 
 
 def evaluate_classifier(classifier: Classifier, embeddings: Embeddings, names: Sequence[str]) -> ClassifierEvaluation:
-    """Predict faces (N,D) whose true `names` (N,) are given: matched by name alone, never by place in a list."""
+    """Evaluate a classifier on faces (N,D) with their true `names` (N,); people are matched by name, not by position."""
     learned = set(classifier.names_)
     return ClassifierEvaluation(
         tuple(names), tuple(classifier.predict(embeddings)), tuple(name in learned for name in names)

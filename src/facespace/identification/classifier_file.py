@@ -1,4 +1,4 @@
-"""Classifiers on disk: one safetensors file, arrays and a record in JSON. No pickle is written, and none is read."""
+"""Reads and writes classifiers: one safetensors file with arrays and a JSON record. No pickle is written or read."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from facespace.io.text import clean_name, plain_text
 
 _KIND = "classifier"
 _REMEDY = "train one from the photos: facespace classify train DIR --output FILE"
-# What content that does not fit together may raise.
+# The errors that inconsistent content may cause.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
-_DIGEST = 72  # "photo:" and 64 digits, filled up with blanks
+_DIGEST = 72  # "photo:" and 64 digits, padded with blanks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassifierRecord:
-    """All that a classifier's file holds.
+    """The content of a classifier's file.
 
-    `embeddings` (N,D), `owners` (N,) as indices into the P `names`, `thresholds` (P,); `arrays` are those of the method,
-    `digests` (N,) name the content of each training photo, `model` is `model_of` the embedder.
+    `embeddings` (N,D), `owners` (N,) as indices into the P `names`, and `thresholds` (P,). `arrays` belong to the
+    method, `digests` (N,) identify the content of each training photo, and `model` is `model_of` the embedder.
     """
 
     method: str
@@ -47,11 +47,11 @@ class ClassifierRecord:
 
 
 def write_classifier(path: Path, saved: ClassifierRecord) -> None:
-    """Write a classifier, whole or not at all."""
+    """Write a classifier atomically."""
     if len(saved.digests) != len(saved.owners):
-        raise ValueError(f"{len(saved.owners)} photos want a digest each; got {len(saved.digests)}")
+        raise ValueError(f"there must be one digest for each of {len(saved.owners)} photos, got {len(saved.digests)}")
     if any(len(digest) > _DIGEST for digest in saved.digests):
-        raise ValueError(f"a digest has at most {_DIGEST} characters")
+        raise ValueError(f"a digest must have at most {_DIGEST} characters")
     record = {
         "method": saved.method,
         "rate": saved.rate,
@@ -74,9 +74,10 @@ def write_classifier(path: Path, saved: ClassifierRecord) -> None:
 
 
 def read_classifier(path: Path, embedder: Embedder | None = None) -> ClassifierRecord:
-    """Read a classifier; with an `embedder`, `ClassifierError` where it was trained on another model's embeddings.
+    """Read a classifier; with an `embedder`, check that it was trained on that model's embeddings.
 
-    `ClassifierError` too for a pickle, which could run any code, and for what is damaged or something else.
+    Raise `ClassifierError` if it was trained on another model's, is a pickle, which could run any code, is damaged, or
+    is not a classifier.
     """
     arrays, record = read_tensor_file(path, _KIND, ClassifierError, remedy=_REMEDY)
     try:
@@ -89,21 +90,21 @@ def read_classifier(path: Path, embedder: Embedder | None = None) -> ClassifierR
 
 
 def damaged_classifier(path: Path, wrong: Exception) -> Exception:
-    """The error for a classifier whose content does not fit together."""
+    """Return the error for a classifier with inconsistent content."""
     return damaged(path, _KIND, ClassifierError, wrong, remedy=_REMEDY)
 
 
 def _checked(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> ClassifierRecord:
     embeddings, owners, thresholds = arrays["embeddings"], arrays["owners"], arrays["thresholds"]
     if embeddings.dtype != np.float32 or owners.dtype != np.int64 or thresholds.dtype != np.float64:
-        raise ValueError("its arrays have other types")
+        raise ValueError("its arrays have the wrong types")
     names = record["names"]
     if not isinstance(names, list) or names != sorted({clean_name(name) for name in names}):
-        raise ValueError("its names are not in order")
+        raise ValueError("its names are not sorted")
     if not names:
-        raise ValueError("it knows nobody")
-    wanted = {"closed_set": bool, "rate": float, "seed": int, "evidence": dict, "model": dict}
-    if wrong := [name for name, kind in wanted.items() if type(record[name]) is not kind]:
+        raise ValueError("it has no people")
+    types = {"closed_set": bool, "rate": float, "seed": int, "evidence": dict, "model": dict}
+    if wrong := [name for name, kind in types.items() if type(record[name]) is not kind]:
         raise ValueError(f"{wrong[0]} is a {type(record[wrong[0]]).__name__}")
     if not 0 < record["rate"] < 1:
         raise ValueError(f"its rate is {record['rate']}")

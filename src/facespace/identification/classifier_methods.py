@@ -16,19 +16,19 @@ METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 _NEIGHBOURS = 5
 _BLOCK_ROWS = 1024
-# Inverse strengths of the penalty, for vectors of length 1: scikit-learn's 1 holds a logistic regression far too tight.
+# Inverse regularisation strengths for unit vectors: scikit-learn's default of 1 is far too strong for logistic regression.
 _C_SVM, _C_LOGISTIC = 1.0, 100.0
 
 
 class Method(Protocol):
-    """A fitted method: from embeddings (M,D) to rows of the people known (M,)."""
+    """A fitted method that maps embeddings (M,D) to indices of known people (M,)."""
 
     def nearest(self, embeddings: Embeddings) -> Integers:
-        """The person each face is most likely, (M,)."""
+        """Return the most likely person of each face (M,)."""
         ...
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """What has to be kept to have this namer again, beside the training embeddings; often nothing."""
+        """Return the arrays that `restore` needs in addition to the training embeddings; often empty."""
         ...
 
 
@@ -39,29 +39,29 @@ class NearestCentroid:
         self._people = people
 
     def nearest(self, embeddings: Embeddings) -> Integers:
-        """The person of the largest cosine, (M,)."""
+        """Return the person with the largest cosine for each face (M,)."""
         return np.concatenate([(block @ self._people.T).argmax(axis=1) for block in _blocks(embeddings)])
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Nothing: templates are made from the training embeddings."""
+        """Return nothing: templates are made from the training embeddings."""
         return {}
 
 
 class NearestNeighbors:
-    """The person with the most weight among the five photos nearest, each weighing its cosine."""
+    """The person with the most weight among the five nearest photos, each weighted by its cosine."""
 
     def __init__(self, embeddings: Embeddings, owners: Integers, n_people: int) -> None:
         self._embeddings, self._owners, self._n_people = embeddings, owners, n_people
         self._k = min(_NEIGHBOURS, len(embeddings))
 
     def nearest(self, embeddings: Embeddings) -> Integers:
-        """The person whose neighbours weigh most, (M,)."""
+        """Return the person with the most weight among the neighbours of each face (M,)."""
         found = [np.empty(0, np.int64)]
         for block in _blocks(embeddings):
             similarity = block @ self._embeddings.T
             near = np.argpartition(similarity, -self._k, axis=1)[:, -self._k :]
             votes = np.zeros((len(block), self._n_people), np.float32)
-            # Weights above 0, so that a face far from everybody still has a nearest person.
+            # Weights are positive, so that a face far from all people still has a nearest person.
             np.add.at(
                 votes, (np.arange(len(block))[:, None], self._owners[near]), 1 + np.take_along_axis(similarity, near, 1)
             )
@@ -69,41 +69,41 @@ class NearestNeighbors:
         return np.concatenate(found)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Nothing: the neighbours are the training embeddings."""
+        """Return nothing: the neighbours are the training embeddings."""
         return {}
 
 
 class Linear:
-    """The person of the largest score x·w + b: a support vector machine one against the rest, or logistic regression."""
+    """The person with the largest score x·w + b of a one-vs-rest support vector machine or logistic regression."""
 
     def __init__(self, weights: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> None:
         self._weights, self._bias = weights, bias
 
     def nearest(self, embeddings: Embeddings) -> Integers:
-        """The person of the largest score, (M,)."""
+        """Return the person with the largest score for each face (M,)."""
         scores = [(block @ self._weights.T + self._bias).argmax(axis=1) for block in _blocks(embeddings)]
         return np.concatenate(scores)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Weights (P,D) and bias (P,)."""
+        """Return the weights (P,D) and bias (P,)."""
         return {"weights": self._weights, "bias": self._bias}
 
 
 def fit(method: MethodName, embeddings: Embeddings, owners: Integers, n_people: int) -> Method:
-    """Fit `method` to embeddings (N,D) of `owners` (N,), each of the `n_people` at least once."""
-    if method == "centroid" or n_people == 1:  # of one person every method has but one thing to say
+    """Fit `method` to embeddings (N,D) of the people `owners` (N,); each of the `n_people` must occur at least once."""
+    if method == "centroid" or n_people == 1:  # with one person all methods give the same answer
         return NearestCentroid(templates(owners, embeddings, n_people))
     if method == "knn":
         return NearestNeighbors(embeddings, owners, n_people)
     if method not in METHODS:
-        raise ValueError(f"method wants {', '.join(METHODS)}; got {method!r}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
     model = LinearSVC(C=_C_SVM, random_state=0) if method == "svm" else LogisticRegression(C=_C_LOGISTIC, max_iter=1000)
     model.fit(embeddings, owners)
     weights, bias = np.asarray(model.coef_, np.float32), np.asarray(model.intercept_, np.float32)
-    if n_people == 2:  # scikit-learn keeps the second person's scores alone
+    if n_people == 2:  # scikit-learn keeps only the second person's scores
         weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
     return Linear(weights, bias)
 
@@ -115,7 +115,7 @@ def restore(
     n_people: int,
     arrays: Mapping[str, npt.NDArray[np.float32]],
 ) -> Method:
-    """The namer that `fit` made, from its `arrays`; `ValueError` where they do not fit."""
+    """Return the method that `fit` returned, rebuilt from its `arrays`; raise `ValueError` if their shapes do not fit."""
     if method in ("centroid", "knn") or n_people == 1:
         return fit(method, embeddings, owners, n_people)
     weights, bias = arrays.get("weights"), arrays.get("bias")
@@ -125,5 +125,5 @@ def restore(
 
 
 def _blocks(embeddings: Embeddings) -> list[Embeddings]:
-    """Rows a block at a time; at least one block, so that no faces give no names."""
+    """Return the rows in blocks; for no rows, one empty block, so that the callers can concatenate their results."""
     return [embeddings[start : start + _BLOCK_ROWS] for start in range(0, max(len(embeddings), 1), _BLOCK_ROWS)]

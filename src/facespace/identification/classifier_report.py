@@ -1,4 +1,4 @@
-"""What a classifier's figures say: lines for a terminal, JSON for programs, one self-contained page for people."""
+"""Reports a classifier's rates: lines for the terminal, JSON for programs, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from facespace.io.text import plain_text
 from facespace.reports.page import as_png, check_plots, data_uri, new_plot, render
 
 _WORDS = {
-    "closed_set_accuracy": "right if nobody were a stranger",
+    "closed_set_accuracy": "right if there were no strangers",
     "known_named_right": "known people named right",
     "known_named_wrong": "known people given a wrong name",
     "known_rejected": "known people called unknown",
@@ -29,8 +29,8 @@ _WORDS = {
     "strangers_named": "strangers given a name",
 }
 _CLOSED_SET = (
-    "Right if nobody were a stranger: of the faces of known people, the share whose most likely person is the right one, "
-    "whether or not they are similar enough to be given the name."
+    "Right if there were no strangers: the share of the known people's faces whose most likely person is the correct one, "
+    "whether or not they are similar enough to get the name."
 )
 _SHOWN = 200  # wrong faces on the page; the JSON has all
 PEOPLE_SHOWN = 500  # people on the page; the JSON has all
@@ -38,26 +38,26 @@ THUMBNAIL = 96  # pixels
 
 
 def in_words(classifier: Classifier) -> list[str]:
-    """The rates measured when it was trained, with photos and people held out."""
+    """Return lines with the rates measured during training, with photos and people held out."""
     found = classifier.evidence_
-    lines = ["held out while learning:"]
+    lines = ["on held-out training photos:"]
     names = ("closed_set_accuracy", "known_named_right", "known_rejected", "unknown_detected")
     lines += [f"  {_WORDS[name]:32} {_share(found[name])}" for name in names]
     low, high = float(classifier.thresholds_.min()), float(classifier.thresholds_.max())
     span = f"{low:.4f}" if f"{low:.4f}" == f"{high:.4f}" else f"{low:.4f} to {high:.4f} by person"
     aim = (
-        "everybody gets a name"
+        "closed set: every face gets a name"
         if classifier.closed_set
         else f"from {found['threshold_from']}, for {classifier.rate:g} of strangers named"
     )
     lines.append(f"similarity to reach {span} ({aim})")
     if classifier.probability_ is None:
-        lines.append("no probabilities: fewer than 50 held-out photos, or than 10 people with two, cannot tell them")
+        lines.append("no probabilities: they need 50 held-out photos and 10 people with at least two photos")
     return lines
 
 
 def tried_in_words(tried: ClassifierEvaluation) -> list[str]:
-    """The rates on other photos."""
+    """Return lines with the rates on other photos."""
     n_known = sum(tried.known)
     lines = [
         f"tested on {len(tried.names)} photos, {n_known} of people learned, {len(tried.names) - n_known} of strangers:"
@@ -67,13 +67,13 @@ def tried_in_words(tried: ClassifierEvaluation) -> list[str]:
 
 
 def prediction_in_words(prediction: Prediction) -> str:
-    """One face's, for a terminal."""
+    """Return a line for the terminal about one face."""
     nearest = "" if prediction.name else f", nearest {prediction.nearest}"
-    return f"{prediction.name or 'unknown'} (similarity {prediction.similarity:.3f}, wanted {prediction.threshold:.3f}{nearest})"
+    return f"{prediction.name or 'unknown'} (similarity {prediction.similarity:.3f}, threshold {prediction.threshold:.3f}{nearest})"
 
 
 def as_json(classifier: Classifier, tried: ClassifierEvaluation | None, paths: Sequence[str]) -> dict[str, Any]:
-    """All figures; with a test every face of it, its file from `paths` (N,)."""
+    """Return all figures; with an evaluation, also each of its N faces with its file from `paths` (N,)."""
     photos = np.bincount(classifier.owners_, minlength=len(classifier.names_)).tolist()
     result: dict[str, Any] = {
         "method": classifier.method,
@@ -105,10 +105,10 @@ def write_report(
     paths: Sequence[str],
     portraits: Mapping[str, Image.Image] = MappingProxyType({}),
 ) -> None:
-    """Write `report.html` and `report.json` into a folder, made where missing; `RuntimeUnavailable` without matplotlib.
+    """Write `report.html` and `report.json` into a folder, which is created if missing.
 
-    `portraits` are pictures of people by name, at most `THUMBNAIL` pixels wide and high; the page shows the first
-    `PEOPLE_SHOWN` people.
+    `portraits` are pictures of people by name, at most `THUMBNAIL` pixels wide and high. The page shows the first
+    `PEOPLE_SHOWN` people. Raise `RuntimeUnavailable` without matplotlib.
     """
     check_plots()
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,19 +190,19 @@ def _plots(classifier: Classifier, tried: ClassifierEvaluation | None) -> list[t
     bins = classifier.evidence_.get("reliability", [])
     if bins:
         figure, axes = new_plot(
-            "Reliability of the probabilities, held out", "probability told", "share that was right"
+            "Reliability of the probabilities, on held-out photos", "predicted probability", "share that was right"
         )
-        axes.plot([0, 1], [0, 1], ":", color="#888", label="as told")
+        axes.plot([0, 1], [0, 1], ":", color="#888", label="ideal")
         sizes = [20 + 400 * entry["weight"] for entry in bins]
         axes.scatter([e["predicted"] for e in bins], [e["observed"] for e in bins], s=sizes, color="#0b62c4", alpha=0.7,
-                     label="a bin, its area the faces in it")  # fmt: skip
+                     label="a bin, with area by number of faces")  # fmt: skip
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.legend(loc="upper left")
         plots.append(("reliability diagram", data_uri("png", as_png(figure))))
     if tried is not None:
         over = np.array([found.similarity - found.threshold for found in tried.predictions])
         known = np.array(tried.known, np.bool_)
-        figure, axes = new_plot("Other photos", "similarity to the nearest person, over what is wanted", "faces")
+        figure, axes = new_plot("Other photos", "similarity to the nearest person minus the threshold", "faces")
         edges = np.histogram_bin_edges(over, bins=40)
         axes.hist(over[known], bins=edges, color="#1a7f37", alpha=0.55, label="people learned")
         if not known.all():

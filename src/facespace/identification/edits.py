@@ -1,7 +1,7 @@
-"""What people do with a gallery: rename, merge, split, remove, say who somebody is not, and take it back.
+"""Edits of a gallery by its users: rename, merge, split, remove and reject, and undo.
 
-Each is one `Change` of a store. Where another process changed the same people meanwhile, they are read again and the
-change is tried again. A person is given by name, or as `Seen`: by number, and as the person was when somebody looked.
+Each edit is one `Change` of a store. If another process changed the same people meanwhile, they are read again and the
+edit is retried. A person is given by name, or as `Seen`: by id, with the fingerprint of what the user saw.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from facespace.identification.stores.protocol import (
 )
 from facespace.io.text import clean_name
 
-_LOG = 10_000  # entries of the log that are looked at
-_TRIES = 20
+_LOG_LIMIT = 10_000  # entries of the log that are read
+_N_ATTEMPTS = 20
 
 
 class Stale(GalleryError):
-    """A person was changed after the caller read them; read the person again before changing them."""
+    """The person was changed after the caller read them; read the person again before changing them."""
 
 
 class Refused(GalleryError):
-    """A change that cannot be done to what is there, however often it is tried."""
+    """The change cannot be applied to the present state of the gallery; a retry does not help."""
 
 
 class NoSuchPhoto(Refused):
-    """The person has no photo of that number."""
+    """The person has no photo with that id."""
 
 
 class NameTaken(Refused):
-    """Somebody else has the name, or the external id, already; `other` is the number of that person."""
+    """Another person already has the name or the external id; `other` is the id of that person."""
 
     def __init__(self, message: str, other: int) -> None:
         super().__init__(message)
@@ -57,45 +57,47 @@ class NameTaken(Refused):
 
 
 class Seen(NamedTuple):
-    """A person by number (`StoredPerson.id`), and the `fingerprint` they had when somebody looked; None: as they are."""
+    """A person by id (`StoredPerson.id`), with the `fingerprint` that the user saw; None accepts any state."""
 
     id: int
     fingerprint: str | None = None
 
 
-Who = str | Seen
+PersonRef = str | Seen
 
 
 class Done(NamedTuple):
-    """What a change did: its `number` in the log, None where nothing had to change, and how many photos it moved."""
+    """The result of a change: its `number` in the log, None if nothing had to change, and how many photos it moved."""
 
     number: int | None
     n_photos: int = 0
 
 
 def fingerprint(person: StoredPerson, photos: Sequence[StoredPhoto]) -> str:
-    """A short text that differs whenever what is known of the person differs, or which photos are theirs."""
-    told = [person.id, state_to_json(person.state), [photo.id for photo in photos]]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+    """Return a short hash of a person's state and photo ids; it changes whenever one of them does."""
+    content = [person.id, state_to_json(person.state), [photo.id for photo in photos]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def person_called(store: Store, who: Who) -> StoredPerson:
-    """That person; `UnknownPerson` if there is nobody, `Stale` if the person is not as seen."""
+def person_called(store: Store, who: PersonRef) -> StoredPerson:
+    """Return a person; raise `UnknownPerson` if there is no such person, `Stale` if the fingerprint differs."""
     if not isinstance(who, Seen):
         found = store.find(name := clean_name(who))
         if found is None:
-            raise UnknownPerson(f"{store.name}: nobody is called {name!r}")
+            raise UnknownPerson(f"{store.name}: no person is called {name!r}")
         return found
     there = store.get([who.id]) if 0 < who.id < 2**63 else []
     if not there:
-        raise UnknownPerson(f"{store.name}: no person has the number {who.id}")
+        raise UnknownPerson(f"{store.name}: no person has the id {who.id}")
     if who.fingerprint is not None and fingerprint(there[0], store.photos(who.id)) != who.fingerprint:
-        raise Stale(f"{store.name}: {there[0].state.name!r} was changed since; look again before changing more")
+        raise Stale(
+            f"{store.name}: {there[0].state.name!r} was changed since you read it; read it again before changing it"
+        )
     return there[0]
 
 
-def rename(store: Store, old: Who, new: str) -> Done:
-    """Give a person another name; `NameTaken` if somebody else has it."""
+def rename(store: Store, old: PersonRef, new: str) -> Done:
+    """Give a person another name; raise `NameTaken` if another person has it."""
     new = clean_name(new)
 
     def change() -> Change | None:
@@ -103,7 +105,7 @@ def rename(store: Store, old: Who, new: str) -> Done:
         if person.state.name == new:
             return None
         if other is not None:
-            raise NameTaken(f"{store.name}: somebody is called {new!r} already; merge joins the two", other.id)
+            raise NameTaken(f"{store.name}: another person is called {new!r} already; merge joins the two", other.id)
         after = dataclasses.replace(person.state, name=new)
         return Change("rename", f"{person.state.name} is {new}", (PersonChange(person.id, person.state, after),))
 
@@ -112,14 +114,14 @@ def rename(store: Store, old: Who, new: str) -> Done:
 
 def edit(
     store: Store,
-    name: Who,
+    name: PersonRef,
     *,
     new_name: str | None = None,
     external_id: str | None = None,
     metadata: dict[str, Any] | None = None,
     templates: str | None = None,
 ) -> Done:
-    """Change what is known of a person; what is None stays. `NameTaken` if somebody else has the name or external id."""
+    """Change a person's fields; a field that is None stays. Raise `NameTaken` if another has the name or external id."""
     given: dict[str, Any] = {}
     if new_name is not None:
         given["name"] = clean_name(new_name)
@@ -136,7 +138,9 @@ def edit(
         if after == person.state:
             return None
         if after.name != person.state.name and (other := store.find(after.name)):
-            raise NameTaken(f"{store.name}: somebody is called {after.name!r} already; merge joins the two", other.id)
+            raise NameTaken(
+                f"{store.name}: another person is called {after.name!r} already; merge joins the two", other.id
+            )
         if external_id and (other := store.find_external(external_id)) and other.id != person.id:
             raise NameTaken(f"{store.name}: {other.state.name!r} has the external id {external_id!r} already", other.id)
         kind, text = "edit", f"{person.state.name}: {', '.join(given)}"
@@ -148,14 +152,14 @@ def edit(
 
 
 def checked_templates(templates: str) -> str:
-    """How photos are compared: `mean`, `best`, or nothing for what the collection says; `ValueError` otherwise."""
+    """Return how photos are compared: `mean`, `best`, or "" for the collection's setting; raise `ValueError` otherwise."""
     if templates not in TEMPLATES:
         raise ValueError(f"templates must be 'mean' or 'best', got {templates!r}")
     return templates
 
 
-def remove(store: Store, name: Who) -> Done:
-    """Remove a person with all photos, until it is undone or erased."""
+def remove(store: Store, name: PersonRef) -> Done:
+    """Remove a person with all photos; this can be undone until they are erased."""
     n_photos = 0
 
     def change() -> Change:
@@ -171,10 +175,10 @@ def remove(store: Store, name: Who) -> Done:
     return Done(_apply(store, change), n_photos)
 
 
-def remove_photos(store: Store, name: Who, numbers: Sequence[int], *, reject: bool = False) -> Done:
-    """Remove some photos of a person, and the person with the last of them.
+def remove_photos(store: Store, name: PersonRef, numbers: Sequence[int], *, reject: bool = False) -> Done:
+    """Remove some photos of a person; a person without photos is removed too.
 
-    With `reject` they do not show this person: the same crops are never enrolled under the name again.
+    `reject` records that the photos do not show this person: the same crops are never enrolled for the person again.
     """
 
     def change() -> Change:
@@ -197,10 +201,10 @@ def remove_photos(store: Store, name: Who, numbers: Sequence[int], *, reject: bo
     return Done(_apply(store, change), len(set(numbers)))
 
 
-def move(store: Store, name: Who, numbers: Sequence[int], to: str, *, reject: bool = False) -> Done:
-    """Give some photos of a person to another one, who may be new; a person whose last photo goes is removed.
+def move(store: Store, name: PersonRef, numbers: Sequence[int], to: str, *, reject: bool = False) -> Done:
+    """Move some photos of a person to another person, who may be new; a person without photos is removed.
 
-    With `reject` the same crops are never enrolled under the old name again.
+    `reject` records that the photos do not show the old person: the same crops are never enrolled for that person again.
     """
     to = clean_name(to)
 
@@ -208,9 +212,9 @@ def move(store: Store, name: Who, numbers: Sequence[int], to: str, *, reject: bo
         person, photos, left = _chosen(store, name, numbers)
         other = store.find(to)
         if other is not None and other.id == person.id:
-            raise Refused(f"{store.name}: the photos are {to!r}'s already")
+            raise Refused(f"{store.name}: the photos already belong to {to!r}")
         if other is not None and (refused := set(other.state.rejected) & {photo.digest for photo in photos}):
-            raise Refused(f"{store.name}: somebody said that {len(refused)} of these photos do not show {to}")
+            raise Refused(f"{store.name}: {len(refused)} of these photos were rejected as not showing {to}")
         people = []
         if not left:
             people.append(PersonChange(person.id, person.state, None))
@@ -228,8 +232,8 @@ def move(store: Store, name: Who, numbers: Sequence[int], to: str, *, reject: bo
     return Done(_apply(store, change), len(set(numbers)))
 
 
-def merge(store: Store, names: Sequence[Who], into: Who) -> Done:
-    """Give all photos of the people `names` to the person `into`, who stays alone."""
+def merge(store: Store, names: Sequence[PersonRef], into: PersonRef) -> Done:
+    """Move all photos of the people `names` to the person `into`, and remove those people."""
     moved = 0
 
     def change() -> Change | None:
@@ -261,15 +265,15 @@ def merge(store: Store, names: Sequence[Who], into: Who) -> Done:
 
 
 def merged_into(store: Store, person: int) -> list[int]:
-    """The numbers of removed people whose photos merging gave to that person, also by way of others.
+    """Return the ids of removed people who were merged into that person, directly or through others.
 
-    They are the same person under other names: who is erased is to be erased under these too.
+    They are the same person under other names, and must be erased together with that person.
     """
     merges = [
-        one.change for one in store.log(_LOG) if one.kind == "merge" and one.change is not None and not one.undone
+        one.change for one in store.log(_LOG_LIMIT) if one.kind == "merge" and one.change is not None and not one.undone
     ]
     found = [person]
-    for number in found:  # grows meanwhile
+    for number in found:  # the list grows while it is read
         for change in merges:
             if any(photo.after == number for photo in change.photos):
                 found += [one.id for one in change.people if one.after is None and one.id not in found]
@@ -278,11 +282,11 @@ def merged_into(store: Store, person: int) -> list[int]:
 
 
 def undo(store: Store, number: int | None = None) -> LogEntry:
-    """Take back the change of that number in the log, or the last one that can be; returns which it was.
+    """Undo the change with that number in the log, or the last one that can be undone; return its log entry.
 
-    `GalleryError` where there is none, or where the same people or photos were changed since.
+    Raise `GalleryError` if there is no such change, or if the same people or photos were changed since.
     """
-    entries = store.log(_LOG)
+    entries = store.log(_LOG_LIMIT)
     if number is None:
         chosen = next(
             (one for one in entries if one.change is not None and not one.undone and one.kind != "undo"), None
@@ -294,31 +298,31 @@ def undo(store: Store, number: int | None = None) -> LogEntry:
             f"{store.name}: {'nothing is left to undo' if number is None else f'no change has the number {number}'}"
         )
     if chosen.change is None or chosen.undone:
-        why = "was undone already" if chosen.undone else "cannot be undone: what it changed was erased"
+        why = "was already undone" if chosen.undone else "cannot be undone: the people or photos were erased"
         raise Refused(f"{store.name}: change {chosen.id} {why}")
     text = f"{chosen.id}: {chosen.kind} {chosen.text}"
     try:
         store.apply(dataclasses.replace(chosen.change.inverse(), text=text), undoes=chosen.id)
     except Conflict as conflict:
-        raise Refused(f"{conflict} (the same people or photos were changed since; undo that first)") from None
+        raise Refused(f"{conflict} (the same people or photos were changed later; undo that change first)") from None
     return chosen
 
 
 def _apply(store: Store, make: Callable[[], Change | None]) -> int | None:
-    """Do the change that `make` makes of what is there, again where somebody else was faster; its number in the log."""
-    turn = 0
+    """Apply the change that `make` builds from the present state, retrying on conflicts; return its number in the log."""
+    attempt = 0
     while (change := make()) is not None:
-        turn += 1
+        attempt += 1
         try:
             return store.apply(change)
         except Conflict:
-            if turn == _TRIES:
+            if attempt == _N_ATTEMPTS:
                 raise
     return None
 
 
-def _chosen(store: Store, name: Who, numbers: Sequence[int]) -> tuple[StoredPerson, list[StoredPhoto], int]:
-    """The person, the photos with these numbers, and how many others there are."""
+def _chosen(store: Store, name: PersonRef, numbers: Sequence[int]) -> tuple[StoredPerson, list[StoredPhoto], int]:
+    """Return the person, the photos with these ids, and how many other photos the person has."""
     person = person_called(store, name)
     photos = {photo.id: photo for photo in store.photos(person.id)}
     wrong = [number for number in numbers if number not in photos]
@@ -327,6 +331,6 @@ def _chosen(store: Store, name: Who, numbers: Sequence[int]) -> tuple[StoredPers
             f"{store.name}: {person.state.name!r} has no photo {wrong[0]}; facespace gallery show lists them"
         )
     if not numbers:
-        raise Refused(f"{store.name}: no photo was chosen")
+        raise Refused(f"{store.name}: no photo was chosen; name at least one")
     chosen = [photos[number] for number in dict.fromkeys(numbers)]
     return person, chosen, len(photos) - len(chosen)

@@ -1,6 +1,6 @@
-"""What to tell when one more photo of a person is enrolled, and which face of a photo is the person's.
+"""Checks for enrolling another photo of a person: similarity to the person, and which face of a photo is theirs.
 
-A photo is compared with the person's others by their mean embedding, and with everybody else as `Gallery.identify` does.
+A face is compared with the mean embedding of the person's other photos, and with other people as in `Gallery.identify`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from facespace.identification.gallery import Gallery, crop_digest
 from facespace.identification.open_set import templates
 from facespace.io.text import clean_name
 
-# How much more a face of a group must resemble a person than every other face there: two photos of one person differ less
-# than that by light and expression alone, and look-alikes reach it seldom.
+# A face of a group photo must be this much more similar to a person than every other face in it. Light and expression
+# alone change the similarity by less, and look-alikes rarely reach it.
 CLEARLY_MORE = 0.1
 
 
 class NoClearFace(GalleryError):
-    """No face of a photo is clearly the person's: its message says why."""
+    """No face of a photo is clearly the person's; the message says why."""
 
 
 class Likeness(NamedTuple):
-    """How much F faces resemble a person who is enrolled.
+    """The similarities of F faces to an enrolled person.
 
-    `similarities` (F,) are to the mean of the person's photos. `thresholds` (F,) is what a face must reach that is said to be this
-    person's, `thresholds_among_all` (F,) one that could be anybody's of the gallery.
+    `similarities` (F,) are to the mean of the person's photos. A face that is claimed to be this person's must reach
+    `thresholds` (F,). A face that could be anyone's in the gallery must reach `thresholds_among_all` (F,).
     """
 
     similarities: npt.NDArray[np.float32]
@@ -39,7 +39,7 @@ class Likeness(NamedTuple):
 
 
 def can_compare(gallery: Gallery) -> bool:
-    """Whether the gallery's model has thresholds, from its calibration or from `calibrate`."""
+    """Return whether the gallery's model has thresholds, from its calibration or from `calibrate`."""
     try:
         gallery.check_thresholds()
     except ModelError:
@@ -48,7 +48,7 @@ def can_compare(gallery: Gallery) -> bool:
 
 
 def likeness(gallery: Gallery, name: str, embeddings: Vectors) -> Likeness | None:
-    """How much the faces (F,D) resemble the person of that name; None where nobody has it."""
+    """Return the likeness of the faces (F,D) to the person of that name, or None if that person has no photos."""
     person = gallery.store.find(clean_name(name))
     photos = [] if person is None else gallery.store.photos(person.id)
     if not photos:
@@ -64,10 +64,10 @@ def likeness(gallery: Gallery, name: str, embeddings: Vectors) -> Likeness | Non
 
 
 def face_like_others(gallery: Gallery, name: str, embeddings: Vectors) -> int:
-    """Which of the faces (F,D) of one photo is the person's, who is enrolled from other photos.
+    """Return the index of the face (F,D) of one photo that is the person's, judged by the person's enrolled photos.
 
-    It reaches the person's threshold, resembles nobody else more, and no other face comes near it. `NoClearFace` says why
-    there is no such face.
+    It must reach the person's threshold, be most similar to this person, and be clearly more similar than the other
+    faces. Raise `NoClearFace` with the reason if there is no such face.
     """
     found = likeness(gallery, name, embeddings)
     n = 0 if found is None else len(found.similarities)
@@ -77,32 +77,33 @@ def face_like_others(gallery: Gallery, name: str, embeddings: Vectors) -> int:
     reached = float(found.similarities[best])
     if reached < found.thresholds_among_all[best]:
         raise NoClearFace(
-            f"{n} faces, none like {name}'s other photos (similarity {reached:.3f}, {found.thresholds_among_all[best]:.3f} wanted)"
+            f"{n} faces, none like {name}'s other photos (similarity {reached:.3f}, "
+            f"threshold {found.thresholds_among_all[best]:.3f})"
         )
     others = np.delete(found.similarities, best)
     if len(others) and reached - float(others.max()) < CLEARLY_MORE:
         raise NoClearFace(
-            f"{n} faces, two of them about as much like {name} (similarity {reached:.3f} and {others.max():.3f})"
+            f"{n} faces, two of them about equally like {name} (similarity {reached:.3f} and {others.max():.3f})"
         )
     (match,) = gallery.identify(_row(embeddings, best))
     if match.nearest != clean_name(name):
-        raise NoClearFace(f"{n} faces, the one like {name} is more like {match.name or 'somebody else'}")
+        raise NoClearFace(f"{n} faces, the one like {name} is more like {match.name or 'another person'}")
     return best
 
 
 def holders(gallery: Gallery, crop: npt.NDArray[np.uint8]) -> list[str]:
-    """The names of the people who have this very crop (S,S,3)."""
+    """Return the names of the people who have exactly this crop (S,S,3)."""
     return [person.state.name for person in gallery.store.get(gallery.store.find_digest(crop_digest(crop)))]
 
 
 def is_rejected(gallery: Gallery, name: str, crop: npt.NDArray[np.uint8]) -> bool:
-    """Whether somebody said that this crop (S,S,3) does not show the person."""
+    """Return whether this crop (S,S,3) was rejected as not showing the person."""
     person = gallery.store.find(clean_name(name))
     return person is not None and crop_digest(crop) in person.state.rejected
 
 
 def resembles(gallery: Gallery, name: str, embedding: npt.NDArray[np.float32]) -> str:
-    """Another enrolled person by whose name this face (D,) would be called, or nothing."""
+    """Return another enrolled person as whom this face (D,) would be identified, or an empty string."""
     if not len(gallery) or not can_compare(gallery):
         return ""
     (matches,) = gallery.identify(embedding, top=2)

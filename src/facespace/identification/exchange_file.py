@@ -1,8 +1,8 @@
-"""The file that carries people from one gallery to another: people, vectors and crops in a zip that compresses nothing.
+"""The export file of a gallery: people, vectors and crops in an uncompressed zip.
 
-    people.jsonl         a line a person, followed by a line for each of their photos
+    people.jsonl         a line for each person, followed by a line for each of their photos
     vectors.safetensors  the tensor `vectors`, float16 (N,D), a row for each photo in the order of the lines
-    crops.tar            the crops that were kept, as PNG files named by the row of their photo; may be missing
+    crops.tar            the stored crops, as PNG files named by the row of their photo; may be missing
     gallery.json         format, model, collection, settings and counts
 
 Files are written and read in pieces: a million people take no more memory than a thousand.
@@ -43,10 +43,10 @@ from facespace.io.text import first_line, plain_text
 
 VERSION = 1
 PEOPLE, VECTORS, CROPS, HEADER = "people.jsonl", "vectors.safetensors", "crops.tar", "gallery.json"
-MAX_CROP = 4 * 2**20  # bytes; the largest crop that any model takes has 3 MB uncompressed
-_MAX_HEADER = 2**20  # bytes of gallery.json, and of the list of contents
-_MAX_TENSORS = 2**16  # bytes of the list of tensors
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # of all entries, so that the same people give the same file
+MAX_CROP = 4 * 2**20  # bytes; the largest crop of any model has 3 MB uncompressed
+_MAX_HEADER = 2**20  # bytes of gallery.json, and of the zip's central directory
+_MAX_TENSORS = 2**16  # bytes of the safetensors header
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of all entries, so that the same people give the same file
 _BUFFER = 2**20
 _ROWS = 2048  # vectors that are read at once
 _TAR_END = bytes(2 * tarfile.BLOCKSIZE)
@@ -58,15 +58,15 @@ _DAMAGED = (
 
 
 def write_people(path: Path, header: Header, people: Iterable[PersonRecord]) -> Header:
-    """Write a file, whole or not at all, and return its header with the counts. Its people come by ascending name.
+    """Write people, sorted by name, atomically to a file; return its header with the counts.
 
-    `OSError` where it cannot be written. What is there already is replaced.
+    An existing file is replaced. Raise `OSError` if it cannot be written.
     """
     n_people = n_photos = n_crops = 0
     dimension = header.model["dimension"]
     with contextlib.ExitStack() as stack:
         unfinished = stack.enter_context(atomic_path(path))
-        # A zip is written one entry after the other.
+        # The entries of a zip are written one after another, so vectors and crops are collected in temporary files.
         vectors, crops = (stack.enter_context(tempfile.TemporaryFile(dir=unfinished.parent)) for _ in range(2))
         archive = stack.enter_context(zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED, allowZip64=True))
         with archive.open(_entry(PEOPLE), "w", force_zip64=True) as lines:
@@ -120,17 +120,17 @@ def _crop_name(row: int) -> str:
 
 
 def _tensor_header(n_rows: int, dimension: int) -> bytes:
-    told = {"vectors": {"dtype": "F16", "shape": [n_rows, dimension], "data_offsets": [0, 2 * n_rows * dimension]}}
-    text = json.dumps(told).encode()
-    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8
+    tensors = {"vectors": {"dtype": "F16", "shape": [n_rows, dimension], "data_offsets": [0, 2 * n_rows * dimension]}}
+    text = json.dumps(tensors).encode()
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
     return len(text).to_bytes(8, "little") + text
 
 
 class PeopleFile:
-    """A file that `write_people` wrote, open for reading; `header` says what is in it.
+    """A file that `write_people` wrote, open for reading; `header` describes its content.
 
-    Nothing in it is believed: `GalleryError` says what is wrong. A file that is no export, is cut short or is of a newer
-    format is refused when it is opened; `check` reads it through.
+    Everything in it is checked; `GalleryError` says what is wrong. Opening it raises this error for a file that is not an
+    export, is truncated or has a newer format; `check` reads the whole file.
     """
 
     header: Header
@@ -174,20 +174,20 @@ class PeopleFile:
         except OSError as error:
             raise GalleryError(f"{self._name}: cannot be read ({error.strerror or error})") from None
         except RecursionError:
-            raise self._damaged("JSON in it is nested too deep") from None
+            raise self._damaged("its JSON is nested too deeply") from None
         except _DAMAGED as error:
             raise self._damaged(plain_text(first_line(error))) from None
 
     def _damaged(self, what: str) -> GalleryError:
-        return GalleryError(f"{self._name}: damaged, or no export of a gallery ({what}); export it again")
+        return GalleryError(f"{self._name}: damaged, or not an export of a gallery ({what}); export it again")
 
     def _check_entries(self, size: int) -> None:
-        """Every entry is one of the four, there once, not compressed, and lies in the file."""
+        """Check that every entry is one of the four, occurs once, is not compressed, and lies within the file."""
         entries = self._archive.infolist()
         names = [one.filename for one in entries]
         if sorted(names) not in (sorted((PEOPLE, VECTORS, HEADER)), sorted((PEOPLE, VECTORS, HEADER, CROPS))):
             shown = ", ".join(plain_text(name)[:40] for name in names[:5])
-            raise self._damaged(f"a zip of {shown or 'nothing'}")
+            raise self._damaged(f"a zip with {shown or 'no entries'}")
         for one in entries:
             if one.compress_type != zipfile.ZIP_STORED or one.flag_bits & 0x1 or one.file_size != one.compress_size:
                 raise self._damaged(f"{one.filename} is compressed or encrypted")
@@ -208,40 +208,40 @@ class PeopleFile:
         return read_header(self._archive.read(HEADER), VERSION, self._name)
 
     def _check_counts(self) -> None:
-        """The counts fit the sizes of the entries, before memory is taken for any of it."""
-        told = self.header
-        n_bytes = 2 * told.n_photos * told.model["dimension"]
+        """Check the counts against the sizes of the entries before any memory is allocated for them."""
+        header = self.header
+        n_bytes = 2 * header.n_photos * header.model["dimension"]
         with self._archive.open(VECTORS) as file:
             self._skip_tensor_header(file)
         start = self._tensor_start
         if self._size(VECTORS) != start + n_bytes:
-            raise self._damaged(f"{VECTORS} has {self._size(VECTORS)} bytes where {start + n_bytes} were expected")
-        if bool(told.n_crops) != (CROPS in self._archive.NameToInfo):
-            raise self._damaged(f"{told.n_crops} crops of {told.n_photos} photos")
+            raise self._damaged(f"{VECTORS} must have {start + n_bytes} bytes, got {self._size(VECTORS)}")
+        if bool(header.n_crops) != (CROPS in self._archive.NameToInfo):
+            raise self._damaged(f"{header.n_crops} crops, but {CROPS} is {'missing' if header.n_crops else 'there'}")
 
     def _skip_tensor_header(self, file: IO[bytes]) -> None:
-        told, dimension = self.header, self.header.model["dimension"]
+        n_photos, dimension = self.header.n_photos, self.header.model["dimension"]
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= _MAX_TENSORS:
-            raise self._damaged(f"{VECTORS} is no safetensors file")
+            raise self._damaged(f"{VECTORS} is not a safetensors file")
         tensors = json.loads(file.read(length).decode("utf-8"))
         if not isinstance(tensors, dict):
-            raise self._damaged(f"{VECTORS} is no safetensors file")
+            raise self._damaged(f"{VECTORS} is not a safetensors file")
         tensors.pop("__metadata__", None)
-        expected = json.loads(_tensor_header(told.n_photos, dimension)[8:])
+        expected = json.loads(_tensor_header(n_photos, dimension)[8:])
         if tensors != expected:
             raise self._damaged(
-                f"{VECTORS} must have float16 vectors of shape {[told.n_photos, dimension]} and nothing else"
+                f"{VECTORS} must have float16 vectors of shape {[n_photos, dimension]} and nothing else"
             )
         self._tensor_start = 8 + length
 
     def check(self) -> None:
-        """Read everything; `GalleryError` for whatever is damaged, checksums of the zip included."""
+        """Read everything, including the zip's checksums; raise `GalleryError` if anything is damaged."""
         for _ in self.people():
             pass
 
     def people(self) -> Iterator[PersonRecord]:
-        """Everybody in the file, by ascending name, each checked."""
+        """Yield all people in the file by ascending name, each checked."""
         with self._errors(), contextlib.ExitStack() as stack:
             opened = {name: stack.enter_context(self._open(name)) for name in self._archive.namelist()}
             self._skip_tensor_header(opened[VECTORS])
@@ -254,22 +254,22 @@ class PeopleFile:
                 before = person.state.name
                 photos = []
                 for entry_line in lines.several(person.n_photos):
-                    told = entry_line.as_photo()
-                    crop = _read_crop(opened, row) if told.has_crop else None
-                    n_crops += told.has_crop
+                    photo = entry_line.as_photo()
+                    crop = _read_crop(opened, row) if photo.has_crop else None
+                    n_crops += photo.has_crop
                     photos.append(
                         PhotoRecord(
                             Entry(
                                 vectors.next(),
-                                told.digest,
-                                told.source,
-                                told.made_by,
-                                told.quality,
-                                told.metadata,
+                                photo.digest,
+                                photo.source,
+                                photo.made_by,
+                                photo.quality,
+                                photo.metadata,
                                 crop,
                             ),
-                            told.added,
-                            told.actor,
+                            photo.added,
+                            photo.actor,
                         )
                     )
                     row += 1
@@ -279,13 +279,13 @@ class PeopleFile:
             found = (n_people, row, n_crops)
             counted = (self.header.n_people, self.header.n_photos, self.header.n_crops)
             if found != counted:
-                raise ValueError(f"people, photos and crops are {found}, it counts {counted}")
+                raise ValueError(f"people, photos and crops must be {counted} by its counts, got {found}")
             if CROPS in opened and opened[CROPS].read(len(_TAR_END) + 1) != _TAR_END:
-                raise ValueError(f"{CROPS} does not end after the last crop")
+                raise ValueError(f"{CROPS} must end after the last crop")
 
 
 class _Lines:
-    """Lines of JSON, no longer than a line may be."""
+    """Reads lines of JSON, each of at most `MAX_LINE` bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -302,12 +302,12 @@ class _Lines:
         for _ in range(n):
             line = self.next()
             if line is None:
-                raise ValueError(f"{PEOPLE} ends in the midst of a person")
+                raise ValueError(f"{PEOPLE} ends in the middle of a person")
             yield line
 
 
 class _Vectors:
-    """Rows (D,) of vectors in order, read some thousands at a time, each of length 1."""
+    """Reads the vectors (D,) in order, some thousands at a time, and checks that their length is 1."""
 
     def __init__(self, file: IO[bytes], n_rows: int, dimension: int) -> None:
         self._file, self._left, self._dimension = file, n_rows, dimension
@@ -320,10 +320,10 @@ class _Vectors:
         n = min(_ROWS, self._left)
         data = self._file.read(2 * n * self._dimension)
         if not n or len(data) != 2 * n * self._dimension:
-            raise ValueError(f"{VECTORS} is cut short")
+            raise ValueError(f"{VECTORS} is truncated")
         self._left -= n
         block = np.frombuffer(data, "<f2").reshape(n, self._dimension).astype(np.float32)
-        # float16 keeps lengths to a few thousandths; so written, NaN fails it too.
+        # float16 preserves lengths to a few thousandths. Written like this, the test also fails for NaN.
         if not (np.abs(np.einsum("nd,nd->n", block, block) - 1) < 4e-3).all():
             raise ValueError("a vector is not of length 1")
         self._rows = iter(block)
@@ -336,16 +336,16 @@ def _read_crop(opened: dict[str, Any], row: int) -> bytes:
     file = opened[CROPS]
     entry = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "ascii", "strict")
     if entry.name != _crop_name(row) or entry.type != tarfile.REGTYPE or not 0 < entry.size <= MAX_CROP:
-        raise ValueError(f"{CROPS} must have the file {_crop_name(row)} of at most {MAX_CROP} bytes there")
+        raise ValueError(f"{CROPS} must have the file {_crop_name(row)} of at most {MAX_CROP} bytes next")
     data: bytes = file.read(entry.size)
     padding = file.read(-entry.size % tarfile.BLOCKSIZE)
     if len(data) != entry.size or len(padding) != -entry.size % tarfile.BLOCKSIZE or not data.startswith(_PNG):
-        raise ValueError(f"{_crop_name(row)} in {CROPS} is no PNG, or cut short")
+        raise ValueError(f"{_crop_name(row)} in {CROPS} is not a PNG, or is truncated")
     return data
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file of which a library that believes the sizes it finds reads no more than `limit` bytes at once."""
+    """A file that refuses reads of more than `limit` bytes, since `zipfile` trusts the sizes it finds in the file."""
 
     limit: int | None = _MAX_HEADER
 
@@ -356,12 +356,12 @@ class _BoundedFile(io.BufferedReader):
             self.seek(here)
             size = left if size is None or size < 0 else min(size, left)
             if size > self.limit:
-                raise zipfile.BadZipFile(f"a list of contents of {size} bytes")
+                raise zipfile.BadZipFile(f"its central directory has {size} bytes")
         return super().read(size)
 
 
 def is_export(path: Path) -> bool:
-    """Whether a file is a zip with the header of an export, so that another export may replace it."""
+    """Return whether a file is a zip with the entries of an export, so that another export may replace it."""
     try:
         with _BoundedFile(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
             return HEADER in archive.NameToInfo and VECTORS in archive.NameToInfo

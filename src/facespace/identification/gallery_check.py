@@ -1,7 +1,7 @@
-"""What looks wrong in a gallery: damage, one photo under two names, two names for one person, photos of somebody else.
+"""Finds likely mistakes in a gallery: damage, one photo under two names, two names for one person, photos of others.
 
-People are read some hundreds at a time, and each is searched for in the gallery, so memory stays flat and time grows with
-the number of people times that of one search.
+People are read some hundreds at a time, and each is searched for in the gallery. Memory use is therefore constant, and the
+time is the number of people times the time of one search.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from facespace.metrics.unit_vectors import to_unit_length
 
 _READ = 10_000  # people whose names are read at once
 _PAGE = 256  # people who are searched for at once
-_MANY = 4096  # photos whose vectors are read at once
-_TOP = 4  # how many people a person is compared with: the person, and three others
+_N_VECTORS = 4096  # vectors that are read at once
+_TOP = 4  # the matches of a person that are read: the person and three others
 
 Kind = Literal["damage", "same photo", "alike", "unlike"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to look at: `text` a line for people, about these `people` and `photos` (numbers).
+    """One likely mistake: `text` is a line for the user about these `people` (names) and `photos` (ids).
 
-    For `alike` and `unlike`, `similarity` is what was reached and `threshold` what decides.
+    For `alike` and `unlike`, `similarity` is the measured similarity and `threshold` the one it was compared with.
     """
 
     kind: Kind
@@ -54,16 +54,16 @@ def check_gallery(
     threshold: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> Iterator[Finding]:
-    """What looks wrong, as it is found; `progress` is called with how many people are done, of how many.
+    """Yield likely mistakes as they are found; `progress` is called with the number of people done and the total.
 
-    - `damage`: what the store says of itself, and what in it cannot be read.
-    - `same photo`: one crop that two people have.
-    - `alike`: two people, of whom one would be called the other at `rate`, or at the similarity `threshold`.
-    - `unlike`: a photo that would not be taken for the person whose other photos are compared with it. Of two photos that
-      are unlike each other nothing says which is wrong.
+    - `damage`: problems that the store reports, and data that cannot be read.
+    - `same photo`: a crop that two people have.
+    - `alike`: two people, one of whom would be identified as the other at `rate`, or at the similarity `threshold`.
+    - `unlike`: a photo that would not be accepted as the person's when compared with the person's other photos. If a
+      person has only two photos, either of them may be the wrong one.
 
-    Without the `embedder` that the gallery is opened with, damage and same photos alone are looked for. `ModelError` where the
-    model has no thresholds and none is given.
+    Without the `embedder` that the gallery is opened with, only `damage` and `same photo` are checked. Raise `ModelError`
+    if the model has no thresholds and no threshold is given.
     """
     if embedder is not None and threshold is None:
         gallery.check_thresholds(rate)
@@ -82,7 +82,7 @@ def check_gallery(
 
 
 class _Check:
-    """The comparisons, and which pairs of people were told already."""
+    """The comparisons, and the pairs of people that were already reported."""
 
     def __init__(
         self, gallery: Gallery, embedder: Embedder | None, rate: float | None, threshold: float | None
@@ -92,10 +92,10 @@ class _Check:
         self._embedder = embedder
         self._rate = rate
         self._threshold = threshold
-        self._told: set[tuple[str, ...]] = set()
+        self._reported: set[tuple[str, ...]] = set()
 
     def people(self, page: Sequence[StoredPerson]) -> Iterator[Finding]:
-        """What looks wrong with some people."""
+        """Yield the findings about some people."""
         found: list[tuple[StoredPerson, npt.NDArray[np.float32], float]] = []
         for person in page:
             try:
@@ -113,20 +113,20 @@ class _Check:
             found.append((person, mean, float(qualities.mean())))
         try:
             yield from self._alike(found)
-        except GalleryError as error:  # nobody can be searched for
+        except GalleryError as error:  # the gallery cannot be searched
             self._embedder = None
             yield Finding("damage", str(error))
 
     def _vectors(self, photos: Sequence[StoredPhoto]) -> npt.NDArray[np.float32]:
         ids = [photo.id for photo in photos]
-        return np.concatenate([self._store.embeddings(ids[k : k + _MANY]) for k in range(0, len(ids), _MANY)])
+        return np.concatenate([self._store.embeddings(ids[k : k + _N_VECTORS]) for k in range(0, len(ids), _N_VECTORS)])
 
     def _same_photos(self, person: StoredPerson, photos: Sequence[StoredPhoto]) -> Iterator[Finding]:
         for photo in photos:
             owners = self._store.find_digest(photo.digest)
-            if len(owners) > 1 and person.id == min(owners):  # told once
+            if len(owners) > 1 and person.id == min(owners):  # report it once
                 others = [one.state.name for one in self._store.get(owners) if one.id != person.id]
-                text = f"photo {photo.id} of {person.state.name} is a photo of {' and of '.join(others)} too"
+                text = f"photo {photo.id} of {person.state.name} is also a photo of {' and of '.join(others)}"
                 yield Finding("same photo", text, (person.state.name, *others), (photo.id,))
 
     def _unlike(
@@ -143,13 +143,13 @@ class _Check:
         reached = np.einsum("nd,nd->n", rest, vectors)
         if self._threshold is None:
             of_rest = (qualities.sum() - qualities) / (n - 1)
-            wanted = self._gallery.thresholds_for(n - 1, of_rest, qualities, among=1, rate=self._rate)
+            required = self._gallery.thresholds_for(n - 1, of_rest, qualities, among=1, rate=self._rate)
         else:
-            wanted = np.full(n, self._threshold)
+            required = np.full(n, self._threshold)
         name = person.state.name
-        for k in np.flatnonzero(reached < wanted)[: 1 if n == 2 else None].tolist():
-            figures = f"similarity {reached[k]:.3f}, {wanted[k]:.3f} wanted"
-            values = (float(reached[k]), float(wanted[k]))
+        for k in np.flatnonzero(reached < required)[: 1 if n == 2 else None].tolist():
+            figures = f"similarity {reached[k]:.3f}, threshold {required[k]:.3f}"
+            values = (float(reached[k]), float(required[k]))
             if n == 2:
                 both = (photos[0].id, photos[1].id)
                 text = f"photos {both[0]} and {both[1]} of {name} are unlike each other ({figures})"
@@ -157,11 +157,13 @@ class _Check:
                 continue
             other = self._called(vectors[k], float(qualities[k]), name)
             text = f"photo {photos[k].id} of {name} is unlike the others ({figures})"
-            who = (name, other) if other else (name,)
-            yield Finding("unlike", f"{text}; it looks like {other}" if other else text, who, (photos[k].id,), *values)
+            names = (name, other) if other else (name,)
+            yield Finding(
+                "unlike", f"{text}; it looks like {other}" if other else text, names, (photos[k].id,), *values
+            )
 
     def _called(self, vector: npt.NDArray[np.float32], quality: float, name: str) -> str:
-        """Somebody else by whose name a photo would be called, or nothing."""
+        """Return another person as whom a photo would be identified, or an empty string."""
         (matches,) = self._gallery.identify(
             self._probes([vector], [quality]), rate=self._rate, threshold=self._threshold, top=2
         )
@@ -178,9 +180,10 @@ class _Check:
                 if match.name in (None, name) or match.similarity is None:
                     continue
                 pair = tuple(sorted((name, str(match.name))))
-                if pair not in self._told:
-                    self._told.add(pair)
-                    text = f"{pair[0]} and {pair[1]} are alike (similarity {match.similarity:.3f}, {match.threshold:.3f} wanted)"
+                if pair not in self._reported:
+                    self._reported.add(pair)
+                    figures = f"similarity {match.similarity:.3f}, threshold {match.threshold:.3f}"
+                    text = f"{pair[0]} and {pair[1]} are alike ({figures})"
                     yield Finding("alike", text, pair, (), match.similarity, match.threshold)
 
     def _probes(self, vectors: Sequence[npt.NDArray[np.float32]], qualities: Sequence[float]) -> Embeddings:

@@ -1,6 +1,6 @@
-"""A gallery copied to another place or another kind of store, and compared with the original at the end.
+"""Copies a gallery to another place or another kind of store, and compares the copy with the original.
 
-What was not copied to its end cannot be taken for a gallery: until then its model is one that no embedder has.
+An incomplete copy cannot be used as a gallery: until it is complete, its stored model matches no embedder.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _MODULUS = 2**256
 
 
 class Contents(NamedTuple):
-    """How many people, photos and kept crops a collection has, and a checksum of them all, 64 hexadecimal digits.
+    """The numbers of people, photos and stored crops of a collection, and a checksum of 64 hexadecimal digits.
 
-    The checksum is the sum of the SHA-256 of every person, modulo 2²⁵⁶. It does not depend on the order of people and photos,
-    nor on when they were enrolled; every name, vector, digest, crop and piece of metadata counts.
+    The checksum is the sum of the SHA-256 of every person, modulo 2²⁵⁶. It depends on every name, vector, digest, crop and
+    piece of metadata, but not on the order of people and photos, nor on the times of enrolment.
     """
 
     n_people: int
@@ -43,7 +43,7 @@ class Contents(NamedTuple):
 
 
 class Copied(NamedTuple):
-    """One collection that was copied; `changed` tells that the original was changed meanwhile."""
+    """The result of copying one collection; `changed` is True if the original was changed meanwhile."""
 
     collection: str
     contents: Contents
@@ -51,7 +51,7 @@ class Copied(NamedTuple):
 
 
 def contents(people: Iterable[PersonRecord]) -> Contents:
-    """Count people and compute their checksum.
+    """Return the counts and the checksum of people.
 
     >>> contents([]).checksum == "0" * 64
     True
@@ -63,7 +63,7 @@ def contents(people: Iterable[PersonRecord]) -> Contents:
 
 
 class _Counting:
-    """`Contents` of people that pass by."""
+    """Computes the `Contents` of people one after another."""
 
     def __init__(self) -> None:
         self.n_people = self.n_photos = self.n_crops = self.sum = 0
@@ -74,7 +74,7 @@ class _Counting:
         self.n_crops += sum(photo.entry.crop is not None for photo in record.photos)
         self.sum = (self.sum + int.from_bytes(_digest(record), "big")) % _MODULUS
 
-    def passing(self, people: Iterable[PersonRecord]) -> Iterator[PersonRecord]:
+    def through(self, people: Iterable[PersonRecord]) -> Iterator[PersonRecord]:
         for record in people:
             self.add(record)
             yield record
@@ -85,12 +85,12 @@ class _Counting:
 
 def _digest(record: PersonRecord) -> bytes:
     state = record.state
-    told = [state.name, state.external_id, state.metadata, sorted(state.rejected), state.templates]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    fields = [state.name, state.external_id, state.metadata, sorted(state.rejected), state.templates]
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for photo in sorted(record.photos, key=lambda photo: photo.entry.digest):
         entry = photo.entry
-        facts = [entry.digest, entry.source, entry.made_by, entry.quality, entry.metadata]
-        digest.update(json.dumps(facts, sort_keys=True).encode())
+        entry_fields = [entry.digest, entry.source, entry.made_by, entry.quality, entry.metadata]
+        digest.update(json.dumps(entry_fields, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(entry.embedding, "<f2").tobytes())
         if entry.crop is not None:
             digest.update(hashlib.sha256(entry.crop).digest())
@@ -104,12 +104,13 @@ def copy_gallery(
     collection: str | None = None,
     progress: Progress | None = None,
 ) -> list[Copied]:
-    """Copy a gallery, or one `collection` of it, to a file or server; both are addresses as `open_store` takes them.
+    """Copy a gallery, or one `collection` of it, to a file or server; both are addresses as in `open_store`.
 
-    All of a file to a file that is not there yet is copied as it is, with removed people, log, undo and ids, unless it is to
-    be encrypted by that. Otherwise people with photos, crops and settings are copied to collections of the same names, which
-    must be empty; stopped and started again, it goes on. What was written is read again and compared. The original may be changed meanwhile: of a file the copy
-    is as at one moment, and of a server each person. `GalleryError` where a store is damaged, or the copy is not the same.
+    A whole file is copied unchanged to a file that does not exist yet, with removed people, log, undo and ids, unless the
+    copy is to be encrypted. Otherwise people with their photos, crops and settings are copied to collections of the same
+    names, which must be empty; an interrupted copy can be started again and goes on. The copy is read again and compared.
+    The original may be changed meanwhile: the copy of a file is one consistent state of all people, the copy of a server
+    one consistent state of each person. Raise `GalleryError` if a store is damaged, or if the copy differs.
     """
     names = [collection] if collection else list_collections(source)
     with contextlib.closing(open_store(source, collection=names[0])) as first:
@@ -121,12 +122,12 @@ def copy_gallery(
         ):
             return _copy_file(first, Path(target), progress)
         done = []
-        with steady(first, Path(target).parent if "://" not in target else None) as still:
+        with snapshot(first, Path(target).parent if "://" not in target else None) as frozen:
             for name in names:
-                place = still.name if isinstance(still, SQLiteStore) else source
-                with contextlib.closing(open_store(place, collection=name)) as store:
+                address = frozen.name if isinstance(frozen, SQLiteStore) else source
+                with contextlib.closing(open_store(address, collection=name)) as store:
                     if store.setting("embedder") is None and not store.count():
-                        continue  # nobody was ever enrolled in it
+                        continue  # no person was ever enrolled in it
                     with contextlib.closing(open_store(target, collection=name, create=True)) as other:
                         done.append(_copy_collection(store, other, first.name, progress))
     return done
@@ -137,13 +138,16 @@ def _is_missing_file(target: str) -> bool:
 
 
 def _is_to_encrypt(store: SQLiteStore) -> bool:
-    """Whether a key is given and the gallery is not encrypted: the copy is to be."""
+    """Return whether the copy is to be encrypted: a key is set and the gallery is not encrypted."""
     return bool(os.environ.get(VARIABLE)) and not store._sealing.encrypted
 
 
 @contextlib.contextmanager
-def steady(store: Store, folder: Path | None) -> Iterator[Store]:
-    """A store whose people do not change while they are read: of a file a copy in `folder`, else the store itself."""
+def snapshot(store: Store, folder: Path | None) -> Iterator[Store]:
+    """Yield a store whose people do not change while they are read: a copy of a file in `folder`.
+
+    A store on a server is yielded itself.
+    """
     if not isinstance(store, SQLiteStore):
         yield store
         return
@@ -151,9 +155,9 @@ def steady(store: Store, folder: Path | None) -> Iterator[Store]:
         copy = Path(place, store.path.name)
         store.copy_to(copy)
         try:
-            with contextlib.closing(SQLiteStore(copy, collection=store.collection)) as still:
-                yield still
-        except GalleryError as error:  # which names the copy that nobody has seen
+            with contextlib.closing(SQLiteStore(copy, collection=store.collection)) as frozen:
+                yield frozen
+        except GalleryError as error:  # the message names the temporary copy, which the user has not seen
             raise GalleryError(str(error).replace(str(copy), store.name)) from None
 
 
@@ -167,9 +171,9 @@ def _copy_file(store: SQLiteStore, target: Path, progress: Progress | None) -> l
         with contextlib.closing(SQLiteStore(target, collection=name)) as copy:
             found = contents(counted(people_of(copy), copy.count(), progress))
         with contextlib.closing(SQLiteStore(store.path, collection=name)) as original:
-            # An original that was changed in the midst of this is another one.
+            # A difference matters only if the original was not changed during the comparison.
             if not changed and contents(people_of(original)) != found and original.version() == store.version():
-                raise GalleryError(f"{target}: is not the same as {store.name}; delete it and copy again")
+                raise GalleryError(f"{target}: differs from {store.name}; delete it and copy again")
         done.append(Copied(name, found, changed))
     return done
 
@@ -181,37 +185,38 @@ def _copy_collection(store: Store, target: Store, source: str, progress: Progres
         if value is not None:
             target.set(key, value)
     counting = _Counting()
-    people = counted(counting.passing(checked_people(store, model)), store.count(), progress)
+    people = counted(counting.through(checked_people(store, model)), store.count(), progress)
     for batch in batches(people, BATCH):
         add_people(target, batch, text=f"{len(batch)} people copied", undoable=False)
-    found, wanted = contents(checked_people(target, model)), counting.contents()
-    if found != wanted:
+    found, expected = contents(checked_people(target, model)), counting.contents()
+    if found != expected:
         raise GalleryError(
-            f"{target.name}: has {found.n_people} people and {found.n_photos} photos (checksum {found.checksum[:16]}) where "
-            f"{source} has {wanted.n_people} and {wanted.n_photos} ({wanted.checksum[:16]}); it was changed since the copy was "
-            "begun, copy it to another place"
+            f"{target.name}: has {found.n_people} people and {found.n_photos} photos (checksum {found.checksum[:16]}), but "
+            f"{source} has {expected.n_people} and {expected.n_photos} ({expected.checksum[:16]}); one of them was changed "
+            "during the copy, copy to another place"
         )
     finish(target, model)
     return Copied(store.collection, found, store.version() != version)
 
 
 def begin(target: Store, model: dict[str, Any], making: str) -> None:
-    """Begin to fill an empty collection, or go on where the same was stopped; no embedder opens it until `finish`.
+    """Begin to fill an empty collection, or continue after an interruption; no embedder opens it until `finish`.
 
-    `making` says what it becomes. `GalleryError` where the collection has people of its own, or becomes something else.
+    `making` describes what is being written. Raise `GalleryError` if the collection has people that were not written
+    by the same operation.
     """
     name = f"{model['model']} (not whole yet: start the same command again)"
     marked = {"model": name, "unfinished": model, "making": making}
-    held = target.setting("embedder")
-    if held == marked:
+    stored = target.setting("embedder")
+    if stored == marked:
         return
     if target.count():
         raise GalleryError(
-            f"{target.name}: the collection {target.collection!r} has people already; give another place, or another collection"
+            f"{target.name}: the collection {target.collection!r} already has people; choose another place or collection"
         )
     target.set("embedder", marked)
 
 
 def finish(target: Store, model: dict[str, Any]) -> None:
-    """Make a gallery of a collection that is whole."""
+    """Mark a complete collection as a gallery of `model`."""
     target.set("embedder", model)

@@ -1,4 +1,4 @@
-"""A gallery embedded again by another model, from the crops that were kept when its people were enrolled."""
+"""Embeds a gallery with another model, from the crops that were stored at enrolment."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from facespace.identification.stores.protocol import Store
 from facespace.identification.stores.records import PersonRecord, PhotoRecord
 from facespace.io import image
 
-_CROPS = 256  # that are embedded at once
+_N_CROPS = 256  # crops that are embedded at once
 _MAX_PIXELS = 2**22
 
 Report = Callable[[str, str], None]
 
 
 class Migrated(NamedTuple):
-    """How many people and photos the new collection has, and who is not in it, or without some photos."""
+    """The numbers of people and photos of the new collection, and the names of people who lost photos."""
 
     n_people: int
     n_photos: int
@@ -45,22 +45,23 @@ def migrate(
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> Migrated:
-    """Embed all crops that were kept in `source`, and store them with all that is known of people in an empty collection.
+    """Embed all crops stored in `source`, and store them with their people in an empty collection.
 
-    `open_target` opens, and makes, that collection once there is something for it. The original stays as it is. The new
-    collection cannot be searched until it is whole; stopped and started again, it goes on. `report` is called with the name
-    and the reason for each person who loses photos, or all of them; the calibration stays behind, as it is the old model's.
-    `GalleryError` where the crops do not fit the new model, no crop was kept, or the collection has people.
+    `open_target` creates and opens that collection after the checks. The original stays unchanged. The new collection
+    cannot be searched until it is complete; an interrupted migration can be started again and goes on. `report` is called
+    with the name and the reason for each person who loses some or all photos. The calibration is not copied, because it
+    belongs to the old model. Raise `GalleryError` if the crops do not fit the new model, if no crops were stored, or if
+    the collection has people.
     """
-    held, model = stored_model(source), model_of(embedder)
-    if difference(held, model) is None:
-        raise GalleryError(f"{source.name}: its vectors are of the model {embedder.name!r} already")
-    made = InputSpec.from_dict(held["input_spec"])
+    old_model, model = stored_model(source), model_of(embedder)
+    if difference(old_model, model) is None:
+        raise GalleryError(f"{source.name}: its vectors are already of the model {embedder.name!r}")
+    made = InputSpec.from_dict(old_model["input_spec"])
     if misfit := CropRecord(made.size, made.crop_margin, made.template).misfit(embedder.spec):
         raise GalleryError(f"{source.name}: {misfit}; enrol the photos again, with {embedder.name}, into a new gallery")
-    if not any(photo.entry.crop for record in checked_people(source, held) for photo in record.photos):
+    if not any(photo.entry.crop for record in checked_people(source, old_model) for photo in record.photos):
         raise GalleryError(
-            f"{source.name}: no crops were kept of anybody; enrol the photos again, with {embedder.name}, into a new gallery"
+            f"{source.name}: no crops are stored in it; enrol the photos again, with {embedder.name}, into a new gallery"
         )
     left_out: list[str] = []
 
@@ -74,11 +75,11 @@ def migrate(
         if (templates := stored_settings(source).get("templates")) is not None:
             target.set("templates", templates)
         waiting: list[tuple[PersonRecord, list[npt.NDArray[np.uint8]]]] = []
-        people = counted(checked_people(source, held), source.count(), progress)
-        for found in _with_crops(people, held["input_spec"]["size"], lose):
+        people = counted(checked_people(source, old_model), source.count(), progress)
+        for found in _with_crops(people, old_model["input_spec"]["size"], lose):
             if not _is_there(target, found[0]):
                 waiting.append(found)
-            if sum(len(crops) for _, crops in waiting) >= _CROPS:
+            if sum(len(crops) for _, crops in waiting) >= _N_CROPS:
                 _embed(target, embedder, waiting)
                 waiting = []
         _embed(target, embedder, waiting)
@@ -93,7 +94,7 @@ def migrate(
 def _with_crops(
     people: Iterable[PersonRecord], size: int, lose: Report
 ) -> Iterator[tuple[PersonRecord, list[npt.NDArray[np.uint8]]]]:
-    """Everybody who has crops, with the photos they are of, and these crops."""
+    """Yield the people who have crops, reduced to the photos with a crop, and these crops."""
     for record in people:
         photos: list[PhotoRecord] = []
         crops: list[npt.NDArray[np.uint8]] = []
@@ -113,9 +114,9 @@ def _with_crops(
 
 
 def _crop_of(photo: PhotoRecord, size: int) -> npt.NDArray[np.uint8]:
-    """The crop of a photo; `ValueError` says why there is none."""
+    """Return the crop of a photo; raise `ValueError` with the reason if there is none."""
     if photo.entry.crop is None:
-        raise ValueError("no crop was kept")
+        raise ValueError("no crop is stored")
     try:
         crop = image.read(photo.entry.crop, max_pixels=_MAX_PIXELS)
     except ImageError as error:
@@ -126,16 +127,16 @@ def _crop_of(photo: PhotoRecord, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _is_there(target: Store, record: PersonRecord) -> bool:
-    """Whether a run that was stopped has stored the person."""
+    """Return whether an interrupted run has already stored the person."""
     person = target.find(record.state.name)
     if person is None:
         return False
-    held = {photo.digest for photo in target.photos(person.id)}
-    return person.state == record.state and held.issuperset(photo.entry.digest for photo in record.photos)
+    stored = {photo.digest for photo in target.photos(person.id)}
+    return person.state == record.state and stored.issuperset(photo.entry.digest for photo in record.photos)
 
 
 def _embed(target: Store, embedder: Embedder, people: list[tuple[PersonRecord, list[npt.NDArray[np.uint8]]]]) -> None:
-    """Embed crops and store their people, in one change where the store can."""
+    """Embed crops and store their people, in one change if the store supports it."""
     if not people:
         return
     crops = np.stack([crop for _, several in people for crop in several])

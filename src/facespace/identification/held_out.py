@@ -1,4 +1,4 @@
-"""How good a classifier is, measured on its own training photos before it meets any other: photos and people held out."""
+"""Measures a classifier on its own training photos by holding out photos and people."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from facespace.metrics.distances import Booleans, Floats, Integers
 
 _FOLDS = 5
 _GROUPS = 5
-# Fewer held-out photos than this, or fewer people, and a probability would be invented, not measured.
+# With fewer held-out photos or people than this, a probability could not be estimated.
 _MIN_TRIALS, _MIN_PEOPLE = 50, 10
 _BINS = 10
-# Equal parts: half of the faces a probability is told of are strangers'.
-_STRANGERS_WEIGH = 0.5
+# Probabilities assume that half of the faces are strangers'.
+_STRANGER_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOutTrials:
-    """Every training photo tried as an unseen one.
+    """Trials in which each training photo is classified as if it were new.
 
-    `owner` (K,), `nearest` (K,) and `margin` (K,) of photos whose person is known by other photos: the margin is the
-    cosine to the template of `nearest` minus what the model's table wants. `stranger` (N,) and `stranger_margin` (N,)
-    of photos whose whole person is held out: the largest margin over anybody else, which no method can exceed.
+    `owner` (K,), `nearest` (K,) and `margin` (K,) are of photos whose person is known from other photos. The margin is
+    the cosine to the template of `nearest` minus the threshold of the model's table. `stranger` (N,) and
+    `stranger_margin` (N,) are of photos whose whole person is held out. Their margin is the largest over all other
+    people, which no method can exceed.
     """
 
     owner: Integers
@@ -49,7 +50,7 @@ def hold_out(
     calibration: Calibration | None,
     seed: int = 0,
 ) -> HeldOutTrials:
-    """Cross-validate: a fifth of each person's photos at a time as probes of the rest, and each person as a stranger."""
+    """Cross-validate: test each fifth of every person's photos against the rest, and each person as a stranger."""
     folds = folds_of(owners, _FOLDS, seed=seed)
     found_owner, found_nearest, found_margin = [], [], []
     for fold in range(_FOLDS):
@@ -59,30 +60,30 @@ def hold_out(
         if not test.any():
             continue
         numbers = np.searchsorted(known, owners[train])
-        namer = classifier_methods.fit(method, embeddings[train], numbers, len(known))
-        nearest = namer.nearest(embeddings[test])
+        fitted = classifier_methods.fit(method, embeddings[train], numbers, len(known))
+        nearest = fitted.nearest(embeddings[test])
         people = templates(numbers, embeddings[train], len(known))
-        wanted = thresholds_of_table(calibration, rate, np.bincount(numbers).tolist())
+        thresholds = thresholds_of_table(calibration, rate, np.bincount(numbers).tolist())
         similarity = np.einsum("nd,nd->n", embeddings[test], people[nearest])
         found_owner.append(owners[test])
         found_nearest.append(known[nearest])
-        found_margin.append(similarity - wanted[nearest])
-    wanted = thresholds_of_table(calibration, rate, np.bincount(owners, minlength=n_people).tolist())
-    margins = held_out_margins(embeddings, owners, templates(owners, embeddings, n_people), wanted)
-    met = np.isfinite(margins)
+        found_margin.append(similarity - thresholds[nearest])
+    thresholds = thresholds_of_table(calibration, rate, np.bincount(owners, minlength=n_people).tolist())
+    margins = held_out_margins(embeddings, owners, templates(owners, embeddings, n_people), thresholds)
+    usable = np.isfinite(margins)
     return HeldOutTrials(
         np.concatenate([np.empty(0, np.int64), *found_owner]),
         np.concatenate([np.empty(0, np.int64), *found_nearest]),
         np.concatenate([np.empty(0), *found_margin]),
-        owners[met],
-        margins[met],
+        owners[usable],
+        margins[usable],
     )
 
 
 def rates(trials: HeldOutTrials, chosen: float, rate: float, *, table: bool, seed: int = 0) -> dict[str, Any]:
-    """The measured rates at the offset `chosen`, each with its 95 % interval over people.
+    """Return the measured rates at the offset `chosen`, each with its 95 % interval over people.
 
-    Strangers are judged at the offset that people other than themselves would have chosen.
+    Each stranger is judged at an offset that was chosen without that stranger.
     """
     right = trials.nearest == trials.owner
     accepted = trials.margin >= chosen
@@ -100,32 +101,33 @@ def rates(trials: HeldOutTrials, chosen: float, rate: float, *, table: bool, see
 
 
 def fit_probability(trials: HeldOutTrials, chosen: float) -> tuple[float, float] | None:
-    """Slope and intercept of 1 / (1 + exp(−(slope · x + intercept))), the probability that a face is the nearest person.
+    """Fit the probability that a face shows the nearest person, 1 / (1 + exp(−(slope · x + intercept))).
 
-    x is the similarity less the person's threshold. Half of the faces are taken to be strangers'. Platt 1999, with
-    his smoothed targets. None where there are too few photos or people to tell.
+    x is the similarity minus the person's threshold. Half of the faces are assumed to be strangers'. The method is Platt
+    scaling with smoothed targets (Platt 1999). Return slope and intercept, or None for too few photos or people.
     """
     return _platt(trials, chosen, np.ones(len(trials.owner), np.bool_), np.ones(len(trials.stranger), np.bool_))
 
 
 def reliability(trials: HeldOutTrials, chosen: float, *, seed: int = 0) -> list[dict[str, float | int]]:
-    """How true the probabilities are: those of one half of the people, as the other half fits them, in ten bins.
+    """Return how reliable the probabilities are, in ten bins; each half of the people is judged by a fit to the other.
 
-    Each bin has `predicted`, the mean probability in it, `observed`, the share that was right, and `weight`, its part
-    of all; [] where `fit_probability` gives none.
+    Each bin has `predicted`, its mean probability, `observed`, the share that was right, and `weight`, its share of all
+    faces. Return [] if `fit_probability` returns None.
     """
     n_people = int(max(trials.owner.max(initial=-1), trials.stranger.max(initial=-1))) + 1
     halves = folds_of(np.zeros(n_people, np.int64), 2, seed=seed)
-    told, came, weighs = [np.empty(0)], [np.empty(0)], [np.empty(0)]
+    all_predicted, all_observed, all_weights = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for half in range(2):
         fit = _platt(trials, chosen, halves[trials.owner] != half, halves[trials.stranger] != half)
         if fit is None:
             return []
         x, right, weight = _outcomes(trials, chosen, halves[trials.owner] == half, halves[trials.stranger] == half)
-        told.append(probability(x, fit))
-        came.append(right)
-        weighs.append(weight)
-    predicted, observed, weight = np.concatenate(told), np.concatenate(came), np.concatenate(weighs)
+        all_predicted.append(probability(x, fit))
+        all_observed.append(right)
+        all_weights.append(weight)
+    predicted, observed = np.concatenate(all_predicted), np.concatenate(all_observed)
+    weight = np.concatenate(all_weights)
     weight = weight / weight.sum()
     bins = np.minimum((predicted * _BINS).astype(np.int64), _BINS - 1)
     return [
@@ -141,7 +143,7 @@ def reliability(trials: HeldOutTrials, chosen: float, *, seed: int = 0) -> list[
 
 
 def probability(margins: Floats, fit: tuple[float, float]) -> Floats:
-    """What `fit_probability` found, applied.
+    """Return the probabilities of `margins` by the slope and intercept that `fit_probability` found.
 
     >>> probability(np.array([0.0, 100.0]), (10.0, 0.0)).tolist()
     [0.5, 1.0]
@@ -154,12 +156,12 @@ def probability(margins: Floats, fit: tuple[float, float]) -> Floats:
 def _outcomes(
     trials: HeldOutTrials, chosen: float, known: Booleans, strange: Booleans
 ) -> tuple[Floats, Floats, Floats]:
-    """Margins over the threshold, whether the nearest person was right, and weights."""
+    """Return the margins over the threshold, whether the nearest person was right, and weights."""
     x = np.concatenate([trials.margin[known], trials.stranger_margin[strange]]) - chosen
     n_known, n_strange = int(known.sum()), int(strange.sum())
     right = np.concatenate([(trials.nearest == trials.owner)[known], np.zeros(n_strange)])
     weight = np.repeat(
-        [(1 - _STRANGERS_WEIGH) / max(n_known, 1), _STRANGERS_WEIGH / max(n_strange, 1)], [n_known, n_strange]
+        [(1 - _STRANGER_SHARE) / max(n_known, 1), _STRANGER_SHARE / max(n_strange, 1)], [n_known, n_strange]
     )
     return x, right.astype(np.float64), weight
 
@@ -175,9 +177,9 @@ def _platt(trials: HeldOutTrials, chosen: float, known: Booleans, strange: Boole
     features = np.stack([(x - mean) / spread, np.ones_like(x)], axis=1)
     beta = np.zeros(2)
     for _ in range(100):  # Newton's method; the smoothed targets keep the optimum finite
-        told = 1 / (1 + np.exp(-np.clip(features @ beta, -50, 50)))
-        gradient = features.T @ (weight * (told - target))
-        curvature = (features * (weight * told * (1 - told))[:, None]).T @ features + 1e-12 * np.eye(2)
+        predicted = 1 / (1 + np.exp(-np.clip(features @ beta, -50, 50)))
+        gradient = features.T @ (weight * (predicted - target))
+        curvature = (features * (weight * predicted * (1 - predicted))[:, None]).T @ features + 1e-12 * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         longest = float(np.abs(step).max())
         beta = beta - step / max(1.0, longest)

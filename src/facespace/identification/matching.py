@@ -1,4 +1,4 @@
-"""What the most similar people of a probe mean: a name, or unknown."""
+"""Decides from the most similar people of a probe whether it gets a name or is unknown."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from facespace.identification.people_index import Nearest
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What `identify` says of one probe and one person: `name` is None for unknown.
+    """The result of `identify` for one probe and one person: `name` is None for unknown.
 
-    `similarity` (cosine) is that to the person `nearest`, whether or not it reaches `threshold`; both are None only when
-    nobody is enrolled.
+    `similarity` is the cosine to the person `nearest`, whether or not it reaches `threshold`. Both are None only if the
+    gallery is empty.
     """
 
     name: str | None
@@ -28,45 +28,45 @@ class Match:
 
 
 def matches(
-    found: Nearest, thresholds: npt.NDArray[np.float64], names: Mapping[int, str], nobody: Match
+    found: Nearest, thresholds: npt.NDArray[np.float64], names: Mapping[int, str], no_match: Match
 ) -> list[list[Match]]:
-    """For each of N probes its k people, best first; a name stands where the person's threshold (N,k) is reached.
+    """Return the k matches of each of N probes, best first; a match has a name if it reaches the threshold (N,k).
 
-    `names` are those of the people by id. Somebody without one was removed since the search, and is left out; a probe that
-    nobody is left for gets `nobody`.
+    `names` maps ids to names. People who are not in it were removed since the search and are left out. A probe that has
+    no people left gets `no_match`.
     """
     return [
-        [_match(found, thresholds, names, n, k) for k in ranks] or [nobody]
-        for n, ranks in enumerate(_there(found, names))
+        [_match(found, thresholds, names, n, k) for k in ranks] or [no_match]
+        for n, ranks in enumerate(_present(found, names))
     ]
 
 
 def matches_of_photo(
-    found: Nearest, thresholds: npt.NDArray[np.float64], names: Mapping[int, str], nobody: Match
+    found: Nearest, thresholds: npt.NDArray[np.float64], names: Mapping[int, str], no_match: Match
 ) -> list[Match]:
-    """One match a face of one photo, in which each person has at most one face; see `assignment.one_face_each`."""
-    there = _there(found, names)
+    """Return one match for each face of a photo, naming each person at most once; see `assignment.one_face_each`."""
+    present = _present(found, names)
     column = {person: k for k, person in enumerate(names)}
-    similarity = np.full((len(there), len(column)), -np.inf)
-    least = np.full(similarity.shape, np.inf)
+    similarity = np.full((len(present), len(column)), -np.inf)
+    required = np.full(similarity.shape, np.inf)
     rank: dict[tuple[int, int], int] = {}
-    for n, ranks in enumerate(there):
+    for n, ranks in enumerate(present):
         for k in ranks:
             at = column[int(found.people[n, k])]
-            similarity[n, at], least[n, at], rank[n, at] = found.similarities[n, k], thresholds[n, k], k
-    chosen = one_face_each(similarity, least).tolist()
+            similarity[n, at], required[n, at], rank[n, at] = found.similarities[n, k], thresholds[n, k], k
+    chosen = one_face_each(similarity, required).tolist()
     best = []
     for n, at in enumerate(chosen):
-        if not there[n]:
-            best.append(nobody)
+        if not present[n]:
+            best.append(no_match)
             continue
-        match = _match(found, thresholds, names, n, rank[n, at] if at >= 0 else there[n][0])
+        match = _match(found, thresholds, names, n, rank[n, at] if at >= 0 else present[n][0])
         best.append(match if at >= 0 else dataclasses.replace(match, name=None))
     return best
 
 
-def _there(found: Nearest, names: Mapping[int, str]) -> list[list[int]]:
-    """Of each probe the ranks of the people who are there."""
+def _present(found: Nearest, names: Mapping[int, str]) -> list[list[int]]:
+    """Return for each probe the ranks of the people who are still in the gallery."""
     return [[k for k, person in enumerate(row) if person in names] for row in found.people.tolist()]
 
 

@@ -14,15 +14,15 @@ from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sqlite import SQLiteStore
 
 
-def test_the_user_is_named_where_nobody_else_is():
+def test_the_default_actor_is_the_user():
     assert actor_name() == user_name() == getpass.getuser()
 
 
 def test_a_user_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch):
-    def nobody() -> str:
+    def no_user() -> str:
         raise KeyError("uid not found")
 
-    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(getpass, "getuser", no_user)
     assert user_name() == "unknown"
 
 

@@ -1,4 +1,4 @@
-"""People read from any store, and brought to any store, many at a time."""
+"""Many people read from a store and added to a store, for all kinds of stores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def without_times(people: Any) -> list[Any]:
     return [(state, [one[:-2] for one in photos]) for state, _, photos in people]
 
 
-def test_what_is_brought_is_there(store: Any) -> None:
+def test_added_people_are_there(store: Any) -> None:
     people = everybody()
     counts = add_people(store, people, text="test")
     assert counts == Counts(len(people), 0, sum(len(one.photos) for one in people))
@@ -39,7 +39,7 @@ def test_what_is_brought_is_there(store: Any) -> None:
     assert store.count() == len(people)
 
 
-def test_twice_is_as_once(store: Any) -> None:
+def test_adding_twice_equals_adding_once(store: Any) -> None:
     people = everybody()
     add_people(store, people, text="test")
     before, version = told(store), store.version()
@@ -54,7 +54,7 @@ def test_a_known_person_gets_new_photos(store: Any) -> None:
     assert add_people(store, more, text="test", skip_known=True) == Counts(0, 1)
     assert store.find("Ada").n_photos == 1
     counts = add_people(store, more, text="test")
-    assert counts[:5] == (0, 1, 2, 1, 0) and "somebody else has the external id 'a1'" in counts.remarks[0]
+    assert counts[:5] == (0, 1, 2, 1, 0) and "another person has the external id 'a1'" in counts.remarks[0]
     assert (store.find("Ada").n_photos, store.find("Ada").state.metadata) == (3, {"x": 1})
     assert store.find_external("a1").state.name == "Bob"
     digest = photo(1).entry.digest
@@ -68,7 +68,7 @@ def test_a_rejected_photo_does_not_come_back(store: Any) -> None:
     assert store.find_digest(rejected) == []
 
 
-def test_a_store_that_was_stopped_in_the_midst_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_call_can_be_repeated(tmp_path: Path) -> None:
     people = [
         person("Ada", 1, 2, external_id="x", templates="best"),
         person("Bob", 3, metadata={"x": 1}),
@@ -89,12 +89,12 @@ def test_reading_goes_by_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     people = everybody()
     store = open_people(tmp_path / "people.gallery", people)
     monkeypatch.setattr(bulk, "_PAGE", 3)
-    monkeypatch.setattr(bulk, "_MOST_PHOTOS", 4)
+    monkeypatch.setattr(bulk, "_BATCH_PHOTOS", 4)
     assert told(store) == told(people)
     assert without_times(told(OtherStore(store))) == without_times(told(people))  # type: ignore[arg-type]
 
 
-def test_who_was_removed_while_reading_is_left_out(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_removed_while_reading_are_left_out(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     add_people(store, [person("Ada", 1), person("Bob", 2)], text="test")
     page = store.people(after="", limit=10)
     stale = [dataclasses.replace(one, id=one.id + 100) if one.state.name == "Bob" else one for one in page]
@@ -106,7 +106,7 @@ def test_who_was_removed_while_reading_is_left_out(store: Any, monkeypatch: pyte
 def test_batches_are_bounded_by_photos_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     people = [person(name, *range(n)) for name, n in (("A", 2), ("B", 2), ("C", 9), ("D", 1))]
     assert [[one.state.name for one in part] for part in batches(people, 4)] == [["A", "B"], ["C"], ["D"]]
-    monkeypatch.setattr(bulk, "_MOST_BYTES", 2000)
+    monkeypatch.setattr(bulk, "_BATCH_BYTES", 2000)
     crops = [person(name, 1, crop=True) for name in "ABC"]
     assert [len(part) for part in batches(crops, 100)] == [2, 1]
     assert list(batches([], 4)) == []

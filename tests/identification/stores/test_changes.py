@@ -1,4 +1,4 @@
-"""Changes as JSON, and what metadata, external ids and states may be."""
+"""Changes as JSON, and the checks of metadata, external ids and states."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_inverse_of_an_inverse_is_the_change_itself_as_an_undo() -> None:
     ],
     ids=repr,
 )  # fmt: skip
-def test_what_is_no_change(stored: Any) -> None:
+def test_invalid_changes(stored: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         changes.change_from_json("", "", stored)
 
@@ -78,7 +78,7 @@ def test_metadata_is_a_small_json_object(metadata: Any, match: str) -> None:
         changes.checked_metadata(metadata)
 
 
-def test_deep_metadata_that_is_stored_already_does_no_harm() -> None:
+def test_deep_metadata_that_is_already_stored_can_be_read() -> None:
     row = ("Ada", None, {"metadata": deep(101)})
     assert changes.state_from_row(*row).metadata == deep(101)
     assert changes.checked_metadata({"a": '[[{"\\"' * 200, "b": deep(98)})
@@ -91,7 +91,9 @@ def test_metadata_is_kept_as_json_keeps_it() -> None:
 
 @pytest.mark.parametrize("value", [None, 3, "x" * 201, "a\nb", "a\0b", "\x1b[2J", "\udce9"])
 def test_an_external_id_is_short_plain_text(value: Any) -> None:
-    with pytest.raises(ValueError, match="an external id must be text of at most 200 characters without controls"):
+    with pytest.raises(
+        ValueError, match="an external id must be text of at most 200 characters without control characters"
+    ):
         changes.checked_external_id(value)
 
 

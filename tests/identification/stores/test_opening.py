@@ -1,4 +1,4 @@
-"""Addresses of stores, and the collections at one."""
+"""Addresses of stores, and the list of collections at an address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_path_is_a_file(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-def test_collections_are_listed_whichever_there_are(tmp_path: Path) -> None:
+def test_collections_are_listed_without_the_default_one(tmp_path: Path) -> None:
     path = str(tmp_path / "g")
     for name in ("staff", "guests"):
         open_store(path, collection=name, create=True).close()
@@ -37,12 +37,12 @@ def test_collections_are_listed_whichever_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("collection", ["", "a b", "a/b", "x" * 101, "a'b", "\x1b", "../up", "a\n"])
 def test_a_collection_is_a_plain_word(tmp_path: Path, collection: str) -> None:
-    with pytest.raises(ValueError, match="a collection must be letters, digits"):
+    with pytest.raises(ValueError, match="a collection's name must be letters, digits"):
         open_store(str(tmp_path / "a"), collection=collection, create=True)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("address", ["mysql://host/db", "http://host", "file:///tmp/a"])
 def test_other_addresses(address: str) -> None:
-    with pytest.raises(GalleryError, match="a gallery is a file, or is at postgresql:// or qdrant://; got"):
+    with pytest.raises(GalleryError, match="a gallery must be a file, postgresql:// or qdrant://, got"):
         open_store(address)

@@ -43,7 +43,7 @@ def store(address: str) -> Iterator[PostgresStore]:
 
 
 def test_it_does_what_sqlite_does(store: PostgresStore, tmp_path: Path) -> None:
-    """The same hundreds of random changes to both: the same people, photos, log and nearest people."""
+    """The same hundreds of random changes give the same people, photos, log and nearest people in both."""
     stores: list[Store] = [store, SQLiteStore(tmp_path / "people.gallery", create=True)]
     rng = random.Random(3)
     called = ["Ada", "Bob", "Zoë", "王小明", "a", "B", "É"]
@@ -133,7 +133,7 @@ def test_names_are_in_the_order_of_code_points(store: PostgresStore) -> None:
         store.add(name, entry(k))
     assert names(store) == ["B", "Z", "a", "b", "É", "\uffdc", "\U0001f600"]
     assert [one.state.name for one in store.people(after="Z", limit=2)] == ["a", "b"]
-    with store._read() as cursor:  # this server may have no other order to tell
+    with store._read() as cursor:  # this server may have no other collation to compare with
         ((collation,),) = cursor.rows(
             "SELECT collname::text FROM pg_attribute JOIN pg_collation c ON c.oid = attcollation"
             " WHERE attrelid = 'person'::regclass AND attname = 'name'"
@@ -167,14 +167,14 @@ def test_a_gallery_over_it(address: str) -> None:
         Gallery(address, StubEmbedder(fingerprint="0" * 64))
 
 
-def test_what_cannot_be_stored_changes_nothing(store: PostgresStore) -> None:
+def test_values_that_cannot_be_stored_change_nothing(store: PostgresStore) -> None:
     for name, why in (("a\0b", "NUL"), ("a\ud800", "not UTF-8")):
         with pytest.raises(GalleryError, match=why):
             store.add(name, entry(1))
         with pytest.raises(GalleryError, match=why):
             store.find(name)
     assert store.people() == []
-    assert store.add("Ada", entry(1)), "the connection is good"
+    assert store.add("Ada", entry(1)), "the connection still works"
 
 
 # Several at once
@@ -234,7 +234,7 @@ def test_four_processes_make_one_gallery_at_once(address: str) -> None:
     store.close()
 
 
-def test_of_two_who_change_the_same_person_one_is_refused(store: PostgresStore, address: str) -> None:
+def test_one_of_two_changes_of_the_same_person_is_refused(store: PostgresStore, address: str) -> None:
     store.add("Ada", entry(1))
     person = store.find("Ada")
     assert person is not None
@@ -253,7 +253,7 @@ def test_of_two_who_change_the_same_person_one_is_refused(store: PostgresStore, 
     other.close()
 
 
-def test_a_child_makes_its_own_connections(store: PostgresStore) -> None:
+def test_a_child_process_opens_its_own_connections(store: PostgresStore) -> None:
     store.add("Ada", entry(1))
 
     def child() -> None:
@@ -265,11 +265,11 @@ def test_a_child_makes_its_own_connections(store: PostgresStore) -> None:
     assert names(store) == ["Ada", "Bob"]
 
 
-def test_a_key_encrypts_nothing_here_and_that_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_encrypts_nothing_here_and_a_remark_says_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACESPACE_GALLERY_KEY", "correct horse battery")
     store = PostgresStore(address, create=True)
     (remark,) = store.remarks
-    assert "not encrypted though FACESPACE_GALLERY_KEY is set" in remark
+    assert "not encrypted although FACESPACE_GALLERY_KEY is set" in remark
     store.close()
 
 
@@ -280,7 +280,7 @@ def test_a_closed_store(store: PostgresStore) -> None:
             use()
 
 
-# Servers that go away
+# Servers that stop or restart
 
 
 def test_a_killed_server_has_what_was_acknowledged(postgres: PostgresServer, address: str) -> None:
@@ -297,7 +297,7 @@ def test_a_killed_server_has_what_was_acknowledged(postgres: PostgresServer, add
         store = PostgresStore(address)
         people = {one.state.name: one.n_photos for one in store.people()}
         ours = [name for name in people if name.startswith(f"{round_} ")]
-        # Of a change that nobody was told of, at most one is there.
+        # At most one change that was not acknowledged is there.
         assert len(said) <= len(ours) <= len(said) + 1
         assert (
             len(store.vectors(64).owners)
@@ -305,7 +305,7 @@ def test_a_killed_server_has_what_was_acknowledged(postgres: PostgresServer, add
             == 2 * (len(people) - 1) - (len(people) - 1 - people["everybody"])
         )
         found = store.nearest(np.eye(64, dtype=np.float32)[:1], len(people) + 5)
-        assert (found.people[0] > 0).sum() == len(people), "templates are of the same moment"
+        assert (found.people[0] > 0).sum() == len(people), "templates are from the same state"
         store.close()
 
 
@@ -329,7 +329,7 @@ def test_a_server_that_comes_back_soon_is_waited_for(postgres: PostgresServer, s
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at: str, how: Any, method: str = "once") -> None:
-    """The first statement that begins so is done `how`."""
+    """Run `how` in place of the first statement that begins with `at`."""
     once, left = getattr(Cursor, method), [1]
 
     def instead(self: Cursor, sql: str, values: Any = ()) -> Any:
@@ -346,7 +346,7 @@ def kill_backend(postgres: PostgresServer, cursor: Cursor) -> None:
     postgres.sql(f"SELECT pg_terminate_backend({pid}, 10000)")
 
 
-def test_reading_is_tried_again_once(
+def test_reading_is_retried_once(
     postgres: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add("Ada", entry(1))
@@ -380,7 +380,7 @@ def test_a_change_that_was_lost_before_its_end(
 
 
 def test_a_commit_whose_answer_was_lost(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is asked whether it did it: then nothing is said, nor done twice."""
+    """The server is asked whether it was committed; then there is no error, and it is not done twice."""
 
     def done(ask: Any, cursor: Cursor) -> Any:
         ask()
@@ -404,7 +404,7 @@ def test_a_commit_that_was_lost(
     assert store.people() == []
 
 
-def test_a_commit_that_nobody_can_tell_of(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_with_an_unknown_outcome(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     address = postgres.gallery(connect_timeout=1)
     store = PostgresStore(address, create=True)
 
@@ -415,7 +415,7 @@ def test_a_commit_that_nobody_can_tell_of(postgres: PostgresServer, monkeypatch:
 
     interrupted(monkeypatch, "COMMIT", killed)
     try:
-        with pytest.raises(GalleryError, match="may be stored or not: look"):
+        with pytest.raises(GalleryError, match="may or may not be stored: check"):
             store.add("Ada", entry(1))
     finally:
         postgres.start()
@@ -426,9 +426,9 @@ def test_a_commit_that_nobody_can_tell_of(postgres: PostgresServer, monkeypatch:
 def test_a_change_that_waits_too_long(postgres: PostgresServer, store: PostgresStore, address: str) -> None:
     hasty = PostgresStore(f"{address}&statement_timeout=1")
     with store._write():
-        with pytest.raises(GalleryError, match="did not answer within statement_timeout; is somebody else writing"):
+        with pytest.raises(GalleryError, match="did not answer within statement_timeout; is another process writing"):
             hasty.add("Ada", entry(1))
-        assert hasty.people() == [], "nobody who reads waits"
+        assert hasty.people() == [], "readers do not wait"
     assert hasty.add("Ada", entry(1))
     hasty.close()
 
@@ -454,7 +454,7 @@ def test_what_is_erased_is_in_no_table(store: PostgresStore) -> None:
         ("UPDATE face SET vector = '\\x00'", "an embedding is not of 32 numbers"),
         ("UPDATE face SET vector = decode(repeat('00', 64), 'hex')", "not of length 1"),
         ("UPDATE face SET quality = 1.5", "the quality of a face"),
-        ("UPDATE person SET name = E'a\\nb'", "a name in it is no name"),
+        ("UPDATE person SET name = E'a\\nb'", "a name in it is not valid"),
         ("UPDATE person SET extra = '['", "is not JSON"),
         ("UPDATE person SET added = -5", "a number in it"),
         ("DROP TABLE face", "damaged: a table is missing"),

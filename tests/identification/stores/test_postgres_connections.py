@@ -1,4 +1,4 @@
-"""Servers that are absent, slow, of another kind, or refuse; TLS."""
+"""Servers that are absent, slow, of another kind or refuse the connection, and TLS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.tls_relay import certify, tls_relay
 
 
 def refused(address: str, match: str, *, create: bool = True) -> None:
-    """Opening raises one line that says where, and has no password in it."""
+    """Check that opening raises one line that names the address without its password."""
     with pytest.raises(GalleryError, match=match) as caught:
         PostgresStore(address, create=create).close()
     said = str(caught.value)
@@ -36,7 +36,7 @@ def refused(address: str, match: str, *, create: bool = True) -> None:
 
 @contextlib.contextmanager
 def served(answer: Callable[[socket.socket], object]) -> Iterator[int]:
-    """A port where something else than PostgreSQL answers."""
+    """Yield a port where another program than PostgreSQL answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def accept() -> None:
@@ -58,7 +58,7 @@ def test_no_server() -> None:
         port = free.getsockname()[1]
     refused(
         f"postgresql://ada:swordfish@127.0.0.1:{port}/d",
-        r"cannot be reached \(Connection refused\); does the server run",
+        r"cannot be reached \(Connection refused\); is the server running",
     )
     refused("postgresql:///d?host=/nowhere", r"cannot be reached \(No such file or directory\)")
     refused("postgresql://ada:swordfish@no.such.host.invalid/d", "cannot be reached")
@@ -89,7 +89,7 @@ def test_a_server_of_another_kind(answer: bytes, sslmode: str) -> None:
     with served(say) as port:
         refused(
             f"postgresql://a:swordfish@127.0.0.1:{port}/d?connect_timeout=2&sslmode={sslmode}",
-            "PostgreSQL server|the connection broke|no TLS|no answer|gives no reason",
+            "PostgreSQL server|the connection broke|not support TLS|TLS with sslmode|no answer|gives no reason",
         )
 
 
@@ -106,7 +106,7 @@ def test_a_frozen_server(postgres: PostgresServer) -> None:
     store.close()
 
 
-def test_who_may_not(postgres: PostgresServer) -> None:
+def test_missing_permissions(postgres: PostgresServer) -> None:
     quoted = urllib.parse.quote(PASSWORD, safe="")
     postgres.sql(f"CREATE ROLE secretive LOGIN PASSWORD '{PASSWORD}'")
     tcp = f"postgresql://secretive:%s@127.0.0.1:{postgres.port}/%s?schema=of_secretive"
@@ -119,7 +119,7 @@ def test_who_may_not(postgres: PostgresServer) -> None:
             "the server asks for a password|the server refuses",
         )
         refused(tcp % (quoted, "nowhere"), 'database "nowhere" does not exist; there is no such database')
-        refused(tcp % (quoted, "postgres"), "permission denied for database postgres; this user lacks a right")
+        refused(tcp % (quoted, "postgres"), "permission denied for database postgres; this user lacks a permission")
         refused(postgres.address(user="nobody_here"), 'role "nobody_here" does not exist; the server refuses')
         postgres.sql("GRANT CREATE ON DATABASE postgres TO secretive")
         store = PostgresStore(tcp % (quoted, "postgres"), create=True)
@@ -128,14 +128,16 @@ def test_who_may_not(postgres: PostgresServer) -> None:
         store.close()
         reader = postgres.address(user="reader", schema="of_secretive")
         postgres.sql("CREATE ROLE reader LOGIN")
-        refused(reader, "this user has no right to use the schema of_secretive; ask the administrator", create=False)
+        refused(
+            reader, "this user has no USAGE permission for the schema of_secretive; ask the administrator", create=False
+        )
         postgres.sql("GRANT USAGE ON SCHEMA of_secretive TO reader")
-        refused(reader, "permission denied for table migration; this user lacks a right", create=False)
+        refused(reader, "permission denied for table migration; this user lacks a permission", create=False)
         postgres.sql("GRANT SELECT ON ALL TABLES IN SCHEMA of_secretive TO reader")
         store = PostgresStore(reader)
         assert [one.state.name for one in store.people()] == ["Ada"]
         assert store.nearest(np.eye(4, dtype=np.float32)[:1], 1).people[0, 0] > 0
-        with pytest.raises(GalleryError, match=r"permission denied for table .*; this user lacks a right"):
+        with pytest.raises(GalleryError, match=r"permission denied for table .*; this user lacks a permission"):
             store.add("Bob", Entry(np.eye(4, dtype=np.float32)[1], "1" * 64, "", ""))
         store.close()
     finally:
@@ -159,7 +161,7 @@ def test_a_server_that_only_reads(postgres: PostgresServer) -> None:
         cursor.once("SET default_transaction_read_only = on")
         cursor.once("COMMIT")
     with (
-        pytest.raises(GalleryError, match=r"the server lets nobody write; is it a replica\?"),
+        pytest.raises(GalleryError, match=r"the server is read-only; is it a replica\?"),
         store._write() as cursor,
     ):
         raise AssertionError
@@ -168,7 +170,7 @@ def test_a_server_that_only_reads(postgres: PostgresServer) -> None:
 
 def test_no_tls_here(postgres: PostgresServer) -> None:
     for sslmode in ("require", "verify-ca", "verify-full"):
-        refused(postgres.address(tcp=True, sslmode=sslmode), f"speaks no TLS, which sslmode {sslmode} asks for")
+        refused(postgres.address(tcp=True, sslmode=sslmode), f"does not support TLS, which sslmode {sslmode} requires")
     for sslmode in ("disable", "prefer"):
         connect(parse_address(postgres.address(tcp=True, sslmode=sslmode))).close()
 
@@ -186,15 +188,15 @@ def test_tls(postgres: PostgresServer, tmp_path: Path) -> None:
         for sslmode in ("require", "verify-ca", "verify-full"):
             refused(
                 f"postgresql://postgres@127.0.0.1:{port}/d?sslmode={sslmode}&sslrootcert={other}",
-                f"no TLS of sslmode {sslmode} .*certificate",
+                f"TLS with sslmode {sslmode} failed .*certificate",
             )
         refused(
             f"postgresql://postgres@127.0.0.1:{port}/d?sslmode=verify-full",
-            "no TLS of sslmode verify-full .*certificate",
+            "TLS with sslmode verify-full failed .*certificate",
         )
         refused(
             f"postgresql://postgres@127.0.0.1:{port}/d?sslmode=verify-full&sslrootcert={tmp_path}/no",
-            "no TLS of sslmode verify-full .*No such file",
+            "TLS with sslmode verify-full failed .*No such file",
         )
     with tls_relay(postgres.port, other) as port:
         connect(
@@ -202,7 +204,7 @@ def test_tls(postgres: PostgresServer, tmp_path: Path) -> None:
         ).close()
         refused(
             f"postgresql://postgres@127.0.0.1:{port}/d?sslmode=verify-full&sslrootcert={other}",
-            "no TLS of sslmode verify-full .*mismatch",
+            "TLS with sslmode verify-full failed .*mismatch",
         )
 
 
@@ -219,7 +221,7 @@ def test_no_more_than_eight_connections(postgres: PostgresServer) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(8):
             stack.enter_context(connections.lent("BEGIN"))
-        with pytest.raises(GalleryError, match="all 8 connections were busy for long"), connections.lent("BEGIN"):
+        with pytest.raises(GalleryError, match="all 8 connections were busy for too long"), connections.lent("BEGIN"):
             pass
     assert len(connections._idle) == 8
     connections.close()

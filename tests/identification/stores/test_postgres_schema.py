@@ -1,4 +1,4 @@
-"""The tables of a gallery on PostgreSQL: made once, brought to newer versions, refused where they are another's."""
+"""The tables of a gallery on PostgreSQL: created once, migrated, and refused if they are another program's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def database(postgres: PostgresServer) -> Iterator[str]:
 
 def test_it_is_made_when_somebody_enrols(postgres: PostgresServer, database: str) -> None:
     address = postgres.address(database=database)
-    refused(address, "no gallery there; enrolling somebody makes one", create=False)
+    refused(address, "no gallery there; create one with facespace enroll", create=False)
     store = open_store(address, create=True)
     store.add("Ada", Entry(np.eye(4, dtype=np.float32)[0], "0" * 64, "", ""))
     store.close()
@@ -47,7 +47,7 @@ def test_it_is_made_when_somebody_enrols(postgres: PostgresServer, database: str
     assert found == [(len(postgres_schema._NAMES),)]
 
 
-def test_eight_who_make_it_at_once(postgres: PostgresServer, database: str) -> None:
+def test_eight_processes_create_it_at_once(postgres: PostgresServer, database: str) -> None:
     def make(_: int) -> list[str]:
         store = PostgresStore(postgres.address(database=database), create=True)
         try:
@@ -98,7 +98,7 @@ def test_tables_of_before_are_brought_up_to_date_and_newer_ones_are_refused(
         with ThreadPoolExecutor(4) as pool:
             remarks = list(pool.map(opened, range(4)))
         assert [one for one in remarks if one] == [
-            (f"{parse_address(address).name}: its tables were brought from version {before} to {before + 1}",)
+            (f"{parse_address(address).name}: its tables were converted from version {before} to {before + 1}",)
         ]
         with monkeypatch.context() as wrong:
             wrong.setattr(postgres_schema, "VERSION", before + 2)
@@ -109,7 +109,7 @@ def test_tables_of_before_are_brought_up_to_date_and_newer_ones_are_refused(
             )
             refused(address, "syntax error")
         assert opened(0) == ()
-        assert not _has_x(postgres, address), "a migration is whole or not at all"
+        assert not _has_x(postgres, address), "a migration is atomic"
     refused(address, f"newer facespace \\(version {before + 1}, this one knows up to {before}\\); upgrade")
 
 
@@ -125,9 +125,9 @@ def _has_x(postgres: PostgresServer, address: str) -> bool:
     [
         (
             "CREATE TABLE {}.customers (id integer)",
-            "tables or views that are not facespace's \\('customers'\\); name another",
+            "tables or views that are not facespace's \\('customers'\\); choose another",
         ),
-        ("CREATE TABLE {}.person (id integer)", "has no gallery of facespace, but tables; name another one by"),
+        ("CREATE TABLE {}.person (id integer)", "has tables, but no gallery of facespace; choose another one with"),
         ("CREATE VIEW {}.person AS SELECT 1", "not facespace's \\('person'\\)"),
         ("CREATE TABLE {}.migration AS SELECT 1 AS version, now() AS at", "damaged \\(the table collection is missing"),
     ],
@@ -153,7 +153,7 @@ def test_without_the_extension(postgres: PostgresServer, database: str, monkeypa
     address = postgres.address(database=database)
     PostgresStore(address, create=True).close()
     postgres.sql("DROP EXTENSION vector CASCADE", database)
-    refused(address, r"the database lacks the extension vector \(pgvector\); install it .* CREATE EXTENSION vector")
+    refused(address, r"the database has no extension vector \(pgvector\); install it .* CREATE EXTENSION vector")
 
 
 def test_a_user_who_may_not_make_the_extension(postgres: PostgresServer, database: str) -> None:
@@ -161,7 +161,8 @@ def test_a_user_who_may_not_make_the_extension(postgres: PostgresServer, databas
     postgres.sql("CREATE SCHEMA facespace AUTHORIZATION little", database)
     try:
         refused(
-            postgres.address(user="little", database=database), "permission denied to create extension .*lacks a right"
+            postgres.address(user="little", database=database),
+            "permission denied to create extension .*lacks a permission",
         )
     finally:
         postgres.sql("DROP OWNED BY little CASCADE", database)
@@ -179,17 +180,17 @@ def test_an_extension_elsewhere_and_an_old_one(
     assert store.nearest(np.eye(4, dtype=np.float32)[:1], 1).people.tolist() == [[1]]
     store.close()
     postgres.sql("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'", database)
-    refused(address, "pgvector 0.7.4 is too old; 0.8 or later is needed")
+    refused(address, "pgvector must be 0.8 or later, got 0.7.4")
 
 
 def test_a_database_of_another_encoding(postgres: PostgresServer) -> None:
     postgres.sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
     try:
-        refused(postgres.address(database="latin"), "encoded as LATIN1; make one with ENCODING 'UTF8'")
+        refused(postgres.address(database="latin"), "ENCODING must be 'UTF8', got LATIN1; create another one")
     finally:
         postgres.sql("DROP DATABASE latin WITH (FORCE)")
 
 
 def test_a_server_that_is_too_old(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_schema, "_OLDEST_SERVER", 990_000)
-    refused(postgres.gallery(), "PostgreSQL 18 is too old")
+    refused(postgres.gallery(), "PostgreSQL must be version 13 or later, got 18")

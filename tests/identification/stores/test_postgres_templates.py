@@ -1,4 +1,4 @@
-"""What a gallery on PostgreSQL is searched by: proven without an index, and the index."""
+"""Search on PostgreSQL: proven results without an index, and the index."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(address: str) -> Iterator[PostgresStore]:
 
 
 def test_the_nearest_are_proven_to_be(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the rounding of the probe decides who is near, more candidates are taken until the rest cannot be nearer."""
+    """If the rounding of the probe affects the order, candidates are added until no other row can be nearer."""
     monkeypatch.setattr(postgres_templates, "_CANDIDATES", 1)
     rng = np.random.default_rng(50)
     probe = rng.standard_normal(D).astype(np.float32)
@@ -41,13 +41,13 @@ def test_the_nearest_are_proven_to_be(store: PostgresStore, monkeypatch: pytest.
     away -= (away @ probe)[:, None] * probe
     rows = 0.5 * probe + np.sqrt(0.75) * away / np.linalg.norm(
         away, axis=1, keepdims=True
-    )  # all as near, but for rounding
+    )  # all equally near, except for rounding
     for k, row in enumerate(rows):
         store.add(f"person {k}", Entry(row, f"{k:064x}", "", ""))
     kept = rows.astype(np.float16).astype(np.float32)
     nearest = (kept @ probe).argmax()
     rounded = kept @ probe.astype(np.float16).astype(np.float32)
-    assert (rounded > rounded[nearest]).sum() > 30, "among the first 5 it is not"
+    assert (rounded > rounded[nearest]).sum() > 30, "it is not among the first 5"
     found = store.find(f"person {nearest}")
     assert found is not None
     assert store.nearest(probe[None], 1).people.tolist() == [[found.id]]
@@ -147,14 +147,14 @@ def test_a_large_collection_gets_an_index(postgres: PostgresServer, store: Postg
     again = PostgresStore(address)
     before = scans(again)
     found = again.nearest(vectors(20, 5), 4)
-    again.close()  # its numbers are written down when the connection ends
+    again.close()  # the server's statistics are updated when the connection is closed
     deadline = time.monotonic() + 20
     while scans(store) == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert scans(store) > before
     np.testing.assert_array_equal(found.people, exact.people)
     np.testing.assert_array_equal(found.similarities, exact.similarities)
-    # Changes are in the index at once; removed rows are no gap in what is found.
+    # Changes are in the index at once, and removed rows do not reduce the number of results.
     for k in range(30):
         edits.remove(store, f"person {k}")
     store.add("new", entry(77))
@@ -174,20 +174,20 @@ def test_an_index_that_was_left_unfinished_is_made_again(store: PostgresStore) -
         cursor.once(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{name}'::regclass")
     with store._read() as cursor:
         assert postgres_templates._index_state(cursor, name) is False
-    assert (store.nearest(vectors(2), 50).people[:, 44] > 0).all(), "meanwhile everybody is compared"
+    assert (store.nearest(vectors(2), 50).people[:, 44] > 0).all(), "meanwhile all people are compared"
     assert store._builder is not None
     store._builder.join(60)
     with store._read() as cursor:
         assert postgres_templates._index_state(cursor, name) is True
 
 
-def test_one_process_makes_the_index_and_nobody_waits(store: PostgresStore, address: str) -> None:
+def test_one_process_builds_the_index_and_others_do_not_wait(store: PostgresStore, address: str) -> None:
     for k in range(20):
         store.add(f"person {k}", entry(k))
     other = PostgresStore(f"{address}&statement_timeout=5")
     holding = store._connections.connect(statement_timeout=0)
     holding.once("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    holding.rows("SELECT count(*) FROM template")  # an index is not whole before such readers are gone
+    holding.rows("SELECT count(*) FROM template")  # an index is complete only after such readers have ended
     making = threading.Thread(target=store.build_index, args=(D,))
     making.start()
     name = postgres_templates._index_name(store, D)
@@ -209,7 +209,7 @@ def test_one_process_makes_the_index_and_nobody_waits(store: PostgresStore, addr
 
 
 @pytest.mark.usefixtures("small_index")
-def test_why_no_index_could_be_made(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remark_says_why_no_index_could_be_built(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(45):
         store.add(f"person {k}", entry(k))
 
@@ -221,4 +221,4 @@ def test_why_no_index_could_be_made(store: PostgresStore, monkeypatch: pytest.Mo
         assert store.nearest(vectors(1), 1).people[0, 0] > 0
         assert store._builder is not None
         store._builder.join(60)
-    assert store.remarks == ("no right (no search index could be made; searching compares with everybody)",)
+    assert store.remarks == ("no right (no search index could be built; searches compare with all people)",)

@@ -1,4 +1,4 @@
-"""What every store of vectors does: one contract over all implementations."""
+"""The contract of `Store`, tested on all implementations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from support.qdrant import SharedClient
 
 @dataclass(frozen=True)
 class Opener:
-    """How a store is opened: `open` gives that of a folder, the same one each time, made where it is not there yet.
+    """How a store is opened: `open` returns the store of a folder, the same one each time, and creates it if missing.
 
     `restart` kills the server behind it and starts it again; a file has none. `fixture` is what starts the server.
     """
@@ -60,7 +60,7 @@ def kill_postgres(_: Path) -> None:
 
 @functools.cache
 def qdrant_of(_: Path) -> SharedClient:
-    """Qdrant in memory, the same for all that is opened of a folder; nothing of it is kept on a disk."""
+    """Return an in-memory Qdrant client, the same for all stores of a folder."""
     return SharedClient()
 
 
@@ -75,7 +75,7 @@ STORES = {
 
 
 class Place:
-    """A store that is opened as often as a test likes, and closed at its end."""
+    """A store that a test can open several times; all are closed at its end."""
 
     def __init__(self, opener: Opener, folder: Path) -> None:
         self._opener, self._folder = opener, folder
@@ -113,12 +113,12 @@ def person(store: Store, name: str) -> StoredPerson:
 
 
 def numbers(store: Store, name: str) -> list[int]:
-    """The ids of a person's photos."""
+    """Return the ids of a person's photos."""
     return [photo.id for photo in store.photos(person(store, name).id)]
 
 
 def enroll(store: Store, **photos: int | list[int]) -> None:
-    """Photos of people, by their numbers."""
+    """Enroll photos of people, given by numbers."""
     for name, seeds in photos.items():
         for seed in [seeds] if isinstance(seeds, int) else seeds:
             assert store.add(name, entry(seed))
@@ -129,7 +129,7 @@ def names(store: Store) -> list[str]:
 
 
 def nearest(store: Store, seed: int, k: int = 1) -> list[str]:
-    """The names of the k people nearest to the vector of that number."""
+    """Return the names of the k people nearest to the vector of that number."""
     found = store.nearest(vector(seed)[None], k)
     return [one.state.name for one in store.get([int(one) for one in found.people[0] if one >= 0])]
 
@@ -234,7 +234,7 @@ def test_vectors_of_photos(store: Store) -> None:
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [vector(3), vector(8), vector(9), vector(3)], atol=1e-3)
     for missing in ([eight, 10**9], [0], [-1]):
-        with pytest.raises(GalleryError, match=f"no photo has the number {missing[-1]}"):
+        with pytest.raises(GalleryError, match=f"no photo has the id {missing[-1]}"):
             store.embeddings(missing)
 
 
@@ -291,7 +291,7 @@ def test_ids_are_never_given_again(store: Store) -> None:
 
 
 def test_every_step_of_a_change_at_once(store: Store) -> None:
-    """One change that removes a person, edits one, makes two, and moves and removes photos."""
+    """One change removes a person, edits one, adds two, and moves and removes photos."""
     enroll(store, Ada=[0, 1], Bob=[2, 3, 4], Eve=5)
     ada, bob, eve = store.people()
     a0, a1, b2, b3, b4, e5 = [n for one in (ada, bob, eve) for n in numbers(store, one.state.name)]
@@ -302,7 +302,7 @@ def test_every_step_of_a_change_at_once(store: Store) -> None:
                 PersonChange(0, None, PersonState("Cy")),
                 PersonChange(-1, None, PersonState("Dan", "d", {"x": 1}, (), "best")),
                 PersonChange(eve.id, eve.state, None),
-                PersonChange(bob.id, bob.state, PersonState("Eve", "e")),  # the name is free by then
+                PersonChange(bob.id, bob.state, PersonState("Eve", "e")),  # the name is free at that point
             ),
             (
                 PhotoChange(a1, ada.id, 0), PhotoChange(b2, bob.id, -1), PhotoChange(b3, bob.id, None),
@@ -351,8 +351,8 @@ def test_people_exchange_names_and_external_ids(store: Store) -> None:
 Made = Callable[[dict[str, StoredPerson], dict[int, int]], Change]
 CONFLICTS: dict[str, Made] = {
     "another state": lambda who, _: Change("", "", (PersonChange(who["Ada"].id, PersonState("Ann"), None),)),
-    "nobody there": lambda _, __: Change("", "", (PersonChange(10**9, PersonState("Ann"), PersonState("Bea")),)),
-    "somebody there": lambda who, _: Change("", "", (PersonChange(who["Ada"].id, None, PersonState("Bea")),)),
+    "no such person": lambda _, __: Change("", "", (PersonChange(10**9, PersonState("Ann"), PersonState("Bea")),)),
+    "an existing person": lambda who, _: Change("", "", (PersonChange(who["Ada"].id, None, PersonState("Bea")),)),
     "never there": lambda _, __: Change("", "", (PersonChange(10**9, None, PersonState("Bea")),)),
     "a taken name": lambda who, _: Change("", "", (PersonChange(who["Ada"].id, who["Ada"].state, PersonState("Bob")),)),
     "a taken external id": lambda who, _: Change(
@@ -365,13 +365,17 @@ CONFLICTS: dict[str, Made] = {
     "a removed photo": lambda who, photos: Change("", "", (), (PhotoChange(photos[2], who["Ada"].id, None),)),
     "no removed photo": lambda who, photos: Change("", "", (), (PhotoChange(photos[0], None, who["Ada"].id),)),
     "no photo": lambda who, _: Change("", "", (), (PhotoChange(10**9, who["Ada"].id, None),)),
-    "to nobody": lambda who, photos: Change("", "", (), (PhotoChange(photos[0], who["Ada"].id, 10**9),)),
-    "to a new person who is none": lambda who, photos: Change("", "", (), (PhotoChange(photos[0], who["Ada"].id, 0),)),
+    "to an unknown person": lambda who, photos: Change("", "", (), (PhotoChange(photos[0], who["Ada"].id, 10**9),)),
+    "to a new person who is not in the change": lambda who, photos: Change(
+        "", "", (), (PhotoChange(photos[0], who["Ada"].id, 0),)
+    ),
     "to a removed person": lambda who, photos: Change(
         "", "", (), (PhotoChange(photos[0], who["Ada"].id, who["Eve"].id),)
     ),
-    "photos left with nobody": lambda who, _: Change("", "", (PersonChange(who["Ada"].id, who["Ada"].state, None),)),
-    "the last photo of somebody": lambda who, photos: Change(
+    "photos left without an owner": lambda who, _: Change(
+        "", "", (PersonChange(who["Ada"].id, who["Ada"].state, None),)
+    ),
+    "the last photo of a person": lambda who, photos: Change(
         "", "", (), (PhotoChange(photos[3], who["Bob"].id, None),)
     ),
     "a person without photos": lambda _, __: Change("", "", (PersonChange(0, None, PersonState("Cy")),)),
@@ -413,7 +417,7 @@ def test_of_two_copies_of_a_crop_a_person_keeps_one(store: Store) -> None:
     assert held(store) == before
 
 
-# The log, and what is taken back
+# The log and undo
 
 
 def test_the_log_tells_the_last_changes_first(store: Store) -> None:
@@ -480,11 +484,11 @@ def test_undo_and_undo_of_undo(store: Store, place: Place, do: Callable[[Store],
     assert seen(store) == seen(other) == before
     undoing, undone = store.log(2)
     assert (undoing.kind, undone.id, undone.undone) == ("undo", number, True)
-    with pytest.raises(GalleryError, match=f"change {number} was undone already"):
+    with pytest.raises(GalleryError, match=f"change {number} was already undone"):
         edits.undo(store, number)
     edits.undo(other, undoing.id)
     assert seen(store) == seen(other) == after
-    with pytest.raises(GalleryError, match="was undone already"):
+    with pytest.raises(GalleryError, match="was already undone"):
         edits.undo(store, undoing.id)
     edits.undo(store, store.log(1)[0].id)
     assert seen(store) == before
@@ -498,18 +502,18 @@ def test_an_undo_is_marked_once(store: Store) -> None:
     store.apply(last.change.inverse(), undoes=last.id)
     edits.rename(store, "Ada", "Zoë")
     before = held(store)
-    with pytest.raises(Conflict, match=f"change {last.id} was undone already"):
+    with pytest.raises(Conflict, match=f"change {last.id} was already undone"):
         store.apply(last.change.inverse(), undoes=last.id)
     assert held(store) == before
 
 
-def test_what_was_changed_since_is_not_undone(store: Store) -> None:
+def test_a_change_with_later_changes_is_not_undone(store: Store) -> None:
     enroll(store, Ada=[0, 1])
     first, second = reversed(store.log())
-    with pytest.raises(GalleryError, match="changed since; undo that first"):
-        edits.undo(store, first.id)  # the second photo would be nobody's
+    with pytest.raises(GalleryError, match="changed later; undo that change first"):
+        edits.undo(store, first.id)  # the second photo would have no owner
     edits.remove_photos(store, "Ada", numbers(store, "Ada")[:1])
-    with pytest.raises(GalleryError, match="changed since; undo that first"):
+    with pytest.raises(GalleryError, match="changed later; undo that change first"):
         edits.undo(store, second.id)  # she would have no photos
     edits.undo(store)
     edits.undo(store, second.id)
@@ -537,7 +541,7 @@ def test_everything_removed_is_erased(store: Store, place: Place) -> None:
     for opened in (store, place.open()):
         assert held(opened) == before
         for number in (a0, a1, b2):
-            with pytest.raises(GalleryError, match=f"no photo has the number {number}"):
+            with pytest.raises(GalleryError, match=f"no photo has the id {number}"):
                 opened.embeddings([number])
             assert opened.crop(number) is None
         assert nearest(opened, 3) == ["Bob"] and numbers(opened, "Bob") == [b3]
@@ -549,10 +553,10 @@ def test_everything_removed_is_erased(store: Store, place: Place) -> None:
         assert {one.kind for one in opened.log(100)} == {"enroll", "rename", "edit", "remove", "erase"}
     for one in store.log(100):
         if one.change is None:
-            with pytest.raises(GalleryError, match="cannot be undone: what it changed was erased"):
+            with pytest.raises(GalleryError, match="cannot be undone: the people or photos were erased"):
                 edits.undo(store, one.id)
     assert store.get([ada.id]) == []
-    assert store.add("Ada", entry(0)), "who was erased may come back"
+    assert store.add("Ada", entry(0)), "erased people may be enrolled again"
 
 
 def test_some_are_erased(store: Store) -> None:
@@ -566,7 +570,7 @@ def test_some_are_erased(store: Store) -> None:
     edits.undo(store)
     edits.undo(store)
     assert names(store) == ["Ada", "Eve"] and person(store, "Eve").n_photos == 2
-    assert store.erase([ids["Ada"], ids["Eve"]]) == 0, "nothing of them is removed any more"
+    assert store.erase([ids["Ada"], ids["Eve"]]) == 0, "none of their removed photos are left"
     assert store.erase([]) == 0
 
 
@@ -699,7 +703,7 @@ def test_the_version_tells_changes_of_this_and_of_others(store: Store, place: Pl
         return seen[-1] not in seen[:-1]
 
     store.people(), store.nearest(vector(0)[None], 1), other.log()
-    assert not changed(), "nothing has happened"
+    assert not changed(), "nothing has changed"
     for change in (
         lambda: store.add("Ada", entry(0)),
         lambda: other.add("Ada", entry(1)),
@@ -712,7 +716,7 @@ def test_the_version_tells_changes_of_this_and_of_others(store: Store, place: Pl
         assert not changed()
 
 
-# What is kept, and who shares it
+# Durability and sharing
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(store: Store, place: Place) -> None:
@@ -743,7 +747,7 @@ def test_threads_share_it(store: Store) -> None:
 
 
 def test_threads_change_the_same_person(store: Store) -> None:
-    """Each change is tried again where another was faster, and none is lost."""
+    """Each change is retried after a conflict, and none is lost."""
     enroll(store, Ada=range(8, 48))  # type: ignore[arg-type]
     photos = numbers(store, "Ada")
     with ThreadPoolExecutor(4) as pool:
@@ -754,7 +758,7 @@ def test_threads_change_the_same_person(store: Store) -> None:
 
 
 def test_a_gallery_over_it(place: Place) -> None:
-    """A gallery takes a store in the place of a path, and closes it."""
+    """A gallery accepts a store instead of a path, and closes it."""
     embedder = StubEmbedder()
     crop = np.zeros((embedder.spec.size, embedder.spec.size, 3), np.uint8)
     with Gallery(place.open(), embedder, create=True) as gallery:  # type: ignore[arg-type]
@@ -782,7 +786,7 @@ def test_a_closed_store_says_so(store: Store) -> None:
 
 
 def test_a_dropped_collection_is_gone(place: Place) -> None:
-    """With everybody, removed ones too, settings and log; the other collection stays as it is, and a new one is empty."""
+    """All people, removed people, settings and log are gone; the other collection is unchanged, and a new one is empty."""
     kept, dropped, same = place.open("kept"), place.open("dropped"), place.open("dropped")
     enroll(kept, Ada=0)
     enroll(dropped, Bob=[1, 2], Eve=3)

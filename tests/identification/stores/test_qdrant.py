@@ -1,4 +1,4 @@
-"""The store at Qdrant gives the answers of the SQLite store, in memory and through the requests of a server."""
+"""The Qdrant store behaves like the SQLite store, in memory and through the requests of a server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Opener = Callable[..., Store]
 
 @pytest.fixture(params=["memory", "requests", "server"])
 def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    """What opens a handle on one collection: in memory, through HTTP, or at a real server."""
+    """A function that opens a collection: in memory, through HTTP, or at a real server."""
     opened: list[Store] = []
 
     def opening(address: str, client: Any = None, **options: Any) -> Opener:
@@ -74,7 +74,7 @@ def store(opener: Opener) -> Store:
 
 
 class Both:
-    """Does everything in two stores, and compares what comes of it."""
+    """Calls the same methods on two stores and compares the results."""
 
     def __init__(self, path: Path, other: Store) -> None:
         self.path = path
@@ -94,14 +94,14 @@ class Both:
 
     def compare(self) -> None:
         self.stores[0].close()
-        self.stores[0] = SQLiteStore(self.path)  # its index does not follow the setting `templates` while it is open
-        wanted, found = map(state_of, self.stores)
-        for key in wanted:
-            assert found[key] == wanted[key], key
+        self.stores[0] = SQLiteStore(self.path)  # an open store's index ignores changes of the setting `templates`
+        expected, found = map(state_of, self.stores)
+        for key in expected:
+            assert found[key] == expected[key], key
 
 
 def one_edit(chance: random.Random, number: int, names: list[str]) -> Callable[[Store], Any]:
-    """A random change of a gallery; some of them are refused."""
+    """Make a random change of a gallery; some are refused."""
     name, other = chance.choice(names), chance.choice(names)
     picked = chance.randrange(1, 4)
     kind = chance.choice(
@@ -197,7 +197,7 @@ def test_people_are_found_by_id_external_id_and_digest(store: Store) -> None:
     assert store.find_external("b-2") == store.find("Bob") and store.find_external("b-3") is None
     assert store.find_external("") is None and store.find("nobody") is None
     assert store.find_digest(entry(1).digest) == [2] and store.find_digest("0" * 63 + "9") == []
-    with pytest.raises(GalleryError, match="no photo has the number 7"):
+    with pytest.raises(GalleryError, match="no photo has the id 7"):
         store.embeddings([1, 7])
 
 
@@ -233,7 +233,7 @@ def test_a_search_finds_people_past_one_with_many_photos(store: Store) -> None:
     assert sorted(store.nearest(base.embedding[None], 2).people[0].tolist()) == [1, 2]
     with pytest.raises(GalleryError, match="an embedding is not of 3 numbers"):
         store.nearest(np.eye(1, 3, dtype=np.float32), 1)
-    with pytest.raises(GalleryError, match="its embeddings have 8 numbers, got one of 4; use another collection"):
+    with pytest.raises(GalleryError, match="an embedding must have 8 numbers, got 4; use another collection"):
         store.add("Ada", type(base)(np.eye(1, 4, dtype=np.float32)[0], "0" * 64, "", ""))
 
 
@@ -270,12 +270,12 @@ def test_a_change_that_was_not_expected_is_a_conflict(store: Store) -> None:
     for change, told in (
         (Change("x", "", (PersonChange(1, PersonState("Eve"), None),)), "'Eve' was changed meanwhile"),
         (Change("x", "", (PersonChange(9, ada, None),)), "'Ada' was changed meanwhile"),
-        (Change("x", "", (PersonChange(1, ada, bob),)), "somebody is called 'Bob' already"),
-        (Change("x", "", (PersonChange(1, ada, None),)), "a photo would belong to nobody"),
+        (Change("x", "", (PersonChange(1, ada, bob),)), "another person is called 'Bob' already"),
+        (Change("x", "", (PersonChange(1, ada, None),)), "a photo would have no owner"),
         (Change("x", "", (), (PhotoChange(1, 2, 1),)), "photo 1 was changed meanwhile"),
-        (Change("x", "", (), (PhotoChange(1, 1, 9),)), "a photo would belong to nobody"),
+        (Change("x", "", (), (PhotoChange(1, 1, 9),)), "a photo would have no owner"),
         (Change("x", "", (), (PhotoChange(9, None, 1),)), "photo 9 was changed meanwhile"),
-        (Change("x", "", (), (PhotoChange(2, 2, None),)), "somebody would have no photos"),
+        (Change("x", "", (), (PhotoChange(2, 2, None),)), "a person would have no photos"),
     ):
         with pytest.raises(Conflict, match=told):
             store.apply(change)
@@ -283,7 +283,7 @@ def test_a_change_that_was_not_expected_is_a_conflict(store: Store) -> None:
         store.apply(Change("x", "", (), (PhotoChange(1, 1, 2), PhotoChange(1, 1, None))))
     number = store.apply(Change("x", "", (PersonChange(1, ada, PersonState("Eve")),)))
     store.apply(Change("undo", "", (PersonChange(1, PersonState("Eve"), ada),)), undoes=number)
-    with pytest.raises(Conflict, match=f"change {number} was undone already"):
+    with pytest.raises(Conflict, match=f"change {number} was already undone"):
         store.apply(Change("undo", "", (PersonChange(1, ada, PersonState("Eve")),)), undoes=number)
     assert [one.state.name for one in store.people()] == ["Ada", "Bob"]
 
@@ -298,7 +298,7 @@ def test_erasing_what_was_removed_before_a_time(store: Store, monkeypatch: pytes
     edits.remove(store, "Bob")
     assert store.erase(before=now - 2000) == 0
     assert store.erase(before=now - 500) == 1
-    with pytest.raises(GalleryError, match="no photo has the number 1"):
+    with pytest.raises(GalleryError, match="no photo has the id 1"):
         store.embeddings([1])
     assert store.erase() == 1 and store.erase() == 0
     names = " ".join(one.text for one in store.log(50))
@@ -318,7 +318,7 @@ def test_a_gallery_over_it(opener: Opener) -> None:
         Gallery(opener(), StubEmbedder(fingerprint="0" * 64))
 
 
-# What is not the same for every place
+# Tests for single places
 
 
 def test_all_that_is_filtered_has_an_index() -> None:
@@ -354,13 +354,13 @@ def test_values_of_a_server_are_checked() -> None:
         raise AssertionError(kind)
 
     for collection, kind, field, value, read, told in (
-        (records, "person", "name", "Ada\x1b[2J", store.people, "a name in it is no name"),
+        (records, "person", "name", "Ada\x1b[2J", store.people, "a name in it is not valid"),
         (records, "person", "n_photos", -1, store.people, "a number in it is not"),
         (records, "person", "extra", "[1]", store.people, "not a JSON object"),
         (records, "person", "added", 2**40, store.people, "a time in it is too large"),
         (records, "head", "seq", "1", store.count, "a number in it is not"),
         (records, "head", "format", 2, store.count, r"newer facespace \(format 2, this one reads up to 1\); upgrade"),
-        (records, "head", "pending", str(uuid.uuid4()), store.count, "a change that was begun is missing"),
+        (records, "head", "pending", str(uuid.uuid4()), store.count, "the intent of a committed change is missing"),
         (records, "log", "change", "{", store.log, "not JSON"),
         (records, "log", "actor", None, store.log, "a text in it is not text"),
         (photos, "photo", "digest", "00", lambda: store.photos(1), "a digest is not 64"),
@@ -401,7 +401,7 @@ for k in range(first, first + 1000):
 
 
 def test_processes_are_killed_at_any_moment_and_lose_nothing() -> None:
-    """Four processes add and move; each is killed after some adds, wherever it is, and nothing is half done after that."""
+    """Four processes add and move photos and are killed at random moments; afterwards no change is half done."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with serving(Memory()) as address:
         store = QdrantStore(address, create=True)

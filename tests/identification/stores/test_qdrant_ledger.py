@@ -1,4 +1,4 @@
-"""A change at Qdrant is whole or not at all: stopped at every request, repeated late, and mixed with another one."""
+"""Changes at Qdrant are atomic: interrupted at every request, repeated late, and mixed with another change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def opened(client: SharedClient) -> QdrantStore:
 
 
 def prepared() -> SharedClient:
-    """A gallery of a few people, of its own."""
+    """Return a new gallery with a few people."""
     client = SharedClient()
     client.client._client.collections = copy.deepcopy(_prepared().client._client.collections)
     return client
@@ -60,7 +60,7 @@ def _prepared() -> SharedClient:
 
 
 def seen(store: QdrantStore) -> dict[str, Any]:
-    """What a store says, and that its counts and rows are those of its photos."""
+    """Return the state of a store, after checking that its counts and rows match its photos."""
     found = state_of(store)
     assert found["count"] == len(found["people"])
     for one in found["people"]:
@@ -70,14 +70,14 @@ def seen(store: QdrantStore) -> dict[str, Any]:
     default = store.setting("templates")
     for one in found["people"]:
         best = (one.state.templates or default) == "best" or one.n_photos == 1
-        wanted = [(one.id, 1)] * one.n_photos if best else [(one.id, one.n_photos)]
-        assert [row for row in live if row[0] == one.id] == wanted
+        expected = [(one.id, 1)] * one.n_photos if best else [(one.id, one.n_photos)]
+        assert [row for row in live if row[0] == one.id] == expected
     assert {person for person, _ in live} == {one.id for one in found["people"]}
     return found | {"rate": store.setting("rate"), "templates": default}
 
 
 def outcome(kind: str) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """The state before a change and after it, and how many requests wrote it."""
+    """Return the states before and after a change, and the number of write requests."""
     client = prepared()
     store = opened(client)
     before = seen(store)
@@ -89,7 +89,7 @@ def outcome(kind: str) -> tuple[dict[str, Any], dict[str, Any], int]:
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qdrant_ledger, "_PATIENCE", 0.0)
+    monkeypatch.setattr(qdrant_ledger, "_WAIT_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["not sent", "sent, not answered"])
@@ -110,13 +110,13 @@ def test_a_change_that_is_stopped_is_whole_or_not_at_all(kind: str, late: bool) 
         outcomes.append(found == after)
         if found == before:
             CHANGES[kind](opened(client))
-            assert seen(opened(client)) == after, f"done again after it was stopped at request {stop}"
-    assert outcomes == sorted(outcomes), "from one request on it is done"
+            assert seen(opened(client)) == after, f"repeated after it was stopped at request {stop}"
+    assert outcomes == sorted(outcomes), "after a certain request it is always done"
     assert outcomes[-1] or not late
 
 
 @pytest.mark.parametrize("kind", ["merge", "erase", "add"])
-def test_whoever_finishes_a_change_may_be_stopped_too(kind: str) -> None:
+def test_finishing_a_change_can_be_interrupted_too(kind: str) -> None:
     before, after, n_writes = outcome(kind)
     for stop in range(1, n_writes + 1):
         client = prepared()
@@ -138,7 +138,7 @@ def test_a_handle_that_is_open_finishes_what_another_process_left() -> None:
     client = prepared()
     reader, writer = opened(client), opened(client)
     _, after, n_writes = outcome("merge")
-    client.n_writes, client.kill_at = 0, n_writes  # the last one, after the change was decided
+    client.n_writes, client.kill_at = 0, n_writes  # the last one, after the change was committed
     with pytest.raises(Killed):
         CHANGES["merge"](writer)
     client.kill_at = None
@@ -147,7 +147,7 @@ def test_a_handle_that_is_open_finishes_what_another_process_left() -> None:
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_steps_that_come_late_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever carries out a change may sleep, and do all steps again when the gallery has gone on."""
+    """A process may pause while it carries out a change, and repeat all steps after later changes."""
     client = prepared()
     store = opened(client)
     late: list[tuple[Head, Intent]] = []
@@ -179,10 +179,10 @@ def test_steps_that_come_late_change_nothing(kind: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("other", ["add a photo", "rename", "merge", "erase", "templates"])
 @pytest.mark.parametrize("kind", ["add a photo", "rename", "merge", "split", "erase", "templates"])
 def test_two_changes_at_once_are_one_after_the_other(kind: str, other: str) -> None:
-    """Another process does its change before each request of this one."""
+    """Another process makes its change before each request of this one."""
 
     def attempt(store: QdrantStore, what: str) -> bool:
-        """Whether it was refused."""
+        """Return whether the change was refused."""
         try:
             CHANGES[what](store)
         except GalleryError:
@@ -210,11 +210,11 @@ def test_two_changes_at_once_are_one_after_the_other(kind: str, other: str) -> N
             continue
         assert (refused, _without_log(seen(opened(client)))) in serial, f"before request {moment}"
         left = opened(client)._ledger.staged_before(2**40)
-        assert not any(left.values()), "what the slower one staged is deleted"
+        assert not any(left.values()), "the staged points of the slower change are deleted"
 
 
 def _without_log(found: dict[str, Any]) -> dict[str, Any]:
-    """The state without ids, which depend on the order, and what the log says of it."""
+    """Return the state without ids and log, which depend on the order."""
     return {key: found[key] for key in ("count", "names", "qualities", "templates")} | {
         "photos": sorted((one.state.name, sorted(photo.digest for photo in found["photos"][one.id])) for one in found["people"])
     }  # fmt: skip
@@ -225,18 +225,18 @@ def test_what_was_staged_and_never_decided_is_erased(monkeypatch: pytest.MonkeyP
     store = opened(client)
     store.erase()
     n_points = _n_points(client)
-    client.n_writes, client.kill_at = 0, 4  # photo, row, and records are staged; the head is not written
+    client.n_writes, client.kill_at = 0, 4  # photo, row and records are staged, but the head is not written
     with pytest.raises(Killed):
         store.add("Eve", entry(50))
     client.kill_at = None
     assert _n_points(client) == [n_points[0] + 3, n_points[1] + 1, n_points[2] + 1]
     assert opened(client).erase() == 0
-    assert _n_points(client) != n_points, "its process may live"
+    assert _n_points(client) != n_points, "its process may still be running"
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 4000)
     assert opened(client).erase() == 0
     found = _n_points(client)
-    assert found == [n_points[0] + 1, *n_points[1:]], "the intent of the erasure is kept"
+    assert found == [n_points[0] + 1, *n_points[1:]], "the intent of the erasure stays"
     assert store.find("Eve") is None and store.add("Eve", entry(50))
 
 
@@ -262,7 +262,7 @@ def test_a_slow_process_whose_staged_points_were_erased_begins_again(monkeypatch
 def test_old_intents_and_enrolments_of_the_log_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_KEPT_LOG", "_KEPT_INTENTS"):
         monkeypatch.setattr(qdrant_ledger, name, 10)
-    monkeypatch.setattr(qdrant_ledger, "_SWEPT", 5)
+    monkeypatch.setattr(qdrant_ledger, "_CLEANUP_INTERVAL", 5)
     client = SharedClient()
     store = opened(client)
     for k in range(30):
@@ -290,13 +290,13 @@ def test_a_gallery_that_others_change_all_the_time(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda stored: None, "an intent has other fields"),
-        (lambda stored: {**stored, "more": 1}, "an intent has other fields"),
+        (lambda stored: None, "an intent has the wrong fields"),
+        (lambda stored: {**stored, "more": 1}, "an intent has the wrong fields"),
         (lambda stored: {**stored, "logs": ["x"]}, "the points of an intent are not ids"),
         (lambda stored: {**stored, "people": [1]}, "the people of an intent are not pairs"),
         (lambda stored: {**stored, "photos": {}}, "the photos of an intent are not a list"),
         (lambda stored: {**stored, "forgotten": [[1, []]]}, "the forgotten of an intent are not pairs"),
-        (lambda stored: {**stored, "erased": {"others": []}}, "in no known collection"),
+        (lambda stored: {**stored, "erased": {"others": []}}, "of an unknown collection"),
         (lambda stored: {**stored, "erased": {"rows": "all"}}, "the points of an intent are not ids"),
     ],
 )
@@ -309,7 +309,7 @@ def test_an_intent_is_checked(damage: Callable[[dict[str, Any]], Any], told: str
         Intent.from_json(Head(), damage(stored))
 
 
-def test_conflicts_are_told_after_the_others_change() -> None:
+def test_conflicts_are_raised_after_the_others_change() -> None:
     client = prepared()
     store, other = opened(client), opened(client)
     person = store.find("Ada")

@@ -1,4 +1,4 @@
-"""Addresses of Qdrant servers, and servers that are absent, slow, older, or started again."""
+"""Addresses of Qdrant servers, and servers that are absent, slow, too old, or restarted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.qdrant_server import Memory, serving
 
 
 @pytest.mark.parametrize(
-    ("address", "wanted"),
+    ("address", "expected"),
     [
         ("qdrant://host", Address("http://host:6333", "qdrant://host:6333", False)),
         ("qdrant://host:1/", Address("http://host:1", "qdrant://host:1", False)),
@@ -32,8 +32,8 @@ from support.qdrant_server import Memory, serving
         ),
     ],
 )
-def test_addresses(address: str, wanted: Address) -> None:
-    assert parse_address(address) == wanted
+def test_addresses(address: str, expected: Address) -> None:
+    assert parse_address(address) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,20 @@ def test_addresses(address: str, wanted: Address) -> None:
         ("qdrant://host:port", "not an address"),
         ("qdrant://host:99999", "not an address"),
         ("qdrant://host?timeout", "not an address"),
-        ("qdrant://host?timeout=0", "the options of an address are .* got 'timeout'"),
+        ("qdrant://host?timeout=0", "the options of an address must be .* got 'timeout'"),
         ("qdrant://host?replicas=²", "got 'replicas'"),
         ("qdrant://host?quantize=no", "got 'quantize'"),
         ("qdrant://host?key=secret", "got 'key'"),
         ("qdrant://host?\x1b[2J=1", r"got '\\\\x1b"),
     ],
 )
-def test_addresses_that_are_none(address: str, told: str) -> None:
+def test_invalid_addresses(address: str, told: str) -> None:
     with pytest.raises(GalleryError, match=told):
         parse_address(address)
 
 
 def test_a_key_in_the_address_is_refused_and_not_shown() -> None:
-    with pytest.raises(
-        GalleryError, match=f"a key must not stand in the address; put it into {KEY_VARIABLE}"
-    ) as caught:
+    with pytest.raises(GalleryError, match=f"an address must not contain a key; put it into {KEY_VARIABLE}") as caught:
         parse_address("qdrant://user:secret@host")
     assert "secret" not in str(caught.value)
 
@@ -75,7 +73,7 @@ def test_a_server_that_is_absent() -> None:
 
 @contextlib.contextmanager
 def answering(raw: bytes | None) -> Iterator[str]:
-    """A server that gives every request the same bytes, or takes it and is silent."""
+    """Yield a server that answers every request with the same bytes, or never answers."""
     listener = socket.create_server(("127.0.0.1", 0))
     held = []
 
@@ -117,9 +115,9 @@ def http(status: str, body: str) -> bytes:
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (b"", "the connection broke off .*; try again when the server runs"),
-        (http("200 OK", "<html>"), "the answer is not Qdrant's .*; correct the address"),
-        (http("404 Not Found", "{}"), r"not there \(status 404\): not a Qdrant server"),
+        (b"", "the connection broke .*; try again when the server is running"),
+        (http("200 OK", "<html>"), "the answer is not from Qdrant .*; correct the address"),
+        (http("404 Not Found", "{}"), r"not found \(status 404\): this is not a Qdrant server"),
         (http("403 Forbidden", "{}"), rf"does not accept the API key \(status 403\); set {KEY_VARIABLE}"),
         (
             http("500 Oops", '{"status": {"error": "disk\\u001b[2J full"}}'),
@@ -167,22 +165,22 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         assert "wrong" not in str(caught.value)
         monkeypatch.setenv(KEY_VARIABLE, "secret")
         store = QdrantStore(address, create=True)
-        assert store.remarks == (f"{address}: the API key and the vectors travel unencrypted; use qdrants://",)
+        assert store.remarks == (f"{address}: the API key and the vectors are sent unencrypted; use qdrants://",)
         store.close()
 
 
-def test_a_collection_that_somebody_deleted() -> None:
+def test_a_deleted_collection() -> None:
     memory = Memory()
     with serving(memory) as address:
         store = QdrantStore(address, create=True)
         memory.client.delete_collection("facespace-default-records")
-        with pytest.raises(GalleryError, match="somebody deleted the collection"):
+        with pytest.raises(GalleryError, match="the collection was deleted"):
             store.people()
         store.close()
 
 
 class Recorded(SharedClient):
-    """Remembers how collections were made and searched."""
+    """Records how collections were created and searched."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +210,7 @@ def test_what_a_collection_is_made_with() -> None:
     assert people["quantization_config"].binary.always_ram and photos["quantization_config"] is None
     assert people["hnsw_config"] is None and photos["hnsw_config"].m == 0
     ((limit, params),) = client.searches
-    # 256 rows and 8 for each of the limit are compared exactly.
+    # 256 rows, and 8 for each requested row, are compared exactly.
     assert params.quantization.rescore and params.quantization.oversampling * limit == params.hnsw_ef == 256 + 8 * limit
 
 
@@ -221,7 +219,7 @@ def test_two_processes_make_a_collection_at_once(monkeypatch: pytest.MonkeyPatch
     exists: list[Callable[..., bool]] = [client.client.collection_exists]
 
     def not_yet(name: str) -> bool:
-        """Another process makes it just after this one has looked."""
+        """Another process creates it just after this one has checked."""
         monkeypatch.setattr(client.client, "collection_exists", exists[0])
         other.create(name, 4, {}, searched=True)
         return False

@@ -1,4 +1,4 @@
-"""What becomes of a person who is brought to a store where the name is known."""
+"""Merging a person with the person of the same name in a store."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def test_a_new_person_is_what_the_record_says() -> None:
     assert joined(record, None, set(), free) == (record.state, record.photos, Counts(1, 0, 2))
 
 
-def test_an_external_id_that_somebody_else_has_is_left_out_and_told() -> None:
+def test_an_external_id_of_another_person_is_left_out_with_a_remark() -> None:
     record = person("Ada", 1, external_id="a1")
     plan = joined(record, None, set(), lambda value: value != "a1")
     assert plan.state.external_id == "" and plan.counts.remarks == (
-        "Ada: somebody else has the external id 'a1'; left without one",
+        "Ada: another person has the external id 'a1'; it was left out",
     )
     assert joined(record, PersonState("Ada"), set(), lambda _: False).state.external_id == ""
-    assert joined(record, PersonState("Ada", "a1"), set(), lambda _: False).counts.remarks == (), "it is theirs"
-    assert joined(record, PersonState("Ada", "b2"), set(), free).state.external_id == "b2", "what is there wins"
+    assert joined(record, PersonState("Ada", "a1"), set(), lambda _: False).counts.remarks == (), "it is already theirs"
+    assert joined(record, PersonState("Ada", "b2"), set(), free).state.external_id == "b2", "the store's value is kept"
 
 
-def test_a_known_person_gets_what_is_new_and_keeps_the_rest() -> None:
+def test_a_known_person_gets_new_photos_and_keeps_the_rest() -> None:
     digests = [photo(k).entry.digest for k in range(5)]
     held = PersonState("Ada", "", {"team": "blue"}, (digests[2],), "mean")
     record = person(
@@ -38,7 +38,7 @@ def test_a_known_person_gets_what_is_new_and_keeps_the_rest() -> None:
     state, photos, counts = joined(record, held, {digests[0], digests[4]}, free)
     assert [one.entry.digest for one in photos] == [digests[1]]
     assert counts == Counts(0, 1, 1, 1, 1)
-    # Digest 4 is enrolled there: what somebody did there wins.
+    # Digest 4 is enrolled in the store, and the store's state is kept.
     assert state == PersonState("Ada", "a1", {"team": "blue", "x": 1}, (digests[2], digests[3]), "mean")
 
 
@@ -55,6 +55,6 @@ def test_doing_it_twice_changes_nothing_more() -> None:
     "text",
     ["", "2026-01-02", "2026-13-02T03:04:05Z", "2026-02-30T03:04:05Z", "1969-12-31T23:59:59Z", "٢٠٢٦-01-02T03:04:05Z"],
 )
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     with pytest.raises(ValueError, match=r"time must be|month|day"):
         seconds_of(text)

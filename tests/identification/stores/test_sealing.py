@@ -1,4 +1,4 @@
-"""Galleries encrypted with a key: what is readable in the file, and what is told without the key."""
+"""Galleries encrypted with a key: which data is readable in the file, and errors without the key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facespace.identification.stores.protocol import Entry
 from facespace.identification.stores.sealing import VARIABLE, Encrypted, Plain, new_sealing, sealing_of
 from facespace.identification.stores.sqlite import SQLiteStore
 
-KEY = "a key that nobody guesses"
+KEY = "a key that is hard to guess"
 
 
 def entry(seed: int) -> Entry:
@@ -36,7 +36,7 @@ def fill(store: SQLiteStore) -> None:
 
 
 def told(store: SQLiteStore) -> object:
-    """Everything that can be read of a store, but for times."""
+    """Return all data of a store except times."""
     people = [(one.id, one.state, one.n_photos) for one in store.people()]
     photos = [
         (p.id, p.person, p.digest, p.source, p.quality, p.metadata, p.has_crop)
@@ -85,11 +85,11 @@ def test_nothing_of_people_is_readable(tmp_path: Path, monkeypatch: pytest.Monke
         texts = [text.encode() for text in secrets] + [b"the crop of", bytes.fromhex(entry(1).digest)[-8:]]
         texts += [entry(1).digest[-16:].encode(), entry(2).embedding.astype("<f2").tobytes()[:16]]
         found.append([text for text in texts if text in data])
-    assert len(found[0]) >= 12, "this test looks for what is there"
+    assert len(found[0]) >= 12, "the test searches for data that exists"
     assert found[1] == []
 
 
-def test_the_key_is_needed_and_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "people.gallery"
     monkeypatch.setenv(VARIABLE, KEY)
     store = SQLiteStore(path, create=True)
@@ -113,7 +113,7 @@ def test_a_plain_gallery_stays_plain_and_says_so(tmp_path: Path, monkeypatch: py
     SQLiteStore(path, create=True).close()
     monkeypatch.setenv(VARIABLE, KEY)
     store = SQLiteStore(path)
-    assert "not encrypted though FACESPACE_GALLERY_KEY is set" in store.remarks[0]
+    assert "not encrypted although FACESPACE_GALLERY_KEY is set" in store.remarks[0]
     store.close()
 
 
@@ -131,13 +131,15 @@ def test_a_changed_value_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     connection.commit()
     connection.close()
     store = SQLiteStore(path)
-    with pytest.raises(GalleryError, match=r"damaged \(an encrypted value was changed, or is of another key\)"):
+    with pytest.raises(
+        GalleryError, match=r"damaged \(an encrypted value was altered, or encrypted with another key\)"
+    ):
         store.vectors(64), store.photos(1)
     store.close()
 
 
 @pytest.mark.parametrize("stored", [[], {"salt": 1, "check": ""}, {"salt": "zz", "check": ""}, {}])
-def test_what_a_file_tells_of_its_encryption_is_checked(stored: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encryption_parameters_are_checked(stored: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, KEY)
     with pytest.raises(GalleryError, match="people: damaged"):
         sealing_of(stored, "people")

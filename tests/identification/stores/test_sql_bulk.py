@@ -47,14 +47,14 @@ def test_a_large_one_cannot_be_and_says_so(store: SQLiteStore) -> None:
 
 def test_it_is_whole_or_not_at_all(store: SQLiteStore) -> None:
     wrong = person("Bob", 2)
-    wrong = type(wrong)(wrong.state, "no time", wrong.photos)
+    wrong = type(wrong)(wrong.state, "a time in it is not valid", wrong.photos)
     with pytest.raises(ValueError, match="time must be"):
         add_people(store, [person("Ada", 1), wrong], text="test")
     assert (store.count(), told(store)) == (0, [])
 
 
 def test_counts_and_tally_are_those_of_the_rows(store: SQLiteStore) -> None:
-    """What tells a mixture of two states from one is kept as by every other change."""
+    """The checks for a mixture of two states hold as after every other change."""
 
     def held() -> list[Any]:
         with store._read() as cursor:
@@ -69,7 +69,7 @@ def test_counts_and_tally_are_those_of_the_rows(store: SQLiteStore) -> None:
     assert store.nearest(photo(78).entry.embedding[None], 1).similarities[0, 0] > 0.99
 
 
-def test_others_find_who_was_brought(store: SQLiteStore, tmp_path: Path) -> None:
+def test_other_stores_find_the_added_people(store: SQLiteStore, tmp_path: Path) -> None:
     other = SQLiteStore(tmp_path / "people.gallery")
     probe = photo(2).entry.embedding[None]
     add_people(store, [person("Ada", 1)], text="test")
@@ -125,7 +125,7 @@ def test_damage_is_an_error(tmp_path: Path, damage: str) -> None:
 
 
 def test_vectors_are_exact(store: SQLiteStore) -> None:
-    """float16 is read as it was written, whatever its values."""
+    """float16 values are read exactly as they were written."""
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((50, D)).astype(np.float32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)

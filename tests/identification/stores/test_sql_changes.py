@@ -1,4 +1,4 @@
-"""What a change of an SQL store does to rows that nobody sees, and what the log tells of enrolments."""
+"""Removed rows after changes of an SQL store, and enrolments in its log."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_removed_rows_stay_until_they_are_erased(store: SQLiteStore) -> None:
     assert [counted(store, table) for table in ("person", "face", "crop")] == [1, 1, 0]
 
 
-def test_an_enrolment_is_logged_short_and_told_with_the_name_of_now(store: SQLiteStore) -> None:
+def test_the_log_of_an_enrolment_has_the_present_name(store: SQLiteStore) -> None:
     store.add("Ada", entry(0))
     store.add("Ada", entry(1, source=""))
     edits.rename(store, "Ada", "Zoë")
@@ -61,7 +61,7 @@ def test_an_enrolment_is_logged_short_and_told_with_the_name_of_now(store: SQLit
     assert first.change.people == (PersonChange(1, None, PersonState("Zoë")),) and second.change.people == ()
 
 
-def test_what_is_told_of_an_enrolment_after_an_erasure(store: SQLiteStore) -> None:
+def test_the_log_of_an_enrolment_after_an_erasure(store: SQLiteStore) -> None:
     store.add("Ada", entry(0))
     store.add("Bob", entry(1))
     edits.remove(store, "Ada")

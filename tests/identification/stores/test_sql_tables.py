@@ -1,4 +1,4 @@
-"""The tables of SQL stores, in the words of each database."""
+"""The tables of SQL stores, with the types of each database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_every_table_is_in_words_that_each_database_has() -> None:
 
 
 def test_what_must_be_there_is_never_null() -> None:
-    """Of people and photos only the time they went, and what few have, may be missing."""
+    """Only the time of removal and rarely used columns of people and photos may be NULL."""
     optional = set()
     for statement in TABLES:
         if match := re.match(r"CREATE TABLE (\w+) \((.*)\)$", statement):

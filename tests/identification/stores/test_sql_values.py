@@ -1,4 +1,4 @@
-"""Values out of a file that anybody may have written."""
+"""Values from a file that may come from anyone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ D = 4
 
 
 class Values(SqlValues):
-    """The values alone."""
+    """`SqlValues` with a name."""
 
     name = "people.gallery"  # type: ignore[assignment]
 
@@ -45,7 +45,7 @@ def test_types_and_ranges(values: Values, kind: str, right: list[Any], wrong: li
 
 
 @pytest.mark.parametrize("text", ["[]", "7", "{", "", None, b"{}", "[" * 100_000])
-def test_what_should_be_an_object(values: Values, text: Any) -> None:
+def test_values_that_must_be_objects(values: Values, text: Any) -> None:
     assert values._object('{"a": 1}', "it") == {"a": 1}
     with pytest.raises(GalleryError, match="damaged"):
         values._object(text, "it")
@@ -75,6 +75,6 @@ def test_lengths_are_those_that_numpy_computes(values: Values) -> None:
     from facespace.identification.stores.sql_values import _squared_lengths
 
     vectors = np.random.default_rng(0).standard_normal((300, 33)).astype(np.float16)
-    vectors[0] = 6e-8  # the smallest there are
+    vectors[0] = 6e-8  # the smallest float16 numbers
     exact = (vectors.astype(np.float64) ** 2).sum(axis=1)
     np.testing.assert_allclose(_squared_lengths(vectors), exact, rtol=1e-5, atol=1e-12)

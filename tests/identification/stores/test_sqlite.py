@@ -1,4 +1,4 @@
-"""The file itself: what is on disk after a kill, on a full disk, among many processes, after an erasure, in a copy."""
+"""The file on disk: after kills, on a full disk, with many processes, after an erasure, and as a copy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def opened(path: Path) -> Iterator[SQLiteStore]:
 
 
 def photos(path: Path) -> dict[str, list[str]]:
-    """The digests of each person's photos, in a file that is whole."""
+    """Return the digests of each person's photos, after checking that the file is intact."""
     assert integrity(path) == "ok"
     store = SQLiteStore(path)
     try:
@@ -70,7 +70,7 @@ def test_a_failure_inside_a_transaction_undoes_it(opened: SQLiteStore) -> None:
 
 
 def test_a_transaction_that_sqlite_ended_itself_keeps_its_reason(opened: SQLiteStore) -> None:
-    """As it does where the disk is full: there is nothing to roll back then, which would be the only thing told."""
+    """SQLite does so if the disk is full; the error of a needless ROLLBACK would hide the reason."""
     opened._connection.execute(
         "CREATE TEMP TRIGGER full BEFORE INSERT ON face BEGIN SELECT RAISE(ROLLBACK, 'the disk is full'); END"
     )
@@ -93,7 +93,7 @@ def test_changes_are_synchronised_and_overwritten(path: Path, opened: SQLiteStor
 @pytest.mark.parametrize(
     ("said", "free", "told"),
     [
-        ("disk I/O error", 1000, "; make room.*same command again"),  # of the files beside the gallery
+        ("disk I/O error", 1000, "; make room.*same command again"),  # for the files next to the gallery
         ("disk I/O error", 10**9, "; its disk fails.*another place"),
         ("attempt to write a readonly database", 10**9, "; .*the right to write .* another place"),
         ("unable to open database file", 10**9, "; .*the right to write .* another place"),
@@ -101,14 +101,14 @@ def test_changes_are_synchronised_and_overwritten(path: Path, opened: SQLiteStor
         ("malformed database schema (\x1b[2J\u2028)", 10**9, r" \(\\x1b\[2J\\u2028\)"),
     ],
 )
-def test_what_to_do(opened: SQLiteStore, said: str, free: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remedies(opened: SQLiteStore, said: str, free: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
     with pytest.raises(GalleryError, match=f"{said.partition(' (')[0]}{told}$"), opened._errors():
         raise sqlite3.OperationalError(said)
 
 
 def test_one_file_is_complete_after_every_change(path: Path, opened: SQLiteStore) -> None:
-    """A plain copy while nobody writes, though the gallery is open, has everything."""
+    """A plain copy of an open gallery, made between changes, has everything."""
     other = SQLiteStore(path)
     for number, do in enumerate(
         (
@@ -129,9 +129,9 @@ def test_one_file_is_complete_after_every_change(path: Path, opened: SQLiteStore
     other.close()
 
 
-# Kills and crowds
+# Kills and many processes
 
-# Does one step after the other, each of which a reader knows by its number, and says so when it is done.
+# Does numbered steps one after another, and prints the number of each finished step.
 _STEPS = """
 import sys, numpy as np
 from facespace.identification import edits
@@ -159,7 +159,7 @@ for k in range(int(sys.argv[2]), 10**6):
 
 
 def after_steps(n: int) -> dict[str, list[str]]:
-    """Who has which photos after the first n steps of `_STEPS`."""
+    """Return each person's photos after the first n steps of `_STEPS`."""
     people: dict[str, list[str]] = {}
     for k in range(n):
         name, step = f"person {k // 6}", k % 6
@@ -176,12 +176,12 @@ def after_steps(n: int) -> dict[str, list[str]]:
 
 @posix
 def test_killed_at_any_moment(path: Path) -> None:
-    """Of adding, merging, removing, undoing and erasing: what was said to be done is there, and of the next step all or nothing."""
+    """After a kill while adding, merging, removing, undoing or erasing, all reported steps are there, and the next or not."""
     done, chance = 0, random.Random(3)
     for round_ in range(5):
         with spawned(_STEPS, path, done) as process:
             assert process.stdout is not None
-            said = [process.stdout.readline()] if round_ else []  # the first may die while it makes the file
+            said = [process.stdout.readline()] if round_ else []  # the first may be killed while it creates the file
             time.sleep(chance.uniform(0.0, 0.3))
             process.send_signal(signal.SIGKILL)
             said += process.stdout.read().splitlines()
@@ -192,7 +192,7 @@ def test_killed_at_any_moment(path: Path) -> None:
         found = photos(path)
         assert found in (after_steps(done), after_steps(done + 1))
         done += found != after_steps(done)
-        while done % 6:  # begin the next round with a person of its own
+        while done % 6:  # begin the next round with a new person
             path.unlink()
             done = 0
     assert done or not path.exists()
@@ -232,7 +232,7 @@ print("end", k, flush=True)
 
 
 def crowd(path: Path, n: int) -> list[subprocess.Popen[str]]:
-    """Processes of which the first four write and the others identify until there is a file `stop`."""
+    """Start processes: the first four write, the others identify until a file `stop` exists."""
     processes = [spawned(_CROWD, path, who, path.with_name("stop")) for who in range(n)]
     for process in processes:
         assert process.stdout is not None and process.stdin is not None
@@ -245,7 +245,7 @@ def crowd(path: Path, n: int) -> list[subprocess.Popen[str]]:
 
 
 def of_crowd(who: int, n: int) -> set[str]:
-    """Whom a writer has enrolled after n turns."""
+    """Return the people whom a writer has enrolled after n turns."""
     there = set()
     for k in range(n):
         there |= {f"{who} {k:04d}"}
@@ -268,7 +268,7 @@ def test_four_processes_write_and_four_identify(path: Path) -> None:
 
 
 def test_copies_while_four_processes_write(path: Path) -> None:
-    """`copy_to` is always whole, and has what was acknowledged before it began; a plain copy is whole or refused."""
+    """A copy by `copy_to` is always intact and has all earlier acknowledged changes; a plain copy is intact or refused."""
     processes = crowd(path, 4)
     store = SQLiteStore(path)
     for number in range(1, 9):
@@ -286,7 +286,7 @@ def test_copies_while_four_processes_write(path: Path) -> None:
         except (GalleryError, sqlite3.DatabaseError, AssertionError):
             assert is_plain, "copy_to made a torn copy"
             continue
-        assert len(found) >= at_least - 4  # each of four may be removing one
+        assert len(found) >= at_least - 4  # each of the four may be removing one
         everybody = {int(digest, 16) // 2 for digest in found.pop("everybody", [])}
         for who in range(4):
             n = sum(one // 10_000 == who for one in everybody)
@@ -300,7 +300,7 @@ def test_copies_while_four_processes_write(path: Path) -> None:
 
 
 def of_turn(who: int, n: int) -> Iterator[set[str]]:
-    """What a writer may have enrolled when everybody has n of its photos."""
+    """Return what a writer may have enrolled when the person "everybody" has n of its photos."""
     before, last = of_crowd(who, n - 1), f"{who} {n - 1:04d}"
     yield before | {last}
     yield before | {f"{last} renamed"}
@@ -332,7 +332,7 @@ def test_four_processes_make_one_gallery_at_once(path: Path) -> None:
 
 
 def steps() -> dict[str, Callable[[SQLiteStore], Any]]:
-    """Every kind of change, of a gallery of some people."""
+    """Return changes of every kind, for a gallery of some people."""
     return {
         "add": lambda store: store.add("new", random_entry(10**6, 4096)),
         "add with a crop": lambda store: store.add("new", with_crop(random_entry(10**6 + 1, D))),
@@ -351,7 +351,7 @@ def with_crop(one: Entry) -> Entry:
 
 @pytest.mark.parametrize("step", steps())
 def test_a_full_disk_at_every_page(path: Path, step: str) -> None:
-    """Each change fails with what to do and changes nothing, with room for one page more each time, until it succeeds."""
+    """With one more free page each time, each change fails with a remedy and changes nothing, until it succeeds."""
     store = SQLiteStore(path, create=True)
     store._connection.execute("PRAGMA synchronous = OFF")
     for k in range(40):
@@ -406,7 +406,7 @@ except GalleryError as error:
 @posix
 @pytest.mark.parametrize("limit", [0, 100, 20_000, 114_688, 150_000])
 def test_a_limit_on_the_size_of_files(path: Path, limit: int) -> None:
-    """The gallery's, and its journal's."""
+    """The limit applies to the gallery and to its journal."""
     output, errors = spawned(_ENROLL_WITH_LIMIT, path, limit).communicate(timeout=60)
     assert errors.startswith(f"{path}: ") and errors.count("\n") == 1
     assert errors.rstrip().endswith(("another place", "start the same command again"))
@@ -446,7 +446,7 @@ print(json.dumps(said))
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that other users may look into."""
+    """A folder that other users may read."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         inner = Path(folder, "inner")
@@ -491,7 +491,7 @@ def test_a_place_that_may_not_be_read(public: Path) -> None:
 
 @posix
 def test_what_a_killed_process_left_in_a_place_that_may_only_be_read(public: Path) -> None:
-    """The journal must be played back first, which needs the right to write: nothing half is read without it."""
+    """The journal must be rolled back first, which needs write permission; otherwise nothing is read."""
     path = public / "people.gallery"
     store = SQLiteStore(path, create=True)
     for k in range(60):
@@ -525,13 +525,13 @@ def test_a_copy_is_a_gallery_of_its_own(path: Path, opened: SQLiteStore) -> None
     opened.copy_to(copy)
     opened.add("Bob", random_entry(2, D))
     assert list(photos(copy)) == ["Ada"]
-    with pytest.raises(GalleryError, match=r"copy\.gallery: exists already; choose another name"):
+    with pytest.raises(GalleryError, match=r"copy\.gallery: already exists; choose another name"):
         opened.copy_to(copy)
     assert sorted(os.listdir(path.parent)) == ["copy.gallery", path.name]
 
 
 def test_a_copy_waits_for_a_change_that_is_half_written(path: Path, opened: SQLiteStore) -> None:
-    """A part of it is in the file already, where it did not fit into memory."""
+    """A change that does not fit into memory is partly in the file already."""
     for k in range(60):
         opened.add("Ada", random_entry(k, D))
     before, other, copy = path.read_bytes(), SQLiteStore(path), path.with_name("copy")
@@ -599,7 +599,7 @@ def bytes_on_disk(folder: Path) -> bytes:
 
 
 def traces(vector: np.ndarray, data: bytes) -> int:
-    """How many of a vector's pieces of 32 bytes are to be found, in float16 or float32."""
+    """Return how many of a vector's pieces of 32 bytes can be found, in float16 or float32."""
     blobs = (vector.astype(kind).tobytes() for kind in ("<f2", "<f4"))
     return sum(blob[at : at + 32] in data for blob in blobs for at in range(0, len(blob), 32))
 
@@ -645,7 +645,7 @@ def with_crop_of(one: Entry, chance: random.Random) -> Entry:
     return dataclasses.replace(one, crop=chance.randbytes(3000))
 
 
-def test_removed_photos_of_somebody_who_stays_are_in_no_file(path: Path, opened: SQLiteStore) -> None:
+def test_erased_photos_of_a_person_who_stays_are_in_no_file(path: Path, opened: SQLiteStore) -> None:
     for k in range(40):
         opened.add(f"person-{k % 4}", random_entry(k, D))
     numbers = [photo.id for photo in opened.photos(2)]
@@ -688,6 +688,8 @@ def test_a_file_of_which_a_collection_was_dropped_is_whole(path: Path, opened: S
     again = SQLiteStore(path)
     assert [one.state.name for one in again.people()] == ["Ada"]
     again.close()
-    with pytest.raises(NoSuchCollection, match="the collection 'guests' was removed"):  # whoever has it open learns it
+    with pytest.raises(
+        NoSuchCollection, match="the collection 'guests' was removed"
+    ):  # stores that have it open notice it
         other.nearest(probe, 1)
     other.close()

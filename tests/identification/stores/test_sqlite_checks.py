@@ -1,4 +1,4 @@
-"""Files that are no gallery, are more than one, are cut, torn, or changed at random: refused, and left as they are."""
+"""Files that are not intact galleries (other, extended, truncated, torn, altered) are refused and left unchanged."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def fill(path: Path, n_people: int = 40, dimension: int = 512) -> bytes:
 )
 def test_a_file_that_is_something_else(path: Path, data: bytes, create: bool) -> None:
     path.write_bytes(data)
-    refused(path, "not a database|no gallery", create=create)
+    refused(path, "not a database|not a gallery", create=create)
 
 
 def test_an_empty_file(path: Path) -> None:
     path.write_bytes(b"")
-    refused(path, "an empty file, no gallery")
+    refused(path, "an empty file, not a gallery")
 
 
 def test_a_file_that_a_kill_left_empty_becomes_a_gallery_by_enrolling(path: Path) -> None:
@@ -71,11 +71,11 @@ def test_a_file_that_a_kill_left_empty_becomes_a_gallery_by_enrolling(path: Path
 
 
 def test_no_file_and_no_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "missing.gallery", "no such gallery; enrolling somebody makes one")
+    refused(tmp_path / "missing.gallery", "no such gallery; create one with facespace enroll")
     with pytest.raises(GalleryError, match=r"the folder .*nowhere does not exist"):
         SQLiteStore(tmp_path / "nowhere" / "a.gallery", create=True)
     for create in (False, True):
-        refused(tmp_path, "a folder, where a gallery file was expected", create=create)
+        refused(tmp_path, "must be a gallery file, got a folder", create=create)
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -146,7 +146,7 @@ def test_tables_views_and_triggers_of_others(path: Path, statements: list[str]) 
 
 @pytest.mark.parametrize("name", ["sqlite_sequence", "sqlite_autoindex_person_1", "person", "sqlite_stat1"])
 def test_a_trigger_in_disguise(path: Path, name: str) -> None:
-    """What the table of tables calls a thing need not be what its statement makes."""
+    """The type and name in `sqlite_master` need not match the statement."""
     fill(path, 5)
     row = f"INSERT INTO sqlite_master VALUES ('trigger', '{name}', 'person', 0, 'CREATE TRIGGER {name} {RENAMES}')"
     damage(path, "PRAGMA writable_schema = ON", row.replace("'Mallory'", "''Mallory''"))
@@ -157,17 +157,17 @@ def test_a_trigger_in_disguise(path: Path, name: str) -> None:
 def test_an_index_that_is_missing(path: Path, what: str) -> None:
     fill(path, 5)
     damage(path, f"DROP INDEX {what}")
-    refused(path, "1 of its tables and indices are missing")
+    refused(path, "1 of its tables and indexes are missing")
 
 
 @pytest.mark.parametrize("what", ["face", "person", "head", "log", "crop"])
 def test_a_table_that_is_missing(path: Path, what: str) -> None:
     fill(path, 5)
     damage(path, f"DROP TABLE {what}")
-    refused(path, "of its tables and indices are missing")
+    refused(path, "of its tables and indexes are missing")
 
 
-# Cut, torn, and changed at random
+# Truncated, torn, and altered at random
 
 
 def test_a_truncated_file(path: Path) -> None:
@@ -176,22 +176,22 @@ def test_a_truncated_file(path: Path) -> None:
     sizes = [1, 15, 16, 99, 100, 511, 512, 1000, 4096, len(data) - 1, len(data) - 1500]
     for size in [*sizes, *(PAGE * k for k in range(1, n_pages)), *(PAGE * k + 77 for k in range(1, n_pages, 3))]:
         path.write_bytes(data[:size])
-        refused(path, "malformed|not a database|not whole|no gallery")
+        refused(path, "malformed|not a database|incomplete|not a gallery")
     path.write_bytes(data)
     assert len(read_everything(path, 512)["people"]) == 40
 
 
 @pytest.mark.parametrize("more", [b"x", bytes(PAGE), random.Random(1).randbytes(3 * PAGE)])
 def test_a_file_with_more_at_its_end(path: Path, more: bytes) -> None:
-    """A process that is killed right after it has made the file shorter leaves what it should have cut off."""
+    """A process that is killed while it shortens the file leaves the pages that it should have cut off."""
     data = fill(path, 5)
     path.write_bytes(data + more)
     assert len(read_everything(path, 512)["people"]) == 5
-    assert path.read_bytes() == data, "which may be vectors of who was erased"
+    assert path.read_bytes() == data, "they may contain vectors of erased people"
 
 
 def versions(path: Path) -> tuple[list[bytes], list[str]]:
-    """A gallery before and after each of some changes, and the names of who was changed."""
+    """Return a gallery's file before and after each of some changes, and the names of the changed people."""
     fill(path, 120, 64)
     store = SQLiteStore(path)
     found, chance = [path.read_bytes()], random.Random(4)
@@ -213,7 +213,7 @@ def versions(path: Path) -> tuple[list[bytes], list[str]]:
 
 
 def answers(path: Path, names: list[str]) -> object:
-    """What a gallery says of everybody, and of these people; whoever can be searched first, is."""
+    """Return what a gallery returns for all people and for these people, after a search if it can be searched."""
     store = SQLiteStore(path)
     try:
         probes = np.stack([random_entry(k, 64).embedding for k in (*range(0, 120, 10), *range(5000, 5012))])
@@ -227,10 +227,10 @@ def answers(path: Path, names: list[str]) -> object:
 def test_a_copy_of_some_pages_before_and_others_after_a_change(
     path: Path, monkeypatch: pytest.MonkeyPatch, is_small: bool
 ) -> None:
-    """As of a file copied while somebody writes: it is refused, or says what one of the whole files says."""
-    if not is_small:  # what is checked where reading everything on opening would take too long
+    """A file copied during a change is refused, or returns the data of one of the two consistent files."""
+    if not is_small:  # the checks of files that are too large to be read completely on opening
         monkeypatch.setattr(sqlite_checks, "_SMALL", 0)
-        monkeypatch.setattr(sqlite_rows, "_FEW", 0)
+        monkeypatch.setattr(sqlite_rows, "_COUNTED_ON_OPENING", 0)
     whole, names = versions(path)
     expected = []
     for data in whole:
@@ -241,10 +241,10 @@ def test_a_copy_of_some_pages_before_and_others_after_a_change(
     for _ in range(60):
         start = chance.randrange(len(whole) - 1)
         some = whole[start : start + chance.choice([2, 2, 3, 6])]
-        last = chance.choice(some)  # who tells its length, and has the pages that are compared on opening
+        last = chance.choice(some)  # it has the file's length, and the pages that are compared on opening
         n_pages = len(last) // PAGE
-        if chance.random() < 0.5:
-            cuts = sorted(chance.randrange(n_pages) for _ in some[1:])  # a copier that was overtaken
+        if chance.random() < 0.5:  # a change runs while the file is copied from beginning to end
+            cuts = sorted(chance.randrange(n_pages) for _ in some[1:])
             picks = [some[sum(cut <= k for cut in cuts)] for k in range(n_pages)]
         else:
             picks = [chance.choice([last, chance.choice(some)]) for _ in range(n_pages)]
@@ -258,12 +258,12 @@ def test_a_copy_of_some_pages_before_and_others_after_a_change(
             n_refused += 1
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
         else:
-            assert found in expected, "a mixture was believed"
+            assert found in expected, "a mixture was accepted"
     assert n_refused > 25
 
 
 def pages_of(path: Path, data: bytes, table: str) -> list[int]:
-    """The first page of a table, from 0."""
+    """Return the first page of a table, counted from 0."""
     path.write_bytes(data)
     connection = sqlite3.connect(path)
     (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
@@ -272,8 +272,8 @@ def pages_of(path: Path, data: bytes, table: str) -> list[int]:
 
 
 @pytest.mark.parametrize("index", ["face_digest", "face_person", "person_name"])
-def test_an_index_of_another_moment(path: Path, index: str) -> None:
-    """Found by reading a small file through when it is opened."""
+def test_an_index_of_another_state(path: Path, index: str) -> None:
+    """A small file is checked completely when it is opened."""
     before = fill(path, 20, 64)
     (page,) = pages_of(path, before, index)
     store = SQLiteStore(path)
@@ -283,11 +283,11 @@ def test_an_index_of_another_moment(path: Path, index: str) -> None:
     data = bytearray(path.read_bytes())
     data[PAGE * page : PAGE * (page + 1)] = before[PAGE * page : PAGE * (page + 1)]
     path.write_bytes(data)
-    refused(path, r"damaged \(its pages do not fit together\); was it copied while somebody wrote\? Copy it again")
+    refused(path, r"damaged \(its pages do not fit together\); if it was copied during a change, copy it again")
 
 
 def test_bytes_changed_at_random(path: Path) -> None:
-    """Errors are of one kind, and of the people no other names are told than those that were changed themselves."""
+    """There are no other errors than `GalleryError`, and only names that were altered differ."""
     data = fill(path, 30, 8)
     chance = random.Random(2)
     n_refused = 0
@@ -310,7 +310,7 @@ def test_bytes_changed_at_random(path: Path) -> None:
     assert n_refused > 30
 
 
-# Beside the file
+# Files next to the gallery
 
 
 def test_a_write_ahead_log_that_another_program_switched_on_is_switched_off(path: Path) -> None:

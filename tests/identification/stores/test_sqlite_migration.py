@@ -1,4 +1,4 @@
-"""Files of formats 1 and 2 brought to the present one: everything there, whole or not at all, whoever is stopped or late."""
+"""Files of formats 1 and 2 are converted completely and atomically, also after kills and by several processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMATS = pytest.mark.parametrize("version", [1, 2])
 
 
 def old_file(path: Path, version: int, n_people: int = 6, dimension: int = D, *, log: bool = True) -> None:
-    """A gallery as older versions have made it: two photos of everybody but the last, of whom there is none."""
+    """Write a gallery of an older format: two photos of each person except the last, who has none."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f"PRAGMA journal_mode = {'WAL' if log else 'DELETE'}")
     connection.execute("BEGIN")
@@ -37,7 +37,7 @@ def old_file(path: Path, version: int, n_people: int = 6, dimension: int = D, *,
     connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("""INSERT INTO setting VALUES ('embedder', '{"model": "stub"}')""")
     for k in range(n_people):
-        person = 3 * k + 2  # there were others
+        person = 3 * k + 2  # with gaps, as if other people had been removed
         connection.execute("INSERT INTO person VALUES (?, ?, '2026-01-02T03:04:05Z')", (person, f"person {k:04d}"))
         for number in () if k == n_people - 1 else (2 * k, 2 * k + 1):
             one = random_entry(number, dimension)
@@ -65,10 +65,14 @@ def path(tmp_path: Path) -> Path:
 def test_everything_is_there(path: Path, version: int) -> None:
     old_file(path, version)
     store = SQLiteStore(path)
-    assert store.remarks == (f"{path}: brought from format {version} to 3; older versions do not open it",)
+    assert store.remarks == (
+        f"{path}: converted from format {version} to 3; older versions of facespace cannot open it",
+    )
     for opened in (store, SQLiteStore(path)):
         people = opened.people()
-        assert [one.state.name for one in people] == [f"person {k:04d}" for k in range(5)], "nobody without photos"
+        assert [one.state.name for one in people] == [f"person {k:04d}" for k in range(5)], (
+            "people without photos are left out"
+        )
         assert [one.id for one in people] == [2, 5, 8, 11, 14]
         assert {(one.n_photos, one.added) for one in people} == {(2, "2026-01-02T03:04:05Z")}
         for k, one in enumerate(people):
@@ -104,31 +108,31 @@ def test_room_is_given_back(path: Path) -> None:
     ("statement", "match"),
     [
         ("UPDATE face SET embedding = zeroblob(256) WHERE id = 3", r"damaged \(an embedding is not of length 1\)"),
-        ("UPDATE face SET embedding = x'00' WHERE id = 3", "an embedding is no row of float32"),
-        ("UPDATE face SET embedding = x'' WHERE id = 3", "an embedding is no row of float32"),
-        ("UPDATE face SET embedding = 7 WHERE id = 3", "an embedding is no row of float32"),
+        ("UPDATE face SET embedding = x'00' WHERE id = 3", "an embedding is not float32 numbers"),
+        ("UPDATE face SET embedding = x'' WHERE id = 3", "an embedding is not float32 numbers"),
+        ("UPDATE face SET embedding = 7 WHERE id = 3", "an embedding is not float32 numbers"),
         (f"UPDATE face SET embedding = x'{'0000c07f' * 64}' WHERE id = 3", "an embedding is not of length 1"),
         ("UPDATE face SET digest = 'x' WHERE id = 3", "a digest is not 32 bytes"),
         ("UPDATE face SET digest = x'00' WHERE id = 3", "a digest is not 32 bytes"),
-        ("UPDATE face SET added = 'yesterday' WHERE id = 3", "a time in it is no time"),
-        ("UPDATE person SET added = '9' WHERE id = 2", "a time in it is no time"),
-        ("UPDATE face SET person = 77 WHERE id = 3", "1 photos in it are nobody's"),
+        ("UPDATE face SET added = 'yesterday' WHERE id = 3", "a time in it is not valid"),
+        ("UPDATE person SET added = '9' WHERE id = 2", "a time in it is not valid"),
+        ("UPDATE face SET person = 77 WHERE id = 3", "1 photos in it have no owner"),
         ("UPDATE face SET source = CAST(x'ff41' AS TEXT) WHERE id = 3", "not UTF-8"),
         ("CREATE TRIGGER person AFTER INSERT ON face BEGIN DELETE FROM person; END", "tables, views or triggers"),
         ("CREATE VIEW v AS SELECT 1", "tables, views or triggers"),
         ("CREATE TABLE more (id)", "tables, views or triggers"),
         ("CREATE INDEX more ON face (added)", "tables, views or triggers"),
-        ("DROP TABLE setting", "1 of its tables and indices are missing"),
+        ("DROP TABLE setting", "1 of its tables and indexes are missing"),
     ],
 )
-def test_damage_is_told_and_the_old_file_stays(path: Path, version: int, statement: str, match: str) -> None:
+def test_damage_is_reported_and_the_old_file_stays(path: Path, version: int, statement: str, match: str) -> None:
     old_file(path, version, log=False)
     damage(path, statement)
     refused(path, match)
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (version,)
 
 
-def test_a_file_that_is_cut_short(path: Path) -> None:
+def test_a_truncated_old_file(path: Path) -> None:
     old_file(path, 2, 60, 512, log=False)
     data = path.read_bytes()
     for size in (5000, len(data) // 2, len(data) - 4096, len(data) - 100):
@@ -162,7 +166,7 @@ def test_no_room_to_migrate(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_room_to_give_room_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is migrated all the same, in a larger file."""
+    """It is migrated nevertheless, in a larger file."""
     old_file(path, 2)
     connection = sqlite3.connect(path, isolation_level=None)
 
@@ -193,8 +197,8 @@ print(store.count(), len(store.people()), len(store.vectors(64).owners))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_killed_in_the_midst(path: Path) -> None:
-    """The file is the old one or the new one, and whoever opens it next has everybody."""
+def test_killed_during_a_migration(path: Path) -> None:
+    """The file has the old or the new format, and the next process that opens it finds all people."""
     seconds = 0.0
     for turn in range(4):
         for beside in path.parent.iterdir():
@@ -217,7 +221,7 @@ def test_killed_in_the_midst(path: Path) -> None:
         assert store.count() == 599 == len(store.people()) and len(store.vectors(D).owners) == 1198
         store.close()
         assert integrity(path) == "ok"
-        # A journal that was not synced before the kill has zeros for a header, and SQLite passes it over.
+        # A journal that was not synced before the kill has a header of zeros, and SQLite ignores it.
         left = {one.name: one.read_bytes()[:8] for one in path.parent.iterdir() if one != path}
         assert set(left) <= {f"{path.name}-journal"} and set(left.values()) <= {b"", bytes(8)}
 
@@ -235,7 +239,7 @@ def test_two_processes_migrate_at_once(path: Path) -> None:
     assert integrity(path) == "ok" and os.listdir(path.parent) == [path.name]
 
 
-def test_who_comes_late_finds_the_work_done(path: Path) -> None:
+def test_a_late_process_finds_the_migration_done(path: Path) -> None:
     old_file(path, 2)
     SQLiteStore(path).close()
     before = path.read_bytes()
@@ -245,8 +249,8 @@ def test_who_comes_late_finds_the_work_done(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_nobody_waits_for_who_waits_for_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that have both read the old file keep each other from switching off its log, until one reads it again."""
+def test_two_openers_of_an_old_file_do_not_deadlock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two connections that have read the old file keep each other from switching off its log, until one is reopened."""
     old_file(path, 2)
     both, check = threading.Barrier(2), module.check_file
     turns = {True: 0, False: 0}

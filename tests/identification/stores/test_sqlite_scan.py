@@ -1,4 +1,4 @@
-"""Photos read as they stand in the file: the same people as row by row, on one core and on two, and nothing that is damaged."""
+"""Photos read in file order give the same people as row by row, on one core and on two, and damage is detected."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def entry(seed: int, quality: float | None = None) -> Entry:
 
 @pytest.fixture(params=[1, 2], ids=["one core", "two cores"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SQLiteStore]:
-    """Sixty people of one photo, two of several, one removed, and one whose photo stands out of the order."""
+    """Sixty people with one photo, two with several, one removed, and one whose photo is out of order."""
     monkeypatch.setattr(sqlite_scan, "usable_cores", lambda: request.param)
-    monkeypatch.setattr(sqlite_scan, "_A_TIME", 7)
-    monkeypatch.setattr(sqlite_rows, "_A_TIME", 7)
+    monkeypatch.setattr(sqlite_scan, "_BATCH", 7)
+    monkeypatch.setattr(sqlite_rows, "_BATCH", 7)
     with_people = SQLiteStore(tmp_path / "people.gallery", create=True)
     for seed in range(N_PEOPLE):
         with_people.add(f"person {seed}", entry(seed, None if seed % 3 else seed / N_PEOPLE))
@@ -56,7 +56,9 @@ def answers(index: PeopleIndex) -> list[list[object]]:
 def test_it_finds_what_reading_row_by_row_finds(store: SQLiteStore) -> None:
     with store._read() as cursor:
         whole = PeopleIndex.build(DIMENSION, sqlite_rows.people_rows(store, cursor, DIMENSION))
-        quick = PeopleIndex.build(DIMENSION, sqlite_rows._rows_as_they_stand(store, cursor, DIMENSION, store._beside))
+        quick = PeopleIndex.build(
+            DIMENSION, sqlite_rows._rows_in_file_order(store, cursor, DIMENSION, store._second_cursor)
+        )
     assert (len(quick), quick.n_rows) == (len(whole), whole.n_rows) == (N_PEOPLE - 1, N_PEOPLE - 1)
     assert answers(quick) == answers(whole)
 
@@ -80,7 +82,7 @@ def test_a_search_reads_so(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) 
         ("DELETE FROM face WHERE id = 33", "people and"),
     ],
 )
-def test_what_is_damaged_is_told(store: SQLiteStore, statement: str, message: str) -> None:
+def test_damage_is_reported(store: SQLiteStore, statement: str, message: str) -> None:
     connection = sqlite3.connect(store.path)
     connection.execute(statement)
     connection.commit()
@@ -91,7 +93,7 @@ def test_what_is_damaged_is_told(store: SQLiteStore, statement: str, message: st
 
 def test_bytes_of_every_kind_are_joined_as_they_are(store: SQLiteStore) -> None:
     with store._read() as cursor:
-        pieces = list(sqlite_scan.scan(cursor, store._collection_id, DIMENSION, store._beside))
+        pieces = list(sqlite_scan.scan(cursor, store._collection_id, DIMENSION, store._second_cursor))
         held = dict(cursor.rows("SELECT id, vector FROM face"))
     read = {key: row.tobytes() for piece in pieces for key, row in zip(piece.ids.tolist(), piece.vectors, strict=True)}
     assert len(read) == N_PEOPLE + 1
@@ -99,12 +101,12 @@ def test_bytes_of_every_kind_are_joined_as_they_are(store: SQLiteStore) -> None:
     assert any(b"\0" in row for row in read.values())
 
 
-def test_reading_that_is_given_up_leaves_no_thread(store: SQLiteStore) -> None:
+def test_an_abandoned_scan_leaves_no_thread(store: SQLiteStore) -> None:
     import threading
 
     before = threading.active_count()
     with store._read() as cursor:
-        pieces = sqlite_scan.scan(cursor, store._collection_id, DIMENSION, store._beside)
+        pieces = sqlite_scan.scan(cursor, store._collection_id, DIMENSION, store._second_cursor)
         next(pieces)
         pieces.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
@@ -116,6 +118,6 @@ def test_a_file_that_was_replaced_is_read_by_one_thread(store: SQLiteStore, tmp_
     other.add("somebody", entry(1))
     other.close()
     with store._read() as cursor:
-        (beside := store._beside(cursor)).close()  # type: ignore[union-attr]
+        (second := store._second_cursor(cursor)).close()  # type: ignore[union-attr]
         (tmp_path / "other.gallery").replace(store.path)
-        assert beside is not None and store._beside(cursor) is None
+        assert second is not None and store._second_cursor(cursor) is None

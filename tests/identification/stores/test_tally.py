@@ -1,4 +1,4 @@
-"""The number that tells states of a collection apart, also after every kind of change."""
+"""The tally differs between states of a collection, and is right after every kind of change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_sum_of_parts_in_any_order() -> None:
 
 
 def test_no_two_small_sets_have_one_number() -> None:
-    """As sums of plain products would: a photo of each of two people, exchanged."""
+    """Sums of plain products would be equal, for example if two people exchange a photo."""
     seen = {
         tally.of_photos([a, b], [x, y])
         for a in range(6)

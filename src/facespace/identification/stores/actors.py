@@ -1,4 +1,4 @@
-"""Who changes a gallery, for its log: the user of this process, or whoever a service acts for."""
+"""The actor that a gallery's log records: the user of this process, or the client a service acts for."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _ACTOR: ContextVar[str] = ContextVar("facespace_actor", default="")
 
 
 def actor_name() -> str:
-    """The name that the log gets now: that of `acting_as`, otherwise the user's."""
+    """Return the present actor's name: that of `act_as` or `acting_as`, otherwise the user's."""
     return _ACTOR.get() or user_name()
 
 
 def act_as(actor: str) -> None:
-    """Give the log this name from here on, in the task or thread that calls it and in those it starts with its context."""
+    """Set the actor's name from now on, in this task or thread and in those that inherit its context."""
     _ACTOR.set(plain_text(actor)[:_MAX_LENGTH])
 
 
 @contextlib.contextmanager
 def acting_as(actor: str) -> Iterator[None]:
-    """Give the log this name in the block; an empty one is the user's.
+    """Set the actor's name in the block; an empty name means the user's.
 
-    The name belongs to the task or thread. Threads of `asyncio.to_thread` follow it; other pools need
+    The name belongs to the task or thread. Threads of `asyncio.to_thread` inherit it; other pools need
     `contextvars.copy_context().run`.
 
     >>> with acting_as("door (key 3f)"):
@@ -42,7 +42,7 @@ def acting_as(actor: str) -> Iterator[None]:
 
 
 def user_name() -> str:
-    """The name of the user who runs this process."""
+    """Return the name of the user who runs this process."""
     try:
         return plain_text(getpass.getuser())[:_MAX_LENGTH]
     except (OSError, KeyError, ImportError):  # a container's user may have no name

@@ -1,4 +1,4 @@
-"""People with all their photos, read from a store and brought to it many at a time."""
+"""Reads and writes many people with all their photos at a time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from facespace.identification.stores.records import Counts, PersonRecord, PhotoR
 from facespace.identification.stores.sql import SqlStore
 
 _PAGE = 500  # people
-_MOST_PHOTOS = 2_000  # read at once, unless one person has more
-_MOST_BYTES = 32 * 2**20  # of crops in one change
-_TRIES = 20
+_BATCH_PHOTOS = 2_000  # read at once, unless one person has more
+_BATCH_BYTES = 32 * 2**20  # of crops in one change
+_N_ATTEMPTS = 20
 
 
 def people_of(store: Store) -> Iterator[PersonRecord]:
-    """Everybody of a collection with all photos, by name, a few hundred at a time.
+    """Yield all people of a collection with their photos, by name.
 
-    Each person is as at one moment; who is renamed or whose photos move meanwhile may be missed, or come twice: compare
-    `store.version()` before and after. `GalleryError` where the store cannot be read.
+    They are read a few hundred at a time, and each person in one consistent state. People who are renamed, or whose photos
+    move, during the read may be missing or occur twice: compare `store.version()` before and after. Raise `GalleryError`
+    if the store cannot be read.
     """
     after = ""
-    # Where names are encrypted each page takes as long as all of them.
+    # With encrypted names, reading one page takes as long as reading all people.
     limit = None if isinstance(store, SqlStore) and store._sealing.encrypted else _PAGE
     while page := store.people(after=after, limit=limit):
         after = page[-1].state.name
@@ -32,11 +33,11 @@ def people_of(store: Store) -> Iterator[PersonRecord]:
 
 
 def _parts(people: Sequence[StoredPerson]) -> Iterator[list[StoredPerson]]:
-    """Pieces of few photos."""
+    """Yield the people in parts with at most `_BATCH_PHOTOS` photos."""
     part: list[StoredPerson] = []
     n_photos = 0
     for one in people:
-        if part and n_photos + one.n_photos > _MOST_PHOTOS:
+        if part and n_photos + one.n_photos > _BATCH_PHOTOS:
             yield part
             part, n_photos = [], 0
         part.append(one)
@@ -48,7 +49,7 @@ def _parts(people: Sequence[StoredPerson]) -> Iterator[list[StoredPerson]]:
 def _read(store: Store, people: Sequence[StoredPerson]) -> Iterator[PersonRecord]:
     for person in people:
         photos = store.photos(person.id)
-        if not photos:  # removed since
+        if not photos:  # removed meanwhile
             continue
         vectors = store.embeddings([one.id for one in photos])
         yield PersonRecord(
@@ -67,12 +68,12 @@ def _read(store: Store, people: Sequence[StoredPerson]) -> Iterator[PersonRecord
 
 
 def batches(people: Iterable[PersonRecord], most_photos: int) -> Iterator[list[PersonRecord]]:
-    """People in pieces of at most so many photos and 32 MB of crops, unless one person has more."""
+    """Yield the people in batches of at most `most_photos` photos and 32 MB of crops, unless one person has more."""
     piece: list[PersonRecord] = []
     n_photos = n_bytes = 0
     for record in people:
         size = sum(len(photo.entry.crop or b"") for photo in record.photos)
-        if piece and (n_photos + len(record.photos) > most_photos or n_bytes + size > _MOST_BYTES):
+        if piece and (n_photos + len(record.photos) > most_photos or n_bytes + size > _BATCH_BYTES):
             yield piece
             piece, n_photos, n_bytes = [], 0, 0
         piece.append(record)
@@ -85,11 +86,11 @@ def batches(people: Iterable[PersonRecord], most_photos: int) -> Iterator[list[P
 def add_people(
     store: Store, people: Sequence[PersonRecord], *, text: str, skip_known: bool = False, undoable: bool = True
 ) -> Counts:
-    """Bring people with their photos to a store; on disk when this returns.
+    """Add people with their photos to a store; they are on disk when this returns.
 
-    People who are known by name get the photos they do not have yet (see `records.joined`), or stay as they are with
-    `skip_known`. In SQL stores it is one change, named `text` in the log, which can be undone if it is `undoable`;
-    in others one change a photo, after which the same call goes on where it was stopped.
+    People whose name is already there get the photos they do not have yet (see `records.joined`), or stay unchanged with
+    `skip_known`. In SQL stores this is one change, with `text` in the log, which can be undone if `undoable`. In other
+    stores each photo is a change, and after an interruption the same call goes on.
     """
     if isinstance(store, SqlStore):
         return sql_bulk.add_people(store, people, text=text, skip_known=skip_known, undoable=undoable)
@@ -102,26 +103,26 @@ def add_people(
 def _add(store: Store, record: PersonRecord, skip_known: bool) -> Counts:
     name = record.state.name
     counts: Counts | None = None
-    for turn in range(_TRIES):
-        held = store.find(name)
-        if held is not None and skip_known and counts is None:
+    for attempt in range(_N_ATTEMPTS):
+        known = store.find(name)
+        if known is not None and skip_known and counts is None:
             return Counts(known_people=1)
-        digests = {one.digest for one in store.photos(held.id)} if held is not None else set()
+        digests = {one.digest for one in store.photos(known.id)} if known is not None else set()
         other = store.find_external(record.state.external_id) if record.state.external_id else None
-        free = other is None or (held is not None and other.id == held.id)
-        plan = joined(record, None if held is None else held.state, digests, lambda _, free=free: free)  # type: ignore[misc]
+        free = other is None or (known is not None and other.id == known.id)
+        plan = joined(record, None if known is None else known.state, digests, lambda _, free=free: free)  # type: ignore[misc]
         counts = counts or plan.counts
         for photo in plan.photos:
             store.add(name, photo.entry)
         person = store.find(name)
         if person is None or plan.state == person.state:
             return counts
-        # A person who was made just now has a name alone; what the record says comes after it.
+        # A person who was just created has only a name; the other fields of the record follow in a second change.
         try:
             store.apply(Change("import", name, (PersonChange(person.id, person.state, plan.state),)))
         except Conflict:
-            if turn == _TRIES - 1:
+            if attempt == _N_ATTEMPTS - 1:
                 raise
         else:
             return counts
-    raise GalleryError(f"{store.name}: {name} changes all the time; try again")
+    raise GalleryError(f"{store.name}: other processes keep changing {name}; try again later")

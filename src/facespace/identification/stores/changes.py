@@ -1,4 +1,4 @@
-"""Changes of people and photos as JSON, for the log of a store and for files; what is read is checked."""
+"""Converts changes of people and photos to and from JSON, for the log of a store and for files, with checks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from facespace.identification.stores.protocol import Change, PersonChange, Perso
 from facespace.io.text import clean_name, plain_text
 
 MAX_METADATA = 16_384  # characters of a person's or a photo's metadata as JSON
-MAX_METADATA_DEPTH = 100  # lists and objects within each other; what writes JSON may end at a few hundred
+MAX_METADATA_DEPTH = 100  # levels of nested lists and objects; some JSON writers fail at a few hundred
 MAX_EXTERNAL_ID = 200
 TEMPLATES = ("", "mean", "best")
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def checked_metadata(metadata: Any) -> dict[str, Any]:
-    """Metadata as it is stored: a JSON object of at most 16,384 characters, 100 levels deep. `ValueError` otherwise.
+    """Return metadata as it is stored; raise `ValueError` unless it is a valid JSON object.
+
+    It may have at most 16,384 characters and 100 levels.
 
     >>> checked_metadata({"team": "blue"})
     {'team': 'blue'}
@@ -30,7 +32,7 @@ def checked_metadata(metadata: Any) -> dict[str, Any]:
 
 
 def _stored_metadata(metadata: Any) -> dict[str, Any]:
-    """The same for what is stored already, at any depth."""
+    """Return metadata as in `checked_metadata`, but of any depth, as older versions may have stored it."""
     if not isinstance(metadata, dict):
         raise ValueError(f"metadata must be a JSON object, got {type(metadata).__name__}")  # noqa: TRY004 - of a file too
     if not metadata:
@@ -46,7 +48,7 @@ def _stored_metadata(metadata: Any) -> dict[str, Any]:
 
 
 def depth_of(text: str) -> int:
-    """How many lists and objects of a JSON text are within each other.
+    """Return the number of levels of nested lists and objects in a JSON text.
 
     >>> depth_of('{"a": [1, "[[["]}')
     2
@@ -59,42 +61,44 @@ def depth_of(text: str) -> int:
 
 
 def checked_external_id(value: Any) -> str:
-    """What another system calls a person: up to 200 characters without controls. `ValueError` otherwise."""
+    """Return a person's id in another system; raise `ValueError` unless it is text of at most 200 characters."""
     if not isinstance(value, str) or len(value) > MAX_EXTERNAL_ID or plain_text(value) != value:
-        raise ValueError(f"an external id must be text of at most {MAX_EXTERNAL_ID} characters without controls")
+        raise ValueError(
+            f"an external id must be text of at most {MAX_EXTERNAL_ID} characters without control characters"
+        )
     return value
 
 
 def state_to_json(state: PersonState) -> dict[str, Any]:
-    """A person's state without what is empty."""
+    """Return a person's state as JSON, without empty fields."""
     return {"name": state.name, **extra_of(state)} | ({"external_id": state.external_id} if state.external_id else {})
 
 
 def extra_of(state: PersonState) -> dict[str, Any]:
-    """What is not in a column of its own."""
+    """Return the fields of a person that have no column of their own."""
     values = {"metadata": state.metadata, "rejected": list(state.rejected), "templates": state.templates}
     return {key: value for key, value in values.items() if value}
 
 
 def state_from_row(name: Any, external_id: Any, extra: dict[str, Any]) -> PersonState:
-    """A person's state, checked; `ValueError` says what is wrong.
+    """Return a person's state from the stored values; raise `ValueError` if they are not valid.
 
     >>> state_from_row("Ada", None, {"templates": "best"}).templates
     'best'
     """
     if not isinstance(name, str) or clean_name(name) != name:
-        raise ValueError("a name in it is no name")
+        raise ValueError("a name in it is not valid")
     rejected, templates = extra.get("rejected", []), extra.get("templates", "")
     if not isinstance(rejected, list) or not all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in rejected):
-        raise ValueError("a rejected photo is no digest")
+        raise ValueError("a rejected photo is not a digest")
     if templates not in TEMPLATES:
-        raise ValueError("the templates of a person are neither mean nor best")
+        raise ValueError("the templates of a person must be mean or best")
     external = "" if external_id is None else checked_external_id(external_id)
     return PersonState(name, external, _stored_metadata(extra.get("metadata", {})), tuple(rejected), templates)
 
 
 def change_to_json(change: Change) -> str:
-    """A change for the log; its kind and text stand beside it there."""
+    """Return a change as JSON for the log, without its kind and text, which the log stores separately."""
     return json.dumps(
         {
             "people": [[one.id, _optional(one.before), _optional(one.after)] for one in change.people],
@@ -105,13 +109,13 @@ def change_to_json(change: Change) -> str:
 
 
 def change_from_json(kind: str, text: str, stored: Any) -> Change:
-    """The change of a log; `ValueError` for anything else."""
+    """Return a change from the log's JSON; raise `ValueError` for anything else."""
     if not isinstance(stored, dict):
-        raise ValueError("a change in the log is no object")  # noqa: TRY004 - of a file
+        raise ValueError("a change in the log is not an object")  # noqa: TRY004 - of a file
     people, photos = stored.get("people", []), stored.get("photos", [])
     for several in (people, photos):
         if not isinstance(several, list) or not all(isinstance(one, list) and len(one) == 3 for one in several):
-            raise ValueError("a change in the log is not three values")
+            raise ValueError("a change in the log must have three values")
     return Change(
         kind,
         text,
@@ -128,13 +132,13 @@ def _state(value: Any) -> PersonState | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise ValueError("a person in the log is no object")  # noqa: TRY004
+        raise ValueError("a person in the log is not an object")  # noqa: TRY004
     return state_from_row(value.get("name"), value.get("external_id"), value)
 
 
 def _integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
-        raise ValueError("a number in the log is none")
+        raise ValueError("an id in the log is not a number")
     return value
 
 

@@ -1,4 +1,4 @@
-"""A store by its address: a file, or a server."""
+"""Opens a store by its address: a file or a server."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ _MAX_COLLECTION = 100  # characters
 
 
 def open_store(address: str, *, collection: str = "default", create: bool = False) -> Store:
-    """The store at the path of a file, or at an address such as `postgresql://user@host/database` or `qdrant://host:6333`.
+    """Open the store at a file's path or an address like `postgresql://user@host/database` or `qdrant://host:6333`.
 
-    `create` makes a missing file and a missing collection. `GalleryError` where there is none, or no such server.
+    `create` creates a missing file and a missing collection; without it, raise `GalleryError` if one is missing. Raise
+    `GalleryError` too if the server cannot be reached.
     """
     if not collection or len(collection) > _MAX_COLLECTION or not collection.replace("-", "_").isidentifier():
-        raise ValueError(f"a collection must be letters, digits, '_' and '-', got {collection[:40]!r}")
+        raise ValueError(
+            f"a collection's name must be letters, digits, '_' and '-', not starting with a digit, got {collection[:40]!r}"
+        )
     scheme = address.partition("://")[0] if "://" in address else ""
     if scheme in ("postgresql", "postgres"):
         from facespace.identification.stores.postgres import PostgresStore
@@ -27,17 +30,17 @@ def open_store(address: str, *, collection: str = "default", create: bool = Fals
 
         return QdrantStore(address, collection=collection, create=create)
     if scheme:
-        # The address is not repeated: there may be a password in it.
-        raise GalleryError(f"a gallery is a file, or is at postgresql:// or qdrant://; got {one_line(scheme)[:40]}://")
+        # The message does not repeat the address, which may contain a password.
+        raise GalleryError(f"a gallery must be a file, postgresql:// or qdrant://, got {one_line(scheme)[:40]}://")
     return SQLiteStore(address, collection=collection, create=create)
 
 
 def list_collections(address: str) -> list[str]:
-    """The names of all collections of the store at an address; `GalleryError` where there is no store."""
+    """Return the names of all collections of the store at an address; raise `GalleryError` if there is no store."""
     try:
         store = open_store(address)
-    except NoSuchCollection as there_are_others:
-        return there_are_others.collections
+    except NoSuchCollection as missing:
+        return missing.collections
     try:
         return store.collections()
     finally:

@@ -1,9 +1,9 @@
 """A gallery on a PostgreSQL server with the extension pgvector, shared by many machines.
 
-The tables are those of `sql.TABLES` in a schema of their own, and `template`, what `nearest` compares with, which every change
-keeps up to date within its transaction (see `postgres_templates`). Changes are serialised by the row of `head`, so that its
-number grows in the order of commits. What a call returned from is committed. Where the connection breaks while a commit is
-under way, the server is asked whether it did commit, by the transaction's number.
+The tables are those of `sql_tables.TABLES` in a separate schema, and `template`, which `nearest` searches and every change
+updates within its transaction (see `postgres_templates`). A lock on the row of `head` serialises changes, so that its number
+grows in the order of commits. When a call returns, its change is committed. If the connection breaks during a commit, the
+server is asked by the transaction's id whether it was committed.
 """
 
 from __future__ import annotations
@@ -37,25 +37,26 @@ R = TypeVar("R")
 
 
 def _read_again(method: Callable[..., R]) -> Callable[..., R]:
-    """A method that only reads, tried once more where the server was restarted in the middle of it."""
+    """Return a read-only method that is retried once if the connection is lost, for example by a server restart."""
 
     @functools.wraps(method)
-    def tried(self: PostgresStore, *values: Any, **named: Any) -> R:
+    def retried(self: PostgresStore, *values: Any, **named: Any) -> R:
         try:
             return method(self, *values, **named)
         except Lost:
-            if self._cursor() is not None:  # within a change, which is lost as a whole
+            if self._cursor() is not None:  # within a change, which is lost completely
                 raise
             return method(self, *values, **named)
 
-    return tried
+    return retried
 
 
 class PostgresStore(SqlStore):
     """One collection of the gallery at `address`, such as `postgresql://user@host/database` (see `parse_address`).
 
-    `create` makes missing tables and a missing collection; otherwise `GalleryError` says they are missing. Safe to share
-    between threads; a child process after `fork` makes connections of its own. `remarks` tell what a user should know.
+    `create` creates missing tables and a missing collection; without it, raise `GalleryError` if they are missing. A store
+    can be shared between threads; a child process opens its own connections after `fork`. `remarks` are messages for the
+    user.
     """
 
     def __init__(self, address: str, *, collection: str = "default", create: bool = False) -> None:
@@ -65,7 +66,7 @@ class PostgresStore(SqlStore):
         self._builder: threading.Thread | None = None
         self.remarks: tuple[str, ...] = ()
         if os.environ.get(VARIABLE):
-            self.remarks = (f"{self.name}: not encrypted though {VARIABLE} is set; that is for files",)
+            self.remarks = (f"{self.name}: not encrypted although {VARIABLE} is set; only files can be encrypted",)
         try:
             self._prepare(create)
             self._connections.greet = postgres_schema.search_vector
@@ -79,14 +80,14 @@ class PostgresStore(SqlStore):
             version = postgres_schema.check(cursor, self._connections.address)
             cursor.once("COMMIT")
         if version == 0 and not create:
-            raise GalleryError(f"{self.name}: no gallery there; enrolling somebody makes one (facespace enroll)")
+            raise GalleryError(f"{self.name}: no gallery there; create one with facespace enroll")
         if version < postgres_schema.VERSION:
             with self._connections.lent(_WRITE) as cursor:
                 before = postgres_schema.migrate(cursor, self._connections.address)
                 cursor.once("COMMIT")
             if 0 < before < postgres_schema.VERSION:
                 self.remarks += (
-                    f"{self.name}: its tables were brought from version {before} to {postgres_schema.VERSION}",
+                    f"{self.name}: its tables were converted from version {before} to {postgres_schema.VERSION}",
                 )
 
     @property
@@ -95,13 +96,13 @@ class PostgresStore(SqlStore):
         return self._connections.address.name
 
     def close(self) -> None:
-        """Close the connections; nothing is pending."""
+        """Close the connections; all changes are already stored."""
         self._connections.close()
 
     # Transactions
 
     def _cursor(self) -> Cursor | None:
-        """That of the transaction which this thread is in."""
+        """Return the cursor of this thread's transaction, or None outside of one."""
         cursor: Cursor | None = getattr(self._thread, "cursor", None)
         return cursor
 
@@ -117,7 +118,7 @@ class PostgresStore(SqlStore):
     @contextlib.contextmanager
     def _read(self) -> Iterator[Cursor]:
         outer = self._cursor()
-        if outer is not None:  # within a change, or within another reading
+        if outer is not None:  # within a change or another read
             yield outer
             return
         with self._entered(_READ) as cursor:
@@ -132,9 +133,9 @@ class PostgresStore(SqlStore):
             with self._entered(_WRITE) as cursor:
                 rows = cursor.rows("SELECT pg_current_xact_id()::text FROM head WHERE id = 1 FOR UPDATE")
                 if not rows:
-                    raise self._damaged("its head is gone")
+                    raise self._damaged("the row of its table head is missing")
                 transaction = str(rows[0][0])
-                # What the body returns is decided: `add` may leave it without a change.
+                # A normal end of the body is committed, also an early return as in `add`.
                 yield cursor
                 done = True
                 cursor.once("COMMIT")
@@ -144,7 +145,7 @@ class PostgresStore(SqlStore):
             self._settle(transaction, error)
 
     def _settle(self, transaction: str, error: Lost) -> None:
-        """After a commit without an answer: return if it is done, and raise what is known otherwise."""
+        """Find out whether a commit without an answer succeeded; return if so, otherwise raise `GalleryError`."""
         deadline = time.monotonic() + self._connections.address.connect_timeout
         status = None
         with contextlib.suppress(GalleryError):
@@ -160,7 +161,7 @@ class PostgresStore(SqlStore):
         if status == "aborted":
             raise GalleryError(f"{error.args[0]}; the change was not stored, try again") from None
         raise GalleryError(
-            f"{error.args[0]}; the last change may be stored or not: look (facespace gallery log) before trying again"
+            f"{error.args[0]}; the last change may or may not be stored: check facespace gallery log before trying again"
         ) from None
 
     version = _read_again(SqlStore.version)
@@ -182,14 +183,14 @@ class PostgresStore(SqlStore):
 
     @_read_again
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
-        """The k most similar people of each probe (N,D).
+        """Return the k most similar people of each probe (N,D).
 
-        Without an index, or until it is made, exact. With one, a person may be missed (see `postgres_templates`), but the
-        similarities are exact. A large collection that has no index gets one, meanwhile, by a thread.
+        Without an index the result is exact. With an index a person may be missed (see `postgres_templates`), but the
+        similarities are exact. If a large collection has no index, a background thread starts to build it.
         """
         with self._read() as cursor:
-            found, wants_index = postgres_templates.nearest(self, cursor, probes, k)
-        if wants_index and (self._builder is None or not self._builder.is_alive()):
+            found, needs_index = postgres_templates.nearest(self, cursor, probes, k)
+        if needs_index and (self._builder is None or not self._builder.is_alive()):
             self._builder = threading.Thread(
                 target=self._build, args=(probes.shape[1],), name="facespace-index", daemon=True
             )
@@ -197,9 +198,9 @@ class PostgresStore(SqlStore):
         return found
 
     def build_index(self, dimension: int) -> bool:
-        """Make the collection's search index; returns when it is there, False where another process is making it.
+        """Build the collection's search index; return True when it is complete, False if another process is building it.
 
-        Nobody who reads or writes waits for it. One that was left unfinished is made again.
+        It does not block reads or writes. An unfinished index is built again.
         """
         cursor = self._connections.connect(statement_timeout=0)
         try:
@@ -211,7 +212,7 @@ class PostgresStore(SqlStore):
         try:
             self.build_index(dimension)
         except GalleryError as error:  # search stays exact
-            remark = f"{error} (no search index could be made; searching compares with everybody)"
+            remark = f"{error} (no search index could be built; searches compare with all people)"
             if remark not in self.remarks:
                 self.remarks += (remark,)
 
@@ -219,17 +220,17 @@ class PostgresStore(SqlStore):
         cursor.change("DELETE FROM template WHERE collection = ?", (self._collection_id,))
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
-        postgres_templates.follow(self, cursor, people)
+        postgres_templates.update_templates(self, cursor, people)
 
     def set_once(self, key: str, value: Any) -> Any:
-        """Store a setting unless it has a value; returns the value that holds."""
+        """Store a setting unless it already has a value; return the stored value."""
         with self._write():
             if self.setting(key) is None:
                 self._set(key, value)
         return self.setting(key)
 
     def set(self, key: str, value: Any) -> None:
-        """Store a setting in place of what it was; `templates` makes again what everybody is compared by."""
+        """Store a setting, replacing the old value; changing `templates` recomputes the templates of all people."""
         with self._write():
             self._set(key, value)
 
@@ -240,13 +241,13 @@ class PostgresStore(SqlStore):
         sql = "INSERT INTO setting VALUES (?, ?, ?) ON CONFLICT (collection, key) DO UPDATE SET value = excluded.value"
         cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
         if key == "templates" and (before or "mean") != (value or "mean"):
-            postgres_templates.follow_everybody(self, cursor)
+            postgres_templates.update_all_templates(self, cursor)
 
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
-        """Erase removed photos and people for good; returns how many photos there were.
+        """Erase removed photos and people permanently; return how many photos were erased.
 
-        No query finds them any more. Their bytes lie in freed parts of the server's files until these are used again or `VACUUM
-        FULL` rewrites them, and in its write-ahead log and backups as long as these are kept.
+        No query finds them any more. Their bytes stay in free space of the server's files until it is reused or `VACUUM
+        FULL` rewrites them, and in the write-ahead log and backups as long as these are kept.
         """
         n_photos = super().erase(people, before=before)
         cursor = self._connections.connect(statement_timeout=0)

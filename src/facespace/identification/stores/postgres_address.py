@@ -1,4 +1,4 @@
-"""The address of a PostgreSQL server, as libpq writes it."""
+"""Parses the address of a PostgreSQL server, in the format of libpq."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facespace.errors import GalleryError
 from facespace.io.text import one_line
 
 SSL_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
-_PARTS = ("user", "password", "host", "port", "dbname")  # of the address itself, or after its "?"
+_PARTS = ("user", "password", "host", "port", "dbname")  # in the address itself, or as parameters after "?"
 _OPTIONS = ("sslmode", "sslrootcert", "connect_timeout", "statement_timeout", "application_name", "schema")
 _MAX_SECONDS = 86_400
 _MAX_SCHEMA = 63  # bytes, PostgreSQL's limit for a name
@@ -19,7 +19,10 @@ _MAX_SCHEMA = 63  # bytes, PostgreSQL's limit for a name
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is and who asks there; timeouts in seconds. `password` is in no message and no `repr`."""
+    """The address of a server and the user's credentials; timeouts are in seconds.
+
+    `password` does not appear in messages or in `repr`.
+    """
 
     host: str
     port: int
@@ -35,7 +38,7 @@ class Address:
 
     @property
     def socket_path(self) -> str | None:
-        """The Unix socket, where `host` is the folder of one."""
+        """The path of the Unix socket if `host` is a folder, otherwise None."""
         return f"{self.host}/.s.PGSQL.{self.port}" if self.host.startswith("/") else None
 
     @property
@@ -52,13 +55,14 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """The parts of `postgresql://[user[:password]@][host][:port][/dbname][?parameter=value&…]`.
+    """Parse `postgresql://[user[:password]@][host][:port][/dbname][?parameter=value&…]`.
 
-    The parameters that count are `user`, `password`, `host` (a name, or the folder of a Unix socket), `port`, `dbname`,
-    `sslmode`, `sslrootcert`, `connect_timeout`, `application_name`, all as in libpq, `statement_timeout` (seconds, 60), and
-    `schema`, the schema of the gallery's tables (`facespace`). Without a user it is the system's, without a database that of
-    the user's name, without a host `localhost`; without a password that of the environment's `PGPASSWORD`. `GalleryError` for
-    anything else; no message repeats the address, which may hold a password.
+    The parameters are `user`, `password`, `host` (a name, or the folder of a Unix socket), `port`, `dbname`, `sslmode`,
+    `sslrootcert`, `connect_timeout` and `application_name`, all as in libpq, `statement_timeout` (in seconds, by default
+    60), and `schema`, the schema of the gallery's tables (by default `facespace`). The default user is the system's user,
+    the default database has the user's name, the default host is `localhost`, and the default password is the environment
+    variable `PGPASSWORD`. Raise `GalleryError` for anything else. No message repeats the address, which may contain a
+    password.
 
     >>> address = parse_address("postgresql://ada:secret@db.example:5433/faces?sslmode=verify-full")
     >>> address.name, address.password, address.sslmode
@@ -72,29 +76,29 @@ def parse_address(text: str) -> Address:
             ("user", parts.username), ("password", parts.password), ("host", parts.hostname),
             ("dbname", parts.path.removeprefix("/")),
         )}  # fmt: skip
-    except ValueError:  # also of a port that is none, which may be a piece of a password
-        raise _wrong("cannot be read; a user, a password or a name with one of :/@?#%[] needs %-encoding") from None
+    except ValueError:  # also for an invalid port, which may be part of a password
+        raise _wrong("cannot be parsed; :/@?#%[] in a user, password or name must be %-encoded") from None
     if parts.fragment:
-        raise _wrong("has a #; write %23 for one in a password")
+        raise _wrong("must not have a #; write %23 for one in a password")
     known = (*_PARTS, *_OPTIONS)
     for key, value in options:
         if key not in known:
-            raise _wrong(f"has the parameter {one_line(key)[:40]!r}; those that count are {', '.join(known)}")
+            raise _wrong(f"must have only the parameters {', '.join(known)}, got {one_line(key)[:40]!r}")
         given[key] = value
     if port is not None:
         given.setdefault("port", str(port))
     if any("\0" in value for value in given.values()):
-        raise _wrong("has a NUL in it")
+        raise _wrong("must not contain a NUL character")
     user = given["user"] or _system_user()
     schema = given.get("schema", "") or "facespace"
     if len(schema.encode()) > _MAX_SCHEMA or schema.startswith("pg_"):
-        raise _wrong(f"has a schema that is longer than {_MAX_SCHEMA} bytes, or PostgreSQL's own")
+        raise _wrong(f"must have a schema of at most {_MAX_SCHEMA} bytes that does not begin with pg_")
     host = given["host"] or "localhost"
     if "," in host:
-        raise _wrong("names several hosts; name one")
+        raise _wrong("must name a single host")
     sslmode = given.get("sslmode", "") or "prefer"
     if sslmode not in SSL_MODES:
-        raise _wrong(f"has an sslmode that is none of {', '.join(SSL_MODES)}")
+        raise _wrong(f"must have an sslmode of {', '.join(SSL_MODES)}")
     return Address(
         host.rstrip("/") if host.startswith("/") else host,
         int(_number(given.get("port", ""), "port", 5432, 65_535)),
@@ -114,7 +118,7 @@ def _number(text: str, what: str, default: int, most: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= most):
-        raise _wrong(f"has a {what} that is no number from 1 to {most}")
+        raise _wrong(f"must have a {what} from 1 to {most}")
     return int(text)
 
 
@@ -122,7 +126,7 @@ def _system_user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
-        raise _wrong("names no user") from None
+        raise _wrong("must name a user, as the system's user has no name") from None
 
 
 def _wrong(what: str) -> GalleryError:

@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL server: made, lent to one thread at a time, and made again where the server restarted."""
+"""A pool of connections to a PostgreSQL server, each used by one thread at a time and reopened after a server restart."""
 
 from __future__ import annotations
 
@@ -19,69 +19,69 @@ from facespace.identification.stores.protocol import Conflict
 from facespace.identification.stores.sql_tables import Row
 from facespace.io.text import one_line
 
-_MOST = 8  # connections of a process: a server has 100 for everybody
+_N_CONNECTIONS = 8  # of a process; a server allows 100 in total by default
 _KEPT_STATEMENTS = 200  # prepared statements of a connection
-_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # the protocol's number for "may we speak TLS?"
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # the protocol's request for TLS
 _STARTING = "57P03"  # the server is starting up or shutting down
-_LOST = ("57P01", "57P02", _STARTING)  # the server was stopped, crashed, starts
-_AGAIN = 0.1  # seconds between two attempts
+_LOST = ("57P01", "57P02", _STARTING)  # the server was stopped, crashed, or is starting
+_RETRY_SECONDS = 0.1  # between two attempts to connect
 
-# What a user can do, by PostgreSQL's code of an error, or the first two letters of it.
+# Advice for the user by PostgreSQL's error code, or its first two characters.
 _REMEDIES = {
     "28": "the server refuses the user or the password",
-    "3D": "there is no such database; make one by createdb",
-    "42501": "this user lacks a right; ask the administrator of the database for it",
-    "57014": "the server did not answer within statement_timeout; is somebody else writing, or is it overloaded?",
+    "3D": "there is no such database; create it with createdb",
+    "42501": "this user lacks a permission; ask the administrator of the database for it",
+    "57014": "the server did not answer within statement_timeout; is another process writing, or is it overloaded?",
     "55P03": "the server waited too long for a lock; try again",
     "53300": "the server has no connection left; close others, or raise its max_connections",
     "53100": "the server's disk is full; make room and start the same command again",
-    "25006": "the server lets nobody write; is it a replica?",
-    "23505": "somebody else was faster; try again",
+    "25006": "the server is read-only; is it a replica?",
+    "23505": "another process was first; try again",
     "42P01": "damaged: a table is missing",
     "42703": "damaged: a column is missing",
 }
 
 
 class Lost(GalleryError):
-    """The connection broke: what was asked may be asked again, but for a commit."""
+    """The connection was lost; any statement except a commit can be retried."""
 
 
 class Cursor:
-    """One connection and its answers, with `?` for values."""
+    """Runs statements on one connection, with `?` as the placeholder for values."""
 
     def __init__(self, connection: Any, address: Address) -> None:
         self._connection, self._address = connection, address
         self._prepared: dict[str, Any] = {}
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """What a SELECT finds. The server keeps the statement, so that it is sent once."""
+        """Return the rows of a SELECT. The statement is prepared, so that it is sent only once."""
         self._check(values)
         with answers(self._address):
             statement = self._prepared.get(sql)
             if statement is None:
-                if len(self._prepared) >= _KEPT_STATEMENTS:  # lists of ids make ever new ones
+                if len(self._prepared) >= _KEPT_STATEMENTS:  # lists of ids make ever more different statements
                     return self.once(sql, values)
                 statement = self._prepared[sql] = self._connection.prepare(_numbered(sql))
             return [tuple(row) for row in statement.run(**_named(values)) or ()]
 
     def once(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """The answer to a statement that is not kept, or that PostgreSQL does not keep, such as BEGIN."""
+        """Return the rows of a statement without preparing it; PostgreSQL cannot prepare some, such as BEGIN."""
         self._check(values)
         with answers(self._address):
             return [tuple(row) for row in self._connection.run(_numbered(sql), **_named(values)) or ()]
 
     def change(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """How many rows an INSERT, UPDATE or DELETE changed."""
+        """Run an INSERT, UPDATE or DELETE; return the number of rows it changed."""
         return len(self.rows(f"{sql} RETURNING 1", values))
 
     def insert(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """The id of the row that an INSERT made."""
+        """Run an INSERT; return the id of the new row."""
         key = self.rows(f"{sql} RETURNING id", values)[0][0]
         assert isinstance(key, int)
         return key
 
     def _check(self, values: Sequence[Any]) -> None:
-        """Refuse what cannot be sent before anything is: half a message would break the connection."""
+        """Raise `GalleryError` for values that cannot be sent, since half a message would break the connection."""
         try:
             if any("\0" in value.encode().decode() for value in values if isinstance(value, str)):
                 raise GalleryError(f"{self._address.name}: a text with a NUL cannot be stored")
@@ -95,7 +95,7 @@ class Cursor:
 
 
 class Connections:
-    """Up to eight connections of this process. Threads wait for one; a child after `fork` makes its own."""
+    """Up to eight connections of this process; threads wait for a free one. A child opens its own after `fork`."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -106,25 +106,27 @@ class Connections:
         self._pid = os.getpid()
         self._idle: list[Cursor] = []
         self._lock = threading.Lock()
-        self._free = threading.BoundedSemaphore(_MOST)
+        self._free = threading.BoundedSemaphore(_N_CONNECTIONS)
         self._closed = False
         self._connected = False
 
     @contextlib.contextmanager
     def lent(self, begin: str) -> Iterator[Cursor]:
-        """A connection on which `begin` was run; if its server had gone away, one that is made for it."""
+        """Lend a connection on which `begin` was run; a lost connection is replaced by a new one."""
         if self._pid != os.getpid():
-            self._inherited = self._idle  # the parent speaks over them: neither closed nor collected here
+            self._inherited = self._idle  # the parent still uses them, so keep them open and referenced here
             self._begin()
         if not self._free.acquire(timeout=self.address.statement_timeout):
-            raise GalleryError(f"{self.address.name}: all {_MOST} connections were busy for long; try again")
+            raise GalleryError(
+                f"{self.address.name}: all {_N_CONNECTIONS} connections were busy for too long; try again"
+            )
         try:
-            cursor = self._taken(begin)
+            cursor = self._take(begin)
             try:
                 yield cursor
             except BaseException as error:
-                # After any other error an answer may be half read; the server takes all back when the connection ends.
-                if not isinstance(error, GalleryError) or isinstance(error, Lost) or not self._taken_back(cursor):
+                # After any other error an answer may be half read; closing the connection rolls the transaction back.
+                if not isinstance(error, GalleryError) or isinstance(error, Lost) or not self._rolled_back(cursor):
                     cursor.close()
                     raise
                 self._put_back(cursor)
@@ -133,7 +135,7 @@ class Connections:
         finally:
             self._free.release()
 
-    def _taken_back(self, cursor: Cursor) -> bool:
+    def _rolled_back(self, cursor: Cursor) -> bool:
         try:
             cursor.once("ROLLBACK")
         except GalleryError:
@@ -147,7 +149,7 @@ class Connections:
                 return
         cursor.close()
 
-    def _taken(self, begin: str) -> Cursor:
+    def _take(self, begin: str) -> Cursor:
         while True:
             with self._lock:
                 if self._closed:
@@ -170,16 +172,16 @@ class Connections:
         return cursor
 
     def connect(self, *, statement_timeout: float | None = None) -> Cursor:
-        """One more connection, which the caller closes. A server that restarts is waited for."""
+        """Open another connection, which the caller must close; wait for a server that restarts."""
         deadline = time.monotonic() + self.address.connect_timeout
         while True:
             try:
                 cursor = connect(self.address, statement_timeout=statement_timeout)
             except Lost as error:
-                # At the first time only a server that says that it starts is worth waiting for.
+                # Before the first connection, wait only for a server that reports that it is starting.
                 if time.monotonic() > deadline or not (self._connected or error.args[1:] == (_STARTING,)):
                     raise GalleryError(error.args[0]) from None
-                time.sleep(_AGAIN)
+                time.sleep(_RETRY_SECONDS)
             else:
                 break
         self._connected = True
@@ -192,7 +194,7 @@ class Connections:
         return cursor
 
     def close(self) -> None:
-        """Close what is not lent now, and the rest when it comes back."""
+        """Close the idle connections now, and the lent ones when they are returned."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -202,9 +204,9 @@ class Connections:
 
 
 def connect(address: Address, *, statement_timeout: float | None = None) -> Cursor:
-    """A new connection; `Lost` where the server cannot be reached, and another `GalleryError` where it refuses.
+    """Open a connection; raise `Lost` if the server cannot be reached, another `GalleryError` if it refuses.
 
-    `statement_timeout` in seconds, 0 for none.
+    `statement_timeout` is in seconds, 0 for none.
     """
     try:
         import pg8000.exceptions
@@ -220,19 +222,19 @@ def connect(address: Address, *, statement_timeout: float | None = None) -> Curs
                 ssl_context=False, application_name=address.application_name,
             )  # fmt: skip
             cursor = Cursor(connection, address)
-            # A server that is frozen ends no statement itself.
+            # A frozen server does not apply its own statement timeout.
             link.settimeout(timeout + address.connect_timeout if timeout else None)
             values = (
                 f"{int(timeout * 1000)}", "hex", "off", "force_custom_plan", "utf8", str(int(address.connect_timeout * 1000))
             )  # fmt: skip
-            # Plans are made for the values asked for: an index of one collection is of use for no other.
+            # Custom plans take the values into account: an index of one collection is useless for others.
             cursor.once(
                 "SELECT set_config('statement_timeout', ?, false), set_config('bytea_output', ?, false),"
                 " set_config('jit', ?, false), set_config('plan_cache_mode', ?, false), set_config('client_encoding', ?, false),"
                 " set_config('tcp_user_timeout', ?, false)",
                 values,
             )
-            # What was acknowledged is on the disk, whatever the server's default.
+            # A commit must be on disk when it is acknowledged, even if the server's default is different.
             cursor.once(
                 "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
             )
@@ -243,7 +245,7 @@ def connect(address: Address, *, statement_timeout: float | None = None) -> Curs
 
 
 def _socket(address: Address) -> socket.socket:
-    """A socket to the server, over which TLS is spoken where the address asks for it."""
+    """Return a socket to the server, with TLS if the address asks for it."""
     path = address.socket_path
     try:
         if path is None:
@@ -256,9 +258,9 @@ def _socket(address: Address) -> socket.socket:
             except BaseException:
                 link.close()
                 raise
-    except (OSError, AttributeError, UnicodeError) as error:  # no AF_UNIX on Windows; a name that is no host's
+    except (OSError, AttributeError, UnicodeError) as error:  # no AF_UNIX on Windows; an invalid host name
         raise Lost(
-            f"{address.name}: cannot be reached ({_reason(error)}); does the server run, and does it listen there?"
+            f"{address.name}: cannot be reached ({_reason(error)}); is the server running, and does it listen there?"
         ) from None
     if path is not None or address.sslmode == "disable":
         return link
@@ -274,19 +276,24 @@ def _socket(address: Address) -> socket.socket:
     except OSError as error:
         link.close()
         if isinstance(error, (ssl.SSLError, FileNotFoundError, PermissionError)):
-            raise GalleryError(f"{address.name}: no TLS of sslmode {address.sslmode} ({_reason(error)})") from None
+            raise GalleryError(
+                f"{address.name}: TLS with sslmode {address.sslmode} failed ({_reason(error)})"
+            ) from None
         raise Lost(f"{address.name}: cannot be reached ({_reason(error)}); is a PostgreSQL server there?") from None
     except BaseException:
         link.close()
         raise
     link.close()
     if answer == b"N":
-        raise GalleryError(f"{address.name}: the server speaks no TLS, which sslmode {address.sslmode} asks for")
+        raise GalleryError(f"{address.name}: the server does not support TLS, which sslmode {address.sslmode} requires")
     raise Lost(f"{address.name}: cannot be reached (it closed the connection); is a PostgreSQL server there?")
 
 
 def _tls(address: Address) -> ssl.SSLContext:
-    """As libpq: `require` encrypts, with a root certificate it checks as `verify-ca`, and `verify-full` checks the name too."""
+    """Return the TLS context of an sslmode as libpq defines it.
+
+    `require` encrypts, and with a root certificate it also checks like `verify-ca`; `verify-full` checks the name too.
+    """
     context = ssl.create_default_context()
     context.check_hostname = address.sslmode == "verify-full"
     checked = address.sslmode in ("verify-ca", "verify-full") or (address.sslmode == "require" and address.sslrootcert)
@@ -301,24 +308,24 @@ def _tls(address: Address) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def answers(address: Address) -> Iterator[None]:
-    """Errors of the driver as one line: `Lost` where the connection broke, `GalleryError` for the rest."""
+    """Convert the driver's errors to one line: `Lost` for a broken connection, `GalleryError` for all others."""
     from pg8000.exceptions import DatabaseError, Error
 
     try:
         yield
     except (Error, OSError, struct.error) as error:
-        told: BaseException | None = error
-        while told is not None and not isinstance(told, DatabaseError):
-            told = told.__context__  # the driver closes the connection of a refusal, and may fail at that
-        if told is not None:
-            raise _answered(address, told.args[0] if told.args else None) from None
+        refusal: BaseException | None = error
+        while refusal is not None and not isinstance(refusal, DatabaseError):
+            refusal = refusal.__context__  # after a refusal the driver closes the connection, which may fail
+        if refusal is not None:
+            raise _refused(address, refusal.args[0] if refusal.args else None) from None
         why = _reason(error.__cause__ if isinstance(error.__cause__, TimeoutError) else error)
         raise Lost(f"{address.name}: the connection broke ({why})") from None
 
 
-def _answered(address: Address, told: Any) -> GalleryError:
-    """What a server answers in the place of rows, as one line."""
-    fields = told if isinstance(told, dict) else {}
+def _refused(address: Address, answer: Any) -> GalleryError:
+    """Return the error, with one line, for a server's error message."""
+    fields = answer if isinstance(answer, dict) else {}
     code, said = str(fields.get("C", "")), one_line(str(fields.get("M", "")))[:300] or "the server gives no reason"
     remedy = _REMEDIES.get(code) or _REMEDIES.get(code[:2])
     line = f"{address.name}: {said}" + (f"; {remedy}" if remedy else "")
@@ -335,7 +342,7 @@ def _reason(error: BaseException) -> str:
 
 @functools.lru_cache(maxsize=1000)
 def _numbered(sql: str) -> str:
-    """`?` as PostgreSQL's `$1`, `$2` …
+    """Return a statement with `?` replaced by PostgreSQL's `$1`, `$2` …
 
     >>> _numbered("SELECT ? + ?")
     'SELECT $1 + $2'

@@ -1,8 +1,8 @@
-"""What a gallery on PostgreSQL is searched by: the table `template`, one row a person or a photo, and its HNSW index.
+"""Search in a gallery on PostgreSQL: the table `template` with one row for each person or photo, and its HNSW index.
 
-A search takes candidates by the inner product of half-precision vectors and compares these again exactly as `people_index`
-does. Without an index every row of the collection is compared, and what is returned is proven to be the nearest: the rounding
-of the probe to half precision changes no similarity by more than the length of what was rounded off. With an index (Malkov and
+A search takes candidates by the inner product of half-precision vectors, and compares them exactly as `people_index` does.
+Without an index every row of the collection is compared, and the result is proven to be the nearest people: rounding the
+probe to half precision changes no similarity by more than the length of the rounding error. With an index (Malkov and
 Yashunin 2018, "Efficient and robust approximate nearest neighbor search using HNSW graphs") a person may be missed.
 """
 
@@ -21,25 +21,25 @@ from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sql_tables import Row
 from facespace.identification.stores.sqlite_rows import rows_of
 
-# From so many photos on a collection gets an index; see benchmarks/results/postgres.txt.
+# Collections with at least this many photos get an index; see benchmarks/results/postgres.txt.
 INDEXED_FROM = 100_000
-# More neighbours and a wider search than pgvector's defaults (16, 64 and 40): the vectors of different people lie far from
-# each other in all directions, which is what such graphs are worst at.
+# More neighbours and a wider search than pgvector's defaults (16, 64 and 40): the vectors of different people are far from
+# each other in all directions, which is the hardest case for such graphs.
 _NEIGHBOURS, _BUILD_WIDTH, _WIDTH = 32, 200, 1000
-_MOST_INDEXED = 4000  # numbers of a vector, pgvector's limit for halfvec
+_INDEX_DIMENSION_LIMIT = 4000  # pgvector's limit for halfvec
 _CANDIDATES = 40
-_ROUNDING = 1e-5  # how far the server's sums may be from ours
+_ROUNDING = 1e-5  # the largest difference between the server's sums and ours
 _BUILD_MEMORY = (64, 2048)  # megabytes
 _ON = {True: "on", False: "off"}
-_A_TIME = 500  # people whose photos are read at once
-_LOCK = 0x696E6478  # "indx": who holds it with a collection's id makes its index
+_BATCH = 500  # people whose photos are read at once
+_LOCK = 0x696E6478  # "indx": the advisory lock, with a collection's id, for building its index
 
 
-def follow(store: SqlStore, cursor: Cursor, people: Sequence[int]) -> None:
-    """Make the rows of these people again out of their photos, within the change that is under way."""
+def update_templates(store: SqlStore, cursor: Cursor, people: Sequence[int]) -> None:
+    """Recompute the rows of these people from their photos, within the current transaction."""
     default = store.setting("templates") or "mean"
-    for start in range(0, len(people), _A_TIME):
-        part = [int(one) for one in people[start : start + _A_TIME]]
+    for start in range(0, len(people), _BATCH):
+        part = [int(one) for one in people[start : start + _BATCH]]
         collection = store._collection_id
         cursor.change("DELETE FROM template WHERE collection = ? AND person = ANY(?::bigint[])", (collection, part))
         faces = cursor.rows(
@@ -53,14 +53,14 @@ def follow(store: SqlStore, cursor: Cursor, people: Sequence[int]) -> None:
             _insert(cursor, collection, rows)
 
 
-def follow_everybody(store: SqlStore, cursor: Cursor) -> None:
-    """Make the rows of all people of several photos again: those of one photo are the same in every way of comparing."""
+def update_all_templates(store: SqlStore, cursor: Cursor) -> None:
+    """Recompute the rows of all people with several photos; those with one photo do not depend on `templates`."""
     rows = cursor.rows(
         "SELECT face.person FROM face JOIN person ON person.id = face.person WHERE face.gone IS NULL AND person.gone IS NULL"
         " AND person.collection = ? GROUP BY face.person HAVING count(*) > 1",
         (store._collection_id,),
     )
-    follow(store, cursor, [person for (person,) in rows])
+    update_templates(store, cursor, [person for (person,) in rows])
 
 
 def _insert(cursor: Cursor, collection: int, rows: Rows) -> None:
@@ -76,13 +76,13 @@ def _insert(cursor: Cursor, collection: int, rows: Rows) -> None:
 
 
 def _written(vectors: npt.NDArray[np.float16]) -> Iterator[str]:
-    """Vectors as pgvector reads them; five digits tell every float16 from the next."""
+    """Yield vectors in pgvector's text format; five digits are enough to distinguish all float16 numbers."""
     for vector in vectors.tolist():
         yield f"[{','.join([f'{number:.5g}' for number in vector])}]"
 
 
 def nearest(store: SqlStore, cursor: Cursor, probes: npt.NDArray[np.float32], k: int) -> tuple[Nearest, bool]:
-    """The k most similar people of each probe (N,D), and whether the collection lacks an index that it should have."""
+    """Return the k most similar people of each probe (N,D), and whether the collection needs an index."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     probes = np.ascontiguousarray(probes, np.float32)
@@ -103,26 +103,29 @@ def nearest(store: SqlStore, cursor: Cursor, probes: npt.NDArray[np.float32], k:
             rows = _candidates(store, cursor, rounded[place], most, by_index)
             parts = Nearest(*(values[place] for values in found))
             n_found, last = _rank(store, probe, rows, parts)
-            wanted = min(k, n_people)
-            # Everybody else is at most as similar as the last candidate, but for the rounding.
-            proven = len(rows) < most or last + errors[place] < parts.similarities[wanted - 1]
-            if n_found >= wanted and (by_index or proven):
+            n_best = min(k, n_people)
+            # Except for rounding, all other people are at most as similar as the last candidate.
+            proven = len(rows) < most or last + errors[place] < parts.similarities[n_best - 1]
+            if n_found >= n_best and (by_index or proven):
                 break
             if not by_index and len(rows) < most:
-                raise store._damaged(f"{n_found} people to search where it counts {n_people}")
+                raise store._damaged(f"{n_found} people in its search table, but it counts {n_people}")
             most, by_index = 4 * most, False
-    return found, n_photos >= INDEXED_FROM and not indexed and dimension <= _MOST_INDEXED
+    return found, n_photos >= INDEXED_FROM and not indexed and dimension <= _INDEX_DIMENSION_LIMIT
 
 
 def _candidates(store: SqlStore, cursor: Cursor, probe: npt.NDArray[np.float16], most: int, indexed: bool) -> list[Row]:
-    """At most so many rows: person, photos, quality, vector, and inner product with the probe (D,), the largest of all."""
-    # The planner takes an index where it thinks that it is cheaper; here it is chosen.
+    """Return the `most` rows with the largest inner product with the probe (D,).
+
+    A row is (person, n_photos, quality, vector, inner product).
+    """
+    # Override the planner's choice between the index and a scan.
     cursor.rows(
         "SELECT set_config('enable_seqscan', ?, true), set_config('enable_sort', ?, true), set_config('enable_indexscan', ?, true),"
         " set_config('hnsw.ef_search', ?, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)",
         (*(_ON[value] for value in (not indexed, not indexed, indexed)), str(min(max(_WIDTH, most), 1000))),
     )
-    # The dimension and the collection are no values but a part of the index's definition: the planner must see them.
+    # The planner uses the index only if the dimension and the collection are literals, as in the index's definition.
     dimension, (text,) = len(probe), _written(probe[None])
     vector = f"vector::halfvec({dimension})" if indexed else "vector"
     return cursor.rows(
@@ -134,7 +137,7 @@ def _candidates(store: SqlStore, cursor: Cursor, probe: npt.NDArray[np.float16],
 
 
 def _rank(store: SqlStore, probe: npt.NDArray[np.float32], rows: Sequence[Row], best: Nearest) -> tuple[int, float]:
-    """Fill `best`, each (k,), from candidates; returns how many people these are, and the last one's inner product."""
+    """Fill `best`, each (k,), from candidates; return the number of their people and the smallest inner product."""
     if not rows:
         return 0, -np.inf
     ids = np.array([row[0] for row in rows], np.int64)
@@ -162,7 +165,7 @@ def _index_name(store: SqlStore, dimension: int) -> str:
 
 
 def _index_state(cursor: Cursor, name: str) -> Any:
-    """True for an index that is whole, False for one whose making was stopped or goes on, None for none."""
+    """Return True for a complete index, False for one that is unfinished or being built, None for none."""
     rows = cursor.rows(
         "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
         " WHERE c.relname = ? AND i.indrelid = 'template'::regclass",
@@ -172,18 +175,18 @@ def _index_state(cursor: Cursor, name: str) -> Any:
 
 
 def build_index(store: SqlStore, cursor: Cursor, dimension: int) -> bool:
-    """Make the index of a collection, outside of a transaction; False where somebody else is making it."""
-    if not 1 <= dimension <= _MOST_INDEXED:
-        raise ValueError(f"an index takes vectors of 1 to {_MOST_INDEXED} numbers, got {dimension}")
+    """Build the index of a collection, outside of a transaction; return False if another process is building it."""
+    if not 1 <= dimension <= _INDEX_DIMENSION_LIMIT:
+        raise ValueError(f"dimension must be from 1 to {_INDEX_DIMENSION_LIMIT} to build an index, got {dimension}")
     name, collection = _index_name(store, dimension), store._collection_id
-    # Not waited for: PostgreSQL waits for everybody who waits, before an index is whole.
+    # Do not wait for the lock: PostgreSQL completes an index only after all waiting transactions have ended.
     if not cursor.once("SELECT pg_try_advisory_lock(?::int, ?::int)", (_LOCK, collection % 2**31))[0][0]:
         return False
     state = _index_state(cursor, name)
     if state is True:
         return True
     ((n_rows,),) = cursor.once("SELECT count(*) FROM template WHERE collection = ?", (collection,))
-    # pgvector builds several times faster while the graph fits into memory.
+    # pgvector builds several times faster if the graph fits into memory.
     needed = n_rows * (2 * dimension + 8 * _NEIGHBOURS * 2 + 200) >> 20
     megabytes = min(max(needed, _BUILD_MEMORY[0]), _BUILD_MEMORY[1])
     cursor.once("SELECT set_config('maintenance_work_mem', ?, false)", (f"{megabytes}MB",))
@@ -194,12 +197,12 @@ def build_index(store: SqlStore, cursor: Cursor, dimension: int) -> bool:
     for workers in (None, 0):
         if workers is not None:
             cursor.once("SET max_parallel_maintenance_workers = 0")
-        if state is not None:  # its making was stopped
+        if state is not None:  # a build was interrupted
             cursor.once(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
         try:
             cursor.once(sql)
         except GalleryError as error:
-            # Containers have little shared memory, which several workers need and one does not.
+            # Containers have little shared memory, which only several workers need.
             if workers == 0 or "shared memory" not in str(error):
                 raise
             state = False

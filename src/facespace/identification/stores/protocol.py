@@ -1,7 +1,7 @@
-"""What keeps a gallery's people: their photos as vectors, what is known of them, and what was changed.
+"""The interface of a store: people, their photos as vectors, and a log of changes.
 
-A store holds one collection. Every change of people and photos is one `Change`, which says what was there before and
-what is there after it: so it is refused where somebody else was faster, and undone by its inverse.
+A store object gives access to one collection. Every change of people and photos is one `Change`, which contains the state
+before and after it. It is therefore refused if another process changed the same people first, and its inverse undoes it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy.typing as npt
 from facespace.errors import GalleryError
 from facespace.identification.people_index import Nearest
 
-Templates = str  # how photos become what is compared: "" as the collection says, "mean", or "best"
+Templates = str  # how a person's photos are compared: "mean", "best", or "" for the collection's setting
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One embedding to store: `embedding` (D,) of unit length, `digest` the SHA-256 (hex) of the crop it was made from.
+    """One photo to store: a unit `embedding` (D,), and as `digest` the SHA-256 (hex) of the crop it was made from.
 
-    `source` says where the photo came from, `made_by` the runtime and precision that computed the embedding, `quality`
-    how good the face is, from 0 to 1, or None. `crop` is the encoded picture of the face, where it is to be kept.
+    `source` says where the photo came from, `made_by` which runtime and precision computed the embedding. `quality` is
+    the quality of the face from 0 to 1, or None. `crop` is the encoded crop if it is to be stored.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -39,10 +39,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class PersonState:
-    """What can be changed of a person.
+    """The fields of a person that can be changed.
 
-    `rejected` are digests of crops that somebody said do not show this person; `templates` is how their photos are
-    compared.
+    `rejected` are digests of crops that a user rejected as not showing this person. `templates` says how the person's
+    photos are compared.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PersonState:
 
 @dataclass(frozen=True, slots=True)
 class StoredPerson:
-    """One person: `added` a UTC time."""
+    """One person in a store; `added` is a UTC time."""
 
     id: int
     state: PersonState
@@ -64,7 +64,7 @@ class StoredPerson:
 
 @dataclass(frozen=True, slots=True)
 class StoredPhoto:
-    """One photo of a person: all but its vector and crop. `actor` is who enrolled it."""
+    """One photo of a person, without its vector and crop. `actor` is the user or client who enrolled it."""
 
     id: int
     person: int
@@ -79,7 +79,7 @@ class StoredPhoto:
 
 
 class PersonChange(NamedTuple):
-    """A person before and after a change; None where there is nobody. The id of a person who is new is 0 or below."""
+    """A person before and after a change; None if the person does not exist. The id of a new person is 0 or less."""
 
     id: int
     before: PersonState | None
@@ -87,7 +87,7 @@ class PersonChange(NamedTuple):
 
 
 class PhotoChange(NamedTuple):
-    """Whose photo it was and whose it is after a change; None for a removed one, 0 or below for a new person."""
+    """The owner of a photo before and after a change: None for a removed photo, 0 or less for a new person."""
 
     id: int
     before: int | None
@@ -96,7 +96,7 @@ class PhotoChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change that is whole or not at all: `kind` one word, `text` a line for people."""
+    """One atomic change; `kind` is a single word, `text` a line for the user."""
 
     kind: str
     text: str
@@ -104,7 +104,7 @@ class Change:
     photos: tuple[PhotoChange, ...] = ()
 
     def inverse(self) -> Change:
-        """The change that takes this one back.
+        """Return the change that undoes this one.
 
         >>> Change("move", "", photos=(PhotoChange(3, 1, 2),)).inverse().photos
         (PhotoChange(id=3, before=2, after=1),)
@@ -119,7 +119,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of the log: `at` a UTC time, `actor` who did it; `change` is None where it cannot be undone any more."""
+    """One entry of the log: `at` is a UTC time, `actor` made the change; `change` is None if it cannot be undone."""
 
     id: int
     at: str
@@ -131,13 +131,13 @@ class LogEntry:
 
 
 class Conflict(GalleryError):
-    """Somebody else changed the same people or photos first: read them again and try again."""
+    """Another process changed the same people or photos first; read them again and retry."""
 
 
 class NoSuchCollection(GalleryError):
-    """The store has no collection of that name; `collections` are those it has.
+    """The store has no collection of that name; `collections` are the existing ones.
 
-    `removed` is the name of one that was open, and that somebody has removed since.
+    `removed` is the name of a collection that was removed while it was open.
     """
 
     def __init__(self, message: str, collections: Sequence[str], removed: str = "") -> None:
@@ -149,7 +149,8 @@ class NoSuchCollection(GalleryError):
 class StoredVectors(NamedTuple):
     """The P people of a store and their N embeddings.
 
-    `names` (P), `owners` (N,) indices into them, `embeddings` (N,D), `qualities` (N,), NaN where unknown.
+    `names` has P names and `owners` (N,) are indices into them. `embeddings` is (N,D), and `qualities` (N,) are NaN if
+    unknown.
     """
 
     names: list[str]
@@ -159,10 +160,10 @@ class StoredVectors(NamedTuple):
 
 
 class Store(Protocol):
-    """The people of one collection. Safe to share between threads and processes; every change is whole or not at all.
+    """The people of one collection; it can be shared between threads and processes, and every change is atomic.
 
-    `name` is what errors call the store. What a method returned from is kept: it is there after a crash. All methods raise
-    `GalleryError` where the store cannot be read or written.
+    `name` identifies the store in error messages. When a method returns, its change is durable and survives a crash. All
+    methods raise `GalleryError` if the store cannot be read or written.
     """
 
     @property
@@ -171,86 +172,87 @@ class Store(Protocol):
 
     @property
     def collection(self) -> str:
-        """The collection that is open."""
+        """The name of the open collection."""
 
     def close(self) -> None:
-        """Close the store; nothing is pending."""
+        """Close the store; all changes are already stored."""
 
     def version(self) -> int:
-        """A number that changes whenever this or another process has changed the people."""
+        """Return a number that differs after every change of the people by this or another process."""
 
     def collections(self) -> list[str]:
-        """The names of all collections of the store."""
+        """Return the names of all collections of the store."""
 
     def setting(self, key: str) -> Any:
-        """A stored setting (JSON), or None."""
+        """Return a stored setting (JSON), or None."""
 
     def set_once(self, key: str, value: Any) -> Any:
-        """Store a setting unless it has a value; returns the value that holds."""
+        """Store a setting unless it already has a value; return the stored value."""
 
     def set(self, key: str, value: Any) -> None:
-        """Store a setting in place of what it was."""
+        """Store a setting, replacing the old value."""
 
     def count(self, *, photos: bool = False) -> int:
-        """How many people there are, or how many `photos` they have together."""
+        """Return the number of people, or with `photos` the number of all their photos."""
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
-        """People by name (in the order of its code points), those after the name `after` and at most `limit`."""
+        """Return people sorted by the code points of their names: at most `limit` after the name `after`."""
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """The people with these ids who are there, in the order of `ids`."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
 
     def find(self, name: str) -> StoredPerson | None:
-        """The person of that name."""
+        """Return the person with that name, or None."""
 
     def find_external(self, external_id: str) -> StoredPerson | None:
-        """The person whom another system calls so."""
+        """Return the person with that external id, or None."""
 
     def find_digest(self, digest: str) -> list[int]:
-        """The ids of the people who have a photo with that digest."""
+        """Return the ids of the people who have a photo with that digest."""
 
     def photos(self, person: int) -> list[StoredPhoto]:
-        """The photos of the person with that id, in the order they were added."""
+        """Return the photos of the person with that id, in the order they were added."""
 
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The vectors (n,D) of photos, removed ones included; `GalleryError` for an id that is not there."""
+        """Return the vectors (n,D) of photos, including removed ones; raise `GalleryError` for an unknown id."""
 
     def crop(self, photo: int) -> bytes | None:
-        """The encoded crop of a photo, where it was kept."""
+        """Return the encoded crop of a photo, or None if it was not stored."""
 
     def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
-        """Store one embedding under a name, a new one makes a person; False when the person has that digest already.
+        """Store one photo under a name, creating the person if needed; return False if the person has the same digest.
 
-        With `person`, the id of who has the name, or 0 for nobody: `Conflict` where that is not so any more.
+        `person` is the id of the person the caller expects to have the name, or 0 for no person; raise `Conflict` if that
+        has changed.
         """
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:
-        """Do a change and log it; returns its number in the log.
+        """Apply a change and log it; return its number in the log.
 
-        `Conflict` where what is there is not what the change expects before, where a person would share a name or an
-        external id with another one, where nobody would own a photo that is not removed, or where a person would have no photos.
-        With `undoes`, the number of
-        the change that this one takes back, that one is marked as undone; `Conflict` where it was already.
+        Raise `Conflict` if the stored state differs from the change's state before it, if two people would have the same
+        name or external id, if a photo would have no owner without being removed, or if a person would have no photos.
+        `undoes` is the number of the change that this one undoes: it is marked as undone, or `Conflict` is raised if it
+        already was.
         """
 
     def log(self, limit: int = 20) -> list[LogEntry]:
-        """The last changes, the latest first."""
+        """Return the last changes, latest first."""
 
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
-        """Erase removed photos and people for good, from the disk too; returns how many photos there were.
+        """Erase removed photos and people permanently, also from the disk; return how many photos were erased.
 
-        Of the people with these ids, or of all; with `before`, a time in seconds since 1970 (UTC), what was removed before it.
-        In the log a random name stands for each of them then, with who enrolled and removed them and when.
+        `people` limits it to people with these ids, and `before`, in seconds since 1970 (UTC), to what was removed before
+        that time. In the log, a random name replaces each person; actors and times stay.
         """
 
     def drop(self) -> None:
-        """Erase the collection itself: everybody, removed ones too, settings and log; from the disk too.
+        """Erase the collection itself with all people, removed people, settings and log, also from the disk.
 
-        Whoever has it open gets `NoSuchCollection` from then on.
+        Stores that have it open raise `NoSuchCollection` from then on.
         """
 
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
-        """The k most similar people of each probe (N,D)."""
+        """Return the k most similar people of each probe (N,D)."""
 
     def vectors(self, dimension: int) -> StoredVectors:
-        """Everything that is compared, embeddings of another dimension being damage."""
+        """Return all people and embeddings; raise `GalleryError` if an embedding has another dimension."""

@@ -1,4 +1,4 @@
-"""A change of people and photos at Qdrant, tried on what it touches before it is decided."""
+"""Prepares a change of people and photos at Qdrant: applies it to the people and photos it affects, then commits it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from facespace.metrics.unit_vectors import to_unit_length
 
 
 class Draft:
-    """What a change touches, as the server has it at `head` and as it will be."""
+    """The people and photos that a change affects: as they are on the server at `head`, and as they will be."""
 
     def __init__(self, ledger: Ledger, head: Head, actor: str) -> None:
         self.ledger = ledger
@@ -54,13 +54,13 @@ class Draft:
         self._old_people: dict[int, PersonPoint] = {}
         self._old_photos: dict[int, PhotoPoint] = {}
         self._new: dict[int, tuple[dict[str, Any], npt.NDArray[np.float16]]] = {}
-        self._whole: set[int] = set()  # people whose photos are all here
+        self._loaded: set[int] = set()  # people of whom all photos were read
         self.intent = Intent(head)
 
     # Reading
 
     def called(self, name: str) -> PersonPoint | None:
-        """The person of that name."""
+        """Return the person with that name, or None."""
         return self._first("name", name)
 
     def _first(self, field: str, value: str) -> PersonPoint | None:
@@ -72,21 +72,21 @@ class Draft:
         return None
 
     def load_people(self, ids: Iterable[int]) -> None:
-        """Read the people with these ids, removed ones too."""
+        """Read the people with these ids, including removed ones."""
         for part in parts([one for one in sorted(set(ids)) if one > 0 and one not in self.people]):
             condition = where(equal("kind", "person"), one_of("state", [LIVE, GONE]), one_of("id", part))
             for record in self.ledger.server.scroll(self.ledger.records, condition):
                 self._keep(self.ledger.reader.person(record))
 
     def load_photos(self, ids: Iterable[int]) -> None:
-        """Read the photos with these ids, removed ones too."""
+        """Read the photos with these ids, including removed ones."""
         self._read_photos("id", [one for one in sorted(set(ids)) if one > 0], [LIVE, GONE])
 
     def load_photos_of(self, people: Iterable[int]) -> None:
         """Read all photos of these people that are not removed."""
-        wanted = [one for one in sorted(set(people)) if one > 0 and one not in self._whole]
-        self._read_photos("person", wanted, [LIVE])
-        self._whole |= set(wanted)
+        missing = [one for one in sorted(set(people)) if one > 0 and one not in self._loaded]
+        self._read_photos("person", missing, [LIVE])
+        self._loaded |= set(missing)
 
     def _read_photos(self, field: str, values: Sequence[int], states: Sequence[str]) -> None:
         for part in parts(values):
@@ -103,18 +103,18 @@ class Draft:
     # Changing
 
     def put_person(self, key: int, state: PersonState) -> int:
-        """Give a person a state; a new one, whose `key` is 0 or below, gets an id. Returns it."""
+        """Set a person's state; a new person, whose `key` is 0 or less, gets an id. Return the id."""
         if key > 0:
             self.people[key] = dataclasses.replace(self.people[key], state=state, live=True, gone=0)
             return key
         key = self.head.last_person + 1
         self.head = dataclasses.replace(self.head, last_person=key)
         self.people[key] = PersonPoint(new_point(), key, state, True, 0, self._now)
-        self._whole.add(key)
+        self._loaded.add(key)
         return key
 
     def add_photo(self, entry: Entry, vector: npt.NDArray[np.float16], owner: int) -> int:
-        """A new photo of a person; returns its id."""
+        """Add a new photo to a person; return its id."""
         key = self.head.last_photo + 1
         self.head = dataclasses.replace(self.head, last_photo=key)
         self._new[key] = (photo_payload(entry, key, owner, self._now, self._actor), vector)
@@ -126,7 +126,7 @@ class Draft:
         return key
 
     def apply(self, change: Change) -> Change:
-        """Do a change of people and photos; returns it with the ids that new people were given. Raises `Conflict`."""
+        """Apply a change of people and photos; return it with the ids of new people. Raise `Conflict` as `Store.apply`."""
         for what in (change.people, change.photos):
             if len({one.id for one in what}) != len(what):
                 raise ValueError("a change must name each person and each photo once")
@@ -134,7 +134,7 @@ class Draft:
         self.load_people({one.id for one in change.people} | owners)
         self.load_photos(photo.id for photo in change.photos)
         self.load_photos_of(owners)
-        # Everybody makes room for names and external ids before somebody takes them.
+        # All old names and external ids are freed before any new ones are taken.
         for one in change.people:
             self._check_person(one)
             if one.before is not None:
@@ -151,9 +151,9 @@ class Draft:
         for key in owners | after | {one.id for one in people}:
             person = self.people.get(key)
             if (person is None and key in after) or (person is not None and person.n_photos and not person.live):
-                raise Conflict(f"{self.ledger.server.name}: a photo would belong to nobody; try again")
-            if person is not None and person.live and not person.n_photos:  # who could not be recognised
-                raise Conflict(f"{self.ledger.server.name}: somebody would have no photos; try again")
+                raise Conflict(f"{self.ledger.server.name}: a photo would have no owner; try again")
+            if person is not None and person.live and not person.n_photos:  # cannot be identified
+                raise Conflict(f"{self.ledger.server.name}: a person would have no photos; try again")
         return dataclasses.replace(change, people=people, photos=tuple(photos))
 
     def _check_person(self, change: PersonChange) -> None:
@@ -162,8 +162,8 @@ class Draft:
         held = self.people.get(change.id)
         if held is None or (held.state if held.live else None) != change.before:
             state = change.before or change.after
-            told = "somebody" if state is None else repr(state.name)
-            raise Conflict(f"{self.ledger.server.name}: {told} was changed meanwhile; try again")
+            name = "a person" if state is None else repr(state.name)
+            raise Conflict(f"{self.ledger.server.name}: {name} was changed meanwhile; try again")
 
     def _check_free(self, change: PersonChange) -> None:
         assert change.after is not None
@@ -171,15 +171,15 @@ class Draft:
         if change.after.external_id:
             taken.append(("external", change.after.external_id))
         for field, value in taken:
-            self._first(field, value)  # it is among the people now
+            self._first(field, value)  # adds the person to self.people
             for one in self.people.values():
                 held = one.state.name if field == "name" else one.state.external_id
                 if one.live and held == value and one.id != change.id:
-                    what = "somebody is called" if field == "name" else "somebody has the external id"
-                    raise Conflict(f"{self.ledger.server.name}: {what} {value!r} already")
+                    what = "is called" if field == "name" else "has the external id"
+                    raise Conflict(f"{self.ledger.server.name}: another person {what} {value!r} already")
 
     def _move(self, change: PhotoChange, ids: dict[int, int]) -> PhotoChange:
-        """Give a photo to a person, or remove it; of two copies of a crop a person keeps one."""
+        """Give a photo to a person, or remove it; a person keeps only one copy of a crop."""
         held = self.photos.get(change.id)
         if held is None or held.owner != change.before:
             raise Conflict(f"{self.ledger.server.name}: photo {change.id} was changed meanwhile; try again")
@@ -198,7 +198,7 @@ class Draft:
         return change._replace(after=owner)
 
     def _count(self) -> None:
-        """Count the photos of the people that were touched, and everybody."""
+        """Update the photo counts of the affected people, and the total counts."""
         n_photos = {key: self._old_people[key].n_photos if key in self._old_people else 0 for key in self.people}
         total = 0
         for key, one in self.photos.items():
@@ -219,11 +219,11 @@ class Draft:
     # Deciding
 
     def set_templates(self, text: str) -> None:
-        """Set how photos are compared where a person has no own way, as JSON."""
+        """Set the collection's setting `templates`, as JSON."""
         self.head = dataclasses.replace(self.head, templates=text)
 
     def log(self, what: str, text: str, change: str) -> int:
-        """Add a line to the log; returns its number."""
+        """Add a line to the log; return its number."""
         key = self.head.last_log + 1
         self.head = dataclasses.replace(self.head, last_log=key)
         line = log_line(key, self._actor, what, text, change)
@@ -236,7 +236,7 @@ class Draft:
         self.intent.undone.append(line)
 
     def commit(self) -> bool:
-        """Decide it; False where somebody else was faster."""
+        """Commit the change; return False if another process was first."""
         self._count()
         self._put_rows()
         start, intent = self.intent.head, self.intent
@@ -261,7 +261,7 @@ class Draft:
         return self.ledger.commit(start, intent)
 
     def _put_rows(self) -> None:
-        """Make the rows that are compared out of the photos, where these or the way to compare them changed."""
+        """Recompute the search rows of people whose photos or `templates` changed."""
         default = self.ledger.reader.default_rows(self.head)
         changed = []
         for key, person in self.people.items():
@@ -269,29 +269,29 @@ class Draft:
             self.people[key] = dataclasses.replace(person, rows=rows)
             if person.n_photos > 1 and rows != person.rows:
                 self.load_photos_of([key])
-            if (key in self._whole and self._photos_of(key, self.photos) != self._photos_of(key, self._old_photos)) or (
-                person.n_photos > 1 and rows != person.rows
-            ):
+            if (
+                key in self._loaded and self._photos_of(key, self.photos) != self._photos_of(key, self._old_photos)
+            ) or (person.n_photos > 1 and rows != person.rows):
                 changed.append(key)
         for part in parts(changed):
             self._put_rows_of(part)
 
     def _put_rows_of(self, people: Sequence[int]) -> None:
         server, condition = self.ledger.server, where(equal("state", LIVE), one_of("person", people))
-        held: dict[int, list[Any]] = {}
+        stored: dict[int, list[Any]] = {}
         for record in server.scroll(self.ledger.rows, condition):
-            held.setdefault(self.ledger.reader.integer(self.ledger.reader.field(record, "person")), []).append(record)
-        wanted: list[tuple[int, list[int]]] = []
+            stored.setdefault(self.ledger.reader.integer(self.ledger.reader.field(record, "person")), []).append(record)
+        needed: list[tuple[int, list[int]]] = []
         for key in people:
             photos = self._photos_of(key, self.photos)
             single = len(photos) == 1 or self.people[key].rows == "best"
-            there = {self.ledger.reader.field(one, "photo"): str(one.id) for one in held.get(key, [])}
+            there = {self.ledger.reader.field(one, "photo"): str(one.id) for one in stored.get(key, [])}
             kept = set(photos) & set(there) if single else set()
             stay = {there[one] for one in kept}
-            self.intent.deleted_rows += [str(one.id) for one in held.get(key, []) if str(one.id) not in stay]
-            wanted += [(key, [one]) for one in photos if one not in kept] if single else [(key, photos)]
-        vectors = self._vectors([photo for _, photos in wanted for photo in photos])
-        for key, photos in wanted:
+            self.intent.deleted_rows += [str(one.id) for one in stored.get(key, []) if str(one.id) not in stay]
+            needed += [(key, [one]) for one in photos if one not in kept] if single else [(key, photos)]
+        vectors = self._vectors([photo for _, photos in needed for photo in photos])
+        for key, photos in needed:
             if not photos:
                 continue
             qualities = [self.photos[one].photo.quality for one in photos]
@@ -320,7 +320,7 @@ class Draft:
 
 
 def mean_of(vectors: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float16]:
-    """The mean (D,) of unit vectors, scaled to length 1; a single one as it is.
+    """Return the mean (D,) of unit vectors, scaled to length 1; a single vector is returned unchanged.
 
     >>> mean_of([np.array([1, 0], np.float16), np.array([0, 1], np.float16)]).tolist()
     [0.70703125, 0.70703125]

@@ -1,4 +1,4 @@
-"""Removed people and photos at Qdrant, erased for good."""
+"""Permanently erases removed people and photos at Qdrant."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from facespace.identification.stores.qdrant_points import (
 )
 from facespace.identification.stores.qdrant_server import parts
 
-_LEFT_SECONDS = 3600  # after which what was staged and not decided is erased with the rest
+_STALE_SECONDS = 3600  # after this time, staged points of undecided changes are erased too
 
 
 def erase_removed(draft: Draft, people: Sequence[int] | None, before: float | None) -> tuple[int, bool]:
-    """Erase removed photos and people, and what the log says of them: how many photos, and whether that is decided."""
+    """Erase removed photos and people, and their traces in the log; return how many photos, and whether it was committed."""
     ledger, reader, server = draft.ledger, draft.ledger.reader, draft.ledger.server
     latest = int(before) if before is not None else 2**62
     of: list[list[Any]] = [[]] if people is None else [list(part) for part in parts(people)]
@@ -45,7 +45,7 @@ def erase_removed(draft: Draft, people: Sequence[int] | None, before: float | No
         condition = where(equal("state", GONE), one_of("person", part))
         found = server.scroll(ledger.photos, condition, fields=PHOTO_FIELDS)
         photos |= {one.photo.id: one for one in map(reader.photo, found)}
-    left = ledger.staged_before(int(time.time()) - _LEFT_SECONDS)
+    left = ledger.staged_before(int(time.time()) - _STALE_SECONDS)
     if not photos and not gone and not any(left.values()):
         return 0, True
     owners = sorted({one.photo.person for one in photos.values()} | set(gone))
@@ -66,7 +66,7 @@ def erase_removed(draft: Draft, people: Sequence[int] | None, before: float | No
 
 
 def _forget(draft: Draft, photos: dict[int, str], people: dict[int, str]) -> None:
-    """Put random names into lines of the log that speak of erased photos and people; they cannot be undone any more."""
+    """Replace erased people and photos in lines of the log by random names; these can no longer be undone."""
     ledger, reader = draft.ledger, draft.ledger.reader
     condition = where(equal("kind", "log"), equal("state", LIVE))
     texts: dict[str, list[str]] = {}
@@ -83,7 +83,7 @@ def _forget(draft: Draft, photos: dict[int, str], people: dict[int, str]) -> Non
                 named += [owner for one in value.get("photos", []) for owner in one[1:]]
             tokens = {people[one] for one in named if one in people} | {photos[one] for one in moved if one in photos}
         except (TypeError, IndexError, KeyError):
-            raise reader.damaged("a change in the log is not as it was written") from None
+            raise reader.damaged("a change in the log is not valid") from None
         if tokens:
             texts.setdefault(", ".join(sorted(tokens)), []).append(str(record.id))
     draft.intent.forgotten += list(texts.items())

@@ -1,11 +1,11 @@
-"""Changes at a server without transactions: decided one after the other at one point, then carried out by anybody.
+"""Atomic changes at a server without transactions: committed one after another at one point, completed by any process.
 
-A change is written down whole (its intent), and what it adds is written as `staged` points, which no reading sees. Then one
-conditional write decides: it makes the head point to the intent, if the head still has the number that was read before the
-change was made. The server does writes to a point one by one, so of two processes that change a gallery in the same moment
-one wins; the other reads again and tries again. After that the change is done, whatever happens to its process: whoever
-sees an intent that is not finished, carries it out, reading or writing. Its steps can be repeated and can come late: they
-make no points, and they leave points alone that a later change has written.
+A change is first written as a record (its intent), and its new points are written as `staged`, which no read returns. Then
+one conditional write commits it: it makes the head point to the intent, if the head still has the number that was read
+before the change was prepared. The server applies writes to a point one by one, so if two processes change a gallery at the
+same moment, one succeeds, and the other reads again and retries. A committed change is completed even if its process dies:
+every process that sees an unfinished intent, while reading or writing, carries it out. Its steps can be repeated and may
+come late: they create no points, and they leave points alone that a later change has written.
 """
 
 from __future__ import annotations
@@ -40,20 +40,21 @@ from facespace.identification.stores.qdrant_points import (
 from facespace.identification.stores.qdrant_server import Server, parts
 
 _BUSY_SECONDS = 60.0
-_PATIENCE = 0.02  # seconds in which another process may finish its own change
+_WAIT_SECONDS = 0.02  # the time another process has to finish its own change
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
-_KEPT_INTENTS = 1_000  # changes after which nobody asks any more whether one was decided
-_IDS = 10**9  # ids of a collection, so that one of another collection is not taken for one of its own
-_SWEPT = 64  # changes between two sweeps of what is kept no longer
+_KEPT_INTENTS = 1_000  # finished intents that are kept, so that their processes can see that they were committed
+_IDS = 10**9  # ids reserved for a collection, so that ids of different collections differ
+_CLEANUP_INTERVAL = 64  # changes between two deletions of old enrolments and intents
 
 
 @dataclass
 class Intent:
-    """What a change does once it is decided; `head` is what the head says after it.
+    """The effects of a change, carried out once it is committed; `head` is the head after it.
 
-    `people` and `photos` are fields and the points that get them, `added_rows` and `deleted_rows` points of rows, `logs` those
-    of its lines in the log, `undone` that of a line it takes back, `forgotten` texts and the lines that get them. `erased`
-    are points by collection. `new_records`, `new_photos` and `new_rows` are staged before.
+    `people` and `photos` are pairs of fields and the points that get them. `added_rows` and `deleted_rows` are points of
+    rows, `logs` the points of its lines in the log, `undone` the line that it undoes, and `forgotten` pairs of texts and the
+    lines that get them. `erased` are points by collection. `new_records`, `new_photos` and `new_rows` are the points to
+    stage.
     """
 
     head: Head
@@ -72,14 +73,14 @@ class Intent:
     _STORED = ("people", "photos", "added_rows", "deleted_rows", "logs", "undone", "forgotten", "erased")
 
     def to_json(self) -> str:
-        """What has to be known to carry it out."""
+        """Return the fields that are needed to carry it out, as JSON."""
         return json.dumps({key: getattr(self, key) for key in self._STORED}, sort_keys=True)
 
     @classmethod
     def from_json(cls, head: Head, stored: Any) -> Intent:
-        """An intent as it was written; `ValueError` for anything else."""
+        """Return an intent from its JSON; raise `ValueError` for anything else."""
         if not isinstance(stored, dict) or set(stored) != set(cls._STORED):
-            raise ValueError("an intent has other fields")
+            raise ValueError("an intent has the wrong fields")
         for key in ("added_rows", "deleted_rows", "logs", "undone"):
             _check_points(stored[key])
         for key, first in (("people", dict), ("photos", dict), ("forgotten", str)):
@@ -90,14 +91,14 @@ class Intent:
                     raise ValueError(f"the {key} of an intent are not pairs")
                 _check_points(one[1])
         if not isinstance(stored["erased"], dict) or not set(stored["erased"]) <= {"records", "photos", "rows"}:
-            raise ValueError("what an intent erases is in no known collection")
+            raise ValueError("an intent erases points of an unknown collection")
         for points in stored["erased"].values():
             _check_points(points)
         return cls(head, **stored)
 
 
 class Ledger:
-    """The head of a gallery, its intents, and the three collections in which they are carried out."""
+    """The head of a gallery, its intents, and its three collections at the server."""
 
     def __init__(self, server: Server, collection: str) -> None:
         self.server = server
@@ -108,24 +109,24 @@ class Ledger:
         self._dimension: int | None = None
 
     def dimension(self) -> int | None:
-        """How many numbers the vectors have; None before the first one is stored."""
+        """Return the dimension of the vectors; None before the first one is stored."""
         if self._dimension is None:
             self._dimension = self.server.dimension(self.photos)
         return self._dimension
 
-    def take_vectors(self, dimension: int) -> None:
-        """Make the collections of vectors, if there are none; `GalleryError` where they have another dimension."""
+    def ensure_vectors(self, dimension: int) -> None:
+        """Create the collections of vectors if missing; raise `GalleryError` if they have another dimension."""
         if self.dimension() is None:
-            # The photos last: whoever finds these finds the rows too.
+            # The photos come last, so that a process that finds them also finds the rows.
             self.server.create(self.rows, dimension, ROW_INDICES, searched=True)
             self.server.create(self.photos, dimension, PHOTO_INDICES, searched=False)
         if self.dimension() != dimension or self.server.dimension(self.rows) != dimension:
             raise GalleryError(
-                f"{self.server.name}: its embeddings have {self._dimension} numbers, got one of {dimension}; use another collection"
+                f"{self.server.name}: an embedding must have {self._dimension} numbers, got {dimension}; use another collection"
             )
 
     def head(self) -> Head:
-        """The head when no change is half done; one that is gets finished here."""
+        """Return the head when no change is unfinished; finish another process's change if necessary."""
         deadline = time.monotonic() + _BUSY_SECONDS
         seen = ""
         while time.monotonic() < deadline:
@@ -135,13 +136,13 @@ class Ledger:
             if head.pending == seen:
                 self._finish(head)
             seen = head.pending
-            time.sleep(_PATIENCE)
+            time.sleep(_WAIT_SECONDS)
         raise self._busy()
 
     def attempts(self) -> Iterator[Head]:
-        """Heads to try a change on, until one is decided; `GalleryError` after a minute."""
+        """Yield heads for attempts to commit a change; raise `GalleryError` after a minute."""
         deadline = time.monotonic() + _BUSY_SECONDS
-        pause = _PATIENCE
+        pause = _WAIT_SECONDS
         while time.monotonic() < deadline:
             yield self.head()
             time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
@@ -154,15 +155,15 @@ class Ledger:
         )
 
     def _head(self) -> Head:
-        for turn in range(5):
+        for attempt in range(5):
             if found := self.server.read(self.records, [HEAD]):
                 return self.reader.head(found[0])
-            if turn < 4:
-                time.sleep(_PATIENCE)  # replicas may differ for a moment
+            if attempt < 4:
+                time.sleep(_WAIT_SECONDS)  # replicas may differ for a moment
         raise self.reader.damaged("its head is missing")
 
     def make_head(self, others: Sequence[Ledger]) -> None:
-        """Write the head of a new gallery; one that is there stays. Its ids begin above those of `others`."""
+        """Write the head of a new gallery unless it exists; its ids begin above those of `others`."""
         if self.server.read(self.records, [HEAD]):
             return
         start = 0
@@ -174,7 +175,7 @@ class Ledger:
         self.server.insert(self.records, [point(HEAD, DUMMY, first.payload())])
 
     def commit(self, before: Head, intent: Intent) -> bool:
-        """Decide a change and carry it out; False, with nothing changed, where another was decided since `before`."""
+        """Commit a change and carry it out; return False, with nothing changed, if another was committed since `before`."""
         entry, now = new_point(), int(time.time())
         after = dataclasses.replace(intent.head, seq=before.seq + 1, pending=entry)
         written = {"kind": "change", "seq": after.seq, "state": STAGED, "added": now, "intent": intent.to_json()}
@@ -183,16 +184,16 @@ class Ledger:
         self.server.insert(self.records, [*intent.new_records, point(entry, DUMMY, written)])
         condition = (points_in([HEAD]), equal("seq", before.seq), equal("pending", ""))
         self.server.change(self.records, [setting(after.payload(), *condition)])
-        if not self._was_decided(after):
+        if not self._was_committed(after):
             self._unstage(intent, entry)
             return False
         self._carry_out(after, intent)
         return True
 
-    def _was_decided(self, after: Head) -> bool:
+    def _was_committed(self, after: Head) -> bool:
         if self._head().pending == after.pending:
             return True
-        # Whoever finished it for us has said so before the head went on.
+        # A process that finished it for us has marked it as done before the head went on.
         found = self.server.read(self.records, [after.pending])
         return bool(found) and self.reader.field(found[0], "state") == "done"
 
@@ -204,11 +205,11 @@ class Ledger:
         self.server.change(self.records, [_deleted(one) for one in parts(staged)])
 
     def _finish(self, head: Head) -> None:
-        """Carry out the intent that another process left."""
+        """Carry out the intent that another process left unfinished."""
         found = self.server.read(self.records, [head.pending])
         if not found:
             if self._head() == head:
-                raise self.reader.damaged("a change that was begun is missing")
+                raise self.reader.damaged("the intent of a committed change is missing")
             return
         if self.reader.field(found[0], "state") == "done":
             self.server.change(self.records, [self._clearing(head)])
@@ -237,7 +238,7 @@ class Ledger:
             records.append(setting({"undone": True}, points_in(intent.undone)))
         if intent.logs:
             records.append(setting({"state": LIVE}, points_in(intent.logs), equal("state", STAGED)))
-        if n % _SWEPT == 0:
+        if n % _CLEANUP_INTERVAL == 0:
             old = max(0, head.last_log - _KEPT_LOG)
             records.append(deleting(equal("kind", "log"), equal("what", "enroll"), below("id", old)))
             old = max(0, n - _KEPT_INTENTS)
@@ -255,7 +256,7 @@ class Ledger:
         return setting({"pending": ""}, *condition)
 
     def staged_before(self, moment: int) -> dict[str, list[str]]:
-        """What processes staged before that time, and left undecided."""
+        """Return the points of undecided changes that were staged before that time, by collection."""
         condition = where(equal("state", STAGED), below("added", moment))
         collections = {"records": self.records, "photos": self.photos, "rows": self.rows}
         if self.dimension() is None:
@@ -267,7 +268,7 @@ class Ledger:
 
 
 def log_line(key: int, actor: str, what: str, text: str, change: str) -> Any:
-    """A point of the log, staged."""
+    """Return a staged point of the log."""
     return point(
         new_point(), DUMMY,
         {"kind": "log", "id": key, "added": int(time.time()), "actor": actor, "what": what, "text": text,

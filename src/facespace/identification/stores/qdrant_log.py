@@ -1,4 +1,4 @@
-"""The log of a gallery at Qdrant, as it is read."""
+"""Reads the log of a gallery at Qdrant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facespace.identification.stores.qdrant_server import models, parts
 
 
 def log_entries(ledger: Ledger, limit: int) -> list[LogEntry]:
-    """The last changes, the latest first."""
+    """Return the last changes, latest first."""
     ledger.head()
     reader = ledger.reader
     if limit < 1:
@@ -48,7 +48,7 @@ def log_entries(ledger: Ledger, limit: int) -> list[LogEntry]:
 
 
 def _enrolment(value: dict[str, Any], people: dict[int, Any], photos: dict[int, Any]) -> tuple[Change | None, str]:
-    """The change of an enrolment, which is logged without a name, and a line for people."""
+    """Return the change of an enrolment, which is logged without a name, and its line for the user."""
     photo, person = value["photo"], value["person"]
     if photo not in photos or person not in people:
         return None, "a photo that was erased"

@@ -1,7 +1,7 @@
-"""What stands in the points of a gallery at Qdrant, written and read; what is read is checked.
+"""The payloads of a gallery's points at Qdrant: how they are written, and how they are read and checked.
 
-Every point has a `state`: `staged` before the change that makes it is decided, `live`, or `gone` until it is erased. `v` is
-the number of the last change that wrote it.
+Every point has a `state`: `staged` until the change that creates it is committed, then `live`, and `gone` from its removal
+until it is erased. `v` is the number of the last change that wrote it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ STAGED, LIVE, GONE = "staged", "live", "gone"
 _SPACE = uuid.UUID("6d2b4f1e-5f0c-5c3c-9c63-66616365acde")
 HEAD = str(uuid.uuid5(_SPACE, "head"))
 DUMMY = [1.0]  # the vector of a record
-_ORDER_BYTES = 6  # of a name in one key of its order: the server compares numbers as float64, exact up to 53 bits
+_ORDER_BYTES = 6  # of a name in one order key: the server compares numbers as float64, exact up to 53 bits
 ORDER = ("order0", "order1", "order2", "order3")
 _MAX_TEXT = 65_536
 _MAX_CROP = 64 * 2**20
 
 _INTEGER, _KEYWORD = models.PayloadSchemaType.INTEGER, models.PayloadSchemaType.KEYWORD
-# What is filtered has an index.
+# Fields that are used in filters have an index.
 RECORD_INDICES: dict[str, Any] = {
     **dict.fromkeys(("kind", "state", "pending", "name", "external", "templates", "rows"), _KEYWORD),
     **dict.fromkeys(("id", "v", "seq", "added", "gone", "n_photos", *ORDER), _INTEGER),
@@ -49,12 +49,12 @@ PHOTO_FIELDS = models.PayloadSelectorExclude(exclude=["crop"])
 
 
 def new_point() -> str:
-    """The id of a new point, which nobody else gives."""
+    """Return a unique id for a new point."""
     return str(uuid.uuid4())
 
 
 def setting_point(key: str) -> str:
-    """The id of the point of a setting: the same in every process, so that two that make it meet there."""
+    """Return the id of a setting's point, which is the same in every process."""
     return str(uuid.uuid5(_SPACE, f"setting {key}"))
 
 
@@ -62,58 +62,58 @@ def setting_point(key: str) -> str:
 
 
 def where(*conditions: Any) -> Any:
-    """All conditions together."""
+    """Return a filter for points that meet all conditions."""
     return models.Filter(must=list(conditions))
 
 
 def equal(field: str, value: Any) -> Any:
-    """The field has that value."""
+    """Return the condition that the field has that value."""
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
 
 def one_of(field: str, values: Sequence[Any]) -> Any:
-    """The field has one of these values."""
+    """Return the condition that the field has one of these values."""
     return models.FieldCondition(key=field, match=models.MatchAny(any=list(values)))
 
 
 def below(field: str, value: float) -> Any:
-    """The field is a smaller number."""
+    """Return the condition that the field is less than that number."""
     return models.FieldCondition(key=field, range=models.Range(lt=value))
 
 
 def at_least(field: str, value: float) -> Any:
-    """The field is that number or a larger one."""
+    """Return the condition that the field is at least that number."""
     return models.FieldCondition(key=field, range=models.Range(gte=value))
 
 
 def points_in(points: Sequence[str]) -> Any:
-    """The point has one of these ids."""
+    """Return the condition that the point has one of these ids."""
     return models.HasIdCondition(has_id=list(points))
 
 
 def setting(payload: dict[str, Any], *conditions: Any) -> Any:
-    """The operation that writes fields of the points which meet conditions; it makes no point."""
+    """Return the operation that sets fields of the points that meet the conditions; it creates no points."""
     return models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, filter=where(*conditions)))
 
 
 def deleting(*conditions: Any) -> Any:
-    """The operation that deletes the points which meet conditions."""
+    """Return the operation that deletes the points that meet the conditions."""
     return models.DeleteOperation(delete=models.FilterSelector(filter=where(*conditions)))
 
 
 def point(key: str, vector: Sequence[float], payload: dict[str, Any]) -> Any:
-    """A point to write."""
+    """Return a point to write."""
     return models.PointStruct(id=key, vector=list(vector), payload=payload)
 
 
-# Points as they are read
+# Points that are read
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The point by which changes are decided: the last one's number, and the intent that is not finished.
+    """The point that commits changes: the number of the last change, and the id of an unfinished intent.
 
-    `last_person`, `last_photo` and `last_log` are the last ids given, `templates` a setting as JSON, or empty.
+    `last_person`, `last_photo` and `last_log` are the last ids that were given. `templates` is a setting as JSON, or empty.
     """
 
     seq: int = 0
@@ -126,13 +126,13 @@ class Head:
     templates: str = ""
 
     def payload(self) -> dict[str, Any]:
-        """As it is written."""
+        """Return the payload to write."""
         return {"kind": "head", "format": FORMAT, **dataclasses.asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class PersonPoint:
-    """A person: `rows` says how their photos are compared now, `gone` when they were removed."""
+    """A person: `rows` says how their present rows were made, `mean` or `best`, and `gone` is the time of removal."""
 
     point: str
     id: int
@@ -144,7 +144,7 @@ class PersonPoint:
     rows: str = ""
 
     def payload(self) -> dict[str, Any]:
-        """As it is written, but for the state and the number of the change."""
+        """Return the payload to write, without the state and the number of the change."""
         name, extra = self.state.name, extra_of(self.state)
         return {
             "kind": "person", "id": self.id, "name": name, "external": self.state.external_id, "added": self.added,
@@ -155,7 +155,7 @@ class PersonPoint:
 
 @dataclass(frozen=True, slots=True)
 class PhotoPoint:
-    """A photo: `photo.person` is its last owner where it was removed, at the time `gone`."""
+    """A photo: for a removed one, `photo.person` is its last owner and `gone` the time of removal."""
 
     point: str
     photo: StoredPhoto
@@ -165,12 +165,12 @@ class PhotoPoint:
 
     @property
     def owner(self) -> int | None:
-        """Whose photo it is; None for a removed one."""
+        """The photo's owner; None for a removed one."""
         return self.photo.person if self.live else None
 
 
 def order_of(name: str) -> list[int]:
-    """Numbers whose order is that of names by code points, as far as their first 24 bytes tell.
+    """Return numbers that sort like the code points of names, using their first 24 bytes.
 
     >>> order_of("Ada") < order_of("Adam") < order_of("Zoë") < order_of("王")
     True
@@ -181,7 +181,7 @@ def order_of(name: str) -> list[int]:
 
 
 def photo_payload(entry: Entry, photo: int, person: int, added: int, actor: str) -> dict[str, Any]:
-    """A new photo as it is written."""
+    """Return the payload of a new photo."""
     crop = {} if entry.crop is None else {"crop": base64.b64encode(entry.crop).decode("ascii")}
     return {
         "id": photo, "person": person, "digest": entry.digest, "source": entry.source, "made_by": entry.made_by,
@@ -191,17 +191,17 @@ def photo_payload(entry: Entry, photo: int, person: int, added: int, actor: str)
 
 
 class Reader:
-    """Payloads of a server that anybody may have written to: `GalleryError` for what this class does not write."""
+    """Reads payloads and checks them, because others may write to the server; `GalleryError` for invalid ones."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def damaged(self, what: str) -> GalleryError:
-        """The error for what is not as it was written."""
+        """Return the error for damaged data."""
         return GalleryError(f"{self._name}: damaged ({what})")
 
     def head(self, record: Any) -> Head:
-        """The head; `GalleryError` for one of a newer facespace."""
+        """Return the head; raise `GalleryError` for one of a newer facespace."""
         payload = self._payload(record)
         version = self.integer(payload.get("format"))
         if version > FORMAT:
@@ -213,14 +213,14 @@ class Reader:
         return Head(**{key: self.integer(payload.get(key)) for key in numbers}, **texts)  # type: ignore[arg-type]
 
     def default_rows(self, head: Head) -> str:
-        """How photos are compared where a person has no own way: `mean`, or `best`."""
+        """Return the collection's setting for comparing photos: `mean` or `best`."""
         value = self.json(head.templates, "the setting templates") if head.templates else ""
         return "best" if value == "best" else "mean"
 
     def person(self, record: Any) -> PersonPoint:
-        """A person, live or gone."""
+        """Return a person, live or gone."""
         payload = self._payload(record)
-        extra = self.object(payload.get("extra"), "what is known of a person")
+        extra = self.object(payload.get("extra"), "the data of a person")
         try:
             state = state_from_row(payload.get("name"), payload.get("external") or None, extra)
         except (TypeError, ValueError) as error:
@@ -231,53 +231,52 @@ class Reader:
         return PersonPoint(str(record.id), id_, state, payload.get("state") == LIVE, n, added, gone, rows)
 
     def stored_person(self, record: Any) -> StoredPerson:
-        """A person as a store gives them."""
+        """Return a person in the form that `Store` returns."""
         one = self.person(record)
         return StoredPerson(one.id, one.state, one.n_photos, self.time(one.added))
 
     def photo(self, record: Any) -> PhotoPoint:
-        """A photo, live or gone."""
+        """Return a photo, live or gone."""
         payload = self._payload(record)
         digest, quality = payload.get("digest"), self.quality(payload.get("quality"))
         if not isinstance(digest, str) or len(digest) != 64:
             raise self.damaged("a digest is not 64 characters")
         id_, person, added, gone = (self.integer(payload.get(key)) for key in ("id", "person", "added", "gone"))
         source, made_by, actor = (self.text(payload.get(key)) for key in ("source", "made_by", "actor"))
-        known = self.object(payload.get("metadata"), "what is known of a photo")
-        photo = StoredPhoto(
-            id_, person, digest, source, made_by, actor, self.time(added), quality, known, bool(payload.get("has_crop"))
-        )
+        metadata = self.object(payload.get("metadata"), "the data of a photo")
+        has_crop = bool(payload.get("has_crop"))
+        photo = StoredPhoto(id_, person, digest, source, made_by, actor, self.time(added), quality, metadata, has_crop)
         return PhotoPoint(str(record.id), photo, payload.get("state") == LIVE, added, gone)
 
     def crop(self, record: Any) -> bytes | None:
-        """The crop of a photo."""
+        """Return the crop of a photo, or None."""
         value = self._payload(record).get("crop")
         if value is None:
             return None
         try:
             if not isinstance(value, str) or len(value) > _MAX_CROP:
-                raise ValueError  # noqa: TRY301 - one error for all that is no crop
+                raise ValueError  # noqa: TRY301 - one error for all invalid crops
             return base64.b64decode(value, validate=True)
         except (ValueError, binascii.Error):
             raise self.damaged("a crop is not bytes") from None
 
     def vectors(self, records: Sequence[Any], dimension: int) -> npt.NDArray[np.float16]:
-        """The vectors (n,D) of points; `GalleryError` for another length, and for vectors not of length 1."""
-        held = [record.vector for record in records]
-        if any(not isinstance(one, list) or len(one) != dimension for one in held):
+        """Return the vectors (n,D) of points; raise `GalleryError` for another dimension, or for a length other than 1."""
+        stored = [record.vector for record in records]
+        if any(not isinstance(one, list) or len(one) != dimension for one in stored):
             raise self.damaged(f"an embedding is not of {dimension} numbers")
         try:
-            exact = np.array(held, np.float32).reshape(len(held), dimension)
+            exact = np.array(stored, np.float32).reshape(len(stored), dimension)
         except (TypeError, ValueError):
             raise self.damaged("an embedding is not of numbers") from None
-        if not (np.abs(np.einsum("nd,nd->n", exact, exact) - 1) < 4e-3).all():  # so written, NaN fails it too
+        if not (np.abs(np.einsum("nd,nd->n", exact, exact) - 1) < 4e-3).all():  # written like this, NaN fails too
             raise self.damaged("an embedding is not of length 1")
         return exact.astype(np.float16)
 
     # Values
 
     def field(self, record: Any, key: str) -> Any:
-        """One field of a payload, unchecked."""
+        """Return one field of a payload, unchecked."""
         return self._payload(record).get(key)
 
     def _payload(self, record: Any) -> dict[str, Any]:
@@ -286,19 +285,19 @@ class Reader:
         return record.payload
 
     def integer(self, value: Any) -> int:
-        """A number from 0 to 2**63 - 1."""
+        """Return a number from 0 to 2**63 - 1, checked."""
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-            raise self.damaged("a number in it is not a whole number from 0")
+            raise self.damaged("a number in it is not an integer of at least 0")
         return value
 
     def text(self, value: Any) -> str:
-        """A text of at most 65,536 characters."""
+        """Return a text of at most 65,536 characters, checked."""
         if not isinstance(value, str) or len(value) > _MAX_TEXT:
             raise self.damaged("a text in it is not text, or too long")
         return plain_text(value)
 
     def time(self, value: Any) -> str:
-        """A UTC time out of seconds since 1970."""
+        """Return a UTC time from seconds since 1970."""
         seconds = self.integer(value)
         if seconds >= 2**38:  # the year 10680
             raise self.damaged("a time in it is too large")
@@ -306,20 +305,20 @@ class Reader:
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def quality(self, value: Any) -> float | None:
-        """A quality from 0 to 1, or None."""
+        """Return a quality from 0 to 1 or None, checked."""
         if value is not None and not (isinstance(value, (float, int)) and 0 <= value <= 1):
             raise self.damaged("the quality of a face is not between 0 and 1")
         return None if value is None else float(value)
 
     def json(self, text: Any, what: str) -> Any:
-        """A value out of its JSON."""
+        """Return a value from its JSON."""
         try:
             return json.loads(text) if isinstance(text, str) else None
         except (ValueError, RecursionError):
             raise self.damaged(f"{what} is not JSON") from None
 
     def object(self, text: Any, what: str) -> dict[str, Any]:
-        """A JSON object out of its text."""
+        """Return a JSON object from its text."""
         value = self.json(text, what)
         if not isinstance(value, dict):
             raise self.damaged(f"{what} is not a JSON object")

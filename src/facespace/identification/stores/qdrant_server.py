@@ -1,4 +1,4 @@
-"""Calls of a Qdrant server: its address, the few requests a store makes, and its errors in one line."""
+"""The connection to a Qdrant server: its address, the requests that a store makes, and errors with one line."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ except ImportError as error:  # pragma: no cover - the extra is installed where 
     ) from None
 
 KEY_VARIABLE = "FACESPACE_QDRANT_API_KEY"
-_OLDEST = (1, 17)  # the first server with `insert_only`; older ones ignore the word, and would overwrite
+_OLDEST = (1, 17)  # the first server with `insert_only`; older ones ignore it, and would overwrite
 _PAGE = 1000  # points of one answer
-_A_TIME = 500  # points of one request that writes
-_PROBES = 64  # of one request that searches
-_FEWEST_CANDIDATES = 256
+_BATCH = 500  # points of one write request
+_PROBES = 64  # of one search request
+_MIN_CANDIDATES = 256
 _CANDIDATES_PER_MILLION = 2000  # as in `people_index`, whose sketches have as many bits
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is, and how a new collection is kept there.
+    """The address of a server with its options.
 
-    `replicas` is on how many nodes each point is, `quantize` whether the search compares 1-bit vectors before it compares
-    exact ones, and `timeout` how many seconds a request may take.
+    `replicas` is the number of nodes that store each point of a new collection. `quantize` says whether searches compare
+    1-bit vectors before exact ones, and `timeout` is the time limit of a request in seconds.
     """
 
     url: str
@@ -48,9 +48,9 @@ class Address:
 
 
 def parse_address(address: str) -> Address:
-    """An address such as `qdrant://host:6333` or `qdrants://host:6333?replicas=3&quantize=binary&timeout=60`.
+    """Parse an address such as `qdrant://host:6333` or `qdrants://host:6333?replicas=3&quantize=binary&timeout=60`.
 
-    `GalleryError` for any other. A password in it is refused, because addresses are printed.
+    Raise `GalleryError` for anything else, also for an address with a password, because addresses are printed.
 
     >>> parse_address("qdrants://faces.example.org?replicas=3")
     Address(url='https://faces.example.org:6333', name='qdrants://faces.example.org:6333', tls=True, replicas=3, quantize=False, timeout=20)
@@ -62,7 +62,7 @@ def parse_address(address: str) -> Address:
     except ValueError as error:
         raise GalleryError(f"{one_line(address)[:200]}: not an address ({first_line(error)})") from None
     if parts.username is not None or parts.password is not None:
-        raise GalleryError(f"qdrant://{host}: a key must not stand in the address; put it into {KEY_VARIABLE}")
+        raise GalleryError(f"qdrant://{host}: an address must not contain a key; put it into {KEY_VARIABLE}")
     if parts.scheme not in ("qdrant", "qdrants") or not host or parts.path.strip("/") or parts.fragment:
         raise GalleryError(f"{one_line(address)[:200]}: an address must be qdrant://host:port or qdrants://host:port")
     shown = f"[{host}]" if ":" in host else host
@@ -76,15 +76,15 @@ def parse_address(address: str) -> Address:
             given[key] = int(value)
         else:
             known = "replicas=1 to 99, timeout=1 to 3600 and quantize=binary"
-            raise GalleryError(f"{name}: the options of an address are {known}; got {one_line(key)[:40]!r}")
+            raise GalleryError(f"{name}: the options of an address must be {known}, got {one_line(key)[:40]!r}")
     tls = parts.scheme == "qdrants"
     return Address(f"{'https' if tls else 'http'}://{shown}:{port}", name, tls, **given)
 
 
 class Server:
-    """A server that keeps galleries. What it writes is acknowledged by most replicas, in one order for all.
+    """A server with galleries. A majority of replicas acknowledges each write, and all see writes in the same order.
 
-    `client` is one that is open already, such as `QdrantClient(":memory:")`; it stays open.
+    `client` is an open client, such as `QdrantClient(":memory:")`, which stays open.
     """
 
     def __init__(self, address: str, client: Any = None) -> None:
@@ -98,8 +98,8 @@ class Server:
         if client is None:
             key = os.environ.get(KEY_VARIABLE)
             if key and not self.address.tls:
-                self.remarks = (f"{self.name}: the API key and the vectors travel unencrypted; use qdrants://",)
-            # As a header: given as a key, the client warns a second time.
+                self.remarks = (f"{self.name}: the API key and the vectors are sent unencrypted; use qdrants://",)
+            # The key is sent as a header, because the client would repeat the warning for a key.
             self._client = QdrantClient(
                 url=self.address.url, timeout=self.address.timeout, check_compatibility=False,
                 headers={"api-key": key} if key else None,
@@ -114,13 +114,13 @@ class Server:
         with self._errors():
             version = str(self._client.info().version)
         if _numbers(version) < _OLDEST:
-            wanted = ".".join(map(str, _OLDEST))
+            oldest = ".".join(map(str, _OLDEST))
             raise GalleryError(
-                f"{self.name}: the server must be Qdrant {wanted} or newer, got {one_line(version)[:40]}"
+                f"{self.name}: the server must be Qdrant {oldest} or newer, got {one_line(version)[:40]}"
             )
 
     def close(self) -> None:
-        """Close the connection; nothing is pending."""
+        """Close the connection; all writes are already acknowledged."""
         if self._owned and not self._closed:
             self._client.close()
         self._closed = True
@@ -135,7 +135,7 @@ class Server:
             raise GalleryError(f"{self.name}: {self._no_answer(error.source)}") from None
         except UnexpectedResponse as error:
             raise GalleryError(f"{self.name}: {_refusal(error)}") from None
-        except ValueError as error:  # the client does not catch what is not JSON
+        except ValueError as error:  # the client does not catch answers that are not JSON
             raise GalleryError(f"{self.name}: {self._no_answer(error)}") from None
         except (ApiException, QdrantException) as error:
             raise GalleryError(
@@ -149,20 +149,20 @@ class Server:
         if isinstance(source, httpx.ConnectError):
             return f"no server answers there ({one_line(first_line(source))}); start it, or correct the address"
         if isinstance(source, httpx.TransportError):
-            return f"the connection broke off ({one_line(first_line(source))}); try again when the server runs"
-        return f"the answer is not Qdrant's ({one_line(first_line(source))}); correct the address"
+            return f"the connection broke ({one_line(first_line(source))}); try again when the server is running"
+        return f"the answer is not from Qdrant ({one_line(first_line(source))}); correct the address"
 
     # Collections of the server
 
     def collections(self) -> list[str]:
-        """The names of all collections of the server, not only of galleries."""
+        """Return the names of all collections of the server, not only of galleries."""
         with self._errors():
             return [one.name for one in self._client.get_collections().collections]
 
     def dimension(self, collection: str) -> int | None:
-        """How many numbers its vectors have; None where there is no such collection.
+        """Return the dimension of a collection's vectors; None if there is no such collection.
 
-        Reads ask most replicas from here on, where the collection has several.
+        If the collection has several replicas, all later reads ask a majority of them.
         """
         with self._errors():
             if not self._client.collection_exists(collection):
@@ -175,7 +175,7 @@ class Server:
         return size
 
     def create(self, collection: str, dimension: int, indices: dict[str, Any], *, searched: bool) -> None:
-        """Make a collection, unless another process is faster, and its payload indices, unless they are there."""
+        """Create a collection and its payload indexes if missing; another process may create them at the same time."""
         replicas = self.address.replicas
         quantized = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
         with self._errors():
@@ -183,14 +183,14 @@ class Server:
                 try:
                     self._client.create_collection(
                         collection,
-                        # DOT: the cosine of unit vectors, which are kept as they are; COSINE would scale them again.
+                        # DOT is the cosine of unit vectors and stores them unchanged; COSINE would scale them again.
                         vectors_config=models.VectorParams(
                             size=dimension, distance=models.Distance.DOT, datatype=models.Datatype.FLOAT16,
                             on_disk=not searched or self.address.quantize,
                         ),
                         hnsw_config=None if searched else models.HnswConfigDiff(m=0),
                         quantization_config=quantized if searched and self.address.quantize else None,
-                        # Erased points leave the disk when a segment is written again: soon.
+                        # Low thresholds, so that segments are rewritten soon and erased points leave the disk.
                         optimizers_config=models.OptimizersConfigDiff(
                             deleted_threshold=0.05 if searched else 0.001, vacuum_min_vector_number=100
                         ),
@@ -207,7 +207,7 @@ class Server:
     # Points
 
     def remove(self, collections: Sequence[str]) -> None:
-        """Remove collections with all that is in them; who is not there is left out."""
+        """Delete collections with all their points; missing ones are skipped."""
         there = set(self.collections())
         with self._errors():
             for one in collections:
@@ -215,7 +215,7 @@ class Server:
                     self._client.delete_collection(one)
 
     def read(self, collection: str, points: Sequence[str], *, vectors: bool = False, fields: Any = True) -> list[Any]:
-        """The points with these ids that are there."""
+        """Return the existing points with these ids."""
         found: list[Any] = []
         with self._errors():
             for part in parts(points):
@@ -234,7 +234,7 @@ class Server:
         limit: int | None = None,
         order: Any = None,
     ) -> Iterator[Any]:
-        """The points that meet a condition, at most `limit`; in the order of a payload field only with a limit."""
+        """Yield points that meet a condition, at most `limit`; `order` by a payload field needs a limit."""
         offset, n = None, 0
         while limit is None or n < limit:
             size = _PAGE if limit is None or order is None else limit
@@ -249,14 +249,14 @@ class Server:
                 return
 
     def insert(self, collection: str, points: Sequence[Any], *, overwrite: bool = False) -> None:
-        """Write points; one that is there already stays as it is unless `overwrite`."""
+        """Write points; existing ones stay unchanged unless `overwrite`."""
         mode = models.UpdateMode.UPSERT if overwrite else models.UpdateMode.INSERT_ONLY
         with self._errors():
             for part in parts(points):
                 self._client.upsert(collection, part, wait=True, ordering=models.WriteOrdering.STRONG, update_mode=mode)
 
     def change(self, collection: str, operations: Sequence[Any]) -> None:
-        """Do operations one after the other; not atomic."""
+        """Apply operations one after another, not atomically."""
         with self._errors():
             for part in parts(operations, 100):
                 self._client.batch_update_points(collection, part, wait=True, ordering=models.WriteOrdering.STRONG)
@@ -264,13 +264,13 @@ class Server:
     def nearest(
         self, collection: str, probes: Sequence[list[float]], limit: int, condition: Any, n_rows: int
     ) -> list[list[Any]]:
-        """The `limit` most similar points of each probe, with payloads and vectors; of `n_rows` about that are there."""
-        n = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_MILLION * n_rows // 1_000_000) + 8 * limit
+        """Return the `limit` most similar of about `n_rows` points for each probe, with payloads and vectors."""
+        n = max(_MIN_CANDIDATES, _CANDIDATES_PER_MILLION * n_rows // 1_000_000) + 8 * limit
         params: Any = models.SearchParams(hnsw_ef=n)
         if self.address.quantize:
             params.quantization = models.QuantizationSearchParams(rescore=True, oversampling=n / limit)
         if not self._owned and not self.address.quantize:
-            params = None  # in memory every search is exact, and says so when it is told otherwise
+            params = None  # the in-memory client always searches exactly, and warns about these parameters
         found: list[list[Any]] = []
         with self._errors():
             for part in parts(probes, _PROBES):
@@ -288,8 +288,8 @@ class Server:
         return models.ReadConsistencyType.MAJORITY if self._replicas > 1 else None
 
 
-def parts(values: Sequence[Any], n: int = _A_TIME) -> Iterator[list[Any]]:
-    """The values, `n` at a time."""
+def parts(values: Sequence[Any], n: int = _BATCH) -> Iterator[list[Any]]:
+    """Yield the values in lists of at most `n`."""
     for start in range(0, len(values), n):
         yield list(values[start : start + n])
 
@@ -304,7 +304,7 @@ def _refusal(error: Any) -> str:
     if status in (401, 403):
         return f"the server does not accept the API key (status {status}); set {KEY_VARIABLE} to one that may write"
     if status == 404:
-        return "what is asked for is not there (status 404): not a Qdrant server, or somebody deleted the collection"
+        return "not found (status 404): this is not a Qdrant server, or the collection was deleted"
     said = error.content.decode(errors="replace") if isinstance(error.content, bytes) else ""
     with contextlib.suppress(ValueError, TypeError, KeyError):
         said = str(error.structured()["status"]["error"])

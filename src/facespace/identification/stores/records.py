@@ -1,4 +1,4 @@
-"""People with all their photos, as they go from one store to another, and what becomes of one who is known there."""
+"""Records of people with all their photos, for copying between stores, and how they are merged with existing people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 class PhotoRecord(NamedTuple):
-    """One photo of a person; `added` is a UTC time, `actor` who enrolled it, where that is known."""
+    """One photo of a person; `added` is a UTC time, `actor` the user or client who enrolled it, if known."""
 
     entry: Entry
     added: str
@@ -34,10 +34,10 @@ class PersonRecord:
 
 
 class Counts(NamedTuple):
-    """What became of people and photos that were brought to a store.
+    """Counts of people and photos that were added to a store.
 
-    `new_people` and `new_photos` were added, `known_people` were there by name, `known_photos` were theirs already,
-    `rejected_photos` were left out because somebody said that they do not show the person. `remarks` are lines for users.
+    `new_people` and `new_photos` were added; `known_people` and `known_photos` were already there; `rejected_photos` were
+    left out because a user rejected them as not showing the person. `remarks` are lines for the user.
     """
 
     new_people: int = 0
@@ -48,7 +48,7 @@ class Counts(NamedTuple):
     remarks: tuple[str, ...] = ()
 
     def plus(self, other: Counts) -> Counts:
-        """Both together.
+        """Return the sum of both counts.
 
         >>> Counts(1, remarks=("a",)).plus(Counts(2, 3)).new_people
         3
@@ -61,7 +61,7 @@ class Counts(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A person to be: the state, the photos that are new, and what is to be counted."""
+    """The result of `joined`: the person's new state, the photos to add, and the counts."""
 
     state: PersonState
     photos: tuple[PhotoRecord, ...]
@@ -71,16 +71,16 @@ class Joined(NamedTuple):
 def joined(
     record: PersonRecord, held: PersonState | None, digests: Collection[str], is_free: Callable[[str], bool]
 ) -> Joined:
-    """What a store should hold of a person after `record` was brought to it. Doing it twice changes nothing more.
+    """Merge `record` with the person of the same name in a store; merging it twice gives the same result.
 
-    `held` is the state of the person who has the name there, or None, and `digests` are that person's photos. Photos that are
-    new are added, except those that were rejected there; what is said of the person there wins over the record. `is_free`
-    tells whether nobody else there has an external id.
+    `held` is the state of that person in the store, or None, and `digests` are the digests of their photos. New photos are
+    added, except those that were rejected in the store. Where both have a value, the store's value is kept. `is_free` says
+    whether no other person in the store has an external id.
     """
     remarks: tuple[str, ...] = ()
     external_id = record.state.external_id if held is None else held.external_id or record.state.external_id
     if external_id and (held is None or external_id != held.external_id) and not is_free(external_id):
-        remarks = (f"{record.state.name}: somebody else has the external id {external_id!r}; left without one",)
+        remarks = (f"{record.state.name}: another person has the external id {external_id!r}; it was left out",)
         external_id = "" if held is None else held.external_id
     if held is None:
         state = dataclasses.replace(record.state, external_id=external_id)
@@ -100,7 +100,7 @@ def joined(
 
 @functools.lru_cache(4096)  # photos of one import share theirs
 def seconds_of(time: str) -> int:
-    """A UTC time as stores tell it, in seconds since 1970; `ValueError` for anything else.
+    """Return a UTC time, written as stores return it, in seconds since 1970; raise `ValueError` for anything else.
 
     >>> seconds_of("2026-01-02T03:04:05Z")
     1767323045

@@ -1,8 +1,8 @@
-"""What a gallery's file holds of names, photos and vectors: as they are, or encrypted with a key.
+"""Optional encryption of the names, photos and vectors in a gallery's file.
 
-Encrypted is with AES-256-GCM and a nonce of its own for every value (NIST SP 800-38D). What must be found again, such as a
-name, stands beside it as an HMAC-SHA-256, which tells nothing but that two are equal. Both keys are derived by scrypt (RFC
-7914) from what the variable `FACESPACE_GALLERY_KEY` holds, with a salt of the file.
+Values are encrypted with AES-256-GCM and a separate nonce for each (NIST SP 800-38D). Values that must be searchable, such
+as names, are also stored as an HMAC-SHA-256, which reveals only whether two are equal. Both keys are derived by scrypt (RFC
+7914) from the environment variable `FACESPACE_GALLERY_KEY`, with a salt stored in the file.
 """
 
 from __future__ import annotations
@@ -26,57 +26,57 @@ _SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}
 
 
 class Sealing(Protocol):
-    """How values are written and read. `open_…` raise `ValueError` for what was not written by the same."""
+    """Converts values to and from their stored form. `open` and `open_text` raise `ValueError` for values of another key."""
 
     encrypted: bool
 
     def seal(self, data: bytes) -> bytes:
-        """What is written for some bytes."""
+        """Return the stored form of bytes."""
 
     def open(self, data: bytes) -> bytes:
-        """The bytes that `seal` was given."""
+        """Return the bytes that `seal` was given."""
 
     def seal_text(self, text: str) -> str:
-        """What is written for a text."""
+        """Return the stored form of a text."""
 
     def open_text(self, text: str) -> str:
-        """The text that `seal_text` was given."""
+        """Return the text that `seal_text` was given."""
 
     def key_of(self, data: bytes) -> bytes:
-        """What equal bytes are found by; 32 bytes where they are encrypted."""
+        """Return the search key of bytes, equal for equal bytes; 32 bytes with encryption."""
 
     def key_of_text(self, text: str) -> str:
-        """What equal texts are found by."""
+        """Return the search key of a text, equal for equal texts."""
 
 
 class Plain:
-    """Everything as it is."""
+    """Stores all values unencrypted."""
 
     encrypted = False
 
     def seal(self, data: bytes) -> bytes:
-        """The bytes as they are."""
+        """Return the bytes unchanged."""
         return data
 
     open = seal
 
     def seal_text(self, text: str) -> str:
-        """The text as it is."""
+        """Return the text unchanged."""
         return text
 
     open_text = seal_text
 
     def key_of(self, data: bytes) -> bytes:
-        """The bytes as they are."""
+        """Return the bytes unchanged."""
         return data
 
     def key_of_text(self, text: str) -> str:
-        """The text as it is."""
+        """Return the text unchanged."""
         return text
 
 
 class Encrypted:
-    """Everything encrypted with the two keys that `key` and `salt` give.
+    """Encrypts all values with two keys that are derived from `key` and `salt`.
 
     >>> sealing = Encrypted("correct horse battery", bytes(16))
     >>> sealing.open(sealing.seal(b"face")), sealing.seal(b"face") == sealing.seal(b"face")
@@ -101,42 +101,42 @@ class Encrypted:
         self._invalid = InvalidTag
 
     def seal(self, data: bytes) -> bytes:
-        """A nonce of 12 bytes, what is encrypted, and a tag of 16 bytes."""
+        """Return a nonce of 12 bytes, the encrypted bytes, and a tag of 16 bytes."""
         nonce = secrets.token_bytes(_NONCE)
         sealed: bytes = nonce + self._cipher.encrypt(nonce, data, None)
         return sealed
 
     def open(self, data: bytes) -> bytes:
-        """The bytes that were encrypted; `ValueError` where these are others, or of another key."""
+        """Return the decrypted bytes; raise `ValueError` if they were altered, or encrypted with another key."""
         try:
             opened: bytes = self._cipher.decrypt(data[:_NONCE], data[_NONCE:], None)
         except (self._invalid, ValueError):
-            raise ValueError("an encrypted value was changed, or is of another key") from None
+            raise ValueError("an encrypted value was altered, or encrypted with another key") from None
         return opened
 
     def seal_text(self, text: str) -> str:
-        """The same in base64."""
+        """Return the encrypted text in base64."""
         return base64.b64encode(self.seal(text.encode("utf-8", "surrogatepass"))).decode()
 
     def open_text(self, text: str) -> str:
-        """The text that was encrypted; `ValueError` as in `open`."""
+        """Return the decrypted text; raise `ValueError` as `open` does."""
         try:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise ValueError("an encrypted value is no base64") from None
+            raise ValueError("an encrypted value is not base64") from None
         return self.open(data).decode("utf-8", "surrogatepass")
 
     def key_of(self, data: bytes) -> bytes:
-        """The HMAC-SHA-256 of the bytes."""
+        """Return the HMAC-SHA-256 of the bytes."""
         return hmac.digest(self._key, data, "sha256")
 
     def key_of_text(self, text: str) -> str:
-        """The HMAC-SHA-256 of the text, in hexadecimal."""
+        """Return the HMAC-SHA-256 of the text, in hexadecimal."""
         return self.key_of(text.encode("utf-8", "surrogatepass")).hex()
 
 
 def new_sealing() -> tuple[Sealing, dict[str, str] | None]:
-    """How a new gallery is written, and what of it stands in the file: encrypted where the variable holds a key."""
+    """Return the sealing of a new gallery and its parameters for the file; encrypted if the variable contains a key."""
     key = os.environ.get(VARIABLE, "")
     if not key:
         return Plain(), None
@@ -145,22 +145,22 @@ def new_sealing() -> tuple[Sealing, dict[str, str] | None]:
     return sealing, {"salt": salt.hex(), "check": sealing.seal(_CHECK).hex()}
 
 
-def sealing_of(told: Any, name: str) -> Sealing:
-    """How a gallery is read whose file tells this; `GalleryError` where the key is missing or another one."""
-    if told is None:
+def sealing_of(parameters: Any, name: str) -> Sealing:
+    """Return the sealing for the parameters in a gallery's file; raise `GalleryError` if the key is missing or wrong."""
+    if parameters is None:
         return Plain()
     key = os.environ.get(VARIABLE, "")
     if not key:
         raise GalleryError(f"{name}: encrypted; set the variable {VARIABLE} to its key")
     try:
-        salt, check = bytes.fromhex(told["salt"]), bytes.fromhex(told["check"])
+        salt, check = bytes.fromhex(parameters["salt"]), bytes.fromhex(parameters["check"])
     except (KeyError, TypeError, ValueError):
-        raise GalleryError(f"{name}: damaged (what it tells of its encryption is none)") from None
+        raise GalleryError(f"{name}: damaged (its encryption parameters are not valid)") from None
     sealing = Encrypted(key, salt)
     try:
         same = sealing.open(check) == _CHECK
     except ValueError:
         same = False
     if not same:
-        raise GalleryError(f"{name}: encrypted with another key than {VARIABLE} holds")
+        raise GalleryError(f"{name}: encrypted with another key than the one in {VARIABLE}; set it to the right key")
     return sealing

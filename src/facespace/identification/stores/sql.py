@@ -1,4 +1,4 @@
-"""A store in the tables of an SQL database: what SQLite and PostgreSQL have in common."""
+"""The part of a store that SQLite and PostgreSQL have in common: the tables and the statements on them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from facespace.identification.stores.protocol import (
 from facespace.identification.stores.sql_tables import Cursor, Row
 from facespace.identification.stores.sql_values import SqlValues
 
-_KEPT_TOUCHED = 100_000  # changes that a process may be behind before it reads everybody again
+_KEPT_TOUCHED = 100_000  # changes that a process may be behind before it must read all people again
 _KEPT_LOG = 1_000  # enrolments that can be undone; other changes stay in the log
-_A_TIME = 500  # ids in one statement
+_VALUES_PER_STATEMENT = 500  # ids in one statement
 
 
 class SqlStore(SqlValues):
-    """The store on a database that `_read` and `_write` give a cursor of."""
+    """A store in an SQL database; subclasses provide its cursor by `_read` and `_write`."""
 
     def __init__(self, collection: str) -> None:
         super().__init__(collection)
@@ -47,19 +47,19 @@ class SqlStore(SqlValues):
 
     @abstractmethod
     def _read(self) -> contextlib.AbstractContextManager[Cursor]:
-        """One consistent state of the database."""
+        """Enter a read transaction, which sees one consistent state of the database."""
 
     @abstractmethod
     def _write(self) -> contextlib.AbstractContextManager[Cursor]:
-        """One atomic change, alone among all that change it; it is on the disk when the context ends without an error."""
+        """Enter an atomic write transaction, one at a time; it is on disk when the context ends without an error."""
 
     @abstractmethod
     def _people_changed(self, cursor: Cursor, people: Sequence[int]) -> None:
-        """Follow a change of the photos of these people, within it."""
+        """Update derived data of these people within the change of their photos."""
 
     @abstractmethod
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
-        """The k most similar people of each probe (N,D)."""
+        """Return the k most similar people of each probe (N,D)."""
 
     # Settings and collections
 
@@ -73,37 +73,37 @@ class SqlStore(SqlValues):
         if not found:
             with self._write() as cursor:
                 found = cursor.rows("SELECT id FROM collection WHERE name = ?", (self.collection,))
-                if not found:  # nobody was faster
+                if not found:  # no other process has created it meanwhile
                     sql = "INSERT INTO collection (name, n_people, n_photos) VALUES (?, 0, 0)"
                     found = [(cursor.insert(sql, (self.collection,)),)]
         self._collection_id = self._integer(found[0][0])
 
     def collections(self) -> list[str]:
-        """The names of all collections."""
+        """Return the names of all collections."""
         with self._read() as cursor:
             return [self._text(name) for (name,) in cursor.rows("SELECT name FROM collection ORDER BY name")]
 
     def version(self) -> int:
-        """A number that changes whenever anybody has changed the people of any collection."""
+        """Return a number that differs after every change of the people of any collection."""
         with self._read() as cursor:
             return self._seq(cursor)
 
     def setting(self, key: str) -> Any:
-        """A stored setting, or None."""
+        """Return a stored setting, or None."""
         with self._read() as cursor:
             sql = "SELECT value FROM setting WHERE collection = ? AND key = ?"
             found = cursor.rows(sql, (self._collection_id, key))
         return self._json(found[0][0], f"the setting {key}") if found else None
 
     def set_once(self, key: str, value: Any) -> Any:
-        """Store a setting unless it has a value; returns the value that holds."""
+        """Store a setting unless it already has a value; return the stored value."""
         with self._write() as cursor:
             sql = "INSERT INTO setting VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
             cursor.change(sql, (self._collection_id, key, json.dumps(value, sort_keys=True)))
         return self.setting(key)
 
     def set(self, key: str, value: Any) -> None:
-        """Store a setting in place of what it was."""
+        """Store a setting, replacing the old value."""
         with self._write() as cursor:
             cursor.change("DELETE FROM setting WHERE collection = ? AND key = ?", (self._collection_id, key))
             sql = "INSERT INTO setting VALUES (?, ?, ?)"
@@ -112,17 +112,17 @@ class SqlStore(SqlValues):
     # Reading people
 
     def count(self, *, photos: bool = False) -> int:
-        """How many people there are, or how many `photos` they have together."""
+        """Return the number of people, or with `photos` the number of all their photos."""
         with self._read() as cursor:
             return self._counts(cursor)[1 if photos else 0]
 
     def people(self, *, after: str = "", limit: int | None = None) -> list[StoredPerson]:
-        """People by name, those after the name `after` and at most `limit`."""
-        if self._sealing.encrypted:  # the database does not know the order of encrypted names
+        """Return people sorted by name: at most `limit` after the name `after`."""
+        if self._sealing.encrypted:  # the database cannot sort encrypted names
             with self._read() as cursor:
                 rows = cursor.rows(f"{_PERSON} WHERE p.collection = ? AND p.gone IS NULL", (self._collection_id,))
-            known = sorted(self._people_of(rows), key=lambda one: one.state.name)
-            return [one for one in known if one.state.name > after][:limit]
+            people = sorted(self._people_of(rows), key=lambda one: one.state.name)
+            return [one for one in people if one.state.name > after][:limit]
         with self._read() as cursor:
             rows = cursor.rows(
                 f"{_INDEXED.format('name')} WHERE i.collection = ? AND i.gone IS NULL AND i.name > ? ORDER BY i.name LIMIT ?",
@@ -131,7 +131,7 @@ class SqlStore(SqlValues):
             return self._people_of(self._of_table(rows))
 
     def get(self, ids: Sequence[int]) -> list[StoredPerson]:
-        """The people with these ids who are there, in the order of `ids`."""
+        """Return the people with these ids, in the order of `ids`, leaving out unknown ones."""
         found: dict[int, StoredPerson] = {}
         with self._read() as cursor:
             for part in _parts(ids):
@@ -140,29 +140,29 @@ class SqlStore(SqlValues):
         return [found[one] for one in ids if one in found]
 
     def find(self, name: str) -> StoredPerson | None:
-        """The person of that name."""
+        """Return the person with that name, or None."""
         return self._found("name", name)
 
     def find_external(self, external_id: str) -> StoredPerson | None:
-        """The person whom another system calls so."""
+        """Return the person with that external id, or None."""
         return self._found("external_id", external_id)
 
     def _found(self, column: str, value: str) -> StoredPerson | None:
         with self._read() as cursor:
-            return self._held(cursor, column, value)
+            return self._find_by(cursor, column, value)
 
-    def _held(self, cursor: Cursor, column: str, value: str) -> StoredPerson | None:
-        """The person who has that name or external id."""
+    def _find_by(self, cursor: Cursor, column: str, value: str) -> StoredPerson | None:
+        """Return the person who has that name or external id, or None."""
         sql = f"{_INDEXED.format(column)} WHERE i.collection = ? AND i.gone IS NULL AND i.{column} = ?"
         rows = cursor.rows(sql, (self._collection_id, self._sealing.key_of_text(value)))
         people = self._people_of(self._of_table(rows))
         return people[0] if people else None
 
     def _of_table(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The columns out of the table, of rows that were found by an index; `GalleryError` where the two differ."""
+        """Yield the table's columns of rows that were found by an index; raise `GalleryError` if table and index differ."""
         for *columns, gone, name, indexed in rows:
             if gone is not None or name != indexed:
-                raise self._damaged("people are not called as their index says; was it copied while somebody wrote?")
+                raise self._damaged("names in the table and in its index differ; was it copied during a change?")
             yield tuple(columns)
 
     def _people_of(self, rows: Iterable[Row]) -> list[StoredPerson]:
@@ -172,7 +172,7 @@ class SqlStore(SqlValues):
         ]
 
     def find_digest(self, digest: str) -> list[int]:
-        """The ids of the people who have a photo with that digest."""
+        """Return the ids of the people who have a photo with that digest."""
         raw = self._sealing.key_of(bytes.fromhex(digest))
         with self._read() as cursor:
             rows = cursor.rows(
@@ -184,7 +184,7 @@ class SqlStore(SqlValues):
         return [self._integer(one) for (one,) in rows]
 
     def photos(self, person: int) -> list[StoredPhoto]:
-        """The photos of the person with that id, in the order they were added."""
+        """Return the photos of the person with that id, in the order they were added."""
         with self._read() as cursor:
             rows = cursor.rows(
                 "SELECT face.id, face.person, face.digest, face.source, making.text, making.actor, face.added, face.quality, face.extra,"
@@ -194,34 +194,34 @@ class SqlStore(SqlValues):
             )
         return [
             StoredPhoto(
-                self._integer(key), self._integer(owner), *self._known_of_photo(digest, extra)[:1], self._opened(source),
+                self._integer(key), self._integer(owner), *self._photo_fields(digest, extra)[:1], self._opened(source),
                 self._text(making), self._text(actor), self._time(added), self._quality(quality),
-                self._known_of_photo(digest, extra)[1], crop is not None,
+                self._photo_fields(digest, extra)[1], crop is not None,
             )
             for key, owner, digest, source, making, actor, added, quality, extra, crop in rows
         ]  # fmt: skip
 
     def embeddings(self, photos: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The vectors (n,D) of photos, removed ones included."""
+        """Return the vectors (n,D) of photos, including removed ones."""
         found: dict[int, bytes] = {}
         with self._read() as cursor:
             for part in _parts(photos):
                 found |= dict(cursor.rows(f"SELECT id, vector FROM face WHERE id IN ({_marks(part)})", part))
         missing = [one for one in photos if one not in found]
         if missing:
-            raise GalleryError(f"{self.name}: no photo has the number {missing[0]}")
+            raise GalleryError(f"{self.name}: no photo has the id {missing[0]}")
         blobs = [found[one] for one in photos]
         dimension = len(self._opened_bytes(blobs[0])) // 2 if blobs else 0
         return self._vectors_of(blobs, dimension).astype(np.float32)
 
     def crop(self, photo: int) -> bytes | None:
-        """The encoded crop of a photo, where it was kept."""
+        """Return the encoded crop of a photo, or None if it was not stored."""
         with self._read() as cursor:
             rows = cursor.rows("SELECT data FROM crop WHERE face = ?", (photo,))
         return self._opened_bytes(rows[0][0]) if rows else None
 
     def vectors(self, dimension: int) -> StoredVectors:
-        """Everything that is compared; `GalleryError` where it is damaged."""
+        """Return all people and embeddings; raise `GalleryError` if they are damaged."""
         with self._read() as cursor:
             rows = cursor.rows(
                 "SELECT person.id, person.name, person.external_id, person.extra, face.vector, face.quality FROM person JOIN face ON face.person = person.id"
@@ -242,19 +242,19 @@ class SqlStore(SqlValues):
     # Changing people
 
     def add(self, name: str, entry: Entry, person: int | None = None) -> bool:
-        """Store one embedding under a name; False when this crop is there already."""
+        """Store one photo under a name; return False if the person already has this crop."""
         digest, now = self._sealing.key_of(bytes.fromhex(entry.digest)), int(time.time())
         with self._write() as cursor:
-            found = self._held(cursor, "name", name)
+            found = self._find_by(cursor, "name", name)
             if person is not None and person != (0 if found is None else found.id):
                 raise Conflict(f"{self.name}: {name!r} was changed meanwhile; try again")
             new, stamp = found is None, 0
             if found is not None:
                 owner = found.id
-                held = "SELECT id FROM face WHERE person = ? AND digest = ? AND gone IS NULL"
+                same = "SELECT id FROM face WHERE person = ? AND digest = ? AND gone IS NULL"
                 if entry.digest in found.state.rejected:
                     raise GalleryError(f"{self.name}: somebody said that this photo does not show {name}; left out")
-                if cursor.rows(held, (owner, digest)):
+                if cursor.rows(same, (owner, digest)):
                     return False
             else:
                 owner, stamp = self._new_person(cursor, PersonState(name), now)
@@ -268,23 +268,23 @@ class SqlStore(SqlValues):
         return True
 
     def _new_photo(self, cursor: Cursor, owner: int, entry: Entry, making: int, added: int) -> int:
-        """Store one embedding of a person, which is new there, within a change; returns its number."""
-        known: dict[str, Any] = entry.metadata
+        """Insert a new photo of a person within a change; return its id."""
+        fields: dict[str, Any] = entry.metadata
         if self._sealing.encrypted:
-            known = {"digest": entry.digest, "metadata": entry.metadata}
+            fields = {"digest": entry.digest, "metadata": entry.metadata}
         vector = np.ascontiguousarray(entry.embedding, "<f2").tobytes()
         photo = cursor.insert(
             "INSERT INTO face (person, making, added, quality, digest, source, extra, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (owner, making, added, entry.quality, self._sealing.key_of(bytes.fromhex(entry.digest)),
              self._sealing.seal_text(entry.source),
-             self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None, self._sealing.seal(vector)),
+             self._sealing.seal_text(json.dumps(fields, sort_keys=True)) if fields else None, self._sealing.seal(vector)),
         )  # fmt: skip
         if entry.crop is not None:
             cursor.change("INSERT INTO crop VALUES (?, ?)", (photo, self._sealing.seal(entry.crop)))
         return photo
 
     def apply(self, change: Change, *, undoes: int | None = None) -> int:
-        """Do a change and log it; returns its number in the log."""
+        """Apply a change and log it; return its number in the log."""
         from facespace.identification.stores.sql_changes import apply_change
 
         with self._write() as cursor:
@@ -292,40 +292,40 @@ class SqlStore(SqlValues):
                 "UPDATE log SET undone = 1 WHERE id = ? AND undone = 0 AND collection = ?",
                 (undoes, self._collection_id),
             ):
-                raise Conflict(f"{self.name}: change {undoes} was undone already")
+                raise Conflict(f"{self.name}: change {undoes} was already undone")
             change, touched = apply_change(self, cursor, change)
             entry = self._log(cursor, change.kind, change.text, change_to_json(change))
             self._touch(cursor, touched)
         return entry
 
     def log(self, limit: int = 20) -> list[LogEntry]:
-        """The last changes, the latest first."""
+        """Return the last changes, latest first."""
         from facespace.identification.stores.sql_changes import logged_change
 
         with self._read() as cursor:
             sql = "SELECT id, at, actor, kind, text, change, undone FROM log WHERE collection = ? ORDER BY id DESC LIMIT ?"
             entries = []
             for key, at, actor, kind, text, change, undone in cursor.rows(sql, (self._collection_id, limit)):
-                what, told = logged_change(self, cursor, kind, change)
+                logged, line = logged_change(self, cursor, kind, change)
                 entries.append(
                     LogEntry(self._integer(key), self._time(at), self._text(actor), self._text(kind),
-                             told or self._opened(text), what, bool(undone))
+                             line or self._opened(text), logged, bool(undone))
                 )  # fmt: skip
         return entries
 
     def erase(self, people: Sequence[int] | None = None, *, before: float | None = None) -> int:
-        """Erase removed photos and people for good; returns how many photos there were."""
+        """Erase removed photos and people permanently; return how many photos were erased."""
         from facespace.identification.stores.sql_changes import erase_removed
 
         with self._write() as cursor:
-            n_photos, told, touched = erase_removed(self, cursor, people, before)
-            for text in told:
+            n_photos, texts, touched = erase_removed(self, cursor, people, before)
+            for text in texts:
                 self._log(cursor, "erase", text, None)
             self._touch(cursor, touched)
         return n_photos
 
     def drop(self) -> None:
-        """Erase the collection itself, with everybody, settings and log."""
+        """Erase the collection itself, with all people, settings and log."""
         people = "SELECT id FROM person WHERE collection = ?"
         own = (self._collection_id,)
         with self._write() as cursor:
@@ -336,13 +336,14 @@ class SqlStore(SqlValues):
                 cursor.change(f"DELETE FROM {table} WHERE collection = ?", own)
             self._forget_collection(cursor)
             cursor.change("DELETE FROM collection WHERE id = ?", own)
-            # Nobody, and a number left out: other processes that follow the changes read everybody again, and learn it.
+            # A skipped number makes other processes, which read the changes in order, read everything again and notice
+            # that the collection is gone.
             seq = self._seq(cursor) + 2
             cursor.change("INSERT INTO touched VALUES (?, 0)", (seq,))
             cursor.change("UPDATE head SET seq = ? WHERE id = 1", (seq,))
 
     def _forget_collection(self, cursor: Cursor) -> None:
-        """Drop what else the database keeps of the collection, within a change."""
+        """Delete other data that the database keeps for the collection, within a change."""
 
     def _log(self, cursor: Cursor, kind: str, text: str, change: str | None) -> int:
         sql = "INSERT INTO log (collection, at, actor, kind, text, change, undone) VALUES (?, ?, ?, ?, ?, ?, 0)"
@@ -353,7 +354,7 @@ class SqlStore(SqlValues):
         return entry
 
     def _touch(self, cursor: Cursor, people: Sequence[int]) -> None:
-        """Tell other processes that the templates of these people changed."""
+        """Record for other processes that the templates of these people changed."""
         seq = self._seq(cursor)
         for person in people:
             seq += 1
@@ -365,11 +366,11 @@ class SqlStore(SqlValues):
     def _seq(self, cursor: Cursor) -> int:
         rows = cursor.rows("SELECT seq FROM head WHERE id = 1")
         if not rows:
-            raise self._damaged("its head is gone")
+            raise self._damaged("the row of its table head is missing")
         return self._integer(rows[0][0])
 
     def _making(self, cursor: Cursor, text: str, actor: str = "") -> int:
-        """The number of what computed a vector and who enrolled it, `actor_name` by default, which many photos share."""
+        """Return the id of a row of `making`: the runtime that computed vectors, and the actor who enrolled them."""
         actor = actor or actor_name()
         rows = cursor.rows("SELECT id FROM making WHERE text = ? AND actor = ?", (text, actor))
         if rows:
@@ -382,13 +383,13 @@ _COLUMNS = (
     " (SELECT count(*) FROM face WHERE face.person = p.id AND face.gone IS NULL)"
 )
 _PERSON = f"SELECT {_COLUMNS} FROM person p"
-# Joined with itself, so that names come from the table and from its index: in a torn copy of a file they may differ.
+# The self-join reads names from both the table and its index: they may differ in a copy made during a change.
 _INDEXED = f"SELECT {_COLUMNS}, p.gone, p.{{0}}, i.{{0}} FROM person p JOIN person i ON i.id = p.id"
 
 
 def _parts(ids: Sequence[int]) -> Iterator[list[int]]:
-    for start in range(0, len(ids), _A_TIME):
-        yield [int(one) for one in ids[start : start + _A_TIME]]
+    for start in range(0, len(ids), _VALUES_PER_STATEMENT):
+        yield [int(one) for one in ids[start : start + _VALUES_PER_STATEMENT]]
 
 
 def _marks(values: Sequence[Any]) -> str:

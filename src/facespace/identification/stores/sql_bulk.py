@@ -1,4 +1,4 @@
-"""People with all their photos in the tables of an SQL store, many in one statement and in one change."""
+"""Reads and writes many people with all their photos in an SQL store, many in one statement and in one change."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from facespace.identification.stores.records import Counts, PersonRecord, PhotoR
 from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sql_tables import Cursor, Row
 
-_A_TIME = 500  # values in one statement
+_VALUES_PER_STATEMENT = 500  # in one statement
 
 
 def read_people(store: SqlStore, people: Sequence[StoredPerson]) -> Iterator[PersonRecord]:
-    """These people with all photos; who has none any more is left out. `GalleryError` for what is damaged."""
+    """Yield these people with all their photos, leaving out those without photos; raise `GalleryError` for damage."""
     rows: list[Row] = []
     with store._read() as cursor:
         for part in _parts([one.id for one in people]):
@@ -35,7 +35,7 @@ def read_people(store: SqlStore, people: Sequence[StoredPerson]) -> Iterator[Per
     photos: dict[int, list[PhotoRecord]] = {}
     for row, vector in zip(rows, vectors, strict=True):
         person, column, source, making, actor, added, quality, extra, _, face, crop = row
-        digest, metadata = store._known_of_photo(column, extra)
+        digest, metadata = store._photo_fields(column, extra)
         entry = Entry(
             vector, digest, store._opened(source), store._text(making), store._quality(quality), metadata,
             None if face is None else store._opened_bytes(crop),
@@ -50,7 +50,7 @@ def read_people(store: SqlStore, people: Sequence[StoredPerson]) -> Iterator[Per
 def add_people(
     store: SqlStore, people: Sequence[PersonRecord], *, text: str, skip_known: bool, undoable: bool
 ) -> Counts:
-    """Bring people to the store in one change; see `bulk.add_people`."""
+    """Add people to the store in one change; see `bulk.add_people`."""
     counts, stamps = Counts(), 0
     changed: list[PersonChange] = []
     moved: list[PhotoChange] = []
@@ -96,7 +96,7 @@ def add_people(
 
 
 def _known(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> dict[str, StoredPerson]:
-    """Who is there already, by name."""
+    """Return the people who are already in the store, by name."""
     found: dict[str, StoredPerson] = {}
     for part in _parts([store._sealing.key_of_text(one.state.name) for one in people]):
         rows = cursor.rows(
@@ -109,7 +109,7 @@ def _known(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> d
 
 
 def _external_ids(store: SqlStore, cursor: Cursor, people: Sequence[PersonRecord]) -> dict[str, int]:
-    """Whose the external ids are, as the column has them."""
+    """Return the owners' ids by the external ids, as the column stores them."""
     found: dict[str, int] = {}
     keys = [store._sealing.key_of_text(one.state.external_id) for one in people if one.state.external_id]
     for part in _parts(keys):
@@ -124,7 +124,7 @@ def _is_free(store: SqlStore, taken: dict[str, int], held: StoredPerson | None) 
 
 
 def _set_state(store: SqlStore, cursor: Cursor, person: int, state: PersonState) -> int:
-    """Change what is known of a person; returns by how much that changes the sum of stamps."""
+    """Change a person's fields; return the change of the sum of stamps."""
     ((before,),) = cursor.rows("SELECT stamp FROM person WHERE id = ?", (person,))
     stamp = tally.new_stamp()
     sql = "UPDATE person SET name = ?, external_id = ?, extra = ?, stamp = ? WHERE id = ?"
@@ -134,7 +134,7 @@ def _set_state(store: SqlStore, cursor: Cursor, person: int, state: PersonState)
 
 def _digests(store: SqlStore, cursor: Cursor, person: int) -> set[str]:
     rows = cursor.rows("SELECT digest, extra FROM face WHERE person = ? AND gone IS NULL", (person,))
-    return {store._known_of_photo(digest, extra)[0] for digest, extra in rows}
+    return {store._photo_fields(digest, extra)[0] for digest, extra in rows}
 
 
 def _new_photo(
@@ -147,8 +147,8 @@ def _new_photo(
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), _A_TIME):
-        yield values[start : start + _A_TIME]
+    for start in range(0, len(values), _VALUES_PER_STATEMENT):
+        yield values[start : start + _VALUES_PER_STATEMENT]
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Changes of people and photos in the tables of an SQL store."""
+"""Applies, undoes and erases changes of people and photos in the tables of an SQL store."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FACES_OF = "SELECT count(*) FROM face WHERE person = ? AND gone IS NULL"
 
 
 def apply_change(store: SqlValues, cursor: Cursor, change: Change) -> tuple[Change, list[int]]:
-    """Do a change; returns it with the ids that new people were given, and the people whose photos changed."""
+    """Apply a change; return it with the ids of new people, and the ids of the people whose templates may have changed."""
     for what in (change.people, change.photos):
         if len({one.id for one in what}) != len(what):
             raise ValueError("a change must name each person and each photo once")
     now, (n_people, n_photos), sum_ = int(time.time()), store._counts(cursor), store._tally(cursor)
     ids: dict[int, int] = {}
-    # Everybody makes room for names and external ids before somebody takes them.
+    # All old names and external ids are freed before any new ones are taken.
     for one in change.people:
         sum_ -= _check_person(store, cursor, one)
         if one.before is not None:
@@ -52,14 +52,14 @@ def apply_change(store: SqlValues, cursor: Cursor, change: Change) -> tuple[Chan
         _check_owner(store, cursor, person)
     sql = "UPDATE collection SET n_people = ?, n_photos = ?, tally = ? WHERE id = ?"
     cursor.change(sql, (n_people, n_photos, tally.added(sum_), store._collection_id))
-    # Of a person whose state alone changed the templates may be made in another way.
+    # A person's new state may change how their templates are made, even if the photos stay the same.
     touched |= {ids.get(one.id, one.id) for one in change.people}
     people = tuple(one._replace(id=ids.get(one.id, one.id)) for one in change.people)
     return dataclasses.replace(change, people=people, photos=tuple(done)), sorted(touched)
 
 
 def _check_person(store: SqlValues, cursor: Cursor, change: PersonChange) -> int:
-    """The stamp of the person who is there, or 0; `Conflict` where that is not whom the change expects."""
+    """Return the stored person's stamp, or 0; raise `Conflict` if the stored person differs from the change's `before`."""
     if change.id <= 0:
         return 0
     rows = cursor.rows(
@@ -70,7 +70,7 @@ def _check_person(store: SqlValues, cursor: Cursor, change: PersonChange) -> int
     if rows and rows[0][3] is None:
         held = store._state(*rows[0][:3])
     if not rows or held != change.before:
-        raise Conflict(f"{store.name}: {_told(change)} was changed meanwhile; try again")
+        raise Conflict(f"{store.name}: {_name_in(change)} was changed meanwhile; try again")
     return 0 if held is None else store._integer(rows[0][4])
 
 
@@ -86,12 +86,12 @@ def _check_free(store: SqlValues, cursor: Cursor, change: PersonChange) -> None:
             (store._collection_id, key),
         )
         if any(key != change.id for (key,) in rows):
-            what = "somebody is called" if column == "name" else "somebody has the external id"
-            raise Conflict(f"{store.name}: {what} {value!r} already")
+            what = "is called" if column == "name" else "has the external id"
+            raise Conflict(f"{store.name}: another person {what} {value!r} already")
 
 
 def _put_person(store: SqlValues, cursor: Cursor, change: PersonChange, now: int) -> tuple[int, int]:
-    """The id and the new stamp."""
+    """Store the person's new state; return the id and the new stamp."""
     state: PersonState = change.after  # type: ignore[assignment]
     if change.id <= 0:
         return store._new_person(cursor, state, now)
@@ -102,7 +102,7 @@ def _put_person(store: SqlValues, cursor: Cursor, change: PersonChange, now: int
 
 
 def _move(store: SqlValues, cursor: Cursor, photo: PhotoChange, owner: int | None, now: int) -> int | None:
-    """Give a photo to a person, or remove it; returns who has it then."""
+    """Give a photo to a person, or remove it; return its new owner."""
     rows = cursor.rows(
         "SELECT face.person, face.gone FROM face JOIN person ON person.id = face.person"
         " WHERE face.id = ? AND person.collection = ?",
@@ -115,7 +115,7 @@ def _move(store: SqlValues, cursor: Cursor, photo: PhotoChange, owner: int | Non
         "SELECT a.id FROM face a JOIN face b ON b.digest = a.digest AND b.id = ? WHERE a.person = ? AND a.gone IS NULL"
         " AND a.id <> b.id"
     )
-    if owner is None or cursor.rows(twice, (photo.id, owner)):  # of two copies of a crop a person keeps one
+    if owner is None or cursor.rows(twice, (photo.id, owner)):  # a person keeps only one copy of a crop
         cursor.change("UPDATE face SET gone = ? WHERE id = ?", (now, photo.id))
         return None
     cursor.change("UPDATE face SET person = ?, gone = NULL WHERE id = ?", (owner, photo.id))
@@ -127,18 +127,18 @@ def _check_owner(store: SqlValues, cursor: Cursor, person: int) -> None:
     ((n_photos,),) = cursor.rows(_FACES_OF, (person,))
     is_there = bool(rows) and tuple(rows[0]) == (None, store._collection_id)
     if n_photos and not is_there:
-        raise Conflict(f"{store.name}: a photo would belong to nobody; try again")
-    if is_there and not n_photos:  # who could not be recognised, and is not counted when everybody is read
-        raise Conflict(f"{store.name}: somebody would have no photos; try again")
+        raise Conflict(f"{store.name}: a photo would have no owner; try again")
+    if is_there and not n_photos:  # a person without photos cannot be identified, and breaks the counts
+        raise Conflict(f"{store.name}: a person would have no photos; try again")
 
 
-def _told(change: PersonChange) -> str:
+def _name_in(change: PersonChange) -> str:
     state = change.before or change.after
-    return "somebody" if state is None else repr(state.name)
+    return "a person" if state is None else repr(state.name)
 
 
 def logged_change(store: SqlValues, cursor: Cursor, kind: Any, stored: Any) -> tuple[Change | None, str]:
-    """The change of a row of the log, and a line for people where the row has none: enrolments are logged short."""
+    """Return the change of a row of the log, and its line for the user if the row has none, as for enrolments."""
     if stored is None:
         return None, ""
     value = store._object(store._opened(stored), "a change in the log")
@@ -158,21 +158,21 @@ def logged_change(store: SqlValues, cursor: Cursor, kind: Any, stored: Any) -> t
     state = store._state(name, external_id, extra)
     people = (PersonChange(person, None, state),) if value.get("new") else ()
     change = Change("enroll", "", people, (PhotoChange(photo, None, person),))
-    return change, f"{state.name}: {told}" if (told := store._opened(source)) else state.name
+    return change, f"{state.name}: {opened}" if (opened := store._opened(source)) else state.name
 
 
 def erase_removed(
     store: SqlValues, cursor: Cursor, people: Sequence[int] | None, before: float | None
 ) -> tuple[int, list[str], list[int]]:
-    """Erase removed photos and people, and what the log says of them.
+    """Erase removed photos and people, and their traces in the log.
 
-    Returns how many photos there were, a line for the log about each person, and whose photos these were.
+    Return how many photos were erased, a line for the log about each person, and the ids of the photos' owners.
     """
     latest = int(before) if before is not None else 2**62
     of = "SELECT id FROM person WHERE collection = ?"
     values: tuple[Any, ...] = (store._collection_id,)
     if people is not None:
-        of += f" AND id IN ({', '.join('?' * len(people)) or 'NULL'})"  # PostgreSQL knows no empty list
+        of += f" AND id IN ({', '.join('?' * len(people)) or 'NULL'})"  # PostgreSQL does not allow an empty list
         values += tuple(people)
     photos = cursor.rows(
         f"SELECT face.id, face.person, making.actor, face.added FROM face LEFT JOIN making ON making.id = face.making"
@@ -188,19 +188,19 @@ def erase_removed(
     owners = sorted({owner for _, owner, *_ in photos} | set(gone))
     tokens = {owner: f"somebody {secrets.token_hex(8)}" for owner in owners}
     _forget(store, cursor, {key: tokens[owner] for key, owner, *_ in photos}, {one: tokens[one] for one in gone})
-    told = []
+    texts = []
     for owner in owners:
         of_owner = [(actor, added) for _, one, actor, added in photos if one == owner]
         times = [store._time(added) for _, added in of_owner]
         actors = ", ".join(sorted({store._text(actor) for actor, _ in of_owner}))
         since = f", enrolled by {actors} between {min(times)} and {max(times)}" if times else ""
         n = len(of_owner)
-        told.append(f"{tokens[owner]}: {n} photo{'' if n == 1 else 's'}{since}")
-    return len(photos), told, owners
+        texts.append(f"{tokens[owner]}: {n} photo{'' if n == 1 else 's'}{since}")
+    return len(photos), texts, owners
 
 
 def _forget(store: SqlValues, cursor: Cursor, photos: dict[int, str], people: dict[int, str]) -> None:
-    """Put random names into log entries that speak of erased photos and people; they cannot be undone any more."""
+    """Replace erased people and photos in log entries by random names; these entries can no longer be undone."""
     if not photos and not people:
         return
     rows = cursor.rows(

@@ -1,7 +1,8 @@
-"""The tables of an SQL store, and what a database must do with them.
+"""The tables of an SQL store, and the interface of a database cursor.
 
-`person` and `face` keep removed rows, with the time they went, until they are erased. `touched` lists whose templates
-changed, in order, so that a process that holds all templates reads what has changed alone; `head.seq` is its last number.
+`person` and `face` keep removed rows, with the time of removal in `gone`, until they are erased. `touched` lists in order
+the people whose templates changed, so that a process with all templates in memory reads only the changes; `head.seq` is its
+last number.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-VERSION = 3  # of the tables; 1 and 2 were others
+VERSION = 3  # of the tables; `sqlite_checks` has those of versions 1 and 2
 
-# {id}, {integer}, {blob} and {real} are the database's words for a key, 64 bits, bytes and a float64; {name} is a text in the
-# order of its code points.
+# {id}, {integer}, {blob} and {real} are the database's types for a key, a 64-bit integer, bytes and a float64; {name} is a
+# text that sorts by code points.
 TABLES = (
     "CREATE TABLE head (id {integer} PRIMARY KEY, seq {integer} NOT NULL)",
     "CREATE TABLE collection (id {id}, name {name} NOT NULL UNIQUE, n_people {integer} NOT NULL, n_photos {integer} NOT NULL,"
@@ -37,13 +38,13 @@ Row = tuple[Any, ...]
 
 
 class Cursor(Protocol):
-    """A database's answers, with `?` for values whatever the database writes."""
+    """Runs statements on a database, with `?` as the placeholder for values."""
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """What a SELECT finds."""
+        """Return the rows of a SELECT."""
 
     def change(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """How many rows another statement changed."""
+        """Run another statement; return the number of rows it changed."""
 
     def insert(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """The id of the row that an INSERT made."""
+        """Run an INSERT; return the id of the new row."""

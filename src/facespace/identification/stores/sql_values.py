@@ -1,7 +1,6 @@
-"""Values in the rows of an SQL store: as they are written, and checked where they are read.
+"""Converts values to and from the rows of an SQL store, with checks on reading.
 
-Anybody may have written a file, so nothing is taken for what its column says: each value has its type, length and range
-checked, and `GalleryError` says what is damaged.
+A file may come from anyone, so the type, length and range of each value are checked; `GalleryError` says what is damaged.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _MAX_SEALED = 262_144  # characters of a text in the file, which may be encrypte
 
 
 class SqlValues(ABC):
-    """The values of one collection of a store, which may be encrypted."""
+    """Reads and writes the values of one collection, which may be encrypted."""
 
     _collection_id: int
 
@@ -46,18 +45,18 @@ class SqlValues(ABC):
 
     def _integer(self, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-            raise self._damaged("a number in it is none")
+            raise self._damaged("a number in it is not valid")
         return value
 
     def _text(self, value: Any, most: int = 65_536) -> str:
         if not isinstance(value, str) or len(value) > most:
-            raise self._damaged("a text in it is none, or too long")
+            raise self._damaged("a text in it is not text, or too long")
         return plain_text(value)
 
     def _time(self, value: Any) -> str:
         seconds = self._integer(value)
         if seconds >= 253_402_300_800:  # the year 10000
-            raise self._damaged("a time in it is no time")
+            raise self._damaged("a time in it is not valid")
         return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _quality(self, value: Any) -> float | None:
@@ -66,25 +65,25 @@ class SqlValues(ABC):
         return None if value is None else float(value)
 
     def _opened(self, value: Any) -> str:
-        """A text that may be encrypted."""
+        """Return a text, decrypted if necessary."""
         if not isinstance(value, str) or len(value) > _MAX_SEALED:
-            raise self._damaged("a text in it is none, or too long")
+            raise self._damaged("a text in it is not text, or too long")
         try:
             return self._text(self._sealing.open_text(value))
         except ValueError as error:
             raise self._damaged(str(error)) from None
 
     def _opened_bytes(self, value: Any) -> bytes:
-        """Bytes that may be encrypted."""
+        """Return bytes, decrypted if necessary."""
         if not isinstance(value, (bytes, memoryview)):
-            raise self._damaged("what should be bytes is none")
+            raise self._damaged("a value in it is not bytes")
         try:
             return self._sealing.open(bytes(value))
         except ValueError as error:
             raise self._damaged(str(error)) from None
 
     def _json(self, text: Any, what: str) -> Any:
-        if not isinstance(text, str):  # bytes would be taken
+        if not isinstance(text, str):  # json.loads would accept bytes
             raise self._damaged(f"{what} is not JSON")
         try:
             return json.loads(text)
@@ -94,35 +93,35 @@ class SqlValues(ABC):
     def _object(self, text: Any, what: str) -> dict[str, Any]:
         value = self._json(text, what)
         if not isinstance(value, dict):
-            raise self._damaged(f"{what} is no JSON object")
+            raise self._damaged(f"{what} is not a JSON object")
         return value
 
     def _state(self, name: Any, external_id: Any, extra: Any) -> PersonState:
-        known = self._known_of_person(extra)
+        fields = self._person_fields(extra)
         if self._sealing.encrypted:
-            name, external_id = known.get("name"), known.get("external_id")
+            name, external_id = fields.get("name"), fields.get("external_id")
         try:
-            return state_from_row(name, external_id, known)
+            return state_from_row(name, external_id, fields)
         except (TypeError, ValueError) as error:
             raise self._damaged(str(error)) from None
 
-    def _known_of_person(self, extra: Any) -> dict[str, Any]:
-        return {} if extra is None else self._object(self._opened(extra), "what is known of a person")
+    def _person_fields(self, extra: Any) -> dict[str, Any]:
+        return {} if extra is None else self._object(self._opened(extra), "the data of a person")
 
-    def _known_of_photo(self, digest: Any, extra: Any) -> tuple[str, dict[str, Any]]:
-        """The digest and the metadata of a photo out of its row; of an encrypted digest only a key stands in the column."""
+    def _photo_fields(self, digest: Any, extra: Any) -> tuple[str, dict[str, Any]]:
+        """Return a photo's digest and metadata from its row; with encryption the column has only the digest's HMAC."""
         if not isinstance(digest, (bytes, memoryview)) or len(digest) != 32:
             raise self._damaged("a digest is not 32 bytes")
-        known = {} if extra is None else self._object(self._opened(extra), "what is known of a photo")
+        fields = {} if extra is None else self._object(self._opened(extra), "the data of a photo")
         if not self._sealing.encrypted:
-            return bytes(digest).hex(), known
-        real, metadata = known.get("digest"), known.get("metadata", {})
+            return bytes(digest).hex(), fields
+        real, metadata = fields.get("digest"), fields.get("metadata", {})
         if not isinstance(real, str) or len(real) != 64 or not isinstance(metadata, dict):
-            raise self._damaged("what is known of a photo is not as it was written")
+            raise self._damaged("the data of a photo is not valid")
         return real, metadata
 
     def _vectors_of(self, blobs: Sequence[Any], dimension: int) -> npt.NDArray[np.float16]:
-        """Vectors (n,D) out of their bytes; `GalleryError` for another length, and for vectors not of length 1."""
+        """Return vectors (n,D) from their bytes; raise `GalleryError` for another dimension, or for a length other than 1."""
         if self._sealing.encrypted:
             blobs = [self._opened_bytes(one) for one in blobs]
         if not 0 <= dimension <= _MAX_DIMENSION or any(
@@ -134,7 +133,7 @@ class SqlValues(ABC):
         return vectors
 
     def _check_lengths(self, vectors: npt.NDArray[np.float16]) -> None:
-        if not (np.abs(_squared_lengths(vectors) - 1) < 4e-3).all():  # so written, NaN fails it too
+        if not (np.abs(_squared_lengths(vectors) - 1) < 4e-3).all():  # written like this, NaN fails too
             raise self._damaged("an embedding is not of length 1")
 
     def _counts(self, cursor: Cursor) -> tuple[int, int]:
@@ -150,25 +149,25 @@ class SqlValues(ABC):
         return self._integer(rows[0][0])
 
     def _columns_of(self, state: PersonState) -> tuple[str, str | None, str | None]:
-        """The name, external id and the rest as they are written; of encrypted ones the columns hold keys."""
-        known = state_to_json(state) if self._sealing.encrypted else extra_of(state)
+        """Return the columns name, external id and extra; with encryption the first two contain HMACs."""
+        fields = state_to_json(state) if self._sealing.encrypted else extra_of(state)
         external = self._sealing.key_of_text(state.external_id) if state.external_id else None
-        extra = self._sealing.seal_text(json.dumps(known, sort_keys=True)) if known else None
+        extra = self._sealing.seal_text(json.dumps(fields, sort_keys=True)) if fields else None
         return self._sealing.key_of_text(state.name), external, extra
 
     def _new_person(self, cursor: Cursor, state: PersonState, now: int) -> tuple[int, int]:
-        """The id and the stamp."""
+        """Insert a person; return the id and the stamp."""
         sql = "INSERT INTO person (collection, name, external_id, extra, added, stamp) VALUES (?, ?, ?, ?, ?, ?)"
         stamp = tally.new_stamp()
         return cursor.insert(sql, (self._collection_id, *self._columns_of(state), now, stamp)), stamp
 
 
 def _squared_lengths(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """The sums of squares (n,) of vectors (n,D); of those that are not finite, a large number."""
+    """Return the sums of squares (n,) of vectors (n,D); a large number for vectors that are not finite."""
     found = np.empty(len(vectors), np.float32)
-    # NumPy takes three times as long to turn float16 into float32. Of their bits all but the sign move to where float32 has
-    # them, whose exponents are by 112 larger.
-    step = max(1, 65_536 // max(1, vectors.shape[1]))  # which stays in a core's own cache
+    # NumPy's conversion from float16 to float32 takes three times as long. The bits without the sign move to their places
+    # in float32, whose exponent bias is larger by 112.
+    step = max(1, 65_536 // max(1, vectors.shape[1]))  # fits a core's own cache
     bits = np.empty((step, vectors.shape[1]), np.uint32)
     numbers = bits.view(np.float32)
     for start in range(0, len(vectors), step):

@@ -1,8 +1,8 @@
 """A gallery in one SQLite file, shared by several processes.
 
-Every change is one transaction with a rollback journal and full synchronisation: what a call returned from is in the file
-itself, which is complete whenever no change runs, and a process killed at any moment leaves a file that opens. Deleted
-bytes are overwritten (`secure_delete`). Nothing in a file is believed before it was checked: see `sqlite_checks`.
+Every change is one transaction with a rollback journal and full synchronisation. When a call returns, its change is in the
+file; between changes the file is complete by itself; and a process that is killed at any moment leaves a file that opens.
+Deleted bytes are overwritten (`secure_delete`). Everything in a file is checked before it is used: see `sqlite_checks`.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from facespace.identification.stores.sealing import VARIABLE, new_sealing, seali
 from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sql_tables import VERSION
 from facespace.identification.stores.sqlite_checks import check_file, check_whole
-from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, everybody
+from facespace.identification.stores.sqlite_rows import changed_rows, check_everybody, check_on_opening, read_index
 from facespace.identification.stores.sqlite_tables import PAGE, SCHEMA, SQLiteCursor, make_tables
 from facespace.io.files import remedy, sync_file, sync_folder
 from facespace.io.text import one_line
 
 _BUSY_SECONDS = 60.0
-_ASKED_MS = 20  # milliseconds in which SQLite itself asks for a lock again
-_LITTLE_ROOM = 2**20  # bytes; SQLite's own files beside a gallery take a part of it
+_BUSY_TIMEOUT_MS = 20  # how long SQLite itself retries to get a lock
+_LOW_DISK_SPACE = 2**20  # bytes; SQLite's temporary files next to a gallery take a part of it
 _MAX_VALUE = 64 * 2**20  # bytes of one value in a file
 
 
 class SQLiteStore(SqlStore):
     """One collection of an SQLite file.
 
-    `create` makes a missing file and a missing collection; otherwise `GalleryError` says it is missing. A file that is no
-    gallery, is damaged, or is a copy that was made while somebody wrote, raises `GalleryError` too and is left as it is.
-    Files of older formats are brought to this one; `remarks` say so. Safe to share between threads; in a child process after
-    `fork` open the file again.
+    `create` creates a missing file and a missing collection; without it, raise `GalleryError` if one is missing. A file that
+    is not a gallery, is damaged, or was copied during a change, also raises `GalleryError` and is left unchanged. Files of
+    older formats are converted to the present one, and `remarks` report it. A store can be shared between threads; a child
+    process must open the file again after `fork`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, collection: str = "default", create: bool = False) -> None:
@@ -56,14 +56,14 @@ class SQLiteStore(SqlStore):
         self.remarks: tuple[str, ...] = ()
         self._index: PeopleIndex | None = None
         self._index_seq = -1
-        self._index_of: tuple[int, Any] = (0, None)  # numbers of a vector, and the setting "templates"
+        self._index_of: tuple[int, Any] = (0, None)  # dimension and the setting "templates"
         self._process = os.getpid()
         self._index_lock = threading.Lock()
         if self.path.is_dir():
-            raise GalleryError(f"{self.path}: a folder, where a gallery file was expected")
+            raise GalleryError(f"{self.path}: must be a gallery file, got a folder")
         if not self.path.exists():
             if not create:
-                raise GalleryError(f"{self.path}: no such gallery; enrolling somebody makes one (facespace enroll)")
+                raise GalleryError(f"{self.path}: no such gallery; create one with facespace enroll")
             if not self.path.parent.is_dir():
                 raise GalleryError(f"{self.path}: the folder {self.path.parent} does not exist")
         with self._errors():
@@ -79,28 +79,26 @@ class SQLiteStore(SqlStore):
         self._retried(functools.partial(self._bring_up, create))
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-        # SQLite asks for a lock ten times a second in the end, and among many processes is the last one for half a minute.
-        # From here on `_retried` waits instead.
-        self._connection.execute(f"PRAGMA busy_timeout = {_ASKED_MS}")
+        # SQLite's own waiting slows down to ten attempts a second, so that among many processes one may wait for half a
+        # minute. From here on `_retried` waits instead.
+        self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         with self._read() as cursor:
             n_bytes = check_whole(self._connection, self.path, SCHEMA)
-            told = cursor.rows("SELECT value FROM setting WHERE collection = 0 AND key = 'sealing'")
+            stored = cursor.rows("SELECT value FROM setting WHERE collection = 0 AND key = 'sealing'")
         if os.path.getsize(self.path) > n_bytes and _is_writable(self.path):
             self._cut_off()
-        self._sealing = sealing_of(
-            self._json(told[0][0], "what it tells of its encryption") if told else None, self.name
-        )
+        self._sealing = sealing_of(self._json(stored[0][0], "the setting sealing") if stored else None, self.name)
         if not self._sealing.encrypted and os.environ.get(VARIABLE):
             self.remarks += (
-                f"{self.path}: not encrypted though {VARIABLE} is set; a copy of it will be (facespace gallery copy)",
+                f"{self.path}: not encrypted although {VARIABLE} is set; facespace gallery copy makes an encrypted copy",
             )
 
     def _bring_up(self, create: bool) -> None:
-        """Make the tables of an empty file, and bring an older file to the present format."""
+        """Create the tables in an empty file, and convert an older file to the present format."""
         try:
             version = check_file(self._connection, self.path)
-            if version == 0 and not create:  # whoever was making it was stopped, or it never was one
-                raise GalleryError(f"{self.path}: an empty file, no gallery; enrolling somebody makes one of it")
+            if version == 0 and not create:  # its creation was interrupted, or it never was a gallery
+                raise GalleryError(f"{self.path}: an empty file, not a gallery; facespace enroll makes a gallery of it")
             if version == 0:
                 self._make()
             elif version < VERSION:
@@ -108,21 +106,21 @@ class SQLiteStore(SqlStore):
 
                 migrate(self._connection, self.path, version)
                 self.remarks = (
-                    f"{self.path}: brought from format {version} to {VERSION}; older versions do not open it",
+                    f"{self.path}: converted from format {version} to {VERSION}; older versions of facespace cannot open it",
                 )
-            # The file is complete by itself: another program may have switched on a write-ahead log beside it.
+            # The file must be complete by itself, but another program may have switched on a write-ahead log.
             if self._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                 self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
         except sqlite3.OperationalError:
-            # Whoever has read a file with a log keeps it locked until the connection ends: two would wait for each other.
+            # A connection that has read a file with a log keeps a lock until it is closed: two would wait for each other.
             self._connection.close()
             self._connection = _connect(self.path)
             raise
 
     def _cut_off(self) -> None:
-        """Cut off what a process left at the end of the file that was killed right after it had made the file shorter.
+        """Truncate pages that a process left at the end of the file because it was killed while shortening it.
 
-        By the name of the file: to close another descriptor of it would take away this process's locks (POSIX).
+        The file is truncated by its name: closing another descriptor of it would release this process's locks (POSIX).
         """
         with self._write_raw() as connection:
             (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -142,14 +140,17 @@ class SQLiteStore(SqlStore):
             if n_tables:  # another process was first
                 return
             make_tables(connection)
-            _, told = new_sealing()
-            if told is not None:
-                connection.execute("INSERT INTO setting VALUES (0, 'sealing', ?)", (json.dumps(told),))
+            _, parameters = new_sealing()
+            if parameters is not None:
+                connection.execute("INSERT INTO setting VALUES (0, 'sealing', ?)", (json.dumps(parameters),))
 
     # Transactions
 
     def _retried(self, work: Any) -> Any:
-        """What `work` gives; SQLite says at once that a file is locked where two processes wait for each other."""
+        """Return the result of `work`, retrying while the file is locked.
+
+        SQLite does not wait if that would make two processes wait for each other.
+        """
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
             try:
@@ -163,7 +164,7 @@ class SQLiteStore(SqlStore):
     def _read(self) -> Iterator[SQLiteCursor]:
         with self._lock, self._errors():
             self._check_process()
-            if self._connection.in_transaction:  # within a change, or within another reading
+            if self._connection.in_transaction:  # within a change or another read
                 yield SQLiteCursor(self._connection)
                 return
             self._retried(lambda: self._begin("BEGIN", "SELECT count(*) FROM sqlite_master WHERE rowid = 1"))
@@ -175,7 +176,7 @@ class SQLiteStore(SqlStore):
     def _begin(self, begin: str, first: str = "") -> None:
         self._connection.execute(begin)
         try:
-            if first:  # only now the file is locked for others' changes
+            if first:  # only the first statement locks the file against changes by others
                 self._connection.execute(first).fetchall()
         except BaseException:
             self._connection.execute("ROLLBACK")
@@ -195,7 +196,7 @@ class SQLiteStore(SqlStore):
                 yield self._connection
                 self._retried(lambda: self._connection.execute("COMMIT"))
             except BaseException:
-                if self._connection.in_transaction:  # SQLite ends it itself where the disk is full
+                if self._connection.in_transaction:  # SQLite has already ended it if the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
 
@@ -205,19 +206,19 @@ class SQLiteStore(SqlStore):
 
     @contextlib.contextmanager
     def _errors(self, written: Path | None = None) -> Iterator[None]:
-        """Errors of SQLite as one line; `written` is what was written, where that was another file."""
+        """Convert SQLite's errors to `GalleryError` with one line; `written` is the file concerned if it is another one."""
         path = written or self.path
         try:
             yield
-        except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be good
-            if "decode" in str(error):  # which quotes the text
+        except sqlite3.OperationalError as error:  # locked, read-only, disk full: the file itself may be fine
+            if "decode" in str(error):  # SQLite's message would quote the text
                 raise GalleryError(f"{path}: damaged (a text in it is not UTF-8)") from None
             raise GalleryError(f"{path}: {one_line(str(error))[:200]}{_remedy(path, str(error))}") from None
         except sqlite3.Error as error:
             if "closed database" in str(error):
                 raise GalleryError(f"{self.path}: the gallery was closed; open it again") from None
             raise GalleryError(
-                f"{self.path}: damaged, or no gallery of facespace ({one_line(str(error))[:200]})"
+                f"{self.path}: damaged, or not a gallery of facespace ({one_line(str(error))[:200]})"
             ) from None
         except UnicodeDecodeError:
             raise GalleryError(f"{self.path}: damaged (a text in it is not UTF-8)") from None
@@ -228,19 +229,19 @@ class SQLiteStore(SqlStore):
         return str(self.path)
 
     def close(self) -> None:
-        """Close the connection; nothing is pending."""
+        """Close the connection; all changes are already stored."""
         with self._lock:
             self._connection.close()
             self._index = None
 
     def problems(self) -> list[str]:
-        """What is wrong with the file, found by reading all of it; empty for a whole one."""
+        """Return the problems of the file, found by reading all of it; an empty list if there are none."""
         with self._read() as cursor:
-            told = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
-            found = [] if told == ["ok"] else told
+            lines = [self._text(row[0]) for row in cursor.rows("PRAGMA integrity_check(10)")]
+            found = [] if lines == ["ok"] else lines
             ((n_lost,),) = cursor.rows("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)")
             if n_lost:
-                found.append(f"{n_lost} photos belong to nobody")
+                found.append(f"{n_lost} photos have no owner")
             try:
                 check_everybody(self, cursor)
             except GalleryError as error:
@@ -250,11 +251,11 @@ class SQLiteStore(SqlStore):
     # Search
 
     def nearest(self, probes: npt.NDArray[np.float32], k: int) -> Nearest:
-        """The k most similar people of each probe (N,D)."""
+        """Return the k most similar people of each probe (N,D)."""
         return self._people(probes.shape[1]).nearest(probes, k)
 
     def _people(self, dimension: int) -> PeopleIndex:
-        """Everybody, as the file holds them now: read whole once, then only what has changed."""
+        """Return the index of all people in the file: read completely once, then only the changes."""
         with self._index_lock:
             index, changes = self._index, None
             with self._read() as cursor:
@@ -263,25 +264,25 @@ class SQLiteStore(SqlStore):
                     if seq == self._index_seq:
                         return index
                     changes = changed_rows(self, cursor, dimension, self._index_seq, seq)
-                if index is None or changes is None:  # the first search, or too much has changed since the last one
-                    index = everybody(self, cursor, dimension, self._beside)
-            if changes is not None:  # nobody who writes waits for this
+                if index is None or changes is None:  # the first search, or too many changes since the last one
+                    index = read_index(self, cursor, dimension, self._second_cursor)
+            if changes is not None:  # outside of the transaction, so that no writer waits for this
                 index = index.changed(*changes)
             self._index, self._index_seq, self._index_of = index, seq, of
             return index
 
-    def _beside(self, cursor: SQLiteCursor) -> SQLiteCursor | None:
-        """Another connection that reads the state which `cursor` is reading, for another thread; None where there is none."""
+    def _second_cursor(self, cursor: SQLiteCursor) -> SQLiteCursor | None:
+        """Return a cursor on another connection, for another thread, that reads the same state; None if that fails."""
         connection = None
         try:
             connection = _connect(self.path, seconds=0)
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON"):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN")
-            beside = SQLiteCursor(connection)
-            # Nobody can change the file while it is being read, but it may have been replaced by another one.
-            if self._seq(beside) == self._seq(cursor):
-                return beside
+            second = SQLiteCursor(connection)
+            # The file cannot be changed while it is being read, but it may have been replaced by another file.
+            if self._seq(second) == self._seq(cursor):
+                return second
         except (sqlite3.Error, OSError, GalleryError):
             pass
         if connection is not None:
@@ -289,13 +290,13 @@ class SQLiteStore(SqlStore):
         return None
 
     def _people_changed(self, cursor: Any, people: Sequence[int]) -> None:
-        """The index follows at the next search."""
+        """Do nothing: the index is updated at the next search."""
 
     def copy_to(self, path: str | os.PathLike[str]) -> None:
-        """Write a copy of the whole file, whatever is changed meanwhile; it takes its place when it is whole."""
+        """Write a consistent copy of the whole file, even if it is changed meanwhile; the copy appears when complete."""
         target = Path(path)
         if target.exists():
-            raise GalleryError(f"{target}: exists already; choose another name")
+            raise GalleryError(f"{target}: already exists; choose another name")
         unfinished = target.with_name(f".facespace-{secrets.token_hex(8)}-{target.name}"[:255])
         try:
             os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -305,7 +306,7 @@ class SQLiteStore(SqlStore):
             _link(unfinished, target)
             sync_folder(target.parent)
         except FileExistsError:
-            raise GalleryError(f"{target}: exists already; choose another name") from None
+            raise GalleryError(f"{target}: already exists; choose another name") from None
         except OSError as error:
             raise GalleryError(f"{target}: cannot be written ({error.strerror}){remedy(error)}") from None
         finally:
@@ -313,23 +314,26 @@ class SQLiteStore(SqlStore):
 
 
 def _link(unfinished: Path, target: Path) -> None:
-    """Give a file its name where no other has it."""
+    """Rename a file; raise `FileExistsError` if another file has the name."""
     try:
         os.link(unfinished, target)
     except FileExistsError:
         raise
-    except OSError:  # a FAT file system, as on memory cards, has no links
+    except OSError:  # a FAT file system, as on memory cards, has no hard links
         if target.exists():
             raise FileExistsError from None
         unfinished.rename(target)
 
 
 def _remedy(path: Path, said: str) -> str:
-    """What to do, as the end of a message. SQLite names a full disk as such only where it writes the gallery itself."""
-    if "full" in said or ("disk I/O" in said and shutil.disk_usage(path.parent).free < _LITTLE_ROOM):
+    """Return the advice at the end of a message about SQLite's error text `said`.
+
+    SQLite reports a full disk as such only when it writes the gallery itself, so the free space is checked too.
+    """
+    if "full" in said or ("disk I/O" in said and shutil.disk_usage(path.parent).free < _LOW_DISK_SPACE):
         return "; make room and start the same command again"
     if "disk I/O" in said:
-        return "; its disk fails, or limits files: copy it to another place"
+        return "; its disk fails or limits the size of files, copy it to another place"
     if "readonly" in said or "unable to open" in said:
         return "; get the right to write to it and its folder, or copy it to another place"
     return "; end the other program that uses it" if "locked" in said else ""
@@ -340,7 +344,7 @@ def _is_writable(path: Path) -> bool:
 
 
 def _connect(path: Path, seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:
-    """A connection that can write where this user may, and only reads where not, as from a read-only folder."""
+    """Return a connection; it is read-only if the user cannot write the file or its folder."""
     uri = f"{path.absolute().as_uri()}{'' if not path.exists() or _is_writable(path) else '?mode=ro'}"
     connection = sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
     if hasattr(connection, "setlimit"):  # Python 3.11

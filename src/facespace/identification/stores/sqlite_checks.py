@@ -1,4 +1,4 @@
-"""Is a file a gallery, and whole? Found out without reading it through, and without running anything that stands in it."""
+"""Checks that a file is a complete gallery, without reading all of it and without running any code that it contains."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from facespace.identification.stores.sql_tables import VERSION
 from facespace.identification.stores.sqlite_tables import APPLICATION_ID
 
 _SMALLEST = 512  # bytes of an SQLite file
-_SMALL = 4 * 2**20  # bytes of a file that is checked from begin to end whenever it is opened, which takes some 15 ms
-_SEQUENCES = "CREATE TABLE sqlite_sequence(name,seq)"  # SQLite's own, of the last ids
+_SMALL = 4 * 2**20  # bytes; files up to this size are checked completely when opened, which takes some 15 ms
+_SEQUENCES = "CREATE TABLE sqlite_sequence(name,seq)"  # SQLite's own table of the last ids
 _OLD_FACE = (
     "CREATE TABLE face ( id INTEGER PRIMARY KEY, person INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,"
     " digest TEXT NOT NULL, source TEXT NOT NULL, made_by TEXT NOT NULL, embedding BLOB NOT NULL, added TEXT NOT NULL,{}"
@@ -31,15 +31,14 @@ OLD_SCHEMAS = {
 
 
 def check_file(connection: sqlite3.Connection, path: Path) -> int:
-    """The format of a gallery file, 0 for an empty one; `GalleryError` for what is none.
+    """Return the format of a gallery file, 0 for an empty one; raise `GalleryError` if it is not a gallery.
 
-    What the file says it consists of is read as data: no statement has touched a table of it yet, so that no trigger and no
-    view has run.
+    The file's schema is read as data before any statement uses one of its tables, so that no trigger or view can run.
     """
-    # The file is not opened here by any other way than SQLite's: closing it would take away the locks which other threads
-    # of this process hold on it (POSIX).
-    if 0 < os.path.getsize(path) < _SMALLEST:  # SQLite takes some of these for empty files, and writes over them
-        raise GalleryError(f"{path}: no gallery of facespace (it is not an SQLite file)")
+    # The file is opened only through SQLite: closing another descriptor would release the locks that other threads of this
+    # process have on it (POSIX).
+    if 0 < os.path.getsize(path) < _SMALLEST:  # SQLite treats some of these as empty files, and overwrites them
+        raise GalleryError(f"{path}: not a gallery of facespace (it is not an SQLite file)")
     connection.execute("PRAGMA trusted_schema = OFF")
     found = connection.execute("SELECT name, sql FROM sqlite_master").fetchall()
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -60,42 +59,43 @@ def check_file(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def check_tables(path: Path, found: Sequence[tuple[object, object]], schema: Sequence[str]) -> None:
-    """`GalleryError` where the names and statements of `sqlite_master` are not those of a schema."""
+    """Raise `GalleryError` if the names and statements in `sqlite_master` are not those of a schema."""
     expected = set(schema)
     if strange := [name for name, sql in found if not _is_own(name, sql, expected)]:
         raise _not_ours(path, strange)
     if missing := expected - {sql for _, sql in found}:
-        raise GalleryError(f"{path}: damaged ({len(missing)} of its tables and indices are missing)")
+        raise GalleryError(f"{path}: damaged ({len(missing)} of its tables and indexes are missing)")
 
 
 def check_whole(connection: sqlite3.Connection, path: Path, schema: Sequence[str]) -> int:
-    """Within a transaction: `GalleryError` where the tables are others, or the file is a copy made amidst a change.
+    """Raise `GalleryError` if the file has other tables or is a copy made during a change; call it in a transaction.
 
-    Returns how many bytes the file must have. More are no damage: a process may have been killed before it cut them off.
+    Return how many bytes the file must have. More bytes are not damage: a process may have been killed before it truncated
+    the file.
     """
     check_tables(path, connection.execute("SELECT name, sql FROM sqlite_master").fetchall(), schema)
     (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page,) = connection.execute("PRAGMA page_size").fetchone()
-    # Every change raises the number in the head, which lies at the begin of the file, and writes it down in `touched`: a copy
-    # of the file that was made meanwhile has the one and not the other.
+    # Every change increases the number in `head`, which is at the beginning of the file, and adds it to `touched`. A copy of
+    # the file that was made during a change has one of them without the other.
     head = connection.execute("SELECT seq FROM head").fetchall()
     (last,) = connection.execute("SELECT max(seq) FROM touched").fetchone()
     size = os.path.getsize(path)
     if size < n_pages * page or len(head) != 1 or (last or 0) != head[0][0]:
         raise GalleryError(
-            f"{path}: not whole ({size} bytes, {n_pages * page} expected): cut short, or copied while somebody wrote; copy it "
-            "again by facespace gallery copy"
+            f"{path}: incomplete ({size} bytes, {n_pages * page} expected): truncated, or copied during a change; copy it again "
+            "with facespace gallery copy"
         )
     if size <= _SMALL and connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
         raise GalleryError(
-            f"{path}: damaged (its pages do not fit together); was it copied while somebody wrote? Copy it again by facespace "
+            f"{path}: damaged (its pages do not fit together); if it was copied during a change, copy it again with facespace "
             "gallery copy"
         )
     return int(n_pages * page)
 
 
 def _is_own(name: object, sql: object, expected: set[str]) -> bool:
-    if sql is None:  # an index that SQLite makes for a key
+    if sql is None:  # an index that SQLite creates for a key
         return isinstance(name, str) and name.startswith("sqlite_autoindex_")
     return sql in expected or (name, sql) == ("sqlite_sequence", _SEQUENCES)
 
@@ -103,6 +103,6 @@ def _is_own(name: object, sql: object, expected: set[str]) -> bool:
 def _not_ours(path: Path, names: Sequence[object]) -> GalleryError:
     shown = ", ".join(repr(str(name)[:40]) for name in names[:3])
     return GalleryError(
-        f"{path}: has tables, views or triggers that are not facespace's ({shown}); it was changed by another program, and is "
-        "not opened"
+        f"{path}: has tables, views or triggers that are not facespace's ({shown}); another program changed it, so it is not "
+        "opened"
     )

@@ -1,4 +1,4 @@
-"""Gallery files of formats 1 and 2 brought to the present one, in the file itself, whole or not at all."""
+"""Converts gallery files of formats 1 and 2 to the present format, atomically and in place."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from facespace.identification.stores.sqlite_tables import PAGE, SQLiteCursor, ma
 from facespace.identification.stores.tally import count_again
 
 _OLD = ("setting", "person", "face")
-_A_TIME = 1024
+_BATCH = 1024  # rows
 
 
 def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    """Bring the file from `version` to the present format; `GalleryError` where it is damaged or cannot be written.
+    """Convert the file from `version` to the present format; raise `GalleryError` if it is damaged.
 
-    Vectors of float32 become float16. A process that is killed leaves the old file; one that was faster has done the work.
+    Vectors of float32 become float16. A process that is killed leaves the old file. If another process was first, nothing
+    is done.
     """
-    connection.execute("PRAGMA journal_mode = DELETE").fetchone()  # the log of the old format beside the file goes
+    connection.execute("PRAGMA journal_mode = DELETE").fetchone()  # removes the write-ahead log of the old format
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA synchronous = EXTRA")
     connection.execute("PRAGMA foreign_keys = OFF")
@@ -48,9 +49,10 @@ def migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
             connection.execute("ROLLBACK")
         raise
     connection.execute(f"PRAGMA page_size = {PAGE}")
-    # Without room for a second file, or while somebody reads, it stays larger than it must be.
+    # VACUUM frees the space of the float32 vectors. It fails without disk space for a second file, or while another process
+    # reads; then the file stays larger than necessary.
     with contextlib.suppress(sqlite3.OperationalError):
-        connection.execute("VACUUM")  # gives the room of the float32 vectors back
+        connection.execute("VACUUM")
 
 
 def _copy(connection: sqlite3.Connection, path: Path, *, has_quality: bool) -> None:
@@ -64,7 +66,7 @@ def _copy(connection: sqlite3.Connection, path: Path, *, has_quality: bool) -> N
     faces = connection.execute(
         f"SELECT id, person, digest, source, made_by, embedding, added, {quality} FROM old_face ORDER BY id"
     )
-    while rows := faces.fetchmany(_A_TIME):
+    while rows := faces.fetchmany(_BATCH):
         for key, person, digest, source, made_by, blob, when, value in rows:
             if made_by not in makings:
                 sql = "INSERT INTO making (text, actor) VALUES (?, '')"
@@ -82,18 +84,18 @@ def _copy(connection: sqlite3.Connection, path: Path, *, has_quality: bool) -> N
                     _half(blob, path),
                 ),
             )
-    # A person without photos was never shown to be searched: nobody can be recognised by none.
+    # People without photos were never part of a search.
     connection.execute("DELETE FROM person WHERE id NOT IN (SELECT person FROM face)")
     (n_lost,) = connection.execute("SELECT count(*) FROM face WHERE person NOT IN (SELECT id FROM person)").fetchone()
     if n_lost:
-        raise GalleryError(f"{path}: damaged ({n_lost} photos in it are nobody's)")
+        raise GalleryError(f"{path}: damaged ({n_lost} photos in it have no owner)")
 
 
 def _half(blob: Any, path: Path) -> bytes:
     if not isinstance(blob, bytes) or len(blob) % 4 or not blob:
-        raise GalleryError(f"{path}: damaged (an embedding is no row of float32)")
+        raise GalleryError(f"{path}: damaged (an embedding is not float32 numbers)")
     vector = np.frombuffer(blob, "<f4")
-    if not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:  # so written, NaN fails it too
+    if not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:  # written like this, NaN fails too
         raise GalleryError(f"{path}: damaged (an embedding is not of length 1)")
     return vector.astype("<f2").tobytes()
 
@@ -112,4 +114,4 @@ def _seconds(when: Any, path: Path) -> int:
     try:
         return calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ"))
     except (TypeError, ValueError):
-        raise GalleryError(f"{path}: damaged (a time in it is no time)") from None
+        raise GalleryError(f"{path}: damaged (a time in it is not valid)") from None

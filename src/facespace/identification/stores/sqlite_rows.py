@@ -1,4 +1,4 @@
-"""The rows of a gallery's file as a search index takes them: one a person, or one a photo."""
+"""Reads a gallery's file into rows for the search index, one for each person or photo, and checks the counts."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ from facespace.identification.stores.sql import SqlStore
 from facespace.identification.stores.sqlite_scan import Unfit, scan
 from facespace.metrics.unit_vectors import to_unit_length
 
-_A_TIME = 4096  # photos
-_IN_ONE = 500  # people in one statement
-_MAX_BEHIND = 20_000  # changed people, beyond which everybody is read again
-_FEW = 4096  # photos that are counted whenever a file is opened
-_LAST = 256  # changed people whose names are looked up then
+_BATCH = 4096  # photos
+_VALUES_PER_STATEMENT = 500  # people in one statement
+_MAX_BEHIND = 20_000  # changed people; after more changes all people are read again
+_COUNTED_ON_OPENING = 4096  # galleries with at most this many photos are counted whenever a file is opened
+_LAST = 256  # last changed people whose names are checked on opening
 _FACES = (
     "SELECT face.person, face.vector, face.quality, person.extra, face.id FROM {}"
     " WHERE face.gone IS NULL AND person.gone IS NULL"
 )
 
 
-def everybody(store: SqlStore, cursor: Any, dimension: int, beside: Callable[[Any], Any]) -> PeopleIndex:
-    """The index of everybody of the collection; `GalleryError` where the file is damaged.
+def read_index(store: SqlStore, cursor: Any, dimension: int, second_cursor: Callable[[Any], Any]) -> PeopleIndex:
+    """Return the index of all people of the collection; raise `GalleryError` if the file is damaged.
 
-    `beside` gives another cursor that reads the state which a cursor reads, for another thread, or None.
+    `second_cursor` returns another cursor for another thread that reads the same state as its argument, or None.
     """
     n_people, n_photos = store._counts(cursor)
-    # Where few have several photos, these are read as they stand in the file, which takes a third of the time.
-    if n_photos > _A_TIME and n_photos <= 1.25 * n_people and not store._sealing.encrypted:
+    # If few people have several photos, reading the photos in file order takes a third of the time.
+    if n_photos > _BATCH and n_photos <= 1.25 * n_people and not store._sealing.encrypted:
         try:
-            return PeopleIndex.build(dimension, _rows_as_they_stand(store, cursor, dimension, beside))
-        except Unfit:  # to be read row by row, which tells what is wrong
+            return PeopleIndex.build(dimension, _rows_in_file_order(store, cursor, dimension, second_cursor))
+        except Unfit:  # reading row by row reports what is wrong
             pass
     return PeopleIndex.build(dimension, people_rows(store, cursor, dimension))
 
 
-def _rows_as_they_stand(store: SqlStore, cursor: Any, dimension: int, beside: Callable[[Any], Any]) -> Iterator[Rows]:
-    """Everybody of the collection, by the order of the photos in the file, those who have several photos last."""
+def _rows_in_file_order(
+    store: SqlStore, cursor: Any, dimension: int, second_cursor: Callable[[Any], Any]
+) -> Iterator[Rows]:
+    """Yield all people of the collection in the order of their photos in the file; people with several photos last."""
     n_people, n_photos = store._counts(cursor)
     several = np.empty(0, np.int64)
     if n_photos != n_people:
@@ -50,7 +52,7 @@ def _rows_as_they_stand(store: SqlStore, cursor: Any, dimension: int, beside: Ca
         several = np.array([store._integer(person) for (person,) in cursor.rows(sql)], np.int64)
     found: list[npt.NDArray[np.int64]] = []
     sum_ = 0
-    for photos in scan(cursor, store._collection_id, dimension, beside):
+    for photos in scan(cursor, store._collection_id, dimension, second_cursor):
         store._check_lengths(photos.vectors)
         alone = ~np.isin(photos.owners, several, assume_unique=True) if len(several) else slice(None)
         owners, vectors = photos.owners[alone], photos.vectors[alone]
@@ -59,11 +61,11 @@ def _rows_as_they_stand(store: SqlStore, cursor: Any, dimension: int, beside: Ca
         yield Rows(owners, vectors, np.ones(len(owners), np.int32), photos.qualities[alone])
     seen_people = seen_photos = sum(map(len, found))
     if n_different(np.concatenate([*found, several])) != seen_people + len(several):
-        raise store._damaged("a person has several photos where it counts one")
+        raise store._damaged("a person has more photos than its index counts")
     default = store.setting("templates") or "mean"
     sql = f"{_FACES.format('face CROSS JOIN person ON person.id = face.person')} AND person.collection = ?"
-    for start in range(0, len(several), _IN_ONE):
-        part = several[start : start + _IN_ONE].tolist()
+    for start in range(0, len(several), _VALUES_PER_STATEMENT):
+        part = several[start : start + _VALUES_PER_STATEMENT].tolist()
         chosen = f"{sql} AND face.person IN ({', '.join('?' * len(part))}) ORDER BY face.person, face.id"
         rows = cursor.rows(chosen, (store._collection_id, *part))
         piece, n = rows_of(store, rows, dimension, default)
@@ -73,17 +75,17 @@ def _rows_as_they_stand(store: SqlStore, cursor: Any, dimension: int, beside: Ca
 
 
 def people_rows(store: SqlStore, cursor: Any, dimension: int) -> Iterator[Rows]:
-    """Everybody of the collection, by ascending id, some thousands at a time; `GalleryError` where the file is damaged."""
+    """Yield all people of the collection by ascending id, some thousands at a time; raise `GalleryError` for damage."""
     sql = f"{_FACES.format('person CROSS JOIN face ON face.person = person.id')} AND person.collection = ? ORDER BY person.id"
     answers = cursor.stream(sql, (store._collection_id,))
     default = store.setting("templates") or "mean"
     n_people = n_photos = sum_ = 0
     left: list[Any] = []
     while True:
-        more = answers.fetchmany(_A_TIME)
+        more = answers.fetchmany(_BATCH)
         rows = left + more
         cut = len(rows)
-        # The last person of the piece may go on in the next one.
+        # The photos of the last person may continue in the next batch.
         while more and cut and rows[cut - 1][0] == rows[-1][0]:
             cut -= 1
         rows, left = rows[:cut], rows[cut:]
@@ -98,27 +100,28 @@ def people_rows(store: SqlStore, cursor: Any, dimension: int) -> Iterator[Rows]:
 
 
 def check_counts(store: SqlStore, cursor: Any, n_people: int, n_photos: int, sum_: int) -> None:
-    """`GalleryError` where the people and photos that were read, of that tally, are not those that the file says it has."""
+    """Raise `GalleryError` if the counts or the tally of the people that were read differ from those in the file."""
     expected = store._counts(cursor)
-    # Through the table and not an index: each person once, also one whose photos are not there.
+    # Reading the table instead of an index finds each person once, even one whose photos are missing.
     sql = "SELECT count(*), ifnull(sum(stamp), 0) FROM person NOT INDEXED WHERE collection = ? AND gone IS NULL"
     ((n_rows, stamps),) = cursor.rows(sql, (store._collection_id,))
     names = "SELECT count(*) FROM person INDEXED BY person_name WHERE collection = ? AND gone IS NULL"
     ((n_names,),) = cursor.rows(names, (store._collection_id,))
     if (n_people, n_photos) != expected:
-        what = f"{n_people} people and {n_photos} photos where it counts {expected[0]} and {expected[1]}"
+        what = f"{n_people} people and {n_photos} photos, but its counts are {expected[0]} and {expected[1]}"
     elif not n_rows == n_names == n_people or tally.added(sum_, store._integer(stamps)) != store._tally(cursor):
-        what = "some of its people are those of another moment than the rest"
+        what = "its people are from two different states"
     else:
         return
-    raise store._damaged(f"{what}; was it copied while somebody wrote? Copy it again by facespace gallery copy")
+    raise store._damaged(f"{what}; if it was copied during a change, copy it again with facespace gallery copy")
 
 
 def check_on_opening(store: SqlStore, cursor: Any) -> None:
-    """The same where few photos are in the collection; larger ones are checked when everybody is read first.
+    """Check the names of the last changed people and, in a small collection, the counts; raise `GalleryError` for damage.
 
-    Of who was changed last, the name must be in its index too: of another change pages from before and from after it are not
-    together in a copy that was read from begin to end, as each is newer than the head.
+    The counts of larger collections are checked when all people are first read. The names of the people changed last must
+    also be in the index of names. Checking earlier changes is not necessary: a copy that is read from beginning to end
+    cannot mix pages from before and after them, as the pages are read after the head.
     """
     named = (
         "SELECT p.id, p.gone, (SELECT i.id FROM person i INDEXED BY person_name WHERE i.collection = p.collection"
@@ -126,14 +129,14 @@ def check_on_opening(store: SqlStore, cursor: Any) -> None:
         " JOIN person p ON p.id = t.person"
     )
     if any((found == key) != (gone is None) for key, gone, found in cursor.rows(named, (_LAST,))):
-        raise store._damaged("its index of names is of another moment; was it copied while somebody wrote?")
-    if store._counts(cursor)[1] > _FEW:
+        raise store._damaged("its index of names is from another state; was it copied during a change?")
+    if store._counts(cursor)[1] > _COUNTED_ON_OPENING:
         return
     check_everybody(store, cursor)
 
 
 def check_everybody(store: SqlStore, cursor: Any) -> None:
-    """Read who owns which photo, without vectors, and check it as `check_counts` does."""
+    """Read the owners of all photos, without vectors, and check them as `check_counts` does."""
     sql = (
         "SELECT face.person, NULL, NULL, NULL, face.id FROM person CROSS JOIN face ON face.person = person.id"
         " WHERE face.gone IS NULL AND person.gone IS NULL AND person.collection = ? ORDER BY person.id"
@@ -141,7 +144,7 @@ def check_everybody(store: SqlStore, cursor: Any) -> None:
     answers = cursor.stream(sql, (store._collection_id,))
     n_people = n_photos = sum_ = 0
     last = None
-    while rows := answers.fetchmany(_A_TIME):
+    while rows := answers.fetchmany(_BATCH):
         owners = [store._integer(row[0]) for row in rows]
         n_people += sum(one != before for one, before in zip(owners, [last, *owners], strict=False))
         n_photos, sum_, last = n_photos + len(rows), sum_ + _tally_of(rows), owners[-1]
@@ -149,14 +152,14 @@ def check_everybody(store: SqlStore, cursor: Any) -> None:
 
 
 def _tally_of(rows: Sequence[Any]) -> int:
-    """The tally of photos (person, ..., id) of which the first is known to be an integer, as the last is by the table."""
+    """Return the tally of rows (person, ..., id); the caller has checked that person is an integer, the table that id is."""
     return tally.of_photos([row[4] for row in rows], [row[0] for row in rows])
 
 
 def changed_rows(
     store: SqlStore, cursor: Any, dimension: int, since: int, until: int
 ) -> tuple[npt.NDArray[np.int64], Rows] | None:
-    """Who changed after `since`, and their rows as they are now; None where too many did."""
+    """Return the ids of the people who changed after `since` and their present rows; None if there are too many."""
     if until < since or until - since > _MAX_BEHIND:
         return None
     touched = cursor.rows("SELECT seq, person FROM touched WHERE seq > ?", (since,))
@@ -173,7 +176,7 @@ def changed_rows(
 
 
 def rows_of(store: SqlStore, rows: Sequence[Any], dimension: int, default: str) -> tuple[Rows, int]:
-    """Index rows of photos (person, vector, quality, extra) that stand person by person; and how many people these are."""
+    """Return the index rows of photos (person, vector, quality, extra), sorted by person, and the number of people."""
     vectors = store._vectors_of([row[1] for row in rows], dimension)
     ids = np.array([store._integer(row[0]) for row in rows], np.int64)
     qualities = np.array([UNKNOWN_QUALITY if row[2] is None else store._quality(row[2]) for row in rows], np.float32)
@@ -187,7 +190,7 @@ def rows_of(store: SqlStore, rows: Sequence[Any], dimension: int, default: str) 
     vectors = vectors.copy()
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         extra = rows[start][3]
-        own = store._known_of_person(extra).get("templates")
+        own = store._person_fields(extra).get("templates")
         if end - start == 1 or (own or default) == "best":
             kept[start:end] = True
             continue

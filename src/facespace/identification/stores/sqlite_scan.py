@@ -1,7 +1,7 @@
-"""Every photo of a file read in the order in which it stands there, by two threads, some thousands of rows at once.
+"""Reads all photos of a file in file order, with two threads and some thousands of rows at once.
 
-A row that comes to Python by itself costs a microsecond or two, and a million of them seconds. So SQLite joins the vectors of
-some thousands of rows, and the numbers beside them, and checks their types: one row of long values comes for all of them.
+Returning one row to Python takes a microsecond or two, so a million rows take seconds. Therefore SQLite concatenates the
+vectors and numbers of some thousands of rows and checks their types, and returns them as one row of long values.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy.typing as npt
 from facespace.embedding.calibration import UNKNOWN_QUALITY
 from facespace.runtime.cores import usable_cores
 
-_A_TIME = 4096  # photos
-_MOST_BYTES = 8 << 20  # of their vectors
-_WAITING = 4  # pieces read and not yet taken
+_BATCH = 4096  # photos
+_BATCH_BYTES = 8 << 20  # of the vectors of a batch
+_QUEUE_SIZE = 4  # pieces that were read and not yet yielded
 _MIN = -(2**63)
 
-# Rows of people who are there. `fits` is 0 for a row of wrong types: it is read again by itself, where it raises an error. Bytes
-# are larger than any text for SQLite, and text is larger than any number, which is quicker to ask than their types.
+# Rows of people who are not removed. `fits` is 0 for a row with wrong types: then all rows are read one by one, which raises
+# the error. SQLite sorts bytes after any text, and text after any number; comparing is faster than asking for the types.
 _ROWS = """
 SELECT face.id AS photo, person.id AS person, face.quality AS quality, face.vector AS vector,
   face.id >= 0 AND person.id >= 0 AND face.vector >= x'' AND length(face.vector) = ?1
@@ -33,10 +33,9 @@ FROM face CROSS JOIN person ON person.id = face.person
 WHERE face.id > ?2 AND face.id <= ?3 AND face.gone IS NULL AND person.gone IS NULL AND person.collection = ?4
 ORDER BY face.id LIMIT ?5
 """
-_QUALITY = (
-    2**24
-)  # a quality is written as a whole number of such parts, as float32 has them; that is quicker than a fraction
-# SQLite joins bytes as it joins text, and does not look at them.
+# A quality is returned as an integer number of these parts, which is exact for float32 and faster than a decimal fraction.
+_QUALITY = 2**24
+# `group_concat` joins bytes like text, without interpreting them.
 _PIECE = f"""
 SELECT count(*), sum(fits), max(photo), group_concat(photo), group_concat(person),
   group_concat(CAST(coalesce(quality, {UNKNOWN_QUALITY}) * {_QUALITY} + 0.5 AS INTEGER)),
@@ -46,7 +45,7 @@ FROM ({_ROWS})
 
 
 class Photos(NamedTuple):
-    """Photos by ascending id: their ids and owners (n,), qualities (n,), and vectors (n,D), whose length is not checked."""
+    """Photos by ascending id: ids, owners and qualities (n,), and vectors (n,D), whose length is not checked yet."""
 
     ids: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
@@ -55,23 +54,23 @@ class Photos(NamedTuple):
 
 
 class Unfit(Exception):
-    """A row is not as it was written."""
+    """A row has values of the wrong type or size."""
 
 
-def scan(cursor: Any, collection: int, dimension: int, beside: Callable[[Any], Any]) -> Iterator[Photos]:
-    """All photos of the people of the collection, in pieces that do not follow each other; `Unfit` where a row is wrong.
+def scan(cursor: Any, collection: int, dimension: int, second_cursor: Callable[[Any], Any]) -> Iterator[Photos]:
+    """Yield all photos of the collection's people, in pieces without a fixed order; raise `Unfit` if a row is wrong.
 
-    `cursor` reads one state of the file, and while it does, other connections of this process read the same: `beside` gives
-    another one, or None.
+    `cursor` reads one state of the file, and meanwhile other connections of this process read the same state.
+    `second_cursor` returns such another cursor, or None.
     """
     first, last = cursor.rows("SELECT min(id), max(id) FROM face")[0]
     if first is None:
         return
-    other = beside(cursor) if usable_cores() > 1 else None
+    other = second_cursor(cursor) if usable_cores() > 1 else None
     if other is None:
         yield from _pieces(cursor, collection, dimension, _MIN, last)
         return
-    waiting: queue.Queue[Photos | BaseException | None] = queue.Queue(_WAITING)
+    waiting: queue.Queue[Photos | BaseException | None] = queue.Queue(_QUEUE_SIZE)
     stopped = threading.Event()
     middle = (first + last) // 2
     with contextlib.closing(other):
@@ -121,7 +120,7 @@ def _read(
 
 
 def _pieces(cursor: Any, collection: int, dimension: int, after: int, last: int) -> Iterator[Photos]:
-    most = max(1, min(_A_TIME, _MOST_BYTES // (2 * max(1, dimension))))
+    most = max(1, min(_BATCH, _BATCH_BYTES // (2 * max(1, dimension))))
     while True:
         values = (2 * dimension, after, last, collection, most)
         n, n_fit, end, photos, owners, qualities, vectors = cursor.rows(_PIECE, values)[0]

@@ -1,8 +1,8 @@
-"""A number that tells one state of a collection from another, so that a mixture of two is noticed.
+"""A checksum of a collection, which detects files that mix two states of it.
 
-A copy of a file made while somebody wrote holds some pages from before a change and some from after it. Counts may agree in
-such a copy. So the collection keeps the sum, modulo 2^62, of a scrambled number for each photo and its owner, and of a random
-stamp for each person, drawn again at every change of what is known of them. Whoever reads everybody compares.
+A copy of a file that was made during a change may contain some pages from before it and some from after it, and the counts
+may still agree. So the collection stores the sum, modulo 2^62, of a hash of each photo's id and owner, and of a random stamp
+for each person, which changes whenever the person's fields change. Code that reads all people compares this sum.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _MASK = 2**62 - 1
 
 
 def of_photos(photos: npt.NDArray[np.int64] | Sequence[int], owners: npt.NDArray[np.int64] | Sequence[int]) -> int:
-    """The part of the photos with these ids (n,) of the people `owners` (n,).
+    """Return the contribution of photos with these ids (n,) and owners (n,) to the tally.
 
-    The numbers are scrambled by the last steps of SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom
-    number generators").
+    The hash is the last steps of SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number
+    generators").
 
     >>> of_photos([7, 8], [1, 2]) == added(of_photos([8], [2]), of_photos([7], [1]))
     True
@@ -36,12 +36,12 @@ def of_photos(photos: npt.NDArray[np.int64] | Sequence[int], owners: npt.NDArray
 
 
 def new_stamp() -> int:
-    """A stamp for a person: 32 random bits, which cost four bytes in the file."""
+    """Return a new stamp for a person: 32 random bits, which take four bytes in the file."""
     return secrets.randbits(32)
 
 
 def added(tally: int, *changes: int) -> int:
-    """A tally after changes, which may be negative.
+    """Return a tally after adding `changes`, which may be negative.
 
     >>> added(added(5, -7), 7)
     5
@@ -50,7 +50,7 @@ def added(tally: int, *changes: int) -> int:
 
 
 def count_again(cursor: Any, collection: int) -> None:
-    """Set the counts and the tally of a collection by its rows, after these were written otherwise; `cursor` is a `sql.Cursor`."""
+    """Compute the counts and the tally of a collection from its rows; `cursor` is a `sql_tables.Cursor`."""
     stamps = cursor.rows("SELECT stamp FROM person WHERE collection = ? AND gone IS NULL", (collection,))
     rows = cursor.rows(
         "SELECT face.id, face.person FROM face JOIN person ON person.id = face.person"

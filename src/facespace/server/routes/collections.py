@@ -284,7 +284,7 @@ def _exported(service: Service, gallery: Gallery) -> Any:
         except NoSuchCollection:
             raise
         except GalleryError as error:
-            if "nobody is enrolled" in str(error):
+            if "no people are enrolled" in str(error):
                 raise Problem(409, "conflict", without_store(error)) from None
             raise
         return path.open("rb")
