@@ -10,7 +10,7 @@
         analyzer.enroll(gallery, "Ada", "ada.jpg")
         gallery.identify([face.embedding for face in faces])
 
-Importing loads none of it: a name is imported when it is first used.
+Importing the package loads no submodule: each name is imported when it is first used.
 """
 
 from __future__ import annotations

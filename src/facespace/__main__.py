@@ -1,4 +1,4 @@
-"""`python -m facespace` is the command `facespace`."""
+"""Runs the command `facespace` as `python -m facespace`."""
 
 from facespace.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, so that `import facespace` stays fast."""
+"""Lazy exports: a package's public names are imported when they are first used, so that `import facespace` stays fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 def attach(
     package: str, exports: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """The `__getattr__`, `__dir__` and `__all__` of a package whose names live in other modules.
+    """Return the `__getattr__`, `__dir__` and `__all__` of a package whose public names live in other modules.
 
     `exports` maps a module, relative to `package`, to the names taken from it.
 

@@ -1,7 +1,7 @@
-"""The default models, detector, error rates and limit of photos, in a module without imports so that `--help` stays fast."""
+"""The default models, detector, error rates and photo size limit, without imports so that `--help` stays fast."""
 
-DEFAULT_MODEL = "sface"  # of everything that names people
-TUTORIAL_MODEL = "casia-webface"  # FaceNet 20180408-102900, of making training crops and of the old programs
+DEFAULT_MODEL = "sface"  # for every command that names people
+TUTORIAL_MODEL = "casia-webface"  # FaceNet 20180408-102900, for training crops and the legacy programs
 DEFAULT_DETECTOR = "yunet"
 
 DEFAULT_RATE = 0.01  # the share of strangers that `identify` may name
@@ -9,5 +9,5 @@ DEFAULT_FMR = 0.01  # the share of pairs of different people that `compare` may 
 DEFAULT_RANDOM_FMR = 1e-3  # the same where only random pairs were measured
 CLASSIFY_RATE = 0.015  # below the 2 % target, because estimates from few photos vary
 
-MAX_PIXELS = 250_000_000  # of a photo; phones take up to 201 million
-MAX_PIXELS_VARIABLE = "FACESPACE_MAX_PIXELS"  # a limit of one's own
+MAX_PIXELS = 250_000_000  # per photo; phone cameras reach 201 million
+MAX_PIXELS_VARIABLE = "FACESPACE_MAX_PIXELS"  # environment variable that overrides MAX_PIXELS

@@ -1,7 +1,7 @@
-"""The whole system on five pictures that come with Python packages: two people enrolled, a group identified.
+"""The demo: enrols two people and identifies a group, using five pictures that come with Python packages.
 
-Portraits in the public domain: Grace Hopper (U.S. Navy, in matplotlib's sample data) and Eileen Collins (NASA, in
-scikit-image's data). A photographer nobody enrolled and a cat (both CC0, scikit-image) stand beside them.
+The portraits are in the public domain: Grace Hopper (U.S. Navy, in matplotlib's sample data) and Eileen Collins (NASA,
+in scikit-image's data). The group also shows a photographer who is not enrolled and a cat (both CC0, scikit-image).
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _TILE = 420
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo made: the group `photo`, a `match` a face, who stands `expected` where, and the two files."""
+    """The demo's output: the group `photo`, one `match` per face, the `expected` name of each face, and the two files
+    written.
+    """
 
     photo: Photo
     matches: list[Match]
@@ -44,7 +46,7 @@ class DemoResult:
 
 
 def run(folder: Path) -> DemoResult:
-    """Enrol, build the group picture, identify, and write everything into `folder`, anew each time."""
+    """Enrol, build the group picture, identify, and write the results into `folder`, replacing those of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: _sample(*place) for name, place in PORTRAITS.items()}
     group_file, gallery_file, picture = folder / "group.jpg", folder / "people.gallery", folder / "group-named.jpg"
@@ -79,7 +81,7 @@ def _sample(package: str, file_name: str) -> Path:
 
 
 def _tiles(files: dict[str, Path]) -> list[tuple[Image.Image, str | None]]:
-    """Altered copies, so that nobody is recognised by the very pixels that were enrolled."""
+    """Return altered copies of the pictures, so that no face is recognised from the very pixels that were enrolled."""
     hopper, collins = (Image.fromarray(image.read(files[name])) for name in PORTRAITS)
     stranger, cat = (Image.fromarray(image.read(_sample(*place))) for place in (_STRANGER, _CAT))
     changes: list[tuple[Image.Image, Callable[[Image.Image], Image.Image], str | None]] = [

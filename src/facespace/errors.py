@@ -1,16 +1,16 @@
-"""The exceptions facespace raises for what a caller can cause or repair.
+"""The exceptions that facespace raises for problems a caller can cause or fix.
 
     FacespaceError               catch this one to catch them all
-    ├── ImageError               a file or buffer is no readable image (names it, says why)
-    │   └── VideoError           a video or camera cannot be read, or not to its end
-    ├── ModelError               a model is unknown, damaged, or not what its description says
-    ├── DatasetError             a dataset, list of pairs or table of crops is damaged, or does not fit what is asked
-    ├── RecipeError              a recipe of training is not understood, or does not fit what it is used with
-    ├── TrainingError            training cannot go on: numbers, memory, disk or data; says what to do
-    ├── ClassifierError          a classifier's file is damaged, or belongs to another model
-    ├── RuntimeUnavailable       a device or runtime was asked for by name and is not here
+    ├── ImageError               a file or buffer is not a readable image; names it and gives the reason
+    │   └── VideoError           a video or camera cannot be read, or reading stops before its end
+    ├── ModelError               a model is unknown, damaged, or does not match its description
+    ├── DatasetError             a dataset, pair list or crop record is damaged, or unsuitable for the request
+    ├── RecipeError              a training recipe is invalid, or does not fit the run, model or data
+    ├── TrainingError            training cannot continue (numbers, memory, disk or data); says what to do
+    ├── ClassifierError          a classifier file is damaged, or belongs to another model
+    ├── RuntimeUnavailable       the requested device or runtime is not available on this machine
     ├── GalleryError             a gallery file is damaged, or belongs to another model
-    │   └── UnknownPerson        a name that is not in the gallery
+    │   └── UnknownPerson        the gallery has no person of this name
     └── ServiceError             a facespace service refused a request, failed, or cannot be reached
 
 A wrong type or a value out of range is Python's own `TypeError` or `ValueError`.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 
 class FacespaceError(Exception):
-    """Base of every error of this package; its text is one line a user can act on."""
+    """Base class of all errors of this package; the message is one line that a user can act on."""
 
 
 class ImageError(FacespaceError):
@@ -42,7 +42,7 @@ class ImageError(FacespaceError):
 
 
 class VideoError(ImageError):
-    """A video or camera cannot be read, or not to its end; `source` and `reason` as those of `ImageError`."""
+    """A video or camera cannot be read, or reading stops before its end; has the attributes of `ImageError`."""
 
 
 class ModelError(FacespaceError):
@@ -50,7 +50,7 @@ class ModelError(FacespaceError):
 
 
 class DatasetError(FacespaceError):
-    """A dataset, a list of pairs or a record of crops is damaged, or does not fit what is asked of it."""
+    """A dataset, a pair list or a crop record is damaged, or unsuitable for the request."""
 
 
 class RecipeError(FacespaceError):
@@ -58,15 +58,15 @@ class RecipeError(FacespaceError):
 
 
 class TrainingError(FacespaceError):
-    """Training cannot go on; the last checkpoint is intact."""
+    """Training cannot continue; the last checkpoint is intact."""
 
 
 class ClassifierError(FacespaceError):
-    """A classifier's file cannot be read, or not be used with this model."""
+    """A classifier file cannot be read, or cannot be used with this model."""
 
 
 class RuntimeUnavailable(FacespaceError):
-    """A runtime or device was asked for by name and is not on this machine."""
+    """The requested runtime or device is not available on this machine."""
 
 
 class GalleryError(FacespaceError):
@@ -74,14 +74,15 @@ class GalleryError(FacespaceError):
 
 
 class UnknownPerson(GalleryError):
-    """The gallery holds nobody of that name."""
+    """The gallery has no person of this name."""
 
 
 class ServiceError(FacespaceError):
     """A facespace service refused a request, failed, or cannot be reached.
 
-    `status` is the HTTP status, or None where no answer came; `code` the service's stable name of the problem, such as
-    `no_such_person`; `request_id` what its log knows the request by. Both are empty where the service did not say them.
+    `status` is the HTTP status, or None if no answer came; `code` is the service's stable name for the problem, such as
+    `no_such_person`; `request_id` identifies the request in the service's log. `code` and `request_id` are empty if the
+    service did not send them.
 
     >>> error = ServiceError("http://localhost:8000: nobody has this id", status=404, code="no_such_person")
     >>> error.status, error.code

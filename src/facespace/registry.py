@@ -1,4 +1,6 @@
-"""Names to classes, filled from the files of a folder on first use: whoever adds one writes one file."""
+"""Maps names to classes; the classes are imported from the files of a folder on first use, so adding one means adding a
+file.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,10 @@ Class = TypeVar("Class", bound=type[Any])
 
 
 class Registry(Generic[T]):
-    """The classes of one `package`, each under the name it was registered with.
+    """Represents the classes of one `package`, each under the name it was registered with.
 
-    `one` and `many` are what an error calls them, `error` the exception for a name that nobody has.
+    `one` and `many` are the singular and plural used in error messages; `error` is the exception raised for an unknown
+    name.
     """
 
     def __init__(self, package: str, *, one: str, many: str, error: type[Exception]) -> None:
@@ -26,12 +29,12 @@ class Registry(Generic[T]):
         self._filled = False
 
     def register(self, name: str) -> Callable[[Class], Class]:
-        """A decorator that makes a class known by a name, lower case, words joined by hyphens; it becomes its `name`."""
+        """Return a decorator that registers a class under a name (lower case, hyphenated) and sets its `name`."""
 
         def enter(entry: Class) -> Class:
-            there = self._classes.get(name)
-            if there is not None and there.__module__ != entry.__module__:
-                raise ValueError(f"two {self._many} are called {name}: {there.__name__} and {entry.__name__}")
+            existing = self._classes.get(name)
+            if existing is not None and existing.__module__ != entry.__module__:
+                raise ValueError(f"two {self._many} are called {name}: {existing.__name__} and {entry.__name__}")
             entry.name = name
             self._classes[name] = entry
             return entry
@@ -39,7 +42,7 @@ class Registry(Generic[T]):
         return enter
 
     def known(self) -> tuple[str, ...]:
-        """The names, sorted."""
+        """Return the registered names, sorted."""
         if not self._filled:
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
@@ -47,7 +50,9 @@ class Registry(Generic[T]):
         return tuple(sorted(self._classes))
 
     def find(self, name: str) -> type[T]:
-        """The class of that name; where there is none, the error names the closest and all of them."""
+        """Return the class registered under a name; for an unknown name the error suggests the closest and lists all of
+        them.
+        """
         names = self.known()
         if name in self._classes:
             return self._classes[name]

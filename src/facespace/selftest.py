@@ -1,4 +1,4 @@
-"""Does this machine compute what the published weights should give? Asked of fixed patterns, not of photos."""
+"""Checks that this machine computes the published weights' reference outputs, on fixed patterns instead of photos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from facespace.embedding.embedder import Embedder
 
 @dataclass(slots=True)
 class SelfTest:
-    """`checks` are (what, whether it holds, the figure)."""
+    """The result of `selftest`; each of `checks` is (description, passed, measured figure)."""
 
     model: str
     runtime: str
@@ -28,7 +28,7 @@ class SelfTest:
 
 
 def pattern(size: int) -> npt.NDArray[np.uint8]:
-    """A crop (size,size,3) of smooth waves, the same on every machine."""
+    """Return a crop (size,size,3) of smooth waves, identical on every machine."""
     y, x = np.mgrid[0:size, 0:size] / size
     waves = [np.sin(2 * np.pi * (a * x + b * y)) for a, b in ((1, 2), (3, 1), (2, -3))]
     crop: npt.NDArray[np.uint8] = np.rint(np.stack([127.5 + 120 * wave for wave in waves], axis=2)).astype(np.uint8)
@@ -38,24 +38,28 @@ def pattern(size: int) -> npt.NDArray[np.uint8]:
 def selftest() -> SelfTest:
     """Run the checks; every network is loaded, so a missing or altered weight file raises `ModelError`."""
     embedder, onet, yunet = Embedder.load(), output_network(), YuNet()
-    known = embedder.calibration
+    calibration = embedder.calibration
     result = SelfTest(
         model=DEFAULT_MODEL,
         runtime=embedder.runtime,
         precision=embedder.precision,
         detector_runtime=yunet.runtime,
-        thresholds=f"measured on {known.conditions}, {known.runtime} {known.precision}" if known else "none",
+        thresholds=f"measured on {calibration.conditions}, {calibration.runtime} {calibration.precision}"
+        if calibration
+        else "none",
     )
-    wanted = json.loads(importlib.resources.files("facespace").joinpath("selftest.json").read_text(encoding="utf-8"))
-    for name, head in wanted["embedding_heads"].items():
+    references = json.loads(
+        importlib.resources.files("facespace").joinpath("selftest.json").read_text(encoding="utf-8")
+    )
+    for name, head in references["embedding_heads"].items():
         model = embedder if name == DEFAULT_MODEL else Embedder.load(name)
         cosine = _cosine(model.embed(pattern(model.spec.size)[None])[0][: len(head)], np.array(head))
         what = f"embedding of a fixed pattern by {name}"
         result.checks.append((what, cosine >= 0.995, f"cosine {cosine:.6f} to the reference"))
-    boxes = yunet.boxes(pattern(96)).reshape(-1)[: len(wanted["yunet_boxes"])]
+    boxes = yunet.boxes(pattern(96)).reshape(-1)[: len(references["yunet_boxes"])]
     heads = onet.run(pattern(48).astype(np.float32).transpose(2, 0, 1)[None])[0][0]
     for name, found, reference in (("yunet", boxes, "yunet_boxes"), ("mtcnn", heads, "onet_heads")):
-        difference = float(np.abs(found - np.array(wanted[reference])).max())
+        difference = float(np.abs(found - np.array(references[reference])).max())
         what = f"detector {name} on a fixed pattern"
         result.checks.append((what, difference <= 1e-3, f"largest difference {difference:.1e}"))
     return result

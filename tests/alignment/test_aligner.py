@@ -168,7 +168,7 @@ def test_a_table_being_written_is_no_leftover_to_another_process(raw, tmp_path, 
 
 def test_settings_of_another_run_are_refused(raw, tmp_path, detector):
     run(raw, tmp_path / "out", detector)
-    with pytest.raises(DatasetError, match=r"crop_margin 32 \(asked for: 44\)"):
+    with pytest.raises(DatasetError, match=r"crop_margin 32 \(requested: 44\)"):
         run(raw, tmp_path / "out", detector, CropRecord(160, 44, "box"))
 
 

@@ -45,7 +45,7 @@ def test_the_spec_it_takes_is_told_in_one_line(weights, cli, tmp_path):
     done = cli("convert", weights, tmp_path / "out")
     assert done.out.splitlines()[0] == (
         "input spec: arcface-112 (112 px crops by five points, RGB, (x − 127.5)/127.5), the default for tiny; "
-        "--input-spec says otherwise"
+        "change it with --input-spec"
     )
 
 
@@ -102,9 +102,9 @@ def test_export(model, cli, tmp_path):
     assert done.out.startswith("fp16: cosine to the source at least ")
     done = cli("export", model, "--output", tmp_path / "m.onnx")
     assert done.code == 1
-    assert done.err == f"facespace: {tmp_path / 'm.onnx'}: is there already; give another name or remove it first\n"
+    assert done.err == f"facespace: {tmp_path / 'm.onnx'}: already exists; give another name or remove it first\n"
     done = cli("export", model, "--output", tmp_path / "n.onnx", "--precision", "int8")
-    assert "int8 wants aligned crops of real faces to measure ranges on: --crops DIR" in done.err
+    assert "int8 needs aligned crops of real faces to measure ranges on: --crops DIR" in done.err
 
 
 @pytest.mark.parametrize(

@@ -497,7 +497,7 @@ def test_names_that_no_font_here_has_are_told_in_one_line(
     assert outcome.out.count("王小明") == 2
     (line,) = [line for line in outcome.errors if "Latin" in line]
     assert line.startswith(
-        "facespace: 王小明 and names like it are drawn in Latin letters: no font here has its letters;"
+        "facespace: 王小明 and names like it are drawn in Latin letters: no installed font has its letters;"
     )
 
 

@@ -124,7 +124,7 @@ def test_download_list_remove(cli: Cli, tmp_path: Path) -> None:
     assert cli("models", "remove", NAME).lines == [f"{NAME}: removed {folder}"]
     gone = cli("models", "remove", NAME)
     assert (gone.code, gone.out) == (1, "")
-    assert gone.err == f"facespace: model {NAME}: not installed ({folder} is not there)\n"
+    assert gone.err == f"facespace: model {NAME}: not installed ({folder} does not exist)\n"
 
 
 def test_only_the_file_to_carry_it_elsewhere(cli: Cli, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_another_file_than_the_published_one(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("models", "add", file, PORT)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.errors[:-1] == notice(PORT)
-    assert f"its SHA-256 is {SHA256}, not that of {file.name}, {MODELS[PORT].sha256}; fetch it" in outcome.errors[-1]
+    assert f"its SHA-256 is {SHA256}, not that of {file.name}, {MODELS[PORT].sha256}; download it" in outcome.errors[-1]
     given = cli("models", "add", file, PORT, "--sha256", f" {SHA256.upper()}")
     assert given.lines[1] == f"sha256 {SHA256}, the one you gave"
     cli("models", "remove", PORT)
@@ -183,7 +183,7 @@ def test_a_file_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("models", "add", tmp_path / "gone.zip", NAME)
     assert outcome.code == 1
     assert outcome.errors[-1].startswith(
-        f"facespace: {tmp_path / 'gone.zip'}: no such file; wanted {MODELS[NAME].file}"
+        f"facespace: {tmp_path / 'gone.zip'}: no such file; it must be {MODELS[NAME].file}"
     )
 
 

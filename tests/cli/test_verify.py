@@ -75,7 +75,7 @@ def test_aligned_crops_of_another_making_are_refused(cli, album, pairs, tmp_path
     assert cli("align", album, crops, "--crop-margin", "44").code == 0
     done = cli("verify", "lfw", crops, "--pairs", pairs, "--aligned")
     assert done.code == 1
-    assert "the crops are 160 px box with a margin of 44, the model wants 160 px box with a margin of 32" in done.err
+    assert "the crops are 160 px box with a margin of 44, the model takes 160 px box with a margin of 32" in done.err
     assert cli("verify", "lfw", crops, "--pairs", pairs, "--aligned", "--resize-crops").code == 0
 
 
@@ -92,7 +92,7 @@ def test_bin_fits_only_models_of_its_crops(cli, album, tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(pickle.dumps((images * 2, [True, False]), protocol=2))
     done = cli("verify", "bin", path, "--model", "casia-webface")
-    assert done.code == 1 and "the model wants 160 px box" in done.err
+    assert done.code == 1 and "the model takes 160 px box" in done.err
 
 
 def test_bin_that_runs_something_does_not(cli, tmp_path):

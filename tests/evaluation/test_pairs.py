@@ -84,7 +84,7 @@ def test_uneven_folds_are_refused_unless_allowed():
 
 def test_crops_that_do_not_fit_are_refused_unless_resized():
     source = PairSet("set", listed(), files(size=48), CropRecord(48, 0, "arcface"))
-    with pytest.raises(DatasetError, match="the crops are 48 px arcface, the model wants 32 px box with a margin of 4"):
+    with pytest.raises(DatasetError, match="the crops are 48 px arcface, the model takes 32 px box with a margin of 4"):
         evaluate_pairs(source, Colours())
     embedder = Colours()
     result = evaluate_pairs(source, embedder, resize_crops=True)
@@ -93,7 +93,7 @@ def test_crops_that_do_not_fit_are_refused_unless_resized():
 
 
 def test_crops_of_another_size_than_recorded():
-    with pytest.raises(DatasetError, match=r"0/0_1 is 48x48 px, the crops are to be 32x32"):
+    with pytest.raises(DatasetError, match=r"0/0_1 is 48x48 px, the crops must be 32x32"):
         evaluate_pairs(PairSet("set", listed(), files(size=48), FITS), Colours())
 
 

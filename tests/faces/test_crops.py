@@ -78,7 +78,7 @@ def test_crops_are_told_from_photos_by_their_record(tmp_path):
     assert holds_crops(tmp_path, spec)
     for size, template in ((24, "box"), (40, "box"), (112, "arcface")):
         CropRecord(size, 0, template).write(tmp_path)
-        with pytest.raises(DatasetError, match="the model wants 16 px box"):
+        with pytest.raises(DatasetError, match="the model takes 16 px box"):
             holds_crops(tmp_path, spec)
 
 

@@ -83,7 +83,7 @@ def test_the_test_sees_boxes() -> None:
     ],
 )
 def test_letters_that_no_font_has_are_written_in_latin_ones(name: str, latin: str) -> None:
-    with pytest.warns(LetteringWarning, match="no font here has its letters"):
+    with pytest.warns(LetteringWarning, match="no installed font has its letters"):
         picture = Lettering(Fonts(FILES)).draw(name, SIZE, WIDTH)
     assert np.array_equal(picture, drawn(latin))
 

@@ -224,7 +224,7 @@ def test_labels_are_names():
         Classifier().fit(vectors, owners.tolist())
     with pytest.raises(TypeError, match="calibration must be that of an embedder, got StubEmbedder"):
         Classifier().fit(vectors, names_of(owners), calibration=StubEmbedder())
-    with pytest.raises(TypeError, match=r"vectors of Embedder\.represent are expected, got str"):
+    with pytest.raises(TypeError, match=r"vectors must come from Embedder\.represent, got str"):
         Classifier().fit(["a.jpg"] * 12, names_of(owners))
 
 

@@ -638,7 +638,7 @@ def test_probes_may_be_a_list_or_a_single_vector(gallery: Gallery) -> None:
         assert [match.name for match in gallery.identify(probes)] == ["Ada"]
     assert gallery.identify([]) == []
     for wrong in (np.ones((2, DIMENSION + 1), np.float32), np.ones(3, np.float32), np.ones((1, 1, 8), np.float32)):
-        with pytest.raises(ValueError, match=r"embeddings want \(N,8\); got"):
+        with pytest.raises(ValueError, match=r"embeddings must be of shape \(N,8\), got"):
             gallery.identify(wrong)
 
 
@@ -646,13 +646,13 @@ def test_vectors_that_are_not_of_length_1_are_refused(gallery: Gallery) -> None:
     """A longer vector would let a stranger reach the threshold."""
     gallery.add("Ada", axis(0), crop(0))
     for wrong in (5 * axis(0), 0 * axis(0), np.nan * axis(0)):
-        with pytest.raises(ValueError, match=r"embeddings want length 1; row 0 has"):
+        with pytest.raises(ValueError, match=r"embeddings must have length 1, row 0 has"):
             gallery.identify(wrong[None])
 
 
 @pytest.mark.parametrize("wrong", [None, "a.jpg", ["a.jpg"], [None], np.array(["a"])], ids=repr)
 def test_arguments_that_are_not_vectors(gallery: Gallery, wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"^vectors of Embedder\.represent are expected, got "):
+    with pytest.raises(TypeError, match=r"^vectors must come from Embedder\.represent, got "):
         gallery.identify(wrong)
 
 
@@ -661,7 +661,7 @@ def test_wrong_types_of_names_and_models(gallery: Gallery, path: Path) -> None:
         with pytest.raises(TypeError, match=r"a name must be text, got (int|NoneType)"):
             gallery.add(name, axis(0), crop(0))  # type: ignore[arg-type]
     for model in ("casia-webface", facespace.Embedder, True):
-        with pytest.raises(TypeError, match="an Embedder is expected, got"):
+        with pytest.raises(TypeError, match="embedder must be an Embedder, got"):
             Gallery(path, model)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         gallery.identify(axis(0), top="3")  # type: ignore[call-overload]

@@ -94,7 +94,7 @@ def test_what_cannot_be_embedded_again(store: SQLiteStore, tmp_path: Path) -> No
         migrate(store, never, same)
     larger: Any = dataclasses.replace(OTHER, spec=InputSpec(size=112, template="arcface"))
     with pytest.raises(
-        GalleryError, match="the crops are 16 px box with a margin of 0, the model wants 112 px arcface; enrol"
+        GalleryError, match="the crops are 16 px box with a margin of 0, the model takes 112 px arcface; enrol"
     ):
         migrate(store, never, larger)
     without = open_people(tmp_path / "without.gallery", [person("Ada", 1)])

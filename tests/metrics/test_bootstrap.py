@@ -212,16 +212,16 @@ def test_many_pairs_take_fewer_replicates(monkeypatch):
     [
         ({"same": np.ones(4, bool)}, "pairs of the same person and pairs of different people"),
         ({"same": np.zeros(4, bool)}, "pairs of the same person and pairs of different people"),
-        ({"same": np.array([1, 0, 1, 0])}, "want booleans; got int64 and bool"),
-        ({"correct": np.ones(4)}, "want booleans; got bool and float64"),
+        ({"same": np.array([1, 0, 1, 0])}, "must be booleans, got int64 and bool"),
+        ({"correct": np.ones(4)}, "must be booleans, got bool and float64"),
         ({"correct": np.ones(3, bool)}, "their lengths differ"),
         ({"distances": np.ones(5)}, "their lengths differ"),
         ({"person_first": np.array([0, 0, 1])}, "their lengths differ"),
         ({"distances": np.array([0.0, 1, np.nan, 1])}, "distance of pair 2 is NaN"),
-        ({"person_second": np.array([0, 1, 1, 1])}, "pair 3 is labelled different, its people not"),
-        ({"person_second": np.array([0, 1, 2, 2])}, "pair 2 is labelled same, its people not"),
-        ({"level": 1.0}, "level wants a number between 0 and 1; got 1.0"),
-        ({"level": 0.0}, "level wants"),
+        ({"person_second": np.array([0, 1, 1, 1])}, "pair 3 is labelled different, but its people are not"),
+        ({"person_second": np.array([0, 1, 2, 2])}, "pair 2 is labelled same, but its people are not"),
+        ({"level": 1.0}, "level must be between 0 and 1, got 1.0"),
+        ({"level": 0.0}, "level must be between 0 and 1"),
     ],
 )
 def test_what_does_not_fit(change, message):

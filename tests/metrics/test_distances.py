@@ -150,7 +150,7 @@ def test_rows_of_no_pair_may_hold_anything():
 def test_what_is_not_finite_is_named(value, distance):
     embeddings = np.ones((8, 3))
     embeddings[[4, 6], 1] = value
-    with pytest.raises(ValueError, match=r"^embedding 4 holds NaN, infinity or"):
+    with pytest.raises(ValueError, match=r"^embedding 4 contains NaN, infinity or"):
         pair_distances(embeddings, np.array([6, 0, 1]), np.array([2, 4, 3]), distance=distance)
 
 
@@ -168,15 +168,15 @@ def test_a_row_without_direction_is_named():
     [
         ({"embeddings": np.ones(4)}, r"want \(N,D\) floats; got float64 \(4,\)"),
         ({"embeddings": np.ones((4, 2), np.int64)}, "want .* floats; got int64"),
-        ({"first": np.array([0, 1, 2])}, "as many first as second rows; got 3 and 2"),
+        ({"first": np.array([0, 1, 2])}, "first and second must have the same length, got 3 and 2"),
         ({"first": np.array([0, 4])}, "first names row 4 in pair 1; there are embeddings 0 to 3"),
         ({"second": np.array([-1, 0])}, "second names row -1 in pair 0"),
         ({"second": np.array([0.0, 1.0])}, "second wants .* row numbers; got float64"),
         ({"first": np.array([[0, 1]])}, "first wants"),
         ({"first": np.array([]), "second": np.array([])}, "no pairs"),
         ({"distance": "cosine"}, "euclidean or angle; got 'cosine'"),
-        ({"detected": np.ones(3, bool)}, r"detected wants \(4,\) booleans; got bool \(3,\)"),
-        ({"detected": np.ones(4)}, "detected wants .* got float64"),
+        ({"detected": np.ones(3, bool)}, r"detected must be \(4,\) booleans, got bool \(3,\)"),
+        ({"detected": np.ones(4)}, "detected must be .* got float64"),
     ],
 )
 def test_what_does_not_fit(change, message):
@@ -188,7 +188,7 @@ def test_what_does_not_fit(change, message):
 @pytest.mark.parametrize("mean", [np.zeros(3), np.array([0.0, np.nan]), np.array(1.0)])
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_a_mean_that_does_not_fit(mean, distance):
-    with pytest.raises(ValueError, match="a mean to subtract wants 2 finite numbers"):
+    with pytest.raises(ValueError, match="a mean to subtract must be 2 finite numbers"):
         pair_distances(np.ones((2, 2)), np.array([0]), np.array([1]), distance=distance, mean=mean)
 
 

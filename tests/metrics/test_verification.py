@@ -214,7 +214,7 @@ def test_val_at_far_among_equal_impostors():
     different = [0.25, 1, 1, 1, 1, *[4] * 15]
     result = evaluate(*on_a_line([0.0625, 0.25, 1, 2.25], different))
     assert result.val["1e-1"] == Rate(value=0.5, std=None, far=0.05, threshold=1.0)
-    assert result.val["1e-2"].reason == "wants at least 100 pairs of different people; there are 20"
+    assert result.val["1e-2"].reason == "needs at least 100 pairs of different people; there are 20"
     # All impostors equal: none may match, for one more is all of them.
     rate = evaluate(*on_a_line([0.25, 1, 4], [1] * 10)).val["1e-1"]
     assert (rate.value, rate.far, rate.threshold) == (pytest.approx(1 / 3), 0.0, 1.0)
@@ -236,7 +236,7 @@ def test_with_folds_the_other_folds_impostors_must_suffice():
     pairs = on_a_line(same, different)
     fold = np.array([0, 0, 1, 1, *[0] * 11, *[1] * 9])
     reasons = {target: rate.reason for target, rate in evaluate(*pairs, fold=fold).val.items()}
-    assert reasons["1e-1"] == "wants at least 10 pairs of different people outside each fold; there are 9"
+    assert reasons["1e-1"] == "needs at least 10 pairs of different people outside each fold; there are 9"
     assert evaluate(*pairs).val["1e-1"].reason is None
     assert evaluate(*pairs, fold=np.array([0, 0, 1, 1, *[0] * 10, *[1] * 10])).val["1e-1"].reason is None
     assert evaluate(*pairs, fold=fold).fmr_table["1e-2"].reason.endswith("100 pairs of different people; there are 20")
@@ -447,24 +447,24 @@ FITTING = {
     [
         ({"same": np.ones(4, bool)}, "no pairs of different people"),
         ({"same": np.zeros(4, bool)}, "no pairs of the same person"),
-        ({"same": np.array([True, False])}, r"same wants \(4,\) booleans, one a pair; got bool \(2,\)"),
-        ({"same": np.array([1, 0, 1, 0])}, "same wants .* got int64"),
-        ({"first": np.array([0, 1, 0])}, "as many first as second rows; got 3 and 4"),
+        ({"same": np.array([True, False])}, r"same must be \(4,\) booleans, one per pair, got bool \(2,\)"),
+        ({"same": np.array([1, 0, 1, 0])}, "same must be .* got int64"),
+        ({"first": np.array([0, 1, 0])}, "first and second must have the same length, got 3 and 4"),
         ({"second": np.array([1, 2, 3, 4])}, "second names row 4 in pair 3"),
-        ({"embeddings": np.full((4, 2), np.nan)}, "embedding 0 holds NaN"),
+        ({"embeddings": np.full((4, 2), np.nan)}, "embedding 0 contains NaN"),
         ({"first": [], "second": [], "same": np.zeros(0, bool), "fold": []}, "no pairs to measure"),
-        ({"fold": np.zeros(4, int)}, "folds want at least two"),
+        ({"fold": np.zeros(4, int)}, "at least two folds"),
         ({"fold": np.array([0, 1, 0, 1])}, "fold 1 has no pairs of the same person"),
         ({"fold": np.array([5, 5, 7, 5])}, "fold 7 has no pairs of different people"),
         ({"fold": np.array([1, 7, 1, 1])}, "fold 7 has no pairs of the same person"),
-        ({"fold": np.array([0, 0, 1])}, r"fold wants \(4,\) whole numbers, one a pair; got int64 \(3,\)"),
-        ({"fold": np.array([0.0, 0, 1, 1])}, "fold wants .* got float64"),
+        ({"fold": np.array([0, 0, 1])}, r"fold must be \(4,\) whole numbers, one per pair, got int64 \(3,\)"),
+        ({"fold": np.array([0.0, 0, 1, 1])}, "fold must be .* got float64"),
         ({"threshold": 1.0}, "folds choose their own threshold"),
         ({"mean": np.zeros(2)}, "folds choose their own"),
-        ({"fold": None, "threshold": math.nan}, "threshold wants a finite number; got nan"),
-        ({"fold": None, "mean": np.zeros(3)}, "mean to subtract wants 2 finite numbers"),
+        ({"fold": None, "threshold": math.nan}, "threshold must be a finite number, got nan"),
+        ({"fold": None, "mean": np.zeros(3)}, "mean to subtract must be 2 finite numbers"),
         ({"distance": "cosine"}, "euclidean or angle; got 'cosine'"),
-        ({"detected": np.ones(3, bool)}, r"detected wants \(4,\) booleans"),
+        ({"detected": np.ones(3, bool)}, r"detected must be \(4,\) booleans"),
     ],
 )
 def test_what_does_not_fit(change, message):

@@ -108,9 +108,9 @@ def test_the_threshold_decides(analyzer, monkeypatch, hopper_file, collins_file)
 def test_vectors_of_another_making_are_refused(analyzer, embedder, hopper_file):
     (face,) = analyzer(hopper_file)
     plain = embedder.embed(face.crop[None])[0]
-    with pytest.raises(ValueError, match=r"these vectors are of Embedder\.embed; what is compared are those of"):
+    with pytest.raises(ValueError, match=r"these vectors come from Embedder\.embed; only those of"):
         analyzer.verify(plain, face)
-    with pytest.raises(ValueError, match=r"embeddings want \(N,512\); got \(3,\)"):
+    with pytest.raises(ValueError, match=r"embeddings must be of shape \(N,512\), got \(3,\)"):
         analyzer.verify(face, np.ones(3, np.float32))
 
 
@@ -120,15 +120,15 @@ def test_plain_mistakes_are_one_line(analyzer, embedder, tmp_path, hopper_file):
         analyzer.verify([hopper_file], hopper_file)
     with pytest.raises(TypeError, match="enroll takes a Gallery, a name and an image, got str for the Gallery"):
         analyzer.enroll("people.gallery", "Ada", hopper_file)
-    with pytest.raises(ValueError, match="embeddings want length 1; row 0 has 5"):
+    with pytest.raises(ValueError, match="embeddings must have length 1, row 0 has 5"):
         analyzer.verify(5 * np.asarray(face.embedding), face)
     with pytest.raises(TypeError, match="a false match rate must be a number, got str"):
         analyzer.verify(face, face, rate="1e-3")
-    with pytest.raises(TypeError, match=r"one face is expected, got list; align each face that detect gives"):
+    with pytest.raises(TypeError, match="face must be one Face, got list; align each detected face"):
         facespace.align(hopper_file, [face], embedder.spec)
-    with pytest.raises(TypeError, match="an InputSpec is expected, such as an embedder's spec, got Embedder"):
+    with pytest.raises(TypeError, match=r"spec must be an InputSpec, such as embedder\.spec, got Embedder"):
         facespace.align(hopper_file, face, embedder)
-    with pytest.raises(TypeError, match="a Detector is expected, got str"):
+    with pytest.raises(TypeError, match="detector must be a Detector, got str"):
         next(facespace.process([hopper_file], "mtcnn"))
     with Gallery(tmp_path / "g", embedder, create=True) as gallery:
         assert analyzer.enroll(gallery, "Ada", face), "an analysed face in the place of a photo"

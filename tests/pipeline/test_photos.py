@@ -313,7 +313,10 @@ def test_a_folder_is_told_from_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "a.png", 1)
     photos = list(run([str(tmp_path), str(tmp_path / "empty")]))
-    assert [photo.error for photo in photos] == ["a folder; find_images lists its images", "no images in this folder"]
+    assert [photo.error for photo in photos] == [
+        "this is a folder; list its images with find_images",
+        "no images in this folder",
+    ]
     assert list(find_images(tmp_path)) == list(find_images(str(tmp_path))) == [str(tmp_path / "a.png")]
 
 
@@ -324,5 +327,5 @@ def test_an_array_that_is_no_image_ends_the_run() -> None:
 
 @pytest.mark.parametrize("one", ["a.jpg", Path("a.jpg"), b"a.jpg", np.zeros((4, 4, 3), np.uint8)])
 def test_one_image_is_not_several(one: object) -> None:
-    with pytest.raises(TypeError, match="process takes several images; got one"):
+    with pytest.raises(TypeError, match="process takes several images, got one"):
         next(run(one))  # type: ignore[arg-type]

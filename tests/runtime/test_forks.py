@@ -11,7 +11,7 @@ import pytest
 import facespace
 from facespace.detection.yunet import YuNet
 from facespace.errors import RuntimeUnavailable
-from facespace.runtime.forks import tell_after_fork
+from facespace.runtime.forks import call_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork
 from support.forks import in_child
 from support.tiny_model import SIZE, tiny_model
@@ -105,8 +105,8 @@ def test_what_is_gone_is_not_told(tmp_path: Path) -> None:
 
     kept, gone = Thing(), Thing()
     kept.name, gone.name = "kept", "gone"
-    tell_after_fork(kept)
-    tell_after_fork(gone)
+    call_after_fork(kept)
+    call_after_fork(gone)
     del gone
     assert in_child(lambda: None) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -12,7 +12,7 @@ import pytest
 from facespace import Embedder, ModelError
 from facespace.formats import onnx_normalization
 from facespace.runtime import kept_networks
-from facespace.runtime.kept_networks import as_it_is, rewritten
+from facespace.runtime.kept_networks import options_without_optimisation, rewritten
 from facespace.runtime.onnx_network import OnnxNetwork
 from support.tiny_model import SIZE, tiny_model
 
@@ -34,7 +34,7 @@ def test_it_is_read_once_and_computes_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "networks"
     data, done = rewritten(folder, NAME, tiny_model)
     assert done and rewritten(folder, NAME, never) == (data, True)
-    np.testing.assert_array_equal(computed(data, as_it_is()), computed(tiny_model()))
+    np.testing.assert_array_equal(computed(data, options_without_optimisation()), computed(tiny_model()))
     assert [file.suffix for file in folder.iterdir()] == [".onnx"]
     assert rewritten(folder, NAME[1:], tiny_model)[1] and len(list(folder.iterdir())) == 2, "another name, another file"
 
@@ -44,12 +44,12 @@ def test_other_circumstances_make_another(tmp_path: Path, monkeypatch: pytest.Mo
     rewritten(tmp_path, NAME, tiny_model)
     with pytest.raises(pytest.fail.Exception):
         rewritten(tmp_path, NAME, never, "avx1024")
-    kept_networks._circumstances.cache_clear()
+    kept_networks._environment_digest.cache_clear()
     monkeypatch.setattr("onnxruntime.__version__", "99.0")
     with pytest.raises(pytest.fail.Exception):
         rewritten(tmp_path, NAME, never)
     monkeypatch.undo()
-    kept_networks._circumstances.cache_clear()
+    kept_networks._environment_digest.cache_clear()
     assert rewritten(tmp_path, NAME, never)[1]
 
 
@@ -60,8 +60,8 @@ def test_compiled_code_changes_no_circumstances() -> None:
     seen = set()
     for second in (1, 2):
         os.utime(compiled, (second, second))
-        kept_networks._circumstances.cache_clear()
-        seen.add(kept_networks._circumstances())
+        kept_networks._environment_digest.cache_clear()
+        seen.add(kept_networks._environment_digest())
     assert len(seen) == 1
 
 
@@ -69,7 +69,7 @@ def test_where_circumstances_cannot_be_told_nothing_is_kept(tmp_path: Path, monk
     def nowhere(processor: str) -> str:
         raise FileNotFoundError("package.zip/formats")
 
-    monkeypatch.setattr(kept_networks, "_circumstances", nowhere)
+    monkeypatch.setattr(kept_networks, "_environment_digest", nowhere)
     assert rewritten(tmp_path, NAME, tiny_model) == (tiny_model(), False)
     assert list(tmp_path.iterdir()) == []
 

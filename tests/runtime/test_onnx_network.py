@@ -88,7 +88,7 @@ def test_the_variable_lets_nothing_lower_be_used(monkeypatch, pinned):
 
 def test_a_precision_that_is_none():
     for precision in ("Float32", "int8", "bfloat16", "", None):
-        with pytest.raises(ValueError, match=r"^precision wants fastest or float32; got "):
+        with pytest.raises(ValueError, match=r"^precision must be fastest or float32, got "):
             OnnxNetwork(two_inputs(), source="x", precision=precision)
 
 

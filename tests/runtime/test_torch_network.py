@@ -58,14 +58,14 @@ def test_bfloat16_on_a_gpu_that_has_it(monkeypatch, able, precision, pinned, wan
 def test_a_device_that_is_not_there_fails_loudly(device):
     if {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:
         pytest.skip(f"this machine has {device}")
-    with pytest.raises(RuntimeUnavailable, match=f"^device {device}: torch .* sees none here; it has cpu$"):
+    with pytest.raises(RuntimeUnavailable, match=f"^device {device}: torch .* finds none on this machine; it has cpu$"):
         check_device(device)
     with pytest.raises(RuntimeUnavailable):
         TorchNetwork(create("tiny"), device=device)
 
 
 def test_devices_nobody_knows():
-    with pytest.raises(ValueError, match="device wants auto, cpu, cuda or mps; got 'tpu'"):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
         check_device("tpu")
 
 

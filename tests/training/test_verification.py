@@ -148,7 +148,7 @@ def test_crops_that_do_not_fit_are_refused(tmp_path, size, spec):
     file = str(bin_file(tmp_path / "one.bin", 2, size))
     with pytest.raises(RecipeError) as caught:
         prepare(recipe_of(verify_bin=[file]), spec)
-    said = f"verification on one: the crops are {size} px arcface, the model wants 112 px {spec.template}"
+    said = f"verification on one: the crops are {size} px arcface, the model takes 112 px {spec.template}"
     assert str(caught.value).startswith(said) and "give a set that fits, or another input_spec" in str(caught.value)
 
 
@@ -213,7 +213,7 @@ def test_lists_of_crops_that_do_not_fit(tmp_path):
     (tmp_path / "pairs.csv").write_text(TABLE)
     CropRecord(112, 0, "arcface").write(root)
     recipe = recipe_of(verify_lfw=str(root), verify_pairs=str(tmp_path / "pairs.csv"), verify_aligned=True)
-    with pytest.raises(RecipeError, match="verification on lfw: the crops are 112 px arcface, the model wants"):
+    with pytest.raises(RecipeError, match="verification on lfw: the crops are 112 px arcface, the model takes"):
         prepare(recipe, BOX)
 
 

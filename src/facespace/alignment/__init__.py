@@ -1,7 +1,7 @@
-"""Class folders of photos made into the same folders of crops, shared by any number of processes.
+"""Aligns class folders of photos into the same folders of crops, shared by any number of processes.
 
-Begin with `aligner.align_dataset`. `batch` does the work of a batch of photos; `journal` says who does which photos and what a killed process left; `face_table` is
-the table of what became of every photo.
+Begin with `aligner.align_dataset`. `batch` aligns one batch of photos; `journal` divides the photos among processes and
+lets a later run continue after one was killed; `face_table` is the table with the result of every photo.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Class folders of photos in, the same folders of aligned crops out, with a table of every photo.
+"""Aligns class folders of photos into the same folders of crops, with a table of every photo.
 
-Several processes may work on one pair of folders, and any of them may be killed: the crops and the table end up the
-same, byte for byte, as if one had done it all. Photos are detected in the fixed batches of the journal, since a
-network's last bits may depend on what else is in its batch.
+Several processes may work on one pair of folders, and any of them may be killed: the crops and the table are the same,
+byte for byte, as if one process had done everything. Photos are detected in the fixed batches of the journal, because
+the last bits of a network's output may depend on the other images in its batch.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from facespace.io.text import plain_text
 from facespace.runtime.cores import usable_cores
 
 _JOURNAL = ".align"
-_BATCHES_AT_ONCE = 3  # one being read, one with the detector, one being written
-_PIXELS_AT_ONCE = 80_000_000  # no further batch is begun while decoded photos hold more
+_BATCHES_AT_ONCE = 3  # one being read, one being detected, one being written
+_PIXELS_AT_ONCE = 80_000_000  # no further batch is started while decoded photos have more
 _POLL = 0.2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a folder of crops holds, and what this process did for it.
+    """The contents of a folder of crops, and this process's share of the work.
 
-    `n_photos` = photos with a face + `n_no_face` + `n_unreadable`; `n_faces` crops. `n_here` photos were done by this
-    process in `seconds`.
+    `n_photos` = photos with a face + `n_no_face` + `n_unreadable`; `n_faces` counts crops. This process aligned
+    `n_here` photos in `seconds`.
     """
 
     n_photos: int
@@ -63,14 +63,14 @@ class Summary:
 
 
 def find_photos(raw: Path) -> list[str]:
-    """`NAME/file` of every photo in the class folders of `raw`, sorted; hidden files and folders within them do not count.
+    """Return `NAME/file` of every photo in the class folders of `raw`, sorted; hidden files and folders are skipped.
 
-    What is no photo is left out with a `LeftOutWarning`, by the same rule as in `read_class_folders`. `DatasetError` where
-    there is no such folder or no photo in any.
+    Files that are not photos are left out with a `LeftOutWarning`, by the same rule as in `read_class_folders`. Raises
+    `DatasetError` if there is no such folder, or no photo in any class folder.
     """
     if not raw.is_dir():
         raise DatasetError(
-            f"{plain_text(str(raw))}: no such folder; align wants a folder of class folders, one a person"
+            f"{plain_text(str(raw))}: no such folder; align needs a folder of class folders, one per person"
         )
     files = PhotoFiles()
     photos = []
@@ -80,7 +80,7 @@ def find_photos(raw: Path) -> list[str]:
     files.warn(raw)
     if not photos:
         raise DatasetError(
-            f"{plain_text(str(raw))}: no photos in class folders; wanted one folder a person, like NAME/photo.jpg"
+            f"{plain_text(str(raw))}: no photos in class folders; there must be one folder per person, like NAME/photo.jpg"
         )
     return photos
 
@@ -93,11 +93,11 @@ def align_dataset(
     detector: Callable[[], Detector],
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Align every photo of `raw` into `out` as `record` says; what is there already stays.
+    """Align every photo of `raw` into `out` as `record` says; finished crops are kept.
 
-    `detector` makes the detector, once, if there is work for it. `progress(done, total)` is called now and then.
-    Returns when everything is done, also by other processes. Raises `DatasetError` where the folders or an earlier
-    run do not fit, and `OSError` when `out` cannot be written; finished batches are kept then.
+    `detector` creates the detector, once, if there is work for it. `progress(done, total)` is called from time to time.
+    Returns when all photos are done, including those of other processes. Raises `DatasetError` if the folders or an
+    earlier run do not fit, and `OSError` if `out` cannot be written; finished batches are then kept.
     """
     photos = find_photos(raw)
     check_apart(raw, out)
@@ -123,7 +123,7 @@ def align_dataset(
 
 
 def summarize(rows: Sequence[Row], *, n_here: int, seconds: float) -> Summary:
-    """The `Summary` of a finished table."""
+    """Return the `Summary` of a finished table."""
     status = [row.status for row in rows]
     return Summary(
         n_photos=len({row.input for row in rows}),
@@ -138,9 +138,9 @@ def summarize(rows: Sequence[Row], *, n_here: int, seconds: float) -> Summary:
 def write_more_tables(
     out: Path, record: CropRecord, *, parquet: bool = False, bounding_boxes: bool = False
 ) -> list[Row]:
-    """The rows of the finished table of `out`, also written in the other formats that are asked for.
+    """Write the finished table of `out` in the other requested formats as well, and return its rows.
 
-    Under the lock of `out`: another process that finishes there removes whatever unfinished file it finds.
+    Runs under the lock of `out`, because another process that finishes there removes all unfinished files.
     """
     with directory_lock(out):
         rows = read_csv(out / CSV_NAME)
@@ -156,36 +156,38 @@ def _quiet(done: int, total: int) -> None:
 
 
 def check_apart(raw: Path, out: Path) -> None:
-    """Raise `DatasetError` where the output lies in the folder of photos."""
-    here, there = raw.resolve(), out.resolve()
-    if there == here or here in there.parents:
-        raise DatasetError(f"{plain_text(str(out))}: the output lies in the folder of photos; give another folder")
+    """Raise `DatasetError` if the output folder lies in the folder of photos."""
+    source, target_folder = raw.resolve(), out.resolve()
+    if target_folder == source or source in target_folder.parents:
+        raise DatasetError(
+            f"{plain_text(str(out))}: the output folder lies in the folder of photos; give another folder"
+        )
 
 
 def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], Journal | None]:
-    """The finished rows and the plan for the rest, found or new; None when nothing is left to do."""
-    made = read_record(out)
-    if made is not None and not made.model:
-        record = dataclasses.replace(record, model="")  # a record of before names no model
-    if made is not None and made != record:
+    """Return the finished rows, and the existing or a new plan for the rest; None if nothing is left to do."""
+    existing = read_record(out)
+    if existing is not None and not existing.model:
+        record = dataclasses.replace(record, model="")  # older records name no model
+    if existing is not None and existing != record:
         differ = [
-            f"{field.name} {getattr(made, field.name)} (asked for: {getattr(record, field.name)})"
+            f"{field.name} {getattr(existing, field.name)} (requested: {getattr(record, field.name)})"
             for field in dataclasses.fields(record)
-            if getattr(made, field.name) != getattr(record, field.name)
+            if getattr(existing, field.name) != getattr(record, field.name)
         ]
-        raise DatasetError(f"{plain_text(str(out))}: holds crops made with {', '.join(differ)}; give another folder")
+        raise DatasetError(f"{plain_text(str(out))}: contains crops made with {', '.join(differ)}; give another folder")
     table = out / CSV_NAME
     named = {plain_text(photo): photo for photo in photos}
-    rows = [row for row in read_csv(table) if row.input in named] if made is not None and table.is_file() else []
+    rows = [row for row in read_csv(table) if row.input in named] if existing is not None and table.is_file() else []
     folder = out / _JOURNAL
     if Journal.exists(folder):
         return rows, Journal(folder)
     target = outputs(photos, record)
-    if made is None:
+    if existing is None:
         for output in target.values():
             if os.path.lexists(out / output):
                 raise DatasetError(
-                    f"{plain_text(str(out))}: holds {plain_text(output)}, but no {FILE_NAME} that says how it was made; "
+                    f"{plain_text(str(out))}: contains {plain_text(output)}, but no {FILE_NAME} that describes how it was made; "
                     "give another folder"
                 )
         record.write(out)
@@ -196,7 +198,7 @@ def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], 
     if not open_photos:
         if not table.is_file():
             write_csv(table, record, rows)
-        # What a process left that was killed after it took the plan away.
+        # Remove what is left of a process that was killed after it removed the plan.
         shutil.rmtree(folder, ignore_errors=True)
         _tidy(out)
         return rows, None
@@ -204,7 +206,7 @@ def _plan(out: Path, record: CropRecord, photos: list[str]) -> tuple[list[Row], 
 
 
 def _exists(out: Path, row: Row, output: str, record: CropRecord) -> bool:
-    """Whether the crop of a row still lies there; the table's names are escaped, the disk's are not."""
+    """Return whether the crop of a row still exists; names in the table are escaped, those on disk are not."""
     if record.faces == "all":
         stem, ending = os.path.splitext(output)
         number = os.path.splitext(row.output)[0].rpartition("_")[2]
@@ -213,7 +215,7 @@ def _exists(out: Path, row: Row, output: str, record: CropRecord) -> bool:
 
 
 def _join(out: Path, record: CropRecord, rows: list[Row], journal: Journal) -> None:
-    """Journal and earlier rows into the table, in the order of the photos; then the traces of the work go."""
+    """Join the journal and the earlier rows into the table, in the order of the photos; then remove the journal."""
     new = journal.read_rows()
     replaced = {row.input for row in new}
     joined = [row for row in rows if row.input not in replaced] + new
@@ -233,7 +235,7 @@ def _tidy(folder: Path) -> None:
 
 
 class _Worker:
-    """One process's part: batches flow from the readers through the detector to the writers, several at once."""
+    """The work of one process: batches pass through reading, detection and writing, several at a time."""
 
     def __init__(
         self, raw: Path, out: Path, record: CropRecord, detector: Detector, journal: Journal, target: dict[str, str]
@@ -248,33 +250,35 @@ class _Worker:
         )
 
     def work(self, progress: Callable[[int], None]) -> int:
-        """Do batches until all are done, by whomever; the number of photos done here."""
+        """Do batches until all are done by any process; return the number of photos done here."""
         n_done, due = 0, 0.0
-        flowing: deque[tuple[Batch, Future[list[Row]]]] = deque()
+        in_progress: deque[tuple[Batch, Future[list[Row]]]] = deque()
         files = ThreadPoolExecutor(usable_cores(), thread_name_prefix="facespace-files")
         batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="facespace-batch")
         try:
             while True:
-                while len(flowing) < _BATCHES_AT_ONCE and (self._aligner.n_pixels < _PIXELS_AT_ONCE or not flowing):
+                while len(in_progress) < _BATCHES_AT_ONCE and (
+                    self._aligner.n_pixels < _PIXELS_AT_ONCE or not in_progress
+                ):
                     batch = self._journal.claim()
                     if batch is None:
                         break
-                    flowing.append((batch, batches.submit(self._aligner.align, batch.photos, files)))
-                if flowing:
-                    batch, aligned = flowing.popleft()
+                    in_progress.append((batch, batches.submit(self._aligner.align, batch.photos, files)))
+                if in_progress:
+                    batch, aligned = in_progress.popleft()
                     self._journal.finish(batch, aligned.result())
                     n_done += len(batch.photos)
                 elif self._journal.is_complete() or not self._journal.is_current():
                     return n_done
                 else:
-                    time.sleep(_POLL)  # for what others are at; should they die, their batches are free again
+                    time.sleep(_POLL)  # wait for other processes; if they die, their batches become free
                     if not self._journal.is_current():
                         return n_done
                 if time.monotonic() > due:
                     start = time.monotonic()
                     with contextlib.suppress(FileNotFoundError):
                         progress(self._journal.n_done())
-                    due = start + max(1.0, 50 * (time.monotonic() - start))  # counting a million takes its time
+                    due = start + max(1.0, 50 * (time.monotonic() - start))  # counting a million photos takes time
         finally:
             batches.shutdown(cancel_futures=True)
             files.shutdown(cancel_futures=True)

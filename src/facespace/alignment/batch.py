@@ -1,4 +1,4 @@
-"""A batch of photos to the rows of the table and their crops, wherever photos are read from and crops are written to."""
+"""Aligns a batch of photos to crops and table rows, independent of where photos and crops are stored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SAVE: dict[str, dict[str, object]] = {
 
 
 class Read(NamedTuple):
-    """A photo and its pixels, or None and the reason."""
+    """A photo and its pixels, or None and the reason why it cannot be read."""
 
     photo: str
     pixels: npt.NDArray[np.uint8] | None
@@ -41,14 +41,14 @@ class Read(NamedTuple):
 
     @property
     def n_pixels(self) -> int:
-        """What it takes in memory."""
+        """The number of pixels in memory."""
         return 0 if self.pixels is None else self.pixels.size // 3
 
 
 def outputs(photos: Sequence[str], record: CropRecord) -> dict[str, str]:
-    """The crop's file of every photo: its name with the format's ending.
+    """Return the crop file of every photo: its name with the format's ending.
 
-    Where two photos of a folder differ in their ending alone, the later ones keep theirs in the name.
+    If photos of a folder differ only in their ending, the later ones keep theirs in the name.
 
     >>> outputs(["A/1.jpg", "A/1.png"], CropRecord(160, 32, "box"))
     {'A/1.jpg': 'A/1.png', 'A/1.png': 'A/1.png.png'}
@@ -66,10 +66,10 @@ def outputs(photos: Sequence[str], record: CropRecord) -> dict[str, str]:
 
 
 class BatchAligner:
-    """Aligns batches as `record` says, several at once from as many threads.
+    """Aligns batches as `record` says; several threads may align batches at the same time.
 
-    `read` gives the pixels of a photo, or raises `ImageError`; `write` takes the name of a crop, as `outputs` has it in
-    `target`, and the bytes of its file. `n_pixels` are in memory now.
+    `read` returns the pixels of a photo, or raises `ImageError`. `write` takes the name of a crop, as in `target` (from
+    `outputs`), and the bytes of its file. `n_pixels` is the number of pixels in memory now.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class BatchAligner:
             self.n_pixels += pixels
 
     def align(self, photos: Sequence[str], files: ThreadPoolExecutor) -> list[Row]:
-        """Detect the faces of a batch and write their crops by the threads of `files`; its rows.
+        """Detect the faces of a batch, write their crops in the threads of `files`, and return its rows.
 
         Large photos are read and detected one by one.
         """
@@ -111,7 +111,7 @@ class BatchAligner:
         reading = map_ahead(self._read, photos, threads=usable_cores(), ahead=len(photos))
         for chunk in in_chunks(reading, lambda read: read.n_pixels):
             rows += self._align_chunk(chunk, files)
-            del chunk  # before the next photo is decoded
+            del chunk  # free it before the next photo is decoded
         return rows
 
     def _align_chunk(self, read: Sequence[Read], files: ThreadPoolExecutor) -> list[Row]:
@@ -136,7 +136,7 @@ class BatchAligner:
         return rows
 
     def _chosen(self, faces: list[Face], width: int, height: int) -> list[Face]:
-        # Rounded as the table has them, so that crops can be made again from the table.
+        # Round as in the table, so that the crops can be reproduced from the table.
         faces = [
             Face(
                 tuple(round(float(value), 3) for value in face.box),  # type: ignore[arg-type]

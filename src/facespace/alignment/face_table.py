@@ -1,8 +1,8 @@
-"""The table an aligner leaves beside its crops: one row for every face, or for every photo without one.
+"""The table that the aligner writes next to its crops: one row for every face, or for every photo without one.
 
-`faces.csv` opens with a comment that says how the crops were made, then the names of the columns:
+`faces.csv` begins with a comment that describes how the crops were made, then the names of the columns:
 
-    input, output            the photo and its crop, relative to their folders; no output where there is none
+    input, output            the photo and its crop, relative to their folders; empty output without a crop
     status, reason           `aligned`, `no face` or `unreadable`, and why
     width, height            of the photo, in pixels
     x1, y1, x2, y2           the detector's box, in pixels of the photo
@@ -41,7 +41,9 @@ _MAX_BYTES = 8 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. `numbers` are box, landmarks and score as decimal texts, so that a table reads back as it was written."""
+    """One row; `numbers` are box, landmarks and score as decimal strings, so that a table reads back exactly as
+    written.
+    """
 
     input: str
     output: str
@@ -53,25 +55,25 @@ class Row:
 
     @classmethod
     def of_face(cls, photo: str, output: str, size: tuple[int, int], face: Face) -> Row:
-        """The row of a crop; `size` is the photo's (width, height)."""
+        """Return the row of a crop; `size` is the photo's (width, height)."""
         places = [*face.box, *(value for point in face.landmarks for value in point)]
         numbers = (*(f"{value:.3f}" for value in places), f"{face.score:.6f}")
         return cls(photo, output, "aligned", "", *size, numbers)
 
     def as_list(self) -> list[Any]:
-        """The fields in the order of `COLUMNS`, as JSON and `from_list` take them."""
+        """Return the fields in the order of `COLUMNS`, for JSON and `from_list`."""
         size = [self.width, self.height] if self.width else ["", ""]
         numbers = self.numbers or ("",) * len(_NUMBERS)
         return [self.input, self.output, self.status, self.reason, *size, *numbers]
 
     @classmethod
     def from_list(cls, fields: Sequence[Any]) -> Row:
-        """The inverse of `as_list`; `ValueError` for anything else."""
+        """Build a row from the result of `as_list`; `ValueError` for anything else."""
         if len(fields) != len(COLUMNS):
-            raise ValueError(f"wants {len(COLUMNS)} fields; got {len(fields)}")
+            raise ValueError(f"a row must have {len(COLUMNS)} fields, got {len(fields)}")
         name, output, status, reason, width, height, *numbers = map(str, fields)
         if status not in STATUSES or not name:
-            raise ValueError(f"status {status[:40]!r} is none of {', '.join(STATUSES)}")
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {status[:40]!r}")
         if any(numbers):
             [float(number) for number in numbers]
         return cls(
@@ -80,7 +82,7 @@ class Row:
 
 
 def write_csv(path: Path, record: CropRecord, rows: Iterable[Row]) -> None:
-    """Write the table, whole or not at all."""
+    """Write the table atomically."""
     with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         settings = json.dumps(dataclasses.asdict(record))
         file.write(f"# facespace align {settings}\n")
@@ -90,19 +92,19 @@ def write_csv(path: Path, record: CropRecord, rows: Iterable[Row]) -> None:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a table; `DatasetError` names the line that is none."""
+    """Read the rows of a table; `DatasetError` names the line that is not a valid row."""
     if path.stat().st_size > _MAX_BYTES:
         raise DatasetError(f"{path}: larger than {_MAX_BYTES} bytes; not a table of faces")
     rows = []
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise DatasetError(f"{path}: not a table of faces (it is no UTF-8 text)") from None
-    # Not `splitlines`: names may hold letters that it takes for ends of lines.
+        raise DatasetError(f"{path}: not a table of faces (it is not UTF-8 text)") from None
+    # `splitlines` would also split at line separators within names.
     table = csv.reader(io.StringIO(text.partition("\n")[2] if text.startswith("#") else text, newline=""))
     try:
         if tuple(next(table, ())) != COLUMNS:
-            raise DatasetError(f"{path}: not a table of faces; its columns want to be {','.join(COLUMNS)}")
+            raise DatasetError(f"{path}: not a table of faces; its columns must be {','.join(COLUMNS)}")
         rows = [Row.from_list(fields) for fields in table]
     except (ValueError, csv.Error) as error:
         raise DatasetError(
@@ -112,17 +114,17 @@ def read_csv(path: Path) -> list[Row]:
 
 
 def check_parquet() -> None:
-    """Raise `RuntimeUnavailable` where Parquet cannot be written, before any work is done for it."""
+    """Raise `RuntimeUnavailable` if Parquet cannot be written; call it before the work starts."""
     try:
         importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise RuntimeUnavailable(
-            "a Parquet table wants pyarrow; install it with: pip install 'facespace[data]'"
+            "a Parquet table needs pyarrow; install it with: pip install 'facespace[data]'"
         ) from None
 
 
 def write_parquet(path: Path, record: CropRecord, rows: Sequence[Row]) -> None:
-    """The same table as Parquet; how the crops were made is in the file's metadata under `facespace`."""
+    """Write the table as Parquet; the crop record is in the file's metadata under `facespace`."""
     import pyarrow
     import pyarrow.parquet
 
@@ -141,7 +143,7 @@ def write_parquet(path: Path, record: CropRecord, rows: Sequence[Row]) -> None:
 
 
 def write_bounding_boxes(path: Path, folder: Path, record: CropRecord, rows: Iterable[Row]) -> None:
-    """The text the 2018 aligner wrote: `crop x1 y1 x2 y2` after the margin, the crop's name alone without a face."""
+    """Write the 2018 aligner's text file: `crop x1 y1 x2 y2` with the margin; only the crop's name without a face."""
     with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
             if row.status == "unreadable":

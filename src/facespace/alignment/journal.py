@@ -1,8 +1,8 @@
-"""Who aligns which photos: a plan that several processes share, and that a killed one leaves for the next.
+"""Divides photos among processes: a plan in files that several processes share and a later run can continue.
 
-The photos still to do are cut into batches once, and the plan is written to `OUT/.align/`. A process claims a
-batch by locking a file, which the system undoes when the process dies, and writes its rows there when every crop
-of it lies in its place. When all batches have their rows, whoever sees it first joins them into the table.
+The remaining photos are divided into batches once, and the plan is written to `OUT/.align/`. A process claims a batch
+by locking a file; the system releases the lock when the process dies. It writes the batch's rows there once all its
+crops are written. When all batches have rows, the first process that notices joins them into the table.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from facespace.alignment.face_table import Row
 from facespace.errors import DatasetError
 from facespace.io.files import atomic_path
 
-BATCH = 12  # photos: a chunk of the detector for each of two cores
+BATCH = 12  # photos; a detector chunk for each of two cores
 
 
 class Batch(NamedTuple):
-    """Photos claimed by this process, and the lock that says so."""
+    """Photos claimed by this process, and the lock that reserves them."""
 
     number: int
     photos: list[str]
@@ -32,12 +32,12 @@ class Batch(NamedTuple):
 
 
 def directory_lock(out: Path) -> FileLock:
-    """Held while a plan is made or joined into the table."""
+    """Return the lock to hold while a plan is created or joined into the table."""
     return FileLock(out / ".align.lock")
 
 
 class Journal:
-    """The plan in `folder`, made by `start` or found there, and this process's part in it."""
+    """The plan in `folder`, created by `start` or found there, and this process's claims in it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,18 +48,18 @@ class Journal:
         except (ValueError, TypeError, KeyError):
             raise DatasetError(f"{folder}: the plan of an unfinished run is damaged; remove this folder") from None
         self.n_batches = -(-len(self.photos) // BATCH)
-        self._open = list(range(self.n_batches))  # not yet seen finished, nor claimed here
+        self._open = list(range(self.n_batches))  # neither known to be finished nor claimed here
         self._mine: dict[int, Batch] = {}
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether an unfinished plan lies there."""
+        """Return whether the folder contains an unfinished plan."""
         return (folder / "plan.json").is_file()
 
     @classmethod
     def start(cls, folder: Path, photos: Sequence[str]) -> Journal:
-        """Write a new plan. The caller holds `directory_lock`."""
-        shutil.rmtree(folder, ignore_errors=True)  # what a process left that was killed while it tidied up
+        """Write a new plan; the caller must hold `directory_lock`."""
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed while cleaning up
         folder.mkdir()
         plan = {"id": os.urandom(8).hex(), "photos": list(photos)}
         with atomic_path(folder / "plan.json") as path:
@@ -70,7 +70,7 @@ class Journal:
         return self._folder / f"{number:07d}.json"
 
     def is_current(self) -> bool:
-        """Whether this is still the plan on disk; another process may have joined it into the table."""
+        """Return whether this is still the plan on disk; another process may have joined it into the table."""
         try:
             plan = json.loads((self._folder / "plan.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -78,7 +78,7 @@ class Journal:
         return bool(plan["id"] == self.id)
 
     def claim(self) -> Batch | None:
-        """A batch nobody works on, or None where all are finished or claimed."""
+        """Claim a free batch; None if all are finished or claimed."""
         for number in list(self._open):
             if self._rows(number).is_file():
                 self._open.remove(number)
@@ -86,7 +86,7 @@ class Journal:
             lock = FileLock(self._folder / f"{number:07d}.lock")
             try:
                 lock.acquire(timeout=0)
-            except (Timeout, OSError):  # somebody's; or the folder is gone with the plan
+            except (Timeout, OSError):  # claimed by another process, or the folder was removed with the plan
                 continue
             if self._rows(number).is_file() or not self.is_current():
                 lock.release()
@@ -98,19 +98,19 @@ class Journal:
         return None
 
     def finish(self, batch: Batch, rows: Sequence[Row]) -> None:
-        """Record the rows of a batch whose crops are all written, and let go of it."""
+        """Record the rows of a batch whose crops are all written, and release it."""
         with atomic_path(self._rows(batch.number)) as path:
             path.write_text(json.dumps([row.as_list() for row in rows]), encoding="utf-8")
         self._mine.pop(batch.number).lock.release()
 
     def abandon(self) -> None:
-        """Let go of what was claimed and not finished."""
+        """Release claimed batches that are not finished."""
         for batch in self._mine.values():
             batch.lock.release()
         self._mine.clear()
 
     def n_done(self) -> int:
-        """Photos in finished batches, by whichever process."""
+        """Return the number of photos in batches finished by any process."""
         with os.scandir(self._folder) as entries:
             finished = [entry.name for entry in entries if entry.name.endswith(".json") and entry.name != "plan.json"]
         last = f"{self.n_batches - 1:07d}.json"
@@ -118,17 +118,17 @@ class Journal:
         return len(finished) * BATCH - short
 
     def is_complete(self) -> bool:
-        """Whether every batch has its rows."""
+        """Return whether every batch has its rows."""
         self._open = [number for number in self._open if not self._rows(number).is_file()]
         return not self._open and not self._mine
 
     def read_rows(self) -> list[Row]:
-        """The rows of all finished batches. `DatasetError` where a file of the journal is damaged."""
+        """Return the rows of all finished batches; `DatasetError` if a file of the journal is damaged."""
         rows: list[Row] = []
         for number in range(self.n_batches):
             if self._rows(number).is_file():
                 try:
-                    # A list of lists: of anything else, sliced or joined, comes an error.
+                    # Must be a list of lists; slicing or joining anything else raises an error.
                     rows += [
                         Row.from_list(fields[:]) for fields in json.loads(self._rows(number).read_text("utf-8"))[:]
                     ]
@@ -137,6 +137,6 @@ class Journal:
         return rows
 
     def remove(self) -> None:
-        """Take the plan away, first of all what others know it by. The caller holds `directory_lock`."""
+        """Remove the plan, first the file by which other processes recognise it; the caller must hold `directory_lock`."""
         (self._folder / "plan.json").unlink()
         shutil.rmtree(self._folder, ignore_errors=True)

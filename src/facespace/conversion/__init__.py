@@ -1,7 +1,7 @@
-"""Models of other programs made into model folders, exported as ONNX, downloaded and installed.
+"""Converts models of other programs to model folders, exports models as ONNX, downloads and installs them.
 
 Begin with `converter.convert`. `exporter` writes ONNX with the preprocessing inside; `installer` puts named models into
-the user's folder, through `downloader`.
+the user's folder, using `downloader`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models of other programs made into model folders, which are checked before they are kept."""
+"""Converts models of other programs to model folders, and checks them before they are kept."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from facespace.runtime.torch_network import TorchNetwork
 if TYPE_CHECKING:
     from facespace.backbones.backbone import Backbone
 
-N_CROPS = 256  # at most so many crops are looked at for the statistics of batch norms
-_FEWEST = 4  # numbers an embedding has at least; what gives fewer tells age, sex or pose
-_PARITY = 1e-5  # of unit vectors, largest difference of a number
+N_CROPS = 256  # most crops used for the statistics of batch norms
+_FEWEST = 4  # least dimension of an embedding; networks with fewer outputs estimate age, sex or pose
+_PARITY = 1e-5  # largest difference between components of unit vectors
 
 
 @dataclass
 class Conversion:
-    """What was read and what was made of it: the record that was written, and remarks for the user, a line each."""
+    """The result of a conversion: the record that was written, and remarks for the user, one per line."""
 
     record: ModelRecord
     remarks: list[str]
@@ -46,16 +46,16 @@ def convert(
     name: str | None = None,
     origin: dict[str, Any] | None = None,
 ) -> Conversion:
-    """Make a model folder, which `Embedder.load` opens, of a model in another format.
+    """Convert a model of another format to a model folder, which `Embedder.load` opens.
 
-    `source` is a named model, or any file or folder that `models.opening.open_model` opens. `input_spec` says what the
-    network was trained to see where the format does not; a folder of aligned `crops` gives batch norms that were
-    folded into weights their statistics back, for training; `origin` is kept in the record. Nothing is written unless
-    the folder's networks agree to 1e-5. Raises `ModelError`, `DatasetError` where `crops` holds none.
+    `source` is a named model, or any file or folder that `models.opening.open_model` opens. `input_spec` is the spec
+    the network was trained with, if the format does not store it. With a folder of aligned `crops`, batch norms that
+    were folded into weights get statistics for further training. `origin` is stored in the record. Nothing is written
+    unless the folder's networks agree to 1e-5. Raises `ModelError`, and `DatasetError` if `crops` contains none.
     """
     opened = open_model(source, input_spec)
     if opened.record is not None:
-        raise ModelError(f"{opened.source}: is a model folder already; Embedder.load and --model take it as it is")
+        raise ModelError(f"{opened.source}: is already a model folder; use it with Embedder.load or --model")
     spec, path = opened.spec, Path(opened.source)
     remarks = [remark for remark in opened.remarks if remark != opened.assumption]
     probe = np.random.default_rng(0).integers(0, 256, (3, spec.size, spec.size, 3), dtype=np.uint8)
@@ -66,16 +66,16 @@ def convert(
     training = {}
     advice: list[str] = []
     if input_spec is None and opened.card is None:
-        advice.append(f"input spec: {describe_spec(spec)}, {opened.spec_reason}; --input-spec says otherwise")
+        advice.append(f"input spec: {describe_spec(spec)}, {opened.spec_reason}; change it with --input-spec")
     if backbone is not None and folded and sample is not None:
         from facespace.backbones.batch_norm_statistics import reestimate
 
         backbone = reestimate(backbone, sample, spec, folded)
         training = {"batch_norms": f"statistics of {len(folded)} measured on {len(sample)} crops"}
-        advice.append(f"{len(folded)} folded batch norms have statistics again, measured on {len(sample)} crops")
+        advice.append(f"{len(folded)} folded batch norms have new statistics, measured on {len(sample)} crops")
     elif folded:
         training = {"batch_norms": "folded: their statistics are lost; convert with --crops before training"}
-        advice.append("its batch norms were folded into the weights; to train it further convert it with --crops DIR")
+        advice.append("its batch norms were folded into the weights; to train it further, convert it with --crops DIR")
 
     files, embeddings, collapsed = _networks(opened, backbone, probe, remarks)
     advice += [collapsed] if collapsed else []
@@ -96,7 +96,7 @@ def convert(
 
 
 def _backbone(opened: OpenedModel, remarks: list[str]) -> tuple[Backbone | None, list[str]]:
-    """The network for torch and its folded batch norms, or None and a remark where there is only ONNX."""
+    """Return the network for torch and its folded batch norms; None and a remark if there is only ONNX."""
     if opened.read_onnx is not None and opened.read_backbone is None:
         return None, []
     try:
@@ -105,16 +105,16 @@ def _backbone(opened: OpenedModel, remarks: list[str]) -> tuple[Backbone | None,
     except (ModelError, RuntimeUnavailable) as error:
         if opened.read_onnx is None:
             raise
-        remarks.append(f"recognises, cannot be trained: no {WEIGHTS} written ({error})")
+        remarks.append(f"can recognise but not be trained: no {WEIGHTS} written ({error})")
         return None, []
 
 
 def _networks(
     opened: OpenedModel, backbone: Backbone | None, probe: npt.NDArray[np.uint8], remarks: list[str]
 ) -> tuple[dict[str, bytes], npt.NDArray[np.float32], str]:
-    """The folder's files, checked to compute the same by the very class that will run them, and what they compute.
+    """Return the folder's files, their embeddings of `probe`, and a line for the user if the network looks untrained.
 
-    The last is a line for the user if the network looks untrained.
+    Each file is run by the class that will run it later, and the embeddings must agree.
     """
     source, spec = opened.source, opened.spec
     files: dict[str, bytes] = {}
@@ -142,24 +142,24 @@ def _networks(
                 remarks.append(f"no {ONNX} written: {error}")
     if onnx is not None:
         computes = embedder(OnnxNetwork(onnx, source=source, precision="float32"))
-        # Where the network is known, the crops below, several at once, are compared with torch's.
+        # If the network is known, the comparison below with torch's result runs several crops at once.
         if backbone is None and not computes.try_batch():
             onnx = with_batch_of_one(onnx, source=source)
             computes = embedder(OnnxNetwork(onnx, source=source, precision="float32"))
-            remarks.append("its graph computes one crop at a time, whatever it says; so will this model")
+            remarks.append("its graph computes one crop at a time, although it declares more; so will this model")
         embeddings[ONNX] = computes.embed(probe)
         files[ONNX] = onnx
     first = next(iter(embeddings.values()))
     if first.shape[1] < _FEWEST:
         raise ModelError(
-            f"{source}: gives {first.shape[1]} numbers a face, an embedding has at least {_FEWEST}; wanted is a network "
-            "that ends in one"
+            f"{source}: must be a network whose output is an embedding of at least {_FEWEST} numbers, "
+            f"got {first.shape[1]} per face"
         )
     for file, vectors in embeddings.items():
         if not np.isfinite(vectors).all():
             raise ModelError(f"{source}: its features are not finite numbers; the weights are damaged")
         if (worst := np.abs(vectors - first).max()) > _PARITY:
             raise ModelError(
-                f"{source}: {file} and {next(iter(embeddings))} made of it differ by {worst:.1e}; not kept"
+                f"{source}: {file} and {next(iter(embeddings))} made from it differ by {worst:.1e}; nothing was written"
             )
     return files, first, computes.collapse_remark()

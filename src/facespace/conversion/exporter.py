@@ -1,4 +1,4 @@
-"""Models as ONNX files for other programs: uint8 crops in, unit embeddings out, checked against their source."""
+"""Exports models as ONNX files for other programs (uint8 crops in, unit embeddings out), and checks the result."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from facespace.runtime.onnx_network import OnnxNetwork
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-# The least cosine between an embedding of the source and of what is exported, over all crops that are tried.
+# The least cosine between embeddings of the source and of the exported file, over all crops tried.
 LEAST_COSINE: dict[str, float] = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.97}
 N_CALIBRATION = 128
 N_PARITY = 64
 _BATCH = 8
-_PER_CHANNEL = 13  # the first version of ONNX's operators that has int8 weights with a range for each channel
+_PER_CHANNEL = 13  # first ONNX operator set with int8 weights scaled per channel
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the file, its bytes, and the least cosine to the source over `n_crops` crops.
+    """The result of an export: the file, its size, and the least cosine to the source over `n_crops` crops.
 
-    `batch` is how many crops the file takes at a time, None for any number. `remarks` are lines for the user about the
-    source.
+    `batch` is the number of crops the file takes at a time, None for any number. `remarks` are lines for the user about
+    the source.
     """
 
     path: Path
@@ -59,24 +59,24 @@ class Exported:
 def export(
     model: str | PathLike[str], out: Path, *, precision: Precision = "fp32", crops: Path | None = None
 ) -> Exported:
-    """Write a model as one ONNX file with its preprocessing inside, and a JSON file beside it that describes it.
+    """Write a model as one ONNX file with its preprocessing inside, and a JSON file next to it that describes it.
 
-    Its input is `crops` (N,S,S,3) uint8 RGB as `align` makes them, its output `embeddings` (N,D) float32 of length 1;
-    N is free, or what the source's graph has for it, which the description says.
-    The weights are float32 (`fp32`), float16 (`fp16`: half the file, for GPUs), or int8 with activations in the
-    ranges that the aligned `crops` of a folder give (`int8`: a quarter; needs `crops`). The file must give embeddings
-    as its source does, with a cosine of at least `LEAST_COSINE`, on other crops of that folder, or on noise where
-    there is none; otherwise nothing is written and `ModelError` says by how much it failed.
+    The file's input is `crops` (N,S,S,3) uint8 RGB from `align`, its output `embeddings` (N,D) float32 of length 1. N
+    is free, or fixed as in the source's graph; the description says which. The weights are float32 (`fp32`), float16
+    (`fp16`: half the size, for GPUs), or int8 with activation ranges measured on a folder of aligned `crops` (`int8`: a
+    quarter of the size; needs `crops`). The file's embeddings must have a cosine of at least `LEAST_COSINE` to those of
+    its source, on other crops of that folder, or on noise without a folder; otherwise nothing is written and
+    `ModelError` reports the cosine.
     """
     if precision not in get_args(Precision):
-        raise ValueError(f"precision wants {', '.join(get_args(Precision))}; got {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     if out.suffix.lower() != ".onnx":
-        raise ModelError(f"{out}: wants a name that ends in .onnx")
+        raise ModelError(f"{out}: the name must end in .onnx")
     for path in (out, out.with_suffix(".json")):
         if path.exists():
-            raise ModelError(f"{path}: is there already; give another name or remove it first")
+            raise ModelError(f"{path}: already exists; give another name or remove it first")
     if precision == "int8" and crops is None:
-        raise ModelError("int8 wants aligned crops of real faces to measure ranges on: --crops DIR")
+        raise ModelError("int8 needs aligned crops of real faces to measure ranges on: --crops DIR")
     source = open_model(model)
     spec = source.spec
     if source.read_onnx is not None:
@@ -89,15 +89,15 @@ def export(
         probe = np.random.default_rng(0).integers(0, 256, (N_PARITY, spec.size, spec.size, 3), dtype=np.uint8)
         calibration = probe
     else:
-        # Every third crop judges the result, the others measure the ranges.
+        # Every third crop checks the result; ranges are measured on the others.
         sample = sample_crops(crops, spec, N_CALIBRATION + N_PARITY)
         probe, calibration = sample[1::3], np.delete(sample, np.s_[1::3], axis=0)
         if len(sample) < 16:
-            raise ModelError(f"{crops}: {len(sample)} crops; wanted are at least 16 of different people")
+            raise ModelError(f"{crops}: int8 needs at least 16 crops of different people, got {len(sample)}")
     original = _embedder(data, spec, source.name)
     if not original.try_batch():
         data = with_batch_of_one(data, source=source.source)
-    wanted = original.embed(probe)
+    expected = original.embed(probe)
     if precision == "fp16":
         data = _half(data, source.name)
     elif precision == "int8":
@@ -105,15 +105,15 @@ def export(
     whole = with_preprocessing(data, spec, source=source.source, unit=True)
     made = _embedder(whole, spec, source.name)
     found = made.embed(probe)
-    if found.shape != wanted.shape:
+    if found.shape != expected.shape:
         raise ModelError(
-            f"{source.name} as {precision}: wants embeddings {wanted.shape}, it gives {found.shape}; nothing was written"
+            f"{source.name} as {precision}: embeddings must be {expected.shape}, got {found.shape}; nothing was written"
         )
-    cosine = float((found * wanted).sum(axis=1).min())
+    cosine = float((found * expected).sum(axis=1).min())
     if not cosine >= LEAST_COSINE[precision]:
         raise ModelError(
-            f"{source.name} as {precision}: the cosine to its source falls to {cosine:.6f}, wanted is at least "
-            f"{LEAST_COSINE[precision]}; nothing was written"
+            f"{source.name} as {precision}: the cosine to its source must be at least {LEAST_COSINE[precision]}, "
+            f"got {cosine:.6f}; nothing was written"
         )
     n = made.batch or "N"
     about: dict[str, Any] = {
@@ -127,7 +127,7 @@ def export(
         "source": {"fingerprint": source.fingerprint},
         "revision": f"facespace {__version__}",
     }
-    # The description takes its place first, as the last of them: a model without one cannot be used.
+    # write_together puts the description, its last file, in place first: a model without one cannot be used.
     write_together({out: whole, out.with_suffix(".json"): json.dumps(about, indent=1) + "\n"})
     embedder = Embedder.load(out, precision="float32")
     collapsed = [remark for remark in [original.collapse_remark()] if remark]
@@ -150,16 +150,18 @@ def _half(data: bytes, source: str) -> bytes:
 
 
 def _int8(data: bytes, spec: InputSpec, source: str, crops: npt.NDArray[np.uint8]) -> bytes:
-    """Static quantisation: weights per channel in int8, activations in uint8 by the smallest and largest value seen."""
+    """Quantise statically: int8 weights per channel, uint8 activations between the smallest and largest value measured."""
     onnx = _onnx("int8")
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     network = OnnxNetwork(data, source=source, precision="float32")
     name, shape = next(iter(network.inputs.items()))
     if network.takes_uint8:
-        raise ModelError(f"{source}: holds its preprocessing already; int8 is made of the model it was exported from")
+        raise ModelError(
+            f"{source}: already contains its preprocessing; export int8 from the model it was exported from"
+        )
     if any(tensor.data_type == HALF for tensor in parse_model(data, source).graph.initializer):
-        raise ModelError(f"{source}: its weights are float16 already; int8 is made of float32")
+        raise ModelError(f"{source}: its weights are already float16; int8 needs float32 weights")
     batch = shape[0] if isinstance(shape[0], int) else _BATCH
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -206,18 +208,20 @@ def _onnx(what: str) -> Any:
 
 @contextlib.contextmanager
 def _one_line(source: str, precision: str) -> Iterator[None]:
-    """What the converters raise at graphs they do not know, as one line."""
+    """Turn the converters' errors for unsupported graphs into one line."""
     try:
         yield
-    except OSError:  # no room for their own files
+    except OSError:  # no space for their own files
         raise
-    except Exception as error:  # a class for each of their steps
-        raise ModelError(f"{source}: cannot be made {precision} ({first_line(error)}); fp32 can be written") from None
+    except Exception as error:  # each of their steps has its own class
+        raise ModelError(
+            f"{source}: cannot be converted to {precision} ({first_line(error)}); export it as fp32"
+        ) from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What is said on the way is advice for those who build models by hand."""
+    """Suppress the converters' output, which is advice for people who build models by hand."""
     import warnings
 
     import onnxruntime
@@ -225,11 +229,11 @@ def _quiet() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
-    onnxruntime.set_default_logger_severity(4)  # of the sessions that the quantiser makes
+    onnxruntime.set_default_logger_severity(4)  # for the sessions that the quantiser creates
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         root.setLevel(level)
-        onnxruntime.set_default_logger_severity(2)  # warnings, as it begins
+        onnxruntime.set_default_logger_severity(2)  # warnings, the default

@@ -1,8 +1,8 @@
-"""Named models put into the user's folder: fetched or brought, verified, made model folders, and removed.
+"""Installs named models in the user's folder: downloads or copies files, verifies and converts them, and removes models.
 
-<home>/models/NAME/             the model folder; its record says which file it was made of
-<home>/models/.facespace-NAME-… one that is being made; what a killed process left of it goes with the next
-<home>/downloads/               files on their way
+<home>/models/NAME/             the model folder; its record names the file it was made from
+<home>/models/.facespace-NAME-… a model folder in progress; the next run removes one left by a killed process
+<home>/downloads/               unfinished downloads
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Verified = Literal["published", "given", "unverified"]
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """An installed model: its folder, and the SHA-256 of the file it was made of.
+    """An installed model: its folder, and the SHA-256 of the file it was made from.
 
-    `verified` says what vouches for that file: `published` is the SHA-256 of the model's card, `given` one that the
-    user named, `unverified` no more than what came. `remarks` are those of the conversion, a line each; `new` is False
-    for a model that was installed before.
+    `verified` says how that file was verified: `published`, by the SHA-256 of the model's card; `given`, by one that
+    the user passed; `unverified`, not at all. `remarks` are those of the conversion, one per line; `new` is False if
+    the model was already installed.
     """
 
     folder: Path
@@ -47,34 +47,34 @@ class Installed:
 
 
 def add(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: bool = False) -> Installed:
-    """Install a model from a file that was brought here: the published one, or the frozen graph out of its zip.
+    """Install a model from a local file: the published one, or the frozen graph from its zip.
 
-    Another file is taken only with its `sha256` or as `unverified`. Where the model is installed from the same file
-    already, nothing is done. Raises `ModelError`.
+    Any other file is accepted only with its `sha256` or as `unverified`. If the model is already installed from the
+    same file, nothing is done. Raises `ModelError`.
     """
     _check_card(card)
     if sha256 is not None and unverified:
-        raise ValueError("either the SHA-256 of the file or `unverified`, not both")
+        raise ValueError("give either the SHA-256 of the file or `unverified`, not both")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"a SHA-256 has 64 digits of 0-9 and a-f; got {sha256[:80]!r}")
+        raise ValueError(f"a SHA-256 must have 64 digits of 0-9 and a-f, got {sha256[:80]!r}")
     if not file.is_file():
-        raise ModelError(f"{file}: no such file; wanted {card.file}, from {_web_page(card)}")
-    with _alone(card), named_in_errors(model_folder(card)):
+        raise ModelError(f"{file}: no such file; it must be {card.file}, from {_web_page(card)}")
+    with _exclusive(card), named_in_errors(model_folder(card)):
         return _install(file, card, sha256=sha256, unverified=unverified)
 
 
 def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
-    """Fetch a model's published file, verify it, and install the model.
+    """Download a model's published file, verify it, and install the model.
 
-    Nothing is fetched for a model that is installed already. Raises `ModelError`.
+    Nothing is downloaded for a model that is already installed. Raises `ModelError`.
     """
     _check_card(card)
-    with _alone(card), named_in_errors(model_folder(card)):
-        there = read_installed(card)
-        if there is not None:
-            if there.verified == "published":
-                return there
-            raise _other_is_installed(card, there)
+    with _exclusive(card), named_in_errors(model_folder(card)):
+        existing = read_installed(card)
+        if existing is not None:
+            if existing.verified == "published":
+                return existing
+            raise _other_is_installed(card, existing)
         target = _download_target(card)
         _fetch(card, target, progress)
         installed = _install(target, card)
@@ -83,14 +83,14 @@ def download(card: ModelCard, *, progress: Progress | None = None) -> Installed:
 
 
 def download_file(card: ModelCard, folder: Path, *, progress: Progress | None = None) -> tuple[Path, str]:
-    """Fetch and verify a model's published file into `folder`, to be carried elsewhere: its path and SHA-256.
+    """Download and verify a model's published file into `folder`, to be carried elsewhere; return its path and SHA-256.
 
     Nothing is installed. Raises `ModelError`.
     """
     _check_card(card)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / card.file
-    with _alone(card), named_in_errors(model_folder(card)):
+    with _exclusive(card), named_in_errors(model_folder(card)):
         target = _download_target(card)
         _fetch(card, target, progress)
         with atomic_path(path) as unfinished:
@@ -100,21 +100,23 @@ def download_file(card: ModelCard, folder: Path, *, progress: Progress | None = 
 
 
 def remove(card: ModelCard) -> Path:
-    """Remove an installed model and files on their way to it: the folder it had. `ModelError` where there is none."""
+    """Remove an installed model and its unfinished downloads, and return its former folder; `ModelError` if there is
+    none.
+    """
     _check_card(card)
     folder = model_folder(card)
-    with _alone(card), named_in_errors(model_folder(card)):
+    with _exclusive(card), named_in_errors(model_folder(card)):
         discard(_download_target(card))
         if not folder.is_dir():
-            raise ModelError(f"model {card.name}: not installed ({folder} is not there)")
+            raise ModelError(f"model {card.name}: not installed ({folder} does not exist)")
         gone = _unfinished(card)
-        folder.rename(gone)  # at once: nobody finds half of it
+        folder.rename(gone)  # atomic, so that other processes never find half of it
         shutil.rmtree(gone)
     return folder
 
 
 def read_installed(card: ModelCard) -> Installed | None:
-    """The installed model, or None where it is not installed. `ModelError` where its folder is damaged."""
+    """Return the installed model, or None if it is not installed; `ModelError` if its folder is damaged."""
     folder = model_folder(card)
     if not is_model_folder(folder):
         return None
@@ -138,37 +140,37 @@ def _fetch(card: ModelCard, target: Path, progress: Progress | None) -> None:
         fetch(card.url, target, sha256=card.sha256, size=card.size, progress=progress)
     except ModelError as error:
         raise ModelError(
-            f"{error}; or fetch {card.file} by browser from {_web_page(card)} and: "
+            f"{error}; or download {card.file} in a browser from {_web_page(card)} and: "
             f"facespace models add {card.file} {card.name}"
         ) from None
 
 
 def _install(file: Path, card: ModelCard, *, sha256: str | None = None, unverified: bool = False) -> Installed:
-    """Make the model folder of `file`; the caller holds the lock of this model."""
+    """Make the model folder from `file`; the caller must hold the lock of this model."""
     folder = model_folder(card)
     work = _unfinished(card)
     copy = work / card.file
     work.mkdir()
     try:
-        # What was verified is what is converted, whatever happens to `file` meanwhile.
+        # Verify and convert the same copy, even if `file` changes meanwhile.
         digest = copy_file(file, copy)
-        verified = _judge(file, digest, card, sha256, unverified)
-        there = read_installed(card)
-        if there is not None:
-            if _is_enough(there, digest, verified):
-                return there
-            raise _other_is_installed(card, there)
+        verified = _verify(file, digest, card, sha256, unverified)
+        existing = read_installed(card)
+        if existing is not None:
+            if _is_enough(existing, digest, verified):
+                return existing
+            raise _other_is_installed(card, existing)
         remarks = _convert(copy, card, work / "model", file=file.name, sha256=digest, verified=verified)
         try:
             (work / "model").rename(folder)
         except OSError:
             if folder.exists():
                 raise ModelError(
-                    f"{folder}: is in the way, and no installed model; remove it: facespace models remove {card.name}"
+                    f"{folder}: exists but is not an installed model; remove it: facespace models remove {card.name}"
                 ) from None
             raise
         return Installed(folder, digest, verified, remarks, new=True)
-    except ModelError as error:  # the folder it may speak of is gone when it is read
+    except ModelError as error:  # the working folder it may name is removed before the user reads it
         text = str(error)
         for name in (copy, _as_graph(copy)):
             text = text.replace(str(name), str(file))
@@ -178,7 +180,7 @@ def _install(file: Path, card: ModelCard, *, sha256: str | None = None, unverifi
 
 
 def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[str, ...]:
-    """Make the model folder `made`, whose record has `origin` and the licence; the remarks of the conversion."""
+    """Convert to the model folder `made`, with `origin` and the licence in its record; return the remarks."""
     from facespace.conversion.converter import convert
 
     source = copy
@@ -196,38 +198,38 @@ def _convert(copy: Path, card: ModelCard, made: Path, **origin: str) -> tuple[st
 
 
 def _as_graph(copy: Path) -> Path:
-    """What a file is renamed to that is not the zip its name says, but the frozen graph out of it."""
+    """Return the new name of a file that is not a zip but the frozen graph from the zip."""
     return copy.with_suffix(".pb")
 
 
-def _judge(file: Path, digest: str, card: ModelCard, sha256: str | None, unverified: bool) -> Verified:
-    """What vouches for a file with this SHA-256; `ModelError` where nothing does."""
+def _verify(file: Path, digest: str, card: ModelCard, sha256: str | None, unverified: bool) -> Verified:
+    """Return how a file with this SHA-256 is verified; `ModelError` if it is not."""
     if digest in (card.sha256, card.graph_sha256):
         if sha256 not in (None, digest):
-            raise ModelError(f"{file}: wanted the SHA-256 {sha256}, got {digest}, which is the published one")
+            raise ModelError(f"{file}: the SHA-256 must be {sha256}, got {digest}, which is the published one")
         return "published"
     if sha256 is not None:
         if digest != sha256:
-            raise ModelError(f"{file}: wanted the SHA-256 {sha256}, got {digest}")
+            raise ModelError(f"{file}: the SHA-256 must be {sha256}, got {digest}")
         return "given"
     if unverified:
         return "unverified"
     raise ModelError(
-        f"{file}: its SHA-256 is {digest}, not that of {card.file}, {card.sha256}; fetch it again from "
-        f"{_web_page(card)}, or take it nonetheless with --sha256 or --unverified"
+        f"{file}: its SHA-256 is {digest}, not that of {card.file}, {card.sha256}; download it again from "
+        f"{_web_page(card)}, or accept it with --sha256 or --unverified"
     )
 
 
-def _is_enough(there: Installed, digest: str, verified: Verified) -> bool:
-    """Whether the installed model is what a file would make that has this SHA-256 and is vouched for like this."""
-    if there.verified == verified == "published":
+def _is_enough(existing: Installed, digest: str, verified: Verified) -> bool:
+    """Return whether the installed model is at least as well verified as one made from this file, and is the same."""
+    if existing.verified == verified == "published":
         return True
-    return there.sha256 == digest and (there.verified != "unverified" or verified == "unverified")
+    return existing.sha256 == digest and (existing.verified != "unverified" or verified == "unverified")
 
 
-def _other_is_installed(card: ModelCard, there: Installed) -> ModelError:
+def _other_is_installed(card: ModelCard, existing: Installed) -> ModelError:
     return ModelError(
-        f"model {card.name}: installed already, from a file with the SHA-256 {there.sha256} ({there.verified}); "
+        f"model {card.name}: already installed, from a file with the SHA-256 {existing.sha256} ({existing.verified}); "
         f"remove it first: facespace models remove {card.name}"
     )
 
@@ -245,8 +247,8 @@ def _unfinished(card: ModelCard) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(card: ModelCard) -> Iterator[None]:
-    """While this model is installed or removed, other processes that would wait; leftovers of killed ones go."""
+def _exclusive(card: ModelCard) -> Iterator[None]:
+    """Hold the lock of this model against other processes, and remove leftovers of killed ones."""
     models = model_folder(card).parent
     models.mkdir(parents=True, exist_ok=True)
     ours = re.compile(rf"{re.escape(TEMPORARY + card.name)}-[0-9a-f]{{16}}")

@@ -23,7 +23,7 @@ from facespace.io.image import Source, are_several, as_rgb
 from facespace.io.resizing import resized
 from facespace.runtime.cores import usable_cores
 from facespace.runtime.devices import Device
-from facespace.runtime.forks import tell_after_fork
+from facespace.runtime.forks import call_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork
 
 _IOU = 0.3  # if two boxes overlap by more, only the one with the better score is kept
@@ -126,7 +126,7 @@ class YuNet:
         self._device: Device = device
         self._one_core = self._network(side_by_side=True)
         self.after_fork()
-        tell_after_fork(self)
+        call_after_fork(self)
 
     def after_fork(self) -> None:
         """Create the threads, which a child process must do again."""

@@ -1,8 +1,8 @@
-"""From crops to points on the unit sphere, and from wanted error rates to similarities.
+"""From crops to points on the unit sphere, and from error rates to similarity thresholds.
 
-Begin with `embedder.Embedder`, whose vectors are `vectors.Embeddings`. `calibration` gives the threshold for a rate; its
-measured tables are in `calibrations/`, one for each model, written by benchmarks/calibrate.py. `compatibility` refuses to
-compare vectors of different making, `collapse` recognises networks whose vectors are all alike.
+Begin with `embedder.Embedder`, whose vectors are `vectors.Embeddings`. `calibration` gives the threshold for a rate;
+its measured tables are in `calibrations/`, one per model, written by benchmarks/calibrate.py. `compatibility` refuses
+to compare vectors made in different ways, and `collapse` detects networks that give every face the same vector.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a similarity means: thresholds measured on strangers, for one set of weights.
+"""Thresholds for similarities, measured on pairs of different people, for one set of weights.
 
 A calibration is a small table shipped with facespace, made by `benchmarks/calibrate.py` from all pairs of photos of
-different people in View 1 of Labeled Faces in the Wild. It gives the false match rate (FMR) of every similarity for
-exactly what is compared: embeddings of photo and mirror image added, with `center`, their mean over many people,
-subtracted. People within one photo resemble each other more than random ones do, and poor faces resemble each other more
-than good ones do: where these were measured too, on group photos, the thresholds hold for them.
+different people in View 1 of Labeled Faces in the Wild. It gives the false match rate (FMR) of every similarity between
+vectors of `Embedder.represent`: embeddings of photo and mirror image added, minus `center`, their mean over many
+people. People within one photo resemble each other more than random people do, and poor faces resemble each other more
+than good ones. If these effects were also measured, on group photos, the thresholds take them into account.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from facespace.io.package_files import json_tables
 from facespace.models.zoo import MODELS
 
 _NORMAL = statistics.NormalDist()
-UNKNOWN_QUALITY = 0.75  # taken for a face whose quality nobody has told: that of a sharp face of 45 px
+UNKNOWN_QUALITY = 0.75  # assumed for faces of unknown quality: that of a sharp face of 45 px
 
 
 @dataclass(frozen=True, slots=True)
 class LookAlikes:
-    """What pairs of different people within one photo reach, who may share age, sex, ethnicity, family, light and camera.
+    """Similarities of different people within one photo, who may share age, sex, ethnicity, family, light and camera.
 
-    Similarities are told for faces of quality 1; `shift` adds what two faces of mean quality q reach more. `pairs` lists
-    (false match rate, similarity) for two faces, `people` the same for a stranger and the one enrolled person who
-    resembles them. Both are upper bounds of a bootstrap over the `n_photos` photos, each of which counts alike; that of
-    `pairs` is the wider one.
+    Similarities are those of faces of quality 1; `shift` gives how much higher they are for two faces of mean quality
+    q. `pairs` lists (false match rate, similarity) for two faces, `people` the same for a stranger and the one enrolled
+    person who resembles them. Both are upper bounds of a bootstrap over the `n_photos` photos, which have equal weight;
+    the bound of `pairs` is the wider one.
     """
 
     pairs: tuple[tuple[float, float], ...]
@@ -47,7 +47,7 @@ class LookAlikes:
     n_faces: int
 
     def shift(self, quality: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """How much higher two faces of that mean quality q reach: slope · (1 − q)."""
+        """Return how much higher similarities of two faces of that mean quality q are: slope · (1 − q)."""
         shift: npt.NDArray[np.float64] = self.slope * (1 - np.asarray(quality, np.float64))
         return shift
 
@@ -56,10 +56,10 @@ class LookAlikes:
 class Calibration:
     """The table for one set of weights on one runtime and precision.
 
-    `similarity[i]` is what a share `fmr[i]` of pairs of random different people, one photo each, reaches or exceeds.
-    `template_shift` lists (number of photos averaged, how much higher the same rate then lies). `center` is (D,).
-    With `look_alikes`, rates hold for people who resemble each other too, and for faces of any quality; similarities of
-    the table are then those of faces of quality 1.
+    A share `fmr[i]` of pairs of random different people, one photo each, reaches or exceeds `similarity[i]`.
+    `template_shift` lists (number of averaged photos, how much higher the similarity is at the same rate). `center` is
+    (D,). With `look_alikes`, rates also apply to people who resemble each other and to faces of any quality; the
+    table's similarities are then those of faces of quality 1.
     """
 
     model: str
@@ -76,12 +76,12 @@ class Calibration:
 
     @property
     def default_rate(self) -> float:
-        """The false match rate of two photos unless another is asked for."""
+        """The default false match rate for comparing two photos."""
         return DEFAULT_RANDOM_FMR if self.look_alikes is None else DEFAULT_FMR
 
     @property
     def conditions(self) -> str:
-        """What the rates were measured on, in words."""
+        """A description of what the rates were measured on."""
         random = f"{self.n_photos} portraits of {self.n_people} people (LFW view 1)"
         if self.look_alikes is None:
             return f"random pairs of different people among {random}; not measured on small faces or group photos"
@@ -91,16 +91,17 @@ class Calibration:
         )
 
     def match_threshold(self, fmr: float, quality: float | None = None) -> float:
-        """The similarity which a share `fmr` of pairs of different people reaches.
+        """Return the similarity that a share `fmr` of pairs of different people reaches.
 
-        With `look_alikes` these are pairs within one photo, and `quality` is the mean of that of both faces
-        (`UNKNOWN_QUALITY` where it is None); without, they are random pairs of portraits. Straight in log(fmr) between the
-        table's points, and in the normal quantile of fmr beyond its rarest. `ValueError` outside (0, 0.5].
+        With `look_alikes` these are pairs within one photo, and `quality` is the mean quality of both faces
+        (`UNKNOWN_QUALITY` if None); without, they are random pairs of portraits. Interpolates linearly in log(fmr)
+        between the table's points, and extrapolates linearly in the normal quantile of fmr beyond its rarest rate.
+        `ValueError` outside (0, 0.5].
         """
         if not isinstance(fmr, numbers.Real):
             raise TypeError(f"a false match rate must be a number, got {type(fmr).__name__}")
         if not 0 < fmr <= 0.5:
-            raise ValueError(f"a false match rate wants a number above 0 and up to 0.5; got {fmr}")
+            raise ValueError(f"a false match rate must be above 0 and at most 0.5, got {fmr}")
         if self.look_alikes is None:
             return min(1.0, _at(float(fmr), self.fmr, self.similarity))
         base = _at(float(fmr), *zip(*self.look_alikes.pairs, strict=True))
@@ -108,7 +109,7 @@ class Calibration:
         return min(1.0, base + float(shift))
 
     def random_threshold(self, fmr: float, quality: float | None = None) -> float:
-        """The similarity which a share `fmr` of pairs of random different people reaches, who share no photo."""
+        """Return the similarity that a share `fmr` of random pairs of different people reaches, without a common photo."""
         base = _at(float(fmr), self.fmr, self.similarity)
         if self.look_alikes is not None:
             base += float(self.look_alikes.shift(UNKNOWN_QUALITY if quality is None else quality))
@@ -122,12 +123,13 @@ class Calibration:
         qualities: npt.ArrayLike | None = None,
         probe_qualities: npt.ArrayLike | None = None,
     ) -> npt.NDArray[np.float64]:
-        """For each person of a gallery, with that many photos enrolled, the similarity a probe must reach.
+        """Return the similarity a probe must reach for each person of a gallery, given their numbers of photos.
 
-        A stranger meets all P people. Each may falsely match with probability f so that 1 − (1 − f)^P = `rate`; an
-        average of several photos reaches a similarity more easily than one photo, so its threshold lies higher. With
-        `look_alikes`, one of the P resembles the stranger as people within one photo do, and the thresholds depend on
-        the `qualities` (P,) of the enrolled photos. The result is (P,), or (N,P) for `probe_qualities` (N,).
+        A stranger is compared with all P people. Each may falsely match with probability f so that 1 − (1 − f)^P =
+        `rate`. An average of several photos reaches a given similarity more easily than one photo, so its threshold is
+        higher. With `look_alikes`, one of the P people is assumed to resemble the stranger as people within one photo
+        do, and the thresholds depend on the `qualities` (P,) of the enrolled photos. The result is (P,), or (N,P) for
+        `probe_qualities` (N,).
         """
         people: npt.ArrayLike = UNKNOWN_QUALITY if qualities is None else qualities
         if probe_qualities is None:
@@ -142,15 +144,15 @@ class Calibration:
         qualities: npt.ArrayLike = UNKNOWN_QUALITY,
         probe_qualities: npt.ArrayLike = UNKNOWN_QUALITY,
     ) -> npt.NDArray[np.float64]:
-        """`identification_thresholds` of some of the `n_people` of a gallery; what is given of them is broadcast together.
+        """Return `identification_thresholds` for some of a gallery's `n_people`; the other arguments are broadcast.
 
-        Beyond the rarest rate that was measured, which many people need, thresholds go on straight in its normal quantile:
-        at the default rate of 0.01 from 1,000 people on.
+        Large galleries need rates below the rarest one measured, at the default rate of 0.01 from 1,000 people on.
+        There thresholds are extrapolated linearly in the normal quantile of the rate.
         """
         if not isinstance(rate, numbers.Real):
             raise TypeError(f"a rate of strangers named must be a number, got {type(rate).__name__}")
         if not 0 < rate < 1:
-            raise ValueError(f"a rate of strangers named wants a number between 0 and 1; got {rate}")
+            raise ValueError(f"a rate of strangers named must be between 0 and 1, got {rate}")
         n_photos, people, probes = (np.asarray(given) for given in (n_photos, qualities, probe_qualities))
         shape = np.broadcast_shapes(n_photos.shape, people.shape, probes.shape)
         if not n_people or 0 in shape:
@@ -168,7 +170,7 @@ class Calibration:
         return np.broadcast_to(np.minimum(thresholds + self.look_alikes.shift((people + probes) / 2), 1.0), shape)
 
 
-@functools.lru_cache(maxsize=256)  # a gallery asks again for each photo
+@functools.lru_cache(maxsize=256)  # a gallery repeats the call for each photo
 def _among_look_alikes(
     rate: float,
     n_people: int,
@@ -177,10 +179,10 @@ def _among_look_alikes(
     similarities: tuple[float, ...],
     people: tuple[tuple[float, float], ...],
 ) -> float:
-    """The similarity, at quality 1, that a share `rate` of strangers reaches to one of P people.
+    """Return the similarity, at quality 1, that a share `rate` of strangers reaches to one of P people.
 
-    One of them resembles the stranger, as `people` says; the others are random people, of each of whom several photos were
-    averaged: `shift` says how much more these reach. It was measured for random people alone.
+    One of the P people resembles the stranger, as `people` describes; the others are random people with several
+    averaged photos, whose similarities are higher by `shift`. The shift was measured for random people only.
     """
     alike = tuple(zip(*people, strict=True))
     low, high = -1.0, 2.0
@@ -193,16 +195,18 @@ def _among_look_alikes(
 
 
 def _at(fmr: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
-    """The similarity of a false match rate: straight in its logarithm between the points, else see `_beyond`."""
+    """Return the similarity at a false match rate: linear in its logarithm between the points, beyond them see
+    `_beyond`.
+    """
     if fmr < rates[-1]:
         slope, last = _beyond(tuple(rates), tuple(similarities))
         return similarities[-1] + slope * (-_NORMAL.inv_cdf(fmr) - last)
-    # From the rarest to the most frequent, as interpolation wants it.
+    # np.interp needs ascending rates.
     return float(np.interp(math.log(fmr), [math.log(value) for value in rates[::-1]], similarities[::-1]))
 
 
 def _rate_at(similarity: float, rates: Sequence[float], similarities: Sequence[float]) -> float:
-    """The inverse of `_at`."""
+    """Return the false match rate at a similarity; the inverse of `_at`."""
     if similarity > similarities[-1]:
         slope, last = _beyond(tuple(rates), tuple(similarities))
         return math.erfc((last + (similarity - similarities[-1]) / slope) / math.sqrt(2)) / 2
@@ -211,12 +215,12 @@ def _rate_at(similarity: float, rates: Sequence[float], similarities: Sequence[f
 
 @functools.lru_cache(maxsize=64)
 def _beyond(rates: tuple[float, ...], similarities: tuple[float, ...]) -> tuple[float, float]:
-    """How thresholds go on beyond the rarest rate: by how much for each standard deviation, and how many that rate is.
+    """Return slope and start of the extrapolation beyond the rarest rate.
 
-    Similarities of different people lie about normally in their upper tail: against the normal quantile of the rate they
-    are nearly straight, against its logarithm they bend. The line goes through the rarest point and the first one of at
-    least a hundred times its rate, as the slope between two neighbours rests on a few pairs (see
-    `benchmarks/gallery_strangers.py`).
+    The slope is per standard deviation; the start is the rarest rate as a normal quantile. Similarities of different
+    people are roughly normal in their upper tail: against the normal quantile of the rate they are nearly straight,
+    against its logarithm they bend. The line goes through the rarest point and the first point of at least a hundred
+    times its rate, because the slope between two neighbours rests on few pairs (see `benchmarks/gallery_strangers.py`).
     """
     first = max((k for k, rate in enumerate(rates) if rate >= 99 * rates[-1]), default=0)
     last, before = -_NORMAL.inv_cdf(rates[-1]), -_NORMAL.inv_cdf(rates[first])
@@ -224,10 +228,10 @@ def _beyond(rates: tuple[float, ...], similarities: tuple[float, ...]) -> tuple[
 
 
 def find(fingerprint: str, *, runtime: str, precision: str, spec: InputSpec | None = None) -> Calibration | None:
-    """The calibration of the weights with this SHA-256; None where nobody has measured one.
+    """Return the calibration of the weights with this SHA-256, or None if none was measured.
 
-    A calibration holds for the crops of the published model only; another `spec` gives None.
-    Of several measurements the one of the same precision counts, and of the same runtime where there is one.
+    A calibration applies only to crops of the published model's spec; another `spec` gives None. Of several
+    measurements the one with the same precision is used, and preferably the same runtime.
     """
     for table in json_tables("facespace.embedding", "calibrations"):
         if table["fingerprint"] == fingerprint and (spec is None or spec == MODELS[table["model"]].spec):
@@ -259,5 +263,5 @@ def _look_alikes(table: dict[str, Any] | None) -> LookAlikes | None:
 
 
 def missing(model: str) -> ModelError:
-    """The error where a threshold is asked for that nobody has measured."""
+    """Return the error for a threshold of weights without measured thresholds."""
     return ModelError(f"model {model}: no thresholds have been measured for these weights; give one with --threshold")

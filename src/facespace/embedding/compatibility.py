@@ -1,4 +1,4 @@
-"""Whether vectors can be compared: with those of an embedder, and with each other."""
+"""Checks whether vectors can be compared: with those of an embedder, and with each other."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from facespace.embedding.vectors import Embeddings
 from facespace.faces.input_spec import InputSpec
 from facespace.io.text import plain_text
 
-# What is compared: an array (N,D) or (D,), or a list of (D,) or of faces that have an `embedding`.
+# Vectors to compare: an array (N,D) or (D,), or a list of (D,) or of faces that have an `embedding`.
 Vectors = npt.NDArray[np.float32] | Sequence[Any]
 
 
 class _Model(Protocol):
-    """What an embedder says of its model."""
+    """The attributes of an embedder that describe its model."""
 
     name: str
     fingerprint: str
@@ -27,9 +27,9 @@ class _Model(Protocol):
 
 
 def model_of(embedder: _Model) -> dict[str, Any]:
-    """What makes embeddings comparable: weights, what they were trained to see, and whether a mean is taken off."""
+    """Return what makes embeddings comparable: weights, input spec, and whether a mean is subtracted."""
     if not hasattr(embedder, "fingerprint"):
-        raise TypeError(f"an Embedder is expected, got {type(embedder).__name__}")
+        raise TypeError(f"embedder must be an Embedder, got {type(embedder).__name__}")
     return {
         "model": embedder.name,
         "fingerprint": embedder.fingerprint,
@@ -40,30 +40,30 @@ def model_of(embedder: _Model) -> dict[str, Any]:
 
 
 def other_model(held: Any, embedder: _Model) -> str | None:
-    """Whose vectors a file has, in words, where they cannot be compared with this embedder's; `held` is `model_of`'s."""
+    """Return why a file's vectors cannot be compared with this embedder's, or None; `held` comes from `model_of`."""
     if (other := difference(held, model_of(embedder))) is None:
         return None
     return f"its vectors {other}; use --model {_name(held)}"
 
 
 def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
-    """Vectors of `Embedder.represent` as a plain array, (N,D), or (D,) for one; bare arrays count as such.
+    """Return vectors of `Embedder.represent` as a plain array, (N,D), or (D,) for one; plain arrays are accepted.
 
-    In the place of vectors may stand faces that have an `embedding`. `ValueError` for vectors of `Embedder.embed`, for those
-    of another model than `model`, which is `model_of`'s, and for a list of several models or lengths; `TypeError` for what
-    are no vectors.
+    Faces that have an `embedding` may be given instead of vectors. Raises `ValueError` for vectors of `Embedder.embed`,
+    for vectors of another model than `model` (from `model_of`), and for a list of several models or lengths;
+    `TypeError` for anything that is not a vector.
     """
     is_list = isinstance(vectors, (list, tuple))
     several = [getattr(some, "embedding", some) for some in (vectors if is_list else [vectors])]
     model = model or making_of(several)
     for some in several:
         if not isinstance(some, np.ndarray) or some.dtype.kind not in "fiu":
-            raise TypeError(f"vectors of Embedder.represent are expected, got {_kind(some)}")
+            raise TypeError(f"vectors must come from Embedder.represent, got {_kind(some)}")
         if not isinstance(some, Embeddings) or not some.made_by:
             continue
         if some.made_by != "represent":
             raise ValueError(
-                f"these vectors are of Embedder.{some.made_by}; what is compared are those of Embedder.represent"
+                f"these vectors come from Embedder.{some.made_by}; only those of Embedder.represent can be compared"
             )
         if model and (other := difference(some.model, model)):
             raise ValueError(f"these vectors {other}")
@@ -77,7 +77,9 @@ def represented(vectors: Vectors, model: dict[str, Any] | None = None) -> npt.ND
 
 
 def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
-    """`represented` vectors as (N,D) float32 of length 1, also of one vector (D,) and of none; `ValueError` where not."""
+    """Return `represented` vectors as (N,D) float32 of length 1, also for one vector (D,) or none; `ValueError` for
+    others.
+    """
     array = represented(vectors, model)
     if array.shape == (dimension,):
         array = array[None]
@@ -85,7 +87,7 @@ def probes_of(vectors: Vectors, dimension: int, model: dict[str, Any] | None = N
 
 
 def qualities_of(vectors: Vectors) -> npt.NDArray[np.float32] | None:
-    """The quality (N,) of each face, where its `Embeddings` or its face tell it; None where one of them does not."""
+    """Return the quality (N,) of each face, from its `Embeddings` or face; None if one of them has none."""
     if isinstance(vectors, Embeddings):
         return None if vectors.quality is None else np.atleast_1d(vectors.quality)
     if not isinstance(vectors, (list, tuple)) or not vectors:
@@ -100,21 +102,21 @@ def qualities_of(vectors: Vectors) -> npt.NDArray[np.float32] | None:
 
 
 def unit_vectors(vectors: npt.NDArray[Any], dimension: int | None = None) -> npt.NDArray[np.float32]:
-    """Vectors (N,D) as float32; `ValueError` for another shape or rows that are not of length 1."""
+    """Return vectors (N,D) as float32; `ValueError` for another shape or for rows that do not have length 1."""
     array = np.asarray(vectors, np.float32)
     if array.ndim != 2 or (dimension is not None and array.shape[1] != dimension):
-        raise ValueError(f"embeddings want (N,{dimension or 'D'}); got {array.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):  # numbers out of a damaged file
+        raise ValueError(f"embeddings must be of shape (N,{dimension or 'D'}), got {array.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):  # values of a damaged file
         length = np.linalg.norm(array, axis=1)
-    good = np.abs(length - 1) < 1e-3  # so written, NaN fails it too
-    if not good.all():
-        worst = int(np.argmax(~good))
-        raise ValueError(f"embeddings want length 1; row {worst} has {length[worst]:.3g}")
+    valid = np.abs(length - 1) < 1e-3  # written so that NaN fails it too
+    if not valid.all():
+        worst = int(np.argmax(~valid))
+        raise ValueError(f"embeddings must have length 1, row {worst} has {length[worst]:.3g}")
     return array
 
 
 def making_of(vectors: Vectors) -> dict[str, Any]:
-    """What vectors know of their model: `model_of` its embedder, or nothing."""
+    """Return the model that vectors carry, as `model_of` describes it; empty for plain arrays."""
     some = vectors if isinstance(vectors, (list, tuple)) else [vectors]
     known = (getattr(one, "embedding", one) for one in some)
     return next((dict(one.model) for one in known if isinstance(one, Embeddings)), {})
@@ -124,14 +126,14 @@ def _kind(value: Any) -> str:
     return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def difference(held: Any, wanted: dict[str, Any]) -> str | None:
-    """By whom vectors of `held` were made, in words, where they cannot be compared with those of `wanted`.
+def difference(held: Any, other: dict[str, Any]) -> str | None:
+    """Return why vectors made by `held` cannot be compared with those of `other`, or None if they can.
 
-    Both are as `model_of` tells them.
+    Both come from `model_of`.
     """
-    if isinstance(held, dict) and {**held, "model": ""} == {**wanted, "model": ""}:
+    if isinstance(held, dict) and {**held, "model": ""} == {**other, "model": ""}:
         return None
-    made_by, name = _name(held), plain_text(str(wanted.get("model", "another")))
+    made_by, name = _name(held), plain_text(str(other.get("model", "another")))
     same_name = " (other weights or another input spec)" if made_by == name else ""
     return f"were made by the model {made_by!r}{same_name} and cannot be compared with those of {name!r}"
 

@@ -1,6 +1,6 @@
-"""Embeddings that know how they were made and of how good a face.
+"""Embeddings as arrays that record how they were made and the quality of the faces.
 
-Those of `embed` are never compared with those of `represent`, and thresholds can depend on the quality of the faces.
+Vectors of `embed` are never compared with those of `represent`, and thresholds can depend on the quality of the faces.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _KEEPING = (np.concatenate, np.stack, np.vstack, np.split, np.array_split, np.at
 
 
 class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
-    """Vectors (N,D) or (D,) float32 that know their making: an array like any other.
+    """Vectors (N,D) or (D,) float32 that record their origin and otherwise behave like any array.
 
-    `made_by` is `embed` or `represent`, `model` what `compatibility.model_of` says of the model, `quality` (N,), or () of
-    one vector, that of each face as `faces.quality` computes it, or None. Rows, slices, copies, pickles and what
-    `numpy.concatenate`, `stack` and `split` make of such vectors keep them; what operators and NumPy's functions compute
-    from them, and what is saved as `.npy` or `.npz`, is a bare array.
+    `made_by` is `embed` or `represent`, `model` comes from `compatibility.model_of`, and `quality` (N,), or () for one
+    vector, is the quality of each face from `faces.quality`, or None. Rows, slices, copies, pickles and the results of
+    `numpy.concatenate`, `stack` and `split` keep these attributes. Results of operators and other NumPy functions, and
+    arrays saved as `.npy` or `.npz`, are plain arrays.
 
     >>> vectors = Embeddings(np.eye(2, dtype=np.float32), made_by="embed", model={})
     >>> vectors[0].made_by, np.stack([vectors[0], vectors[1]]).made_by, type(vectors + vectors).__name__
@@ -38,7 +38,7 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
         model: dict[str, Any],
         quality: npt.ArrayLike | None = None,
     ) -> Embeddings:
-        """The vectors, without a copy, with their making; `ValueError` where there is not one quality a vector."""
+        """Attach the attributes to the vectors without a copy; `ValueError` unless there is one quality per vector."""
         result = np.asarray(vectors).view(cls)
         result.made_by, result.model = made_by, model
         result.quality = None if quality is None else np.asarray(quality, np.float32)
@@ -84,7 +84,7 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
         return Embeddings(vectors, made_by=self.made_by, model=self.model, quality=quality if fits else None)
 
     def dot(self, other: Any, out: Any = None) -> Any:
-        """The product, a bare array."""
+        """Return the product as a plain array."""
         return _bare(self).dot(_bare(other), out)
 
     def __reduce__(self) -> Any:
@@ -96,7 +96,7 @@ def _restored(vectors: npt.NDArray[np.float32], made_by: str, model: dict[str, A
 
 
 def _joined_quality(function: Any, given: Any, arguments: Any, options: Any) -> Any:
-    """What a joining or parting function of NumPy makes of the qualities: an array, a list of them, or None."""
+    """Apply a joining or splitting function of NumPy to the qualities; returns an array, a list of them, or None."""
     qualities = [value.quality for value in given]
     if any(quality is None for quality in qualities) or options or len(arguments) > 2:
         return None
@@ -114,7 +114,7 @@ def _same_making(own: Embeddings, other: Any) -> bool:
 
 
 def _bare(value: Any) -> Any:
-    """`value` with every `Embeddings` in it, also in tuples, lists and dicts, as a plain array."""
+    """Return `value` with every `Embeddings` in it, also in tuples, lists and dicts, as a plain array."""
     if isinstance(value, Embeddings):
         return value.view(np.ndarray)
     if type(value) in (tuple, list):

@@ -1,6 +1,6 @@
 """A model's error rates on labelled pairs of photos, with a report.
 
-Begin with `pairs.evaluate_pairs`; `report` writes its figures as JSON and as a page. The arithmetic is in `metrics`.
+Begin with `pairs.evaluate_pairs`; `report` writes the figures as JSON and as a page. The formulas are in `metrics`.
 """
 
 from __future__ import annotations

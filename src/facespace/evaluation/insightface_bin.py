@@ -1,4 +1,4 @@
-"""Insightface's measure of a `.bin`: the raw features of image and mirror image added, then brought to unit length."""
+"""InsightFace's protocol for `.bin` files: raw features of image and mirror image added, then scaled to unit length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class BinFigures:
-    """What was measured: the mean length of raw features, and the verification; `size`, side of the file's crops."""
+    """The result: `xnorm`, the mean length of raw features; `verification`; and `size`, the side of the file's crops."""
 
     xnorm: float
     verification: Verification
@@ -30,10 +30,11 @@ class BinFigures:
 
 
 def measure_bin(path: Path, embedder: Embedder, *, progress: Callable[[int, int], None] | None = None) -> BinFigures:
-    """Measure a model on a `.bin` file: `xnorm` = mean |f| over images and mirror images, distances of
-    (f + f′)/|f + f′| by ten contiguous folds. Crops of another size than the model's are resized.
+    """Measure a model on a `.bin` file.
 
-    Folds are left out where one has pairs of one kind only. `DatasetError` where the file is damaged.
+    `xnorm` is the mean |f| over images and mirror images. Distances are those of (f + f′)/|f + f′|, evaluated in ten
+    contiguous folds. Crops of another size than the model's are resized. Folds are not used if one of them has pairs of
+    one kind only. Raises `DatasetError` if the file is damaged.
     """
     pairs, images = as_pairs(read_bin(path))
     size = embedder.spec.size

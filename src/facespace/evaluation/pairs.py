@@ -1,4 +1,4 @@
-"""From labelled pairs of photos to the figures of a model: photos are embedded, pairs judged, all that matters noted."""
+"""Evaluates a model on labelled pairs of photos: embeds the photos, judges the pairs and records the settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _THUMBNAIL = 96  # pixels
 
 @dataclass(slots=True)
 class Represented:
-    """Photos as the network sees them: `embeddings` (N,D), `failed` photo → reason, `thumbnails` as JPEG bytes."""
+    """The embedded photos: `embeddings` (N,D), `failed` (photo → reason), `thumbnails` as JPEG bytes."""
 
     embeddings: npt.NDArray[np.float32]
     failed: dict[int, str]
@@ -44,7 +44,7 @@ class Represented:
 
 @dataclass(frozen=True, slots=True)
 class GroupRate:
-    """Errors among the pairs of one group at the threshold used; None where it has no pairs of that kind."""
+    """Errors among the pairs of one group at the threshold used; None if it has no pairs of that kind."""
 
     n_same: int
     n_different: int
@@ -55,10 +55,10 @@ class GroupRate:
 
 @dataclass(slots=True)
 class Evaluation:
-    """What was measured on `used` pairs, indices into the list's pairs, and what the figures depend on.
+    """The figures measured on `used` pairs (indices into the list's pairs), and the settings they depend on.
 
-    `missing` are photos without a file, `failed` photo → reason, `misfit` why crops and model do not fit (or None).
-    `collapsed` says it where the embeddings of different people are all alike, else it is empty.
+    `missing` are photos without a file; `failed` maps photos to reasons; `misfit` is why crops and model do not fit, or
+    None. `collapsed` is a remark if the embeddings of different people are all alike, else empty.
     """
 
     source: PairSet
@@ -75,7 +75,7 @@ class Evaluation:
 
     @property
     def n_missing(self) -> int:
-        """Pairs left out because a file of theirs is missing."""
+        """The number of pairs left out because a file is missing."""
         return len(self.source.pairs.same) - len(self.used)
 
 
@@ -94,21 +94,21 @@ def evaluate_pairs(
     progress: Progress | None = None,
     represent_set: Callable[[PairSet], Represented] | None = None,
 ) -> Evaluation:
-    """Judge the pairs of `source`; whole photos want a `detector`, which gives the face the 2018 aligner keeps.
+    """Judge the pairs of `source`; whole photos need a `detector`, and the face kept by the 2018 aligner is used.
 
-    `flip`: the embedding of photo and mirror image, put end to end (`concat`, not of unit length, as in 2018) or added
-    (`add`, of unit length). With `threshold_from` threshold and mean are chosen there and no folds are made. `represent_set`
-    embeds the photos of a set in place of `represent`, for instance on other machines. Raises
-    `DatasetError` where files are missing or folds uneven (unless `allow_missing`), where crops do not fit the model
-    (unless `resize_crops`), and where the pairs do not let anything be measured.
+    `flip`: the embeddings of photo and mirror image are concatenated (`concat`, not of unit length, as in 2018) or
+    added (`add`, of unit length). With `threshold_from`, threshold and mean are chosen on that set and folds are not
+    used. `represent_set` embeds the photos of a set instead of `represent`, for example on other machines. Raises
+    `DatasetError` if files are missing or folds are uneven (unless `allow_missing`), if crops do not fit the model
+    (unless `resize_crops`), and if nothing can be measured on the pairs.
     """
     sets = [source] if threshold_from is None else [source, threshold_from]
     misfits = [one.crops.misfit(embedder.spec) for one in sets if one.crops is not None]
     misfit = next((reason for reason in misfits if reason), None)
     if misfit and not resize_crops:
         raise DatasetError(
-            f"{source.name}: {misfit}; numbers on them would not be the model's "
-            "(--resize-crops scores them nevertheless, and says so)"
+            f"{source.name}: {misfit}; figures on resized crops are not the model's "
+            "(--resize-crops measures them anyway, and says so)"
         )
     used = [usable_pairs(one, allow_missing) for one in sets]
     n_photos = sum(len(one.files) for one in sets)
@@ -140,7 +140,7 @@ def evaluate_pairs(
             )
         fold = source.pairs.fold[used[0]] if source.pairs.fold is not None and threshold_from is None else None
         if fold is not None and min(_per_fold(fold, source.pairs.same[used[0]])) == 0:
-            fold = None  # only where told to score nevertheless: no threshold can be judged on one kind of pair
+            fold = None  # only with allow_missing: a fold with one kind of pair cannot be judged
         verification = evaluate(
             seen[0].embeddings,
             *_columns(source.pairs, used[0]),
@@ -198,16 +198,16 @@ def _detected(seen: Represented) -> npt.NDArray[np.bool_]:
 
 
 def usable_pairs(source: PairSet, allow_missing: bool) -> npt.NDArray[np.int64]:
-    """Indices of the pairs whose files are there; refuses to leave any out, or uneven folds, unless told."""
+    """Return the indices of pairs whose files exist; missing files or uneven folds need `allow_missing`."""
     pairs = source.pairs
-    there = np.array([file is not None for file in source.files])
-    used = np.flatnonzero(there[pairs.first] & there[pairs.second])
+    present = np.array([file is not None for file in source.files])
+    used = np.flatnonzero(present[pairs.first] & present[pairs.second])
     if len(used) < len(pairs.same) and not allow_missing:
-        lost = [plain_text(name) for name, found in zip(pairs.photos, there, strict=True) if not found]
+        lost = [plain_text(name) for name, found in zip(pairs.photos, present, strict=True) if not found]
         some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         raise DatasetError(
             f"{source.name}: {len(pairs.same) - len(used)} of {len(pairs.same)} pairs lack a photo ({some}); "
-            "a score on the rest is not comparable, --allow-missing prints it nevertheless"
+            "figures on the rest are not comparable, --allow-missing measures them anyway"
         )
     if not len(used):
         raise DatasetError(f"{source.name}: no pair has both its photos")
@@ -217,14 +217,14 @@ def usable_pairs(source: PairSet, allow_missing: bool) -> npt.NDArray[np.int64]:
             if max(counts) - min(counts) > 1:
                 raise DatasetError(
                     f"{source.name}: uneven folds, {min(counts)} to {max(counts)} pairs of {words} in each; "
-                    "the mean of their accuracies misleads, --allow-missing scores it nevertheless, without folds "
-                    "where one has but one kind"
+                    "the mean of their accuracies is misleading, --allow-missing measures anyway, without folds "
+                    "if one has pairs of one kind only"
                 )
     return used
 
 
 def _per_fold(fold: npt.NDArray[np.int64], same: npt.NDArray[np.bool_]) -> list[int]:
-    """Pairs of the same person in each fold, then those of different people."""
+    """Return the number of pairs of the same person in each fold, then of different people."""
     n_folds = int(fold.max())
     counts = [np.bincount(fold[kind] - 1, minlength=n_folds).tolist() for kind in (same, ~same)]
     return [*counts[0], *counts[1]]
@@ -242,29 +242,27 @@ def represent(
 ) -> Represented:
     """Embed all photos of a list, or those with the `numbers`; rows of other photos and of those without a face stay 0.
 
-    Photos without a face stand in `failed`. Photos are embedded `BATCH` at a time, counted among those that have a file.
+    Photos without a face are listed in `failed`. Photos that have a file are embedded in batches of `BATCH`.
     """
     seen = empty(source, embedder.dimension, flip)
-    wanted = range(len(source.files)) if numbers is None else numbers
-    there = [k for k in wanted if source.files[k] is not None]
-    crops = (
-        _whole_photos(source, there, embedder, detector) if source.crops is None else _crops(source, there, embedder)
-    )
+    chosen = range(len(source.files)) if numbers is None else numbers
+    rows = [k for k in chosen if source.files[k] is not None]
+    crops = _whole_photos(source, rows, embedder, detector) if source.crops is None else _crops(source, rows, embedder)
     while batch := list(islice(crops, BATCH)):
-        good = [(k, crop) for k, crop, _ in batch if crop is not None]
+        readable = [(k, crop) for k, crop, _ in batch if crop is not None]
         seen.failed.update({k: reason for k, crop, reason in batch if crop is None})
-        if good:
-            stack = np.stack([crop for _, crop in good])
-            seen.embeddings[[k for k, _ in good]] = _embed(embedder, stack, flip)
+        if readable:
+            stack = np.stack([crop for _, crop in readable])
+            seen.embeddings[[k for k, _ in readable]] = _embed(embedder, stack, flip)
         if keep_thumbnails:
-            for k, crop in good:
+            for k, crop in readable:
                 seen.thumbnails[k] = _thumbnail(crop)
         progress(len(batch))
     return seen
 
 
 def empty(source: PairSet, dimension: int, flip: Flip) -> Represented:
-    """Rows of 0 for all photos of a list."""
+    """Return rows of 0 for all photos of a list."""
     width = dimension * (2 if flip == "concat" else 1)
     return Represented(np.zeros((len(source.files), width), np.float32), {}, {})
 
@@ -273,22 +271,22 @@ Crop = tuple[int, npt.NDArray[np.uint8] | None, str]  # photo, its crop, or None
 
 
 def _whole_photos(
-    source: PairSet, there: Sequence[int], embedder: Embedder, detector: Detector | None
+    source: PairSet, rows: Sequence[int], embedder: Embedder, detector: Detector | None
 ) -> Iterator[Crop]:
     if detector is None:
-        raise ValueError("whole photos want a detector")
-    photos = process((str(source.files[k]) for k in there), detector, keep_pixels=True)
-    for k, photo in zip(there, photos, strict=True):
+        raise ValueError("whole photos need a detector")
+    photos = process((str(source.files[k]) for k in rows), detector, keep_pixels=True)
+    for k, photo in zip(rows, photos, strict=True):
         if photo.pixels is None or not photo.faces:
             yield k, None, photo.error or "no face found"
             continue
         yield k, central_crop(photo.pixels, photo.faces, embedder.spec), ""
 
 
-def _crops(source: PairSet, there: Sequence[int], embedder: Embedder) -> Iterator[Crop]:
+def _crops(source: PairSet, rows: Sequence[int], embedder: Embedder) -> Iterator[Crop]:
     assert source.crops is not None
-    wanted = source.crops.image_size
-    for k in there:
+    size = source.crops.image_size
+    for k in rows:
         file = source.files[k]
         assert file is not None
         try:
@@ -297,9 +295,9 @@ def _crops(source: PairSet, there: Sequence[int], embedder: Embedder) -> Iterato
             yield k, None, error.reason
             continue
         height, width = crop.shape[:2]
-        if (height, width) != (wanted, wanted):
+        if (height, width) != (size, size):
             name = plain_text(source.pairs.photos[k])
-            raise DatasetError(f"{source.name}: {name} is {width}x{height} px, the crops are to be {wanted}x{wanted}")
+            raise DatasetError(f"{source.name}: {name} is {width}x{height} px, the crops must be {size}x{size}")
         yield k, resize(crop, embedder.spec.size), ""
 
 
@@ -325,21 +323,21 @@ def _intervals(
     numbers = {name: k for k, name in enumerate(dict.fromkeys(pairs.people))}
     person = np.array([numbers[name] for name in pairs.people])
     first, second, same = _columns(pairs, used)
-    # People of a .bin are told by its labels alone; pairs where these contradict each other have no place among them.
-    sound = (person[first] == person[second]) == same
+    # People of a .bin are inferred from its labels alone; leave out pairs where the labels contradict each other.
+    consistent = (person[first] == person[second]) == same
     return bootstrap(
-        verification.distances[sound],
-        same[sound],
-        person[first][sound],
-        person[second][sound],
-        correct=verification.correct[sound],
+        verification.distances[consistent],
+        same[consistent],
+        person[first][consistent],
+        person[second][consistent],
+        correct=verification.correct[consistent],
     )
 
 
 def _groups(
     pairs: PairList, used: npt.NDArray[np.int64], verification: Verification
 ) -> dict[str, dict[str, GroupRate]]:
-    """Error rates of every value of every group column, at the threshold that judged each pair."""
+    """Return the error rates of every value of every group column, at the threshold that judged each pair."""
     same, wrong = pairs.same[used], ~verification.correct
     result: dict[str, dict[str, GroupRate]] = {}
     for column, values in pairs.groups.items():

@@ -15,16 +15,16 @@ from facespace.io.text import plain_text
 from facespace.metrics.verification import FAR_TARGETS, Rate
 from facespace.reports.page import as_png, data_uri, new_plot, render
 
-_WORST = 50
-_NAMES = 200  # of missing or failed photos on the page; the JSON has all
+_WORST = 50  # most wrong pairs of each kind
+_NAMES = 200  # most missing or failed photos on the page; the JSON lists all
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The report as JSON. Top level: `accuracy`, `val_at_far`, `auc`, `eer`, `settings`, `pairs`, then the details.
+    """Return the report as JSON: `accuracy`, `val_at_far`, `auc`, `eer`, `settings`, `pairs`, then the details.
 
-    `accuracy` has mean, std, interval (both null without folds) and threshold, in the unit of `settings.distance`.
-    A figure that the pairs do not support is null; `val_at_far_details` says why. `collapsed` is a line if the embeddings
-    of different people are all alike, else null.
+    `accuracy` has mean, std, interval (the last two null without folds) and threshold, in the unit of
+    `settings.distance`. Figures that the pairs cannot support are null; `val_at_far_details` says why. `collapsed` is a
+    remark if the embeddings of different people are all alike, else null.
     """
     result, intervals = evaluation.verification, evaluation.intervals
     folds = bool(result.fold_accuracies)
@@ -100,9 +100,9 @@ def _rate(rate: Rate) -> dict[str, Any]:
 
 
 def worst(evaluation: Evaluation, n: int = _WORST) -> tuple[list[int], list[int]]:
-    """The closest pairs of different people and the farthest of the same person that were judged wrongly.
+    """Return the closest pairs of different people and the farthest of the same person that were judged wrongly.
 
-    Positions in `used`, worst first, at most `n` of each; pairs without a face are not among them.
+    The result is positions in `used`, worst first, at most `n` of each; pairs without a face are left out.
     """
     result = evaluation.verification
     same = evaluation.source.pairs.same[evaluation.used]
@@ -114,7 +114,7 @@ def worst(evaluation: Evaluation, n: int = _WORST) -> tuple[list[int], list[int]
 
 
 def write_report(folder: Path, evaluation: Evaluation) -> None:
-    """Write `report.json` and `report.html` into the folder, which is made if it is not there."""
+    """Write `report.json` and `report.html` into the folder, creating it if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) + "\n"
     write_together({folder / "report.json": figures, folder / "report.html": _page(evaluation)})
@@ -154,7 +154,7 @@ def _page(evaluation: Evaluation) -> str:
 
 
 def judged(evaluation: Evaluation) -> str:
-    """One line: how many pairs were judged, how, and at which threshold."""
+    """Return one line: how many pairs were judged, how, and at which threshold."""
     result, source = evaluation.verification, evaluation.settings["threshold_from"]
     where = {"folds": "chosen on the other folds", "same pairs": "chosen on these very pairs"}.get(
         source, f"chosen on {source}"
@@ -166,7 +166,7 @@ def judged(evaluation: Evaluation) -> str:
 
 
 def warnings(evaluation: Evaluation) -> list[str]:
-    """What a reader must know before believing the figures."""
+    """Return what a reader must know before relying on the figures."""
     result = evaluation.verification
     lines = []
     if evaluation.collapsed:
@@ -176,7 +176,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
     if evaluation.source.pairs.fold is not None and evaluation.settings["threshold_from"] == "same pairs":
         lines.append("The folds were not used: one of them has pairs of one kind only.")
     if evaluation.n_missing:
-        lines.append(f"{evaluation.n_missing} pairs were left out, a photo of theirs is missing.")
+        lines.append(f"{evaluation.n_missing} pairs were left out because a photo is missing.")
     if result.undetected:
         lines.append(f"{result.undetected} pairs have a photo without a face or unreadable; they count as errors.")
     return lines

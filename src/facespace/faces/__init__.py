@@ -1,9 +1,9 @@
 """One detected face, and the crop of it that a network takes.
 
-Begin with `face.Face`; `input_spec.InputSpec` says what a network was trained to see, and `alignment.align` makes that
-crop. `crops` handles folders of stored crops and their record, `align.json`; `drawing` draws faces on photos, and
-`lettering` their names with `fonts`; `portraits` cuts faces out to look at. To add a way of cropping, write it in
-`alignment` and its name in `InputSpec.template`.
+Begin with `face.Face`. `input_spec.InputSpec` describes what a network was trained to see, and `alignment.align` makes
+that crop. `crops` handles folders of stored crops and their record, `align.json`; `quality` rates faces; `drawing`
+draws faces on photos, and `lettering` their names with `fonts`; `portraits` cuts faces out for viewing. To add a way of
+cropping, write it in `alignment` and add its name to `InputSpec.template`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a face in an image to the crop a network takes."""
+"""Aligns a face in an image to the crop that a network takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARCFACE_TEMPLATE: tuple[Point, ...] = (
 
 
 def align(image: Source, face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
-    """The crop (S,S,3) uint8 of one face that a network of this `spec` wants.
+    """Return the crop (S,S,3) uint8 of one face for a network with this `spec`.
 
     `image` is (H,W,3) uint8 RGB, or anything else that `facespace.read` takes. Parts outside the image are black under
     `arcface` and cut off under `box`.
@@ -36,9 +36,9 @@ def align(image: Source, face: Face, spec: InputSpec) -> npt.NDArray[np.uint8]:
     (112, 112, 3)
     """
     if not hasattr(face, "landmarks"):
-        raise TypeError(f"one face is expected, got {type(face).__name__}; align each face that detect gives")
+        raise TypeError(f"face must be one Face, got {type(face).__name__}; align each detected face")
     if not isinstance(spec, InputSpec):
-        raise TypeError(f"an InputSpec is expected, such as an embedder's spec, got {type(spec).__name__}")
+        raise TypeError(f"spec must be an InputSpec, such as embedder.spec, got {type(spec).__name__}")
     pixels = as_rgb(image)
     if spec.template == "box":
         height, width = pixels.shape[:2]
@@ -64,9 +64,9 @@ def central_crop(pixels: npt.NDArray[np.uint8], faces: Sequence[Face], spec: Inp
 
 
 def crop_box(box: Box, width: int, height: int, crop_margin: int) -> tuple[int, int, int, int]:
-    """The 2018 aligner's crop: the box and half the margin on every side, cut at the border, truncated.
+    """Return the 2018 aligner's crop: the box plus half the margin on every side, clipped to the image, truncated.
 
-    A box without a pixel inside the image gives the nearest one pixel.
+    A box entirely outside the image gives the nearest pixel.
 
     >>> crop_box((10.6, 5.2, 90.9, 99.0), 100, 100, 32)
     (0, 0, 100, 100)
@@ -79,7 +79,7 @@ def crop_box(box: Box, width: int, height: int, crop_margin: int) -> tuple[int, 
 
 
 def similarity_transform(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The (2,3) matrix of rotation, scale and shift that moves `source` (N,2) onto `target` in least squares.
+    """Return the (2,3) matrix of rotation, scale and shift that moves `source` (N,2) onto `target` in least squares.
 
     Umeyama 1991, equations 40–43, without reflection. Coinciding source points raise `ValueError`.
 
@@ -92,7 +92,7 @@ def similarity_transform(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> 
     s, t = source - centre_s, target - centre_t
     variance = (s**2).sum() / len(s)
     if variance == 0:
-        raise ValueError("a similarity transform wants at least two distinct points")
+        raise ValueError("a similarity transform needs at least two distinct points")
     u, singular, vt = np.linalg.svd(t.T @ s / len(s))
     sign = np.array([1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
     rotation = (u * sign) @ vt
@@ -102,16 +102,16 @@ def similarity_transform(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> 
 
 
 def _warp(image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.uint8]:
-    """Bilinear samples of `image` where `matrix` (image → crop) puts each pixel of the crop; black outside."""
+    """Sample `image` bilinearly where `matrix` (image → crop) puts each pixel of the crop; black outside."""
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
-    # Only the part of the image that the crop shows is handed to Pillow, which copies what it gets.
+    # Pass only the part of the image that the crop shows, because Pillow copies its input.
     corners = inverse @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
     bounds = np.array([image.shape[1], image.shape[0]])
     low = np.clip(np.floor(corners.min(axis=1)) - 2, 0, bounds - 1).astype(int)
     high = np.clip(np.ceil(corners.max(axis=1)) + 3, low + 1, bounds).astype(int)
     part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
     inverse[:, 2] -= low
-    # Pillow samples at pixel centres (x + ½); the landmarks count them from 0.
+    # Pillow samples at pixel centres (x + ½); landmarks count pixel centres from 0.
     inverse[:, 2] += 0.5 - 0.5 * (inverse[:, 0] + inverse[:, 1])
     crop = Image.fromarray(part).transform(
         (size, size), Image.Transform.AFFINE, tuple(inverse.ravel()), Image.Resampling.BILINEAR

@@ -1,4 +1,4 @@
-"""How the crops of a folder were made: the file `align.json` beside them, and whether a model may use them."""
+"""The record of how a folder's crops were made, `align.json`, and checks whether a model may use them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from facespace.io.files import atomic_path
 from facespace.io.text import plain_text
 
 FILE_NAME = "align.json"
-# The 2018 trainers cut crops of 160 px out of larger ones of 182: a crop larger by no more than this was made for that.
+# The 2018 trainers cut 160 px out of crops of 182 px. Crops larger by at most this factor are treated the same way.
 _LARGEST_CUT = 1.25
 _MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class CropRecord:
-    """The making of crops, all of one folder alike.
+    """How the crops of one folder were made; all of them alike.
 
-    `image_size` in pixels, `crop_margin` in source pixels and `template` are those of `InputSpec`; `faces` says which
-    faces of a photo were kept: the one the 2018 rule chooses (`central`), the one the detector is surest of
-    (`most-confident`), or `all`. `format`: png, jpeg or webp. `min_size`: the detector's smallest face in pixels, `detector` its
-    name. `model`: the name of the model they were made for; records of before have none.
+    `image_size` in pixels, `crop_margin` in source pixels and `template` are those of `InputSpec`. `faces` says which
+    faces of a photo were kept: the one chosen by the 2018 rule (`central`), the one with the highest score
+    (`most-confident`), or `all`. `format` is png, jpeg or webp. `min_size` is the detector's smallest face in pixels,
+    `detector` its name. `model` is the name of the model they were made for; older records have none.
     """
 
     image_size: int
@@ -47,29 +47,29 @@ class CropRecord:
         self.input_spec()  # checks the first three
         for name, allowed in (("faces", ("central", "most-confident", "all")), ("format", ("png", "jpeg", "webp"))):
             if getattr(self, name) not in allowed:
-                raise DatasetError(f"{name} wants one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+                raise DatasetError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not isinstance(self.detector, str) or not isinstance(self.model, str):
             raise DatasetError(f"detector and model must be names, got {self.detector!r} and {self.model!r}")
         if not isinstance(self.min_size, (int, float)) or not 2 <= self.min_size <= 1e6:
-            raise DatasetError(f"min_size wants at least 2 pixels; got {self.min_size!r}")
+            raise DatasetError(f"min_size must be at least 2 pixels, got {self.min_size!r}")
 
     def input_spec(self) -> InputSpec:
-        """What `align` wants to make such crops. `DatasetError` where no model could have it."""
+        """Return the `InputSpec` for which `align` makes such crops; `DatasetError` if the values are invalid."""
         try:
             return InputSpec(self.image_size, self.template, self.crop_margin)
         except ModelError as error:
             raise DatasetError(str(error).removeprefix("input spec: ")) from None
 
     def misfit(self, spec: InputSpec) -> str | None:
-        """Why a model with this `spec` may not use such crops, or None where it may.
+        """Return why a model with this `spec` may not use such crops, or None if it may.
 
-        The margin of `box` crops may differ as little as models differ in what they were trained with: not at all.
+        The margin of `box` crops must be equal too.
 
         >>> CropRecord(112, 0, "arcface").misfit(InputSpec(160, "box", 32))
-        'the crops are 112 px arcface, the model wants 160 px box with a margin of 32'
+        'the crops are 112 px arcface, the model takes 160 px box with a margin of 32'
         """
-        made, wanted = _words(self.image_size, self.template, self.crop_margin), _words_of(spec)
-        return None if made == wanted else f"the crops are {made}, the model wants {wanted}"
+        made, taken = _words(self.image_size, self.template, self.crop_margin), _words_of(spec)
+        return None if made == taken else f"the crops are {made}, the model takes {taken}"
 
     def write(self, folder: Path) -> None:
         """Write `align.json` into the folder."""
@@ -77,7 +77,7 @@ class CropRecord:
             path.write_text(self.text(), encoding="utf-8")
 
     def text(self) -> str:
-        """What `align.json` holds."""
+        """Return the content of `align.json`."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
@@ -90,7 +90,7 @@ def _words(size: int, template: str, crop_margin: int) -> str:
 
 
 def read_record(folder: Path) -> CropRecord | None:
-    """The record of a folder of crops, or None where there is no `align.json`; `DatasetError` for a damaged one."""
+    """Read the record of a folder of crops; None if there is no `align.json`, `DatasetError` if it is damaged."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None
@@ -106,9 +106,9 @@ def read_record(folder: Path) -> CropRecord | None:
 
 
 def holds_crops(root: str | os.PathLike[str], spec: InputSpec, *, aligned: bool = False) -> bool:
-    """Whether a folder has aligned crops: it has `align.json`, or `aligned` says so.
+    """Return whether a folder contains aligned crops: it has `align.json`, or `aligned` is true.
 
-    Raises `DatasetError` where its crops were made for a model of another kind.
+    Raises `DatasetError` if the crops do not fit the model's `spec`.
     """
     record = read_record(Path(root))
     if record is None:
@@ -126,7 +126,7 @@ def holds_crops(root: str | os.PathLike[str], spec: InputSpec, *, aligned: bool 
 
 
 def aligned_record(folder: Path, spec: InputSpec, sample: Path | None) -> CropRecord:
-    """How the crops of a folder were made: its `align.json`, else told by the size of a `sample` alone."""
+    """Return how a folder's crops were made: from `align.json`, else inferred from the size of a `sample` crop."""
     record = read_record(folder)
     if record is not None:
         return record
@@ -139,7 +139,7 @@ def aligned_record(folder: Path, spec: InputSpec, sample: Path | None) -> CropRe
 
 
 def may_be_cut(height: int, width: int, size: int) -> bool:
-    """Whether a crop is of `size` pixels, or so little larger that its centre is what a network of `size` takes.
+    """Return whether a crop has `size` pixels, or is so little larger that its centre can be used.
 
     >>> may_be_cut(160, 160, 160), may_be_cut(182, 182, 160), may_be_cut(250, 250, 160)
     (True, True, False)
@@ -148,7 +148,7 @@ def may_be_cut(height: int, width: int, size: int) -> bool:
 
 
 def size_of_first(paths: Iterable[str | os.PathLike[str]]) -> tuple[int, int] | None:
-    """(height, width) of the first image that can be read, or None where none can."""
+    """Return (height, width) of the first readable image, or None if none can be read."""
     for path in paths:
         try:
             height, width = image.read(path).shape[:2]
@@ -159,17 +159,17 @@ def size_of_first(paths: Iterable[str | os.PathLike[str]]) -> tuple[int, int] | 
 
 
 def resize(crop: image.RGB, size: int) -> image.RGB:
-    """A square crop resized to (size,size,3), bilinear; one of that size is returned as it is."""
+    """Resize a square crop to (size,size,3), bilinear; a crop of that size is returned unchanged."""
     if crop.shape[:2] == (size, size):
         return crop
     return np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def fit(pixels: image.RGB, size: int) -> tuple[image.RGB, str]:
-    """A crop (H,W,3) as (size,size,3), and how, in words.
+    """Bring a crop (H,W,3) to (size,size,3), and describe how that was done.
 
-    What is larger by up to a quarter gives its centre, as the 2018 trainer takes 160 px of 182; everything else is
-    resized, of a crop that is not square the central square.
+    A crop larger by up to a quarter is cut to its centre, as the 2018 trainer takes 160 px of 182. All others are
+    resized, after cutting them to the central square if they are not square.
 
     >>> crop, how = fit(np.zeros((182, 182, 3), np.uint8), 160)
     >>> crop.shape, how

@@ -1,4 +1,4 @@
-"""Pictures to look at: faces framed and named on a copy of the photo."""
+"""Draws frames, landmarks and names of faces on a copy of the photo."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ Color = tuple[int, int, int]
 def annotate(
     image: npt.NDArray[np.uint8], faces: Sequence[Face], labels: Sequence[str], colors: Sequence[Color]
 ) -> Image.Image:
-    """A copy of `image` (H,W,3) with every face framed, its landmarks dotted and its label beside it."""
-    picture = Image.fromarray(np.ascontiguousarray(image))  # Pillow keeps RGB in pixels of its own
+    """Return a copy of `image` (H,W,3) with every face framed, its landmarks dotted and its label next to it."""
+    picture = Image.fromarray(np.ascontiguousarray(image))  # fromarray copies RGB, so the image stays unchanged
     draw = ImageDraw.Draw(picture)
     for face, color in zip(faces, colors, strict=True):
-        unit = max(1, round(min(*picture.size, 10 * face.height) / 300))  # thin for small faces, which it would hide
+        unit = max(
+            1, round(min(*picture.size, 10 * face.height) / 300)
+        )  # thin for small faces, so that it does not hide them
         draw.rectangle(face.box, outline=color, width=2 * unit)
         for x, y in face.landmarks:
             draw.ellipse((x - unit, y - unit, x + unit, y + unit), fill=color)
-    for face, label, color in zip(faces, labels, colors, strict=True):  # over every frame
+    for face, label, color in zip(faces, labels, colors, strict=True):  # after all frames, so that labels lie on top
         if label:
             _label(picture, face, label, color)
     return picture
 
 
 def numbered(texts: Sequence[str]) -> list[str]:
-    """What lists and pictures call the faces of one photo: the number of each, from 1, and its text.
+    """Return the labels of one photo's faces in lists and pictures: the number of each, from 1, and its text.
 
     >>> numbered(["Anna", ""]), numbered([])
     (['1: Anna', '2'], [])
@@ -57,9 +59,9 @@ def _label(picture: Image.Image, face: Face, label: str, color: Color) -> None:
 
 
 def _letter_size(face: Face, size: tuple[int, int]) -> int:
-    """The height of letters in pixels: a sixth of the face, within limits that the size of the picture sets.
+    """Return the height of letters in pixels: a sixth of the face, within limits set by the size of the picture.
 
-    It is rounded to a quarter of a power of two, so that the label of a face that moves in a film seldom changes its size.
+    It is rounded to a quarter of a power of two, so that the label of a face moving in a video seldom changes size.
     """
     pixels = min(max(face.height / 6, max(size) / 140, 11), max(size) / 30 + 11)
     return round(2 ** (round(4 * math.log2(pixels)) / 4))

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-
-_FAR_LARGER = 2.5  # sides
+_FAR_LARGER = 2.5  # ratio of longer sides
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -23,11 +22,11 @@ Box = tuple[float, float, float, float]
 class Face:
     """One face of an image, in pixels of that image.
 
-    `box` is (x1, y1, x2, y2) and may reach beyond the border; `landmarks` are left eye, right eye, nose, left
-    mouth corner, right mouth corner as seen in the image; `score` is the detector's probability; `quality`, from 0 to 1,
-    is that of `faces.quality.face_quality`, or None if nobody has computed it. `crop_points` are the same five points where
-    the detector can tell them more steadily than its landmarks; crops are cut by them. Raises `ValueError` when the box is
-    empty, a number is not finite, or the points are not five.
+    `box` is (x1, y1, x2, y2) and may reach beyond the border. `landmarks` are left eye, right eye, nose, left mouth
+    corner, right mouth corner as seen in the image. `score` is the detector's probability. `quality`, from 0 to 1,
+    comes from `faces.quality.face_quality`, or is None if it was not computed. `crop_points` are the same five points
+    if the detector can locate them more steadily than its landmarks; crops are cut by them. Raises `ValueError` if the
+    box is empty, a number is not finite, or there are not five points.
 
     >>> face = Face((10, 20, 50, 70), 0.99, ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60)))
     >>> face.width, face.height
@@ -45,27 +44,27 @@ class Face:
         n_points = 5 if self.crop_points is None else 10
         if len(self.box) != 4 or len(points) != n_points or any(len(point) != 2 for point in points):
             raise ValueError(
-                f"a face wants a box of 4 numbers and 5 landmarks of 2; got {len(self.box)} and {len(self.landmarks)}"
+                f"a face must have a box of 4 numbers and 5 landmarks of 2, got {len(self.box)} and {len(self.landmarks)}"
                 + ("" if self.crop_points is None else f", and {len(self.crop_points)} crop_points")
             )
         numbers = [*self.box, self.score, *(value for point in points for value in point)]
         if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"a face wants finite numbers; got {numbers}")
+            raise ValueError(f"a face's numbers must be finite, got {numbers}")
         if self.box[2] <= self.box[0] or self.box[3] <= self.box[1]:
-            raise ValueError(f"a face's box wants x1 < x2 and y1 < y2; got {self.box}")
+            raise ValueError(f"a face's box must have x1 < x2 and y1 < y2, got {self.box}")
 
     @property
     def width(self) -> float:
-        """Of the box, in pixels."""
+        """The width of the box in pixels."""
         return self.box[2] - self.box[0]
 
     @property
     def height(self) -> float:
-        """Of the box, in pixels."""
+        """The height of the box in pixels."""
         return self.box[3] - self.box[1]
 
     def as_dict(self) -> dict[str, Any]:
-        """The face as JSON writes it, coordinates to a thousandth of a pixel."""
+        """Return the face as JSON values, with coordinates rounded to a thousandth of a pixel."""
         entry: dict[str, Any] = {
             "box": [round(float(value), 3) for value in self.box],
             "score": round(float(self.score), 6),
@@ -77,9 +76,9 @@ class Face:
 
 
 def clear_face(faces: Sequence[Face]) -> Face | None:
-    """The one face a portrait is of: the only one, or one far larger than every other; None where there is no such.
+    """Return the one face a portrait shows: the only one, or one far larger than all others; else None.
 
-    What else a detector finds in a portrait is far smaller: people in the background, a picture on the wall, a collar.
+    Other detections in a portrait are far smaller: people in the background, a picture on the wall, a collar.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> portrait, collar = Face((0, 0, 100, 120), 0.9, points), Face((40, 150, 60, 170), 0.94, points)
@@ -94,10 +93,10 @@ def clear_face(faces: Sequence[Face]) -> Face | None:
 
 
 def central_face(faces: Sequence[Face], width: int, height: int) -> Face:
-    """The one face the 2018 aligner keeps of a photo of that size: the largest of area − 2·d².
+    """Return the face that the 2018 aligner keeps of a photo of that size: the largest area − 2·d².
 
-    d is the distance of the box's centre from the photo's, in pixels; of equals the first. Nothing but a sequence
-    with at least one face will do.
+    d is the distance of the box's centre from the photo's centre in pixels; the first of equal faces is chosen. There
+    must be at least one face.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> corner, middle = Face((0, 0, 20, 20), 1.0, points), Face((40, 40, 55, 55), 0.9, points)
@@ -113,7 +112,8 @@ def central_face(faces: Sequence[Face], width: int, height: int) -> Face:
 
 
 def overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Array:
-    """Intersection over union (N,M) of boxes (N,4) and (M,4), each (x1, y1, x2, y2) with x1 < x2 and y1 < y2.
+    """Return the intersection over union (N,M) of boxes (N,4) and (M,4), each (x1, y1, x2, y2) with x1 < x2 and y1 <
+    y2.
 
     >>> overlaps(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
     [[0.333, 0.0]]

@@ -1,4 +1,4 @@
-"""The fonts of this machine, and which of them has a letter."""
+"""Finds the fonts of this machine, and which of them has a letter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from PIL import ImageFont, features
 _PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")  # read as folders, never imported
 _ENDINGS = (".ttf", ".otf", ".ttc", ".otc")
 _STYLED = re.compile(r"bold|italic|oblique|light|thin|medium|black|heavy|condensed")
-# LastResort draws every letter as the box of its script.
+# Apple's LastResort font draws every letter as a placeholder box for its script.
 _NO_LETTERS = ("lastresort",)
-# Plain sans-serif families, the most complete first; other files come behind them, fixed widths and serifs last.
+# Plain sans-serif families, the most complete first. Other files follow, fixed-width and serif fonts last.
 _PREFERRED = (
     "notosans-",
     "notosans",
@@ -36,17 +36,17 @@ _PREFERRED = (
     "nirmala",
     "wqy-microhei",
 )
-_EMBEDDED = ""  # stands for the font inside Pillow, which has the letters of ASCII
+_EMBEDDED = ""  # stands for Pillow's built-in font, which has the ASCII letters
 _PROBE_SIZE = 20
-_NO_CHARACTER = "\U0010ffff"  # Unicode promises that it never becomes one, so fonts draw their missing-glyph box
+_NO_CHARACTER = "\U0010ffff"  # never assigned in Unicode, so fonts draw their missing-glyph box
 _WEIGHT = 400  # regular; some variable fonts begin with thin
 
 
 class Fonts:
-    """Font files in the order in which they are asked for a letter; behind them the small font inside Pillow.
+    """Font files in order of preference, followed by Pillow's small built-in font.
 
-    `shapes` says whether Pillow joins and orders letters (libraqm and FriBiDi), which Arabic, Hebrew, Thai and the
-    scripts of India need.
+    `shapes` says whether Pillow can join and reorder letters (with libraqm and FriBiDi), which Arabic, Hebrew, Thai and
+    the scripts of India need.
 
     >>> Fonts([]).have("Anna"), Fonts([]).have("Zoë")
     (True, False)
@@ -58,33 +58,33 @@ class Fonts:
         self.open = functools.lru_cache(maxsize=64)(self._open)
 
     def have(self, letters: str) -> bool:
-        """Whether one of the fonts has all of the letters."""
+        """Return whether one of the fonts has all of the letters."""
         return any(_has_all(file, letters) for file in self._files)
 
     def file_for(self, letters: str) -> str:
-        """The first font file that has all of the letters, or what stands for Pillow's own font where none has."""
+        """Return the first font file that has all of the letters, or the marker of Pillow's own font if none has."""
         return next((file for file in self._files if _has_all(file, letters)), _EMBEDDED)
 
     def _open(self, file: str, size: int) -> ImageFont.FreeTypeFont:
-        """The font of a file at a size in pixels, in its regular weight."""
+        """Open the font of a file at a size in pixels, in its regular weight."""
         layout = ImageFont.Layout.RAQM if self.shapes else ImageFont.Layout.BASIC
         return _load(file, size, layout)
 
 
 @functools.cache
 def installed_fonts() -> Fonts:
-    """The fonts that come with facespace and then those of the system, looked for once."""
+    """Return the fonts that come with facespace followed by those of the system; they are searched for once."""
     return Fonts(packaged_files() + font_files(_system_folders()))
 
 
 def packaged_files() -> list[str]:
-    """The font files of the packages that facespace requires, and of its extra `cjk` where that is installed."""
+    """Return the font files of the packages that facespace requires, and of its extra `cjk` if installed."""
     specs = filter(None, map(importlib.util.find_spec, _PACKAGES))
     return [file for spec in specs for file in font_files(spec.submodule_search_locations or ())]
 
 
 def font_files(folders: Sequence[str]) -> list[str]:
-    """The files of upright regular fonts in folders and the folders in them, the preferred families first."""
+    """Return the upright regular font files in folders and their subfolders, preferred families first."""
     files = [os.path.join(at, name) for folder in folders for at, _, names in os.walk(folder) for name in names]
     return sorted((file for file in files if _is_regular(file)), key=_preference)
 
@@ -118,11 +118,11 @@ def _has_all(file: str, letters: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _has(file: str, letter: str) -> bool:
-    """Whether a font draws a letter otherwise than the box of a missing one, and with ink where it is no blank."""
+    """Return whether a font draws a letter differently from a missing one, and with ink unless it is a blank."""
     try:
         font, missing = _probe(file)
         drawn = _drawn(font, letter)
-    except OSError:  # no font that FreeType reads, or one of pictures in fixed sizes
+    except OSError:  # not a font that FreeType reads, or a bitmap font
         return False
     return drawn != missing and (any(drawn[-1]) or letter.isspace() or unicodedata.category(letter) == "Cf")
 
@@ -141,16 +141,16 @@ def _drawn(font: ImageFont.FreeTypeFont, letter: str) -> tuple[float, tuple[int,
 def _load(file: str, size: int, layout: ImageFont.Layout) -> ImageFont.FreeTypeFont:
     if file == _EMBEDDED:
         font = ImageFont.load_default(size)
-        assert isinstance(font, ImageFont.FreeTypeFont)  # as it is of every size that is given
+        assert isinstance(font, ImageFont.FreeTypeFont)  # load_default returns this class whenever a size is given
         return font
     font = ImageFont.truetype(file, size, layout_engine=layout)
     with contextlib.suppress(OSError):  # most fonts are not variable
-        font.set_variation_by_axes([_place(axis) for axis in font.get_variation_axes()])
+        font.set_variation_by_axes([_regular_value(axis) for axis in font.get_variation_axes()])
     return font
 
 
-def _place(axis: Any) -> float:
-    """Where on an axis of a variable font its regular style lies: weight 400, and the default of other axes."""
+def _regular_value(axis: Any) -> float:
+    """Return the value of a variable font's axis in its regular style: weight 400, the default of other axes."""
     if axis["name"] != b"Weight":
         return float(axis["default"])
     return float(min(max(_WEIGHT, axis["minimum"]), axis["maximum"]))

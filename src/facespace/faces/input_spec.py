@@ -1,4 +1,4 @@
-"""What a network was trained to see: the size, making, channel order and scaling of its crops."""
+"""Describes what a network was trained to see: size, template, channel order and scaling of its crops."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ARCFACE_SIZE = 112
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What a network was trained to see; it belongs to the weights and is never an option of recognising.
+    """What a network was trained to see; it belongs to the weights and is never an option of recognition commands.
 
-    `size`: side of the square crop in pixels. `template`: `box`, the detector's box widened by `crop_margin`
-    source pixels in all (half on each side) and resized, as FaceNet's aligner does; or `arcface`, the five landmarks
-    moved onto a fixed template by a similarity transform. `channel_order`: RGB or BGR. `standardization`:
-    `fixed`, (x − mean) / std; or `per-image`, (x − mean of the crop) / max(its std, 1/√N), N values in the crop.
+    `size` is the side of the square crop in pixels. `template` is `box`, the detector's box widened by `crop_margin`
+    source pixels in total (half on each side) and resized, as FaceNet's aligner does; or `arcface`, where a similarity
+    transform moves the five landmarks onto a fixed template. `channel_order` is RGB or BGR. `standardization` is
+    `fixed`, (x − mean) / std; or `per-image`, (x − mean of the crop) / max(its std, 1/√N) for N values in the crop.
     """
 
     size: int
@@ -35,7 +35,7 @@ class InputSpec:
     std: float = 128.0
 
     def __post_init__(self) -> None:
-        wanted = {
+        checks = {
             "size": isinstance(self.size, int) and 16 <= self.size <= 1024,
             "template": self.template in ("box", "arcface"),
             "crop_margin": isinstance(self.crop_margin, int) and 0 <= self.crop_margin <= 1024,
@@ -44,8 +44,8 @@ class InputSpec:
             "mean": isinstance(self.mean, (int, float)) and -1e6 <= self.mean <= 1e6,
             "std": isinstance(self.std, (int, float)) and 1e-6 <= self.std <= 1e6,
         }
-        for field, good in wanted.items():
-            if not good:
+        for field, valid in checks.items():
+            if not valid:
                 raise ModelError(f"input spec: {field} cannot be {getattr(self, field)!r}")
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputSpec:
-        """The inverse of `as_dict`; `ModelError` names a field that is missing or unknown."""
+        """Build a spec from `as_dict`'s result; `ModelError` names a field that is missing or unknown."""
         fields = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - fields):
             raise ModelError(f"input spec: unknown field {unknown[0]!r}; it has {', '.join(sorted(fields))}")
@@ -63,10 +63,10 @@ class InputSpec:
         return cls(**data)
 
     def check(self, crops: npt.NDArray[np.uint8]) -> None:
-        """Raises `ValueError` unless `crops` are (N,S,S,3) uint8."""
+        """Raise `ValueError` unless `crops` are (N,S,S,3) uint8."""
         if crops.ndim != 4 or crops.shape[1:] != (self.size, self.size, 3) or crops.dtype != np.uint8:
             raise ValueError(
-                f"crops must be uint8 of shape (N, {self.size}, {self.size}, 3); "
+                f"crops must be uint8 of shape (N, {self.size}, {self.size}, 3), "
                 f"got {crops.dtype} of shape {crops.shape}"
             )
 
@@ -79,7 +79,7 @@ class InputSpec:
         if self.channel_order == "BGR":
             crops = crops[..., ::-1]
         if self.standardization == "fixed":
-            # Bytes are moved instead of floats, which are four times as many.
+            # Reorder bytes rather than floats, which are four times as large.
             ordered = crops.transpose(0, 3, 1, 2) if channels_first else crops
             x = ordered.astype(np.float32, order="C")
             if self.mean != 0:
@@ -95,17 +95,17 @@ class InputSpec:
         return np.ascontiguousarray(result.transpose(0, 3, 1, 2)) if channels_first else result
 
 
-# Presets that need no file: how the field's published weights were trained.
+# Presets for the field's published weights, which need no file.
 INPUT_SPECS: dict[str, InputSpec] = {
     "facenet-2018": InputSpec(160, "box", crop_margin=32),
     "facenet-2017": InputSpec(160, "box", crop_margin=32, standardization="per-image"),
     "arcface-112": InputSpec(ARCFACE_SIZE, "arcface", mean=127.5, std=127.5),
-    "sface": InputSpec(ARCFACE_SIZE, "arcface", mean=0.0, std=1.0),  # the network scales its images itself
+    "sface": InputSpec(ARCFACE_SIZE, "arcface", mean=0.0, std=1.0),  # the network scales its input itself
 }
 
 
 def describe_spec(spec: InputSpec) -> str:
-    """An input spec in a few words.
+    """Describe an input spec in a few words.
 
     >>> describe_spec(INPUT_SPECS["facenet-2018"])
     'facenet-2018 (160 px box crops with margin 32, RGB, (x − 127.5)/128)'

@@ -1,4 +1,4 @@
-"""A name as a picture of its letters: which font draws which letter, in which order, and what no font can draw."""
+"""Draws a name as a picture: chooses fonts and reading direction, and transliterates what no font can draw."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 from facespace.faces.fonts import Fonts
 from facespace.io.text import one_line
 
-_MAX_LETTERS = 200  # as many as a stored name has
-_MIN_SIZE = 11  # pixels; smaller letters cannot be read
+_MAX_LETTERS = 200  # the limit of stored names
+_MIN_SIZE = 11  # pixels; smaller letters are illegible
 _ELLIPSIS = "…"
-_JOINERS = "\u200c\u200d"  # they say how Persian and Indic letters and emoji join; other invisible letters are dropped
-# Letters and marks without ink, of other categories than Cf: joiners, fillers, vowels that are not written, variants.
+_JOINERS = "\u200c\u200d"  # control how Persian and Indic letters and emoji join; other invisible letters are dropped
+# Letters and marks without ink outside category Cf: joiners, fillers, unwritten vowels, variation selectors.
 _INVISIBLE = {
     *"\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0",
     *map(chr, range(0xFE00, 0xFE10)),
@@ -29,7 +29,7 @@ _INVISIBLE = {
 
 
 class LetteringWarning(UserWarning):
-    """Letters of a name that cannot be drawn here are written in Latin letters on pictures."""
+    """Letters of a name that cannot be drawn on this machine are transliterated to Latin letters on pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class _Run:
 
 
 class Lettering:
-    """Draws names with the fonts it is given; what it has drawn is kept, as films show one name in many frames.
+    """Draws names with the given fonts; recent drawings are cached, since videos show one name in many frames.
 
-    The first time that letters have to be written in Latin ones, it says so by a `LetteringWarning`.
+    Emits a `LetteringWarning` the first time that letters have to be transliterated.
     """
 
     def __init__(self, fonts: Fonts) -> None:
@@ -53,10 +53,10 @@ class Lettering:
         self.draw = functools.lru_cache(maxsize=64)(self._draw)
 
     def _draw(self, name: str, size: int, max_width: int) -> Image.Image:
-        """`name` in letters `size` pixels high, as a mask (mode L), at most `max_width` wide with its margins.
+        """Draw `name` in letters `size` pixels high, as a mask (mode L), at most `max_width` wide with its margins.
 
-        A name that is too wide gets smaller letters, then loses its end to an ellipsis. It may hold anything: controls
-        and bytes that are no UTF-8 become escapes, marks that reorder the text are left out.
+        A name that is too wide gets smaller letters, and is then shortened with an ellipsis. It may contain anything:
+        control characters and bytes that are not UTF-8 become escapes, marks that reorder the text are dropped.
         """
         clusters, cut = self._drawable(name)
         while (wide := self._width(clusters, size)) > (room := max_width - 2 * _margin(size)) and size > _MIN_SIZE:
@@ -77,7 +77,7 @@ class Lettering:
         runs = self._runs(clusters)
         fonts = [self._fonts.open(run.file, size) for run in runs]
         boxes = [font.getbbox(**_shaping(run, font), anchor="ls") for run, font in zip(runs, fonts, strict=True)]
-        # As high as capitals are at least, so that labels look alike, and bounded: marks can be heaped up without end.
+        # At least as high as capitals, so that labels look alike; bounded, because marks can be stacked without end.
         above = min(math.ceil(max(0.75 * size, *(-box[1] for box in boxes))), 3 * size // 2)
         below = min(math.ceil(max(0.25 * size, *(box[3] for box in boxes))), size)
         margin = _margin(size)
@@ -95,9 +95,9 @@ class Lettering:
         return math.ceil(sum(font.getlength(**_shaping(run, font)) for run, font in fonts))
 
     def _drawable(self, name: str) -> tuple[list[str], bool]:
-        """The letters of a name, each with its marks, in what can be drawn of it; and whether its end is left out."""
-        seen = "".join(filter(self._is_seen, name[: 2 * _MAX_LETTERS]))
-        text = " ".join(unicodedata.normalize("NFC", one_line(seen)).split()) or "?"
+        """Return the drawable letters of a name, each with its marks, and whether its end is cut off."""
+        visible = "".join(filter(self._is_visible, name[: 2 * _MAX_LETTERS]))
+        text = " ".join(unicodedata.normalize("NFC", one_line(visible)).split()) or "?"
         words = []
         for word in text[:_MAX_LETTERS].split(" "):
             clusters = _clusters(word)
@@ -109,14 +109,14 @@ class Lettering:
         drawn = [cluster for word in words for cluster in (" ", *word)][1:]
         return drawn, len(text) > _MAX_LETTERS or len(name) > 2 * _MAX_LETTERS
 
-    def _is_seen(self, letter: str) -> bool:
+    def _is_visible(self, letter: str) -> bool:
         if letter in _JOINERS:
             return self._fonts.shapes
         return unicodedata.category(letter) != "Cf" and letter not in _INVISIBLE
 
     def _can_draw(self, cluster: str) -> bool:
         shaped = self._fonts.shapes or not any(map(_is_shaped, cluster))
-        return shaped and self._fonts.have(_seen(cluster))
+        return shaped and self._fonts.have(_without_joiners(cluster))
 
     def _warn(self, name: str, cluster: str) -> None:
         if self._warned:
@@ -125,14 +125,14 @@ class Lettering:
         if any(map(_is_shaped, cluster)) and not self._fonts.shapes:
             reason = "Pillow finds no FriBiDi to order and join its letters; install that (libfribidi0, or fribidi)"
         else:
-            reason = "no font here has its letters; install one, or for East Asia: pip install 'facespace[cjk]'"
+            reason = "no installed font has its letters; install one, or for East Asia: pip install 'facespace[cjk]'"
         message = f"{name[:40]} and names like it are drawn in Latin letters: {reason}"
         warnings.warn(message, LetteringWarning, stacklevel=2)
 
     def _runs(self, clusters: list[str]) -> list[_Run]:
-        """The letters from left to right as they are drawn."""
+        """Return the letters from left to right as they are drawn."""
         letters = [
-            _Run(cluster, self._fonts.file_for(_seen(cluster)), direction)
+            _Run(cluster, self._fonts.file_for(_without_joiners(cluster)), direction)
             for cluster, direction in zip(clusters, _directions(clusters), strict=True)
         ]
         groups: list[list[_Run]] = []
@@ -142,11 +142,11 @@ class Lettering:
                 for file, same in itertools.groupby(group, key=lambda letter: letter.file)
             ]
             groups.append(runs[::-1] if direction == "rtl" else runs)
-        return list(itertools.chain.from_iterable(groups[::-1] if _base(clusters) == "rtl" else groups))
+        return list(itertools.chain.from_iterable(groups[::-1] if _base_direction(clusters) == "rtl" else groups))
 
 
 def _shaping(run: _Run, font: ImageFont.FreeTypeFont) -> dict[str, Any]:
-    """The text and, for fonts that are shaped, its direction: others take none."""
+    """Return the text and, for fonts with shaping, its direction; other fonts accept no direction."""
     shaped = font.layout_engine == ImageFont.Layout.RAQM
     return {"text": run.text, "direction": run.direction if shaped else None}
 
@@ -156,7 +156,8 @@ def _margin(size: int) -> int:
 
 
 def _clusters(text: str) -> list[str]:
-    """
+    """Split a text into letters with their combining marks.
+
     >>> [len(cluster) for cluster in _clusters("n" + chr(0x303) + "o")]
     [2, 1]
     """
@@ -170,31 +171,32 @@ def _clusters(text: str) -> list[str]:
     return clusters
 
 
-def _seen(cluster: str) -> str:
+def _without_joiners(cluster: str) -> str:
     return "".join(letter for letter in cluster if letter not in _JOINERS)
 
 
 def _is_shaped(letter: str) -> bool:
-    """Whether a letter has to be joined, turned round or placed by its neighbours."""
+    """Return whether a letter has to be joined, reordered or placed relative to its neighbours."""
     if unicodedata.bidirectional(letter) in ("R", "AL"):
         return True
     return unicodedata.category(letter)[0] == "M" and not "\u0300" <= letter <= "\u036f"
 
 
-def _base(clusters: list[str]) -> str:
-    """The direction of the whole name, that of its first letter."""
+def _base_direction(clusters: list[str]) -> str:
+    """Return the direction of the whole name, that of its first letter with a direction."""
     return next((direction for cluster in clusters if (direction := _strong(cluster))), "ltr")
 
 
 def _directions(clusters: list[str]) -> list[str]:
-    """The direction of each letter, the rules of Unicode's annex 9 made short.
+    """Return the direction of each letter, by a simplified version of Unicode's annex 9.
 
-    Brackets go with what they enclose, other signs with both their sides, or else with the whole name.
+    Brackets take the direction of what they enclose. Other signs take that of both neighbours, or else that of the
+    whole name.
 
     >>> _directions(["a", " ", "(", chr(0x5D0), ")", "!"])
     ['ltr', 'ltr', 'rtl', 'rtl', 'rtl', 'ltr']
     """
-    base = _base(clusters)
+    base = _base_direction(clusters)
     strong = [_strong(cluster, digits=True) for cluster in clusters]
     directions: list[str] = []
     for k, cluster in enumerate(clusters):
@@ -214,7 +216,8 @@ def _strong(cluster: str, *, digits: bool = False) -> str:
 
 
 def _in_latin(letter: str) -> str:
-    """
+    """Transliterate a letter to Latin letters, or `?`.
+
     >>> _in_latin("Ж"), _in_latin(chr(0xE000))
     ('Zh', '?')
     """

@@ -1,4 +1,4 @@
-"""Small pictures of single faces, for people to look at."""
+"""Cuts small pictures of single faces for viewing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from PIL import Image
 
 from facespace.faces.face import Box
 
-_BORDER = 0.4  # of the box, on every side
+_BORDER = 0.4  # share of the box's longer side, added on every side
 
 
 def portrait(image: npt.NDArray[np.uint8], box: Box, side: int) -> Image.Image:
-    """A face of an image (H,W,3) with a border around its box, made smaller until no side is longer than `side` pixels.
+    """Cut a face out of an image (H,W,3) with a border around its box, shrunk to at most `side` pixels.
 
-    What lies beyond the image is left out; of a box that lies beyond it wholly, one pixel of the image remains.
+    Parts beyond the image are cut off; a box entirely outside the image gives one pixel of it.
 
     >>> portrait(np.zeros((300, 400, 3), np.uint8), (100.0, 100.0, 200.0, 200.0), 90).size
     (90, 90)

@@ -1,4 +1,4 @@
-"""How well a face can be recognised, told from its size, sharpness, contrast and the detector's score."""
+"""Estimates how well a face can be recognised, from its size, sharpness, contrast and detector score."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from facespace.faces.face import Face
 from facespace.faces.input_spec import ARCFACE_SIZE, INPUT_SPECS
 
 # Fitted by benchmarks/quality.py: the odds that a face and a good photo of the same person reach SFace's similarity for
-# one false match in a thousand, over photos of View 1 of LFW made smaller, blurred, darker and recompressed.
+# one false match in a thousand, over photos of View 1 of LFW that were shrunk, blurred, darkened and recompressed.
 _SIZE, _SHARPNESS, _CONTRAST, _SCORE, _BIAS = 0.93, 4.70, -0.88, 5.11, -10.97
-_SIZES = (8.0, 100.0)  # pixels; outside, size tells nothing more
-_TOP_SCORE = 0.93  # detectors differ above it
-_SPREAD = 3.0  # divides the log-odds, so that portraits differ from each other too
+_SIZES = (8.0, 100.0)  # pixels; size has no effect outside this range
+_TOP_SCORE = 0.93  # scores above it count as this, since detectors differ there
+_SPREAD = 3.0  # divides the log-odds, so that qualities of portraits also vary
 
-LOW_QUALITY = 0.35  # below it a face is called too small, too blurred or too dark to tell who it is
-_SMALL = 32.0  # pixels
+LOW_QUALITY = 0.35  # faces below it are reported as too small, too blurred or too dark
+_SMALL = 32.0  # pixels of the longer side; smaller faces are reported as too small
 
 
 def face_quality(image: npt.NDArray[np.uint8], face: Face, crop: npt.NDArray[np.uint8] | None = None) -> float:
-    """The quality of a face in an image (H,W,3), from 0 to 1; at 0.5 it is recognised half of the time.
+    """Return the quality of a face in an image (H,W,3), from 0 to 1; at 0.5 it is recognised half of the time.
 
     q = σ(z/3), z = 0.93·ln(size) + 4.70·ln(1 + sharpness) − 0.88·ln(1 + contrast) + 5.11·score − 10.97. Size is the
-    longer side of the box in pixels, from 8 to 100; sharpness and contrast are the standard deviations of Laplacian and
-    grey over the middle of the five-point crop of 112 px. `crop` is that crop, where the caller has it.
+    longer side of the box in pixels, from 8 to 100. Sharpness and contrast are the standard deviations of the Laplacian
+    and of grey over the middle of the five-point crop of 112 px. `crop` is that crop, if the caller has it.
 
     >>> from facespace.faces.face import Face
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
@@ -37,22 +37,22 @@ def face_quality(image: npt.NDArray[np.uint8], face: Face, crop: npt.NDArray[np.
     True
     """
     if len(set(face.crop_points or face.landmarks)) < 2:
-        return 0.0  # no crop can be cut by them
+        return 0.0  # coinciding points define no crop
     if crop is None:
         crop = align(image, face, INPUT_SPECS["sface"])
     return _quality(crop, max(face.width, face.height), face.score)
 
 
 def crop_quality(crop: npt.NDArray[np.uint8]) -> float:
-    """The quality of a five-point crop (112,112,3) of which nothing else is known: a large face, surely found.
+    """Return the quality of a five-point crop (112,112,3), assuming a large face with a high score.
 
-    A small face that was enlarged is not sharp, so most of its quality can be told from the crop.
+    An enlarged small face is not sharp, so the crop alone shows most of its quality.
     """
     return _quality(crop, _SIZES[1], _TOP_SCORE)
 
 
 def weakness(face: Face) -> str:
-    """Why a face cannot be recognised, in words; empty for a face of sufficient or unknown quality.
+    """Return why a face cannot be recognised; empty for a face of sufficient or unknown quality.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> weakness(Face((0, 0, 14, 18), 0.7, points, quality=0.2)), weakness(Face((0, 0, 80, 99), 0.9, points, quality=0.2))

@@ -1,6 +1,6 @@
 """From distances and labels to accuracy, VAL@FAR, ROC and thresholds, with NumPy alone.
 
-Begin with `verification.evaluate`, the protocol of LFW. `bootstrap` gives intervals over people, `distances` the
+Begin with `verification.evaluate`, the LFW protocol. `bootstrap` computes intervals over people, `distances` the
 distances of many pairs in blocks. To add a metric, write a pure function with its formula and a doctest.
 """
 

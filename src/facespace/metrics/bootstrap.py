@@ -1,10 +1,10 @@
-"""How far the figures of an evaluation may be chance: bootstrap intervals over people, not over pairs.
+"""Confidence intervals for the figures of an evaluation, by bootstrap over people instead of pairs.
 
-Pairs that share a person are not independent: one face that is hard to tell makes all its pairs hard. So people are
-drawn with replacement and their pairs come along: where person p was drawn w_p times, a pair of p weighs w_p, and a
-pair of p and q weighs w_p · w_q. (Bolle, Ratha and Pankanti 2004 draw such subsets for biometrics; the product of
-weights is the vertex bootstrap of Snijders and Borgatti 1999.) Where people share hardly any pairs the product errs on
-the safe side: what rests on pairs of different people then gets an interval up to √3 times too wide.
+Pairs that share a person are not independent: one face that is hard to recognise makes all its pairs hard. So people
+are drawn with replacement together with their pairs: if person p was drawn w_p times, a pair of p has weight w_p, and a
+pair of p and q has weight w_p · w_q. (Bolle, Ratha and Pankanti 2004 draw such subsets for biometrics; the product of
+weights is the vertex bootstrap of Snijders and Borgatti 1999.) If people share hardly any pairs, the product is
+conservative: figures that depend on pairs of different people get intervals up to √3 times too wide.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ import numpy as np
 from facespace.metrics.distances import Booleans, Floats, Integers
 
 _REPLICATES = 1000
-
-
 _MOST, _LEAST = 1000, 200  # replicates
-_WORK = 200_000_000  # pairs weighed in all, where that lies between
+_WORK = 200_000_000  # pairs weighed in total; sets the number of replicates between these limits
 
 
 def bootstrap(
@@ -33,15 +31,16 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Intervals that hold `level` of the bootstrap's replicates (percentile method), by figure; {} for unknown people.
+    """Return intervals that contain `level` of the bootstrap's replicates (percentile method), by figure.
 
-    `distances` (P,), infinite for pairs without a face, and `correct` (P,), whether a pair was judged rightly at its
-    threshold, are those of a `Verification`; `person_first` (P,) and `person_second` (P,) number the people. Keys are
-    `accuracy`, `auc`, `eer` and `val@1e-3` and so on for those `targets` at which a pair of different people or more
-    may match. AUC, EER and VAL@FAR are the exact ones of all pairs; every replicate has its own threshold for VAL.
-    Accuracy weighs same and different pairs as they were, whoever is drawn. Replicates in which either kind has no
-    weight are left out. A figure without an error, such as an accuracy of 1, has an interval of no width: the
-    bootstrap cannot imagine what it has not seen. `ValueError` for what does not fit together.
+    `distances` (P,), infinite for pairs without a face, and `correct` (P,), whether a pair was classified correctly at
+    its threshold, come from a `Verification`; `person_first` (P,) and `person_second` (P,) number the people, and None
+    for unknown people gives {}. Keys are `accuracy`, `auc`, `eer`, and `val@1e-3` and so on for those `targets` at
+    which at least one pair of different people may match. AUC, EER and VAL@FAR are the exact ones over all pairs; every
+    replicate has its own threshold for VAL. In accuracy, same and different pairs keep their original shares.
+    Replicates in which either kind has no weight are left out. A figure without any error, such as an accuracy of 1,
+    has an interval of width zero, because resampling cannot produce unseen errors. Raises `ValueError` for inconsistent
+    arguments.
 
     >>> distances, same = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), np.array([True] * 3 + [False] * 3)
     >>> people = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
@@ -51,7 +50,7 @@ def bootstrap(
     if person_first is None or person_second is None:
         return {}
     if not 0 < level < 1:
-        raise ValueError(f"level wants a number between 0 and 1; got {level}")
+        raise ValueError(f"level must be between 0 and 1, got {level}")
     pairs = _Pairs(distances, same, person_first, person_second, correct, targets)
     rng = np.random.default_rng(seed)
     n_replicates = min(_MOST, max(_LEAST, _WORK // len(distances)))
@@ -68,7 +67,7 @@ def bootstrap(
 
 
 class _Pairs:
-    """Pairs sorted by distance once, so that every figure of a replicate comes from running sums of weights."""
+    """Pairs sorted by distance once, so that every figure of a replicate comes from cumulative sums of weights."""
 
     def __init__(
         self,
@@ -82,16 +81,18 @@ class _Pairs:
         distances, same, correct = np.asarray(distances, np.float64), np.asarray(same), np.asarray(correct)
         first, second = np.asarray(person_first), np.asarray(person_second)
         if not distances.shape == same.shape == correct.shape == first.shape == second.shape == (len(distances),):
-            raise ValueError("distances, same, correct and people want one entry a pair each; their lengths differ")
+            raise ValueError("distances, same, correct and people must have one entry per pair; their lengths differ")
         if same.dtype != np.bool_ or correct.dtype != np.bool_:
-            raise ValueError(f"same and correct want booleans; got {same.dtype} and {correct.dtype}")
+            raise ValueError(f"same and correct must be booleans, got {same.dtype} and {correct.dtype}")
         if same.all() or not same.any():
-            raise ValueError("intervals want pairs of the same person and pairs of different people")
+            raise ValueError("intervals need pairs of the same person and pairs of different people")
         if np.isnan(distances).any():
             raise ValueError(f"the distance of pair {np.argmax(np.isnan(distances))} is NaN")
         wrong = np.flatnonzero((first == second) != same)
         if len(wrong):
-            raise ValueError(f"pair {wrong[0]} is labelled {'same' if same[wrong[0]] else 'different'}, its people not")
+            raise ValueError(
+                f"pair {wrong[0]} is labelled {'same' if same[wrong[0]] else 'different'}, but its people are not"
+            )
         people, numbers = np.unique(np.concatenate([first, second]), return_inverse=True)
         first, second = numbers[: len(same)], numbers[len(same) :]
         self.n_people = len(people)
@@ -103,16 +104,16 @@ class _Pairs:
         self._different_right = correct[ordered_different].astype(np.float64)
         self._share_same = len(ordered_same) / len(same)
         mated, impostor = distances[ordered_same], distances[ordered_different]
-        # Impostors below each mated distance, and those not above it: between them a tie, which counts half.
+        # Impostors below each mated distance, and those not above it; the difference are ties, which count half.
         self._below = np.searchsorted(impostor, mated)
         self._not_above = np.searchsorted(impostor, mated, side="right")
-        # The corners of the ROC, as (impostors, mated) below each distance there is, and its end (1, 1).
+        # The corners of the ROC, as (impostors, mated) below each distinct distance, and its end (1, 1).
         levels = np.unique(distances)
         self._corners = (
             np.append(np.searchsorted(impostor, levels), len(impostor)),
             np.append(np.searchsorted(mated, levels), len(mated)),
         )
-        # Mated pairs below each impostor: those that match at a threshold there.
+        # Mated pairs below each impostor, which match at a threshold there.
         self._mated_below = np.searchsorted(mated, impostor)
         self._targets = [target for target in targets if np.floor(float(target) * len(impostor) + 1e-9) >= 1]
         self.names = ["accuracy", "auc", "eer", *(f"val@{target}" for target in self._targets)]
@@ -122,8 +123,10 @@ class _Pairs:
         self._weigh_different, self._other = np.empty((2, len(impostor)))
 
     def figures(self, weights: Floats) -> list[float] | None:
-        """The figures of `names` where people (n,) weigh so much; None where either kind of pair has no weight."""
-        # Into the same memory every time, for fresh memory costs more than the sums; "clip" spares NumPy a copy.
+        """Return the figures of `names` for people with these `weights` (n,); None if either kind of pair has no
+        weight.
+        """
+        # Reuse the same memory, because allocating costs more than the sums; "clip" avoids a copy in NumPy.
         weigh_same = np.take(weights, self._person, out=self._weigh_same, mode="clip")
         weigh_different = np.take(weights, self._first, out=self._weigh_different, mode="clip")
         weigh_different *= np.take(weights, self._second, out=self._other, mode="clip")
@@ -141,7 +144,7 @@ class _Pairs:
         return [float(accuracy), float(auc), self._eer(), *vals]
 
     def _eer(self) -> float:
-        """Where the ROC of the current sums meets 1 − x; its corners are in order, so halving the range finds it."""
+        """Return where the ROC of the current sums meets 1 − x, by bisection over its ordered corners."""
         impostors, mated = self._corners
         n_same, n_different = self._same_sums[-1], self._different_sums[-1]
 
@@ -160,17 +163,17 @@ class _Pairs:
         return x0 + (x1 - x0) * left / (left - right)
 
     def _val(self, target: float) -> float:
-        """The weight of mated pairs below the impostor that would make the FAR exceed `target`."""
+        """Return the share of mated weight below the impostor that would make the FAR exceed `target`."""
         may_match = target * self._different_sums[-1] + 1e-9
         k = int(np.searchsorted(self._different_sums, may_match, side="right")) - 1
         return float(self._same_sums[self._mated_below[k]] / self._same_sums[-1])
 
 
 def share(flags: Booleans, people: Integers, *, level: float = 0.95, seed: int = 0) -> dict[str, float | int | None]:
-    """The share of true `flags` (N,), with an interval by bootstrap over the `people` (N,) they belong to.
+    """Return the share of true `flags` (N,), with an interval by bootstrap over the `people` (N,) they belong to.
 
-    Where all flags agree the bootstrap sees no spread; the open end then is what so many people, each counted as one
-    trial, leave possible: 1 − (1 − level)^(1/P).
+    If all flags agree, the bootstrap sees no spread. The open end is then the bound that P people, each counted as one
+    trial, allow: 1 − (1 − level)^(1/P).
 
     >>> share(np.array([True] * 8), np.arange(8))["high"], round(share(np.array([True] * 8), np.arange(8))["low"], 2)
     (1.0, 0.69)
@@ -195,7 +198,7 @@ def share(flags: Booleans, people: Integers, *, level: float = 0.95, seed: int =
 
 
 def folds_of(owners: Integers, n_folds: int, *, seed: int = 0) -> Integers:
-    """A fold (N,) for every photo, each person's spread evenly over the folds, in an order drawn from `seed`."""
+    """Return a fold (N,) for every photo, each person's photos spread evenly, in an order drawn from `seed`."""
     order = np.random.default_rng(seed).permutation(len(owners))
     order = order[np.argsort(owners[order], kind="stable")]
     folds = np.empty(len(owners), np.int64)

@@ -1,4 +1,4 @@
-"""Sets of numbers that are joined two at a time: union-find, for people or copies that only pairs tell."""
+"""Union-find: sets of numbers that are joined pair by pair, for example people or copies known only by pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 class DisjointSets:
     """The numbers 0 to n − 1, each in a set of its own until `join` (Tarjan 1975, with path halving).
 
-    A set is known by its smallest number.
+    A set is identified by its smallest number.
 
     >>> sets = DisjointSets(5)
     >>> sets.join(4, 2), sets.join(2, 1), sets.find(4)

@@ -1,4 +1,4 @@
-"""Distances between pairs of embeddings, in blocks: a million pairs take the memory of a few thousand."""
+"""Computes distances between pairs of embeddings in blocks, so that a million pairs need little memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer[Any]]
 
-_BLOCK = 1 << 17  # numbers in flight: a megabyte of float64, which a core's cache holds
+_BLOCK = 1 << 17  # numbers per block: a megabyte of float64, which fits a core's cache
 
 
 def pair_distances(
@@ -24,7 +24,7 @@ def pair_distances(
     distance: Distance = "euclidean",
     mean: npt.NDArray[np.floating[Any]] | None = None,
 ) -> Floats:
-    """Distances (P,) between the rows `first` (P,) and `second` (P,) of `embeddings` (N,D) minus `mean` (D,).
+    """Return distances (P,) between the rows `first` (P,) and `second` (P,) of `embeddings` (N,D) minus `mean` (D,).
 
     `euclidean` is the squared Euclidean distance |x − y|²; `angle` is arccos(x·y / |x||y|) / π, from 0 to 1. Rows need
     not be of unit length. Errors are those of `PairDistances`.
@@ -39,15 +39,16 @@ def pair_distances(
 
 
 class PairDistances:
-    """The distances of fixed pairs, cheap to have again after another mean is subtracted.
+    """The distances of fixed pairs, cheap to recompute when another mean is subtracted.
 
-    Only what no mean changes is computed from the pairs' embeddings: d² = |x − y|². With a = x − m and b = y − m, each
-    row needs |a|² = |x|² − 2 x·m + |m|² alone, and the angle θ follows from sin²(θ/2) = (d² − (|a| − |b|)²) / 4|a||b|,
-    which, unlike the arccosine, is exactly 0 for equal rows.
+    Only d² = |x − y|², which no mean changes, is computed from the pairs' embeddings. With a = x − m and b = y − m,
+    each row needs only |a|² = |x|² − 2 x·m + |m|², and the angle θ follows from sin²(θ/2) = (d² − (|a| − |b|)²) /
+    4|a||b|, which, unlike the arccosine, is exactly 0 for equal rows.
 
     `embeddings` (N,D) are float32 or float64, all arithmetic is float64. Rows whose `detected` (N,) is false, and rows
-    in no pair, may hold anything; pairs with the former lie at infinity. `ValueError` for shapes and lengths that do
-    not fit, for no pairs, for an index out of range, and for a row that is not finite or, for angles, has no length.
+    in no pair, may contain anything; pairs with the former have infinite distance. Raises `ValueError` for shapes and
+    lengths that do not fit, for no pairs, for an index out of range, and for a row that is not finite or, for angles,
+    has length zero.
     """
 
     def __init__(
@@ -61,18 +62,24 @@ class PairDistances:
     ) -> None:
         self._embeddings = np.asarray(embeddings)
         if self._embeddings.ndim != 2 or self._embeddings.dtype.kind != "f":
-            raise ValueError(f"embeddings want (N,D) floats; got {self._embeddings.dtype} {self._embeddings.shape}")
+            raise ValueError(
+                f"embeddings must be floats of shape (N,D), got {self._embeddings.dtype} {self._embeddings.shape}"
+            )
         if distance not in get_args(Distance):
-            raise ValueError(f"distance wants {' or '.join(get_args(Distance))}; got {distance!r}")
+            raise ValueError(f"distance must be {' or '.join(get_args(Distance))}, got {distance!r}")
         n_rows = len(self._embeddings)
         self._first, self._second = _indices(first, "first", n_rows), _indices(second, "second", n_rows)
         if len(self._first) != len(self._second):
-            raise ValueError(f"pairs want as many first as second rows; got {len(self._first)} and {len(self._second)}")
+            raise ValueError(
+                f"first and second must have the same length, got {len(self._first)} and {len(self._second)}"
+            )
         if not len(self._first):
             raise ValueError("there are no pairs to measure")
         self._detected = np.ones(n_rows, np.bool_) if detected is None else np.asarray(detected)
         if self._detected.shape != (n_rows,) or self._detected.dtype != np.bool_:
-            raise ValueError(f"detected wants ({n_rows},) booleans; got {self._detected.dtype} {self._detected.shape}")
+            raise ValueError(
+                f"detected must be ({n_rows},) booleans, got {self._detected.dtype} {self._detected.shape}"
+            )
         self._distance = distance
         self.found: Booleans = self._detected[self._first] & self._detected[self._second]
         used = np.zeros(n_rows, np.bool_)
@@ -82,20 +89,20 @@ class PairDistances:
         self._squared_distances = self._pair_squares()
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Return the number of pairs."""
         return len(self._first)
 
     def at(self, mean: npt.NDArray[np.floating[Any]] | None = None) -> Floats:
-        """Distances (P,) after `mean` (D,) is subtracted, infinite where a photo was not detected."""
+        """Return distances (P,) after subtracting `mean` (D,), infinite where no face was detected."""
         return next(self.at_each(None if mean is None else np.asarray(mean)[None]))
 
     def at_each(self, means: npt.NDArray[np.floating[Any]] | None) -> Iterator[Floats]:
-        """For each of `means` (F,D) the distances (P,) after it is subtracted; for None once, as they are."""
+        """Yield, for each of `means` (F,D), the distances (P,) after subtracting it; for None once, without a mean."""
         width = self._embeddings.shape[1]
         moved: Floats | None = None if means is None else np.asarray(means, np.float64)
         if moved is not None and (moved.ndim != 2 or moved.shape[1] != width or not np.isfinite(moved).all()):
-            raise ValueError(f"a mean to subtract wants {width} finite numbers; got shape {moved.shape[1:]}")
-        if self._distance == "euclidean":  # a difference is the same whatever both sides were moved by
+            raise ValueError(f"a mean to subtract must be {width} finite numbers, got shape {moved.shape[1:]}")
+        if self._distance == "euclidean":  # subtracting a mean does not change differences
             for _ in range(1 if moved is None else len(moved)):
                 yield self._squared_distances.copy()
             return
@@ -106,10 +113,10 @@ class PairDistances:
             yield self._angles(self._squared_lengths - 2 * products + square)
 
     def means(self, chosen: Booleans) -> Floats:
-        """For each row of `chosen` (F,P) the mean (D,) of its pairs' embeddings, as (F,D).
+        """Return, for each row of `chosen` (F,P), the mean (D,) of its pairs' embeddings, as (F,D).
 
-        A photo counts as often as it stands in those pairs, one that was not detected never. `ValueError` where none
-        is left.
+        A photo counts once for each of these pairs it is in; photos without a detected face do not count. Raises
+        `ValueError` if none is left.
         """
         n_rows = len(self._embeddings)
         counts = np.empty((len(chosen), len(self._rows)))
@@ -119,7 +126,7 @@ class PairDistances:
             count[:] = times[self._rows]
         totals = counts.sum(axis=1, keepdims=True)
         if not totals.all():
-            raise ValueError("there is no embedding to take the mean of: no photo of these pairs was detected")
+            raise ValueError("there are no embeddings to average: no face was detected in any photo of these pairs")
         sums = np.zeros((len(chosen), self._embeddings.shape[1]))
         for part, block in self._blocks():
             sums += counts[:, part] @ block
@@ -127,25 +134,27 @@ class PairDistances:
         return means
 
     def _blocks(self) -> Iterator[tuple[slice, Floats]]:
-        """The rows that pairs use, a float64 block at a time, and where in `_rows` they stand."""
+        """Yield the rows that pairs use, a float64 block at a time, with their slice of `_rows`."""
         step = max(1, _BLOCK // max(1, self._embeddings.shape[1]))
         for start in range(0, len(self._rows), step):
             part = slice(start, min(start + step, len(self._rows)))
             yield part, self._embeddings[self._rows[part]].astype(np.float64)
 
     def _per_row_squares(self) -> Floats:
-        """|x|² of the rows that pairs use, which is finite where all of a row is."""
+        """Return |x|² of the rows that pairs use; it is finite only if the whole row is."""
         squares = np.empty(len(self._rows))
         for part, block in self._blocks():
             with np.errstate(over="ignore", invalid="ignore"):
                 np.einsum("ij,ij->i", block, block, out=squares[part])
         broken = np.flatnonzero(~np.isfinite(squares))
         if len(broken):
-            raise ValueError(f"embedding {self._rows[broken[0]]} holds NaN, infinity or a number too large to square")
+            raise ValueError(
+                f"embedding {self._rows[broken[0]]} contains NaN, infinity or a number too large to square"
+            )
         return squares
 
     def _pair_squares(self) -> Floats:
-        """|x − y|² of every pair, infinite where a photo was not detected."""
+        """Return |x − y|² of every pair, infinite where no face was detected."""
         squares = np.full(len(self), np.inf)
         pairs = np.flatnonzero(self.found)
         width = self._embeddings.shape[1]
@@ -155,7 +164,7 @@ class PairDistances:
         for start in range(0, len(pairs), step):
             part = pairs[start : start + step]
             n = len(part)
-            # Indices were checked: "clip" only spares NumPy a copy of what it writes.
+            # Indices were checked; "clip" only avoids a copy in NumPy.
             np.take(self._embeddings, self._first[part], axis=0, out=x[:n], mode="clip")
             np.take(self._embeddings, self._second[part], axis=0, out=y[:n], mode="clip")
             np.subtract(x[:n], y[:n], out=difference[:n], dtype=np.float64)
@@ -163,35 +172,35 @@ class PairDistances:
         return squares
 
     def _products(self, means: Floats) -> Floats:
-        """m·x of every mean (F,D) with every row that pairs use (R), as (F,R)."""
+        """Return m·x of every mean (F,D) with every row that pairs use (R), as (F,R)."""
         products = np.empty((len(means), len(self._rows)))
         for part, block in self._blocks():
             products[:, part] = means @ block.T
         return products
 
     def _angles(self, squared_lengths: Floats) -> Floats:
-        """θ/π of every pair from |a|² of the rows that pairs use."""
-        # Where the mean is the row itself, its square is a rounding error of |x|², no length.
-        none = np.flatnonzero(squared_lengths <= 1e-14 * self._squared_lengths)
-        if len(none):
-            raise ValueError(f"embedding {self._rows[none[0]]} is zero, or equals the mean, so it has no direction")
+        """Return θ/π of every pair from |a|² of the rows that pairs use."""
+        # If the mean equals the row, the square is a rounding error of |x|² instead of a length.
+        zero = np.flatnonzero(squared_lengths <= 1e-14 * self._squared_lengths)
+        if len(zero):
+            raise ValueError(f"embedding {self._rows[zero[0]]} is zero, or equals the mean, so it has no direction")
         lengths = np.empty(len(self._embeddings))
         lengths[self._rows] = np.sqrt(squared_lengths)
         pairs: Any = slice(None) if self.found.all() else self.found
         a, b = lengths[self._first[pairs]], lengths[self._second[pairs]]
         half = self._squared_distances[pairs] - np.square(a - b)
         half /= 4 * a * b
-        np.clip(half, 0, 1, out=half)  # rounding may leave the range of a squared sine
+        np.clip(half, 0, 1, out=half)  # rounding may leave the range [0, 1]
         angles = np.full(len(self), np.inf)
         angles[pairs] = np.arcsin(np.sqrt(half)) * (2 / np.pi)
         return angles
 
 
 def _indices(values: Integers, name: str, n_rows: int) -> npt.NDArray[np.intp]:
-    """The row numbers (P,) as NumPy indexes fastest."""
+    """Return the row numbers (P,) in the type that NumPy indexes fastest."""
     indices = np.asarray(values)
     if indices.ndim != 1 or (indices.dtype.kind not in "iu" and indices.size):
-        raise ValueError(f"{name} wants (P,) row numbers; got {indices.dtype} {indices.shape}")
+        raise ValueError(f"{name} must be (P,) row numbers, got {indices.dtype} {indices.shape}")
     outside = np.flatnonzero((indices < 0) | (indices >= n_rows))
     if len(outside):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Vectors scaled to unit length."""
+"""Scales vectors to unit length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Float = TypeVar("Float", np.float32, np.float64)
 
-_LEAST = 1e-10  # a shorter vector has no direction that means anything
+_LEAST = 1e-10  # shorter vectors have no meaningful direction
 
 
 def to_unit_length(vectors: npt.NDArray[Float]) -> npt.NDArray[Float]:

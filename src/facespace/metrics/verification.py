@@ -1,8 +1,9 @@
-"""Are two photos of one person? How often an embedding decides that rightly, measured on labelled pairs.
+"""Measures how often an embedding decides correctly whether two photos show one person, on labelled pairs.
 
-With folds this is the protocol of Labeled Faces in the Wild as the 2018 evaluation carried it out; without, the same
-figures on all pairs at once. Its one repair: every ROC is closed by a straight line to (1, 1), where 2018 ended at the
-squared distance 3.99 and so cut the area for embeddings longer than 1. A pair "matches" when distance < threshold.
+With folds this is the protocol of Labeled Faces in the Wild as the 2018 evaluation implemented it; without, the same
+figures over all pairs at once. It differs in one point: every ROC is closed by a straight line to (1, 1), whereas the
+2018 code ended at the squared distance 3.99 and so cut off area for embeddings longer than 1. A pair "matches" if
+distance < threshold.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import numpy.typing as npt
 from facespace.metrics.distances import Booleans, Distance, Floats, Integers, PairDistances
 
 FAR_TARGETS = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
-GRID = np.arange(0, 4, 0.01)  # the thresholds of 2018, for both distances
+GRID = np.arange(0, 4, 0.01)  # the thresholds of the 2018 evaluation, for both distances
 _ROC_POINTS = 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Roc:
-    """A receiver operating characteristic: at `threshold` (T,) a share `far` of different, `val` of same pairs match.
+    """A receiver operating characteristic: at `threshold` (T,) a share `far` of different and `val` of same pairs
+    match.
 
-    Both rise from 0. Between its points the curve is straight, and so it is from its last point to (1, 1).
+    Both rise from 0. The curve is linear between its points, and from its last point to (1, 1).
     """
 
     far: Floats
@@ -33,7 +35,7 @@ class Roc:
     threshold: Floats
 
     def auc(self) -> float:
-        """Area under the curve, by trapezoids.
+        """Return the area under the curve, by trapezoids.
 
         >>> Roc(np.array([0.0, 0.0, 0.5]), np.array([0.0, 0.5, 1.0]), np.array([1.0, 2.0, 3.0])).auc()
         0.875
@@ -42,7 +44,7 @@ class Roc:
         return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
 
     def eer(self) -> float:
-        """The equal error rate: the x where the curve meets 1 − x, exact on its segments, vertical ones too.
+        """Return the equal error rate: the x where the curve meets 1 − x, exact on its segments, also vertical ones.
 
         >>> Roc(np.array([0.0, 0.0, 0.5]), np.array([0.0, 0.5, 1.0]), np.array([1.0, 2.0, 3.0])).eer()
         0.25
@@ -53,10 +55,10 @@ class Roc:
         return float(x[k - 1] + (x[k] - x[k - 1]) * left[k - 1] / (left[k - 1] - left[k]))
 
     def thinned(self, n_points: int = _ROC_POINTS) -> Roc:
-        """The same curve in at most about `n_points`: every corner of its low-FAR end, fewer and fewer after it."""
+        """Return the same curve in at most about `n_points`: every corner at low FAR, progressively fewer after it."""
         if len(self.far) <= n_points:
             return self
-        # A point between two others on a vertical or horizontal line carries nothing.
+        # A point between two others on a vertical or horizontal line adds nothing.
         level = np.zeros(len(self.far), np.bool_)
         for values in (self.far, self.val):
             level[1:-1] |= (values[1:-1] == values[:-2]) & (values[1:-1] == values[2:])
@@ -70,11 +72,11 @@ class Roc:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What holds at the largest threshold whose share of different pairs matching does not exceed a target.
+    """The figures at the largest threshold at which the share of matching different pairs does not exceed a target.
 
-    `value`: VAL (= TAR), the share of same pairs matching. `far`: the share of different pairs that did. `fnmr` is
-    1 − VAL. With folds all are means over the held-out folds at the others' thresholds, `std` their population
-    deviation. Where the pairs are too few, only `reason` is there.
+    `value`: VAL (= TAR), the share of same pairs that match. `far`: the share of different pairs that match. `fnmr` is
+    1 − VAL. With folds all are means over the held-out folds at thresholds chosen on the other folds, and `std` is
+    their population deviation. If there are too few pairs, only `reason` is set.
     """
 
     value: float | None = None
@@ -91,16 +93,17 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
-    """What `evaluate` measured.
+    """The result of `evaluate`.
 
     With folds `accuracy`, `accuracy_std` (population), `val`, `auc` and `eer` are those of the 2018 protocol,
-    `threshold` the mean of `fold_thresholds`, and `mean_roc` (400 points) the curve `auc` and `eer` belong to. Without
-    folds those with `fold` and `std` in their name are empty or None, as is `mean_roc`.
+    `threshold` is the mean of `fold_thresholds`, and `mean_roc` (400 points) is the curve behind `auc` and `eer`.
+    Without folds, attributes with `fold` and `std` in their name and `mean_roc` are empty or None.
 
     `distances` (P,), infinite where no face was found, are those at which each pair was judged: with folds and mean
-    subtraction, after its own fold's mean. On them, pooled, stand `roc` (thinned), `exact_auc`, `exact_eer` and
-    `fmr_table`. `correct` (P,) says which pairs accuracy counts as right. `mean` (D,) was subtracted from all
-    embeddings; with folds it is None, for each fold had its own. `undetected`: pairs with a photo without a face.
+    subtraction, after its own fold's mean. `roc` (thinned), `exact_auc`, `exact_eer` and `fmr_table` are computed from
+    them, pooled. `correct` (P,) says which pairs accuracy counts as right. `mean` (D,) was subtracted from all
+    embeddings; with folds it is None, because each fold had its own. `undetected` is the number of pairs with a photo
+    without a face.
     """
 
     distance: Distance
@@ -141,13 +144,14 @@ def evaluate(
 ) -> Verification:
     """Measure how well distances tell pairs of the same person, `same` (P,), from pairs of different people.
 
-    Pairs are rows `first` (P,) and `second` (P,) of `embeddings` (N,D). With `fold` (P,) the threshold of best accuracy
-    on the other folds (the first of `GRID`) judges each fold, and `subtract_mean` takes off the mean of the other
-    folds' photos, each as often as it stands in a pair. Without, `threshold` and `mean` (D,) are those chosen
-    elsewhere (`choose_threshold`); what is not given is taken from these very pairs.
+    Pairs are rows `first` (P,) and `second` (P,) of `embeddings` (N,D). With `fold` (P,) each fold is judged by the
+    threshold of best accuracy on the other folds (the first of `GRID`), and `subtract_mean` subtracts the mean of the
+    other folds' photos, each counted once per pair it is in. Without `fold`, `threshold` and `mean` (D,) are those
+    chosen elsewhere (`choose_threshold`); missing ones are computed from these very pairs.
 
-    A photo whose `detected` (N,) is false makes its pairs errors in accuracy, of both kinds; elsewhere they do not
-    match, at any threshold, and stay in every denominator. `ValueError` for whatever does not fit together.
+    Pairs with a photo whose `detected` (N,) is false count as errors in accuracy, whether same or different. In all
+    other figures they match at no threshold and stay in every denominator. Raises `ValueError` for inconsistent
+    arguments.
 
     >>> embeddings = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     >>> result = evaluate(embeddings, np.array([0, 1]), np.array([1, 2]), np.array([True, False]), threshold=0.7)
@@ -159,8 +163,8 @@ def evaluate(
     if fold is not None and (threshold is not None or mean is not None):
         raise ValueError("folds choose their own threshold and mean; give either fold, or threshold and mean")
     if threshold is not None and not np.isfinite(threshold):
-        raise ValueError(f"threshold wants a finite number; got {threshold}")
-    # Without folds everything is chosen on, and everything is judged.
+        raise ValueError(f"threshold must be a finite number, got {threshold}")
+    # Without folds, all pairs are used both to choose and to judge.
     tests = np.ones((1, len(pairs)), np.bool_) if fold is None else _tests(fold, same)
     trainings = tests if fold is None else ~tests
     means = None if mean is None else np.asarray(mean, np.float64)[None]
@@ -221,11 +225,11 @@ def choose_threshold(
     subtract_mean: bool = False,
     detected: Booleans | None = None,
 ) -> tuple[float, Floats | None]:
-    """The threshold of best accuracy on these pairs, and the mean (D,) it was chosen with, for `evaluate` of others.
+    """Return the threshold of best accuracy on these pairs, and the mean (D,) it was chosen with, for `evaluate`.
 
-    All thresholds between two neighbouring distances judge alike; of those that judge best the middle one of the
-    widest gap is chosen, the lowest gap of equally wide ones. Arguments and errors are those of `evaluate`; pairs with
-    a photo that was not detected have no say.
+    All thresholds between two neighbouring distances give the same result. Of the best gaps the widest is chosen, the
+    lowest of equally wide ones, and the threshold is its middle. Arguments and errors are those of `evaluate`; pairs
+    with a photo without a detected face are ignored.
 
     >>> embeddings = np.array([[0.0], [1.0], [3.0]])
     >>> choose_threshold(embeddings, np.array([0, 1]), np.array([1, 2]), np.array([True, False]))
@@ -236,23 +240,23 @@ def choose_threshold(
     same = _labels(_labels(same, len(pairs))[found], int(found.sum()))
     mean = pairs.means(np.ones((1, len(pairs)), np.bool_))[0] if subtract_mean else None
     curve = _counts(pairs.at(mean)[found], same)
-    # Between the distances k − 1 and k; before the first and after the last there is but the edge itself.
+    # Gap k lies between distances k − 1 and k; the first and the last gap have width zero.
     upper = curve.threshold.copy()
     upper[-1] = np.nextafter(upper[-2], np.inf)
     lower = np.append(upper[0], upper[:-1])
-    right = curve.val - curve.far  # pairs judged rightly, but for a constant
-    # A distance that as many same as different pairs have parts two gaps that judge alike: they are one.
+    right = curve.val - curve.far  # number of pairs judged correctly, minus a constant
+    # A distance shared by equally many same and different pairs separates two gaps with the same result; merge them.
     starts = np.flatnonzero(np.append(True, right[1:] != right[:-1]))
     ends = np.append(starts[1:], len(right)) - 1
     best = right[starts] == right.max()
     low, high = lower[starts[best]], upper[ends[best]]
     widest = int(np.argmax(high - low))
     middle = (low[widest] + high[widest]) / 2
-    return float(middle if middle > low[widest] else high[widest]), mean  # no number need lie between them
+    return float(middle if middle > low[widest] else high[widest]), mean  # there may be no number between them
 
 
 def exact_roc(distances: Floats, same: Booleans) -> Roc:
-    """The ROC with a point for every distance (P,) there is; infinite distances match at no threshold.
+    """Return the ROC with a point for every distinct distance (P,); infinite distances match at no threshold.
 
     >>> exact_roc(np.array([0.1, 0.3, 0.2, np.inf]), np.array([True, True, False, False])).val.tolist()
     [0.0, 0.5, 0.5, 1.0]
@@ -262,7 +266,7 @@ def exact_roc(distances: Floats, same: Booleans) -> Roc:
 
 
 def _counts(distances: Floats, same: Booleans) -> Roc:
-    """`exact_roc` in numbers of pairs instead of shares: below each finite distance, and below infinity."""
+    """Return `exact_roc` in numbers of pairs instead of shares: below each finite distance, and below infinity."""
     threshold = np.unique(distances[np.isfinite(distances)])
     threshold = np.append(threshold, np.inf)
     far, val = (np.searchsorted(np.sort(distances[kind]), threshold).astype(np.float64) for kind in (~same, same))
@@ -272,7 +276,7 @@ def _counts(distances: Floats, same: Booleans) -> Roc:
 def _labels(same: Booleans, n_pairs: int) -> Booleans:
     same = np.asarray(same)
     if same.shape != (n_pairs,) or same.dtype != np.bool_:
-        raise ValueError(f"same wants ({n_pairs},) booleans, one a pair; got {same.dtype} {same.shape}")
+        raise ValueError(f"same must be ({n_pairs},) booleans, one per pair, got {same.dtype} {same.shape}")
     if same.all() or not same.any():
         raise ValueError(
             f"there are no pairs of {'different people' if same.all() else 'the same person'} to tell apart"
@@ -281,13 +285,13 @@ def _labels(same: Booleans, n_pairs: int) -> Booleans:
 
 
 def _tests(fold: Integers, same: Booleans) -> Booleans:
-    """For each fold (F,P) whether a pair is held out in it."""
+    """Return for each fold (F,P) whether a pair is held out in it."""
     fold = np.asarray(fold)
     if fold.shape != same.shape or fold.dtype.kind not in "iu":
-        raise ValueError(f"fold wants ({len(same)},) whole numbers, one a pair; got {fold.dtype} {fold.shape}")
+        raise ValueError(f"fold must be ({len(same)},) whole numbers, one per pair, got {fold.dtype} {fold.shape}")
     names = np.unique(fold)
     if len(names) < 2:
-        raise ValueError("folds want at least two: one to judge, the others to choose its threshold")
+        raise ValueError("fold must number at least two folds: one to judge, the others to choose its threshold")
     tests: Booleans = fold == names[:, None]
     for kind, words in ((same, "the same person"), (~same, "different people")):
         held_out = (tests & kind).sum(axis=1)
@@ -297,12 +301,12 @@ def _tests(fold: Integers, same: Booleans) -> Booleans:
 
 
 def _best_on_grid(distances: Floats, same: Booleans) -> float:
-    """The first threshold of `GRID` with the most pairs judged rightly."""
+    """Return the first threshold of `GRID` with the most pairs judged correctly."""
     return float(GRID[np.argmax(_below_grid(distances[same]) - _below_grid(distances[~same]))])
 
 
 def _below_grid(distances: Floats) -> npt.NDArray[np.int64]:
-    """How many distances are below each threshold of `GRID`."""
+    """Return how many distances are below each threshold of `GRID`."""
     passed = np.searchsorted(GRID, distances, side="right")  # thresholds at or below the distance
     return np.cumsum(np.bincount(passed, minlength=len(GRID) + 1))[:-1]
 
@@ -312,9 +316,10 @@ def _shares_on_grid(distances: Floats) -> Floats:
 
 
 def _rates(chosen_on: Floats, same: Floats, different: Floats) -> Floats:
-    """VAL, FAR and threshold at each of `FAR_TARGETS` (6,3), NaN where less than one pair of `chosen_on` may match.
+    """Return VAL, FAR and threshold at each of `FAR_TARGETS` (6,3), NaN if less than one pair of `chosen_on` may match.
 
-    Of n impostor distances `chosen_on`, k = ⌊target · n⌋ may be below the threshold: it is the (k + 1)-th smallest.
+    k = ⌊target · n⌋ of the n impostor distances `chosen_on` may be below the threshold, which is the (k + 1)-th
+    smallest.
     """
     ordered = np.sort(chosen_on)
     rates = np.full((len(FAR_TARGETS), 3), np.nan)
@@ -326,17 +331,17 @@ def _rates(chosen_on: Floats, same: Floats, different: Floats) -> Floats:
 
 
 def _may_match(target: str, n_different: int) -> int:
-    return int(np.floor(float(target) * n_different + 1e-9))  # a product just short of a whole number is one
+    return int(np.floor(float(target) * n_different + 1e-9))  # the tolerance undoes rounding just below a whole number
 
 
 def _by_target(rates: Floats, n_different: int, *, folds: bool = False) -> dict[str, Rate]:
-    """Means of the folds' rates (F,6,3), or why there are none with `n_different` pairs to choose a threshold on."""
+    """Return the means of the folds' rates (F,6,3), or why `n_different` pairs are too few to choose a threshold."""
     result = {}
     for k, target in enumerate(FAR_TARGETS):
         if _may_match(target, n_different) < 1:
-            wanted, where = f"{round(1 / float(target)):,}", " outside each fold" if folds else ""
+            least, where = f"{round(1 / float(target)):,}", " outside each fold" if folds else ""
             result[target] = Rate(
-                reason=f"wants at least {wanted} pairs of different people{where}; there are {n_different:,}"
+                reason=f"needs at least {least} pairs of different people{where}; there are {n_different:,}"
             )
         else:
             value, far, threshold = (float(mean) for mean in rates[:, k].mean(axis=0))

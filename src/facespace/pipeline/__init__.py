@@ -1,8 +1,9 @@
 """From photos to faces and embeddings.
 
-Begin with `analyzer.FaceAnalyzer`. `photos.process` streams any number of photos, `face_batches` finds and embeds the faces
-of a few at once, for photos and videos. `second_look` looks again where no face was found, `rotations` turns photos
-upright. `people` reads folders of labelled people, `sample_crops` takes a few crops to measure a network on.
+Begin with `analyzer.FaceAnalyzer`. `photos.process` streams any number of photos; `face_batches` finds and embeds the
+faces of a few photos or video frames at once. `second_look` searches again where no face was found, and `rotations`
+turns photos upright. `enrolling` adds photos to a gallery, `people` reads folders of labelled people, and
+`sample_crops` takes a few crops to measure a network on.
 """
 
 from __future__ import annotations

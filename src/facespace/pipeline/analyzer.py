@@ -1,4 +1,4 @@
-"""Images in, faces with their crops and embeddings out; and two faces compared."""
+"""Finds and embeds the faces of images, and compares two faces."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnalyzedFace(Face):
-    """A face with its `crop` (S,S,3) and `embedding` (D,), as `Embedder.represent` makes it.
+    """A face with its `crop` (S,S,3) and its `embedding` (D,) from `Embedder.represent`.
 
-    Coordinates are those of the image after it was `turned` by so many degrees clockwise; `rotations.turn` turns it.
+    Coordinates refer to the image after turning it clockwise by `turned` degrees; `rotations.turn` turns an image.
     """
 
     crop: npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ class AnalyzedFace(Face):
 
 
 class Verdict(NamedTuple):
-    """What `verify` says of two faces: their cosine `similarity`, the `threshold`, and whether it is reached."""
+    """The result of `verify`: the cosine `similarity`, the `threshold`, and whether the threshold is reached."""
 
     similarity: float
     threshold: float
@@ -50,9 +50,10 @@ class Verdict(NamedTuple):
 class FaceAnalyzer:
     """Finds the faces of images and embeds them: a detector and an embedder together.
 
-    `model` is anything `Embedder.load` takes, or an `Embedder`; `detector` a name for `create_detector`, or a `Detector`, by
-    default the one the model's crops come from. `try_rotations` looks at every image in four turns, for photos that were
-    turned without a note of it in the file; `AnalyzedFace.turned` says how the image was turned.
+    `model` is anything `Embedder.load` takes, or an `Embedder`. `detector` is a name for `create_detector` or a
+    `Detector`; the default is the detector that the model's crops come from. `try_rotations` searches every image in
+    four turns, for photos that are not upright and do not record it in the file; `AnalyzedFace.turned` says how the
+    image was turned.
 
         analyzer = FaceAnalyzer()
         for face in analyzer("party.jpg"):
@@ -69,8 +70,8 @@ class FaceAnalyzer:
         self.embedder = Embedder.load(model) if isinstance(model, (str, PathLike)) else model
         if isinstance(self.embedder, type) or not hasattr(self.embedder, "represent"):
             raise TypeError(f"model must be a name, a path or an Embedder, got {type(model).__name__}")
-        wanted = getattr(self.embedder, "detector", DEFAULT_DETECTOR) if detector is None else detector
-        self.detector = create_detector(wanted) if isinstance(wanted, str) else wanted
+        chosen = getattr(self.embedder, "detector", DEFAULT_DETECTOR) if detector is None else detector
+        self.detector = create_detector(chosen) if isinstance(chosen, str) else chosen
         if isinstance(self.detector, type) or not hasattr(self.detector, "detect_many"):
             raise TypeError(f"detector must be a name or a Detector, got {type(detector).__name__}")
         self.try_rotations = try_rotations
@@ -95,11 +96,11 @@ class FaceAnalyzer:
     def enroll(
         self, gallery: Gallery, name: str, image: Source, *, largest: bool = False, any_quality: bool = False
     ) -> bool:
-        """Enrol the one face of a whole photo under a name, or with `largest` its largest face; or an analysed face.
+        """Enrol the one face of a photo, its largest face with `largest`, or an analysed face under a name.
 
-        Faces far smaller than another do not count. Returns False when this very face was enrolled under the name before.
-        Raises `ImageError` for a photo that cannot be read, has no face, or has several, and for a face too small or too
-        blurred to be recognised, unless `any_quality`.
+        Faces far smaller than the largest are ignored. Returns False if this face was already enrolled under the name.
+        Raises `ImageError` for a photo that cannot be read, has no face or has several, and, unless `any_quality`, for
+        a face that is too small or too blurred to be recognised.
         """
         if not hasattr(gallery, "enroll"):
             raise TypeError(
@@ -113,28 +114,30 @@ class FaceAnalyzer:
         return gallery.enroll(name, face, source=source_name(image))
 
     def verify(self, a: Any, b: Any, *, rate: float | None = None, threshold: float | None = None) -> Verdict:
-        """Whether two faces are of one person, where a share `rate` of pairs of different people may be called so.
+        """Return whether two faces show one person, accepting a share `rate` of pairs of different people.
 
-        By default it is the calibration's `default_rate`; `Calibration.match_threshold` says of which pairs.
+        `rate` defaults to the calibration's `default_rate`; `Calibration.match_threshold` says which pairs it refers
+        to.
 
-        Each of the two is an image, whose largest face counts, an analysed face, or an embedding (D,) that `represent`
-        made. `threshold` sets the similarity to reach in the place of `rate`. Raises `ImageError` for an image without a
-        face, `ModelError` where no thresholds were measured for the model, and `ValueError` for an embedding of another kind.
+        Each of `a` and `b` is an image, whose largest face is used, an analysed face, or an embedding (D,) from
+        `represent`. `threshold` sets the similarity to reach, instead of `rate`. Raises `ImageError` for an image
+        without a face, `ModelError` if no thresholds were measured for the model, and `ValueError` for an embedding of
+        another dimension or model.
         """
         (first, one), (second, other) = (self._embedding(face) for face in (a, b))
         similarity = float(first @ second)
         quality = None if one is None or other is None else (one + other) / 2
-        wanted = self.embedder.threshold(rate, quality) if threshold is None else float(threshold)
-        return Verdict(similarity, wanted, similarity >= wanted)
+        least = self.embedder.threshold(rate, quality) if threshold is None else float(threshold)
+        return Verdict(similarity, least, similarity >= least)
 
     def _embedding(self, face: Any) -> tuple[npt.NDArray[np.float32], float | None]:
-        """The vector (D,) of an image, a face or a vector, and the quality of the face, where it is known."""
+        """Return the vector (D,) of an image, a face or a vector, and the quality of the face if it is known."""
         is_vector = isinstance(face, np.ndarray) and (face.ndim == 1 or isinstance(face, Embeddings))
         if not (is_vector or isinstance(face, AnalyzedFace)):
             face = self._one_face(face, largest=True)
         vectors = probes_of(face, self.embedder.dimension, model_of(self.embedder))
         if len(vectors) != 1:
-            raise ValueError(f"one embedding is expected, got {len(vectors)}")
+            raise ValueError(f"expected one embedding, got {len(vectors)}")
         quality = qualities_of(face if isinstance(face, Embeddings) else [face])
         return vectors[0], None if quality is None else float(quality[0])
 
@@ -159,10 +162,10 @@ def verify(
     threshold: float | None = None,
     model: str | PathLike[str] = DEFAULT_MODEL,
 ) -> Verdict:
-    """Whether two faces are of one person: `FaceAnalyzer.verify` with a model that is loaded once.
+    """Return whether two faces show one person, by `FaceAnalyzer.verify` with a model that is loaded once and kept.
 
-    `rate` is the share of pairs of different people that may be called the same, measured on photographs as
-    `Calibration` says.
+    `rate` is the share of pairs of different people that are accepted as one person, as measured for the model's
+    `Calibration`.
     """
     return _analyzer(os.fspath(model)).verify(a, b, rate=rate, threshold=threshold)
 

@@ -1,4 +1,4 @@
-"""Faces in boxes that somebody drew by hand, where the detector found none in the whole photo."""
+"""Finds the face in a box that a user drew, for photos in which the detector found none."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from PIL import Image
 
 from facespace.faces.face import Box, Face, overlaps
 
-# Eyes, nose and mouth in a box from the forehead to the chin, as shares of its width and height: where they are on average.
+# Average positions of eyes, nose and mouth in a box from forehead to chin, as shares of its width and height.
 _PROPORTIONS = ((0.32, 0.40), (0.68, 0.40), (0.50, 0.60), (0.36, 0.78), (0.64, 0.78))
 _ASSUMED_SCORE = 0.5
-_MARGIN = 0.75  # of the box's longer side, on each side of the box
-_SIDE = (320, 1024)  # pixels of the longer side that a region is brought to
-_SAME = 0.3  # intersection over union
-MIN_SIDE = 8  # pixels of a box
+_MARGIN = 0.75  # share of the box's longer side, added on each side
+_SIDE = (320, 1024)  # limits of a region's longer side in pixels
+_SAME = 0.3  # least intersection over union
+MIN_SIDE = 8  # least side of a box in pixels
 
 
 class Region(NamedTuple):
-    """The surroundings of a box: `pixels` (h,w,3), enlarged `scale` times, with the corner at `x`, `y` of the photo."""
+    """The surroundings of a box: `pixels` (h,w,3), enlarged `scale` times, with the top left corner at `x`, `y` of the
+    photo.
+    """
 
     pixels: npt.NDArray[np.uint8]
     x: int
@@ -32,7 +34,7 @@ class Region(NamedTuple):
 
 
 def checked_box(numbers: Sequence[float], width: int, height: int) -> Box:
-    """A box (x1, y1, x2, y2) within a photo of that size; `ValueError` if it is malformed or too small.
+    """Return a box (x1, y1, x2, y2) clipped to a photo of that size; `ValueError` if it is malformed or too small.
 
     >>> checked_box([-5, 0, 50, 60], 100, 100)
     (0.0, 0.0, 50.0, 60.0)
@@ -42,12 +44,12 @@ def checked_box(numbers: Sequence[float], width: int, height: int) -> Box:
     x1, y1, x2, y2 = (float(one) for one in numbers)
     box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if box[2] - box[0] < MIN_SIDE or box[3] - box[1] < MIN_SIDE:
-        raise ValueError(f"a box must have at least {MIN_SIDE} pixels a side within the photo of {width}x{height}")
+        raise ValueError(f"a box must be at least {MIN_SIDE} pixels wide and high within the photo of {width}x{height}")
     return box
 
 
 def region_around(image: npt.NDArray[np.uint8], box: Box) -> Region:
-    """The box with its surroundings out of an image (H,W,3), enlarged so that a detector finds a small face in it."""
+    """Cut a box and its surroundings out of an image (H,W,3), enlarged so that a detector finds a small face in it."""
     height, width = image.shape[:2]
     more = _MARGIN * max(box[2] - box[0], box[3] - box[1])
     x1, y1 = max(int(box[0] - more), 0), max(int(box[1] - more), 0)
@@ -60,7 +62,7 @@ def region_around(image: npt.NDArray[np.uint8], box: Box) -> Region:
 
 
 def face_in_box(faces: Sequence[Face], box: Box) -> Face | None:
-    """The one of the faces that lies in the box, or None.
+    """Return the face that overlaps the box most, or None if none overlaps it enough.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> face = Face((10, 20, 50, 70), 0.99, points)
@@ -75,7 +77,7 @@ def face_in_box(faces: Sequence[Face], box: Box) -> Face | None:
 
 
 def in_photo(face: Face, region: Region) -> Face:
-    """A face of a region in coordinates of the photo."""
+    """Return a face of a region in the coordinates of the photo."""
 
     def moved(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
         return tuple((x / region.scale + region.x, y / region.scale + region.y) for x, y in points)
@@ -88,7 +90,7 @@ def in_photo(face: Face, region: Region) -> Face:
 
 
 def assumed_face(box: Box) -> Face:
-    """An upright face that fills the box, with eyes, nose and mouth where they are on average.
+    """Return an upright face that fills the box, with eyes, nose and mouth at their average positions.
 
     >>> assumed_face((0, 0, 100, 100)).landmarks[0]
     (32.0, 40.0)

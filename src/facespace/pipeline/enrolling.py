@@ -1,6 +1,6 @@
-"""Photos of one person into a gallery: which face is taken, why a photo is left out, what is worth saying of it.
+"""Enrols photos of a person in a gallery: chooses the face, rejects unsuitable photos and reports doubts.
 
-The command `enroll` and the service both enrol by it, so that a photo means the same to both.
+The command `enroll` and the service both use it, so that they treat a photo alike.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from facespace.identification.stores.protocol import StoredPerson
 from facespace.io.text import clean_name
 from facespace.pipeline.photos import Photo
 
-GOOD_QUALITY = 0.5  # below it a face is enrolled with a remark
+GOOD_QUALITY = 0.5  # faces below it are enrolled with a remark
 
 LeftOutCode = Literal["unreadable_image", "no_face", "several_faces", "poor_quality", "other_person"]
 RemarkCode = Literal["of_several", "low_quality", "same_photo", "resembles_other", "unlike_others"]
 
 
 class LeftOut(Exception):
-    """A photo that is not enrolled: a stable `code`, and the reason in words."""
+    """Raised for a photo that is not enrolled; has a stable `code` and the reason as `text`."""
 
     def __init__(self, code: LeftOutCode, text: str) -> None:
         super().__init__(text)
@@ -33,7 +33,7 @@ class LeftOut(Exception):
 
 
 class Remark(NamedTuple):
-    """What a user should know of a photo that is enrolled: a stable `code`, and a line for people."""
+    """Something a user should know about an enrolled photo: a stable `code`, and a line of `text`."""
 
     code: RemarkCode
     text: str
@@ -41,10 +41,10 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A photo that is enrolled: the `face` that was taken, and the SHA-256 of its crop.
+    """An enrolled photo: the `face` that was taken, and the SHA-256 of its crop as `digest`.
 
-    `new` is False for a crop that the person had already. `of_several` says that other faces of about the same size were in the photo,
-    and the person's other photos told which one it is.
+    `new` is False if the person already has this crop. `of_several` is True if the photo shows several faces of about
+    the same size and the face was chosen by its similarity to the person's other photos.
     """
 
     face: Face
@@ -57,8 +57,9 @@ class Enrolled:
 class Enroller:
     """Adds the faces of photos to a gallery that is open with its model.
 
-    `any_quality` enrols faces too that are too small or too blurred to be recognised, and `refuse_others` leaves out a
-    photo that another person has already or would be called by. `keep_crops` keeps the crop of each face.
+    `any_quality` also enrols faces that are too small or too blurred to be recognised. `refuse_others` rejects a photo
+    that is already enrolled for another person, or that resembles another person. `keep_crops` stores the crop of each
+    face.
     """
 
     def __init__(
@@ -79,23 +80,24 @@ class Enroller:
         metadata: dict[str, Any] | None = None,
         person: int | None = None,
     ) -> Enrolled:
-        """Enrol the one face of a photo, which has embeddings and crops, under a name; on disk when this returns.
+        """Enrol the one face of a photo under a name; it is on disk when this returns.
 
-        `source` is where it came from, by default the photo's path. With `person` the photo goes to
-        nobody but who has that number (see `Gallery.add`). `LeftOut` says why the photo is not enrolled.
+        The photo must have embeddings and crops. `source` says where it came from and defaults to the photo's path.
+        With `person`, only the person with that number is enrolled (see `Gallery.add`). Raises `LeftOut` with the
+        reason if the photo is not enrolled.
         """
         name = clean_name(name)
         if photo.error is not None:
             raise LeftOut("unreadable_image", photo.error)
-        held = self._gallery.store.find(name)
-        row, of_several = self._row(name, held, photo)
+        existing = self._gallery.store.find(name)
+        row, of_several = self._row(name, existing, photo)
         face, vector, crop = photo.faces[row], photo.embeddings[row], photo.crops[row]
         if (reason := weakness(face)) and not self._any_quality:
             raise LeftOut("poor_quality", f"{reason} (quality {face.quality:.2f})")
         digest = crop_digest(crop)
         if enrolment.is_rejected(self._gallery, name, crop):
             raise LeftOut("other_person", f"somebody said that this photo does not show {name}")
-        if held is not None and held.id in self._gallery.store.find_digest(digest):
+        if existing is not None and existing.id in self._gallery.store.find_digest(digest):
             return Enrolled(face, digest, False, of_several, ())
         remarks = self._remarks(name, photo, row, of_several=of_several)
         new = self._gallery.add(
@@ -104,15 +106,15 @@ class Enroller:
         )  # fmt: skip
         return Enrolled(face, digest, new, of_several, remarks)
 
-    def _row(self, name: str, held: StoredPerson | None, photo: Photo) -> tuple[int, bool]:
-        """Which face of a photo is the person's, and whether it was chosen of several."""
+    def _row(self, name: str, existing: StoredPerson | None, photo: Photo) -> tuple[int, bool]:
+        """Return the index of the person's face in a photo, and whether it was chosen from several."""
         face = clear_face(photo.faces)
         if face is not None:
             return photo.faces.index(face), False
         n = len(photo.faces)
         if not n:
             raise LeftOut("no_face", "no face found")
-        if not self._can_compare or held is None:
+        if not self._can_compare or existing is None:
             raise LeftOut("several_faces", f"{n} faces, one expected")
         try:
             return enrolment.face_like_others(self._gallery, name, photo.embeddings), True
@@ -120,32 +122,33 @@ class Enroller:
             raise LeftOut("several_faces", str(reason)) from None
 
     def _remarks(self, name: str, photo: Photo, row: int, *, of_several: bool) -> tuple[Remark, ...]:
-        """What is to be said of the photo; `LeftOut` for somebody else's, where those are refused."""
+        """Return the remarks on a photo; raise `LeftOut` for another person's photo if those are refused."""
         face, vector, crop = photo.faces[row], photo.embeddings[row], photo.crops[row]
         remarks = []
         if of_several:
-            text = f"of {len(photo.faces)} faces the one was taken that is like {name}'s other photos"
+            text = f"{len(photo.faces)} faces; took the one most similar to {name}'s other photos"
             remarks.append(Remark("of_several", text))
         if face.quality is not None and face.quality < GOOD_QUALITY:
-            text = f"of poor quality ({face.quality:.2f}); {name} may not be recognised by it"
+            text = f"poor quality ({face.quality:.2f}); {name} may not be recognised from it"
             remarks.append(Remark("low_quality", text))
         others = [one for one in enrolment.holders(self._gallery, crop) if one != name]
         if others:
             text = f"the same photo is enrolled as {', '.join(others)}"
-            remarks.append(Remark("same_photo", self._asked(text, name)))
+            remarks.append(Remark("same_photo", self._question(text, name)))
         if not self._can_compare:
             return tuple(remarks)
         other = enrolment.resembles(self._gallery, name, vector)
         if other and other not in others:
-            remarks.append(Remark("resembles_other", self._asked(f"resembles {other}, who is enrolled", name)))
+            remarks.append(Remark("resembles_other", self._question(f"resembles {other}, who is enrolled", name)))
         like = enrolment.likeness(self._gallery, name, vector)
         if like is not None and like.similarities[0] < like.thresholds[0]:
-            figures = f"similarity {like.similarities[0]:.3f}, {like.thresholds[0]:.3f} wanted"
+            figures = f"similarity {like.similarities[0]:.3f}, threshold {like.thresholds[0]:.3f}"
             text = f"unlike the other photos of {name} ({figures}); is it the same person?"
             remarks.append(Remark("unlike_others", text))
         return tuple(remarks)
 
-    def _asked(self, text: str, name: str) -> str:
+    def _question(self, text: str, name: str) -> str:
+        """Ask whether the other person is the same; raise `LeftOut` instead if such photos are refused."""
         if self._refuse_others:
             raise LeftOut("other_person", text)
         return f"{text}; is {name} the same person?"

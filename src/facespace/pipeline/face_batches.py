@@ -1,4 +1,4 @@
-"""The faces of a few images at once: found, cut out and embedded in batches across the images."""
+"""Finds, crops and embeds the faces of a few images at once, in batches across the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from facespace.pipeline.reduced_photos import ReducedPhoto, full_size
 from facespace.pipeline.rotations import find_as_they_are, find_upright
 
 MAX_IMAGES = 16
-IMAGES_IN_PART = 4 * MAX_IMAGES  # no chunk reaches over their multiples, see `in_chunks`
+IMAGES_IN_PART = 4 * MAX_IMAGES  # chunks end at multiples of it, see `in_chunks`
 _MAX_PIXELS = 24_000_000
 _MAX_FACES = 64
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class FoundFaces:
     """The faces of one image; `crops` (F,S,S,3) and `embeddings` (F,D) are empty without an embedder.
 
-    Coordinates are those of the image after it was `turned` by so many degrees clockwise.
+    Coordinates refer to the image after turning it clockwise by `turned` degrees.
     """
 
     faces: list[Face]
@@ -50,11 +50,11 @@ def find_faces(
     keep_crops: bool = False,
     try_rotations: bool = False,
 ) -> list[FoundFaces]:
-    """The faces of each image (H,W,3) with their quality, embedded by `represent` if there is an `embedder`.
+    """Find the faces of each image (H,W,3), rate their quality, and embed them if there is an `embedder`.
 
     `largest` keeps only the face with the largest box. Crops are empty unless `keep_crops`. An image without a face is
-    looked at again for one that fills it, see `second_look`; with `try_rotations` every image is looked at in four turns,
-    see `rotations`, and must be given in full size.
+    searched again for a face that fills it (see `second_look`). `try_rotations` searches every image in four turns (see
+    `rotations`); images must then be given in full size.
     """
     if not images:
         return []
@@ -71,9 +71,9 @@ def find_faces(
     if largest:
         found = [_largest(faces) for faces in found]
     if embedder is None:
-        none, vectors = np.empty((0, 0, 0, 3), np.uint8), np.empty((0, 0), np.float32)
+        no_crops, vectors = np.empty((0, 0, 0, 3), np.uint8), np.empty((0, 0), np.float32)
         return [
-            FoundFaces(_all_rated(photo, faces), none, vectors, one.degrees)
+            FoundFaces(_all_rated(photo, faces), no_crops, vectors, one.degrees)
             for photo, faces, one in zip(photos, found, turned, strict=True)
         ]
     pending = [(photo, face) for photo, faces in zip(photos, found, strict=True) for face in faces]
@@ -84,7 +84,7 @@ def find_faces(
     for start in range(0, len(pending), _MAX_FACES):
         part = pending[start : start + _MAX_FACES]
         crops = np.empty((len(part), spec.size, spec.size, 3), np.uint8)
-        by_points = spec.template == "arcface" and spec.size == ARCFACE_SIZE  # the crop that quality is told from
+        by_points = spec.template == "arcface" and spec.size == ARCFACE_SIZE  # the crop that quality is computed from
         for k, (photo, face) in enumerate(part):
             crops[k] = photo.crop(face, spec)
             rated.append(_rated(photo, face, crops[k] if by_points else None))
@@ -132,10 +132,10 @@ def _with_quality(vectors: npt.NDArray[np.float32], faces: Sequence[Face]) -> np
 
 
 def in_chunks(items: Iterable[T], n_pixels: Callable[[T], int], max_images: int = MAX_IMAGES) -> Iterator[list[T]]:
-    """Groups of items that are worth one batch, bounded in number and in pixels.
+    """Split items into chunks that are worth one batch, bounded in number and in pixels.
 
-    A group ends after every `IMAGES_IN_PART` items. A network's last bits may depend on its batch, so this part of a long list
-    has the same results wherever it is computed.
+    A chunk also ends after every `IMAGES_IN_PART` items. The last bits of a network's output may depend on its batch,
+    so that a part of a long list gives the same results wherever it is computed.
 
     >>> [len(chunk) for chunk in in_chunks(range(5), lambda item: 12_000_000)]
     [2, 2, 1]

@@ -1,4 +1,4 @@
-"""Class folders of people as names and embeddings; what is known by its content is not computed again."""
+"""Reads class folders of people into names and embeddings; embeddings that are already known by content are reused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from facespace.pipeline.photos import process
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 Embeddings = npt.NDArray[np.float32]
 
-_CROP, _PHOTO = "crop:", "photo:"  # how digests begin
+_CROP, _PHOTO = "crop:", "photo:"  # prefixes of digests
 _BATCH = 64
 _READ_AHEAD = 8
 _THREADS = 2
@@ -37,12 +37,13 @@ _THREADS = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class People:
-    """The N faces of class folders, one a file, in order of name and file.
+    """The N faces of class folders, one per file, in order of name and file.
 
-    `names` (N,) says whose each is, `embeddings` (N,D) as `Embedder.represent` makes them, `digests` (N,) are SHA-256
-    of the files with the way they were read, `paths` (N,) the files. `failed` has (path, reason) of files that gave no
-    face, `without` the people left without any, `copies` (path, path of the same content before it). `n_known` faces
-    were not computed again. `prepared` counts the ways crops were brought to the model's size, in words.
+    `names` (N,) are the people's names, `embeddings` (N,D) come from `Embedder.represent`, `digests` (N,) are SHA-256
+    of the files, prefixed with how they were read, and `paths` (N,) the files. `failed` lists (path, reason) of files
+    that gave no face, `without` the people without any face, and `copies` (path, earlier path with the same content).
+    `n_known` faces were not computed again. `prepared` counts how crops were brought to the model's size, keyed by a
+    description.
     """
 
     names: tuple[str, ...]
@@ -66,11 +67,12 @@ def read_people(
     only: Container[str] | None = None,
     progress: Progress,
 ) -> People:
-    """Read class folders of crops, or of photos, of each of which the largest face counts.
+    """Read class folders of crops, or of photos, whose largest face is used.
 
-    `detector` finds the faces of photos; without it the one the model's crops come from is created. `known` gives embeddings (D,) by digest, of
-    the same model. Only the files in `only` are read, where it is given. A file whose content came before under the same
-    name is left out. `DatasetError` for no folders, and for crops that do not fit the model.
+    `detector` finds the faces of photos and defaults to the one that the model's crops come from. `known` maps digests
+    to embeddings (D,) of the same model, which are not computed again. `only`, if given, restricts reading to those
+    files. A file with the same content as an earlier one of the same name is left out. Raises `DatasetError` if present
+    are no class folders, or if the crops do not fit the model.
     """
     crops = holds_crops(root, embedder.spec, aligned=aligned)
     folders = [(clean_name(plain_text(name)), files) for name, files in read_class_folders(root)]
@@ -106,14 +108,14 @@ def read_people(
         else:
             found[k] = vector
     kept = [k for k in range(len(paths)) if k in found]
-    there = {names[k] for k in kept}
+    present = {names[k] for k in kept}
     return People(
         names=tuple(names[k] for k in kept),
         embeddings=np.stack([found[k] for k in kept]) if kept else np.empty((0, embedder.dimension), np.float32),
         digests=tuple(digests[k] for k in kept),
         paths=tuple(paths[k] for k in kept),
         failed=tuple(failed),
-        without=tuple(sorted({name for name, _ in folders} - there)),
+        without=tuple(sorted({name for name, _ in folders} - present)),
         copies=tuple(copies),
         n_known=len(paths) - len(new),
         prepared=dict(prepared.most_common()),
@@ -121,7 +123,7 @@ def read_people(
 
 
 def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) -> Iterator[Embeddings | str]:
-    """For each file its embedding (D,), or a reason."""
+    """Yield the embedding (D,) of each file, or the reason why present is none."""
     waiting: list[image.RGB | str] = []
 
     def embedded() -> Iterator[Embeddings | str]:
@@ -138,7 +140,7 @@ def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) ->
             crop, how = fit(pixels, embedder.spec.size)
             prepared[how] += 1
             waiting.append(crop)
-        del pixels  # before the next one is decoded
+        del pixels  # free it before the next one is decoded
         if len(waiting) == _BATCH:
             yield from embedded()
     yield from embedded()
@@ -152,7 +154,7 @@ def _decode(path: str) -> image.RGB | str:
 
 
 def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> Iterator[Embeddings | str]:
-    """For each photo the embedding (D,) of its largest face, or a reason."""
+    """Yield the embedding (D,) of the largest face of each photo, or the reason why present is none."""
     for photo in process(paths, detector, embedder, largest=True):
         yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
 
@@ -160,10 +162,10 @@ def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> It
 def portraits(
     people: People, templates: Mapping[str, npt.NDArray[Any]], detector: Detector, *, side: int
 ) -> dict[str, Image.Image]:
-    """A face of each person of `templates`, who has one: the most like the person's template (D,).
+    """Return for each person of `templates` the picture of their face most similar to the template (D,).
 
-    Pictures are at most `side` pixels wide and high. A crop is shown whole, a photo around its largest face. A file that
-    can no longer be read is passed over.
+    People without a face are left out. Pictures are at most `side` pixels wide and high. A crop is shown whole, a photo
+    is cut around its largest face. Files that can no longer be read are skipped.
     """
     rows: dict[str, int] = {}
     best: dict[str, float] = {}
@@ -186,9 +188,11 @@ def portraits(
 def split_people(
     names: Sequence[str], *, n_train: int | None, min_images: int, seed: int
 ) -> tuple[list[int], list[int], list[str]]:
-    """Rows to learn from, `n_train` of each person, rows to test on, the rest, and people with too few to be in either.
+    """Split rows into training and test rows person by person, and list the people with too few images.
 
-    Drawn person by person from `seed`; without `n_train` all rows are to learn from.
+    Returns (training rows, test rows, people left out). `n_train` rows of each person are drawn from `seed` for
+    training and the rest are for testing; without `n_train` all rows are for training. People with fewer than
+    `min_images` are left out.
 
     >>> learn, test, too_few = split_people(["a", "a", "a", "b"], n_train=2, min_images=2, seed=0)
     >>> len(learn), len(test), too_few

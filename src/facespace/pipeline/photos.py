@@ -1,7 +1,7 @@
-"""Photographs in, faces and their embeddings out, in order, whatever their number.
+"""Streams photos to faces and their embeddings, in order, for any number of photos.
 
-Reading runs ahead in threads while the networks work, so that memory stays flat: at most one chunk of photos and
-those being read are in it.
+Threads read ahead while the networks compute. Memory stays flat: it contains at most one chunk of photos and those
+being read.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _READ_AHEAD = 4
 
 @dataclass(slots=True)
 class Photo:
-    """What was found in one photo; `path` is its path, or `<array>` and the like.
+    """The result for one photo; `path` is its path, or `<array>` and the like for other sources.
 
-    `error` is a reason when it could not be read, else None. `embeddings` (F,D), as `Embedder.represent` makes them,
-    are empty without an embedder; `crops` (F,S,S,3) and `pixels`, the photo itself, are there when asked for. `turned`
-    says by how many degrees the photo was turned clockwise to make it upright. `pixels` and all coordinates are then those
-    of the upright photo.
+    `error` is the reason if the photo could not be read, else None. `embeddings` (F,D) come from `Embedder.represent`
+    and are empty without an embedder; `crops` (F,S,S,3) and `pixels`, the photo itself, are present on request.
+    `turned` says by how many degrees the photo was turned clockwise to make it upright; `pixels` and all coordinates
+    then refer to the upright photo.
     """
 
     path: str
@@ -53,11 +53,11 @@ class Photo:
 def find_images(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, without: str | os.PathLike[str] | None = None
 ) -> Iterator[str]:
-    """Files as given; of folders, every photo below them, sorted. Nothing in the folder `without` is taken or counted.
+    """Yield files as given, and all photos below folders, sorted; skip the folder `without` and all below it.
 
-    A file called like a photo is one, and so is any other that holds one (`io.file_kinds`). Hidden files are passed over. How many
-    others were left out is a `LeftOutWarning` at the end. A folder without photos is passed on as it is, for `process`
-    to report, and so is each folder that cannot be entered.
+    A file is a photo if its name says so or its content is an image (`io.file_kinds`). Hidden files are skipped. The
+    number of other files left out is reported at the end by a `LeftOutWarning`. A folder without photos, or one that
+    cannot be entered, is yielded itself, so that `process` reports it.
     """
     photos = PhotoFiles()
     apart = None if without is None else os.path.realpath(without)
@@ -88,7 +88,7 @@ def find_images(
 
 
 def folder_problem(folder: str) -> str:
-    """Why `find_images` passed on a folder instead of images.
+    """Return why `find_images` yielded a folder instead of images.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def folder_problem(folder: str) -> str:
     except OSError as error:
         return f"this folder cannot be entered ({error.strerror})"
     empty = next(find_images([folder])) == folder
-    return "no images in this folder" if empty else "a folder; find_images lists its images"
+    return "no images in this folder" if empty else "this is a folder; list its images with find_images"
 
 
 def process(
@@ -114,19 +114,20 @@ def process(
     keep_crops: bool = False,
     try_rotations: bool = False,
 ) -> Iterator[Photo]:
-    """Find the faces of each image, and embed them if there is an `embedder`; one `Photo` an image, in order.
+    """Find the faces of each image, and embed them if there is an `embedder`; yield one `Photo` per image, in order.
 
     An image is a path, an array, a PIL image, or anything else that `facespace.read` takes. `largest` keeps only the face
     with the largest box. An image that cannot be read gives a `Photo` with `error`.
 
-    `try_rotations` is for photos that were turned without a note of it in the file: each is looked at in four turns, which
-    takes four times as long, and the one with the surest faces is taken. `Photo.turned` says which.
+    `try_rotations` is for photos that are not upright and do not record it in the file: each is searched in four turns,
+    which takes four times as long, and the turn with the most certain faces is used. `Photo.turned` says which.
     """
     if not are_several(images):
-        raise TypeError(f"process takes several images; got one {type(images).__name__}")
+        raise TypeError(f"process takes several images, got one {type(images).__name__}")
     if not hasattr(detector, "detect_many"):
-        raise TypeError(f"a Detector is expected, got {type(detector).__name__}")
-    # Whoever wants the pixels wants all of them, and a turned photo has another corner.
+        raise TypeError(f"detector must be a Detector, got {type(detector).__name__}")
+    # The caller gets all pixels if keep_pixels is set, and a turned photo starts from another corner: read in full
+    # size.
     reads = functools.partial(_read, detector=None if keep_pixels or try_rotations else detector)
     for chunk in in_chunks(map_ahead(reads, images, threads=_READERS, ahead=_READ_AHEAD), _n_pixels):
         photos = [photo for photo, _ in chunk]
@@ -153,7 +154,7 @@ def process(
 
 
 def source_name(source: Source) -> str:
-    """What errors and results call an image: its path, or what kind of thing it is.
+    """Return how errors and results call an image: its path, or its type in angle brackets.
 
     >>> source_name("party.jpg"), source_name(np.zeros((2, 2, 3), np.uint8))
     ('party.jpg', '<array>')
@@ -165,7 +166,7 @@ def source_name(source: Source) -> str:
 
 
 def _read(source: Source, detector: Detector | None) -> tuple[Photo, ReducedPhoto | None]:
-    """The photo and its pixels, as small as the detector takes them; in full size without a detector."""
+    """Read a photo, as small as the detector accepts it; without a detector in full size."""
     name = source_name(source)
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         return Photo(name, error=folder_problem(name)), None

@@ -1,9 +1,10 @@
-"""Photos that are read smaller than they are, and crops of their faces.
+"""Reads large photos at a fraction of their size, and cuts out crops of their faces.
 
-A detector that makes a large photo smaller before it searches it does not need it in full size, and a JPEG is decoded at a half,
-a quarter or an eighth of its size in half of the time. Faces large enough are cut out of the smaller photo too: from 1.2 of its
-pixels for a pixel of the crop on, embeddings of both crops have a mean cosine of 0.99, as the crop of the full photo skips
-pixels where that of the smaller one has means (benchmarks/large_jpegs.py). For smaller faces the photo is read again.
+A detector that shrinks a large photo before it searches it does not need it in full size. A JPEG is decoded at a half,
+a quarter or an eighth of its size in half of the time. Large faces are also cropped from the smaller photo: from 1.2 of
+its pixels per pixel of the crop, embeddings of both crops have a mean cosine of 0.99. They differ because the crop of
+the full photo skips pixels where the smaller photo has averages (benchmarks/large_jpegs.py). For smaller faces the
+photo is read again in full size.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from facespace.io.image import Source
 
 Pixels = npt.NDArray[np.uint8]
 
-_ENOUGH = 1.2  # pixels of the smaller photo for a pixel of the crop
+_LEAST_SOURCE_PIXELS = 1.2  # pixels of the smaller photo per pixel of the crop
 
 
 class ReducedPhoto:
-    """A photo at 1/n of its size, for the `reduction` n, and a way to read it in full size.
+    """A photo read at 1/n of its size, where n is its `reduction`, and a function that reads it in full size.
 
-    `pixels` (H,W,3) are as they were read; for n = 1 they are the photo itself, and `read` is not called.
+    `pixels` (H,W,3) are the pixels as read; for n = 1 they are the photo itself, and `read` is not called.
     """
 
     def __init__(self, pixels: Pixels, reduction: int = 1, read: Callable[[], Pixels] | None = None) -> None:
@@ -41,12 +42,12 @@ class ReducedPhoto:
         self._full: Pixels | None = None
 
     def crop(self, face: Face, spec: InputSpec) -> Pixels:
-        """`align` of a face with coordinates of the full photo.
+        """Return `align` of a face that is given in coordinates of the full photo.
 
-        Which photo it is cut out of depends on the face alone, not on what was cut out before it.
+        Whether the reduced or the full photo is used depends on the face alone, not on earlier calls.
         """
         n = self.reduction
-        if n > 1 and source_pixels(face, spec) >= _ENOUGH * n:
+        if n > 1 and source_pixels(face, spec) >= _LEAST_SOURCE_PIXELS * n:
             return align(self.pixels, *_at_reduction(face, spec, n))
         if n > 1 and self._full is None:
             self._full = self._read_full()
@@ -55,11 +56,11 @@ class ReducedPhoto:
         return align(self.pixels if self._full is None else self._full, face, spec)
 
     def forget(self) -> None:
-        """Give up the photo in full size; the next small face would have it read again."""
+        """Drop the full-size photo; the next small face reads it again."""
         self._full = None
 
     def _read_full(self) -> Pixels:
-        """The photo in full size, or the smaller one where its file is gone or another one meanwhile."""
+        """Return the photo in full size, or the smaller one if its file is gone or was replaced."""
         try:
             full = self.pixels if self._read is None else self._read()
         except ImageError:
@@ -70,7 +71,7 @@ class ReducedPhoto:
 
 
 def read_reduced(source: Source, detector: Detector, *, max_pixels: int | None = None) -> ReducedPhoto:
-    """The photo as small as the detector takes it; what is no path and no bytes, and no JPEG, in full size.
+    """Read a photo as small as the detector accepts it; only JPEGs given as path or bytes are reduced.
 
     Raises `ImageError` and `TypeError` as `facespace.read` does.
     """
@@ -82,12 +83,12 @@ def read_reduced(source: Source, detector: Detector, *, max_pixels: int | None =
 
 
 def full_size(face: Face, reduction: int) -> Face:
-    """A face of a photo read at 1/n of its size, in coordinates of the full photo."""
+    """Return a face of a photo read at 1/n of its size in coordinates of the full photo."""
     return face if reduction == 1 else _moved(face, reduction, 0.0)
 
 
 def source_pixels(face: Face, spec: InputSpec) -> float:
-    """How many pixels across an image has for a pixel of the crop of a face.
+    """Return how many image pixels correspond to one pixel of a face's crop, along one axis.
 
     >>> from facespace.faces.input_spec import INPUT_SPECS
     >>> points = tuple((2 * x, 2 * y) for x, y in ARCFACE_TEMPLATE)
@@ -102,9 +103,10 @@ def source_pixels(face: Face, spec: InputSpec) -> float:
 
 
 def _at_reduction(face: Face, spec: InputSpec, n: int) -> tuple[Face, InputSpec]:
-    """The face in coordinates of the smaller photo, for `align`, which takes points for the centres of pixels.
+    """Return the face and spec in coordinates of the smaller photo, for `align`.
 
-    A margin around the box is in pixels of the full photo; it becomes a part of the box, as 1/n of it need not be whole.
+    `align` takes points as centres of pixels. The crop margin is in pixels of the full photo; it is added to the box,
+    since 1/n of it need not be a whole number.
     """
     x1, y1, x2, y2 = face.box
     half = spec.crop_margin / 2
@@ -113,7 +115,7 @@ def _at_reduction(face: Face, spec: InputSpec, n: int) -> tuple[Face, InputSpec]
 
 
 def _moved(face: Face, scale: float, shift: float) -> Face:
-    """The box times `scale`, the points times `scale` and shifted."""
+    """Return a face with its box multiplied by `scale`, and its points multiplied by `scale` and shifted."""
 
     def moved(points: tuple[Point, ...]) -> tuple[Point, ...]:
         return tuple((x * scale + shift, y * scale + shift) for x, y in points)

@@ -1,9 +1,10 @@
-"""Photos that were turned without a note of it: the turn in which their faces are surest.
+"""Turns photos upright by choosing the turn in which their faces score highest.
 
-Turned faces are found too, with lower scores, and in a turned photo more is taken for a face. So the plain sum of the scores s
-misleads: with YuNet it chooses the wrong turn for 3 % of the photos, with MTCNN for 8 %. The sum of s³² lets the surest faces
-decide. Of 170 photos, each shown in all four turns, YuNet's faces then give the right turn for 99.4 %: all but one, of a
-person who lies. MTCNN's give it for 99 % of upright and 98 % of turned photos (benchmarks/cut_and_turned.py).
+For photos that are not upright and do not record it in the file. Detectors also find turned faces, with lower scores,
+and turned photos give more false detections. The plain sum of the scores s is therefore misleading: it chooses the
+wrong turn for 3 % of the photos with YuNet and for 8 % with MTCNN. In the sum of s³² the most certain faces decide. Of
+170 photos, each shown in all four turns, YuNet's faces then give the right turn for 99.4 %: all but one, of a person
+lying down. MTCNN's give it for 99 % of upright and 98 % of turned photos (benchmarks/cut_and_turned.py).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 TURNS = (0, 90, 180, 270)  # degrees clockwise
 
 _POWER = 32
-_CLEARLY = 1.1  # how much surer than upright another turn must be
-_LEAST = 0.75**_POWER  # and by how much, so that two doubtful faces do not turn a photo
+_CLEARLY = 1.1  # factor by which another turn must exceed upright
+_LEAST = 0.75**_POWER  # and the least difference, so that two doubtful faces do not turn a photo
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Turned:
 
 
 def turn(image: Pixels, degrees: int) -> Pixels:
-    """The image (H,W,3) turned clockwise by a multiple of 90 degrees.
+    """Return the image (H,W,3) turned clockwise by a multiple of 90 degrees.
 
     >>> turn(np.arange(12, dtype=np.uint8).reshape(2, 2, 3), 90)[0, 0].tolist()
     [6, 7, 8]
@@ -46,9 +47,9 @@ def turn(image: Pixels, degrees: int) -> Pixels:
 
 
 def find_upright(images: Sequence[Pixels], detector: Detector) -> list[Turned]:
-    """Each image (H,W,3) in the turn in which its faces are surest; upright, unless another turn is clearly better.
+    """Return each image (H,W,3) in the turn with the most certain faces; upright unless another turn is clearly better.
 
-    A photo without a face in any turn is looked at again in every turn, for a face that fills it.
+    A photo without a face in any turn is searched again in every turn for a face that fills it.
     """
     found = [detector.detect_many([turn(image, degrees) for image in images]) for degrees in TURNS]
     empty = [k for k in range(len(images)) if not any(of_turn[k] for of_turn in found)]
@@ -64,7 +65,7 @@ def find_upright(images: Sequence[Pixels], detector: Detector) -> list[Turned]:
 
 
 def surest_turn(found: Sequence[Sequence[Face]]) -> int:
-    """The index of the turn with the surest faces, of the faces that were found in each; 0 is upright.
+    """Return the index of the turn with the most certain faces, given the faces found in each; 0 is upright.
 
     >>> points = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     >>> sure, doubtful = Face((0, 0, 60, 60), 0.95, points), Face((0, 0, 60, 60), 0.8, points)
@@ -79,6 +80,6 @@ def surest_turn(found: Sequence[Sequence[Face]]) -> int:
 def find_as_they_are(
     images: Sequence[Pixels], detector: Detector, reductions: Sequence[int] | None = None
 ) -> list[Turned]:
-    """The same without turning any image; `reductions` are those of `find_with_second_look`."""
+    """Find the faces of images without turning them; `reductions` are those of `find_with_second_look`."""
     found = find_with_second_look(images, detector, reductions)
     return [Turned(0, image, faces) for image, faces in zip(images, found, strict=True)]

@@ -1,4 +1,4 @@
-"""A sample of crops from a folder, to measure a network on: statistics, parity, ranges for int8."""
+"""Samples crops from a folder to measure a network on: statistics, parity, ranges for int8."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from facespace.pipeline.photos import find_images
 
 
 def sample_crops(folder: Path, spec: InputSpec, n: int) -> npt.NDArray[np.uint8]:
-    """At most `n` crops (N,S,S,3) uint8, evenly spread over the images below a folder in the order of their names.
+    """Return at most `n` crops (N,S,S,3) uint8, evenly spread over the images below a folder sorted by name.
 
-    Crops of another size are brought to S by `faces.crops.fit`; images that cannot be read are passed over. Raises
-    `DatasetError` where no crop is left.
+    Crops of another size are resized to S by `faces.crops.fit`; images that cannot be read are skipped. Raises
+    `DatasetError` if no crop is left.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{plain_text(os.fspath(folder))}: not a folder; wanted is one with aligned crops")
+        raise DatasetError(f"{plain_text(os.fspath(folder))}: must be a folder of aligned crops, got something else")
     paths = list(find_images([os.fspath(folder)]))
     chosen = [paths[int(at)] for at in np.linspace(0, len(paths) - 1, min(n, len(paths)))]
-    # Brought to their size where they are read: photos taken for crops must not all be in memory.
+    # Resize in the reading threads, so that photos given in place of crops are never all in memory.
     read = map_ahead(lambda path: _read(path, spec.size), chosen, threads=2, ahead=8)
     crops = [crop for crop in read if crop is not None]
     if not crops:
-        raise DatasetError(f"{plain_text(os.fspath(folder))}: no image in it can be read; wanted are aligned crops")
+        raise DatasetError(
+            f"{plain_text(os.fspath(folder))}: contains no readable image; it must contain aligned crops"
+        )
     return np.stack(crops)
 
 

@@ -1,9 +1,9 @@
-"""Looks again at photos in which no face was found: a face that reaches beyond the borders is found with a border around it.
+"""Searches photos without a detected face again, with a border around them, for a face that reaches beyond their edges.
 
-Detectors look for a whole head with something around it. Of faces cut 5, 10, 15 and 20 % inside their box, MTCNN finds 90,
-55, 20 and 10 %; with a border of grey it finds 100, 100, 95 and 90 %. The mean colour, black and repeated border pixels are
-worse. YuNet finds nearly all of them without a border. Photos are searched made smaller, which finds as much in a fraction
-of the time. benchmarks/cut_and_turned.py measures all this.
+Detectors look for a whole head with some background. Of faces cut 5, 10, 15 and 20 % inside their box, MTCNN finds 90,
+55, 20 and 10 %; with a grey border it finds 100, 100, 95 and 90 %. The mean colour, black and repeated border pixels
+give worse results. YuNet finds nearly all of them without a border. Photos are shrunk before the search, which finds as
+much in a fraction of the time. benchmarks/cut_and_turned.py measures all this.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from facespace.io.resizing import resized
 
 Pixels = npt.NDArray[np.uint8]
 
-_BORDER = 0.5  # of the photo's shorter side, on every side
-_GREY = 127  # what both detectors were trained to take for nothing
-_SIDE = 160.0  # pixels; photos are made so small, since the face sought fills them
-_SIDE_IN_FACES = 4.0  # the least side, in faces of the smallest size that the detector looks for
-# Faces that count. In 2,400 pictures without a face the second look finds two: one of score 0.63, one that is small. The
-# faces cut inside their box score 0.77 and more, and their longer side is 1.27 of the photo's shorter side and more.
+_BORDER = 0.5  # width, as a share of the photo's shorter side
+_GREY = 127  # the value that both detectors were trained to ignore
+_SIDE = 160.0  # pixels; photos are shrunk to it, since the face sought fills them
+_SIDE_IN_FACES = 4.0  # least side, in multiples of the detector's smallest face
+# Limits for accepted faces. In 2,400 pictures without a face the second look finds two: one of score 0.63, and a small
+# one. Faces cut inside their box score at least 0.77, and their longer side is at least 1.27 of the photo's shorter
+# side.
 _LEAST_SCORE = 0.7
 _LEAST_SIDE = 0.75
 
@@ -33,11 +34,11 @@ _LEAST_SIDE = 0.75
 def find_with_second_look(
     images: Sequence[Pixels], detector: Detector, reductions: Sequence[int] | None = None
 ) -> list[list[Face]]:
-    """`detect_many`, and once more, with a border around them, for the images (H,W,3) in which it finds nothing.
+    """Run `detect_many`, and repeat it with a border around the images (H,W,3) in which no face was found.
 
-    Images may be photos that were read at 1/n of their size, for the `reductions` n, if the detector is a `ReducedDetector`.
-    Of the second search only faces count that fill the image. Coordinates are those of the image; boxes and landmarks
-    may lie beyond its border.
+    Images may be photos read at 1/n of their size, for the `reductions` n, if the detector is a `ReducedDetector`. The
+    second search accepts only faces that fill the image. Coordinates refer to the image; boxes and landmarks may lie
+    beyond its border.
     """
     if reductions is not None and isinstance(detector, ReducedDetector):
         found = detector.detect_reduced(images, reductions)
@@ -53,9 +54,9 @@ def find_with_second_look(
 def look_again(
     images: Sequence[Pixels], detector: Detector, reductions: Sequence[int] | None = None
 ) -> list[list[Face]]:
-    """The faces that fill each image (H,W,3), found with a border around it; one `detect_many` for all images.
+    """Return the faces that fill each image (H,W,3), searched with a border in one `detect_many` for all images.
 
-    `reductions` are those of `find_with_second_look`: what was read smaller than it is searched here is enlarged.
+    `reductions` are those of `find_with_second_look`: images that were read smaller are enlarged for this search.
     """
     if not images:
         return []
@@ -69,9 +70,10 @@ def look_again(
 
 
 def _with_border(image: Pixels, side: float, reduction: int = 1) -> tuple[Pixels, int, tuple[float, float]]:
-    """The image with its shorter side at most `side` and a border, the border's width, and the scale in x and in y.
+    """Return the image shrunk to `side` with a border, the border's width, and the scale in x and y.
 
-    The size is that which the photo in full size, `reduction` times the image, would get.
+    `side` bounds the shorter side. The size is the one that the full-size photo, `reduction` times the image, would
+    get.
     """
     height, width = image.shape[:2]
     factor = min(float(reduction), side / min(height, width))
@@ -85,7 +87,7 @@ def _with_border(image: Pixels, side: float, reduction: int = 1) -> tuple[Pixels
 
 
 def _moved(face: Face, border: int, scale: tuple[float, float]) -> Face:
-    """The face in the coordinates of the image without the border."""
+    """Return the face in coordinates of the image without the border."""
     x1, y1, x2, y2 = face.box
     sx, sy = scale
     box = ((x1 - border) / sx, (y1 - border) / sy, (x2 - border) / sx, (y2 - border) / sy)

@@ -1,7 +1,7 @@
-"""Keeps NumPy's BLAS to one thread a call, for code that spreads its work over threads itself.
+"""Limits NumPy's BLAS to one thread per call, for code that runs its own threads.
 
-Threads of BLAS that wait for each other spin, and take the cores from other threads: MTCNN was seen to take twice as long
-with them, and products of matrices in two threads at once ten times as long where other programs use the cores too.
+Waiting BLAS threads spin and take cores from other threads. MTCNN took twice as long with them, and matrix products in
+two threads at once took ten times as long while other programs used the cores too.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-from facespace.runtime.forks import tell_after_fork
+from facespace.runtime.forks import call_after_fork
 
 
 class _Limit:
-    """Counts its users, so that threads that have it at the same time leave the setting as they found it."""
+    """Limits BLAS threads and counts its users, so that overlapping users restore the setting only once."""
 
     def __init__(self) -> None:
         self._controller: ThreadpoolController | None = None
         self.after_fork()
-        tell_after_fork(self)
+        call_after_fork(self)
 
     def after_fork(self) -> None:
-        """Nobody uses it yet, neither at first nor in a child process."""
+        """Reset the count; called at the start and in a child process."""
         self._lock = threading.Lock()
         self._users = 0
         self._limit: Any = None
@@ -51,7 +51,7 @@ _LIMIT = _Limit()
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager[None]:
-    """A context in which products of matrices take one thread each, in all of this process.
+    """Return a context in which matrix products use one thread each, in the whole process.
 
     >>> with one_blas_thread():
     ...     product = [[1.0, 2.0]] @ __import__("numpy").ones((2, 1))

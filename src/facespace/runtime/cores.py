@@ -8,29 +8,29 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-CORES_VARIABLE = "FACESPACE_CORES"  # lowers the number of cores, as for one of several worker processes
+CORES_VARIABLE = "FACESPACE_CORES"  # lowers the number of cores, for example for one of several worker processes
 
 _PROC = Path("/proc/self")
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes spaces
-_ENOUGH = 2**20  # a larger quota is no limit
+_UNLIMITED = 2**20  # assumed if there is no quota
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may keep busy, at least 1.
+    """Return the number of cores that this process may keep busy, at least 1.
 
-    It is the smallest of the cores that the scheduler allows (`sched_getaffinity`), the CPU quota of the process's control
-    group and its parents, rounded up (`docker --cpus 1.5` gives 2), and the variable `FACESPACE_CORES`. The quota is read
-    once.
+    It is the smallest of three numbers: the cores that the scheduler allows (`sched_getaffinity`), the CPU quota of the
+    process's control group and its parents, rounded up (`docker --cpus 1.5` gives 2), and the variable
+    `FACESPACE_CORES`. The quota is read once.
     """
-    n_cores = min(_scheduled_cores(), _quota(_PROC) or _ENOUGH)
+    n_cores = min(_scheduled_cores(), _quota(_PROC) or _UNLIMITED)
     share = os.environ.get(CORES_VARIABLE, "")
     return min(n_cores, max(1, int(share))) if share.isascii() and share.isdigit() and len(share) < 9 else n_cores
 
 
 def are_cores_limited() -> bool:
-    """Whether a quota or `FACESPACE_CORES` leaves fewer cores than the scheduler allows.
+    """Return whether a quota or `FACESPACE_CORES` leaves fewer cores than the scheduler allows.
 
-    Libraries that count cores themselves know only the scheduler's, so they must be told.
+    Libraries that count cores themselves see only the scheduler's limit, so the number must be passed to them.
     """
     return usable_cores() < _scheduled_cores()
 
@@ -51,9 +51,9 @@ def _scheduled_cores() -> int:
 
 @functools.cache
 def _quota(proc: Path) -> int | None:
-    """The cores of the CPU quota that holds for the process described in the folder `proc`; None for no quota.
+    """Return the cores of the CPU quota of the process described in the folder `proc`; None without a quota.
 
-    Files that are missing or cannot be understood mean no quota.
+    Missing or malformed files count as no quota.
     """
     try:
         mounts = (proc / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
@@ -65,7 +65,7 @@ def _quota(proc: Path) -> int | None:
 
 
 def _cgroup_folders(mounts: str, groups: str) -> Iterator[Path]:
-    """The folders of the process's control groups for CPU time and of their parents, as far as they are mounted.
+    """Yield the mounted folders of the process's control groups for CPU time, and of their parents.
 
     `mounts` is `/proc/self/mountinfo`, `groups` is `/proc/self/cgroup`: lines `id:controllers:path`, for version 2 with
     no controllers.
@@ -87,7 +87,7 @@ def _cgroup_folders(mounts: str, groups: str) -> Iterator[Path]:
         if own is None:
             continue
         root, mount_point = (_OCTAL.sub(lambda code: chr(int(code[1], 8)), field) for field in fields[3:5])
-        # A container may see only its own group mounted, under a path that exists outside alone.
+        # A container may see only its own group mounted, under a path that exists only outside.
         inside = own.relative_to(root) if own.is_relative_to(root) else PurePosixPath()
         if ".." in inside.parts:
             inside = PurePosixPath()
@@ -96,7 +96,7 @@ def _cgroup_folders(mounts: str, groups: str) -> Iterator[Path]:
 
 
 def _quota_of(folder: Path) -> int | None:
-    """The cores that the quota of one control group allows, rounded up; None where it has no quota."""
+    """Return the cores that the quota of one control group allows, rounded up; None if it has no quota."""
     if (limit := _words(folder / "cpu.max")) is None:  # version 2: `quota period` or `max period`
         quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
         limit = [*(quota or []), *(period or [])]  # version 1: -1 for no quota

@@ -1,4 +1,4 @@
-"""Where networks compute, and in what."""
+"""The devices and number formats in which networks run."""
 
 from __future__ import annotations
 

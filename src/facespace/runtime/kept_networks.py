@@ -1,6 +1,6 @@
-"""Networks as ONNX Runtime rewrote them for this processor, kept between runs of a program.
+"""Keeps networks as ONNX Runtime optimised them for this processor, between runs of a program.
 
-Reading and rewriting a network takes longer than computing a few faces. What is kept may be deleted at any time.
+Reading and optimising a network takes longer than computing a few faces. The files may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from facespace._version import __version__
 from facespace.io.checksums import masked_crc
 from facespace.io.files import TEMPORARY, write_bytes
 
-_KEPT = 8  # networks; of these the latest are kept
+_KEPT = 8  # newest networks that are kept
 
 
 def rewritten(folder: Path, name: str, read: Callable[[], bytes], processor: str = "") -> tuple[bytes, bool]:
-    """The network `name`, and whether it is rewritten for this processor, so that nothing is left to optimise.
+    """Return the network `name`, and whether it is already optimised for this processor.
 
-    It comes from the folder, or from `read` as an ONNX file and is kept in the folder. Where it cannot be kept (a full disk,
-    no right to write) it is what `read` gives. Only files that this user wrote and nobody else can write are believed, and
-    only with the checksum that their name says. `processor` says what this processor can compute (`processor_flags`).
+    It comes from the folder, or from `read` as an ONNX file and is then optimised and kept in the folder. If it cannot
+    be kept (full disk, no permission), the result of `read` is returned. Only files that this user wrote, that no other
+    user can write, and whose checksum matches their name are used. `processor` lists the processor's features
+    (`processor_flags`).
     """
     stem = ""
     with contextlib.suppress(OSError):
-        stem = f"{name[:32]}-{_circumstances(processor)}"
+        stem = f"{name[:32]}-{_environment_digest(processor)}"
         for file in folder.glob(f"{stem}-*.onnx"):
-            if (data := _whole(file)) is not None:
+            if (data := _intact(file)) is not None:
                 return data, True
     model = read()
-    if not stem:  # the package is in no folder, so that its code has no time to be told by
+    if not stem:  # the package is not in a folder, so its code has no modification times
         return model, False
     try:
         data = _rewrite(model, folder)
         write_bytes(folder / f"{stem}-{masked_crc(data):08x}.onnx", data)
-    except Exception:  # of the disk, or whatever ONNX Runtime raises: what is kept is only for speed
+    except Exception:  # of the disk or ONNX Runtime: keeping the network only saves time
         return model, False
     with contextlib.suppress(OSError):
         for file in sorted(folder.glob("*.onnx"), key=lambda path: -path.stat().st_mtime)[_KEPT:]:
@@ -50,8 +51,8 @@ def rewritten(folder: Path, name: str, read: Callable[[], bytes], processor: str
     return data, True
 
 
-def _whole(file: Path) -> bytes | None:
-    """The content of a kept file; None for one that is not ours, or damaged, which is removed."""
+def _intact(file: Path) -> bytes | None:
+    """Return the content of a kept file; None for a file that is not the user's, or damaged (it is then removed)."""
     status = file.lstat()
     mine = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
     if not mine or not stat.S_ISREG(status.st_mode):
@@ -64,7 +65,7 @@ def _whole(file: Path) -> bytes | None:
 
 
 def _rewrite(model: bytes, folder: Path) -> bytes:
-    """The ONNX file as ONNX Runtime's optimisers leave it; it was loaded once, so that it is known to be whole."""
+    """Return the ONNX file as optimised by ONNX Runtime, after loading it once to check it."""
     import onnxruntime
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,12 +76,12 @@ def _rewrite(model: bytes, folder: Path) -> bytes:
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         data = path.read_bytes()
-    onnxruntime.InferenceSession(data, as_it_is(), providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(data, options_without_optimisation(), providers=["CPUExecutionProvider"])
     return data
 
 
-def as_it_is() -> Any:
-    """Options of a session that computes a rewritten network without looking for more to rewrite."""
+def options_without_optimisation() -> Any:
+    """Return session options that run an optimised network without optimising it again."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -90,12 +91,12 @@ def as_it_is() -> Any:
 
 
 @functools.cache
-def _circumstances(processor: str = "") -> str:
-    """What a rewritten network depends on beside its weights: the runtime, the processor, and the code that read it."""
+def _environment_digest(processor: str = "") -> str:
+    """Return a hash of what an optimised network depends on besides weights: runtime, processor and reading code."""
     import onnxruntime
 
-    # Of the code alone: the folder of compiled code beside it changes when a program is run for the first time.
+    # Only source files, because compiled files next to them change when a program first runs.
     formats = os.scandir(Path(__file__).parents[1] / "formats")
     code = [(entry.name, entry.stat().st_mtime_ns) for entry in formats if entry.name.endswith(".py")]
-    told = (onnxruntime.__version__, __version__, platform.machine(), processor or platform.processor(), sorted(code))
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+    facts = (onnxruntime.__version__, __version__, platform.machine(), processor or platform.processor(), sorted(code))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -1,11 +1,11 @@
-"""One compiled network on the fastest runtime of this machine.
+"""Runs one compiled network on the fastest runtime of this machine.
 
-ONNX Runtime is always there. On x86-64 the OpenVINO execution provider is installed beside it and is taken
-when it loads: two to ten times faster, and in bfloat16 where the processor computes with it (AMX, AVX512-BF16), there
-with convolutions in 8-bit integers where the model has been measured so.
+ONNX Runtime is always installed. On x86-64 the OpenVINO execution provider is installed as well and is used if it
+loads: it is two to ten times faster. It computes in bfloat16 if the processor supports it (AMX, AVX512-BF16), and then
+uses 8-bit integers for the convolutions of models that have been measured so.
 
-Two environment variables pin what is otherwise chosen, for comparisons and for hunting a difference:
-`FACESPACE_RUNTIME` = `openvino` | `onnxruntime` and `FACESPACE_PRECISION` = `fastest` | `bfloat16` | `float32`.
+Two environment variables override the choice, for comparisons and for tracing differences: `FACESPACE_RUNTIME` =
+`openvino` | `onnxruntime` and `FACESPACE_PRECISION` = `fastest` | `bfloat16` | `float32`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from facespace.io.text import first_line
 from facespace.runtime import kept_networks
 from facespace.runtime.cores import are_cores_limited, usable_cores
 from facespace.runtime.devices import Device, Precision
-from facespace.runtime.forks import never_destroy, tell_after_fork
+from facespace.runtime.forks import call_after_fork, never_destroy
 
 Processor = Literal["amx", "bfloat16", "other"]
 
 _SFACE = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
-# The fastest precision that keeps the names, by SHA-256 of the weights and kind of processor. It is a table and not a
-# measurement at loading, so that names do not depend on what else a machine does. SFace's depthwise convolutions take 1.48
-# times as long in bfloat16 as in float32 where the processor has bfloat16 without AMX; with AMX, which is not in the table,
-# bfloat16 takes a third of the time (benchmarks/recogniser_speed.py).
+# The fastest precision that does not change identification results, by SHA-256 of the weights and kind of processor. It
+# is a table rather than a measurement at loading, so that results do not depend on the machine's load. SFace's
+# depthwise convolutions take 1.48 times as long in bfloat16 as in float32 if the processor has bfloat16 without AMX;
+# with AMX, which is not in the table, bfloat16 takes a third of the time (benchmarks/recogniser_speed.py).
 _MEASURED: dict[str, dict[Processor, Precision]] = {_SFACE: {"bfloat16": "float32"}}
 
 _CUDA = "CUDAExecutionProvider"
@@ -49,16 +49,20 @@ _OPENVINO = "OpenVINOExecutionProvider"
 class OnnxNetwork:
     """A compiled ONNX model.
 
-    `precision="fastest"` lets the runtime compute in bfloat16 where that is quicker, and there takes what `int8` makes:
-    the same network with convolutions in 8-bit integers; `"float32"` never does. `runtime` and `precision` (attributes)
-    say what is really used: `openvino` or `onnxruntime`; `float32`, `bfloat16` or `int8`, which is bfloat16 in what is
-    not a convolution in integers. One call takes all cores, and calls of several threads wait for each other; with
-    `side_by_side` each computes on one core and as many as there are cores run at once. `device="cuda"` computes on an
-    NVIDIA GPU, where the installed onnxruntime can; `auto` and `cpu` on the processor. `runtime="onnxruntime"` never takes
-    OpenVINO: it compiles for every shape it meets, which costs more than it gains where each input has another. `model` is
-    an ONNX file, or reads one; with `keep`, a folder and a name, plain ONNX Runtime takes the network as it rewrote it the
-    first time, and `model` is not read (see `kept_networks`). Safe to share between threads. In a child process after `fork` ONNX Runtime compiles the model again at the first call; OpenVINO
-    and CUDA do not survive a fork, and a call raises `RuntimeUnavailable`.
+        `model` is an ONNX file, or a function that reads one. With `precision="fastest"` the runtime may compute in bfloat16
+    where that is quicker, and then uses the model that `int8` returns, with convolutions in 8-bit integers; `"float32"`
+    never does. The attributes `runtime` and `precision` say what is really used: `openvino` or `onnxruntime`; `float32`,
+    `bfloat16` or `int8`, which is bfloat16 outside the integer convolutions.
+
+    One call uses all cores, and calls from several threads wait for each other; with `side_by_side` each call uses one
+    core and as many run at once as there are cores. `device="cuda"` computes on an NVIDIA GPU if the installed
+    onnxruntime supports it; `auto` and `cpu` compute on the processor. `runtime="onnxruntime"` never uses OpenVINO, which
+    compiles for every input shape and costs more than it gains if each input has another shape. With `keep`, a folder and
+    a name, plain ONNX Runtime loads the network as it optimised it the first time, without reading `model` (see
+    `kept_networks`).
+
+    Safe to share between threads. In a child process after `fork` ONNX Runtime compiles the model again at the first
+    call; OpenVINO and CUDA do not survive a fork, and a call raises `RuntimeUnavailable`.
     """
 
     def __init__(
@@ -74,9 +78,9 @@ class OnnxNetwork:
         keep: tuple[Path, str] | None = None,
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device wants auto, cpu or cuda; got {device!r}")
+            raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
         on_gpu = device == "cuda"
-        openvino = _wanted_openvino(on_gpu) if runtime == "fastest" or on_gpu else None
+        openvino = _chosen_openvino(on_gpu) if runtime == "fastest" or on_gpu else None
         lowest = lowest_precision(precision)
         self.runtime = "cuda" if on_gpu else "onnxruntime" if openvino is None else "openvino"
         self.precision = "float32"
@@ -92,14 +96,14 @@ class OnnxNetwork:
             if keep and self.runtime == "onnxruntime"
             else (read(), False)
         )
-        # All that was chosen is in here: sessions made later are the same.
+        # Contains every choice made above, so that sessions created later are the same.
         self._compile = functools.partial(_session, data, openvino, self.precision, on_gpu, rewritten)
         try:
             session = self._compile(side_by_side)
-        except Exception as error:  # ONNX Runtime raises a class per failure and shares no base but Exception
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise ModelError(f"{source}: the network cannot be compiled ({first_line(error)})") from None
-        # OpenVINO computes the calls on one session one after the other; the plain runtime computes a call in the
-        # thread that makes it.
+        # OpenVINO runs the calls on one session one after the other; plain ONNX Runtime runs each call in its own
+        # thread.
         self._session: Any = session
         if openvino is not None:
             self._session = _Renewed(functools.partial(self._compile, side_by_side), session)
@@ -109,21 +113,21 @@ class OnnxNetwork:
         self._aside: Any = None
         self._source = source
         self._side_by_side = side_by_side
-        tell_after_fork(self)
+        call_after_fork(self)
         self.inputs = {value.name: list(value.shape) for value in session.get_inputs()}
         self.outputs = {value.name: list(value.shape) for value in session.get_outputs()}
         self.takes_uint8 = any(value.type == "tensor(uint8)" for value in session.get_inputs())
 
     def after_fork(self) -> None:
-        """Give up the sessions of the parent, whose threads are not there."""
+        """Drop the parent's sessions, whose threads do not exist in this process."""
         never_destroy((self._session, self._aside))
         self._lock, self._aside = threading.Lock(), None
         self._session = _AfterFork(functools.partial(self._compile, self._side_by_side), self.runtime)
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        """The network's outputs for inputs given in the order of `self.inputs`.
+        """Return the network's outputs for inputs given in the order of `self.inputs`.
 
-        Raises `ModelError` where the network cannot be computed for inputs of such shapes.
+        Raises `ModelError` if the network cannot be computed for inputs of such shapes.
         """
         return self._run_on(self._session, dict(zip(self.inputs, inputs, strict=True)))
 
@@ -141,14 +145,14 @@ class OnnxNetwork:
 
     @property
     def wants_parts(self) -> bool:
-        """Whether `run_parts` computes its parts side by side."""
+        """Whether `run_parts` computes its parts in parallel."""
         return self.runtime != "cuda" and usable_cores() > 1
 
     def run_parts(self, parts: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """The first output for each of several batches of the one input, which may be made while others are computed.
+        """Return the first output for each of several batches of the one input; `parts` may be a generator.
 
-        They are computed side by side, each on a core of its own: threads within a call wait for the slowest of them at
-        every layer, which costs most where other programs use the cores too.
+        Batches are computed in parallel, each on its own core, while the next ones are prepared. Threads within one
+        call wait for the slowest of them at every layer, which costs most when other programs use the cores too.
         """
         parts = iter(parts)
         first = list(itertools.islice(parts, 2))
@@ -163,12 +167,12 @@ class OnnxNetwork:
         return list(self._pool.map(lambda part: self._run_on(aside, {name: part})[0], each))
 
     def _alone(self) -> _Renewed:
-        """A session of OpenVINO on one core."""
+        """Return an OpenVINO session on one core."""
         return _Renewed(functools.partial(self._compile, True))
 
 
 class _AfterFork:
-    """The session of a child process after a fork. ONNX Runtime makes it at the first call; other runtimes cannot."""
+    """The session of a child process after a fork; ONNX Runtime creates it at the first call, others cannot."""
 
     def __init__(self, make: Callable[[], Any], runtime: str) -> None:
         self._make = make
@@ -189,7 +193,7 @@ class _AfterFork:
 
 
 class _Renewed:
-    """A session of OpenVINO that is made again after it failed: it computes nothing any more, whatever it is given."""
+    """An OpenVINO session that is created again after a failure, because a failed one computes nothing any more."""
 
     def __init__(self, make: Callable[[], Any], first: Any = None) -> None:
         self._make = make
@@ -205,7 +209,7 @@ class _Renewed:
 
 
 class _SideBySide:
-    """As many sessions of one network as there are cores, made when they are wanted; each running call has its own."""
+    """As many sessions of one network as there are cores, created on demand; each running call has its own."""
 
     def __init__(self, make: Callable[[], Any], first: Any = None) -> None:
         self._make = make
@@ -223,7 +227,7 @@ class _SideBySide:
         return found
 
     def _take(self) -> Any:
-        """A session to compute on, made now if all are busy and there may be more."""
+        """Return an idle session; create one if all are busy and there may be more."""
         with contextlib.suppress(queue.Empty):
             return self._idle.get_nowait()
         with self._lock:
@@ -232,46 +236,46 @@ class _SideBySide:
 
 
 def _with_fast_operators(read: Callable[[], bytes], source: str) -> bytes:
-    """The model in operators that plain ONNX Runtime computes fast."""
+    """Return the model with operators that plain ONNX Runtime computes fast."""
     model = read()
     if b"PRelu" in model:
-        from facespace.formats.onnx_prelu import with_split_prelu  # which few models need
+        from facespace.formats.onnx_prelu import with_split_prelu  # imported here because few models need it
 
         model = with_split_prelu(model, source)
     return model
 
 
 def _session(model: bytes, openvino: Any, precision: str, on_gpu: bool, rewritten: bool, one_core: bool) -> Any:
-    """A session of ONNX Runtime that computes on all cores or on one, with the OpenVINO device where there is one."""
+    """Return an ONNX Runtime session on all cores or on one, with the OpenVINO device if there is one."""
     import onnxruntime
 
-    options = kept_networks.as_it_is() if rewritten else onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; the runtime's own lines stay off stderr
+    options = kept_networks.options_without_optimisation() if rewritten else onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # failures are raised; keep the runtime's own lines off stderr
     if openvino is not None:
         hint = "f32" if precision == "float32" else "bf16"
         config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        if one_core:  # unpinned, or all of them would compute on the first core
+        if one_core:  # unpinned, otherwise all sessions would share the first core
             config |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
-        elif are_cores_limited():  # pinned, the processes of several containers would meet on the host's first cores
+        elif are_cores_limited():  # pinned, several containers would share the host's first cores
             config |= {"INFERENCE_NUM_THREADS": str(usable_cores()), "ENABLE_CPU_PINNING": "NO"}
         options.add_provider_for_devices([openvino], {"load_config": json.dumps({"CPU": config})})
         return onnxruntime.InferenceSession(model, options)
     options.intra_op_num_threads = 1 if one_core else usable_cores()
-    # Threads that wait busily for the next run would take the cores from what is computed meanwhile by other sessions.
+    # Threads that spin while waiting for the next run would take cores from other sessions.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # One piece of memory for all that a run needs would be taken from the system at every run of a large photo, page by
-    # page; without it pieces stay with the session. Of 3 megapixels YuNet then takes a fifth less time.
+    # With memory patterns, one block for a whole run would be requested from the system at every run of a large photo,
+    # page by page; without them blocks stay with the session. YuNet then takes a fifth less time on 3 megapixels.
     options.enable_mem_pattern = False
     providers: list[Any] = ["CPUExecutionProvider"]
     if on_gpu:
-        # TF32 would round what is called float32 to ten bits.
+        # TF32 would round float32 to ten bits of mantissa.
         providers.insert(0, (_CUDA, {"use_tf32": "0"}))
     return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
-def _wanted_openvino(on_gpu: bool) -> Any:
-    """The OpenVINO device to compile for, or None; `RuntimeUnavailable` where what is asked for is not there."""
-    wanted = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
+def _chosen_openvino(on_gpu: bool) -> Any:
+    """Return the OpenVINO device to compile for, or None; `RuntimeUnavailable` if a requested one is missing."""
+    requested = _choice("FACESPACE_RUNTIME", ("openvino", "onnxruntime"))
     if on_gpu:
         import onnxruntime
 
@@ -281,33 +285,34 @@ def _wanted_openvino(on_gpu: bool) -> Any:
                 "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         return None
-    openvino = None if wanted == "onnxruntime" else openvino_device()
-    if wanted == "openvino" and openvino is None:
+    openvino = None if requested == "onnxruntime" else openvino_device()
+    if requested == "openvino" and openvino is None:
         raise RuntimeUnavailable(f"FACESPACE_RUNTIME=openvino, but OpenVINO cannot be used here: {openvino_problem()}")
     return openvino
 
 
 def _has_bfloat16(openvino: Any) -> bool:
-    """Whether the processor computes in bfloat16; such a one also adds products of 8-bit integers without overflow."""
+    """Return whether the processor computes in bfloat16; such processors also add 8-bit products without overflow."""
     return "BF16" in openvino.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
 
 
 def lowest_precision(precision: Precision) -> str:
-    """What a network that may compute in `precision` may use: `fastest`, `bfloat16` or `float32`.
+    """Return the lowest precision a network may use: `fastest`, `bfloat16` or `float32`.
 
-    `FACESPACE_PRECISION` rules out what is lower than it says. `ValueError` for a precision that is none.
+    `precision` is the caller's choice; `FACESPACE_PRECISION` excludes lower ones. Raises `ValueError` for an unknown
+    precision.
     """
     if precision not in get_args(Precision):
-        raise ValueError(f"precision wants {' or '.join(get_args(Precision))}; got {precision!r}")
+        raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}")
     pinned = _choice("FACESPACE_PRECISION", ("fastest", "bfloat16", "float32"))
     return "float32" if precision == "float32" else pinned or precision
 
 
 def measured_precision(fingerprint: str, processor: Processor | None = None) -> Precision:
-    """The precision to compute these weights in where `fastest` is asked for.
+    """Return the precision in which to compute these weights when `fastest` is requested.
 
-    `fastest` leaves it to the runtime: bfloat16, or 8-bit integers where ranges were measured, on processors that have
-    them.
+    `fastest` leaves the choice to the runtime: bfloat16, or 8-bit integers if ranges were measured, on processors that
+    support them.
 
     >>> measured_precision("0" * 64)
     'fastest'
@@ -317,13 +322,13 @@ def measured_precision(fingerprint: str, processor: Processor | None = None) -> 
 
 @functools.cache
 def processor_kind() -> Processor:
-    """What decides how fast bfloat16 is here, by the flags that Linux lists; `other` where it lists none."""
+    """Return the kind of processor, which decides how fast bfloat16 is, from Linux's flags; `other` without them."""
     flags = processor_flags().split()
     return "amx" if "amx_bf16" in flags else "bfloat16" if "avx512_bf16" in flags else "other"
 
 
 def processor_flags() -> str:
-    """What the processor can compute, as Linux lists it on one line; empty where nothing lists it.
+    """Return the processor's features on one line, as Linux lists them; empty on other systems.
 
     >>> processor_flags() == " ".join(processor_flags().split())
     True
@@ -339,13 +344,13 @@ def processor_flags() -> str:
 def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
     value = os.environ.get(variable)
     if value and value not in allowed:
-        raise RuntimeUnavailable(f"{variable} must be one of {', '.join(allowed)}; it is {value!r}")
+        raise RuntimeUnavailable(f"{variable} must be one of {', '.join(allowed)}, got {value!r}")
     return value or None
 
 
 @functools.cache
 def _openvino() -> tuple[Any, str]:
-    """The OpenVINO CPU device of ONNX Runtime, or None with the reason."""
+    """Return the OpenVINO CPU device of ONNX Runtime, or None with the reason."""
     try:
         plugin = importlib.import_module("onnxruntime_ep_openvino")
     except ImportError:
@@ -366,10 +371,10 @@ def _openvino() -> tuple[Any, str]:
 
 
 def openvino_device() -> Any:
-    """The device to compile for, or None where OpenVINO cannot be used."""
+    """Return the device to compile for, or None if OpenVINO cannot be used."""
     return _openvino()[0]
 
 
 def openvino_problem() -> str:
-    """Why OpenVINO is not used; empty where it is."""
+    """Return why OpenVINO is not used; empty if it is."""
     return _openvino()[1]

@@ -1,4 +1,4 @@
-"""What a compiled network is, whatever computes it."""
+"""The protocol of a compiled network, for all runtimes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy.typing as npt
 class Network(Protocol):
     """A compiled network. Safe to share between threads.
 
-    `inputs` and `outputs` map names to shapes, in which a free size is a text. `runtime` says what computes (`openvino`,
-    `onnxruntime`, `torch-cuda`), `precision` in what (`float32`, `bfloat16`, `int8`). `takes_uint8`: the preprocessing is
-    inside. `wants_parts`: `run_parts` is the faster way to compute several batches.
+    `inputs` and `outputs` map names to shapes, in which a free size is a string. `runtime` is the runtime and device
+    (`openvino`, `onnxruntime`, `torch-cuda`), `precision` the number format (`float32`, `bfloat16`, `int8`).
+    `takes_uint8`: the preprocessing is part of the network. `wants_parts`: `run_parts` is the faster way to compute
+    several batches.
     """
 
     runtime: str
@@ -31,10 +32,10 @@ class Network(Protocol):
 
     @property
     def wants_parts(self) -> bool:
-        """Whether `run_parts` computes its parts side by side."""
+        """Whether `run_parts` computes its parts in parallel."""
 
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        """The outputs for inputs in the order of `self.inputs`."""
+        """Return the outputs for inputs in the order of `self.inputs`."""
 
     def run_parts(self, parts: Iterable[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        """The first output for each of several batches of the one input."""
+        """Return the first output for each of several batches of the one input."""

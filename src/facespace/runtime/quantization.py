@@ -1,8 +1,8 @@
-"""Convolutions in 8-bit integers, where that costs next to nothing of an embedding.
+"""Converts convolutions to 8-bit integers where that hardly changes an embedding.
 
-Processors with bfloat16 multiply 8-bit integers twice as fast as it. What goes into a convolution then is rounded to 256
-steps of a range, so the range must be known: tables of them are shipped, made by `benchmarks/activation_ranges.py` from
-real crops, and where a convolution would lose too much for the time it gains, its table has none.
+Processors with bfloat16 multiply 8-bit integers twice as fast. The inputs of a convolution are then rounded to 256
+steps of a range, so the range must be known. Tables of ranges are shipped, made by `benchmarks/activation_ranges.py`
+from real crops; they omit convolutions that would lose too much accuracy for the time gained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ Ranges = tuple[float | None, ...]
 
 
 def find(fingerprint: str, spec: InputSpec) -> Ranges | None:
-    """What `quantize` wants for the weights with this SHA-256, seeing such crops; None where nobody has measured it."""
+    """Return the ranges that `quantize` takes for the weights with this SHA-256 and input spec; None if none were
+    measured.
+    """
     for table in json_tables("facespace.runtime", "activation_ranges"):
         if table["fingerprint"] == fingerprint and table["input_spec"] == spec.as_dict():
             return tuple(table["ranges"])
@@ -30,12 +32,12 @@ def find(fingerprint: str, spec: InputSpec) -> Ranges | None:
 
 
 def quantize(model: bytes, ranges: Sequence[float | None], *, source: str) -> bytes:
-    """The ONNX `model` with its convolutions in 8-bit integers, in the order of the graph, where they have a range.
+    """Return the ONNX `model` with 8-bit integers in the convolutions that have a range, in the order of the graph.
 
-    What goes into a convolution, from 0 to its range r, is rounded to q·r/255 with q of uint8, what lies above cut
-    off; each output channel's weights, at most m in size, to q·m/127 with q of int8. Inputs must not be negative: they
-    are what Relu leaves. The file says so with QuantizeLinear and DequantizeLinear around what stays a convolution of
-    float32, which a runtime computes in integers. Raises `ModelError` where the graph has not one convolution of
+    The input of a convolution, from 0 to its range r, is rounded to q·r/255 with q of uint8; larger values are clipped.
+    Each output channel's weights, at most m in magnitude, are rounded to q·m/127 with q of int8. Inputs must not be
+    negative: they are outputs of Relu. The file stores this as QuantizeLinear and DequantizeLinear around float32
+    convolutions, which a runtime computes in integers. Raises `ModelError` unless the graph has one convolution of
     constant weights for every range.
 
     >>> from facespace.formats.onnx_model import GraphBuilder
@@ -53,7 +55,7 @@ def quantize(model: bytes, ranges: Sequence[float | None], *, source: str) -> by
         raise ModelError(f"{source}: {len(ranges)} ranges for {n_convolutions} convolutions")
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[Any] = []
-    # Several convolutions may see the same map, or have the same weights.
+    # Several convolutions may share an input or weights.
     maps: dict[tuple[str, float], str] = {}
     kernels: dict[str, str] = {}
     waiting = iter(ranges)
@@ -82,7 +84,7 @@ def quantize(model: bytes, ranges: Sequence[float | None], *, source: str) -> by
 
 
 def _through_integers(graph: Any, x: str, name: str, at: float) -> list[Any]:
-    """Nodes that round the value `x`, 0 to `at`, to 256 steps."""
+    """Return nodes that round the value `x`, from 0 to `at`, to 256 steps."""
     add_tensor(graph, f"{name}_scale", np.array(at / 255, np.float32))
     add_tensor(graph, f"{name}_zero", np.array(0, np.uint8))
     by = [f"{name}_scale", f"{name}_zero"]
@@ -93,7 +95,7 @@ def _through_integers(graph: Any, x: str, name: str, at: float) -> list[Any]:
 
 
 def _from_integers(graph: Any, kernel: npt.NDArray[Any], name: str) -> Any:
-    """A node that gives `kernel` (out,in,h,w) from integers, 255 steps for each output channel."""
+    """Return a node that produces `kernel` (out,in,h,w) from integers, 255 steps for each output channel."""
     largest = np.abs(kernel).max(axis=(1, 2, 3))
     scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
     add_tensor(graph, f"{name}_int8", np.rint(kernel / scale[:, None, None, None]).astype(np.int8))

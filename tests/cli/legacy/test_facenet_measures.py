@@ -21,7 +21,7 @@ Cli = Callable[..., Outcome]
 N_FOLDS, N_EACH = 5, 1
 FIGURES = [
     r"Accuracy: [01]\.\d{5}\+-0\.\d{5}",
-    r"Validation rate: not supported @ FAR=0\.00100: wants at least 1,000 pairs .*",
+    r"Validation rate: not supported @ FAR=0\.00100: needs at least 1,000 pairs .*",
     r"Area Under Curve \(AUC\): [01]\.\d{3}",
     r"Equal Error Rate \(EER\): 0\.\d{3}",
 ]

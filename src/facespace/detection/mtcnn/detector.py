@@ -27,7 +27,7 @@ from facespace.io.image import Source, are_several, as_rgb
 from facespace.runtime.blas_threads import one_blas_thread
 from facespace.runtime.cores import usable_cores
 from facespace.runtime.devices import Device
-from facespace.runtime.forks import tell_after_fork
+from facespace.runtime.forks import call_after_fork
 from facespace.runtime.onnx_network import OnnxNetwork
 
 Array = npt.NDArray[np.float64]
@@ -100,7 +100,7 @@ class MTCNN:
         self._rnet = refinement_network(device)
         self._onet = output_network(device)
         self.after_fork()
-        tell_after_fork(self)
+        call_after_fork(self)
 
     def after_fork(self) -> None:
         """Create threads and locks, which a child process must do again."""
