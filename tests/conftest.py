@@ -1,4 +1,4 @@
-"""What several tests share: the research data beside the clone, pictures that packages carry, loaded networks."""
+"""Shared fixtures: the research data next to the clone, pictures from packages, loaded networks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from support.commands import Outcome
 from support.postgres_fixture import postgres as postgres
 from support.real_service import client as client, service as service
 
-# Networks that are kept between runs stay out of the user's home; processes of one run share them.
+# Keep optimised networks out of the user's home; the processes of one test run share them.
 _HOME = None if "FACESPACE_HOME" in os.environ else tempfile.mkdtemp(prefix="facespace-tests-")
 os.environ.setdefault("FACESPACE_HOME", _HOME or "")
 
-collect_ignore = ["support/contract/hooks.py"]  # schemathesis loads it, with its own names for things
+collect_ignore = ["support/contract/hooks.py"]  # a plugin for schemathesis, which loads it
 
 SHARED = Path(os.environ.get("FACESPACE_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `shared` are skipped where the data is absent; under CI that is a failure instead."""
+    """Skip tests marked `shared` if the data is absent; under CI that is a failure instead."""
     if (SHARED / "golden").is_dir():
         return
     for item in items:
@@ -47,9 +47,9 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Torch on one thread: tests run side by side, and threads that wait for each other then cost the most.
+    """Limit torch to one thread: tests run in parallel, and waiting threads cost most then.
 
-    The modules and tests collected so far live to the end, so garbage collections need not look at them again.
+    The modules and tests collected so far live until the end, so exclude them from garbage collection.
     """
     gc.freeze()
     if torch := sys.modules.get("torch"):
@@ -58,7 +58,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def shared_data_missing() -> None:
-    pytest.fail(f"CI runs with the research data, but there is none at {SHARED}")
+    pytest.fail(f"CI needs the research data, but it is missing at {SHARED}")
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +93,7 @@ def stranger_file() -> Path:
 
 @pytest.fixture(scope="session")
 def cat_file() -> Path:
-    """No face, says the detector."""
+    """A cat: no face according to the detector."""
     return _sample("scikit-image", "chelsea.png")
 
 
@@ -109,7 +109,7 @@ def detector() -> facespace.MTCNN:
 
 @pytest.fixture(scope="session")
 def embedder() -> facespace.Embedder:
-    """The default model in float32: what tests compare with numbers."""
+    """The default model in float32, for comparisons with fixed numbers."""
     return facespace.Embedder.load("casia-webface", precision="float32")
 
 
@@ -120,7 +120,7 @@ def cli(
     detector: facespace.MTCNN,
     embedder: facespace.Embedder,
 ) -> Callable[..., Outcome]:
-    """The command `facespace` in this process, `main` and all, with networks that are loaded already."""
+    """The command `facespace` run in this process through `main`, with networks that are already loaded."""
     from facespace.cli.main import main
     from support.networks_once import load_and_compute_once
 

@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use: what is imported when, and what other names say."""
+"""Lazy exports: when a module is imported, and the error for other names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_public_names_are_the_listed_ones(package: ModuleType) -> None:
     assert loaded() == set()
 
 
-def test_a_star_import_takes_them_all(package: ModuleType) -> None:
+def test_a_star_import_imports_all_names(package: ModuleType) -> None:
     names: dict[str, object] = {}
     exec(f"from {PACKAGE} import *", names)
     assert {name for name in names if not name.startswith("__")} == {"Ball", "circle", "two"}
@@ -85,7 +85,7 @@ def test_other_names_are_an_attribute_error(package: ModuleType, name: str) -> N
     assert loaded() == set()
 
 
-def test_a_name_that_its_module_does_not_have(package: ModuleType) -> None:
+def test_a_name_missing_in_its_module(package: ModuleType) -> None:
     get, _, public = attach(PACKAGE, {"numbers": ["seven"]})
     assert public == ["seven"]
     with pytest.raises(AttributeError, match="seven"):

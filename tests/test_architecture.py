@@ -1,4 +1,4 @@
-"""The order of the rooms, read from the imports of the package."""
+"""Checks the order of the packages by reading their imports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "facespace"
 
-# A room imports only from rooms above it (imports in functions and under TYPE_CHECKING included). A line of several
-# names is one step: they do not import each other.
+# A package imports only from packages above it, also in functions and under TYPE_CHECKING. Packages on one line form
+# one step and do not import each other.
 ROOMS = [
     ["_lazy", "_version", "errors", "defaults"],
     ["io"],
@@ -46,7 +46,7 @@ ROOMS = [
 STEP = {room: step for step, rooms in enumerate(ROOMS) for room in rooms}
 MAX_LINES = 600
 
-# Modules (and packages, with all in them) that another test file covers, by the file that does.
+# Modules (and packages with all their modules) that are covered by another module's test file.
 TESTED_ELSEWHERE = {
     "alignment.batch": "alignment/test_aligner.py",
     "defaults": "test_startup.py",
@@ -70,7 +70,7 @@ def sources() -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """`faces.face` for faces/face.py, `faces` for faces/__init__.py, and `` for the front door."""
+    """Return `faces.face` for faces/face.py, `faces` for faces/__init__.py, and `` for the front door."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
@@ -83,9 +83,9 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 
 def imports(path: Path, *, at_once: bool = False) -> Iterator[tuple[str, int]]:
-    """The modules of facespace that a file imports, and the lines; `at_once` leaves out what is imported later.
+    """Return the facespace modules that a file imports, with line numbers; `at_once` leaves out deferred imports.
 
-    Later is: in a function, or for type checkers alone.
+    Deferred imports are those in functions or for type checkers only.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     later: set[ast.AST] = set()
@@ -110,7 +110,7 @@ def imports(path: Path, *, at_once: bool = False) -> Iterator[tuple[str, int]]:
                     yield alias.name.removeprefix("facespace").removeprefix("."), node.lineno
 
 
-def test_every_room_has_its_place():
+def test_every_package_is_in_the_list():
     assert {room_of(name) for name in MODULES} == set(STEP)
 
 
@@ -126,7 +126,7 @@ def test_imports_go_up_the_list(module):
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"", "__main__"}))
-def test_nothing_inside_imports_a_front_door(module):
+def test_no_module_imports_a_package_init(module):
     for imported, line in imports(MODULES[module]):
         assert imported, f"{module}:{line} imports the package's front door"
         if room_of(module) != "cli":
@@ -159,22 +159,22 @@ def test_no_file_is_too_long_to_read(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
-def test_the_root_holds_what_everybody_needs_and_no_more():
+def test_the_root_contains_only_the_listed_modules():
     assert len(list(PACKAGE.glob("*.py"))) <= 12
 
 
-def test_no_module_has_a_name_that_says_nothing():
+def test_no_module_has_a_meaningless_name():
     assert not {path.stem for path in sources()} & {"utils", "util", "helpers", "common", "base", "manager", "misc"}
 
 
 @pytest.mark.parametrize("room", sorted(room for room in STEP if not room.startswith("_")))
-def test_the_architecture_page_names_every_room(room):
+def test_the_architecture_page_names_every_package(room):
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert f"`{room}/`" in page or f"`{room}`" in page or f"`{room}.py`" in page
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES - {""}))
-def test_a_room_says_where_to_begin(package):
+def test_a_package_says_where_to_begin(package):
     doc = ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8")))
     assert doc and len(doc.splitlines()) <= 8
     if package == room_of(package):
@@ -182,7 +182,7 @@ def test_a_room_says_where_to_begin(package):
 
 
 def exports(path: Path) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    """(module, name) of the lazy exports of an `__init__`, and of those that type checkers see."""
+    """Return (module, name) of the lazy exports of an `__init__`, and of the imports that type checkers see."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = "facespace." + name_of(path)
     lazy, typed = set(), set()
@@ -197,7 +197,7 @@ def exports(path: Path) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("package", sorted(name for name in PACKAGES if room_of(name) != "cli"))
-def test_a_room_exports_to_type_checkers_what_it_exports(package):
+def test_exports_for_type_checkers_equal_the_lazy_exports(package):
     lazy, typed = exports(MODULES[package])
     assert lazy == typed
     modules = {name.removeprefix(f"{package}.").split(".")[0] for name in MODULES if name.startswith(f"{package}.")}

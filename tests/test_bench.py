@@ -1,4 +1,4 @@
-"""`benchmarks/bench.py` itself: peers that fail do not stop the others, and what is written and printed is as described."""
+"""Tests `benchmarks/bench.py`: failing peers do not stop the others, and results are written and printed as documented."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Peer:
         return (1.0, True) if a == b else (0.0, False)
 """
 DIES = "class Peer(Good):\n    def detect(self, photo):\n        os._exit(3)\n"
-# The door's answers go to a descriptor of its own, one of these.
+# The peer's answers go to a file descriptor of its own, one of these.
 GARBAGE = """
 class Peer(Good):
     def detect(self, photo):
@@ -50,12 +50,12 @@ RAISES = "class Peer(Good):\n    def detect(self, photo):\n        raise MemoryE
 
 @pytest.fixture
 def bench(monkeypatch):
-    """The modules of `benchmarks/`, which no package holds."""
+    """The modules of `benchmarks/`, which are not part of a package."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import bench as command
     from side_by_side import conversation, environments, machine, recognition, report, rounds, starting
 
-    monkeypatch.setattr(machine, "hold_to", lambda n: None)  # it holds for the whole process
+    monkeypatch.setattr(machine, "hold_to", lambda n: None)  # it would apply to the whole process
     return SimpleNamespace(
         command=command, conversation=conversation, environments=environments, recognition=recognition, report=report,
         rounds=rounds, starting=starting,
@@ -64,7 +64,7 @@ def bench(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of peers, and one of photos as the command reads them."""
+    """A folder of peers, and one of photos in the layout the command reads."""
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PEER_MODELS", raising=False)
     for k in range(300):
@@ -98,25 +98,25 @@ def run(bench, folder: Path, *more: str) -> tuple[int, dict]:
     return code, json.loads((folder / "out.json").read_text())
 
 
-def cells(told: dict, name: str) -> dict[str, dict]:
-    return {row["name"]: row["cells"][name] for row in told["rows"] if name in row["cells"]}
+def cells(summary: dict, name: str) -> dict[str, dict]:
+    return {row["name"]: row["cells"][name] for row in summary["rows"] if name in row["cells"]}
 
 
 def test_a_table_of_all_peers(bench, folder, capsys):
     write_peer(folder, "facespace", project=True)
     write_peer(folder, "other", seconds=0.02, advice="0.5, its README")
-    code, told = run(bench, folder, "--rows", "detection,embedding")
-    assert code == 0 and told["failures"] == []
-    assert told["peers"]["other"] == {
+    code, summary = run(bench, folder, "--rows", "detection,embedding")
+    assert code == 0 and summary["failures"] == []
+    assert summary["peers"]["other"] == {
         "title": "Other", "own": False, "advice": "0.5, its README", "versions": {"fake": "1"}, "drawn_weights": False,
     }  # fmt: skip
-    assert set(told["machine"]) == {"processor", "features", "cores", "memory_bytes", "system", "python"}
-    assert {row["unit"] for row in told["rows"]} == {"photos/s", "faces/s"}
-    one, ours = cells(told, "other")["250 px, 1 face"], cells(told, "facespace")["250 px, 1 face"]
+    assert set(summary["machine"]) == {"processor", "features", "cores", "memory_bytes", "system", "python"}
+    assert {row["unit"] for row in summary["rows"]} == {"photos/s", "faces/s"}
+    one, ours = cells(summary, "other")["250 px, 1 face"], cells(summary, "facespace")["250 px, 1 face"]
     assert one["n"] == len(one["values"]) == 1 and one["spread"] == [one["median"], one["median"]]
     assert one["faces"] == "16 of 8"
     assert one["ratio"] == pytest.approx(ours["median"] / one["median"]) and one["ratio"] > 1
-    assert cells(told, "other")["batch 8"] == {"missing": "cannot"}
+    assert cells(summary, "other")["batch 8"] == {"missing": "cannot"}
     printed = capsys.readouterr().out
     assert "DETECTION" in printed and "ours " in printed
     assert "what a library prints" not in printed
@@ -126,11 +126,11 @@ def test_a_peer_that_cannot_be_installed_leaves_the_others(bench, folder, capsys
     write_peer(folder, "facespace", project=True)
     write_peer(folder, "absent", dependencies=[str(folder / "no-such-wheel.whl")])
     write_peer(folder, "other")
-    code, told = run(bench, folder, "--rows", "detection")
+    code, summary = run(bench, folder, "--rows", "detection")
     assert code == 1
-    assert len(told["failures"]) == 1 and told["failures"][0].startswith("absent cannot be installed: ")
-    assert "absent" not in told["rows"][0]["cells"]
-    assert all("median" in cell for cell in cells(told, "other").values() if "missing" not in cell)
+    assert len(summary["failures"]) == 1 and summary["failures"][0].startswith("absent cannot be installed: ")
+    assert "absent" not in summary["rows"][0]["cells"]
+    assert all("median" in cell for cell in cells(summary, "other").values() if "missing" not in cell)
     assert "failed: absent cannot be installed" in capsys.readouterr().err
 
 
@@ -145,34 +145,34 @@ def test_a_peer_that_stops_in_the_middle(bench, folder, body, why):
     write_peer(folder, "facespace", project=True)
     write_peer(folder, "broken", body)
     write_peer(folder, "zealous")
-    code, told = run(bench, folder, "--rows", "detection")
+    code, summary = run(bench, folder, "--rows", "detection")
     assert code == 1
-    first, second = list(cells(told, "broken").values())[:2]
+    first, second = list(cells(summary, "broken").values())[:2]
     assert first["missing"].startswith(f"failed: {why}")
     assert second["missing"].startswith(f"stopped: {why}")
-    assert len(told["failures"]) == 1  # it is not asked again
-    assert "median" in cells(told, "zealous")["VGA, 6 faces"]
+    assert len(summary["failures"]) == 1  # it is not asked again
+    assert "median" in cells(summary, "zealous")["VGA, 6 faces"]
 
 
-def test_a_peer_that_fails_at_a_row_is_asked_at_the_next(bench, folder):
+def test_a_peer_that_fails_in_one_row_runs_the_next(bench, folder):
     write_peer(folder, "facespace", project=True)
     write_peer(folder, "small", RAISES)
-    code, told = run(bench, folder, "--rows", "detection")
+    code, summary = run(bench, folder, "--rows", "detection")
     assert code == 1
-    assert len(told["failures"]) == 2
-    assert cells(told, "small")["VGA, 6 faces"] == {"missing": "failed: MemoryError: too large"}
+    assert len(summary["failures"]) == 2
+    assert cells(summary, "small")["VGA, 6 faces"] == {"missing": "failed: MemoryError: too large"}
 
 
-def test_weights_that_no_package_carries_are_asked_for(bench, folder, monkeypatch):
+def test_weights_without_a_package_must_be_given(bench, folder, monkeypatch):
     write_peer(folder, "facespace", project=True)
     write_peer(folder, "large", models=True)
-    code, told = run(bench, folder, "--rows", "embedding")
-    assert code == 0 and "large" not in told["peers"]
-    code, told = run(bench, folder, "--rows", "embedding", "--peers", "large")
-    assert code == 1 and "PEER_MODELS=DIR" in told["failures"][0]
+    code, summary = run(bench, folder, "--rows", "embedding")
+    assert code == 0 and "large" not in summary["peers"]
+    code, summary = run(bench, folder, "--rows", "embedding", "--peers", "large")
+    assert code == 1 and "PEER_MODELS=DIR" in summary["failures"][0]
     monkeypatch.setenv("PEER_MODELS", str(folder))
-    code, told = run(bench, folder, "--rows", "embedding")
-    assert code == 0 and "large" in told["peers"]
+    code, summary = run(bench, folder, "--rows", "embedding")
+    assert code == 0 and "large" in summary["peers"]
 
 
 def test_an_unknown_name_is_a_usage_error(bench, folder, capsys):
@@ -229,9 +229,9 @@ def test_medians_spread_and_ratios(bench):
     assert row.ratio("a", "b") == pytest.approx(7.5 / 20)
     row.cells["b"] = bench.rounds.Cell([0.0])
     assert row.ratio("b", "a") is None and row.ratio("a", "b") == 0
-    told = bench.report.as_json([row], "a", {}, {}, [])
-    assert told["rows"][0]["cells"]["a"]["spread"] == [10.0, 30.0]
-    assert told["rows"][0]["cells"]["c"] == {"missing": "cannot"}
+    summary = bench.report.as_json([row], "a", {}, {}, [])
+    assert summary["rows"][0]["cells"]["a"]["spread"] == [10.0, 30.0]
+    assert summary["rows"][0]["cells"]["c"] == {"missing": "cannot"}
 
 
 def test_the_best_threshold_leaves_out_pairs_without_a_face(bench):
@@ -239,7 +239,7 @@ def test_the_best_threshold_leaves_out_pairs_without_a_face(bench):
     assert bench.recognition.best_threshold(scores, np.array([False, False, True, True, True])) == pytest.approx(0.5)
 
 
-def test_what_a_peer_said_is_kept_until_its_file_changes(bench, folder):
+def test_results_of_a_peer_are_kept_until_its_file_changes(bench, folder):
     write_peer(folder, "other")
     path = folder / "peers/other.py"
     asked = []
@@ -286,14 +286,14 @@ def test_strangers_named_and_accuracy(bench, folder):
         test = [*pairs, ("/eve1.jpg", "/eve2.jpg", True), ("/eve1.jpg", "/eve1.jpg", False)]
         own, best = bench.recognition.lfw([party], pairs, test, {}, kept, failures)
     assert failures == []
-    # Of the strangers one looks like Bob; of the known, Bob's other photo does not look like him.
+    # One of the strangers looks like Bob; Bob's other photo does not look like him.
     assert strangers.cells["facespace"].values == [0.5] and right.cells["facespace"].values == [0.5]
     assert own.cells["facespace"].values == [0.5] and best.cells["facespace"].values == [0.5]
     assert own.cells["facespace"].facts["different_called_same"] == 0.5
     assert own.cells["facespace"].facts["same_called_different"] == 0.5
 
 
-def test_the_picture_has_what_was_measured(bench, tmp_path):
+def test_the_picture_shows_the_measurements(bench, tmp_path):
     import bench_picture
 
     row = bench.rounds.Row("detection", "VGA, 6 faces", "photos/s", "higher")
@@ -304,16 +304,16 @@ def test_the_picture_has_what_was_measured(bench, tmp_path):
         "load": {"before": 0.1},
         "date": "2026-12-01",
     }
-    told = bench.report.as_json([row], "facespace", peers, facts, [])
-    assert bench_picture.conditions(told) == "A 1 (avx2), 2 cores, load before 0.1, 2026-12-01"
+    summary = bench.report.as_json([row], "facespace", peers, facts, [])
+    assert bench_picture.conditions(summary) == "A 1 (avx2), 2 cores, load before 0.1, 2026-12-01"
     for path in (tmp_path / "one.svg", tmp_path / "two.svg"):
-        bench_picture.draw(told, path)
+        bench_picture.draw(summary, path)
     drawn = (tmp_path / "one.svg").read_text()
     assert drawn.startswith("<?xml") and bench_picture.COLOURS[0] in drawn
     assert drawn == (tmp_path / "two.svg").read_text()
-    told["rows"][0]["cells"].pop("other")
+    summary["rows"][0]["cells"].pop("other")
     with pytest.raises(SystemExit, match="nothing to draw"):
-        bench_picture.draw(told, tmp_path / "three.svg")
+        bench_picture.draw(summary, tmp_path / "three.svg")
 
 
 def test_every_peer_is_described(bench):

@@ -1,4 +1,4 @@
-"""The files that people run the service with: the image, the compose file, the unit of systemd."""
+"""Tests the deployment files: the Dockerfile, the compose file, the systemd unit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "Dockerfile").is_file(), reason="nee
 
 
 def dockerfile() -> list[tuple[str, str]]:
-    """(instruction, its rest) of the last stage."""
+    """Return (instruction, arguments) of the last stage."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     lines = re.sub(r"\\\n", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
     all_lines = [(line.split()[0], line.split(None, 1)[1]) for line in lines if line.strip()]
@@ -57,7 +57,7 @@ def options_of(words: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def serve_options() -> set[str]:
-    """What `facespace serve --help` lists."""
+    """Return the options that `facespace serve --help` lists."""
     done = subprocess.run(
         [sys.executable, "-m", "facespace", "serve", "--help"], capture_output=True, text=True, check=True, timeout=60
     )
@@ -73,14 +73,14 @@ def test_the_image_runs_as_a_user_without_rights():
     assert re.match(r"\d+:\d+$", user[-1]), "a number, so that an orchestrator can see that it is not root"
 
 
-def test_the_image_is_asked_whether_it_is_healthy():
+def test_the_image_has_a_health_check():
     check = next(rest for instruction, rest in dockerfile() if instruction == "HEALTHCHECK")
     command = json.loads(check[check.index("CMD") + 3 :])
     assert "/healthz" in command[-1]
     compile(command[-1], "health check", "exec")
 
 
-def test_what_changes_lies_in_the_volume():
+def test_changing_files_lie_in_the_volume():
     instructions = dict(dockerfile())
     assert instructions["VOLUME"] == instructions["WORKDIR"] == "/data"
     variables = dict(word.split("=", 1) for word in shlex.split(instructions["ENV"]) if "=" in word)
@@ -89,20 +89,20 @@ def test_what_changes_lies_in_the_volume():
 
 
 def test_the_extras_of_the_image_are_those_of_the_project():
-    wanted = re.search(r"^ARG EXTRAS=(.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert wanted
-    chosen = set(wanted[1].split(","))
+    expected = re.search(r"^ARG EXTRAS=(.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert expected
+    chosen = set(expected[1].split(","))
     assert "serve" in chosen and "train" not in chosen
     assert chosen <= extras()
 
 
-def test_the_builder_is_given_what_the_wheel_is_made_of():
+def test_the_build_stage_gets_the_sources_of_the_wheel():
     given = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert given >= {"src", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "NOTICE", "licences"}
     assert all((ROOT / name).exists() for name in given)
 
 
-def test_the_image_starts_with_options_that_there_are(serve_options):
+def test_the_image_starts_with_existing_options(serve_options):
     instructions = dict(dockerfile())
     assert json.loads(instructions["ENTRYPOINT"]) == ["facespace"]
     command = json.loads(instructions["CMD"])
@@ -121,7 +121,7 @@ def test_the_script_that_sums_the_image_reads_the_dockerfile():
 # The compose file
 
 
-def test_every_service_is_asked_whether_it_is_healthy():
+def test_every_service_has_a_health_check():
     services = compose()["services"]
     assert "pg_isready" in services["postgres"]["healthcheck"]["test"][1]
     assert "build" in services["facespace"]  # its check is in the image
@@ -134,7 +134,7 @@ def test_images_of_others_have_a_tag():
         assert tag and tag != "latest", name
 
 
-def test_no_secret_stands_in_the_compose_file():
+def test_the_compose_file_contains_no_secret():
     held = compose()
     for service in held["services"].values():
         for name, value in service.get("environment", {}).items():
@@ -145,7 +145,7 @@ def test_no_secret_stands_in_the_compose_file():
 
 
 def test_the_password_reaches_the_program(tmp_path):
-    """The entrypoint's shell line, with the secret and the program stood in for."""
+    """Runs the entrypoint's shell line with a fake secret and a fake program."""
     words = [word.replace("$$", "$") for word in compose()["services"]["facespace"]["entrypoint"]]
     (tmp_path / "secret").write_text("s3cret of the database\n")
     program = tmp_path / "facespace"
@@ -162,7 +162,7 @@ def test_the_password_reaches_the_program(tmp_path):
     assert done.stdout == "s3cret of the database|serve|key|create|"
 
 
-def test_the_container_may_write_in_its_volume_alone():
+def test_the_container_may_write_only_in_its_volume():
     service = compose()["services"]["facespace"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -170,14 +170,14 @@ def test_the_container_may_write_in_its_volume_alone():
     assert service["volumes"] == ["state:/data"]
 
 
-def test_ports_are_open_to_this_machine_alone():
+def test_ports_are_open_only_to_this_machine():
     held = compose()
     assert all(port.startswith("127.0.0.1:") for port in held["services"]["facespace"]["ports"])
     assert "ports" not in held["services"]["postgres"]
     assert held["networks"]["inside"]["internal"] is True
 
 
-def test_the_container_starts_with_options_that_there_are(serve_options):
+def test_the_container_starts_with_existing_options(serve_options):
     assert options_of(compose()["services"]["facespace"]["command"]) <= serve_options
 
 
@@ -200,7 +200,7 @@ def test_the_unit_is_hardened():
         assert service[key] == value, key
 
 
-def test_the_unit_starts_with_options_that_there_are(serve_options):
+def test_the_unit_starts_with_existing_options(serve_options):
     words = shlex.split(unit()["Service"]["ExecStart"])
     assert words[1] == "serve"
     assert options_of(words) <= serve_options

@@ -25,9 +25,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch, detector: facespace.MTCNN, embedder:
     monkeypatch.setattr(demo.Embedder, "load", lambda: embedder)
 
 
-def test_everybody_is_found_and_named_rightly(tmp_path: Path, loaded: None) -> None:
+def test_everybody_is_found_and_named_correctly(tmp_path: Path, loaded: None) -> None:
     folder = tmp_path / "deep" / "demo"
-    for _ in range(2):  # anew each time
+    for _ in range(2):  # a second run replaces the results
         result = demo.run(folder)
         assert sorted(str(name) for name in result.expected) == [
             "Eileen Collins", "Eileen Collins", "Grace Hopper", "Grace Hopper", "None",
@@ -52,7 +52,7 @@ def test_which_tile_a_face_is_in(centre: tuple[int, int], tile: int) -> None:
     assert demo._tile_of((x - 5, y - 5, x + 5, y + 5)) == tile
 
 
-def test_without_the_packages_that_carry_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_packages_that_contain_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -90,7 +90,7 @@ def test_the_command(tmp_path: Path) -> None:
         ([], [], 1),
     ],
 )
-def test_the_exit_code_tells_whether_everybody_was_recognised(
+def test_the_exit_code_says_whether_everybody_was_recognised(
     cli: Callable[..., Outcome],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -27,7 +27,7 @@ TREE = {
 }
 
 
-def test_the_tree_is_the_one_drawn():
+def test_the_exception_tree_equals_the_drawing():
     classes = dict(inspect.getmembers(errors, inspect.isclass))
     assert {name: cls.__base__.__name__ for name, cls in classes.items()} == TREE
     for name in TREE:
@@ -53,7 +53,7 @@ def test_errors_travel_between_processes(name):
         assert vars(again) == vars(error)
 
 
-def test_a_service_error_keeps_what_the_service_said_when_it_travels():
+def test_a_pickled_service_error_keeps_its_attributes():
     error = errors.ServiceError("refused", status=404, code="no_such_person", request_id="abc")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.status, again.code, again.request_id) == ("refused", 404, "no_such_person", "abc")

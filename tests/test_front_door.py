@@ -58,7 +58,7 @@ def test_the_surface_is_this_list():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_name_can_be_had(name):
+def test_every_name_can_be_imported(name):
     value = getattr(facespace, name)
     if name != "__version__":
         assert value.__name__ == name
@@ -66,7 +66,7 @@ def test_every_name_can_be_had(name):
         assert value.__doc__
 
 
-def test_a_star_import_takes_them_all():
+def test_a_star_import_imports_all_names():
     names: dict[str, object] = {}
     exec("from facespace import *", names)
     assert set(PUBLIC) <= set(names)

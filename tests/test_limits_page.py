@@ -1,4 +1,4 @@
-"""docs/limits.md names every limit of the code, with the number it has there."""
+"""Checks that docs/limits.md names every limit in the code with its value."""
 
 from __future__ import annotations
 

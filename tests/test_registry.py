@@ -1,4 +1,4 @@
-"""Classes by name: what a registry knows of a package, and what it says of a name that nobody has."""
+"""Tests the registry: finding classes by name, and the error for unknown names."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_files_are_looked_for_once(animals: Registry[Any], tmp_path: Path) -> No
     assert animals.known() == ("dog", "house-cat", "wild-cat")
 
 
-def test_a_file_is_all_that_a_new_class_takes(animals: Registry[Any], tmp_path: Path) -> None:
+def test_a_new_class_needs_only_a_file(animals: Registry[Any], tmp_path: Path) -> None:
     (tmp_path / PACKAGE / "newcomers.py").write_text(DOG.replace("dog", "aardvark").replace("Dog", "Aardvark"))
     importlib.invalidate_caches()
     assert animals.known() == ("aardvark", "dog", "house-cat", "wild-cat")
@@ -125,7 +125,7 @@ def test_a_name_like_no_other(animals: Registry[Any]) -> None:
     assert said.endswith("there are dog, house-cat, wild-cat")
 
 
-def test_two_registries_know_nothing_of_each_other(animals: Registry[Any]) -> None:
+def test_two_registries_are_independent(animals: Registry[Any]) -> None:
     other: Registry[Any] = Registry(PACKAGE, one="plant", many="plants", error=KeyError)
     animals.known()
     assert other.known() == ()

@@ -1,4 +1,4 @@
-"""docs/security.md names tests that exist."""
+"""Checks that the tests named in docs/security.md exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def named() -> list[tuple[str, str]]:
-    """Files of tests and names in them; a name alone is of the file named before it."""
+    """Yield (test file, test name) pairs of the page; a name without a file belongs to the file named before it."""
     found, file = [], ""
     for word in re.findall(r"`(tests/[^`]+|test_[^`]+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8")):
         path, _, name = word.rpartition("::") if "::" in word else (word, "", "") if "/" in word else ("", "", word)
@@ -21,5 +21,5 @@ def named() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("file", "name"), named())
-def test_it_is_there(file: str, name: str) -> None:
+def test_named_tests_exist(file: str, name: str) -> None:
     assert re.search(rf"^def {name}", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)

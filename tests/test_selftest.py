@@ -23,7 +23,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, embedder: facespace.Embedder) -> Non
     monkeypatch.setattr(module.Embedder, "load", lambda *name: embedder if name else load("sface", precision="float32"))
 
 
-def test_it_holds_here(loaded: None, embedder: facespace.Embedder) -> None:
+def test_the_checks_pass_on_this_machine(loaded: None, embedder: facespace.Embedder) -> None:
     result = selftest()
     assert [good for _, good, _ in result.checks] == [True] * 4
     assert (result.model, result.runtime, result.precision) == ("sface", embedder.runtime, "float32")
@@ -41,9 +41,7 @@ def test_the_pattern_is_the_same_everywhere() -> None:
             assert abs(int(pattern(48)[y, x, channel]) - wave) <= 0.5 + 1e-9
 
 
-def test_an_embedder_that_computes_something_else_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, embedder: facespace.Embedder
-) -> None:
+def test_a_wrong_embedder_is_noticed(monkeypatch: pytest.MonkeyPatch, embedder: facespace.Embedder) -> None:
     def swapped(crops: np.ndarray) -> Any:  # blue for red: what a wrong channel order does
         return embedder.embed(np.ascontiguousarray(crops[..., ::-1]))
 
@@ -56,7 +54,7 @@ def test_an_embedder_that_computes_something_else_is_noticed(
     assert [good for _, good, _ in result.checks] == [True, False, True, True]
 
 
-def test_a_detector_that_computes_something_else_is_noticed(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_detector_is_noticed(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     real = output_network()
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
@@ -66,7 +64,7 @@ def test_a_detector_that_computes_something_else_is_noticed(loaded: None, monkey
     assert [good for _, good, _ in selftest().checks] == [True, True, True, False]
 
 
-def test_yunet_that_computes_something_else_is_noticed(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_yunet_is_noticed(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = module.YuNet.boxes
     monkeypatch.setattr(module.YuNet, "boxes", lambda self, image: boxes(self, image) + np.float32(0.002))
     assert [good for _, good, _ in selftest().checks] == [True, True, False, True]

@@ -1,4 +1,4 @@
-"""docs/serving.md names every option, every role and every code of an error, and nothing that there is not."""
+"""Checks that docs/serving.md names every option, role and error code, and no others."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def test_every_option_is_named() -> None:
     assert set(re.findall(r"`(--[a-z][a-z-]+)", section("Options"))) == options
 
 
-def test_every_error_is_told_with_its_status() -> None:
-    told = {
+def test_every_error_is_documented_with_its_status() -> None:
+    described = {
         code: int(row[0])
         for row in re.findall(r"^\| (\d{3}) \| (.+?) \|", section("Errors"), re.MULTILINE)
         for code in re.findall(r"`(\w+)`", row[1])
     }
-    assert told == {code: status for code, (status, _) in PROBLEMS.items()}
+    assert described == {code: status for code, (status, _) in PROBLEMS.items()}
 
 
-def test_every_role_is_told() -> None:
+def test_every_role_is_documented() -> None:
     assert re.findall(r"^\| `(\w+)` \|", section("Keys"), re.MULTILINE) == list(ROLES)
 
 
@@ -64,7 +64,7 @@ def test_files_and_headings_that_are_linked_are_there(name: str) -> None:
         assert path or anchor in anchors, target
 
 
-def test_the_check_of_a_signature_takes_what_the_service_signs() -> None:
+def test_the_documented_signature_check_accepts_the_services_signatures() -> None:
     page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import hashlib.*?)```", page, re.DOTALL)
     namespace: dict[str, Any] = {}

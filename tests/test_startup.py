@@ -1,4 +1,4 @@
-"""What is not loaded until it is needed: importing facespace and asking for help stay fast and free of effects."""
+"""Checks that importing facespace and asking for help load little and have no side effects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAVY = {
 
 
 def loaded_by(code: str, folder: Path) -> set[str]:
-    """Modules a fresh interpreter has after running `code`; no file may have appeared in its folder."""
+    """Return the modules loaded in a fresh interpreter after running `code`; it must not create files."""
     code = f"import json, sys\ntry:\n  {code}\nexcept SystemExit: pass\nprint('', json.dumps(list(sys.modules)), sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

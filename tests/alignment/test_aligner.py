@@ -1,4 +1,4 @@
-"""The dataset aligner: what it writes, that it goes on where it was, and that several runs share the work."""
+"""Tests the dataset aligner: its output, resuming, and sharing the work between processes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ RECORD = CropRecord(160, 32, "box", model="casia-webface")  # as the command mak
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder with the SHA-256 of its bytes, which pytest compares in no time where they differ."""
+    """Map every file below a folder to the SHA-256 of its bytes, which pytest compares quickly."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture
 def raw(tmp_path, hopper_file, collins_file, cat_file) -> Path:
-    """Two people, a cat, a text file; names with a blank, with Chinese and not UTF-8."""
+    """Two people, a cat, a text file; names with a blank, in Chinese and not in UTF-8."""
     folder = tmp_path / "raw"
     for name in ("Grace Hopper", "艾琳", "nobody"):
         (folder / name).mkdir(parents=True)
@@ -66,7 +66,7 @@ def run(raw: Path, out: Path, detector, record: CropRecord = RECORD) -> aligner.
     return align_dataset(raw, out, record, detector=lambda: detector)
 
 
-def test_crops_are_what_align_makes_and_every_photo_has_a_row(raw, tmp_path, detector, hopper):
+def test_crops_equal_align_and_every_photo_has_a_row(raw, tmp_path, detector, hopper):
     out = tmp_path / "out"
     summary = run(raw, out, detector)
     assert (summary.n_photos, summary.n_faces, summary.n_no_face, summary.n_unreadable) == (6, 4, 1, 1)
@@ -99,15 +99,15 @@ def test_which_faces_are_kept(tmp_path, detector, group, faces):
     record = CropRecord(112, 0, "arcface", faces=faces, format="webp")
     run(tmp_path / "raw", tmp_path / "out", detector, record)
     rows = read_csv(tmp_path / "out" / "faces.csv")
-    wanted = {
+    expected = {
         "central": [central_face(found, group.shape[1], group.shape[0])],
         "most-confident": [max(found, key=lambda face: face.score)],
         "all": found,
     }[faces]
-    assert [float(row.numbers[0]) for row in rows] == [pytest.approx(face.box[0], abs=1e-3) for face in wanted]
+    assert [float(row.numbers[0]) for row in rows] == [pytest.approx(face.box[0], abs=1e-3) for face in expected]
     names = [f"g/1_{k}.webp" for k in range(len(found))] if faces == "all" else ["g/1.webp"]
     assert [row.output for row in rows] == names
-    for name, face in zip(names, wanted, strict=True):
+    for name, face in zip(names, expected, strict=True):
         crop = np.asarray(Image.open(tmp_path / "out" / name)).astype(int)
         assert abs(crop - align(group, face, record.input_spec())).max() <= 1  # landmarks rounded to 0.001 px
 
@@ -120,7 +120,7 @@ def test_second_run_does_nothing_and_a_new_photo_is_added(raw, tmp_path, detecto
     assert align_dataset(raw, out, RECORD, detector=lambda: pytest.fail("nothing to detect")).n_here == 0
     assert contents(out) == before
     shutil.copy(hopper_file, raw / "nobody" / "a new one.jpg")
-    (out / "Grace Hopper" / "1.png").unlink()  # lost: made again
+    (out / "Grace Hopper" / "1.png").unlink()  # lost, so it is made again
     assert run(raw, out, detector).n_here == 2
     after = contents(out)
     assert set(after) - set(before) == {"nobody/a new one.png"}
@@ -131,7 +131,7 @@ def test_second_run_does_nothing_and_a_new_photo_is_added(raw, tmp_path, detecto
     assert len(inputs) == 7 and inputs == sorted(inputs, key=lambda name: name.split("/", 1))
 
 
-def test_leftovers_of_a_killed_process_go(raw, tmp_path, detector):
+def test_leftovers_of_a_killed_process_are_removed(raw, tmp_path, detector):
     out = tmp_path / "out"
     run(raw, out, detector)
     before = contents(out)
@@ -142,8 +142,8 @@ def test_leftovers_of_a_killed_process_go(raw, tmp_path, detector):
     assert contents(out) == before and not (out / ".align").exists()
 
 
-def test_a_table_being_written_is_no_leftover_to_another_process(raw, tmp_path, detector, monkeypatch):
-    """While one process writes its bounding boxes, another finishes and tidies up."""
+def test_a_table_being_written_is_not_removed_by_another_process(raw, tmp_path, detector, monkeypatch):
+    """While one process writes its bounding boxes, another one finishes and cleans up."""
     out = tmp_path / "out"
     run(raw, out, detector)
     written = aligner.write_bounding_boxes
@@ -154,7 +154,7 @@ def test_a_table_being_written_is_no_leftover_to_another_process(raw, tmp_path, 
             yield from rows
             others.append(threading.Thread(target=run, args=(raw, out, detector)))
             others[0].start()
-            others[0].join(1.0)  # waits for this one; if it does not, it has tidied up by now
+            others[0].join(1.0)  # waits for this process; otherwise it would have cleaned up by now
 
         written(path, folder, record, rows_and_another_run())
 
@@ -172,7 +172,7 @@ def test_settings_of_another_run_are_refused(raw, tmp_path, detector):
         run(raw, tmp_path / "out", detector, CropRecord(160, 44, "box"))
 
 
-def test_crops_of_unknown_making_are_not_overwritten(raw, tmp_path, detector):
+def test_crops_without_a_record_are_not_overwritten(raw, tmp_path, detector):
     mine = tmp_path / "out" / "艾琳" / "太空.png"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -240,7 +240,7 @@ def test_full_disk_keeps_finished_batches(tmp_path, detector, hopper_file, monke
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory, shared) -> Path:
-    """150 photos of LFW in their class folders, by links."""
+    """150 photos of LFW in their class folders, as links."""
     folder = tmp_path_factory.mktemp("many") / "raw"
     for path in sorted((shared / "data/lfw_view1/images").rglob("*.jpg"))[::33][:150]:
         (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def start(raw: Path, out: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.shared
-def test_four_at_once_do_the_work_of_one(many, undisturbed, tmp_path):
+def test_four_processes_give_the_result_of_one(many, undisturbed, tmp_path):
     running = [start(many, tmp_path / "out") for _ in range(4)]
     for process in running:
         printed, complaint = process.communicate(timeout=300)
@@ -272,7 +272,7 @@ def test_four_at_once_do_the_work_of_one(many, undisturbed, tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_killed_again_and_again(many, undisturbed, tmp_path):
+def test_processes_killed_repeatedly(many, undisturbed, tmp_path):
     out = tmp_path / "out"
     chance = random.Random(7)
     done = 0
@@ -295,8 +295,8 @@ def test_killed_again_and_again(many, undisturbed, tmp_path):
 
 
 @pytest.mark.shared
-def test_full_disk_in_earnest(many, tmp_path):
-    """A file system of 900 kB, mounted in a namespace of the test's own."""
+def test_a_file_system_that_is_really_full(many, tmp_path):
+    """Uses a file system of 900 kB, mounted in a separate namespace."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = (
@@ -318,7 +318,7 @@ def test_full_disk_in_earnest(many, tmp_path):
 
 
 @pytest.mark.shared
-def test_boxes_are_those_of_2018(many, tmp_path, shared, cli):
+def test_boxes_equal_the_2018_program(many, tmp_path, shared, cli):
     assert cli("align", many, tmp_path / "out", "--bounding-boxes").code == 0
     golden = {}
     for line in (shared / "golden/lfw_view1_boxes_160_32.txt").read_text().splitlines():
@@ -332,7 +332,7 @@ def test_boxes_are_those_of_2018(many, tmp_path, shared, cli):
 
 
 def test_large_photos_are_detected_one_by_one(raw, tmp_path, detector, monkeypatch):
-    """The crops are those of a batch; no photo waits in memory for the others of its batch."""
+    """The crops equal those of a batch; no photo waits in memory for the others of its batch."""
     run(raw, tmp_path / "together", detector)
     together = contents(tmp_path / "together")
     n_photos = []

@@ -1,4 +1,4 @@
-"""The table beside crops: what is written reads back, what is damaged is refused."""
+"""Tests the table next to the crops: it reads back as written, and damaged tables are refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_fuzzed_tables_are_read_or_refused(tmp_path):
             continue
 
 
-def test_parquet_holds_the_same(tmp_path):
+def test_parquet_contains_the_same_rows(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     write_parquet(tmp_path / "faces.parquet", RECORD, ROWS)
     table = parquet.read_table(tmp_path / "faces.parquet")

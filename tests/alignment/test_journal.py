@@ -1,4 +1,4 @@
-"""The plan that several processes share."""
+"""Tests the plan that several processes share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_batch_is_claimed_once_and_done_once(tmp_path):
     assert [row.input for row in two.read_rows()] == PHOTOS
 
 
-def test_a_plan_that_was_replaced_gives_nothing_out(tmp_path):
+def test_a_replaced_plan_gives_no_batches(tmp_path):
     old = Journal.start(tmp_path / ".align", PHOTOS)
     new = Journal.start(tmp_path / ".align", PHOTOS)
     assert old.claim() is None and not old.is_current()

@@ -1,4 +1,4 @@
-"""Models of other programs, told by content, made model folders that compute the same."""
+"""Tests that models of other programs are recognised by content and converted to equivalent model folders."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def onnx_model(side: int | str = 112, *, scaling: bool = False) -> bytes:
 
 
 def flat(model_side: int = 112, *, scaling: bool = False, times: int = 3) -> bytes:
-    """The mean colours, several times."""
+    """Return the mean colours, several times."""
     graph = GraphBuilder()
     x = graph.input("data", np.float32, ["n", 3, model_side, model_side])
     if scaling:
@@ -51,7 +51,9 @@ def flat(model_side: int = 112, *, scaling: bool = False, times: int = 3) -> byt
 
 
 def of_one_crop(*, silent: bool) -> bytes:
-    """Says that it takes any number of crops, and holds the shape of one: of more it computes none, or the first."""
+    """Return a file that declares a free batch size but contains the shape of one crop: larger batches fail or give the
+    first row.
+    """
     graph = GraphBuilder()
     x = graph.input("data", np.float32, ["n", 3, 112, 112])
     colours = graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0)
@@ -86,7 +88,7 @@ def computed(backbone, crops, spec):
 @pytest.mark.shared
 @pytest.mark.parametrize("form", ["frozen", "checkpoint"])
 def test_a_tensorflow_model_gives_its_golden_embeddings(shared, tmp_path, form):
-    """The folder and the .pb, each without the other."""
+    """The folder and the .pb are converted separately."""
     source = tmp_path / "20180101-000000"
     source.mkdir()
     for file in (shared / "data" / "tf1_squeezenet_128").iterdir():
@@ -102,19 +104,19 @@ def test_a_tensorflow_model_gives_its_golden_embeddings(shared, tmp_path, form):
         "input spec: facenet-2018 (160 px box crops with margin 32, RGB, (x − 127.5)/128), the default for TensorFlow 1; "
         "change it with --input-spec"
     ]
-    assert "its embeddings are all alike" in conversion.remarks[-1], "nobody ever trained it"
+    assert "its embeddings are all alike" in conversion.remarks[-1], "it was never trained"
     with np.load(shared / "golden" / "networks" / "golden.npz") as file:
-        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+        crops, expected = file["crops"], file["squeezenet_128/embeddings"]
     embedder = Embedder.load(tmp_path / "out", precision="float32")
-    np.testing.assert_allclose(embedder.embed(crops), wanted, atol=1e-5)
+    np.testing.assert_allclose(embedder.embed(crops), expected, atol=1e-5)
     np.testing.assert_allclose(
-        computed(read_backbone(tmp_path / "out", record), crops, record.input_spec), wanted, atol=1e-5
+        computed(read_backbone(tmp_path / "out", record), crops, record.input_spec), expected, atol=1e-5
     )
 
 
 @pytest.mark.shared
 def test_the_default_model_can_be_trained_further(shared, tmp_path, monkeypatch):
-    """Its batch norms come back with statistics of real crops, and it computes what it did."""
+    """Its batch norms get statistics of real crops, and its outputs stay the same."""
     monkeypatch.setattr(module, "N_CROPS", 40)
     path = locate(MODELS["casia-webface"])
     conversion = convert(
@@ -124,11 +126,11 @@ def test_the_default_model_can_be_trained_further(shared, tmp_path, monkeypatch)
     assert conversion.remarks == ["111 folded batch norms have new statistics, measured on 40 crops"]
     assert record.fingerprint == MODELS["casia-webface"].sha256
     with np.load(shared / "golden" / "casia_20180408_embeddings.npz") as file:
-        crops, wanted = file["crops"], file["embeddings"]
-    np.testing.assert_allclose(Embedder.load(tmp_path / "out", precision="float32").embed(crops), wanted, atol=1e-5)
+        crops, expected = file["crops"], file["embeddings"]
+    np.testing.assert_allclose(Embedder.load(tmp_path / "out", precision="float32").embed(crops), expected, atol=1e-5)
     backbone = read_backbone(tmp_path / "out", record)
-    np.testing.assert_allclose(computed(backbone, crops, record.input_spec), wanted, atol=1e-5)
-    # In training the statistics of the batch count: without real ones nothing of the model would be left.
+    np.testing.assert_allclose(computed(backbone, crops, record.input_spec), expected, atol=1e-5)
+    # In training, batch norms use batch statistics: without real ones the model would be destroyed.
     from facespace.pipeline.sample_crops import sample_crops
 
     others = sample_crops(shared / "data/train_182", record.input_spec, 33)[::2]
@@ -179,10 +181,10 @@ def test_weights_of_torch_under_any_name(tmp_path, tiny, form):
     assert set(record.files) == {ONNX, WEIGHTS}
     assert "the default for tiny" in conversion.remarks[0]
     crops = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3)).astype(np.uint8)
-    wanted = computed(tiny, crops, record.input_spec)
-    np.testing.assert_allclose(Embedder.load(tmp_path / "out", precision="float32").embed(crops), wanted, atol=1e-5)
+    expected = computed(tiny, crops, record.input_spec)
+    np.testing.assert_allclose(Embedder.load(tmp_path / "out", precision="float32").embed(crops), expected, atol=1e-5)
     np.testing.assert_allclose(
-        computed(read_backbone(tmp_path / "out", record), crops, record.input_spec), wanted, atol=1e-5
+        computed(read_backbone(tmp_path / "out", record), crops, record.input_spec), expected, atol=1e-5
     )
 
 
@@ -224,7 +226,7 @@ def test_weights_of_no_known_network(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("data", "expected"),
     [
         (flat(), INPUT_SPECS["arcface-112"]),
         (flat(scaling=True), dataclasses.replace(INPUT_SPECS["arcface-112"], mean=0.0, std=1.0)),
@@ -232,12 +234,12 @@ def test_weights_of_no_known_network(tmp_path):
     ],
     ids=["insightface", "insightface from MXNet", "160"],
 )
-def test_what_an_onnx_network_sees_is_told_by_its_input(tmp_path, data, wanted):
-    (tmp_path / "w600k.whatever").write_bytes(data)
-    conversion = convert(tmp_path / "w600k.whatever", tmp_path / "out")
-    assert conversion.record.input_spec == wanted
+def test_the_spec_of_an_onnx_network_is_inferred_from_its_input(tmp_path, data, expected):
+    (tmp_path / "w600k.model").write_bytes(data)
+    conversion = convert(tmp_path / "w600k.model", tmp_path / "out")
+    assert conversion.record.input_spec == expected
     assert list(conversion.record.files) == [ONNX]
-    crops = np.random.default_rng(0).integers(0, 256, (3, wanted.size, wanted.size, 3)).astype(np.uint8)
+    crops = np.random.default_rng(0).integers(0, 256, (3, expected.size, expected.size, 3)).astype(np.uint8)
     np.testing.assert_allclose(
         Embedder.load(tmp_path / "out", precision="float32").embed(crops), of_colours(crops), atol=1e-4
     )
@@ -249,7 +251,7 @@ def of_colours(crops: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("silent", [False, True])
-def test_an_onnx_network_that_takes_one_crop_whatever_it_says(tmp_path, monkeypatch, runtime, silent):
+def test_an_onnx_network_of_one_crop_that_declares_a_free_batch_size(tmp_path, monkeypatch, runtime, silent):
     if runtime == "openvino" and not openvino_device():
         pytest.skip("no OpenVINO")
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
@@ -272,7 +274,7 @@ def test_an_onnx_network_of_batches_stays_one(tmp_path):
     assert [remark.partition(":")[0] for remark in conversion.remarks] == ["input spec"]
 
 
-def test_an_onnx_network_that_gives_no_embedding(tmp_path):
+def test_an_onnx_network_without_an_embedding(tmp_path):
     (tmp_path / "n.onnx").write_bytes(flat(times=1))
     with pytest.raises(
         ModelError,
@@ -294,7 +296,7 @@ def test_onnx_with_its_weights_beside_it(tmp_path):
     assert convert(tmp_path / "n.onnx", tmp_path / "out").record.fingerprint != first.record.fingerprint
 
 
-def test_an_onnx_network_that_does_not_tell(tmp_path):
+def test_an_onnx_network_whose_spec_cannot_be_inferred(tmp_path):
     (tmp_path / "n.onnx").write_bytes(flat(96))
     with pytest.raises(ModelError, match=r"n\.onnx: its input does not tell .* --input-spec facenet-2018\|"):
         convert(tmp_path / "n.onnx", tmp_path / "out")
@@ -310,7 +312,7 @@ def test_an_onnx_network_that_does_not_tell(tmp_path):
         (b"\x08\x01", "not an ONNX model"),
     ],
 )
-def test_onnx_that_is_no_such_network(tmp_path, data, message):
+def test_onnx_files_that_are_not_embedders(tmp_path, data, message):
     (tmp_path / "n.onnx").write_bytes(data)
     with pytest.raises(ModelError, match=message):
         convert(tmp_path / "n.onnx", tmp_path / "out", input_spec=INPUT_SPECS["arcface-112"])
@@ -321,7 +323,7 @@ def test_onnx_that_is_no_such_network(tmp_path, data, message):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x0a", b"\x0a\xff\xff\xff", b"{}", bytes(100)])
-def test_files_that_are_no_model(tmp_path, data):
+def test_files_that_are_not_a_model(tmp_path, data):
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(ModelError) as caught:
         convert(tmp_path / "x", tmp_path / "out")
@@ -350,7 +352,7 @@ def test_files_that_are_no_model(tmp_path, data):
         ("no file at all", None, "model.ckpt-3.index: "),
     ],
 )
-def test_what_is_often_taken_for_a_model(tmp_path, name, data, message):
+def test_files_often_mistaken_for_a_model(tmp_path, name, data, message):
     source = tmp_path / name
     if data is None:
         source = tmp_path / "model.ckpt-3"
@@ -364,7 +366,7 @@ def test_what_is_often_taken_for_a_model(tmp_path, name, data, message):
 
 
 def graph_of_means(begin=lambda graph, x: x, *, output: str = "embeddings") -> bytes:
-    """A frozen graph: features (N,8) of the means of 160 px images, which it may change before."""
+    """Return a frozen graph with features (N,8) that are means of 160 px images, optionally changed first."""
     graph = TensorflowGraph()
     x = begin(graph, graph.images())
     weights = graph.const(np.random.default_rng(0).normal(size=(3, 8)))
@@ -393,7 +395,7 @@ CROPS = np.random.default_rng(1).integers(0, 256, (3, 160, 160, 3), np.uint8)
         (lambda g, x: halved(g, g.node("Mul", x, g.const(np.float32(255)))), 0.0, 255.0),
     ],
 )
-def test_a_graph_that_scales_its_images_is_not_given_scaled_ones(tmp_path, begin, mean, std):
+def test_a_graph_that_scales_its_images_gets_unscaled_ones(tmp_path, begin, mean, std):
     (tmp_path / "x.pb").write_bytes(graph_of_means(begin))
     made = convert(tmp_path / "x.pb", tmp_path / "out")
     assert made.record.input_spec == dataclasses.replace(INPUT_SPECS["facenet-2018"], mean=mean, std=std)
@@ -402,7 +404,7 @@ def test_a_graph_that_scales_its_images_is_not_given_scaled_ones(tmp_path, begin
     )
 
 
-def test_scaling_that_does_not_tell_is_asked_for(tmp_path):
+def test_unknown_scaling_must_be_given(tmp_path):
     shifted = graph_of_means(lambda graph, x: graph.node("Sub", x, graph.const(np.float32(0.1))))
     (tmp_path / "x.pb").write_bytes(shifted)
     with pytest.raises(
@@ -414,7 +416,7 @@ def test_scaling_that_does_not_tell_is_asked_for(tmp_path):
 
 @pytest.mark.shared
 def test_the_network_of_a_graph_that_scales_is_not_trained_on(tmp_path, squeezenet_graph):
-    """Its variables fit one that is known, which leaves the scaling to its caller."""
+    """Its variables fit a known network, which leaves scaling to its caller."""
     graph = parse_graph(squeezenet_graph.read_bytes(), "x")
     first = next(name for name, node in graph.items() if any(value == "input" for value in node.input))
     message = GraphDef()
@@ -430,7 +432,7 @@ def test_the_network_of_a_graph_that_scales_is_not_trained_on(tmp_path, squeezen
     assert any("it scales its images itself" in remark for remark in made.remarks)
 
 
-def test_another_output_is_told(tmp_path):
+def test_another_output_is_reported(tmp_path):
     (tmp_path / "x.pb").write_bytes(graph_of_means(output="features"))
     made = convert(tmp_path / "x.pb", tmp_path / "out")
     assert "no node is called embeddings; features is taken for them" in made.remarks
@@ -455,7 +457,7 @@ def test_no_such_source(tmp_path):
         convert(tmp_path / "x", tmp_path / "out")
 
 
-def test_a_model_folder_is_one_already(tmp_path, tiny):
+def test_a_model_folder_is_not_converted(tmp_path, tiny):
     (tmp_path / "w").write_bytes(as_safetensors(tiny))
     convert(tmp_path / "w", tmp_path / "out")
     with pytest.raises(ModelError, match="is already a model folder"):
@@ -486,7 +488,7 @@ def test_damaged_weights_are_not_kept(tmp_path, tiny):
         convert(tmp_path / "w.pt", tmp_path / "out")
 
 
-def test_crops_that_are_none(tmp_path, tiny):
+def test_crops_that_are_not_images(tmp_path, tiny):
     (tmp_path / "w").write_bytes(as_safetensors(tiny))
     (tmp_path / "crops").mkdir()
     with pytest.raises(DatasetError, match="no image in it can be read"):
@@ -505,7 +507,7 @@ def test_crops_change_nothing_where_nothing_was_folded(tmp_path, tiny):
     )
 
 
-def test_specs_in_words():
+def test_specs_are_described_in_words():
     assert (
         describe_spec(InputSpec(112, "arcface", std=127.5))
         == "arcface-112 (112 px crops by five points, RGB, (x − 127.5)/127.5)"

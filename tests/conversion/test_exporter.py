@@ -1,4 +1,4 @@
-"""Exported models against their sources: by ONNX Runtime alone, as another program would use them."""
+"""Tests exported models against their sources, using ONNX Runtime alone as another program would."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZE = 112
 
 
 def faces(n: int) -> np.ndarray:
-    """Smooth coloured patches: as far apart as crops of people, and not noise, whose averages are all alike."""
+    """Return smooth coloured patches: as different as crops of people, unlike noise, whose averages are all alike."""
     rng = np.random.default_rng(0)
     return np.stack(
         [
@@ -68,9 +68,9 @@ def test_crops_in_embeddings_out(model, crops, tmp_path, precision, capfd):
     exported = export(model, out, precision=precision, crops=crops)
     assert capfd.readouterr() == ("", "")
     others = faces(60)[48:]
-    wanted = Embedder.load(model, precision="float32").embed(others)
+    expected = Embedder.load(model, precision="float32").embed(others)
     found = by_onnxruntime(out, others)
-    assert (found * wanted).sum(axis=1).min() >= LEAST_COSINE[precision]
+    assert (found * expected).sum(axis=1).min() >= LEAST_COSINE[precision]
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert exported.cosine >= LEAST_COSINE[precision]
     assert exported.n_bytes == out.stat().st_size
@@ -79,7 +79,7 @@ def test_crops_in_embeddings_out(model, crops, tmp_path, precision, capfd):
     assert about["precision"] == precision
     assert about["parity"] == {"least_cosine": exported.cosine, "n_crops": 16, "crops": "given"}
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["m.json", "m.onnx"]
-    # And we open what we export.
+    # facespace opens its own exports.
     assert (Embedder.load(out, precision="float32").embed(others) * found).sum(axis=1).min() > 0.999
     assert (exported.embedder.embed(others) * found).sum(axis=1).min() > 0.999
 
@@ -109,16 +109,16 @@ def test_an_export_that_computes_something_else_is_not_kept(model, crops, tmp_pa
     assert not (tmp_path / "m.json").exists()
 
 
-def test_what_is_there_stays(model, tmp_path):
+def test_existing_files_are_kept(model, tmp_path):
     (tmp_path / "m.json").write_text("mine")
     with pytest.raises(ModelError, match=r"m\.json: is there already"):
         export(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match=r"wants a name that ends in \.onnx"):
+    with pytest.raises(ModelError, match=r"the name must end in \.onnx"):
         export(model, tmp_path / "m.bin")
 
 
 def test_a_full_disk_leaves_no_description_without_a_model(model, tmp_path, monkeypatch):
-    """It would be in the way of the same command."""
+    """It would block the same command later."""
     write = Path.write_bytes
 
     def full(path, data):
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_no_description_without_a_model(model, tmp_path, monk
     export(model, tmp_path / "m.onnx")
 
 
-def test_a_full_disk_is_no_fault_of_the_graph(model, crops, tmp_path, monkeypatch):
+def test_a_full_disk_is_not_reported_as_a_fault_of_the_graph(model, crops, tmp_path, monkeypatch):
     from onnxruntime import quantization
 
     def full(*_, **__):
@@ -145,7 +145,7 @@ def test_a_full_disk_is_no_fault_of_the_graph(model, crops, tmp_path, monkeypatc
         export(model, tmp_path / "m.onnx", precision="int8", crops=crops)
 
 
-def test_int8_wants_crops_of_its_own(model, tmp_path):
+def test_int8_needs_crops(model, tmp_path):
     with pytest.raises(ModelError, match="int8 needs aligned crops of real faces"):
         export(model, tmp_path / "m.onnx", precision="int8")
     (tmp_path / "few").mkdir()
@@ -161,7 +161,7 @@ def test_int8_of_an_export_is_refused(model, crops, tmp_path):
 
 
 def network(*, opset: int = 13, batch: int | str = "n", gives: int | str = "n", one: bool = False) -> bytes:
-    """A convolution and what follows; with `one` it holds the shape of a single crop within."""
+    """Return a convolution and a head; with `one` it contains the shape of a single crop."""
     rng = np.random.default_rng(0)
     graph = GraphBuilder()
     x = graph.input("data", np.float32, [batch, 3, SIZE, SIZE])
@@ -177,7 +177,7 @@ def network(*, opset: int = 13, batch: int | str = "n", gives: int | str = "n", 
 
 
 def in_folder(data: bytes, folder):
-    """A model folder of it, as it is: what `convert` would have mended may be in older ones."""
+    """Write the network unchanged to a model folder: older folders may contain what `convert` would now repair."""
     record = ModelRecord("n", hashlib.sha256(data).hexdigest(), 32, INPUT_SPECS["arcface-112"])
     write_model(folder, record, {ONNX: data})
     return folder
@@ -185,7 +185,7 @@ def in_folder(data: bytes, folder):
 
 @pytest.mark.parametrize("opset", [10, 11, 12, 13])
 def test_int8_of_older_operators(crops, tmp_path, opset, capfd):
-    """And of a graph that says it gives features of one crop, about which the runtime would talk."""
+    """Also for a graph that declares features of one crop, about which the runtime would warn."""
     folder = in_folder(network(opset=opset, gives=1), tmp_path / "n")
     exported = export(folder, tmp_path / "m.onnx", precision="int8", crops=crops)
     assert capfd.readouterr() == ("", "")
@@ -197,7 +197,7 @@ def test_int8_of_older_operators(crops, tmp_path, opset, capfd):
 
 @pytest.fixture(scope="module")
 def of_any_number(tmp_path_factory):
-    """`network()`, which takes any number of crops, exported: what it computes of eight crops, and its description."""
+    """Export `network()` with a free batch size; return its outputs for eight crops and its description."""
     folder = tmp_path_factory.mktemp("any")
     exported = export(in_folder(network(), folder / "other"), folder / "o.onnx")
     assert exported.batch is None
@@ -209,7 +209,7 @@ def of_any_number(tmp_path_factory):
 @pytest.mark.parametrize(
     ("data", "batch"), [(network(one=True), 1), (network(batch=4, gives=4), 4)], ids=["holds one", "says four"]
 )
-def test_a_file_of_some_crops_says_so(crops, of_any_number, tmp_path, data, batch, form, precision):
+def test_a_fixed_batch_size_is_described(crops, of_any_number, tmp_path, data, batch, form, precision):
     if form == "folder":
         source = in_folder(data, tmp_path / "n")
     else:
@@ -222,12 +222,12 @@ def test_a_file_of_some_crops_says_so(crops, of_any_number, tmp_path, data, batc
     (given,) = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"]).get_inputs()
     assert given.shape == [batch, SIZE, SIZE, 3]
     others = faces(60)[52:]
-    wanted = np.concatenate(
+    expected = np.concatenate(
         [by_onnxruntime(tmp_path / "m.onnx", others[start : start + batch]) for start in range(0, 8, batch)]
     )
-    assert (exported.embedder.embed(others) * wanted).sum(axis=1).min() > 0.999
+    assert (exported.embedder.embed(others) * expected).sum(axis=1).min() > 0.999
     alone, about_alone = of_any_number
-    assert (alone * wanted).sum(axis=1).min() >= LEAST_COSINE[precision]
+    assert (alone * expected).sum(axis=1).min() >= LEAST_COSINE[precision]
     assert about_alone["input"].startswith("crops (N,S,S,3)")
 
 
@@ -238,7 +238,7 @@ def test_float16_is_not_made_int8(crops, tmp_path):
         export(tmp_path / "n.onnx", tmp_path / "m.onnx", precision="int8", crops=crops)
 
 
-def test_a_graph_the_converters_do_not_know(crops, tmp_path, monkeypatch):
+def test_a_graph_that_the_converters_do_not_support(crops, tmp_path, monkeypatch):
     from onnxruntime import quantization
 
     def raises(*_, **__):
@@ -266,8 +266,8 @@ def test_without_onnx(model, crops, tmp_path, monkeypatch, precision):
         export(model, tmp_path / "m.onnx", precision=precision, crops=crops)
 
 
-def test_a_precision_nobody_knows(model, tmp_path):
-    with pytest.raises(ValueError, match="precision wants fp32, fp16, int8; got 'int4'"):
+def test_an_unknown_export_precision_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, int8, got 'int4'"):
         export(model, tmp_path / "m.onnx", precision="int4")
 
 
@@ -276,5 +276,5 @@ def test_the_default_model(shared, tmp_path):
     out = tmp_path / "facenet.onnx"
     export("casia-webface", out, crops=shared / "data" / "train_182")
     with np.load(shared / "golden" / "casia_20180408_embeddings.npz") as file:
-        crops, wanted = file["crops"], file["embeddings"]
-    np.testing.assert_allclose(by_onnxruntime(out, crops), wanted, atol=1e-5)
+        crops, expected = file["crops"], file["embeddings"]
+    np.testing.assert_allclose(by_onnxruntime(out, crops), expected, atol=1e-5)

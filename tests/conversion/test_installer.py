@@ -1,4 +1,4 @@
-"""Named models put into the user's folder, with a conversion that only writes down what it got."""
+"""Tests installing named models, with a conversion that only records its arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def convert(monkeypatch: pytest.MonkeyPatch) -> Converter:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of our own, and a mirror with nothing on it: no test reaches the web."""
+    """A separate home and an empty mirror, so that no test reaches the web."""
     monkeypatch.setenv("FACESPACE_HOME", str(tmp_path / "home"))
     (tmp_path / "mirror").mkdir()
     monkeypatch.setenv("FACESPACE_MIRROR", str(tmp_path / "mirror"))
@@ -57,7 +57,7 @@ def mirrored(tmp_path: Path) -> Path:
 
 
 def models(home: Path) -> list[str]:
-    """Everything where models are, the lock files left out."""
+    """Return everything in the models folder except lock files."""
     return sorted(name for name in os.listdir(home / "models") if not name.endswith(".lock"))
 
 
@@ -65,7 +65,7 @@ def downloads(home: Path) -> list[str]:
     return sorted(name for name in os.listdir(home / "downloads") if not name.endswith(".lock"))
 
 
-# Files that were brought
+# Local files
 
 
 def test_the_published_zip(home: Path, brought: Path, convert: Converter) -> None:
@@ -130,7 +130,7 @@ def test_another_file_is_refused(home: Path, brought: Path, convert: Converter) 
         locate(CARD)
 
 
-def test_another_file_as_the_user_wants(brought: Path, convert: Converter) -> None:
+def test_another_file_with_the_users_consent(brought: Path, convert: Converter) -> None:
     brought.write_bytes(other := zipped({"a.pb": GRAPH + b"x"}))
     assert add(brought, CARD, sha256=sha256(other)).verified == "given"
     remove(CARD)
@@ -145,7 +145,7 @@ def test_a_published_file_stays_published(brought: Path, convert: Converter) -> 
     assert add(brought, CARD, unverified=True).verified == "published"
 
 
-def test_what_was_taken_unverified_is_not_taken_for_verified(brought: Path, mirrored: Path, convert: Converter) -> None:
+def test_an_unverified_model_does_not_count_as_verified(brought: Path, mirrored: Path, convert: Converter) -> None:
     brought.write_bytes(other := ZIP + b"x")
     add(brought, CARD, unverified=True)
     assert add(brought, CARD, unverified=True).verified == "unverified"
@@ -182,7 +182,7 @@ def test_no_file(tmp_path: Path) -> None:
             add(path, CARD)
 
 
-# What is installed already
+# Installed models
 
 
 def test_again_does_nothing(brought: Path, convert: Converter, tmp_path: Path) -> None:
@@ -197,14 +197,16 @@ def test_again_does_nothing(brought: Path, convert: Converter, tmp_path: Path) -
 def test_another_file_asks_for_removal(brought: Path, convert: Converter) -> None:
     add(brought, CARD)
     brought.write_bytes(ZIP + b"x")
-    wanted = rf"already installed, from a file with the SHA-256 {sha256(ZIP)} \(published\); remove it first: facespace"
-    with pytest.raises(ModelError, match=wanted):
+    expected = (
+        rf"already installed, from a file with the SHA-256 {sha256(ZIP)} \(published\); remove it first: facespace"
+    )
+    with pytest.raises(ModelError, match=expected):
         add(brought, CARD, unverified=True)
     assert len(convert.sources) == 1
     assert read_record(locate(CARD)).source["sha256"] == sha256(ZIP)
 
 
-def test_something_in_the_way(home: Path, brought: Path, convert: Converter) -> None:
+def test_a_folder_in_the_way(home: Path, brought: Path, convert: Converter) -> None:
     (home / "models" / CARD.name / "mine").mkdir(parents=True)
     with pytest.raises(ModelError, match=f"exists but is not an installed model; remove it: .* remove {CARD.name}$"):
         add(brought, CARD)
@@ -230,7 +232,7 @@ def test_a_damaged_model(brought: Path, convert: Converter, damage: str) -> None
     assert add(brought, CARD).new
 
 
-# What goes wrong on the way
+# Failures
 
 
 @pytest.mark.parametrize("error", [ModelError("x"), OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -245,7 +247,7 @@ def test_a_conversion_that_fails_leaves_nothing(
     assert add(brought, CARD).new
 
 
-def test_a_full_disk_is_told_with_the_folder_of_the_model(
+def test_a_full_disk_is_reported_with_the_folder_of_the_model(
     home: Path, brought: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Path, *_: object, **__: object) -> None:
@@ -261,7 +263,7 @@ def test_a_full_disk_is_told_with_the_folder_of_the_model(
     assert raised.value.filename == also.value.filename == str(home / "models" / CARD.name)
 
 
-def test_errors_do_not_speak_of_folders_that_are_gone(brought: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_do_not_name_removed_folders(brought: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def convert(source: Path, out: Path, **options: object) -> None:
         raise ModelError(f"{source}: not a graph")
 
@@ -309,7 +311,7 @@ print(add(file, dataclasses.replace(CARD, sha256=sha256_of(file))).new)
 
 
 def adding(brought: Path, log: Path, pause: float) -> subprocess.Popen[str]:
-    """A process that adds the file, and takes `pause` seconds to convert it."""
+    """Start a process that adds the file, and takes `pause` seconds to convert it."""
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[1]), str(brought), str(log), str(pause)],
         stdout=subprocess.PIPE,
@@ -335,7 +337,7 @@ def test_two_at_once_convert_once(home: Path, brought: Path, tmp_path: Path) -> 
     assert models(home) == [CARD.name]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="wants SIGKILL")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_add_leaves_nothing_that_looks_finished(
     home: Path, brought: Path, tmp_path: Path, convert: Converter
 ) -> None:
@@ -352,7 +354,7 @@ def test_a_killed_add_leaves_nothing_that_looks_finished(
     assert models(home) == [CARD.name]
 
 
-# From the web, that is from the mirror
+# Downloads, from the mirror
 
 
 def test_a_download_is_installed(home: Path, mirrored: Path, convert: Converter) -> None:
@@ -395,7 +397,7 @@ def test_a_download_whose_conversion_fails_is_kept(home: Path, mirrored: Path, c
     assert downloads(home) == []
 
 
-def test_only_the_file(home: Path, mirrored: Path, tmp_path: Path, convert: Converter) -> None:
+def test_downloading_only_the_file(home: Path, mirrored: Path, tmp_path: Path, convert: Converter) -> None:
     for _ in range(2):
         assert download_file(CARD, tmp_path / "usb stick") == (tmp_path / "usb stick" / CARD.file, sha256(ZIP))
     assert os.listdir(tmp_path / "usb stick") == [CARD.file]
@@ -412,7 +414,7 @@ def test_removing(home: Path, brought: Path, convert: Converter) -> None:
         remove(CARD)
 
 
-def test_models_do_not_tidy_up_after_each_other(home: Path, brought: Path, convert: Converter) -> None:
+def test_models_do_not_remove_each_others_files(home: Path, brought: Path, convert: Converter) -> None:
     other = home / "models" / f".facespace-{CARD.name}-x-0123456789abcdef"
     other.mkdir(parents=True)
     add(brought, CARD)
@@ -424,7 +426,7 @@ def test_with_the_real_conversion(shared: Path, monkeypatch: pytest.MonkeyPatch)
     import facespace
 
     def no_torch(what: str) -> None:
-        raise facespace.RuntimeUnavailable(f"{what} want torch")  # which takes its time to load
+        raise facespace.RuntimeUnavailable(f"{what} want torch")  # which takes time to load
 
     monkeypatch.setattr("facespace.formats.torch_files.require_torch", no_torch)
     (file,) = (shared / "data" / "tf1_squeezenet_128").glob("*.pb")
@@ -432,6 +434,6 @@ def test_with_the_real_conversion(shared: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(MODELS, card.name, card)
     installed = add(file, card)
     assert installed.verified == "published"
-    assert len(installed.remarks) == 2 and "all alike" in installed.remarks[1], "nobody ever trained it"
+    assert len(installed.remarks) == 2 and "all alike" in installed.remarks[1], "it was never trained"
     embedder = facespace.Embedder.load(card.name)
     assert (embedder.name, embedder.spec, embedder.dimension) == (card.name, card.spec, 128)

@@ -1,4 +1,4 @@
-"""Thresholds against slow answers: bisection, and strangers drawn at random."""
+"""Tests thresholds against slow methods: bisection, and random strangers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STEEPNESS = 20.0
 
 
 def survival(similarity: float) -> float:
-    """The share of strangers that reaches a similarity, in a world where it is known: half of them reach 0.
+    """Return the share of strangers that reach a similarity, in a world where it is known: half of them reach 0.
 
-    Beyond one in 10,000 the tail is that of a normal distribution, which has the right rates there and at one in 100.
+    Beyond one in 10,000 the tail is that of a normal distribution with the right rates there and at one in 100.
     """
     rate = 0.5 * math.exp(-STEEPNESS * similarity)
     two, four = (-math.log(2 * value) / STEEPNESS for value in (1e-2, 1e-4))
@@ -31,7 +31,7 @@ def survival(similarity: float) -> float:
 
 
 def normal_tail(similarity: float, one: tuple[float, float], other: tuple[float, float]) -> float:
-    """What reaches a similarity under the normal distribution that has these two (rate, similarity)."""
+    """Return the share above a similarity in the normal distribution through these two (rate, similarity) points."""
     scale = (other[1] - one[1]) / (norm.isf(other[0]) - norm.isf(one[0]))
     return float(norm.sf(similarity, one[1] - scale * norm.isf(one[0]), scale))
 
@@ -47,7 +47,7 @@ def known_world(shift: tuple[tuple[int, float], ...] = ((1, 0.0), (2, 0.02), (4,
 
 
 def per_person_rate(rate: float, n_people: int) -> float:
-    """f with 1 − (1 − f)^P = rate, by bisection."""
+    """Return f with 1 − (1 − f)^P = rate, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(200):
         middle = (low + high) / 2
@@ -92,7 +92,7 @@ def test_the_default_rates() -> None:
 
 
 @pytest.mark.parametrize("fmr", [0, -1e-3, 0.51, 1, math.nan, math.inf])
-def test_match_threshold_wants_a_rate(shipped: Calibration, fmr: float) -> None:
+def test_match_threshold_refuses_other_rates(shipped: Calibration, fmr: float) -> None:
     with pytest.raises(ValueError, match=r"a false match rate must be above 0 and at most 0.5"):
         shipped.match_threshold(fmr)
 
@@ -105,13 +105,15 @@ def test_match_threshold_wants_a_rate(shipped: Calibration, fmr: float) -> None:
 def test_identification_thresholds_against_bisection(rate: float, n_people: int) -> None:
     thresholds = known_world().identification_thresholds(rate, [1] * n_people)
     assert thresholds.shape == (n_people,)
-    wanted = per_person_rate(rate, n_people)
-    assert [survival(t) for t in thresholds[:3]] == pytest.approx([wanted] * min(3, n_people), rel=1e-6)
+    expected = per_person_rate(rate, n_people)
+    assert [survival(t) for t in thresholds[:3]] == pytest.approx([expected] * min(3, n_people), rel=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
-def test_strangers_are_named_at_the_rate_asked_for(rate: float) -> None:
-    """200,000 strangers meet 20 people, some with several photos, whose similarities lie higher by the shift."""
+def test_strangers_are_named_at_the_requested_rate(rate: float) -> None:
+    """200,000 strangers are compared with 20 people, some with several photos, whose similarities are higher by the
+    shift.
+    """
     rng = np.random.default_rng(3)
     n_photos, n_strangers = [1] * 10 + [2] * 6 + [4] * 4, 200_000
     shift = {1: 0.0, 2: 0.02, 4: 0.05}
@@ -124,17 +126,17 @@ def test_strangers_are_named_at_the_rate_asked_for(rate: float) -> None:
     assert named.mean() == pytest.approx(rate, abs=margin)
 
 
-def test_more_people_want_more_similarity(shipped: Calibration) -> None:
+def test_more_people_need_more_similarity(shipped: Calibration) -> None:
     first = [shipped.identification_thresholds(0.01, [1] * n)[0] for n in (1, 2, 10, 1000, 100_000)]
     assert (np.diff(first) > 0).all()
 
 
-def test_a_stricter_rate_wants_more_similarity(shipped: Calibration) -> None:
+def test_a_stricter_rate_needs_more_similarity(shipped: Calibration) -> None:
     first = [shipped.identification_thresholds(rate, [1] * 5)[0] for rate in (0.9, 0.1, 0.01, 0.001)]
     assert (np.diff(first) > 0).all()
 
 
-def test_more_photos_of_a_person_want_more_similarity(shipped: Calibration) -> None:
+def test_more_photos_of_a_person_need_more_similarity(shipped: Calibration) -> None:
     thresholds = shipped.identification_thresholds(0.01, [1, 2, 3, 4, 6])
     assert (np.diff(thresholds) > 0).all()
     shifts = [shift for n, shift in shipped.template_shift if n in (1, 2, 3, 4, 6)]
@@ -155,13 +157,13 @@ def test_thresholds_never_pass_one() -> None:
     assert thresholds[1] == 1
 
 
-def test_nobody_enrolled() -> None:
+def test_an_empty_gallery_has_no_thresholds() -> None:
     assert known_world().identification_thresholds(0.01, []).shape == (0,)
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 2, math.nan])
 @pytest.mark.parametrize("n_photos", [[], [1, 1]])
-def test_identification_wants_a_rate(rate: float, n_photos: list[int]) -> None:
+def test_identification_refuses_other_rates(rate: float, n_photos: list[int]) -> None:
     with pytest.raises(ValueError, match="a rate of strangers named must be between 0 and 1"):
         known_world().identification_thresholds(rate, n_photos)
 
@@ -169,7 +171,7 @@ def test_identification_wants_a_rate(rate: float, n_photos: list[int]) -> None:
 # The shipped tables
 
 
-def test_every_shipped_table_is_whole() -> None:
+def test_every_shipped_table_is_complete() -> None:
     folder = Path(calibration.__file__).parent / "calibrations"
     files = sorted(folder.glob("*.json"))
     assert files
@@ -179,9 +181,9 @@ def test_every_shipped_table_is_whole() -> None:
         assert table["fingerprint"] == card.sha256
         assert len(table["center"]) == card.dimension
         assert 0 < np.linalg.norm(table["center"]) < 1
-        # Models that are computed in float32 everywhere have no other table.
-        wanted = {"float32"} if table["model"] == "sface" else {"float32", "bfloat16", "int8"}
-        assert wanted == {entry["precision"] for entry in table["measured"]}
+        # Models that always run in float32 have no other table.
+        expected = {"float32"} if table["model"] == "sface" else {"float32", "bfloat16", "int8"}
+        assert expected == {entry["precision"] for entry in table["measured"]}
         assert table.get("detector", "mtcnn") == card.detector
         for name in ("pairs", "people") if "look_alikes" in table else ():
             rates, similarities = zip(*table["look_alikes"][name], strict=True)
@@ -208,7 +210,7 @@ def test_find_prefers_the_precision(runtime: str, precision: str) -> None:
     assert found.center.dtype == np.float32
 
 
-def test_find_takes_the_runtime_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_prefers_the_runtime_if_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(runtime: str, precision: str, at: float) -> dict[str, object]:
         return {
             "runtime": runtime, "precision": precision, "fmr": [0.5, 0.1],
@@ -236,7 +238,7 @@ def test_find_takes_the_runtime_where_there_is_one(monkeypatch: pytest.MonkeyPat
         assert found.match_threshold(0.5) == at
 
 
-def test_weights_nobody_measured() -> None:
+def test_weights_without_a_calibration() -> None:
     assert calibration.find("0" * 64, runtime="openvino", precision="float32") is None
     error = calibration.missing("mine.onnx")
     assert isinstance(error, ModelError)
@@ -276,18 +278,18 @@ def test_beyond_the_rarest_rate_thresholds_follow_the_normal_distribution() -> N
 
 
 def test_the_slope_beyond_rests_on_two_decades(shipped: Calibration) -> None:
-    """The rarest two points, which few pairs tell, may be anywhere between their neighbours."""
+    """The rarest two points, which rest on few pairs, may lie anywhere between their neighbours."""
     shaken = dataclasses.replace(
         shipped, similarity=(*shipped.similarity[:-2], shipped.similarity[-1] - 1e-4, shipped.similarity[-1])
     )
     assert shaken.match_threshold(1e-8) == shipped.match_threshold(1e-8)
 
 
-def test_shipped_tables_end_where_too_few_pairs_tell(shipped: Calibration) -> None:
+def test_shipped_tables_end_where_pairs_are_too_few(shipped: Calibration) -> None:
     assert min(shipped.fmr) * shipped.n_photos**2 / 2 > 100
 
 
-def test_a_face_of_unknown_quality_counts_as_a_middling_one() -> None:
+def test_a_face_of_unknown_quality_counts_as_average() -> None:
     world = look_alike_world()
     assert world.match_threshold(0.01) == world.match_threshold(0.01, calibration.UNKNOWN_QUALITY)
     unknown = world.identification_thresholds(0.01, [1, 1])
@@ -301,7 +303,7 @@ def test_one_look_alike_and_the_others_random_give_the_rate(rate: float, n_peopl
     threshold = look_alike_world().identification_thresholds(
         rate, [1] * n_people, qualities=[1.0] * n_people, probe_qualities=[1.0]
     )[0, 0]
-    # The look-alikes' table is a straight line in the logarithm, 0.1 of similarity a factor of ten, and then normal.
+    # The look-alikes' table is linear in the logarithm, 0.1 of similarity per factor of ten, then normal.
     alike = 10 ** (-1 - (threshold - 0.28) / 0.1)
     alike = alike if alike >= 1e-3 else normal_tail(threshold, (0.1, 0.28), (0.001, 0.48))
     among = alike + 1 - (1 - survival(threshold)) ** (n_people - 1)
@@ -317,21 +319,21 @@ def test_several_photos_reach_more_as_random_people_do() -> None:
 
 
 def test_thresholds_follow_the_quality_of_both_faces() -> None:
-    wanted = look_alike_world().identification_thresholds(
+    expected = look_alike_world().identification_thresholds(
         0.01, [1, 1], qualities=[1.0, 0.6], probe_qualities=[1.0, 0.2]
     )
-    assert wanted.shape == (2, 2)
-    np.testing.assert_allclose(wanted - wanted[0, 0], [[0, 0.05], [0.1, 0.15]], atol=1e-9)
-    nobody = look_alike_world().identification_thresholds(0.01, [], probe_qualities=[1.0, 0.2])
-    assert nobody.shape == (2, 0)
+    assert expected.shape == (2, 2)
+    np.testing.assert_allclose(expected - expected[0, 0], [[0, 0.05], [0.1, 0.15]], atol=1e-9)
+    empty = look_alike_world().identification_thresholds(0.01, [], probe_qualities=[1.0, 0.2])
+    assert empty.shape == (2, 0)
 
 
 def test_without_look_alikes_quality_changes_nothing() -> None:
     plain = known_world()
     assert plain.match_threshold(0.01, 0.1) == plain.match_threshold(0.01)
-    wanted = plain.identification_thresholds(0.01, [1, 2], probe_qualities=[0.1, 1.0])
-    assert wanted.shape == (2, 2) and (wanted[0] == wanted[1]).all()
-    np.testing.assert_array_equal(wanted[0], plain.identification_thresholds(0.01, [1, 2]))
+    expected = plain.identification_thresholds(0.01, [1, 2], probe_qualities=[0.1, 1.0])
+    assert expected.shape == (2, 2) and (expected[0] == expected[1]).all()
+    np.testing.assert_array_equal(expected[0], plain.identification_thresholds(0.01, [1, 2]))
 
 
 def test_the_default_rate_and_the_conditions_say_what_was_measured() -> None:
@@ -341,6 +343,6 @@ def test_the_default_rate_and_the_conditions_say_what_was_measured() -> None:
     assert look_alike_world().default_rate == DEFAULT_FMR and "19 group photos" in look_alike_world().conditions
 
 
-def test_random_pairs_are_told_apart_from_pairs_of_a_photo() -> None:
+def test_random_pairs_and_pairs_of_one_photo_differ() -> None:
     assert look_alike_world().random_threshold(0.01, 1.0) == pytest.approx(known_world().match_threshold(0.01))
     assert look_alike_world().random_threshold(0.01, 0.6) == pytest.approx(known_world().match_threshold(0.01) + 0.1)

@@ -1,4 +1,4 @@
-"""Networks whose embeddings are all alike are recognised, trained ones are not accused."""
+"""Tests that networks whose embeddings are all alike are detected, and trained ones are not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def around(centre: np.ndarray, n: int, noise: float) -> np.ndarray:
     return centre + noise * np.random.default_rng(0).standard_normal((n, len(centre)))
 
 
-def test_alike_are_those_of_which_no_two_differ():
+def test_vectors_are_alike_if_no_two_differ():
     centre = np.ones(64)
     assert looks_collapsed(around(centre, 12, 0.01))
     assert not looks_collapsed(around(centre, 12, 1.0))
@@ -43,9 +43,9 @@ def test_alike_are_those_of_which_no_two_differ():
 def test_the_limit_is_the_lowest_cosine_of_any_two():
     vectors = around(np.ones(64), 40, 0.4)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    wanted = min(float(a @ b) for k, a in enumerate(unit) for b in unit[:k])
-    assert lowest_cosine(vectors) == pytest.approx(wanted)
-    assert lowest_cosine(7 * vectors) == pytest.approx(wanted), "features need not be of unit length"
+    expected = min(float(a @ b) for k, a in enumerate(unit) for b in unit[:k])
+    assert lowest_cosine(vectors) == pytest.approx(expected)
+    assert lowest_cosine(7 * vectors) == pytest.approx(expected), "features need not be of unit length"
     angle = np.arccos(LIMIT)
     for beyond, alike in ((0.99, True), (1.01, False)):
         two = np.array([[1, 0], [np.cos(beyond * angle), np.sin(beyond * angle)]])
@@ -59,7 +59,7 @@ def test_thousands_are_compared_by_a_few():
     assert not looks_collapsed(vectors), "the last is among them"
 
 
-def test_vectors_that_say_nothing_are_alike():
+def test_vectors_without_a_direction_are_alike():
     for nothing in (np.zeros((8, 4)), np.full((8, 4), np.inf), np.full((8, 4), np.nan), np.full((8, 4), 1e200)):
         assert looks_collapsed(nothing)
     assert not looks_collapsed(np.concatenate([np.eye(4), np.zeros((4, 4))]))
@@ -77,7 +77,7 @@ def test_the_pictures_have_nothing_in_common(size):
 
 
 @pytest.mark.parametrize("model", ["sface", "casia-webface"])
-def test_the_shipped_models_are_not_accused(model):
+def test_the_shipped_models_are_not_reported(model):
     embedder = Embedder.load(model, precision="float32")
     assert embedder.collapse_remark() == "" and embedder.remarks == ()
     assert lowest_cosine(embedder.embed(different_pictures(embedder.spec.size))) < 0.6, "far from the limit"
@@ -90,7 +90,7 @@ def test_networks_of_2018_with_random_weights(network, spec):
 
 
 def test_a_network_that_collapsed_in_training():
-    """Its last batch norm shifts everything by the same."""
+    """Its last batch norm shifts all embeddings by the same vector."""
     torch.manual_seed(0)
     backbone = create("tiny", dimension=64)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_a_network_that_collapsed_in_training():
     assert embedder_of(backbone, "arcface-112").collapse_remark() == ""
 
 
-def test_a_loaded_model_says_it(tmp_path):
+def test_a_loaded_model_has_the_remark(tmp_path):
     for source in (collapsed_folder(tmp_path / "folder"), collapsed_onnx(tmp_path / "onnx")):
         (remark,) = Embedder.load(source).remarks
         assert "all alike" in remark
@@ -113,8 +113,8 @@ def test_a_loaded_model_says_it(tmp_path):
     assert Embedder.load(sound).remarks == ()
 
 
-def test_one_person_and_copies_accuse_nobody(hopper):
-    """The question is not asked of a run's photos: whoever is in them, the pictures are the same."""
+def test_one_person_and_copies_give_no_remark(hopper):
+    """The remark depends on fixed pictures, not on the people in a run's photos."""
     embedder = Embedder.load("sface", precision="float32")
     (face,) = create_detector("yunet").detect(hopper)
     crop = facespace.align(hopper, face, embedder.spec)

@@ -43,7 +43,7 @@ def test_the_same_model_can_be_compared_after_a_round_trip_through_json():
         {"calibration": dataclasses.replace(CALIBRATION, similarity=(0.0, 0.1, 0.2, 0.3, 0.4))},
     ],
 )
-def test_what_leaves_the_vectors_alike_can_be_compared(change):
+def test_differences_that_do_not_change_vectors_are_ignored(change):
     assert other_model(model_of(EMBEDDER), dataclasses.replace(EMBEDDER, **change)) is None
 
 
@@ -76,7 +76,7 @@ def test_other_weights_or_another_input_cannot_be_compared(change):
 
 
 @pytest.mark.parametrize("held", [None, "mine", 7, [], {}, {"model": "mine"}, {**model_of(EMBEDDER), "extra": 1}])
-def test_a_record_that_is_no_model_cannot_be_compared(held):
+def test_a_record_that_is_not_a_model_cannot_be_compared(held):
     reason = other_model(held, EMBEDDER)
     assert reason is not None
     assert "cannot be compared" in reason
@@ -121,4 +121,4 @@ def test_vectors_of_another_model_are_refused():
     other = StubEmbedder(name="theirs", fingerprint="0" * 64)
     with pytest.raises(ValueError, match=r"^these vectors were made by the model 'theirs' and cannot be compared"):
         represented(vectors("represent", other), model_of(EMBEDDER))
-    assert represented(vectors("represent", other)).shape == (2, 8), "nobody said which model is expected"
+    assert represented(vectors("represent", other)).shape == (2, 8), "no model is expected"

@@ -1,4 +1,4 @@
-"""Embeddings against golden ones, and models from files, good and bad."""
+"""Tests embeddings against golden ones, and loading of valid and invalid model files."""
 
 from __future__ import annotations
 
@@ -62,40 +62,40 @@ def golden(shared):
 @pytest.mark.shared
 @pytest.mark.parametrize("n", [1, 3, 8])
 def test_golden_embeddings(embedder, golden, n):
-    crops, wanted = golden
+    crops, expected = golden
     found = embedder.embed(crops[-n:])
     assert found.dtype == np.float32
-    assert (found * wanted[-n:]).sum(axis=1).min() >= 0.99999
-    np.testing.assert_allclose(found, wanted[-n:], atol=1e-4)
+    assert (found * expected[-n:]).sum(axis=1).min() >= 0.99999
+    np.testing.assert_allclose(found, expected[-n:], atol=1e-4)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("pinned", ["fastest", "bfloat16"])
 def test_golden_embeddings_at_any_precision(monkeypatch, golden, pinned):
-    """Integers and bfloat16 where the processor has them."""
+    """Uses integers and bfloat16 if the processor has them."""
     monkeypatch.setenv("FACESPACE_PRECISION", pinned)
-    crops, wanted = golden
+    crops, expected = golden
     fastest = Embedder.load("casia-webface")
     assert fastest.precision in ("float32", "int8" if pinned == "fastest" else "bfloat16")
     for n in (1, 3, 8):
-        assert (fastest.embed(crops[-n:]) * wanted[-n:]).sum(axis=1).min() >= 0.9995
+        assert (fastest.embed(crops[-n:]) * expected[-n:]).sum(axis=1).min() >= 0.9995
 
 
-@pytest.mark.parametrize(("pinned", "wanted"), [("", "int8"), ("bfloat16", "bfloat16"), ("float32", "float32")])
-def test_facenet_in_integers(monkeypatch, tmp_path, pinned, wanted):
-    """Where the processor is fastest with them, and for crops made as those that were measured."""
+@pytest.mark.parametrize(("pinned", "expected"), [("", "int8"), ("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_facenet_in_integers(monkeypatch, tmp_path, pinned, expected):
+    """Only on processors where integers are fastest, and for crops of the measured spec."""
     monkeypatch.setenv("FACESPACE_PRECISION", pinned)
     if OnnxNetwork(tiny_model(), source="tiny").precision == "float32":
-        wanted = "float32"
-    assert Embedder.load("casia-webface").precision == wanted
+        expected = "float32"
+    assert Embedder.load("casia-webface").precision == expected
     if not pinned:
         path = tmp_path / "other.pb"
         path.write_bytes(locate(MODELS["casia-webface"]).read_bytes())
         other = Embedder.load(path, spec=INPUT_SPECS["facenet-2017"])
-        assert other.precision == ("float32" if wanted == "float32" else "bfloat16")
+        assert other.precision == ("float32" if expected == "float32" else "bfloat16")
 
 
-def test_facenet_says_what_it_is(embedder):
+def test_facenet_describes_itself(embedder):
     card = MODELS["casia-webface"]
     assert (embedder.name, embedder.spec, embedder.dimension) == (card.name, card.spec, card.dimension)
     assert embedder.fingerprint == card.sha256
@@ -103,7 +103,7 @@ def test_facenet_says_what_it_is(embedder):
     assert embedder.runtime in ("openvino", "onnxruntime")
 
 
-def test_the_default_model_sees_who_is_who(embedder, detector, hopper, hopper_file, collins_file):
+def test_the_default_model_recognises_people(embedder, detector, hopper, hopper_file, collins_file):
     from facespace import align, read
 
     faces = []
@@ -115,14 +115,14 @@ def test_the_default_model_sees_who_is_who(embedder, detector, hopper, hopper_fi
     assert a @ c < 0.4
 
 
-def test_represent_adds_the_mirror_image_and_takes_the_centre_off(embedder):
+def test_represent_adds_the_mirror_image_and_subtracts_the_centre(embedder):
     crops = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3)).astype(np.uint8)
     assert embedder.calibration is not None
     added = embedder.embed(crops) + embedder.embed(np.ascontiguousarray(crops[:, :, ::-1]))
     added /= np.linalg.norm(added, axis=1, keepdims=True)
-    wanted = added - embedder.calibration.center
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(embedder.represent(crops), wanted, atol=1e-5)
+    expected = added - embedder.calibration.center
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.represent(crops), expected, atol=1e-5)
 
 
 # --- any model ----------------------------------------------------------------------------------------------------------
@@ -170,9 +170,9 @@ def test_represent_with_a_calibration(tmp_path, monkeypatch):
     assert asked == [(hashlib.sha256(path.read_bytes()).hexdigest(), embedder.runtime, "float32")]
     crops = crops_of(5)
     added = oracle(crops) + oracle(crops[:, :, ::-1])
-    wanted = added / np.linalg.norm(added, axis=1, keepdims=True) - centre
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(embedder.represent(crops), wanted, atol=1e-4)
+    expected = added / np.linalg.norm(added, axis=1, keepdims=True) - centre
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.represent(crops), expected, atol=1e-4)
     assert embedder.represent(crops[:0]).shape == (0, 4)
 
 
@@ -192,7 +192,7 @@ def test_represent_with_a_calibration(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("method", ["embed", "represent"])
-def test_other_arrays_are_refused_as_they_came(tiny, shape, dtype, method):
+def test_other_arrays_are_refused_unchanged(tiny, shape, dtype, method):
     with pytest.raises(ValueError, match="crops must be uint8") as caught:
         getattr(tiny, method)(np.zeros(shape, dtype))
     assert str(caught.value).endswith(f"got {np.dtype(dtype)} of shape {shape}")
@@ -209,7 +209,9 @@ def test_black_features_are_not_divided_by_zero(tmp_path):
 
 
 def of_batches(kind: str) -> bytes:
-    """Says it takes any number of crops; of two it gives one row, or rows that depend on the other."""
+    """Return a model that declares a free batch size; for two crops it returns one row, or rows that depend on each
+    other.
+    """
     graph = GraphBuilder()
     x = graph.input("x", np.float32, ["n", SIZE, SIZE, 3])
     colours = graph.node("ReduceMean", [x], axes=[1, 2], keepdims=0)
@@ -227,25 +229,25 @@ def of_batches(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["mixes", "first row alone", "fails"])
 @pytest.mark.parametrize("precision", ["fastest", "float32"])
-def test_a_file_of_one_crop_that_says_it_takes_any_number(tmp_path, kind, precision):
+def test_a_file_of_one_crop_that_declares_a_free_batch_size(tmp_path, kind, precision):
     embedder = Embedder.load(saved(tmp_path, of_batches(kind)), precision=precision)
     crops = crops_of(5)
-    wanted = (crops.astype(np.float64).mean(axis=(1, 2)) - 127.5) / 128
-    if kind == "mixes":  # alone, a crop is its own brightest
-        wanted = np.tile([0.1, 0.2, 0.3], (5, 1))
-    np.testing.assert_allclose(embedder.features(crops), wanted, atol=2e-2)
+    expected = (crops.astype(np.float64).mean(axis=(1, 2)) - 127.5) / 128
+    if kind == "mixes":  # alone, a crop is the brightest of its batch
+        expected = np.tile([0.1, 0.2, 0.3], (5, 1))
+    np.testing.assert_allclose(embedder.features(crops), expected, atol=2e-2)
 
 
 def test_batches_that_work_are_kept(tiny, tmp_path, monkeypatch):
     assert tiny.try_batch()
     assert Embedder.load(saved(tmp_path, of_batches("works"))).try_batch()
-    assert Embedder.load(saved(tmp_path, tiny_model(4))).try_batch()  # as it says so
+    assert Embedder.load(saved(tmp_path, tiny_model(4))).try_batch()  # as declared
     monkeypatch.setattr(Embedder, "try_batch", lambda self: pytest.fail("a model that says what it is was tried"))
     Embedder.load("casia-webface")
     Embedder.load("sface")
 
 
-def test_fewer_features_than_crops_are_never_handed_out():
+def test_fewer_features_than_crops_are_never_returned():
     network = OnnxNetwork(of_batches("first row alone"), source="n")
     embedder = Embedder(network, name="n", spec=InputSpec(**SPEC), fingerprint="0" * 64, source="n.onnx")
     with pytest.raises(
@@ -273,7 +275,7 @@ def test_fewer_features_than_crops_are_never_handed_out():
 def test_batches_suit_the_runtime(
     tiny: Embedder, monkeypatch: pytest.MonkeyPatch, runtime: str, side_by_side: bool, n: int, sizes: list[int]
 ) -> None:
-    """Small equal shares of the cores where any size is computed as it comes, a few sizes where each is compiled for."""
+    """Plain ONNX Runtime gets small equal shares per core; runtimes that compile each size get few sizes."""
     seen: list[int] = []
 
     def run_parts(given: Iterable[np.ndarray]) -> list[np.ndarray]:
@@ -297,7 +299,7 @@ def test_batches_suit_the_runtime(
 # --- model files --------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_told_by_its_content_and_named_after_itself(tmp_path):
+def test_a_file_is_recognised_by_content_and_named_after_its_file_name(tmp_path):
     path = saved(tmp_path, tiny_model(), name="model.of.mine")
     embedder = Embedder.load(str(path))
     assert embedder.name == "model.of.mine"
@@ -316,13 +318,13 @@ def test_a_frozen_graph_from_a_file(shared, tmp_path):
     shutil.copy(shared / "data" / "tf1_squeezenet_128" / "20180101-000000.pb", path)
     path.with_suffix(".json").write_text('{"input_spec": "facenet-2018"}')
     with np.load(shared / "golden" / "networks" / "golden.npz") as file:
-        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+        crops, expected = file["crops"], file["squeezenet_128/embeddings"]
     embedder = Embedder.load(path, precision="float32")
     assert embedder.dimension == 128
-    np.testing.assert_allclose(embedder.embed(crops), wanted, atol=1e-4)
+    np.testing.assert_allclose(embedder.embed(crops), expected, atol=1e-4)
 
 
-def test_neither_name_nor_file(tmp_path):
+def test_an_unknown_name_that_is_not_a_file(tmp_path):
     with pytest.raises(ModelError, match=r"^vggface: neither a model.s name \(.*casia-webface.*\) nor a file"):
         Embedder.load("vggface")
     with pytest.raises(ModelError, match=r"nor a model folder \(it has no model\.json\)"):
@@ -394,7 +396,7 @@ def other_network(kind: str) -> bytes:
         ("two", "must have one input of images, got x, again"),
     ],
 )
-def test_networks_that_are_no_embedders(tmp_path, kind, message):
+def test_networks_that_are_not_embedders(tmp_path, kind, message):
     with pytest.raises(ModelError, match=message) as caught:
         Embedder.load(saved(tmp_path, other_network(kind)))
     assert str(tmp_path) in str(caught.value)
@@ -414,7 +416,7 @@ def test_networks_that_are_no_embedders(tmp_path, kind, message):
     ],
     ids=lambda data: f"{len(data)} bytes",
 )
-def test_files_that_are_no_models(tmp_path, data):
+def test_files_that_are_not_models(tmp_path, data):
     with pytest.raises(ModelError) as caught:
         Embedder.load(saved(tmp_path, data))
     assert str(caught.value).startswith(str(tmp_path / "tiny.onnx"))
@@ -429,7 +431,7 @@ def test_a_file_too_large_is_not_read(tmp_path):
         Embedder.load(path)
 
 
-def test_published_weights_that_are_others(monkeypatch):
+def test_changed_published_weights_are_refused(monkeypatch):
     from dataclasses import replace
 
     monkeypatch.setitem(MODELS, "casia-webface", replace(MODELS["casia-webface"], sha256="0" * 64))
@@ -462,13 +464,13 @@ def test_a_list_of_crops_is_one_array(tiny):
 
 
 @pytest.mark.parametrize("nothing", [None, "a.jpg", 3])
-def test_what_are_no_crops_is_one_line(tiny, nothing):
+def test_invalid_crops_raise_one_line(tiny, nothing):
     for method in (tiny.embed, tiny.represent, tiny.features):
         with pytest.raises(TypeError, match=rf"crops must be an array \(N, {SIZE}, {SIZE}, 3\) of uint8, or a list"):
             method(nothing)
 
 
-def test_thresholds_are_the_calibrations(embedder, tiny):
+def test_thresholds_come_from_the_calibration(embedder, tiny):
     assert embedder.threshold() == embedder.calibration.match_threshold(1e-3)
     assert embedder.threshold(1e-4) > embedder.threshold(1e-2) > embedder.threshold(0.1)
     with pytest.raises(ValueError, match="false match rate"):
@@ -477,7 +479,7 @@ def test_thresholds_are_the_calibrations(embedder, tiny):
         tiny.threshold()
 
 
-def test_an_embedder_is_pickled_by_what_made_it(tmp_path, monkeypatch):
+def test_an_embedder_is_pickled_by_its_arguments(tmp_path, monkeypatch):
     path = saved(tmp_path, tiny_model())
     monkeypatch.chdir(tmp_path)
     made = Embedder.load(path.name, precision="float32")

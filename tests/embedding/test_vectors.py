@@ -1,4 +1,4 @@
-"""Vectors that know how they were made, and what NumPy makes of them."""
+"""Tests vectors that record how they were made, and the results of NumPy's functions on them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ BARE = {
 
 
 @pytest.mark.parametrize("how", KEPT)
-def test_what_the_vectors_are_is_kept(how):
+def test_the_attributes_of_vectors_are_kept(how):
     found = KEPT[how](vectors())
     assert isinstance(found, Embeddings)
     assert (found.made_by, found.model) == ("embed", MODEL)
@@ -62,20 +62,20 @@ def test_what_the_vectors_are_is_kept(how):
 
 
 @pytest.mark.parametrize("how", BARE)
-def test_what_is_computed_is_a_bare_array(how):
+def test_results_of_computations_are_plain_arrays(how):
     found = BARE[how](vectors())
     assert type(found) is np.ndarray
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(found, BARE[how](np.asarray(vectors())))
 
 
-def test_they_are_a_view_of_what_they_were_made_of():
+def test_embeddings_are_a_view_of_their_array():
     rows = np.zeros((2, 4), np.float32)
     assert np.shares_memory(Embeddings(rows, made_by="embed", model={}), rows)
     assert type(rows) is np.ndarray
 
 
-def test_a_file_holds_a_bare_array(tmp_path: Path):
+def test_a_file_contains_a_plain_array(tmp_path: Path):
     np.savez(tmp_path / "a.npz", vectors=vectors())
     with np.load(tmp_path / "a.npz") as file:
         assert type(file["vectors"]) is np.ndarray

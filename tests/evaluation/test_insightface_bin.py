@@ -1,4 +1,4 @@
-"""Insightface's measure of a `.bin` against its own arithmetic, written out."""
+"""Tests InsightFace's protocol for `.bin` files against explicit arithmetic."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_features_are_added_before_they_are_scaled(tmp_path: Path, embedder: Emb
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) // (k % 7 + 1) for k in range(40)]
     same = [k % 2 == 0 for k in range(20)]
-    told: list[tuple[int, int]] = []
-    figures = measure_bin(write(tmp_path / "a.bin", images, same), embedder, progress=lambda *n: told.append(n))
+    reported: list[tuple[int, int]] = []
+    figures = measure_bin(write(tmp_path / "a.bin", images, same), embedder, progress=lambda *n: reported.append(n))
     plain, mirror = (embedder.features(np.stack(stack)) for stack in (images, [image[:, ::-1] for image in images]))
     lengths = np.linalg.norm(np.concatenate([plain, mirror]), axis=1)
     assert figures.xnorm == pytest.approx(lengths.mean(), rel=1e-5)
@@ -48,7 +48,7 @@ def test_features_are_added_before_they_are_scaled(tmp_path: Path, embedder: Emb
     added /= np.linalg.norm(added, axis=1, keepdims=True)
     np.testing.assert_allclose(figures.verification.distances, ((added[::2] - added[1::2]) ** 2).sum(1), atol=1e-5)
     assert len(figures.verification.fold_accuracies) == 10
-    assert (figures.size, told) == (SIZE, [(40, 40)])
+    assert (figures.size, reported) == (SIZE, [(40, 40)])
 
 
 def test_crops_of_another_size_and_folds_of_one_kind(tmp_path: Path, embedder: Embedder) -> None:
@@ -58,7 +58,7 @@ def test_crops_of_another_size_and_folds_of_one_kind(tmp_path: Path, embedder: E
     assert figures.size == 40 and figures.verification.accuracy_std is None
 
 
-def test_an_image_that_is_none(tmp_path: Path, embedder: Embedder) -> None:
+def test_an_unreadable_image_is_refused(tmp_path: Path, embedder: Embedder) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(pickle.dumps(([b"none"] * 4, [True, False]), protocol=2))
     with pytest.raises(DatasetError, match=r"a\.bin: an image .* cannot be read"):

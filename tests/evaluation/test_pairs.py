@@ -1,4 +1,4 @@
-"""Labelled pairs to figures: which photos count, which crops are let in, what mirror images do."""
+"""Tests the evaluation of labelled pairs: which photos count, which crops are accepted, and mirror images."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_one_kind_of_pairs_alone():
         evaluate_pairs(PairSet("set", pairs, files(), FITS), Colours())
 
 
-def test_embeddings_that_are_not_numbers():
+def test_embeddings_with_nan_are_refused():
     embedder = Colours()
     embedder.embed = lambda crops: np.full((len(crops), 6), np.nan, np.float32)
     with pytest.raises(DatasetError, match="NaN"):

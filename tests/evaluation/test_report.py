@@ -1,4 +1,4 @@
-"""The report: what programs read, and a page that holds together without anything else."""
+"""Tests the report: its JSON, and its self-contained page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.evaluations import FITS, Colours, crop, files, listed
 
 
 class Page(HTMLParser):
-    """Every tag must be closed; gathers text and pictures."""
+    """Checks that every tag is closed; collects text and pictures."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def evaluation():
-    """Three errors: one photo is no image, one pair of strangers looks alike, one person changed."""
+    """Three errors: an unreadable photo, a pair of similar strangers, a person who changed."""
     there = files()
     there[0] = b"no image"
     there[4] = crop(3, 100)  # person 2 looks like person 3
@@ -67,7 +67,7 @@ def test_a_model_whose_embeddings_are_all_alike(tmp_path, evaluation):
     assert not any("alike" in line for line in warnings(evaluation))
 
 
-def test_json_has_what_was_promised(evaluation, tmp_path):
+def test_json_has_the_documented_keys(evaluation, tmp_path):
     write_report(tmp_path / "new" / "folder", evaluation)
     report = json.loads((tmp_path / "new" / "folder" / "report.json").read_text(encoding="utf-8"))
     result = evaluation.verification
@@ -90,7 +90,7 @@ def test_no_spread_without_folds():
     assert report["intervals_95_over_people"]["accuracy"] == [1.0, 1.0]
 
 
-def test_page_is_whole_escaped_and_self_contained(evaluation, tmp_path):
+def test_page_is_complete_escaped_and_self_contained(evaluation, tmp_path):
     write_report(tmp_path, evaluation)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)

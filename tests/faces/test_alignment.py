@@ -1,4 +1,4 @@
-"""The two ways of cropping a face: against golden boxes, published crops and least squares."""
+"""Tests both ways of cropping a face: against golden boxes, published crops and least squares."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_crops_are_never_empty_nor_outside(corner, side, width, height, crop_mar
     x1, y1, x2, y2 = crop_box(box, width, height, crop_margin)
     assert 0 <= x1 < x2 <= width
     assert 0 <= y1 < y2 <= height
-    wanted = [
+    expected = [
         int(max(box[0] - crop_margin / 2, 0)),
         int(max(box[1] - crop_margin / 2, 0)),
         int(min(box[2] + crop_margin / 2, width)),
         int(min(box[3] + crop_margin / 2, height)),
     ]
-    if wanted[0] < wanted[2] and wanted[1] < wanted[3]:
-        assert [x1, y1, x2, y2] == wanted
+    if expected[0] < expected[2] and expected[1] < expected[3]:
+        assert [x1, y1, x2, y2] == expected
 
 
 def test_half_of_an_odd_margin_is_half_a_pixel():
@@ -57,7 +57,7 @@ def test_golden_crop_boxes(shared, detector):
     folder = shared / "data" / "lfw_view1" / "images"
     images = [np.asarray(Image.open(folder / name).convert("RGB")) for name, *_ in entries]
     agree = 0
-    for (_, *wanted), image, faces in zip(entries, images, detector.detect_many(images), strict=True):
+    for (_, *expected), image, faces in zip(entries, images, detector.detect_many(images), strict=True):
         height, width = image.shape[:2]
 
         def value(face: Face, width: int = width, height: int = height) -> float:
@@ -66,7 +66,7 @@ def test_golden_crop_boxes(shared, detector):
             return (x2 - x1) * (y2 - y1) - 2 * way
 
         found = crop_box(max(faces, key=value).box, width, height, 32) if faces else ()
-        difference = np.subtract(found, [int(v) for v in wanted]) if len(found) == len(wanted) else np.array([99])
+        difference = np.subtract(found, [int(v) for v in expected]) if len(found) == len(expected) else np.array([99])
         agree += bool(np.abs(difference).max(initial=0) <= 1)
     assert agree / len(lines) >= 0.99
 
@@ -109,7 +109,7 @@ def test_any_source_of_an_image_gives_the_same_crop(hopper: np.ndarray, hopper_f
 
 
 def least_squares(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """x' = a·x − b·y + c, y' = b·x + a·y + d, solved for a, b, c, d."""
+    """Solve x' = a·x − b·y + c, y' = b·x + a·y + d for a, b, c, d."""
     rows, values = [], []
     for (x, y), (u, v) in zip(source, target, strict=True):
         rows += [[x, -y, 1, 0], [y, x, 0, 1]]
@@ -152,14 +152,14 @@ def test_two_points_are_enough_and_one_is_not():
 
 
 def test_a_face_on_the_template_is_copied():
-    """Landmarks that lie on the template already: the crop is the image, pixel by pixel."""
+    """If the landmarks already lie on the template, the crop equals the image, pixel by pixel."""
     image = np.random.default_rng(0).integers(0, 256, (112, 112, 3)).astype(np.uint8)
     crop = align(image, Face((10, 10, 100, 110), 0.9, ARCFACE_TEMPLATE), INPUT_SPECS["arcface-112"])
     assert np.abs(crop.astype(int) - image).max() <= 1
 
 
 def test_a_crop_is_cut_by_the_points_for_it_where_there_are_some() -> None:
-    """A detector may tell them more steadily than its landmarks."""
+    """A detector may locate them more steadily than its landmarks."""
     image = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
     here, there = (tuple((x + shift, y + shift) for x, y in ARCFACE_TEMPLATE) for shift in (0, 40))
     spec = INPUT_SPECS["arcface-112"]
@@ -171,7 +171,7 @@ def test_a_crop_is_cut_by_the_points_for_it_where_there_are_some() -> None:
 @pytest.mark.parametrize("angle", [0.0, 0.7, math.pi])
 @pytest.mark.parametrize("side", [12, 90, 700])
 def test_a_crop_depends_on_nothing_beyond_it(angle: float, side: int) -> None:
-    """Only the part of the image that it shows is read."""
+    """Only the part of the image that the crop shows is read."""
     image = np.random.default_rng(1).integers(0, 256, (900, 1000, 3)).astype(np.uint8)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     points = (np.asarray(ARCFACE_TEMPLATE) / 112 - 0.5) @ turn.T * side + (500.3, 450.7)
@@ -194,23 +194,23 @@ def test_a_shifted_face_is_shifted_back_and_black_outside():
 
 
 def test_landmarks_land_on_the_template():
-    """A spot of light at each landmark of a turned face shows up where the template wants it."""
+    """A spot of light at each landmark of a turned face appears at the template's position."""
     angle, scale = math.radians(25), 1.7
     turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     landmarks = np.asarray(ARCFACE_TEMPLATE) @ turn.T + [90, 30]
     y, x = np.mgrid[:320, :320]
     for spec, factor in ((INPUT_SPECS["arcface-112"], 1.0), (InputSpec(224, "arcface"), 2.0)):
-        for (u, v), wanted in zip(landmarks, ARCFACE_TEMPLATE, strict=True):
+        for (u, v), expected in zip(landmarks, ARCFACE_TEMPLATE, strict=True):
             light = 255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * 4.0**2))
             image = np.repeat(light[:, :, None], 3, axis=2).astype(np.uint8)
             crop = align(image, Face((0, 0, 9, 9), 0.9, tuple(map(tuple, landmarks))), spec)[..., 0].astype(float)
             rows, columns = np.mgrid[: spec.size, : spec.size]
             spot = (crop * columns).sum() / crop.sum(), (crop * rows).sum() / crop.sum()
-            np.testing.assert_allclose(spot, np.multiply(wanted, factor), atol=0.15 * factor)
+            np.testing.assert_allclose(spot, np.multiply(expected, factor), atol=0.15 * factor)
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Lists, bytes and bools; no class, no function."""
+    """Loads lists, bytes and bools only; no classes or functions."""
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"{module}.{name}")

@@ -1,4 +1,4 @@
-"""How crops were made, which models may use them, and how they are brought to the size of a model."""
+"""Tests crop records, which models may use the crops, and how crops are brought to a model's size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_a_box_model_may_use(record, fits):
     assert (record.misfit(InputSpec(160, "box", 32)) is None) == fits
 
 
-def test_the_margin_of_five_point_crops_means_nothing():
+def test_the_margin_of_five_point_crops_is_ignored():
     assert CropRecord(112, 7, "arcface").misfit(InputSpec(112, "arcface")) is None
 
 
@@ -68,7 +68,7 @@ def test_other_files_are_refused(tmp_path, text):
         read_record(tmp_path)
 
 
-def test_crops_are_told_from_photos_by_their_record(tmp_path):
+def test_a_record_distinguishes_crops_from_photos(tmp_path):
     spec = InputSpec(16, "box")
     assert not holds_crops(tmp_path, spec)
     assert holds_crops(tmp_path, spec, aligned=True)
@@ -90,7 +90,7 @@ def test_crops_of_the_size_need_the_margin_of_the_model(tmp_path):
 
 
 def test_a_larger_crop_holds_the_crop_of_a_box_model_alone(tmp_path):
-    """The centre of a larger crop is cut for models of box crops; a record of five-point crops must fit exactly."""
+    """Larger crops are cut to their centre for models of box crops; a record of five-point crops must fit exactly."""
     CropRecord(182, 44, "box").write(tmp_path)
     assert holds_crops(tmp_path, InputSpec(160, "box", 32))
     for spec in (InputSpec(183, "box", 44), InputSpec(160, "arcface")):
@@ -155,7 +155,7 @@ def test_resizing_leaves_a_crop_of_the_size_as_it_is():
 
 
 def test_resizing_is_bilinear():
-    """To twice the size a pixel is 3/4 of the nearest and 1/4 of the next in each direction; borders are repeated."""
+    """At twice the size a pixel is 3/4 of the nearest and 1/4 of the next in each direction; borders are repeated."""
     crop = np.random.default_rng(1).integers(0, 256, (9, 9, 3)).astype(np.uint8)
     padded = np.pad(crop.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
     expected = np.zeros((18, 18, 3))
@@ -204,7 +204,7 @@ def test_crops_are_cut_or_resized_to_a_size() -> None:
         (100, 171, 0, 35, 100, False),
     ],
 )
-def test_what_is_kept_of_a_crop(height, width, top, left, side, is_cut):
+def test_which_part_of_a_crop_is_kept(height, width, top, left, side, is_cut):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
     before = pixels.copy()
     found, how = fit(pixels, 160)

@@ -15,7 +15,7 @@ GRAY = 90
 
 @pytest.fixture(autouse=True)
 def fonts_of_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fonts that come with facespace alone, whatever others are here."""
+    """Use only the fonts that come with facespace, even if others are installed."""
     lettering = Lettering(Fonts([file for file in packaged_files() if "cjk" not in file]))
     monkeypatch.setattr(drawing, "_lettering", lambda: lettering)
 
@@ -99,7 +99,7 @@ def test_a_face_that_comes_nearer_in_a_film_changes_the_size_of_its_label_in_few
 
 
 def test_the_letters_of_a_name_are_drawn(image: np.ndarray) -> None:
-    """No two names look alike, as they did where boxes stood for all their letters."""
+    """No two names look alike, as they would if boxes replaced their letters."""
     pictures = [
         np.asarray(annotate(image, [face(20, 60, 80, 120)], [name], [KNOWN])) for name in ("Zoé", "Zoë", "Zoж", "Zoλ")
     ]
@@ -119,17 +119,17 @@ def test_every_face_has_its_colour(image: np.ndarray) -> None:
     assert tuple(picture[90, 150]) == UNKNOWN
 
 
-def test_nobody(image: np.ndarray) -> None:
+def test_no_faces(image: np.ndarray) -> None:
     assert np.array_equal(np.asarray(annotate(image, [], [], [])), image)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1)])
-def test_pictures_of_no_size_to_speak_of(shape: tuple[int, int]) -> None:
+def test_tiny_pictures(shape: tuple[int, int]) -> None:
     picture = annotate(np.zeros((*shape, 3), np.uint8), [face(0, 0, 1, 1)], ["a long label"], [KNOWN])
     assert picture.size == shape[::-1]
 
 
-def test_a_label_and_a_colour_a_face(image: np.ndarray) -> None:
+def test_one_label_and_one_colour_per_face(image: np.ndarray) -> None:
     with pytest.raises(ValueError):
         annotate(image, [face(20, 60, 80, 120)], [], [KNOWN])
     with pytest.raises(ValueError):

@@ -1,4 +1,4 @@
-"""One face: what is refused, and how it is compared with others."""
+"""Tests one face: invalid values, and comparison with other faces."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FACE = Face((10, 20, 50, 70), 0.99, LANDMARKS)
         ((10, 70, 50, 20), 0.9, LANDMARKS, "x1 < x2 and y1 < y2"),
     ],
 )
-def test_what_is_no_face(box, score, landmarks, message):
+def test_invalid_faces_are_refused(box, score, landmarks, message):
     with pytest.raises(ValueError, match=message):
         Face(box, score, landmarks)
 
@@ -89,7 +89,7 @@ def test_width_and_height_are_not_swapped() -> None:
     assert central_face([left_of_centre, above_centre], 170, 90) is left_of_centre
 
 
-def test_of_equal_faces_the_first_is_central() -> None:
+def test_the_first_of_equal_faces_is_central() -> None:
     left, right = boxed(10, 40, 30, 60), boxed(70, 40, 90, 60)
     assert central_face([left, right], 100, 100) is left
     assert central_face([right, left], 100, 100) is right
@@ -98,7 +98,7 @@ def test_of_equal_faces_the_first_is_central() -> None:
 
 
 def test_overlaps_are_those_of_counted_pixels() -> None:
-    """Boxes of whole pixels: the intersection and the union are counted one by one."""
+    """Boxes have whole pixels, so intersection and union can be counted pixel by pixel."""
     random = np.random.default_rng(0)
     corners = random.integers(0, 8, (2, 6, 2))
     boxes = [np.concatenate([low, low + random.integers(1, 8, (6, 2))], axis=1) for low in corners]

@@ -53,7 +53,7 @@ def test_letters_that_no_font_has(packaged: Fonts) -> None:
 
 @pytest.mark.parametrize("file", packaged_files(), ids=os.path.basename)
 def test_the_letters_of_a_font_are_those_of_its_own_table(file: str) -> None:
-    """The oracle is the table of characters as fontTools reads it, which comes with matplotlib."""
+    """The oracle is the font's character table as read by fontTools, which comes with matplotlib."""
     table = pytest.importorskip("fontTools.ttLib").TTFont(file, fontNumber=0).getBestCmap()
     letters = [chr(code) for code in range(0x21, 0x1400) if unicodedata.category(chr(code))[0] == "L"]
     sample = letters[::17] + [chr(code) for code in sorted(table)[::29] if unicodedata.category(chr(code))[0] == "L"]
@@ -73,7 +73,7 @@ def test_the_font_inside_pillow_is_the_last() -> None:
     assert bare.open(bare.file_for("A"), 20).getlength("A") > 5
 
 
-def test_files_that_are_no_fonts_are_passed_over(tmp_path: Path) -> None:
+def test_files_that_are_not_fonts_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "empty.ttf").touch()
     (tmp_path / "text.otf").write_text("no font")
     files = font_files([str(tmp_path)])
@@ -82,7 +82,7 @@ def test_files_that_are_no_fonts_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_preferred_families_first_and_regular_styles_alone(tmp_path: Path) -> None:
-    wanted = ["NotoSans-Regular.ttf", "NotoSansThai-Regular.ttf", "arial.ttf", "msyh.ttc", "Zapfino.OTF", "NotoSansMono-Regular.ttf", "NotoSerif-Regular.ttf"]  # fmt: skip
+    expected = ["NotoSans-Regular.ttf", "NotoSansThai-Regular.ttf", "arial.ttf", "msyh.ttc", "Zapfino.OTF", "NotoSansMono-Regular.ttf", "NotoSerif-Regular.ttf"]  # fmt: skip
     others = [
         "NotoSans-Bold.ttf",
         "NotoSans-Italic.ttf",
@@ -91,11 +91,11 @@ def test_preferred_families_first_and_regular_styles_alone(tmp_path: Path) -> No
         "fonts.dir",
         "arial.afm",
     ]
-    for name in others + wanted[::-1]:
+    for name in others + expected[::-1]:
         folder = tmp_path / name[0]
         folder.mkdir(exist_ok=True)
         (folder / name).touch()
-    assert [os.path.basename(file) for file in font_files([str(tmp_path), str(tmp_path / "missing")])] == wanted
+    assert [os.path.basename(file) for file in font_files([str(tmp_path), str(tmp_path / "missing")])] == expected
 
 
 def test_variable_fonts_are_opened_in_their_regular_weight(packaged: Fonts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Input specs: what is refused, what a network is given of a crop, and how a spec is written and described."""
+"""Tests input specs: invalid values, preprocessing, serialisation and description."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GOOD = {"size": 160, "template": "box"}
         ("std", 1e-320),
     ],
 )
-def test_what_is_no_spec(field, value):
+def test_invalid_specs_are_refused(field, value):
     with pytest.raises(ModelError, match=f"input spec: {field} cannot be "):
         InputSpec.from_dict(GOOD | {field: value})
 
@@ -92,8 +92,8 @@ def crops_of(n: int, size: int = 24) -> np.ndarray:
 def test_fixed_standardization(order):
     crops = crops_of(3)
     found = InputSpec(24, "box", mean=100.5, std=57, channel_order=order).preprocess(crops)
-    wanted = (crops.astype(np.float64) - 100.5) / 57
-    np.testing.assert_allclose(found, wanted if order == "RGB" else wanted[..., [2, 1, 0]], rtol=1e-6, atol=1e-6)
+    expected = (crops.astype(np.float64) - 100.5) / 57
+    np.testing.assert_allclose(found, expected if order == "RGB" else expected[..., [2, 1, 0]], rtol=1e-6, atol=1e-6)
     assert found.dtype == np.float32
 
 
@@ -103,8 +103,8 @@ def test_per_image_standardization_is_prewhitening(order):
     found = InputSpec(24, "box", standardization="per-image", channel_order=order).preprocess(crops)
     for crop, ours in zip(crops, found, strict=True):
         mean, std = np.mean(crop), np.std(crop)
-        wanted = (crop - mean) / np.maximum(std, 1.0 / np.sqrt(crop.size))
-        np.testing.assert_allclose(ours, wanted if order == "RGB" else wanted[..., ::-1], rtol=1e-5, atol=1e-5)
+        expected = (crop - mean) / np.maximum(std, 1.0 / np.sqrt(crop.size))
+        np.testing.assert_allclose(ours, expected if order == "RGB" else expected[..., ::-1], rtol=1e-5, atol=1e-5)
     assert found.dtype == np.float32
     assert not found[3].any()
 
@@ -173,7 +173,7 @@ def test_a_spec_does_not_change() -> None:
         INPUT_SPECS["arcface-112"].size = 160
 
 
-def test_bounds_are_good_values() -> None:
+def test_bounds_are_valid_values() -> None:
     for fields in (
         {"size": 16},
         {"size": 1024},
@@ -197,7 +197,7 @@ def test_presets_are_described_by_name() -> None:
 
 
 def test_no_two_presets_are_one_spec() -> None:
-    """Or one of them would be described by the other's name."""
+    """Otherwise one would be described by the other's name."""
     assert len(set(INPUT_SPECS.values())) == len(INPUT_SPECS)
     for name, spec in INPUT_SPECS.items():
         assert describe_spec(spec).startswith(f"{name} (")

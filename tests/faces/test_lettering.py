@@ -18,7 +18,7 @@ shaping = pytest.mark.skipif(not features.check("raqm"), reason="this Pillow fin
 
 
 class EveryLetter(Fonts):
-    """Fonts of which the first claims to have every letter, so that it draws boxes."""
+    """Fonts of which the first claims to have every letter, so that it draws placeholder boxes."""
 
     def have(self, letters: str) -> bool:
         return True
@@ -39,7 +39,7 @@ def ink(picture: np.ndarray) -> np.ndarray:
 
 
 def n_boxes(picture: np.ndarray, shapes: bool) -> int:
-    """How often the missing-glyph box of one of the fonts stands in a picture."""
+    """Count how often the missing-glyph box of one of the fonts appears in a picture."""
     boxes = {}
     for file in FILES:
         mask = Fonts([], shapes=shapes).open(file, SIZE).getmask("\U0010ffff")
@@ -96,13 +96,13 @@ def test_what_cannot_be_shaped_is_written_in_latin_letters(name: str, latin: str
     assert np.array_equal(picture, drawn(latin, fonts=fonts))
 
 
-def test_it_is_said_once() -> None:
+def test_the_warning_is_given_once() -> None:
     lettering = Lettering(Fonts(FILES))
-    with pytest.warns(LetteringWarning) as told:
+    with pytest.warns(LetteringWarning) as warned:
         for name in ("王小明", "李四", "王小明"):
             lettering.draw(name, SIZE, WIDTH)
-    assert len(told) == 1
-    assert str(told[0].message).startswith("王小明 and names like it are drawn in Latin letters")
+    assert len(warned) == 1
+    assert str(warned[0].message).startswith("王小明 and names like it are drawn in Latin letters")
 
 
 def test_without_any_font_everything_is_written_in_latin_letters() -> None:
@@ -118,7 +118,7 @@ def test_hebrew_runs_from_right_to_left() -> None:
 
 @shaping
 def test_words_of_hebrew_follow_each_other_from_right_to_left() -> None:
-    """The blank between them is another font's, so that the words are drawn one by one."""
+    """The blank between them comes from another font, so the words are drawn one by one."""
     first, both = drawn("אב"), drawn("אב גד")
     width = ink(first).shape[1] + SIZE // 4  # up to the margin on the right
     assert np.array_equal(both[:, -width:], first[:, -width:])
@@ -140,7 +140,7 @@ def test_vowel_signs_of_devanagari_take_their_place() -> None:
 
 @shaping
 def test_two_directions_in_one_name() -> None:
-    """As Unicode orders them: a name that begins in Hebrew goes from right to left, the Latin in it does not."""
+    """In Unicode's order: a name that begins in Hebrew runs from right to left, the Latin part in it does not."""
     latin, mixed = ink(drawn("Cohen (2)")), ink(drawn("שרה Cohen (2)"))
     assert np.array_equal(mixed[: latin.shape[0], : latin.shape[1]], latin)
     hebrew, mixed = ink(drawn("שרה")), ink(drawn("Cohen שרה"))
@@ -165,7 +165,7 @@ def test_two_directions_in_one_name() -> None:
         ("", "?"),
     ],
 )
-def test_names_that_are_made_to_deceive(name: str, same: str) -> None:
+def test_names_meant_to_deceive(name: str, same: str) -> None:
     assert np.array_equal(drawn(name), drawn(same))
 
 
@@ -205,7 +205,7 @@ def test_marks_are_not_heaped_beyond_bounds() -> None:
     assert drawn("Z" + "\u0300" * 190).shape[0] <= 3 * SIZE
 
 
-def test_what_was_drawn_is_kept() -> None:
+def test_drawings_are_cached() -> None:
     lettering = Lettering(Fonts(FILES))
     assert isinstance(lettering.draw("Zoë", SIZE, WIDTH), Image.Image)
     assert lettering.draw("Zoë", SIZE, WIDTH) is lettering.draw("Zoë", SIZE, WIDTH)

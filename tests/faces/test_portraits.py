@@ -1,4 +1,4 @@
-"""Faces cut out to look at: the border around them, the largest side, and faces beyond their image."""
+"""Tests faces cut out for viewing: the border, the largest side, and boxes beyond the image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from facespace.faces.portraits import portrait
 
 
 def image() -> np.ndarray:
-    """Every pixel holds its column and row."""
+    """Return an image in which every pixel contains its column and row."""
     rows, columns = np.mgrid[:200, :250]
     return np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8)
 

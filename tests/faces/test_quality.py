@@ -1,4 +1,4 @@
-"""The quality of faces: worse for smaller, blurred and darker ones, and the same formula wherever it is computed."""
+"""Tests that quality is worse for smaller, blurred and darker faces, and follows its formula."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def quality_of(detector: Detector, image: np.ndarray) -> float:
 
 
 def oracle(crop: np.ndarray, size: float, score: float) -> float:
-    """The formula of the docstring, pixel by pixel."""
+    """Compute the docstring's formula pixel by pixel."""
     grey = np.asarray(Image.fromarray(crop).convert("L"), float)[16:112, 16:96]
     edges = [
         grey[y - 1, x] + grey[y + 1, x] + grey[y, x - 1] + grey[y, x + 1] - 4 * grey[y, x]

@@ -1,4 +1,4 @@
-"""Bootstrap over people against writing every pair out as often as it was drawn, and against what is known of it."""
+"""Tests the bootstrap over people against repeating every pair as often as drawn, and against known properties."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facespace.metrics.verification import FAR_TARGETS, exact_roc
 
 
 def random_people(seed: int, n_people: int = 12, n_pairs: int = 80, *, spread: float = 0.3, ties: bool = False):
-    """Distances of pairs of people, some of whom are harder to tell than others; half of the pairs are same."""
+    """Return distances of pairs of people, some harder to recognise than others; half of the pairs are same."""
     rng = np.random.default_rng(seed)
     hard = rng.normal(0, spread, n_people)
     first = rng.integers(n_people, size=n_pairs)
@@ -32,7 +32,7 @@ def judged(distances, same) -> dict[str, np.ndarray]:
 
 
 def estimates(distances, same, correct, targets) -> dict[str, float]:
-    """The same figures, of pairs that all weigh 1."""
+    """Return the same figures for pairs of weight 1."""
     roc = exact_roc(distances, same)
     figures = {"accuracy": correct.mean(), "auc": roc.auc(), "eer": roc.eer()}
     for target in targets:
@@ -43,7 +43,7 @@ def estimates(distances, same, correct, targets) -> dict[str, float]:
 
 
 def written_out(seed, level, n_replicates, distances, same, first, second, correct, targets):
-    """The bootstrap by its definition: people drawn, and each pair repeated as often as its people's draws meet."""
+    """Compute the bootstrap by its definition: draw people, and repeat each pair as often as its people were drawn."""
     rng = np.random.default_rng(seed)
     people = sorted({*first.tolist(), *second.tolist()})
     replicates = []
@@ -68,9 +68,9 @@ def written_out(seed, level, n_replicates, distances, same, first, second, corre
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([0.0, 0.15, 0.8]), st.sampled_from([0.5, 0.95]))
-def test_as_writing_out_every_pair(seed, ties, undetected, level):
+def test_intervals_equal_writing_out_every_pair(seed, ties, undetected, level):
     distances, same, first, second = random_people(seed, 10, 90, ties=ties)
-    people = first * 7 - 20, second * 7 - 20  # numbers mean nothing but who is who
+    people = first * 7 - 20, second * 7 - 20  # numbers only identify people
     distances[np.random.default_rng(seed).random(90) < undetected] = np.inf
     correct = ((distances < 1.4) == same) & np.isfinite(distances)
     keep = np.append(np.arange(60), np.arange(61, 90, 2))  # not as many same as different pairs
@@ -78,9 +78,9 @@ def test_as_writing_out_every_pair(seed, ties, undetected, level):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "_MOST", 12)
         found = bootstrap(*data, correct=correct[keep], targets=["1e-1"], level=level, seed=seed)
-    wanted = written_out(seed, level, 12, *data, correct[keep], ["1e-1"])
-    assert list(found) == list(wanted) == ["accuracy", "auc", "eer", "val@1e-1"]
-    for name, ends in wanted.items():
+    expected = written_out(seed, level, 12, *data, correct[keep], ["1e-1"])
+    assert list(found) == list(expected) == ["accuracy", "auc", "eer", "val@1e-1"]
+    for name, ends in expected.items():
         assert found[name] == pytest.approx(ends, abs=1e-9), name
 
 
@@ -105,10 +105,10 @@ def test_the_estimate_is_inside_and_the_interval_within_what_is_possible(seed):
     distances, same, first, second = random_people(seed, 60, 2000)
     correct = judged(distances, same)["correct"]
     found = bootstrap(distances, same, first, second, correct=correct)
-    wanted = estimates(distances, same, correct, ["1e-1", "1e-2", "1e-3"])
-    assert list(found) == list(wanted)
+    expected = estimates(distances, same, correct, ["1e-1", "1e-2", "1e-3"])
+    assert list(found) == list(expected)
     for name, (low, high) in found.items():
-        assert 0 <= low <= wanted[name] <= high <= 1, name
+        assert 0 <= low <= expected[name] <= high <= 1, name
         assert low < high
     narrower = bootstrap(distances, same, first, second, correct=correct, level=0.5)
     assert all(found[name][0] < narrower[name][0] < narrower[name][1] < found[name][1] for name in found)
@@ -127,7 +127,7 @@ def test_more_people_make_it_narrower():
     assert (np.diff(widths, axis=0) < 0).all()
 
 
-def test_few_people_in_many_pairs_are_wider_than_pairs_would_have_it():
+def test_few_people_in_many_pairs_give_wider_intervals_than_pairs():
     distances, same, first, second = random_people(6, 15, 3000)
     correct = judged(distances, same)["correct"]
     over_people = bootstrap(distances, same, first, second, correct=correct)
@@ -150,7 +150,7 @@ def test_people_of_one_pair_each_are_at_most_root_3_wider_than_pairs():
     assert found == pytest.approx(2 * 1.96 * np.sqrt(of_same + 3 * of_different), rel=0.15)
 
 
-def test_it_holds_the_truth_about_as_often_as_it_says(monkeypatch):
+def test_an_interval_contains_the_truth_about_as_often_as_its_level(monkeypatch):
     monkeypatch.setattr(intervals, "_MOST", 200)
     everybody = random_people(100, 4000, 200_000)
     truth = estimates(*everybody[:2], judged(*everybody[:2])["correct"], ["1e-1"])
@@ -186,11 +186,11 @@ def test_unknown_people_have_no_intervals():
 
 
 def test_replicates_without_one_kind_are_left_out():
-    # Two people: half of the draws are one person twice, and have no pair of different people.
+    # With two people, half of the draws repeat one person and have no pair of different people.
     distances, same = np.array([0.1, 0.2, 0.3]), np.array([True, True, False])
     found = bootstrap(distances, same, np.array([0, 1, 0]), np.array([0, 1, 1]), correct=np.array([True, False, True]))
     assert found == {"accuracy": (pytest.approx(2 / 3),) * 2, "auc": (1, 1), "eer": (0, 0)}
-    # Nobody is in pairs of both kinds with the same other: the one draw of both kinds needs all three.
+    # No two people share pairs of both kinds: only the draw with all three has both kinds.
     found = bootstrap(distances, same, np.array([0, 0, 1]), np.array([0, 0, 2]), correct=np.ones(3, bool))
     assert found["accuracy"] == (1, 1)
 
@@ -200,11 +200,11 @@ def test_many_pairs_take_fewer_replicates(monkeypatch):
     original = intervals._Pairs.figures
     monkeypatch.setattr(intervals._Pairs, "figures", lambda self, weights: calls.append(1) or original(self, weights))
     pairs = random_people(9)
-    for work, wanted in ((10**9, 1000), (40_000, 500), (1, 200)):
+    for work, expected in ((10**9, 1000), (40_000, 500), (1, 200)):
         monkeypatch.setattr(intervals, "_WORK", work)
         calls.clear()
         bootstrap(*pairs, **judged(*pairs[:2]))
-        assert len(calls) == wanted
+        assert len(calls) == expected
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_many_pairs_take_fewer_replicates(monkeypatch):
         ({"level": 0.0}, "level must be between 0 and 1"),
     ],
 )
-def test_what_does_not_fit(change, message):
+def test_inconsistent_arguments_are_refused(change, message):
     fitting = {
         "distances": np.array([0.1, 0.2, 0.3, 0.4]),
         "same": np.array([True, False, True, False]),

@@ -1,4 +1,4 @@
-"""Union-find, compared with sets of Python that are joined one after the other."""
+"""Tests union-find against Python sets that are joined one after the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from facespace.metrics.disjoint_sets import DisjointSets
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_like_plain_sets(seed: int) -> None:
+def test_sets_equal_plain_python_sets(seed: int) -> None:
     draw, n = random.Random(seed), 60
     sets, plain = DisjointSets(n), [{k} for k in range(n)]
     for _ in range(draw.randrange(80)):

@@ -1,4 +1,4 @@
-"""Distances of pairs against a loop over them, and what may not depend on the blocks they are computed in."""
+"""Tests distances of pairs against a loop, and independence of the block size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISTANCES = ["euclidean", "angle"]
 
 
 def slow(x, y, mean, distance: str) -> float:
-    """By the definition, for one pair, in Python's own floats."""
+    """Compute the distance of one pair by its definition, in Python floats."""
     a = [float(p) - float(m) for p, m in zip(x, mean, strict=True)]
     b = [float(q) - float(m) for q, m in zip(y, mean, strict=True)]
     if distance == "euclidean":
@@ -34,22 +34,22 @@ def slow(x, y, mean, distance: str) -> float:
     st.sampled_from([np.float32, np.float64]),
     st.booleans(),
 )
-def test_as_a_loop_does_it(seed, n_pairs, width, distance, dtype, with_mean):
+def test_distances_equal_a_loop(seed, n_pairs, width, distance, dtype, with_mean):
     rng = np.random.default_rng(seed)
     embeddings = (rng.normal(size=(12, width)) * rng.uniform(0.1, 3, (12, 1))).astype(dtype)
     first, second = rng.integers(12, size=(2, n_pairs))
     mean = rng.normal(size=width) if with_mean else None
     found = pair_distances(embeddings, first, second, distance=distance, mean=mean)
     subtracted = np.zeros(width) if mean is None else mean
-    wanted = [slow(embeddings[i], embeddings[j], subtracted, distance) for i, j in zip(first, second, strict=True)]
+    expected = [slow(embeddings[i], embeddings[j], subtracted, distance) for i, j in zip(first, second, strict=True)]
     assert found.dtype == np.float64
-    # The arccosine of the oracle turns a rounding of 1e-16 near 1 into 1e-8.
-    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-7 if distance == "angle" else 1e-12)
+    # The oracle's arccosine turns a rounding error of 1e-16 near 1 into 1e-8.
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-7 if distance == "angle" else 1e-12)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("block", [1, 7, 64, 1000])
-def test_blocks_leave_no_trace(monkeypatch, distance, block):
+def test_blocks_do_not_change_results(monkeypatch, distance, block):
     rng = np.random.default_rng(1)
     embeddings, mean = rng.normal(size=(40, 5)), rng.normal(size=5)
     first, second = rng.integers(40, size=(2, 101))
@@ -63,14 +63,14 @@ def test_blocks_leave_no_trace(monkeypatch, distance, block):
 
 
 def test_float32_is_computed_in_float64():
-    # Far from the origin float32 products would lose all of the difference, and float32 sums much of it.
+    # Far from the origin, float32 products would lose the whole difference, and float32 sums much of it.
     embeddings = (1000 + np.random.default_rng(2).normal(size=(6, 50))).astype(np.float32)
     first, second = np.arange(5), np.arange(1, 6)
     mean = embeddings.astype(np.float64).mean(axis=0)
     for distance in DISTANCES:
         found = pair_distances(embeddings, first, second, distance=distance, mean=mean)
-        wanted = [slow(embeddings[i], embeddings[i + 1], mean, distance) for i in range(5)]
-        np.testing.assert_allclose(found, wanted, rtol=1e-7 if distance == "angle" else 1e-13)
+        expected = [slow(embeddings[i], embeddings[i + 1], mean, distance) for i in range(5)]
+        np.testing.assert_allclose(found, expected, rtol=1e-7 if distance == "angle" else 1e-13)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -83,7 +83,7 @@ def test_equal_rows_are_exactly_0_apart(distance, dtype):
         assert found.max() == 0
 
 
-def test_angles_know_no_length_and_stay_within_0_and_1():
+def test_angles_ignore_length_and_stay_within_0_and_1():
     rng = np.random.default_rng(4)
     one = rng.normal(size=(300, 16))
     embeddings = np.concatenate([one, one * rng.uniform(1e-3, 1e3, (300, 1)), -one * rng.uniform(1e-3, 1e3, (300, 1))])
@@ -103,7 +103,7 @@ def test_the_euclidean_distance_is_squared_and_no_mean_moves_it():
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_several_means_are_each_mean(distance):
+def test_several_means_equal_single_means(distance):
     rng = np.random.default_rng(5)
     pairs = PairDistances(
         rng.normal(size=(9, 4)), rng.integers(9, size=20), rng.integers(9, size=20), distance=distance
@@ -111,7 +111,7 @@ def test_several_means_are_each_mean(distance):
     means = rng.normal(size=(3, 4))
     for mean, found in zip(means, pairs.at_each(means), strict=True):
         np.testing.assert_allclose(found, pairs.at(mean), rtol=1e-12)
-        found[:] = -1  # whoever writes into what it was given changes nobody else's
+        found[:] = -1  # writing into one result must not change the others
     assert pairs.at().min() >= 0
 
 
@@ -127,27 +127,27 @@ def test_means_count_a_photo_as_often_as_it_stands_in_pairs():
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_undetected_photos_lie_at_infinity_whatever_their_rows_hold(distance):
+def test_undetected_photos_have_infinite_distance_for_any_row(distance):
     embeddings = np.array([[1.0, 0.0], [0.0, 1.0], [np.nan, np.inf], [0.0, 0.0]])
     detected = np.array([True, True, False, False])
     first, second = np.array([0, 0, 2, 3]), np.array([1, 2, 3, 3])
     pairs = PairDistances(embeddings, first, second, distance=distance, detected=detected)
-    wanted = 2.0 if distance == "euclidean" else 0.5
-    assert pairs.at() == pytest.approx([wanted, np.inf, np.inf, np.inf])
+    expected = 2.0 if distance == "euclidean" else 0.5
+    assert pairs.at() == pytest.approx([expected, np.inf, np.inf, np.inf])
     assert np.isinf(pairs.at(np.array([0.1, 0.2]))).tolist() == [False, True, True, True]
     assert pairs.found.tolist() == [True, False, False, False]
     with pytest.raises(ValueError, match="no photo of these pairs was detected"):
         pairs.means(np.array([[False, False, True, True]]))
 
 
-def test_rows_of_no_pair_may_hold_anything():
+def test_rows_of_no_pair_may_contain_anything():
     embeddings = np.array([[1.0, 0.0], [np.nan, 0.0], [0.0, 1.0]])
     assert pair_distances(embeddings, np.array([0]), np.array([2])).tolist() == [2.0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e200])
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_what_is_not_finite_is_named(value, distance):
+def test_rows_that_are_not_finite_are_named(value, distance):
     embeddings = np.ones((8, 3))
     embeddings[[4, 6], 1] = value
     with pytest.raises(ValueError, match=r"^embedding 4 contains NaN, infinity or"):
@@ -171,15 +171,15 @@ def test_a_row_without_direction_is_named():
         ({"first": np.array([0, 1, 2])}, "first and second must have the same length, got 3 and 2"),
         ({"first": np.array([0, 4])}, "first names row 4 in pair 1; there are embeddings 0 to 3"),
         ({"second": np.array([-1, 0])}, "second names row -1 in pair 0"),
-        ({"second": np.array([0.0, 1.0])}, "second wants .* row numbers; got float64"),
-        ({"first": np.array([[0, 1]])}, "first wants"),
+        ({"second": np.array([0.0, 1.0])}, "second must be .* row numbers, got float64"),
+        ({"first": np.array([[0, 1]])}, "first must be"),
         ({"first": np.array([]), "second": np.array([])}, "no pairs"),
         ({"distance": "cosine"}, "euclidean or angle; got 'cosine'"),
         ({"detected": np.ones(3, bool)}, r"detected must be \(4,\) booleans, got bool \(3,\)"),
         ({"detected": np.ones(4)}, "detected must be .* got float64"),
     ],
 )
-def test_what_does_not_fit(change, message):
+def test_inconsistent_arguments_are_refused(change, message):
     fitting = {"embeddings": np.ones((4, 2)), "first": np.array([0, 1]), "second": np.array([2, 3])}
     with pytest.raises(ValueError, match=message):
         PairDistances(**{**fitting, **change})

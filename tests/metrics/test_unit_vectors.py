@@ -1,4 +1,4 @@
-"""Vectors scaled to unit length, compared with a plain loop."""
+"""Tests scaling vectors to unit length against a plain loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facespace.metrics.unit_vectors import to_unit_length
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_like_a_loop(dtype: type) -> None:
+def test_scaling_equals_a_loop(dtype: type) -> None:
     vectors = np.random.default_rng(0).normal(size=(7, 5)).astype(dtype)
     scaled = to_unit_length(vectors)
     assert scaled.dtype == dtype
@@ -29,7 +29,7 @@ def test_one_vector(dtype: type) -> None:
     assert vector.tolist() == [3, 0, 4]  # the argument is left alone
 
 
-def test_vectors_without_length_stay_short() -> None:
+def test_vectors_of_length_zero_stay_zero() -> None:
     assert to_unit_length(np.zeros((2, 3), np.float32)).tolist() == [[0, 0, 0], [0, 0, 0]]
     assert to_unit_length(np.zeros(3)).tolist() == [0, 0, 0]
     assert to_unit_length(np.array([[1e-12, 0]]))[0, 0] == pytest.approx(0.01)

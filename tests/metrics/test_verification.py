@@ -1,4 +1,4 @@
-"""The evaluation of pairs against what the 2018 program computed, and against loops over pairs and thresholds."""
+"""Tests the evaluation of pairs against results of the 2018 program, and against loops over pairs and thresholds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def mean_of(values) -> float:
 
 
 def slow_matches(distances, chosen, threshold) -> float:
-    """The share of the chosen pairs that are closer than the threshold."""
-    picked = [d for d, wanted in zip(distances, chosen, strict=True) if wanted]
+    """Return the share of the chosen pairs that are closer than the threshold."""
+    picked = [d for d, expected in zip(distances, chosen, strict=True) if expected]
     return sum(d < threshold for d in picked) / len(picked)
 
 
@@ -32,7 +32,7 @@ def slow_accuracy(distances, same, found, chosen, threshold) -> float:
 
 
 def slow_far_threshold(impostors, target: float) -> float | None:
-    """The largest distance that may be a threshold without more than the target matching; None where none may."""
+    """Return the largest distance usable as threshold without exceeding the target; None if there is none."""
     if target * len(impostors) < 1 - 1e-9:
         return None
     fitting = [t for t in impostors if sum(d < t for d in impostors) / len(impostors) <= target + 1e-12]
@@ -40,14 +40,14 @@ def slow_far_threshold(impostors, target: float) -> float | None:
 
 
 def slow_auc(distances, same) -> float:
-    """How often a same pair is closer than a different pair; equally far counts half."""
+    """Return how often a same pair is closer than a different pair; ties count half."""
     wins = [(a < b) + (a == b) / 2 for a, s in zip(distances, same, strict=True) if s
             for b, t in zip(distances, same, strict=True) if not t]  # fmt: skip
     return mean_of(wins)
 
 
 def slow_eer(points) -> float:
-    """Bisection along a polyline closed at (1, 1), by its length in segments."""
+    """Find the equal error rate by bisection along a polyline closed at (1, 1)."""
     points = [*points, (1.0, 1.0)]
 
     def at(s: float) -> tuple[float, float]:
@@ -64,7 +64,7 @@ def slow_eer(points) -> float:
 
 
 def random_pairs(seed: int, n_pairs: int = 60, *, ties: bool = False, n_photos: int = 40):
-    """Embeddings with some sense in them, pairs of both kinds in three folds, and some photos without a face."""
+    """Return embeddings with some structure, pairs of both kinds in three folds, and some photos without a face."""
     rng = np.random.default_rng(seed)
     person = np.arange(n_photos) // 4
     embeddings = rng.normal(size=(n_photos // 4 + 1, 3))[person] * 0.5 + rng.normal(size=(n_photos, 3)) * 0.3
@@ -82,7 +82,7 @@ def random_pairs(seed: int, n_pairs: int = 60, *, ties: bool = False, n_photos: 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("case", range(4))
-def test_as_the_2018_program(shared, case):
+def test_figures_equal_the_2018_program(shared, case):
     golden = json.loads((shared / "golden/metrics_golden.json").read_text())["cases"][case]
     inputs = np.load(shared / "golden/metrics_inputs.npz")
     embeddings = np.concatenate([inputs["embeddings1"], inputs["embeddings2"]])
@@ -106,8 +106,8 @@ def test_as_the_2018_program(shared, case):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(DISTANCES), st.booleans(), st.booleans(), st.booleans())
-def test_folds_as_loops_do_them(seed, distance, subtract_mean, ties, all_found):
-    # A mean of another rounding parts angles that are equal, but not differences.
+def test_folds_equal_loops(seed, distance, subtract_mean, ties, all_found):
+    # Another rounding of the mean separates equal angles, but not differences.
     ties = ties and (distance == "euclidean" or not subtract_mean)
     embeddings, first, second, same, fold, detected = random_pairs(seed, ties=ties)
     if all_found:
@@ -130,8 +130,8 @@ def test_folds_as_loops_do_them(seed, distance, subtract_mean, ties, all_found):
         assert result.fold_thresholds[k] == threshold
         assert result.fold_accuracies[k] == pytest.approx(slow_accuracy(at, same, found, test, threshold))
         np.testing.assert_allclose(result.distances[test], at[test], rtol=1e-9)
-        wanted = [f and (d < threshold) == s for d, s, f in zip(at, same, found, strict=True)]
-        assert result.correct[test].tolist() == np.array(wanted)[test].tolist()
+        expected = [f and (d < threshold) == s for d, s, f in zip(at, same, found, strict=True)]
+        assert result.correct[test].tolist() == np.array(expected)[test].tolist()
         curves.append([[slow_matches(at, test & kind, t) for t in GRID] for kind in (~same, same)])
         for target in FAR_TARGETS:
             t = slow_far_threshold(at[training & ~same].tolist(), float(target))
@@ -149,17 +149,17 @@ def test_folds_as_loops_do_them(seed, distance, subtract_mean, ties, all_found):
     for target, rate in result.val.items():
         assert (rate.value is None) == (len(by_target[target]) == 0)
         if rate.value is not None:
-            wanted = np.array(by_target[target])
-            assert (rate.value, rate.far) == pytest.approx(tuple(wanted.mean(axis=0)[:2]))
-            assert rate.std == pytest.approx(wanted[:, 0].std())
-            assert rate.threshold == pytest.approx(wanted[:, 2].mean(), rel=1e-9)
+            expected = np.array(by_target[target])
+            assert (rate.value, rate.far) == pytest.approx(tuple(expected.mean(axis=0)[:2]))
+            assert rate.std == pytest.approx(expected[:, 0].std())
+            assert rate.threshold == pytest.approx(expected[:, 2].mean(), rel=1e-9)
     assert result.exact_auc == pytest.approx(slow_auc(result.distances, same))
     assert (result.n_same, result.n_different, result.undetected) == (30, 30, int((~found).sum()))
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(DISTANCES), st.booleans(), st.booleans())
-def test_without_folds_as_loops_do_it(seed, distance, subtract_mean, ties):
+def test_without_folds_figures_equal_loops(seed, distance, subtract_mean, ties):
     embeddings, first, second, same, _, detected = random_pairs(seed, 80, ties=ties)
     options = {"distance": distance, "subtract_mean": subtract_mean, "detected": detected}
     result = evaluate(embeddings, first, second, same, **options)
@@ -182,17 +182,17 @@ def test_without_folds_as_loops_do_it(seed, distance, subtract_mean, ties):
         if t is None:
             assert rate == Rate(reason=rate.reason)
             continue
-        wanted = slow_matches(result.distances, same, t), slow_matches(result.distances, ~same, t)
-        assert (rate.value, rate.far) == pytest.approx(wanted)
+        expected = slow_matches(result.distances, same, t), slow_matches(result.distances, ~same, t)
+        assert (rate.value, rate.far) == pytest.approx(expected)
         assert (rate.threshold, rate.std) == (t, None)
         assert rate.far <= float(target)
-        assert rate.fnmr == pytest.approx(1 - wanted[0])
+        assert rate.fnmr == pytest.approx(1 - expected[0])
     assert list(result.fmr_table) == list(FAR_TARGETS[1:])
     assert all(result.fmr_table[target] == result.val[target] for target in FAR_TARGETS[1:])
 
 
 def on_a_line(same_distances, different_distances):
-    """Pairs with exactly these squared distances: a photo at the origin and one at the root of each."""
+    """Return pairs with exactly these squared distances: a photo at the origin and one at the root of each."""
     distances = np.array([*same_distances, *different_distances], np.float64)
     embeddings = np.append(np.sqrt(distances), 0.0)[:, None]
     same = np.arange(len(distances)) < len(same_distances)
@@ -203,19 +203,19 @@ def test_a_pair_at_the_threshold_does_not_match():
     pairs = on_a_line([0.25], [0.25])
     assert evaluate(*pairs, threshold=0.25).correct.tolist() == [False, True]
     assert evaluate(*pairs, threshold=np.nextafter(0.25, 1)).correct.tolist() == [True, False]
-    # On the grid: nothing is right below, so the first threshold that is best is the one that lets 0.25 match.
+    # On the grid no threshold below is correct, so the first best threshold is the one that lets 0.25 match.
     result = evaluate(*on_a_line([0.25], [1.0]))
     assert (result.threshold, result.accuracy) == (GRID[26], 1.0)
 
 
 def test_val_at_far_among_equal_impostors():
-    # 20 impostors: two may match at 1e-1. The third smallest is one of four at 1, so a threshold above 1 would let
-    # five match; at 1 itself there is but the one below.
+    # Of 20 impostors two may match at 1e-1. The third smallest is one of four at 1, so a threshold above 1 would let
+    # five match; at 1 itself only the one below matches.
     different = [0.25, 1, 1, 1, 1, *[4] * 15]
     result = evaluate(*on_a_line([0.0625, 0.25, 1, 2.25], different))
     assert result.val["1e-1"] == Rate(value=0.5, std=None, far=0.05, threshold=1.0)
     assert result.val["1e-2"].reason == "needs at least 100 pairs of different people; there are 20"
-    # All impostors equal: none may match, for one more is all of them.
+    # If all impostors are equal, none may match, because one more would be all of them.
     rate = evaluate(*on_a_line([0.25, 1, 4], [1] * 10)).val["1e-1"]
     assert (rate.value, rate.far, rate.threshold) == (pytest.approx(1 / 3), 0.0, 1.0)
 
@@ -242,8 +242,8 @@ def test_with_folds_the_other_folds_impostors_must_suffice():
     assert evaluate(*pairs, fold=fold).fmr_table["1e-2"].reason.endswith("100 pairs of different people; there are 20")
 
 
-def test_held_out_pairs_have_no_say_in_their_threshold():
-    # In each fold alone another threshold would be perfect; judged by the other's each loses.
+def test_held_out_pairs_do_not_affect_their_threshold():
+    # Each fold has a perfect threshold of its own; judged by the other's it loses.
     embeddings, first, second, same = on_a_line([0.01, 1.0], [0.25, 2.25])
     fold = np.array([0, 1, 0, 1])
     result = evaluate(embeddings, first, second, same, fold=fold)
@@ -261,7 +261,7 @@ def test_undetected_pairs_are_errors_of_both_kinds():
     assert result.correct.tolist() == [True, True, True, False] * 2
     assert result.undetected == 2
     assert np.isinf(result.distances).tolist() == [False, False, False, True] * 2
-    # Of the same pairs three can match, of the different ones three, and the denominators stay.
+    # Three same pairs and three different pairs can match; the denominators stay.
     assert (result.roc.val[-1], result.roc.far[-1]) == (0.75, 0.75)
     assert result.exact_auc == pytest.approx(slow_auc(result.distances, same))
     assert result.exact_eer == pytest.approx(0.25)  # on the level from (0, 0.75) to (0.75, 0.75)
@@ -278,7 +278,7 @@ def test_undetected_photos_are_in_no_mean():
         assert zeros.accuracy == huge.accuracy
 
 
-def test_nobody_detected():
+def test_no_face_detected():
     embeddings, first, second, same = on_a_line([0.01], [1.0])
     result = evaluate(embeddings, first, second, same, detected=np.zeros(3, bool))
     assert (result.accuracy, result.auc, result.eer) == (0.0, 0.5, 0.5)
@@ -296,7 +296,7 @@ def test_a_threshold_and_mean_given_are_used():
         assert result.accuracy == np.mean((distances < 0.3) == same)
         assert (result.threshold, result.threshold_source) == (0.3, "given")
         assert result.mean.tolist() == mean.tolist()
-        # A mean that is given is the one subtracted, also when one is asked for.
+        # A given mean is subtracted even if subtract_mean is set.
         again = evaluate(embeddings, first, second, same, distance=distance, subtract_mean=True, mean=mean)
         assert again.distances.tolist() == distances.tolist()
     own = evaluate(embeddings, first, second, same, distance="angle", subtract_mean=True)
@@ -337,7 +337,8 @@ def test_equal_error_and_area_of_drawn_curves(points, eer, auc):
 
 
 def test_long_embeddings_do_not_cut_the_area():
-    # Photo and mirror image appended are longer than 1, so squared distances pass the 3.99 where 2018 ended.
+    # Concatenated embeddings of photo and mirror image are longer than 1, so squared distances exceed 3.99, where the
+    # 2018 program ended.
     rng = np.random.default_rng(10)
     result = evaluate(*on_a_line(rng.uniform(0, 3, 50), rng.uniform(5, 8, 50)), fold=np.arange(100) % 5)
     assert (result.auc, result.eer) == (1.0, 0.0)
@@ -355,7 +356,7 @@ def test_a_long_curve_is_thinned_but_not_at_its_start():
         assert set(values.tolist()) <= set(all_values.tolist())
     assert (np.diff(thin.far) >= 0).all()
     assert (np.diff(thin.val) >= 0).all()
-    # The first three hundred impostors: at each number of them the curve reaches what the whole one does.
+    # For each number of impostors up to three hundred, the curve equals the full one.
     for k in range(300):
         far = whole.far[whole.far <= k / 20_000 + 1e-12][-1]
         assert thin.val[thin.far <= far][-1] == whole.val[whole.far <= far][-1]
@@ -366,7 +367,7 @@ def test_a_long_curve_is_thinned_but_not_at_its_start():
 
 
 def test_thinning_drops_points_on_straight_lines_first():
-    # All same pairs before all different ones: three corners are the whole curve.
+    # If all same pairs come before all different ones, three corners are the whole curve.
     same = np.arange(4000) < 2000
     thin = exact_roc(np.arange(4000.0), same).thinned()
     assert list(zip(thin.far, thin.val, strict=True)) == [(0, 0), (0, 1), (1, 1)]
@@ -400,12 +401,12 @@ def test_the_threshold_chosen_is_the_best_there_is(seed, distance, subtract_mean
 
 
 def test_the_threshold_is_the_middle_of_the_widest_gap():
-    # Right everywhere from 1 to 2 and from 3 to 6 but for one pair.
+    # All thresholds from 1 to 2 and from 3 to 6 are wrong for one pair only.
     assert choose_threshold(*on_a_line([1, 3], [2, 6]))[0] == pytest.approx(4.5)
     assert choose_threshold(*on_a_line([1, 5], [4, 6]))[0] == pytest.approx(2.5)
-    # One of each kind at 4 part two gaps that judge alike: one gap, from 1 to 9.
+    # A same and a different pair at 4 separate two equally good gaps: one gap, from 1 to 9.
     assert choose_threshold(*on_a_line([1, 4], [4, 9]))[0] == pytest.approx(5.0)
-    # Nothing to be gained: all match, or none does.
+    # No threshold is better: all match, or none does.
     assert choose_threshold(*on_a_line([4, 4, 4], [1]))[0] == np.nextafter(4.0, np.inf)
     assert choose_threshold(*on_a_line([4], [1, 1, 1]))[0] == pytest.approx(1.0)
 
@@ -467,14 +468,14 @@ FITTING = {
         ({"detected": np.ones(3, bool)}, r"detected must be \(4,\) booleans"),
     ],
 )
-def test_what_does_not_fit(change, message):
+def test_inconsistent_arguments_are_refused(change, message):
     evaluate(**FITTING)
     with pytest.raises(ValueError, match=message) as caught:
         evaluate(**{**FITTING, **change})
     assert "\n" not in str(caught.value)
 
 
-def test_a_threshold_wants_both_kinds_among_the_detected():
+def test_a_threshold_needs_both_kinds_among_the_detected():
     fitting = {name: value for name, value in FITTING.items() if name != "fold"}
     choose_threshold(**fitting)
     with pytest.raises(ValueError, match="no pairs of different people"):

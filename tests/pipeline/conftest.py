@@ -1,4 +1,4 @@
-"""Networks load once and compute each input once for the tests of this room."""
+"""Loads networks once and computes each input once for the tests of this package."""
 
 from __future__ import annotations
 

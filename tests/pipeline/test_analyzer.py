@@ -1,4 +1,4 @@
-"""Images in, analysed faces out; whole photos enrolled; two faces compared."""
+"""Tests analysing images, enrolling whole photos, and comparing two faces."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def pair(hopper: np.ndarray, collins_file: Path) -> np.ndarray:
     return np.hstack([np.pad(np.asarray(left), ((0, 256), (0, 0), (0, 0))), np.asarray(right)])
 
 
-def test_a_face_has_all_that_is_known_of_it(analyzer, hopper, hopper_file, embedder):
+def test_a_face_has_its_crop_and_embedding(analyzer, hopper, hopper_file, embedder):
     (face,) = analyzer(hopper_file)
-    (wanted,) = analyzer.detector.detect(hopper)
-    assert (face.box, face.score, face.landmarks) == (wanted.box, wanted.score, wanted.landmarks)
-    crop = facespace.align(hopper, wanted, embedder.spec)
+    (expected,) = analyzer.detector.detect(hopper)
+    assert (face.box, face.score, face.landmarks) == (expected.box, expected.score, expected.landmarks)
+    crop = facespace.align(hopper, expected, embedder.spec)
     np.testing.assert_array_equal(face.crop, crop)
     np.testing.assert_allclose(face.embedding, embedder.represent(crop[None])[0], atol=1e-5)
     assert face.embedding.made_by == "represent"
-    assert isinstance(face, facespace.Face) and face.width == wanted.width
+    assert isinstance(face, facespace.Face) and face.width == expected.width
 
 
 def test_one_image_gives_faces_and_a_list_gives_lists(analyzer, hopper, hopper_file, cat_file, pair):
@@ -50,7 +50,7 @@ def test_one_image_gives_faces_and_a_list_gives_lists(analyzer, hopper, hopper_f
     assert len(analyzer(gray)) == 1
 
 
-def test_what_is_no_image_is_one_line(analyzer, hopper, tmp_path):
+def test_unreadable_images_raise_one_line(analyzer, hopper, tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: no such file$"):
         analyzer(tmp_path / "none.jpg")
     with pytest.raises(ImageError, match=r"none\.jpg: no such file$"):
@@ -85,10 +85,10 @@ def test_whole_photos_are_enrolled(analyzer, embedder, tmp_path, hopper_file, co
 
 def test_two_faces_are_compared(analyzer, embedder, hopper, hopper_file, collins_file, pair):
     (grace,), (eileen,) = analyzer([hopper_file, collins_file])
-    wanted = float(np.asarray(grace.embedding) @ np.asarray(eileen.embedding))
+    expected = float(np.asarray(grace.embedding) @ np.asarray(eileen.embedding))
     for a, b in ((hopper_file, collins_file), (grace, collins_file), (hopper, eileen.embedding)):
         verdict = analyzer.verify(a, b)
-        assert verdict.similarity == pytest.approx(wanted, abs=1e-4)
+        assert verdict.similarity == pytest.approx(expected, abs=1e-4)
         assert verdict.threshold == embedder.threshold(1e-3) and verdict.same is False
     similarity, threshold, same = analyzer.verify(hopper_file, np.ascontiguousarray(hopper[:, ::-1]), rate=1e-4)
     assert similarity > 0.9 and threshold == embedder.threshold(1e-4) and same is True
@@ -105,7 +105,7 @@ def test_the_threshold_decides(analyzer, monkeypatch, hopper_file, collins_file)
     assert not analyzer.verify(grace, eileen).same
 
 
-def test_vectors_of_another_making_are_refused(analyzer, embedder, hopper_file):
+def test_vectors_made_otherwise_are_refused(analyzer, embedder, hopper_file):
     (face,) = analyzer(hopper_file)
     plain = embedder.embed(face.crop[None])[0]
     with pytest.raises(ValueError, match=r"these vectors come from Embedder\.embed; only those of"):
@@ -158,7 +158,7 @@ def test_the_function_loads_its_model_once(monkeypatch, analyzer, hopper_file, c
     module._analyzer.cache_clear()
 
 
-def test_names_make_an_analyzer(hopper_file):
+def test_an_analyzer_is_made_from_names(hopper_file):
     made = FaceAnalyzer()
     assert (made.embedder.name, type(made.detector)) == ("sface", facespace.detection.YuNet)
     made = FaceAnalyzer(made.embedder, "mtcnn")
@@ -179,11 +179,11 @@ def _n_faces(analyzer: FaceAnalyzer, path: str) -> tuple[int, bytes]:
     return len(faces), np.asarray(faces[0].embedding).tobytes()
 
 
-def test_it_goes_to_a_spawned_process(analyzer, hopper_file):
-    """Pickled by what made it: each process loads the networks anew and gives the same."""
+def test_an_analyzer_can_be_sent_to_a_spawned_process(analyzer, hopper_file):
+    """An analyzer is pickled by its arguments: each process loads the networks again and gives the same result."""
     assert len(pickle.dumps(analyzer)) < 10_000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         n, vector = pool.apply(_n_faces, (analyzer, str(hopper_file)))
     assert n == 1
-    wanted = np.asarray(analyzer(hopper_file)[0].embedding)
-    np.testing.assert_allclose(np.frombuffer(vector, np.float32), wanted, atol=1e-5)
+    expected = np.asarray(analyzer(hopper_file)[0].embedding)
+    np.testing.assert_allclose(np.frombuffer(vector, np.float32), expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Boxes drawn by hand."""
+"""Tests faces in boxes drawn by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POINTS = ((20, 40), (40, 40), (30, 50), (22, 60), (38, 60))
     [[], [1, 2, 3], [0, 0, 7, 50], [0, 0, 50, 7], [50, 50, 10, 10], [float("nan"), 0, 50, 50], [0, 0, float("inf"), 50],
      [-90, -90, -10, -10], [100, 100, 200, 200], [94, 0, 300, 50], [1e308, 0, 1e309, 1]],
 )  # fmt: skip
-def test_what_is_no_box(numbers):
+def test_invalid_boxes_are_refused(numbers):
     with pytest.raises(ValueError, match="a box must"):
         checked_box(numbers, 100, 100)
 
@@ -28,7 +28,7 @@ def test_a_box_ends_at_the_border():
 
 
 def test_a_face_found_in_the_region_is_where_it_is_in_the_photo():
-    """A small face is enlarged: its corners come back to within a pixel."""
+    """A small face is enlarged, and its corners are mapped back to within a pixel."""
     image = np.zeros((400, 600, 3), np.uint8)
     image[100:130, 200:225] = 255
     region = region_around(image, (200, 100, 225, 130))
@@ -57,7 +57,7 @@ def test_the_face_in_the_box():
 
 @pytest.mark.parametrize("spec", ["sface", "facenet-2018"])
 def test_an_assumed_face_is_cut_upright_from_the_box(spec):
-    """The crop of both kinds of network shows the box: its middle is the box's middle."""
+    """The crop for both kinds of network is centred on the box."""
     image = np.zeros((300, 300, 3), np.uint8)
     image[100:220, 100:200] = 200
     face = assumed_face((100, 100, 200, 220))

@@ -1,4 +1,4 @@
-"""Which face of a photo is enrolled, and why one is left out, with drawn vectors."""
+"""Tests which face of a photo is enrolled and why photos are left out, with generated vectors."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def gallery(tmp_path: Path, embedder: Embedder) -> Iterator[Gallery]:
 
 
 def photo(gallery: Gallery, *seeds: int, quality: float = 0.9, **more: Any) -> Photo:
-    """A photo with a face of each number, side by side."""
+    """Return a photo with a face for each number, side by side."""
     vectors = np.stack([np.random.default_rng(seed).standard_normal(gallery.embedder.dimension) for seed in seeds])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    told = Embeddings(
+    embeddings = Embeddings(
         vectors.astype(np.float32), made_by="represent", model=model_of(gallery.embedder),
         quality=np.full(len(seeds), quality, np.float32),
     )  # fmt: skip
     faces = [Face((200 * k, 0, 200 * k + 100, 120), 0.9, POINTS, quality=quality) for k in range(len(seeds))]
     size = gallery.embedder.spec.size
     crops = np.stack([np.full((size, size, 3), seed % 256, np.uint8) for seed in seeds])
-    return Photo("a.jpg", faces=faces, embeddings=told, crops=crops, **more)
+    return Photo("a.jpg", faces=faces, embeddings=embeddings, crops=crops, **more)
 
 
 def test_one_face_is_enrolled_once(gallery):
@@ -65,7 +65,7 @@ def test_what_is_left_out(gallery, make, code, text):
     assert (left.value.code, left.value.text) == (code, text) and len(gallery) == 0
 
 
-def test_of_several_the_one_like_the_others(gallery):
+def test_the_face_most_like_the_persons_others_is_enrolled(gallery):
     enroller = Enroller(gallery)
     enroller.add("Ada", photo(gallery, 1))
     group = photo(gallery, 5, 1)
@@ -78,14 +78,16 @@ def test_of_several_the_one_like_the_others(gallery):
     assert left.value.code == "several_faces" and "none like Ada's other photos" in left.value.text
 
 
-def test_somebody_elses_photo(gallery):
+def test_another_persons_photo(gallery):
     Enroller(gallery).add("Ada", photo(gallery, 1))
     done = Enroller(gallery).add("Bob", photo(gallery, 1))
     assert [remark.code for remark in done.remarks] == ["same_photo"] and "enrolled as Ada" in done.remarks[0].text
     other = photo(gallery, 1)
     other.crops[0] += 1
-    told = Enroller(gallery).add("Cy", other).remarks
-    assert [remark.code for remark in told] == ["resembles_other"] and told[0].text.endswith("is Cy the same person?")
+    remarks = Enroller(gallery).add("Cy", other).remarks
+    assert [remark.code for remark in remarks] == ["resembles_other"] and remarks[0].text.endswith(
+        "is Cy the same person?"
+    )
     before = len(gallery)
     for some in (photo(gallery, 1), other):
         with pytest.raises(LeftOut) as left:

@@ -1,4 +1,4 @@
-"""Faces of several images at once: each image gets its own faces, crops and embeddings, in bounded batches."""
+"""Tests batches over several images: each image gets its own faces, crops and embeddings, and batches are bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Detector:
 
 
 class Embedder:
-    """The embedding of a crop is its mean colour; the sizes of batches are noted."""
+    """Embeds a crop as its mean colour, and records batch sizes."""
 
     spec = InputSpec(16, "box")
     dimension = 3
@@ -46,14 +46,14 @@ def image(n_faces: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("counts", [[], [0], [3], [2, 0, 5], [0, 0, 1], [90, 0, 71]])
-def test_each_image_has_its_own(counts):
+def test_each_image_gets_its_own_faces(counts):
     images, embedder = [image(n, seed) for seed, n in enumerate(counts)], Embedder()
     found = find_faces(images, Detector(), embedder, keep_crops=True)
     assert [len(one.faces) for one in found] == counts
     for one, pixels in zip(found, images, strict=True):
-        wanted = [align(pixels, each, embedder.spec) for each in one.faces]
-        assert one.crops.shape == (len(wanted), 16, 16, 3) and one.embeddings.shape == (len(wanted), 3)
-        for crop, vector, alone in zip(one.crops, one.embeddings, wanted, strict=True):
+        expected = [align(pixels, each, embedder.spec) for each in one.faces]
+        assert one.crops.shape == (len(expected), 16, 16, 3) and one.embeddings.shape == (len(expected), 3)
+        for crop, vector, alone in zip(one.crops, one.embeddings, expected, strict=True):
             np.testing.assert_array_equal(crop, alone)
             np.testing.assert_allclose(vector, alone.mean(axis=(0, 1)), rtol=1e-5)
     assert sum(embedder.batches) == sum(counts) and max(embedder.batches, default=0) <= face_batches._MAX_FACES
@@ -65,7 +65,7 @@ def test_the_largest_face_alone():
     assert one.embeddings.shape == (1, 3) and none.embeddings.shape == (0, 3)
 
 
-def test_what_is_not_asked_for_is_empty():
+def test_results_not_requested_are_empty():
     (one,) = find_faces([image(2)], Detector(), Embedder())
     assert one.crops.shape[0] == 0 and one.embeddings.shape == (2, 3)
     (one,) = find_faces([image(2)], Detector(), None)
@@ -89,7 +89,7 @@ def test_a_part_of_a_long_list_has_the_chunks_of_the_whole(monkeypatch):
     assert max(map(len, in_chunks(range(60), lambda _: 1))) == 16
 
 
-def test_a_chunk_comes_before_more_is_taken():
+def test_a_chunk_is_yielded_before_more_is_read():
     taken = iter(range(10))
     chunks = in_chunks(taken, lambda _: 1, 2)
     assert next(chunks) == [0, 1]

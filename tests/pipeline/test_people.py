@@ -1,4 +1,4 @@
-"""Class folders to names and embeddings: what counts, what is left out, and what is not computed again."""
+"""Tests reading class folders: names, embeddings, files left out, and embeddings that are reused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_names_and_embeddings_in_order(tmp_path):
     assert found.prepared == {"16 px crops as they are": 5}
 
 
-def test_what_is_known_is_not_computed_again(tmp_path):
+def test_known_embeddings_are_not_computed_again(tmp_path):
     root = crops(tmp_path / "data", Anna=3, Bob=2)
     first = read(root)
     shutil.move(root / "Bob" / "0.png", root / "Bob" / "moved and renamed.png")
@@ -60,7 +60,7 @@ def test_what_is_known_is_not_computed_again(tmp_path):
     shutil.move(tmp_path / "more" / "Cleo", root / "Cleo")
     embedder = CountingEmbedder()
     again = read(root, embedder, known=dict(zip(first.digests, first.embeddings, strict=True)))
-    # Cleo's first five crops are those of Anna and Bob, drawn from the same seed: their content is known.
+    # Cleo's first five crops are those of Anna and Bob, drawn from the same seed, so their content is known.
     assert embedder.n_embedded == 65
     assert again.n_known == 10
     fresh = read(root)
@@ -68,7 +68,7 @@ def test_what_is_known_is_not_computed_again(tmp_path):
     assert again.names == fresh.names
 
 
-def test_damaged_files_copies_and_people_without_a_face_are_told(tmp_path):
+def test_damaged_files_copies_and_people_without_a_face_are_reported(tmp_path):
     root = crops(tmp_path / "data", Anna=2, Bob=1, Empty=0)
     (root / "Bob" / "0.png").write_text("not an image")
     shutil.copy(root / "Anna" / "0.png", root / "Anna" / "copy.png")
@@ -79,7 +79,7 @@ def test_damaged_files_copies_and_people_without_a_face_are_told(tmp_path):
     assert found.without == ("Bob", "Empty")
 
 
-def test_nobody_at_all(tmp_path):
+def test_no_people(tmp_path):
     with pytest.raises(DatasetError, match="not a folder"):
         read(tmp_path / "nowhere")
     (tmp_path / "flat").mkdir()

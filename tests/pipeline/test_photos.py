@@ -1,4 +1,4 @@
-"""Photos in, faces out: order, errors in their place, and how far ahead it reads."""
+"""Tests photos to faces: order, errors in place, and how far reading runs ahead."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POINTS = ((1.0, 1.0), (3.0, 1.0), (2.0, 2.0), (1.0, 3.0), (3.0, 3.0))
 
 
 class StubDetector:
-    """As many faces as the first pixel's red says, wider and wider; the score is its green."""
+    """Finds as many faces as the first pixel's red value, each wider than the last; the score is its green value."""
 
     def detect_many(self, images: Iterable[np.ndarray]) -> list[list[Face]]:
         return [
@@ -39,7 +39,7 @@ class StubDetector:
 
 
 class StubEmbedder:
-    """The embedding of a crop is its mean colour: a photo's own."""
+    """Embeds a crop as its mean colour, which identifies the photo."""
 
     spec = InputSpec(size=16, template="box")
     dimension = 3
@@ -64,7 +64,7 @@ def write(path: Path, red: int, green: int = 0, blue: int = 0, size: tuple[int, 
 # process
 
 
-def test_one_photo_a_path_in_order_with_errors_in_place(tmp_path: Path) -> None:
+def test_one_photo_per_path_in_order_with_errors_in_place(tmp_path: Path) -> None:
     empty, text = tmp_path / "empty.png", tmp_path / "text.jpg"
     empty.write_bytes(b"")
     text.write_text("no picture")
@@ -101,7 +101,7 @@ def test_one_photo_a_path_in_order_with_errors_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("embed", [False, True])
 @pytest.mark.parametrize("n", [1, 16, 17])
-def test_nothing_but_unreadable_photos(embed: bool, n: int) -> None:
+def test_only_unreadable_photos(embed: bool, n: int) -> None:
     photos = list(run([f"/no/such/{k}.jpg" for k in range(n)], embed=embed, keep_crops=True))
     assert [(photo.path, photo.error) for photo in photos] == [(f"/no/such/{k}.jpg", "no such file") for k in range(n)]
 
@@ -112,7 +112,7 @@ def test_no_photos_and_no_faces(tmp_path: Path) -> None:
     assert (photo.error, photo.faces, photo.embeddings.shape, photo.crops.shape) == (None, [], (0, 3), (0, 16, 16, 3))
 
 
-def test_what_is_not_asked_for_is_not_kept(tmp_path: Path) -> None:
+def test_pixels_not_requested_are_not_kept(tmp_path: Path) -> None:
     (photo,) = run([write(tmp_path / "a.png", 2)])
     assert photo.pixels is None
     assert photo.crops.shape[0] == photo.embeddings.shape[0] == 0
@@ -144,7 +144,7 @@ def test_many_faces_are_embedded_in_bounded_batches(tmp_path: Path) -> None:
 
 
 class CountingReader:
-    """In place of `facespace.io.image.read`: counts what is read, and what of it is still in memory."""
+    """Replaces `facespace.io.image.read`: counts images read, and those still in memory."""
 
     def __init__(self, shape: tuple[int, int] = (8, 8)) -> None:
         self.shape = shape
@@ -237,8 +237,8 @@ def test_files_as_given_and_folders_searched(tmp_path: Path, monkeypatch: pytest
     ]  # fmt: skip
 
 
-def test_nothing_in_the_folder_that_is_written_to_is_taken(tmp_path: Path) -> None:
-    """Nor counted as left out: warnings are errors here."""
+def test_files_in_the_output_folder_are_skipped(tmp_path: Path) -> None:
+    """The skipped files are not counted as left out either: warnings are errors here."""
     for name in ("a.jpg", "groups/faces/a-0.jpg", "groups/groups.csv", "groupsX/b.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -256,12 +256,12 @@ def test_a_folder_without_images_is_passed_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are bytes only on POSIX")
-def test_undecodable_names_come_back_as_they_are(tmp_path: Path) -> None:
+def test_undecodable_names_are_returned_unchanged(tmp_path: Path) -> None:
     target = os.fsencode(tmp_path) + b"/caf\xe9.png"
     try:
         Path(os.fsdecode(target)).write_bytes(Path(write(tmp_path / "a.png", 1)).read_bytes())
     except OSError:
-        pytest.skip("this file system wants UTF-8")
+        pytest.skip("this file system requires UTF-8")
     (tmp_path / "a.png").unlink()
     (path,) = find_images([tmp_path])
     assert os.fsencode(path) == target
@@ -293,7 +293,7 @@ def test_the_same_as_one_by_one(
             assert (photo.embeddings * embedder.represent(crops)).sum(axis=1) == pytest.approx(1, abs=1e-4)
 
 
-# Images that are no files
+# Images that are not files
 
 
 def test_arrays_and_pictures_are_processed_like_files(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_arrays_and_pictures_are_processed_like_files(tmp_path: Path) -> None:
     assert not (tmp_path / "<array>").exists()
 
 
-def test_a_folder_is_told_from_an_empty_one(tmp_path: Path) -> None:
+def test_a_folder_with_images_is_reported_differently_from_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "a.png", 1)
     photos = list(run([str(tmp_path), str(tmp_path / "empty")]))
@@ -320,7 +320,7 @@ def test_a_folder_is_told_from_an_empty_one(tmp_path: Path) -> None:
     assert list(find_images(tmp_path)) == list(find_images(str(tmp_path))) == [str(tmp_path / "a.png")]
 
 
-def test_an_array_that_is_no_image_ends_the_run() -> None:
+def test_an_array_that_is_not_an_image_ends_the_run() -> None:
     with pytest.raises(ValueError, match=r"an image must be \(H, W, 3\) uint8 RGB"):
         list(run([np.zeros((2, 3, 4, 5), np.uint8)]))
 

@@ -1,4 +1,4 @@
-"""Photos read smaller than they are: the same faces in the same places, cut out of what has enough pixels."""
+"""Tests photos read at reduced size: the same faces at the same places, cropped from enough pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def face(size: float, x: float = 0, y: float = 0) -> Face:
 
 
 class Detector:
-    """Finds one face of a given place in the full photo, whatever it is shown, and notes what it was shown."""
+    """Finds one face at a fixed place of the full photo in any image, and records the images it was given."""
 
     def __init__(self, found: Face, scale: float = 0.5) -> None:
         self.found, self.scale = found, scale
@@ -57,7 +57,7 @@ def full_size_back(found: Face, n: int) -> Face:
 
 @pytest.fixture(scope="module")
 def smooth() -> np.ndarray:
-    """A picture without edges, which looks the same at every size."""
+    """Return a picture without edges, which looks the same at every size."""
     small = np.random.default_rng(3).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((800, 600), Image.Resampling.BICUBIC))
 
@@ -131,15 +131,15 @@ def test_the_margin_around_a_box_is_that_of_the_full_photo(smooth: np.ndarray, n
     assert difference.max() < 20 and difference.mean() < 5  # of 255; the border is cut at whole pixels
 
 
-def test_a_file_that_is_gone_or_another_one(jpeg: Path, smooth: np.ndarray, tmp_path: Path) -> None:
+def test_a_file_that_was_removed_or_replaced(jpeg: Path, smooth: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg.read_bytes())
-    wanted = align(smooth, face(1, 50, 50), SPEC).astype(int)
+    expected = align(smooth, face(1, 50, 50), SPEC).astype(int)
     for change in (lambda: Image.new("RGB", (50, 50)).save(path), path.unlink):
         photo = read_reduced(jpeg, Detector(face(1)))
         photo = ReducedPhoto(photo.pixels, photo.reduction, lambda: image.read(path))
         change()
-        assert np.abs(photo.crop(face(1, 50, 50), SPEC) - wanted).mean() < 3
+        assert np.abs(photo.crop(face(1, 50, 50), SPEC) - expected).mean() < 3
 
 
 def test_faces_have_coordinates_of_the_full_photo() -> None:
@@ -154,7 +154,7 @@ def test_faces_have_coordinates_of_the_full_photo() -> None:
     assert full_size(small, 1) is small
 
 
-def test_pixels_for_a_pixel_of_the_crop() -> None:
+def test_source_pixels_per_pixel_of_the_crop() -> None:
     assert source_pixels(face(2.5), SPEC) == pytest.approx(2.5)
     assert source_pixels(face(1), InputSpec(56, "box")) == 2
 
@@ -179,7 +179,7 @@ def test_process_gives_what_it_gives_for_the_full_photo(jpeg: Path, size: float)
     np.testing.assert_allclose(one.embeddings, other.embeddings, atol=0.5)
 
 
-def test_who_asks_for_the_pixels_has_all_of_them(jpeg: Path) -> None:
+def test_requested_pixels_are_in_full_size(jpeg: Path) -> None:
     detector = Detector(face(4, 60, 20))
     (photo,) = process([jpeg], detector, keep_pixels=True)
     assert photo.pixels is not None and photo.pixels.shape == (600, 800, 3) and detector.shown == [((600, 800, 3), 1)]

@@ -1,4 +1,4 @@
-"""Photos turned without a note of it are turned back, upright ones stay as they are."""
+"""Tests that photos that are not upright are turned, and upright ones stay unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def faces(*scores: float) -> list[Face]:
 
 
 def turned_by(pixels: np.ndarray, degrees: int) -> np.ndarray:
-    """The photo as a camera would store it that was held turned: `degrees` clockwise make it upright."""
+    """Return the photo as stored by a turned camera: turning it clockwise by `degrees` makes it upright."""
     return np.ascontiguousarray(np.rot90(pixels, degrees // 90))
 
 
@@ -35,13 +35,13 @@ def test_a_turned_photo_is_turned_back(name, degrees, hopper, embedder):
     )
     assert photo.turned == degrees
     np.testing.assert_array_equal(photo.pixels, hopper)
-    (wanted,) = detector.detect(hopper)
+    (expected,) = detector.detect(hopper)
     (face,) = photo.faces
-    assert (face.box, face.landmarks) == (wanted.box, wanted.landmarks), "coordinates of the upright photo"
-    np.testing.assert_array_equal(photo.crops[0], align(hopper, wanted, embedder.spec))
+    assert (face.box, face.landmarks) == (expected.box, expected.landmarks), "coordinates of the upright photo"
+    np.testing.assert_array_equal(photo.crops[0], align(hopper, expected, embedder.spec))
 
 
-def test_without_being_asked_no_photo_is_turned(hopper, detector):
+def test_photos_are_not_turned_by_default(hopper, detector):
     pixels = turned_by(hopper, 180)
     (photo,) = process([pixels], detector, keep_pixels=True)
     assert photo.turned == 0
@@ -76,7 +76,7 @@ def test_upright_photos_stay_upright(shared):
     assert len(found) > 15 and [photo.turned for photo in found] == [0] * len(files)
 
 
-def test_the_surest_faces_decide_and_not_their_number():
+def test_the_most_certain_faces_decide_and_not_their_number():
     assert surest_turn([faces(0.84), faces(0.95), faces(0.89, 0.77, 0.7), faces(0.89)]) == 1
     assert surest_turn([faces(*[0.9] * 10), faces(0.94), [], []]) == 0, "a group counts all its sure faces"
     assert surest_turn([[], [], faces(0.9), []]) == 2

@@ -1,4 +1,4 @@
-"""Samples of crops."""
+"""Tests samples of crops."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def test_they_are_spread_over_the_folder(folder):
     assert [int(crop[0, 0, 0]) // 40 for crop in crops] == [0, 1, 2, 3, 4]
 
 
-def test_no_more_than_there_are(folder):
+def test_no_more_crops_than_images(folder):
     assert len(sample_crops(folder, SPEC, 100)) == 20
 
 
-def test_what_cannot_be_read_is_passed_over(folder):
+def test_unreadable_images_are_skipped(folder):
     (folder / "p0" / "0.png").write_bytes(b"no image")
     assert len(sample_crops(folder, SPEC, 100)) == 19
 
 
-def test_nothing_there(tmp_path):
+def test_no_readable_crops(tmp_path):
     with pytest.raises(DatasetError, match="no image in it can be read"):
         sample_crops(tmp_path, SPEC, 3)
     with pytest.raises(DatasetError, match="not a folder"):
         sample_crops(tmp_path / "none", SPEC, 3)
 
 
-def test_photos_taken_for_crops_are_not_all_in_memory(folder, monkeypatch):
-    """Each is brought to its size where it is read."""
+def test_photos_given_as_crops_are_not_all_in_memory(folder, monkeypatch):
+    """Each is resized where it is read."""
     given = []
 
     def taken(function, items, **options):

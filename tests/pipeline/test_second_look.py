@@ -1,4 +1,4 @@
-"""Faces that reach beyond the borders of a photo are found at a second look; where there is no face, none is."""
+"""Tests that faces beyond a photo's edges are found at a second look, without new false detections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POINTS = ((50.0, 60.0), (90.0, 60.0), (70.0, 80.0), (55.0, 100.0), (85.0, 100.0)
 
 
 class Detector:
-    """Finds `faces` in images that have a border of grey, nothing in others; notes what it was given."""
+    """Finds `faces` in images with a grey border, nothing in others; records its inputs."""
 
     def __init__(self, *faces: Face, min_size: float = 20.0) -> None:
         self.faces, self.min_size = list(faces), min_size
@@ -40,7 +40,7 @@ def face_of(x1: float, y1: float, x2: float, y2: float, score: float = 0.9) -> F
 
 
 def inside(pixels: np.ndarray, face: Face, share: float) -> np.ndarray:
-    """The part of a photo that lies inside the face's box by a share of it, on every side."""
+    """Return the part of a photo that is inset from the face's box by a share of it, on every side."""
     x1, y1, x2, y2 = face.box
     dx, dy = share * face.width, share * face.height
     return pixels[round(y1 + dy) : round(y2 - dy), round(x1 + dx) : round(x2 - dx)]
@@ -48,7 +48,7 @@ def inside(pixels: np.ndarray, face: Face, share: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sface() -> facespace.Embedder:
-    """Its crops are cut by landmarks, so that they do not depend on where a box was cut."""
+    """Its crops are aligned by landmarks, so they do not depend on where a box was cut."""
     return facespace.Embedder.load("sface", precision="float32")
 
 
@@ -74,14 +74,14 @@ def test_a_face_that_fills_its_photo_is_found(name, share, hopper, sface):
 
 
 def test_mtcnn_does_not_find_it_at_the_first_look(hopper, detector):
-    """The second look has something to do."""
+    """Otherwise the second look would have no effect."""
     (whole,) = detector.detect(hopper)
     photo = inside(hopper, whole, 0.15)
     assert detector.detect(photo) == [] and len(find_with_second_look([photo], detector)[0]) == 1
 
 
 @pytest.mark.parametrize("name", ["yunet", "mtcnn"])
-def test_no_face_is_made_where_there_is_none(name, cat_file):
+def test_no_false_face_is_found(name, cat_file):
     skimage = Path(cat_file).parent
     others = [
         facespace.read(cat_file),
@@ -129,11 +129,11 @@ def test_the_photo_stands_in_the_middle_of_the_border():
         (face_of(80, 80, 202, 120), True),
     ],
 )
-def test_only_sure_and_large_faces_count(face, counts):
+def test_only_certain_and_large_faces_count(face, counts):
     assert len(look_again([noise(160, 300)], Detector(face))[0]) == counts
 
 
-def test_one_search_more_for_the_photos_without_a_face():
+def test_one_more_search_for_the_photos_without_a_face():
     class First(Detector):
         def detect_many(self, images):
             found = super().detect_many(images)

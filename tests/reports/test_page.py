@@ -1,4 +1,4 @@
-"""Pieces of report pages: text that cannot become markup, tables, pictures within the page, and plots."""
+"""Tests the pieces of report pages: escaped text, tables, embedded pictures, and plots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def groups(name: str = "person-0001", **values: object) -> str:
     return render("groups.html", **{**page, "groups": [(name, "address", 0, [])], **values})
 
 
-def test_values_are_shown_as_they_are() -> None:
+def test_values_are_shown_unchanged() -> None:
     text = groups(EVIL, groups=[(EVIL, EVIL, 1, [{"photo": EVIL, "caption": EVIL, "picture": EVIL}])])
     page = Page(text)
     assert page.tags.count("img") == 1
@@ -123,7 +123,7 @@ def test_a_plot_becomes_a_png() -> None:
     assert n_red(drawn) > 1000
 
 
-def test_plots_leave_nothing_open() -> None:
+def test_plots_leave_no_figures_open() -> None:
     import matplotlib.pyplot as plt
 
     before = plt.get_fignums()
@@ -131,7 +131,7 @@ def test_plots_leave_nothing_open() -> None:
     assert plt.get_fignums() == before
 
 
-def test_with_matplotlib_plots_can_be_drawn() -> None:
+def test_plots_can_be_drawn_with_matplotlib() -> None:
     check_plots()
 
 

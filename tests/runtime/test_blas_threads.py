@@ -1,4 +1,4 @@
-"""BLAS keeps to one thread while anybody asks for it, and has all of its threads again afterwards."""
+"""Tests that BLAS uses one thread while there are users, and all of its threads afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def n_threads() -> set[int]:
     return {one["num_threads"] for one in ThreadpoolController().info() if one["user_api"] == "blas"}
 
 
-def test_users_may_come_and_go_in_any_order() -> None:
+def test_users_may_overlap_in_any_order() -> None:
     before = n_threads()
     first, second = one_blas_thread(), one_blas_thread()
     first.__enter__()
@@ -25,7 +25,7 @@ def test_users_may_come_and_go_in_any_order() -> None:
     assert n_threads() == before
 
 
-def test_an_error_leaves_nothing_behind() -> None:
+def test_an_error_restores_the_threads() -> None:
     before = n_threads()
     with pytest.raises(ValueError, match="no"), one_blas_thread():
         raise ValueError("no")

@@ -16,7 +16,7 @@ def without_quota(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Machine:
-    """A folder that looks like /proc/self, with control groups mounted beside it."""
+    """A folder that looks like /proc/self, with control groups mounted next to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,7 +94,7 @@ def test_smallest_quota_of_the_parents_counts(machine: Machine):
 
 
 def test_container_that_sees_only_its_own_group(machine: Machine):
-    """Version 1 without a namespace: the path in /proc/self/cgroup is the host's, the mount shows the group itself."""
+    """Version 1 without a namespace: /proc/self/cgroup has the host's path, the mount shows the group itself."""
     machine.groups = "4:cpu:/docker/abc\n"
     point = machine.mount("cgroup", root="/docker/abc", options="rw,cpu")
     write(point, cpu__cfs_quota_us="200000", cpu__cfs_period_us="100000")
@@ -129,7 +129,7 @@ def test_mount_point_with_a_space(tmp_path: Path):
 @pytest.mark.parametrize(
     "mounts", ["", "nonsense", "1 2 3 - cgroup2 cgroup2 rw", "1 2 3 / /x rw - cgroup2", " - - -\n\x00"]
 )
-def test_odd_mounts_are_no_quota(machine: Machine, mounts: str):
+def test_malformed_mounts_are_no_quota(machine: Machine, mounts: str):
     machine.groups, machine.mounts = "0::/\nnonsense\n:::\n", mounts
     assert machine.quota() is None
 

@@ -1,4 +1,4 @@
-"""Detectors and models that were used before a fork: in the child they compute the same, and nobody waits for ever."""
+"""Tests detectors and models used before a fork: the child computes the same results and does not hang."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from support.tiny_model import SIZE, tiny_model
 
 def test_a_detector_used_before_a_fork_finds_the_same_in_the_child(hopper: np.ndarray) -> None:
     yunet = YuNet()
-    wanted = [yunet.detect(hopper), *yunet.detect_many([hopper, hopper[:, ::-1], hopper[:400]])]
+    expected = [yunet.detect(hopper), *yunet.detect_many([hopper, hopper[:, ::-1], hopper[:400]])]
 
     def again() -> None:
         for _ in range(2):
-            assert [yunet.detect(hopper), *yunet.detect_many([hopper, hopper[:, ::-1], hopper[:400]])] == wanted
+            assert [yunet.detect(hopper), *yunet.detect_many([hopper, hopper[:, ::-1], hopper[:400]])] == expected
 
     assert in_child(again) == 0
     again()  # the parent goes on
@@ -32,12 +32,12 @@ def test_a_detector_used_before_a_fork_finds_the_same_in_the_child(hopper: np.nd
 def test_the_detector_of_2018_too(hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
     mtcnn = facespace.MTCNN()
-    wanted = [mtcnn.detect(hopper), *mtcnn.detect_many([hopper] * 3)]
+    expected = [mtcnn.detect(hopper), *mtcnn.detect_many([hopper] * 3)]
 
     def again() -> None:
         found = [mtcnn.detect(hopper), *mtcnn.detect_many([hopper] * 3)]
-        assert [len(faces) for faces in found] == [len(faces) for faces in wanted]
-        np.testing.assert_allclose(found[0][0].box, wanted[0][0].box, atol=1e-3)
+        assert [len(faces) for faces in found] == [len(faces) for faces in expected]
+        np.testing.assert_allclose(found[0][0].box, expected[0][0].box, atol=1e-3)
 
     assert in_child(again) == 0
 
@@ -47,10 +47,10 @@ def test_a_model_used_before_a_fork_embeds_the_same_in_the_child(n: int, monkeyp
     monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
     embedder = facespace.Embedder.load("sface")
     crops = np.random.default_rng(0).integers(0, 256, (n, 112, 112, 3), dtype=np.uint8)
-    wanted = embedder.represent(crops)
+    expected = embedder.represent(crops)
 
     def again() -> None:
-        np.testing.assert_allclose(embedder.represent(crops), wanted, atol=1e-5)
+        np.testing.assert_allclose(embedder.represent(crops), expected, atol=1e-5)
 
     assert in_child(again) == 0
 
@@ -62,7 +62,7 @@ def test_a_model_used_before_a_fork_embeds_the_same_in_the_child(n: int, monkeyp
 
 
 def test_a_fork_while_other_threads_compute(hopper: np.ndarray) -> None:
-    """Their locks are held when the child begins, and nobody there lets go of them."""
+    """Their locks are held when the child starts, and no thread there releases them."""
     yunet = YuNet()
     yunet.detect(hopper)
     stop = threading.Event()
@@ -98,7 +98,7 @@ def test_a_runtime_that_does_not_survive_a_fork_says_spawn(runtime: str) -> None
     network.run(images)
 
 
-def test_what_is_gone_is_not_told(tmp_path: Path) -> None:
+def test_deleted_objects_are_not_called(tmp_path: Path) -> None:
     class Thing:
         def after_fork(self) -> None:
             (tmp_path / self.name).touch()

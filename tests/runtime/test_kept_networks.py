@@ -1,4 +1,4 @@
-"""Networks kept between runs: the same numbers, and nothing believed that is not ours or not whole."""
+"""Tests kept networks: they give the same numbers, and files that are damaged or not the user's are not used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def never() -> bytes:
     pytest.fail("the model was read though its network is kept")
 
 
-def test_it_is_read_once_and_computes_the_same(tmp_path: Path) -> None:
+def test_a_model_is_read_once_and_computes_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "networks"
     data, done = rewritten(folder, NAME, tiny_model)
     assert done and rewritten(folder, NAME, never) == (data, True)
@@ -39,7 +39,7 @@ def test_it_is_read_once_and_computes_the_same(tmp_path: Path) -> None:
     assert rewritten(folder, NAME[1:], tiny_model)[1] and len(list(folder.iterdir())) == 2, "another name, another file"
 
 
-def test_other_circumstances_make_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_environment_makes_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another processor, another version of ONNX Runtime."""
     rewritten(tmp_path, NAME, tiny_model)
     with pytest.raises(pytest.fail.Exception):
@@ -53,8 +53,8 @@ def test_other_circumstances_make_another(tmp_path: Path, monkeypatch: pytest.Mo
     assert rewritten(tmp_path, NAME, never)[1]
 
 
-def test_compiled_code_changes_no_circumstances() -> None:
-    """Python writes it at the first run; the second one must find the network."""
+def test_compiled_code_does_not_change_the_environment() -> None:
+    """Python writes compiled code at the first run; the second run must still find the network."""
     compiled = Path(kept_networks.__file__).parents[1] / "formats" / "__pycache__"
     compiled.mkdir(exist_ok=True)
     seen = set()
@@ -65,7 +65,7 @@ def test_compiled_code_changes_no_circumstances() -> None:
     assert len(seen) == 1
 
 
-def test_where_circumstances_cannot_be_told_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_if_the_environment_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(processor: str) -> str:
         raise FileNotFoundError("package.zip/formats")
 
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
-def test_what_others_can_write_is_not_believed(tmp_path: Path) -> None:
+def test_files_that_others_can_write_are_not_used(tmp_path: Path) -> None:
     whole, _ = rewritten(tmp_path, NAME, tiny_model)
     (file,) = tmp_path.iterdir()
     file.chmod(0o666)
@@ -103,7 +103,7 @@ def test_what_others_can_write_is_not_believed(tmp_path: Path) -> None:
             rewritten(tmp_path, NAME, never)
 
 
-def test_where_nothing_can_be_kept_the_model_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_used_unchanged_if_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert rewritten(tmp_path / "file", NAME, tiny_model) == (tiny_model(), False)
 
@@ -117,7 +117,7 @@ def test_where_nothing_can_be_kept_the_model_is_taken_as_it_is(tmp_path: Path, m
     assert rewritten(folder, NAME, lambda: b"no model") == (b"no model", False), "its reader says what is wrong"
 
 
-def test_the_latest_are_kept(tmp_path: Path) -> None:
+def test_the_newest_networks_are_kept(tmp_path: Path) -> None:
     for k in range(12):
         rewritten(tmp_path, f"{k:032}" * 2, tiny_model)
         for file in tmp_path.glob(f"{k:032}*"):
@@ -130,11 +130,11 @@ def test_the_latest_are_kept(tmp_path: Path) -> None:
 def test_a_network_computes_what_it_keeps(tmp_path: Path) -> None:
     options = {"source": "tiny", "precision": "float32", "runtime": "onnxruntime"}
     crops = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
-    (wanted,) = OnnxNetwork(tiny_model(), **options).run(crops)
+    (expected,) = OnnxNetwork(tiny_model(), **options).run(crops)
     for read in (tiny_model, never):
         network = OnnxNetwork(read, keep=(tmp_path, NAME), **options)
-        np.testing.assert_array_equal(network.run(crops)[0], wanted)
-        np.testing.assert_array_equal(network.run_parts([crops, crops])[1], wanted)
+        np.testing.assert_array_equal(network.run(crops)[0], expected)
+        np.testing.assert_array_equal(network.run_parts([crops, crops])[1], expected)
 
 
 def changed(file: str, sha256: str) -> bytes:

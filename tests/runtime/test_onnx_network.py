@@ -1,4 +1,4 @@
-"""Compiling and running: runtimes, precision, the variables that pin them."""
+"""Tests compiling and running: runtimes, precision, and the variables that override them."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ def test_a_wrong_number_of_inputs():
 
 
 @pytest.mark.parametrize("precision", ["fastest", "float32"])
-def test_float32_can_be_demanded(monkeypatch, precision):
+def test_float32_can_be_required(monkeypatch, precision):
     monkeypatch.setenv("FACESPACE_PRECISION", "float32")
     assert OnnxNetwork(two_inputs(), source="x", precision=precision).precision == "float32"
 
 
 @pytest.mark.parametrize("pinned", ["", "fastest", "bfloat16", "float32"])
-def test_the_variable_lets_nothing_lower_be_used(monkeypatch, pinned):
+def test_the_variable_excludes_lower_precisions(monkeypatch, pinned):
     monkeypatch.setenv("FACESPACE_PRECISION", pinned)
     assert lowest_precision("fastest") == (pinned or "fastest")
     assert lowest_precision("float32") == "float32"
 
 
-def test_a_precision_that_is_none():
+def test_an_unknown_precision_is_refused():
     for precision in ("Float32", "int8", "bfloat16", "", None):
         with pytest.raises(ValueError, match=r"^precision must be fastest or float32, got "):
             OnnxNetwork(two_inputs(), source="x", precision=precision)
@@ -97,7 +97,7 @@ def has_bfloat16() -> bool:
     return device is not None and "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
 
 
-def test_fastest_is_what_the_processor_can():
+def test_fastest_follows_the_processor():
     net = OnnxNetwork(two_inputs(), source="x")
     assert net.precision == ("bfloat16" if has_bfloat16() else "float32")
     assert net.runtime == ("openvino" if openvino_device() else "onnxruntime")
@@ -113,7 +113,7 @@ def one_product(factor: float) -> bytes:
 
 @pytest.mark.parametrize("processor", ["bfloat16", "older", "no OpenVINO"])
 @pytest.mark.parametrize(
-    ("precision", "pinned", "wanted"),
+    ("precision", "pinned", "expected"),
     [
         ("fastest", "", "int8"),
         ("fastest", "fastest", "int8"),
@@ -123,8 +123,8 @@ def one_product(factor: float) -> bytes:
         ("float32", "bfloat16", "float32"),
     ],
 )
-def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, processor, precision, pinned, wanted):
-    """The two models compute different things, so that it shows which of them does, also side by side."""
+def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, processor, precision, pinned, expected):
+    """The two models compute different things, which shows which one is used, also in parallel."""
     if processor == "bfloat16" and not has_bfloat16():
         pytest.skip("this processor does not compute in bfloat16")
     if processor == "older":
@@ -132,7 +132,7 @@ def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, processo
     if processor == "no OpenVINO":
         monkeypatch.setenv("FACESPACE_RUNTIME", "onnxruntime")
     if processor != "bfloat16":
-        wanted = "float32"
+        expected = "float32"
     monkeypatch.setenv("FACESPACE_PRECISION", pinned)
     monkeypatch.setattr(network, "usable_cores", lambda: 2)
     made = []
@@ -144,19 +144,19 @@ def test_integers_where_the_processor_is_fastest_with_them(monkeypatch, processo
     net = OnnxNetwork(one_product(2), source="x", precision=precision, int8=int8)
     monkeypatch.setenv("FACESPACE_PRECISION", "what was chosen stays chosen")
     monkeypatch.setenv("FACESPACE_RUNTIME", "what was chosen stays chosen")
-    assert net.precision == wanted
-    assert len(made) == (wanted == "int8")
+    assert net.precision == expected
+    assert len(made) == (expected == "int8")
     x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
-    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * (8 if wanted == "int8" else 2)
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) * (8 if expected == "int8" else 2)
     for found in (net.run(x)[0], *net.run_parts([x, x, x])):
         error = np.abs(found - x @ weights).max() / np.abs(x @ weights).max()
-        assert error < 1e-5 if wanted == "float32" else 1e-4 < error < 2e-2  # what is no convolution is bfloat16
+        assert error < 1e-5 if expected == "float32" else 1e-4 < error < 2e-2  # bfloat16 outside convolutions
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 @pytest.mark.parametrize("pinned", ["", "openvino", "onnxruntime"])
 def test_the_plain_runtime_by_name(monkeypatch, pinned, side_by_side):
-    """OpenVINO is not even looked for, whatever is pinned; integers and bfloat16, which it alone has, are not used."""
+    """OpenVINO is not even looked for; its integers and bfloat16 are not used."""
     monkeypatch.setenv("FACESPACE_RUNTIME", pinned)
     monkeypatch.setattr(network, "openvino_device", lambda: pytest.fail("OpenVINO was looked for"))
     net = OnnxNetwork(
@@ -194,7 +194,7 @@ def test_other_values_are_refused(monkeypatch, variable, allowed):
     OnnxNetwork(two_inputs(), source="x")
 
 
-def test_openvino_by_name_where_it_is_not(monkeypatch):
+def test_openvino_requested_but_not_installed(monkeypatch):
     monkeypatch.setattr(network, "openvino_device", lambda: None)
     monkeypatch.setattr(network, "openvino_problem", lambda: "the library does not load")
     assert OnnxNetwork(two_inputs(), source="x").runtime == "onnxruntime"
@@ -209,7 +209,7 @@ def test_there_is_a_device_or_a_reason():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("data", [b"", b"nonsense", two_inputs()[:40], two_inputs().replace(b"Sub", b"Sup")], ids=len)
-def test_what_cannot_be_compiled(monkeypatch, runtime, data):
+def test_models_that_cannot_be_compiled(monkeypatch, runtime, data):
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
     with pytest.raises(ModelError, match=r"^some\.onnx: the network cannot be compiled \(.+\)") as caught:
         OnnxNetwork(data, source="some.onnx")
@@ -218,7 +218,7 @@ def test_what_cannot_be_compiled(monkeypatch, runtime, data):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("parts", [1, 3])
-def test_what_cannot_be_computed(monkeypatch, runtime, parts):
+def test_inputs_that_cannot_be_computed(monkeypatch, runtime, parts):
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
     net = OnnxNetwork(one_product(1), source="some.onnx", precision="float32")
     with pytest.raises(ModelError, match=r"^some\.onnx: the network cannot be computed for .*\(2, 63\)") as caught:
@@ -229,7 +229,7 @@ def test_what_cannot_be_computed(monkeypatch, runtime, parts):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_after_a_failure_it_computes_again(monkeypatch, runtime, side_by_side):
-    """A session of OpenVINO that has failed once fails ever after."""
+    """An OpenVINO session that has failed once always fails."""
     monkeypatch.setenv("FACESPACE_RUNTIME", runtime)
     graph = GraphBuilder()
     x = graph.input("x", np.float32, ["n", 5, 3])
@@ -273,7 +273,7 @@ def test_sface_is_computed_in_bfloat16_only_where_that_is_faster(processor: str,
 
 
 @pytest.mark.parametrize("processor", ["amx", "bfloat16", "other"])
-def test_the_runtime_chooses_for_models_nobody_measured(processor: str) -> None:
+def test_the_runtime_chooses_for_unmeasured_models(processor: str) -> None:
     assert network.measured_precision(MODELS["casia-webface"].sha256, processor) == "fastest"
 
 
@@ -281,7 +281,9 @@ def test_the_runtime_chooses_for_models_nobody_measured(processor: str) -> None:
     ("flags", "kind"),
     [("fpu avx512_bf16 amx_bf16", "amx"), ("fpu avx512_bf16", "bfloat16"), ("fpu avx2", "other"), (None, "other")],
 )
-def test_the_processor_is_told_by_its_flags(monkeypatch: pytest.MonkeyPatch, flags: str | None, kind: str) -> None:
+def test_the_processor_is_identified_by_its_flags(
+    monkeypatch: pytest.MonkeyPatch, flags: str | None, kind: str
+) -> None:
     def read(self: Path, **options: str) -> str:
         if flags is None:
             raise FileNotFoundError
@@ -305,17 +307,17 @@ def test_the_embedder_asks_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not openvino_device(), reason="no OpenVINO")
 @pytest.mark.parametrize("limited", [True, False])
-def test_openvino_is_told_of_a_quota(monkeypatch: pytest.MonkeyPatch, limited: bool) -> None:
+def test_openvino_is_limited_to_a_quota(monkeypatch: pytest.MonkeyPatch, limited: bool) -> None:
     import onnxruntime
 
-    told = []
+    configs = []
 
     def add(self: object, devices: object, options: dict[str, str]) -> None:
-        told.append(json.loads(options["load_config"])["CPU"])
+        configs.append(json.loads(options["load_config"])["CPU"])
 
     monkeypatch.setattr(onnxruntime.SessionOptions, "add_provider_for_devices", add)
     monkeypatch.setattr(network, "usable_cores", lambda: 3)
     monkeypatch.setattr(network, "are_cores_limited", lambda: limited)
     OnnxNetwork(two_inputs(), source="two.onnx")
-    assert told[0].get("INFERENCE_NUM_THREADS") == ("3" if limited else None)
-    assert told[0].get("ENABLE_CPU_PINNING") == ("NO" if limited else None)
+    assert configs[0].get("INFERENCE_NUM_THREADS") == ("3" if limited else None)
+    assert configs[0].get("ENABLE_CPU_PINNING") == ("NO" if limited else None)

@@ -1,4 +1,4 @@
-"""What every compiled network does: one contract over ONNX Runtime and torch."""
+"""Tests the contract of every compiled network, over ONNX Runtime and torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def onnx_network(backbone: Backbone, side_by_side: bool = False) -> OnnxNetwork:
     return OnnxNetwork(data, source="tiny", precision="float32", side_by_side=side_by_side)
 
 
-# A new runtime adds a line here: it computes the same backbone.
+# Add a line for a new runtime: it must compute the same backbone.
 NETWORKS: dict[str, Callable[[Backbone], Network]] = {
     "onnx": onnx_network,
     "onnx, side by side": lambda backbone: onnx_network(backbone, side_by_side=True),
@@ -49,12 +49,12 @@ def images(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, 3, SIDE, SIDE)).astype(np.float32)
 
 
-def wanted(backbone: Backbone, x: np.ndarray) -> np.ndarray:
+def expected(backbone: Backbone, x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return backbone(torch.from_numpy(x)).numpy()
 
 
-def test_it_says_what_it_takes_and_gives(network: Network) -> None:
+def test_a_network_describes_its_inputs_and_outputs(network: Network) -> None:
     (taken,), (given,) = network.inputs.values(), network.outputs.values()
     assert list(taken)[1:] == [3, SIDE, SIDE] and isinstance(next(iter(taken)), str), "any number of images"
     assert list(given)[1] == DIMENSION
@@ -64,17 +64,17 @@ def test_it_says_what_it_takes_and_gives(network: Network) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
-def test_it_computes_the_network(network: Network, backbone: Backbone, n: int) -> None:
+def test_a_network_computes_the_backbone(network: Network, backbone: Backbone, n: int) -> None:
     x = images(n)
     (features,) = network.run(x)
     assert features.dtype == np.float32
-    np.testing.assert_allclose(features, wanted(backbone, x), atol=1e-4)
+    np.testing.assert_allclose(features, expected(backbone, x), atol=1e-4)
 
 
 def test_parts_are_computed_as_they_are_alone(network: Network, backbone: Backbone) -> None:
     parts = [images(2, 1), images(1, 2), images(4, 3)]
     for found, part in zip(network.run_parts(parts), parts, strict=True):
-        np.testing.assert_allclose(found, wanted(backbone, part), atol=1e-4)
+        np.testing.assert_allclose(found, expected(backbone, part), atol=1e-4)
     assert list(network.run_parts([])) == []
 
 
@@ -83,4 +83,4 @@ def test_threads_share_it(network: Network, backbone: Backbone) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda x: network.run(x)[0], inputs))
     for features, x in zip(found, inputs, strict=True):
-        np.testing.assert_allclose(features, wanted(backbone, x), atol=1e-4)
+        np.testing.assert_allclose(features, expected(backbone, x), atol=1e-4)

@@ -1,4 +1,4 @@
-"""Convolutions in integers against arithmetic written out, and the shipped tables of ranges."""
+"""Tests integer convolutions against explicit arithmetic, and the shipped tables of ranges."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def two_convolutions() -> bytes:
 
 
 def computed(model: bytes, images: np.ndarray) -> np.ndarray:
-    """As the file says, node by node: what a runtime makes of it in integers overflows on some processors."""
+    """Compute the file node by node, because the integer kernels of some processors overflow."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -70,10 +70,10 @@ def oracle(x: np.ndarray, ranges: list[float | None]) -> np.ndarray:
 @pytest.mark.parametrize("ranges", [[None, None], [None, 5.0], [1.0, None], [1.0, 5.0], [0.5, 2.0]])
 def test_against_arithmetic_written_out(ranges):
     x = np.random.default_rng(1).random((7, 3, 6, 6)).astype(np.float32)  # 0.5 and 2.0 cut values off
-    found, wanted = computed(quantize(two_convolutions(), ranges, source="two"), x), oracle(x, ranges)
-    # A value on the border between two steps may fall to either side; then one step of one input is the difference.
-    assert np.median(np.abs(found - wanted)) <= 1e-4
-    assert np.abs(found - wanted).max() <= 2 * 5 / 255 * np.abs(SECOND).max()
+    found, expected = computed(quantize(two_convolutions(), ranges, source="two"), x), oracle(x, ranges)
+    # A value on the border between two steps may be rounded either way, which changes one input by one step.
+    assert np.median(np.abs(found - expected)) <= 1e-4
+    assert np.abs(found - expected).max() <= 2 * 5 / 255 * np.abs(SECOND).max()
     if any(ranges):
         assert np.abs(found - oracle(x, [None, None])).max() > 1e-3
 
@@ -95,7 +95,7 @@ def test_only_what_is_rounded_becomes_integers():
     assert not any(w.dtype == np.float32 and w.shape == SECOND.shape for w in weights.values())
 
 
-def test_what_two_convolutions_share_is_rounded_once():
+def test_shared_inputs_and_weights_are_rounded_once():
     graph = GraphBuilder()
     x = graph.node("Relu", [graph.input("x", np.float32, ["n", 1, 2, 2])])
     kernel = graph.constant(np.ones((1, 1, 1, 1), np.float32))
@@ -155,7 +155,7 @@ def test_the_table_is_what_its_script_printed():
         assert at is None or abs(float(row[2]) - at) < 1e-3
 
 
-def test_what_nobody_measured():
+def test_weights_without_measured_ranges():
     card = MODELS["casia-webface"]
     assert quantization.find("0" * 64, card.spec) is None
     for spec in (INPUT_SPECS["facenet-2017"], InputSpec.from_dict({**card.spec.as_dict(), "std": 64.0})):
@@ -163,13 +163,13 @@ def test_what_nobody_measured():
 
 
 @pytest.mark.shared
-def test_the_default_model_hardly_moves(shared):
-    """What is lost here is lost by the rounding alone."""
+def test_the_default_model_hardly_changes(shared):
+    """Only rounding causes the loss measured here."""
     source = open_model("casia-webface")
     model, fingerprint = source.read_onnx(), source.fingerprint
     ranges = quantization.find(fingerprint, source.spec)
     with np.load(shared / "golden" / "casia_20180408_embeddings.npz") as file:
-        crops, wanted = file["crops"], file["embeddings"]
+        crops, expected = file["crops"], file["embeddings"]
     found = computed(quantize(model, ranges, source="casia"), source.spec.preprocess(crops))
-    cosine = (found * wanted).sum(axis=1) / np.linalg.norm(found, axis=1)
+    cosine = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1)
     assert 0.9998 <= cosine.min() <= cosine.max() < 0.99999

@@ -1,1 +1,1 @@
-"""What several tests share: small models, graphs, galleries, films, and slow references."""
+"""Helpers shared by tests: small models, graphs, galleries, videos, and slow reference implementations."""

@@ -1,4 +1,6 @@
-"""What a test needs and `make test` does not bring: the test skips without it, and fails under CI, which brings everything."""
+"""For tests that need more than `make test` installs: they skip without it, and fail under CI, which installs
+everything.
+"""
 
 from __future__ import annotations
 

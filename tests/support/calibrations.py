@@ -1,4 +1,4 @@
-"""A calibration of round numbers, and an embedder that uses it."""
+"""A calibration with round numbers, and an embedder that uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A named model that no web server has, and a stand-in for its conversion."""
+"""A named model that is not on any web server, and a stub of its conversion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, data in members.items():
-            file.writestr(zipfile.ZipInfo(name), data)  # no date: the same bytes each time
+            file.writestr(zipfile.ZipInfo(name), data)  # without a date, so that the bytes are the same each time
     return buffer.getvalue()
 
 
@@ -40,7 +40,7 @@ CARD = replace(MODELS[f"facenet-{RUN}"], sha256=sha256(ZIP), graph_sha256=sha256
 
 
 class Converter:
-    """In place of `convert`: keeps what it was called with, and writes a model folder that holds the source."""
+    """Replaces `convert`: records its arguments, and writes a model folder that contains the source."""
 
     def __init__(self) -> None:
         self.sources: list[Path] = []

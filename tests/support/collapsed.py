@@ -12,7 +12,7 @@ from facespace.formats.onnx_model import GraphBuilder
 
 
 def collapsed_onnx(folder: Path, *, bias: float = 1000.0, name: str = "collapsed") -> Path:
-    """A file of five-point crops: their mean colours times a few numbers, plus `bias`, with 0 the colours alone."""
+    """Return an ONNX file for five-point crops: mean colours times a few numbers, plus `bias` (0: the colours alone)."""
     graph = GraphBuilder()
     x = graph.input("data", np.float32, ["n", 3, 112, 112])
     weights = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
@@ -28,6 +28,6 @@ def collapsed_onnx(folder: Path, *, bias: float = 1000.0, name: str = "collapsed
 
 
 def collapsed_folder(folder: Path) -> Path:
-    """The same as a model folder."""
+    """Write the same model as a model folder."""
     convert(collapsed_onnx(folder), folder / "model")
     return folder / "model"

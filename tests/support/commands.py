@@ -1,4 +1,4 @@
-"""The command line in a process of its own."""
+"""Runs the command line in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a command left behind: its exit code and what it printed."""
+    """The result of a command: its exit code and output."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Outcome:
 
 
 def run_facespace(*arguments: str | os.PathLike[str] | bytes, **options: Any) -> Outcome:
-    """The command in a process of its own, with warnings as errors."""
+    """Run the command in a process of its own, with warnings as errors."""
     command = [sys.executable, "-W", "error", "-m", "facespace", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, **options)
     return Outcome(done.returncode, done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""Labelled pairs of photos of one colour each, and an embedder that knows the colours."""
+"""Labelled pairs of photos with one colour per person, and an embedder that returns the colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FITS = CropRecord(32, 4, "box")
 
 
 class Colours:
-    """Stands for a network: a crop's left and right mean colours as a unit vector."""
+    """Replaces a network: embeds a crop as the mean colours of its left and right half, as a unit vector."""
 
     name, fingerprint, runtime, precision, spec, dimension = "colours", "0" * 64, "none", "float32", SPEC, 6
 
@@ -32,7 +32,7 @@ class Colours:
 
 
 def crop(seed: int, noise: int, size: int = 32) -> bytes:
-    """A lossless crop: a person's colours, and a little noise of its own."""
+    """Return a lossless crop: a person's colours with a little noise."""
     person, own = np.random.default_rng(seed), np.random.default_rng(noise)
     colours = np.repeat(person.integers(30, 220, (1, 2, 3)), size // 2, axis=1)
     pixels = np.repeat(colours, size, axis=0) + own.integers(-4, 5, (size, size, 3))
@@ -42,7 +42,7 @@ def crop(seed: int, noise: int, size: int = 32) -> bytes:
 
 
 def listed(n_people: int = 8, *, fold: bool = False, groups: dict | None = None) -> PairList:
-    """Two photos a person: a same pair each, and a different pair with the next person."""
+    """Return two photos per person: a same pair each, and a different pair with the next person."""
     photos = tuple(f"{k}/{k}_{i}" for k in range(n_people) for i in (1, 2))
     first, second, same = [], [], []
     for k in range(n_people):

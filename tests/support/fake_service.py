@@ -1,4 +1,4 @@
-"""A server on loopback that answers as it is told, also as no honest server would."""
+"""A server on loopback with scripted answers, including invalid ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class Request:
-    """What a client sent."""
+    """A request as received."""
 
     method: str
     path: str
@@ -27,7 +27,7 @@ Answer = Callable[[Handler, Request], None]
 
 @dataclasses.dataclass
 class FakeService:
-    """The server at `url`: requests are answered by `answers` one after the other, the last one for all that follow."""
+    """The server at `url`; `answers` are used one after the other, and the last one for all further requests."""
 
     url: str = ""
     answers: list[Answer] = dataclasses.field(default_factory=list)
@@ -40,7 +40,7 @@ class FakeService:
 
 @contextlib.contextmanager
 def fake_service(*answers: Answer) -> Iterator[FakeService]:
-    """A `FakeService` while the block runs."""
+    """Run a `FakeService` while the block runs."""
     service = FakeService(answers=list(answers))
     lock = threading.Lock()
 
@@ -69,7 +69,7 @@ def fake_service(*answers: Answer) -> Iterator[FakeService]:
         block_on_close = False
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            del request, client_address  # a client that hangs up is what the tests are about
+            del request, client_address  # tests include clients that hang up
 
     server = Server(("127.0.0.1", 0), OneHandler)
     service.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -87,7 +87,7 @@ def fake_service(*answers: Answer) -> Iterator[FakeService]:
 def answering(
     status: int = 200, body: Any = None, *, media_type: str = "application/json", headers: dict[str, str] | None = None
 ) -> Answer:
-    """An answer with this status and body: bytes as they are, anything else as JSON."""
+    """Return an answer with this status and body: bytes unchanged, anything else as JSON."""
     data = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
 
     def answer(handler: Handler, request: Request) -> None:
@@ -104,14 +104,14 @@ def answering(
 
 
 def problem(status: int, code: str, detail: str, **headers: str) -> Answer:
-    """An error as a service describes it."""
+    """Return an error in the service's format."""
     body = {"type": f"urn:facespace:problem:{code}", "title": "t", "status": status, "detail": detail, "code": code}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return answering(status, body, media_type="application/problem+json", headers=named)
 
 
 def sending(data: bytes) -> Answer:
-    """An answer of these very bytes, headers and all, after which the connection ends."""
+    """Return an answer of exactly these bytes, including headers, after which the connection closes."""
 
     def answer(handler: Handler, request: Request) -> None:
         del request

@@ -1,4 +1,4 @@
-"""A film served by HTTP on loopback, as a file or as a stream that breaks off and comes back."""
+"""Serves a video by HTTP on loopback, as a file or as a stream that breaks off and comes back."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class FilmServer:
-    """`/film.mp4` is a file with its length; `/live` a stream without, which sends `live` at about `seconds` long.
+    """`/film.mp4` is a file with a Content-Length; `/live` is a stream without one, which sends `live` over about
+    `seconds`.
 
-    Each connection to the stream takes the next of `plan`: a share of the film after which it breaks off, 0 for a refusal,
-    None to hang. At its end everything is refused.
+    Each connection to the stream uses the next item of `plan`: the share of the video after which it breaks off, 0 to
+    refuse, None to hang. After the last item all connections are refused.
     """
 
     port: int = 0
@@ -33,7 +34,7 @@ class FilmServer:
 
 @contextlib.contextmanager
 def film_server(film: bytes, live: bytes, *, seconds: float = 3.0) -> Iterator[FilmServer]:
-    """A server until the block ends."""
+    """Run a server until the block ends."""
     found = FilmServer(film=film, live=live, seconds=seconds)
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The findings of an invented check of a dataset, with at least one of each kind."""
+"""Findings of a fictitious dataset check, with at least one of each kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 
 def images_of(root: Path, people: dict[str, int], first: int = 0) -> Images:
-    """Pictures of plain colour, one folder a person; all embeddings of a person are equal."""
+    """Return plain-coloured pictures, one folder per person; all embeddings of a person are equal."""
     paths, labels = [], []
     for label, (name, n) in enumerate(sorted(people.items())):
         (root / name).mkdir(parents=True)

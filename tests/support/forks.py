@@ -1,4 +1,4 @@
-"""A function in a child process made by `fork`, as multiprocessing makes them on Linux."""
+"""Runs a function in a forked child process, as multiprocessing does on Linux."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 
 def in_child(function: Callable[[], object], seconds: int = 120) -> int:
-    """The exit code of the child: 0, 1 where the function failed, −14 where it had not ended after so many seconds."""
+    """Return the child's exit code: 0, 1 if the function failed, −14 if it did not end within so many seconds."""
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads, which is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns about threads, which this tests
         child = os.fork()
     if not child:
         code = 1

@@ -1,4 +1,4 @@
-"""Photos and people for tests of galleries, and what a store holds, to compare."""
+"""Photos and people for gallery tests, and comparable summaries of a store's contents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIMENSION = 8
 
 
 def vector(seed: int, dimension: int = DIMENSION) -> np.ndarray:
-    """A unit vector: the axis of that number, or a random one where there is no such axis."""
+    """Return a unit vector: the axis of that number, or a random vector if there is no such axis."""
     if seed < dimension:
         return np.eye(dimension, dtype=np.float32)[seed]
     drawn = np.random.default_rng(seed).standard_normal(dimension).astype(np.float32)
@@ -28,7 +28,7 @@ def vector(seed: int, dimension: int = DIMENSION) -> np.ndarray:
 
 
 def entry(seed: int, dimension: int = DIMENSION, **changes: Any) -> Entry:
-    """The photo of that number; its digest is the number."""
+    """Return the photo with that number, which is also its digest."""
     given: dict[str, Any] = {
         "digest": f"{seed + 10**9:064x}",
         "source": f"photo {seed}.jpg",
@@ -38,7 +38,7 @@ def entry(seed: int, dimension: int = DIMENSION, **changes: Any) -> Entry:
 
 
 def random_entry(seed: int, dimension: int) -> Entry:
-    """A photo whose vector is drawn at random, also for small numbers."""
+    """Return a photo with a random vector, also for small numbers."""
     drawn = np.random.default_rng(seed).standard_normal(dimension).astype(np.float32)
     return Entry(
         drawn / np.float32(np.linalg.norm(drawn)), f"{seed + 10**9:064x}", f"photo {seed}.jpg", "onnxruntime float32"
@@ -46,7 +46,7 @@ def random_entry(seed: int, dimension: int) -> Entry:
 
 
 def held(store: Store) -> dict[str, Any]:
-    """What a store says of everybody by name, but for times: states, photos, vectors, whom a search finds."""
+    """Return everything a store contains, by name and without times: states, photos, vectors, search results."""
     people = store.people()
     photos = {one.state.name: store.photos(one.id) for one in people}
     return {
@@ -63,7 +63,7 @@ def held(store: Store) -> dict[str, Any]:
 
 
 def damage(path: Path, *statements: str) -> None:
-    """Change a file as another program would, triggers and NULL included."""
+    """Change a file as another program might, including triggers and NULL."""
     connection = sqlite3.connect(path, isolation_level=None)
     for statement in statements:
         connection.execute(statement)
@@ -71,7 +71,7 @@ def damage(path: Path, *statements: str) -> None:
 
 
 def made_null(path: Path, table: str, column: str, kind: str) -> None:
-    """NULL in a column that forbids it, in all rows."""
+    """Set a column that forbids NULL to NULL in all rows."""
     there = f"{column} {kind} NOT NULL"
     for old, new, then in (
         (there, f"{column} {kind}", f"UPDATE {table} SET {column} = NULL"),
@@ -87,7 +87,7 @@ def made_null(path: Path, table: str, column: str, kind: str) -> None:
 
 
 def integrity(path: Path) -> str:
-    """What SQLite says of a file."""
+    """Return SQLite's integrity report for a file."""
     connection = sqlite3.connect(path)
     try:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
@@ -96,7 +96,7 @@ def integrity(path: Path) -> str:
 
 
 def read_everything(path: Path, dimension: int = DIMENSION) -> dict[str, Any]:
-    """Every method that reads."""
+    """Call every method that reads."""
     store = SQLiteStore(path)
     try:
         found = store.nearest(np.stack([vector(k, dimension) for k in range(3)]), 2)
@@ -113,7 +113,7 @@ def read_everything(path: Path, dimension: int = DIMENSION) -> dict[str, Any]:
 
 
 def refused(path: Path, match: str, *, create: bool = False) -> None:
-    """Opening and reading raises one line that names the file, and leaves the file and its folder as they are."""
+    """Check that opening and reading raise one line that names the file, and leave file and folder unchanged."""
     before = path.read_bytes() if path.is_file() else None
     beside = sorted(os.listdir(path.parent))
     with pytest.raises(GalleryError, match=match) as caught:
@@ -128,7 +128,7 @@ def refused(path: Path, match: str, *, create: bool = False) -> None:
 
 
 def spawned(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """A process of Python that prints lines."""
+    """Start a Python process that prints lines."""
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,

@@ -1,4 +1,4 @@
-"""Galleries of drawn people, and a store that is not one of SQL's."""
+"""Galleries of generated people, and a store that does not use SQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL: dict[str, Any] = {
     "input_spec": {"size": 16, "template": "box", "crop_margin": 0, "channel_order": "RGB",
                    "standardization": "fixed", "mean": 127.5, "std": 128.0},
 }  # fmt: skip
-# All kinds of names that are allowed, in the order of their code points.
+# All kinds of allowed names, in order of code points.
 NAMES = sorted(
     ["Ada", "ada", "Zoë", "王小明", "محمد", "O'Brien; DROP TABLE person", "a,b", "😀", "x" * 200, "-rf", "../etc",
      "Robert \"Bob\"", "NULL", "1", "<b>bold</b>", "line\\n", "Ĳssel"]
@@ -48,7 +48,7 @@ def person(name: str, *numbers: int, crop: bool = False, **state: Any) -> Person
 
 
 def everybody() -> list[PersonRecord]:
-    """People of all kinds of names, with one to three photos, crops and details."""
+    """Return people with all kinds of names, with one to three photos, crops and details."""
     found = []
     for n, name in enumerate(NAMES):
         details: dict[str, Any] = {}
@@ -61,7 +61,7 @@ def everybody() -> list[PersonRecord]:
 
 
 def open_people(path: Path, people: list[PersonRecord] | None = None, **options: Any) -> SQLiteStore:
-    """A gallery of these people, or of `everybody`."""
+    """Open a gallery of these people, or of `everybody`."""
     store = SQLiteStore(path, create=True, **options)
     store.set("embedder", MODEL)
     add_people(store, everybody() if people is None else people, text="test")
@@ -69,7 +69,7 @@ def open_people(path: Path, people: list[PersonRecord] | None = None, **options:
 
 
 def told(store: Store | list[PersonRecord]) -> list[Any]:
-    """Everything of all people that can be compared by ==."""
+    """Return everything stored about all people, comparable by ==."""
     people = store if isinstance(store, list) else people_of(store)
     return [
         (one.state, one.added, [
@@ -83,9 +83,9 @@ def told(store: Store | list[PersonRecord]) -> list[Any]:
 
 
 class OtherStore:
-    """A store that has no bulk reading and writing of its own; `calls` are those that change it.
+    """A store without bulk reads and writes; `calls` records the calls that change it.
 
-    After `stop_after` of these it fails, as a server does that is killed.
+    After `stop_after` of these it fails, like a killed server.
     """
 
     def __init__(self, store: SQLiteStore, stop_after: int | None = None) -> None:

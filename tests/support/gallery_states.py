@@ -1,4 +1,4 @@
-"""What a store says of its gallery, to compare with what another one says."""
+"""Summarises a gallery store's contents for comparison with another store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DIMENSION = 8
 
 
 def entry(k: int, *, quality: float | None = None, digest: int | None = None, **known: Any) -> Entry:
-    """A random unit vector with a digest of its own."""
+    """Return a random unit vector with its own digest."""
     vector = np.random.default_rng(k).standard_normal(DIMENSION).astype(np.float32)
     vector /= np.linalg.norm(vector)
     return Entry(
@@ -23,7 +23,7 @@ def entry(k: int, *, quality: float | None = None, digest: int | None = None, **
 
 
 def state_of(store: Store, *, log: bool = True) -> dict[str, Any]:
-    """All that can be read, without times and random names; of photos by id."""
+    """Return everything readable except times and random names; photos are listed by id."""
     people = [dataclasses.replace(one, added="") for one in store.people()]
     photos = {one.id: [dataclasses.replace(photo, added="") for photo in store.photos(one.id)] for one in people}
     ids = [photo.id for some in photos.values() for photo in some]

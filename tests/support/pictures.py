@@ -1,4 +1,4 @@
-"""Invented people as unit vectors, and pictures of shapes with their thumbnails."""
+"""Generated people as unit vectors, and pictures of shapes with their thumbnails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from facespace.curation.images import thumbnail
 
 
 def crowd(n_people: int, n_images: int, *, alike: float = 0.65, dimension: int = 128, seed: int = 0):
-    """Unit vectors of people whose images have about `alike` similarity with each other, and labels."""
+    """Return unit vectors of people whose images have about `alike` similarity with each other, and labels."""
     random = np.random.default_rng(seed)
     people = random.standard_normal((n_people, dimension)) / dimension**0.5
     labels = np.repeat(np.arange(n_people), n_images)

@@ -1,4 +1,4 @@
-"""The PostgreSQL server that tests of stores, and of services, share."""
+"""The PostgreSQL server shared by the tests of stores and services."""
 
 from __future__ import annotations
 

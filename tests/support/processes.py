@@ -1,4 +1,4 @@
-"""Two real processes of torch.distributed that run a piece of code and hand back what they found."""
+"""Runs a piece of code in two real torch.distributed processes and returns their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qdrant in memory, as several handles share it, and as it fails."""
+"""Qdrant in memory, shared by several clients and with simulated failures."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 from qdrant_client import QdrantClient
 
-# What changes points, one request each.
+# Methods that change points, one request each.
 WRITES = ("upsert", "batch_update_points", "create_collection")
 
 
 class Killed(BaseException):
-    """The process ends here: nothing catches it."""
+    """Simulates the end of the process: nothing catches it."""
 
 
 class SharedClient:
-    """A client in memory that does one request at a time, as a server does, and counts what is written.
+    """A client in memory that handles one request at a time, as a server does, and counts writes.
 
-    With `kill_at`, the request of that number among those that write is not sent, nor any after it: `Killed` is raised. With
-    `late`, it is done all the same. `interrupt` is called once: before the request of the number `interrupt_at`, or before the
-    one of the number `interrupt_before_write` of those that write. `indices` are the fields that got an index, by collection: in memory there are none.
+    With `kill_at`, the write request of that number and all later ones are not executed: `Killed` is raised. With
+    `late`, that request is still executed. `interrupt` is called once: before request number `interrupt_at`, or before
+    write request number `interrupt_before_write`. `indices` are the indexed fields by collection, since the memory
+    client has no indexes.
     """
 
     def __init__(self, client: Any = None) -> None:

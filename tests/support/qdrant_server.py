@@ -1,6 +1,7 @@
-"""Qdrant's client in memory behind the requests of its server, so that processes share it and the connection can fail.
+"""Serves Qdrant's in-memory client by HTTP, so that processes share it and connections can fail.
 
-It answers what a gallery asks, out of `QdrantClient(":memory:")`: not a Qdrant server, and nothing is kept on a disk.
+It answers the requests that a gallery sends, from `QdrantClient(":memory:")`; it is not a Qdrant server, and nothing is
+stored on disk.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from qdrant_client import QdrantClient, models
 
 
 class Memory:
-    """What a server keeps; it outlives `serving`, as a disk outlives a restart."""
+    """The stored data of a server; it outlives `serving`, as a disk outlives a restart."""
 
     def __init__(self) -> None:
         self.client = QdrantClient(":memory:")
@@ -72,7 +73,7 @@ class Memory:
 
 
 class Refused(Exception):
-    """A status, and why."""
+    """A refusal with a status and a reason."""
 
 
 def _done() -> dict[str, Any]:
@@ -85,11 +86,11 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def serving(memory: Memory, port: int = 0) -> Iterator[str]:
-    """The address of a server over `memory`, which stops when the context ends."""
+    """Run a server over `memory` and return its address; it stops when the context ends."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = 65536  # one packet an answer: the second one would wait for the first one's receipt
+        wbufsize = 65536  # one packet per answer: a second one would wait for the first one's acknowledgement
 
         def handle_one(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

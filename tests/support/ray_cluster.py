@@ -1,4 +1,4 @@
-"""Ray for tests: an environment of its own, and a cluster of two nodes on this machine."""
+"""Ray for tests: its environment, and a cluster of two nodes on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.absent import need_packages
 
 
 def ray_environment() -> dict[str, str]:
-    """The variables of processes that start Ray, or connect to what these started."""
+    """Return the environment variables for processes that start Ray or connect to it."""
     return {
         **os.environ,
         "RAY_AUTH_MODE": "token",
@@ -27,9 +27,9 @@ def ray_environment() -> dict[str, str]:
 
 
 class TwoNodes:
-    """A head without cores and two nodes of `cores` each, in a process of their own. `lose_a_node` kills one."""
+    """A head without cores and two nodes of `cores` each, in their own process."""
 
-    _MARK = "two nodes: "  # Ray prints lines of its own
+    _MARK = "two nodes: "  # Ray also prints lines
     _PROGRAM = """
         import sys
         from ray.cluster_utils import Cluster
@@ -83,7 +83,7 @@ class TwoNodes:
 
 @pytest.fixture(scope="session")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
-    """A cluster of two nodes, of one core each."""
+    """Run a cluster of two nodes with one core each."""
     need_packages("ray")
     nodes = TwoNodes(1, tmp_path_factory.mktemp("ray") / "log.txt")
     yield nodes

@@ -1,6 +1,6 @@
-"""A service in a process of its own and a client of it, which the tests of `client/` and `cli/` share.
+"""A service in its own process and a client of it, shared by the tests of `client/` and `cli/`.
 
-Tests of other rooms have fixtures of their own with these names.
+Tests of other packages have their own fixtures of these names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MXNet RecordIO files made by hand, from the layout alone."""
+"""MXNet RecordIO files written by hand from the format's description."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LABELS = [0, 0, 0, 1, 2, 2, 3]
 
 
 def picture(number: int, size: tuple[int, int] = (4, 4)) -> bytes:
-    """A PPM, which is its bytes: any may be in it."""
+    """Return a PPM image, whose content is any bytes."""
     return b"P6 %d %d 255\n" % size + bytes(number % 256 for _ in range(3 * size[0] * size[1]))
 
 
 def part(payload: bytes, flag: int = 0) -> bytes:
-    """One part of a record, or the whole of it: magic number, flag and length, payload, zeros."""
+    """Return one part of a record, or a whole record: magic number, flag and length, payload, padding."""
     return MAGIC + struct.pack("<I", flag << 29 | len(payload)) + payload + bytes(-len(payload) % 4)
 
 
 def parted(payload: bytes) -> bytes:
-    """A record as dmlc writes it, word by word: the slow oracle."""
+    """Return a record as dmlc writes it, word by word: the slow oracle."""
     records, start, flag = b"", 0, 1
     for at in range(0, len(payload) // 4 * 4, 4):
         if payload[at : at + 4] == MAGIC:
@@ -38,14 +38,14 @@ def parted(payload: bytes) -> bytes:
 
 
 def content(labels: float | Sequence[float], key: int, image: bytes) -> bytes:
-    """What a record of an image holds: its header, its labels, the image."""
+    """Return the content of an image record: header, labels, image."""
     if isinstance(labels, (int, float)):
         return struct.pack("<IfQQ", 0, labels, key, 0) + image
     return struct.pack("<IfQQ", len(labels), 0, key, 0) + struct.pack(f"<{len(labels)}f", *labels) + image
 
 
 def write(folder: Path, records: Records, *, index: bool | str = True, stated: str | None = None) -> Path:
-    """A folder with these records; `index` True makes the right one, a text is written as it is."""
+    """Write a folder with these records; `index` True writes a correct index, a string is written unchanged."""
     folder.mkdir(parents=True, exist_ok=True)
     lines, data = "", b""
     for key, record in records.items():
@@ -60,7 +60,7 @@ def write(folder: Path, records: Records, *, index: bool | str = True, stated: s
 
 
 def insightface(labels: Sequence[int], ranges: Sequence[tuple[float, float]] | None = None) -> Records:
-    """Images with these labels, in runs; the identities' records; record 0 last."""
+    """Return images with these labels, in runs; the identities' records; record 0 last."""
     records = {key: part(content([label, key], key, picture(key))) for key, label in enumerate(labels, 1)}
     n0 = len(labels) + 1
     if ranges is None:
@@ -73,7 +73,7 @@ def insightface(labels: Sequence[int], ranges: Sequence[tuple[float, float]] | N
 
 
 def assert_is_the_set(images: RecordImages, labels: Sequence[int] = LABELS) -> None:
-    """Image k has the k-th of `labels` and is `picture(k + 1)`."""
+    """Check that image k has the k-th of `labels` and is `picture(k + 1)`."""
     assert len(images) == len(labels)
     assert images.labels.tolist() == list(labels)
     assert images.labels.dtype == np.int64
@@ -81,7 +81,7 @@ def assert_is_the_set(images: RecordImages, labels: Sequence[int] = LABELS) -> N
 
 
 def refusal(folder: Path | str, *, index: int | None = None) -> str:
-    """What is said when the file is opened, or when image `index` is read: one line, not too long."""
+    """Return the message when the file is opened or image `index` is read; it must be one line, not too long."""
     with pytest.raises(DatasetError) as caught:
         images = RecordImages(folder)
         if index is not None:

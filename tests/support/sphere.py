@@ -1,4 +1,4 @@
-"""Invented people on the unit sphere: a direction each, and photos scattered around it."""
+"""Generated people on the unit sphere: one direction per person, with photos scattered around it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def people(
     n_people: int, n_photos: int, *, dimension: int = 64, similarity: float = 0.6, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings (P·n,D) and owners (P·n,); two photos of a person have about that `similarity`, of others about 0."""
+    """Return embeddings (P·n,D) and owners (P·n,); two photos of one person have about that `similarity`, others about
+    0.
+    """
     rng = np.random.default_rng(seed)
     centres = unit(rng.standard_normal((n_people, dimension)))
     owners = np.repeat(np.arange(n_people), n_photos)

@@ -1,4 +1,4 @@
-"""Drawn photos for tests of stores."""
+"""Generated photos for tests of stores."""
 
 from __future__ import annotations
 

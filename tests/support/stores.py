@@ -1,4 +1,4 @@
-"""Stores that tests of distributed work write to: fsspec's in memory, and S3 by moto on this machine."""
+"""Stores for tests of distributed work: fsspec's memory store, and S3 by moto on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def memory_store() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 service of this process."""
+    """Return the endpoint of an S3 service in this process."""
     need_packages("moto", "s3fs")
     from moto.server import ThreadedMotoServer
 
@@ -35,7 +35,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3_store(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a new bucket; processes that are started with this environment find it too."""
+    """Return the URL of a new bucket; processes started with this environment also reach it."""
     import s3fs
 
     for name, value in (

@@ -1,4 +1,4 @@
-"""What TensorBoard would show of a run."""
+"""Reads what TensorBoard would show of a run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def events(run: Path) -> Any:
-    """What TensorBoard shows of the folder."""
+    """Return what TensorBoard shows of the folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    # Files of one second go by number in their names, which would not be told from 10 on by sorting them.
+    # Files of the same second are numbered in their names, which do not sort correctly from 10 on.
     for number, file in enumerate(sorted(run.glob("events.out.*"), key=lambda file: int(file.name.split(".")[-1]))):
         file.rename(file.with_name(f"events.out.tfevents.{number:010d}"))
     found = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "histograms": 0})

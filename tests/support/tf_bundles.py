@@ -80,7 +80,9 @@ def block(pairs: Iterable[tuple[bytes, bytes]], restart: int = 16) -> bytes:
 
 
 def table(pairs: list[tuple[bytes, bytes]], *, per_block: int = 1000, restart: int = 16, kind: int = 0) -> bytes:
-    """The bytes of an index file: sorted pairs, so many a block; `kind` is written as each block's compression."""
+    """Return the bytes of an index file: sorted pairs, so many per block; `kind` is written as each block's
+    compression.
+    """
     out, handles = bytearray(), []
 
     def add(data: bytes) -> bytes:
@@ -97,7 +99,7 @@ def table(pairs: list[tuple[bytes, bytes]], *, per_block: int = 1000, restart: i
 
 
 def write_bundle(prefix: Path, tensors: dict[str, Any], *, n_shards: int = 1, **options: int) -> dict[bytes, bytes]:
-    """Writes a checkpoint and returns its entries; tensors take turns among the data files."""
+    """Write a checkpoint and return its entries; tensors are spread over the data files in turn."""
     shards = [bytearray(b"padding"[:k]) for k in range(n_shards)]
     entries = {b"": header(n_shards)}
     for k, (name, array) in enumerate(sorted(tensors.items())):
@@ -128,7 +130,7 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def extents(*places: tuple[int, int]) -> bytes:
-    """A TensorSliceProto of (start, length) along each axis."""
+    """Return a TensorSliceProto of (start, length) along each axis."""
     return b"".join(field(1, (field(1, start) if start else b"") + field(2, length)) for start, length in places)
 
 
@@ -162,7 +164,7 @@ def write_partitioned(prefix: Path, name: str = "part/10x4_3", **changes: Any) -
 
 
 class limited:
-    """Fails when more than so much memory is taken inside."""
+    """Fails if more than so much memory is allocated inside."""
 
     def __init__(self, n_bytes: int = 2**25) -> None:
         self.n_bytes = n_bytes

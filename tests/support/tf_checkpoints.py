@@ -1,4 +1,4 @@
-"""The folder a TensorFlow 1 trainer leaves, with a small network in it."""
+"""The folder that a TensorFlow 1 trainer leaves, with a small network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "model-20180101-000000.ckpt-7"
 
 
 def variable(g: Graph, name: str, array: np.ndarray, op: str = "VariableV2") -> str:
-    """A variable and what reads it, with the declared shape."""
+    """Add a variable and the node that reads it, with the declared shape."""
     g.node(op, name=name)
     shape = g.message.node[-1].attr.add(key="shape").value.shape
     for size in array.shape:
@@ -31,7 +31,7 @@ def variable(g: Graph, name: str, array: np.ndarray, op: str = "VariableV2") -> 
 
 
 def a_model(op: str = "VariableV2") -> tuple[Graph, dict[str, np.ndarray]]:
-    """A small network with its training: a queue, a loss, slots of an optimizer, a batch norm that is switched."""
+    """Return a small network with its training nodes: a queue, a loss, optimizer slots, a switched batch norm."""
     random = np.random.default_rng(3)
     weights = {
         "Net/conv/weights": random.normal(size=(3, 3, 3, 4)).astype("f4"),
@@ -69,7 +69,7 @@ def a_model(op: str = "VariableV2") -> tuple[Graph, dict[str, np.ndarray]]:
 
 def write_meta(folder: Path, g: Graph, name: str = "model-20180101-000000.meta") -> Path:
     graph = g.bytes()
-    others = b"\x0a\x03\x0a\x01a", b"\x22\x06\x0a\x02ab\x12\x00"  # fields before and after that nobody reads
+    others = b"\x0a\x03\x0a\x01a", b"\x22\x06\x0a\x02ab\x12\x00"  # surrounding fields, which are not read
     (folder / name).write_bytes(others[0] + field(2, graph) + others[1])
     return folder / name
 

@@ -1,4 +1,4 @@
-"""TensorFlow 1 graphs built node by node, and slow references of their operators."""
+"""Builds TensorFlow 1 graphs node by node, with slow reference implementations of their operators."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Graph:
         return self.node("Placeholder", name="input")
 
     def flag(self, name: str = "phase_train") -> str:
-        """A placeholder of a truth value."""
+        """Add a boolean placeholder."""
         name = self.node("Placeholder", name=name)
         self.message.node[-1].attr.add(key="dtype").value.type = 10
         return name
@@ -60,7 +60,7 @@ class Graph:
         return self.node("Conv2D", x, self.const(kernel), strides=[1, stride, stride, 1], padding=padding, **more)
 
     def mean(self, x: str) -> str:
-        """Features (N,C) of maps, as every graph must end."""
+        """Add features (N,C) as means of maps, which every graph must end with."""
         return self.node("Mean", x, self.const([1, 2]), keep_dims=False)
 
     def embeddings(self, x: str) -> bytes:
@@ -81,7 +81,7 @@ def kernel_of(*shape: int) -> np.ndarray:
 
 
 def windows(x: np.ndarray, size: int, stride: int, padding: bytes, fill: float):
-    """(rows, columns, function from output place to window), padded as TensorFlow does: the odd pixel at the end."""
+    """Return (rows, columns, function from output place to window), padded as in TensorFlow: the odd pixel at the end."""
     sides = []
     for length in x.shape[1:3]:
         if padding == b"SAME":
@@ -115,7 +115,7 @@ def slow_pool(x: np.ndarray, size: int, stride: int, padding: bytes, op: str) ->
 
 
 def switched(order: int, *, switch_itself: bool = False) -> bytes:
-    """cond(phase_train, x·100, x+1), as TensorFlow 1 writes it."""
+    """Add cond(phase_train, x·100, x+1) as TensorFlow 1 writes it."""
     g = Graph()
     x = g.mean(g.images())
     phase = g.node("PlaceholderWithDefault", g.const(False), name="phase_train")
@@ -126,7 +126,9 @@ def switched(order: int, *, switch_itself: bool = False) -> bytes:
 
 
 def cond(g: Graph, phase: str, trained: Callable[[str], str], evaluated: Callable[[str], str], *inputs: str) -> str:
-    """`tf.cond(phase, …)` as TensorFlow 1 writes it; the functions are given a node to hang constants on, and inputs."""
+    """Add `tf.cond(phase, …)` as TensorFlow 1 writes it; the functions get a node to attach constants to, and the
+    inputs.
+    """
     switch = g.node("Switch", phase, phase)
     pivots = g.node("Identity", f"{switch}:1"), g.node("Identity", switch)
     g.node("Identity", phase)

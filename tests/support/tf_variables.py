@@ -7,7 +7,7 @@ from facespace.backbones.weight_loading import tensorflow_name
 
 
 def tensorflow_variables(network: Backbone) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every variable `from_tensorflow` wants for this network: (H,W,I,O) of (O,I,H,W)."""
+    """Return name and shape of every variable that `from_tensorflow` reads for this network: (H,W,I,O) of (O,I,H,W)."""
     shapes = {
         name: tuple(value.shape)
         for name, value in network.state_dict().items()

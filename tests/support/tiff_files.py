@@ -1,4 +1,4 @@
-"""TIFF files put together directory by directory, as cameras lay out their raw photos."""
+"""TIFF files built directory by directory, in the layout of cameras' raw photos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tiff(
 ) -> bytes:
     """A chain of directories of whole numbers; `subs` and `exif` belong to the first, `mark` stands behind the header.
 
-    A value of -k - 1 stands for the place of `blobs[k]`.
+    A value of -k - 1 is replaced by the position of `blobs[k]`.
     """
     number, count, entry = ("Q", "Q", "HHQQ") if big else ("I", "H", "HHII")
     first = (16 if big else 8) + len(mark)
@@ -53,6 +53,6 @@ def tiff(
 
 
 def strips(width: int, height: int, blob: int, n_bytes: int, **more: int) -> Directory:
-    """The directory of a gray picture of one uncompressed strip; `more` are tags by `tNUMBER`."""
+    """Return the directory of a gray picture of one uncompressed strip; `more` adds tags as `tNUMBER`."""
     tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: -blob - 1, 277: 1, 278: height, 279: n_bytes}
     return {**tags, **{int(name[1:]): value for name, value in more.items()}}

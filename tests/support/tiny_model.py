@@ -13,7 +13,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
 
 def tiny_model(batch: int | str = "n", side: int | str = SIZE, *, channels_first: bool = False) -> bytes:
-    """Features (N,4): the mean colours of the crop's left and right half times WEIGHTS."""
+    """Return a model whose features (N,4) are the mean colours of the crop's left and right half times WEIGHTS."""
     graph = GraphBuilder()
     x = graph.input("crops", np.float32, [batch, 3, side, side] if channels_first else [batch, side, side, 3])
     if not channels_first:

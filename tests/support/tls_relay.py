@@ -1,4 +1,4 @@
-"""TLS in front of a PostgreSQL server that speaks none, as a proxy gives it."""
+"""Adds TLS in front of a PostgreSQL server without TLS, as a proxy does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def certify(folder: Path, name: str) -> Path:
-    """A certificate for a name of this machine, signed by itself, and its key in one file."""
+    """Create a self-signed certificate for a name of this machine, and its key, in one file."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -42,7 +42,7 @@ def certify(folder: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def tls_relay(port: int, certificate: Path) -> Iterator[int]:
-    """A port that speaks TLS and hands on to the port of a server."""
+    """Open a port that speaks TLS and forwards to the port of a server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     threads: list[threading.Thread] = []
@@ -60,7 +60,7 @@ def tls_relay(port: int, certificate: Path) -> Iterator[int]:
 
     def serve(client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
-            client.recv(8)  # may we speak TLS?
+            client.recv(8)  # PostgreSQL's SSLRequest
             client.sendall(b"S")
             with (
                 context.wrap_socket(client, server_side=True) as secret,

@@ -1,4 +1,4 @@
-"""Small folders of people for the tests of the tutorials' commands."""
+"""Small folders of people for the tests of the legacy commands."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import facespace
 
 
 def _varied(pixels: np.ndarray, k: int) -> Image.Image:
-    """The picture a little darker with every number, mirrored every second time."""
+    """Return the picture, darker with every number and mirrored every second time."""
     darker = (pixels * (1 - 0.06 * k)).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(darker[:, ::-1] if k % 2 else darker))
 
 
 def write_photos(root: Path, files: dict[str, Path], n: int) -> Path:
-    """`n` photos of each person, named as LFW names them."""
+    """Write `n` photos of each person, named as in LFW."""
     for name, file in files.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         for k in range(n):
@@ -28,7 +28,7 @@ def write_photos(root: Path, files: dict[str, Path], n: int) -> Path:
 def write_crops(
     root: Path, detector: facespace.MTCNN, files: dict[str, Path], n: int, *, size: int = 160, margin: int = 32
 ) -> Path:
-    """`n` aligned crops of each person, named as LFW names them."""
+    """Write `n` aligned crops of each person, named as in LFW."""
     spec = facespace.InputSpec(size, "box", margin)
     for name, file in files.items():
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,9 @@ def write_crops(
 
 
 def write_pairs(path: Path, names: tuple[str, str], *, n_folds: int, n_each: int) -> Path:
-    """A list as LFW's `pairs.txt`, over the photos 1 and 2 … of two people; the last photo is n_folds · n_each + 1."""
+    """Write a list like LFW's `pairs.txt` over the photos 1, 2, … of two people; the last photo is n_folds · n_each +
+    1.
+    """
     lines = [f"{n_folds}\t{n_each}"]
     for fold in range(n_folds):
         numbers = [fold * n_each + k + 1 for k in range(n_each)]

@@ -1,4 +1,4 @@
-"""Small videos that tests make: faces moved over a canvas, written by PyAV."""
+"""Creates small videos for tests: faces moved over a canvas, written by PyAV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import av
 import numpy as np
 from PIL import Image
 
-GRAY_STEP = 5  # brightness of `counted_frames` from frame to frame
+GRAY_STEP = 5  # brightness step between frames of `counted_frames`
 
 
 def write_video(
@@ -27,7 +27,9 @@ def write_video(
     title: str | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """`frames` (H,W,3), each at its second in `times` or at an even rate; `matrix`: (a, b, c, d) to show them by; `gop`: from key to key."""
+    """Write `frames` (H,W,3), each at its second in `times` or at an even rate; `matrix`: (a, b, c, d) to display them
+    with; `gop`: distance of key frames.
+    """
     with av.open(str(path), "w", options=options or {}) as container:
         if title is not None:
             container.metadata["title"] = title
@@ -37,7 +39,7 @@ def write_video(
         for k, pixels in enumerate(frames):
             if not k:
                 stream.height, stream.width = pixels.shape[:2]
-                stream.pix_fmt, stream.bit_rate = pix_fmt, 4_000_000  # sharp enough to tell gray from gray
+                stream.pix_fmt, stream.bit_rate = pix_fmt, 4_000_000  # sharp enough to distinguish grays
                 if gop is not None:
                     stream.gop_size = gop
                 if aspect is not None:
@@ -54,18 +56,18 @@ def write_video(
 
 
 def counted_frames(n: int, size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
-    """Frame k is of one gray, which tells its number: `GRAY_STEP` times k and a little."""
+    """Return frames of one gray each, which encodes the frame number k: `GRAY_STEP` times k and a little."""
     assert n * GRAY_STEP < 256
     return [np.full((size[1], size[0], 3), GRAY_STEP * k + 2, np.uint8) for k in range(n)]
 
 
 def number_of(pixels: np.ndarray) -> int:
-    """Which of `counted_frames` it is."""
+    """Return which of the `counted_frames` a frame is."""
     return int(pixels.mean()) // GRAY_STEP
 
 
 def portrait(file: Path, height: int) -> np.ndarray:
-    """A picture of that height, as a sprite to move."""
+    """Return a picture of that height, as a sprite to move."""
     with Image.open(file) as picture:
         return np.asarray(picture.convert("RGB").resize((round(picture.width * height / picture.height), height)))
 
@@ -73,7 +75,7 @@ def portrait(file: Path, height: int) -> np.ndarray:
 def moved(
     sprites: Sequence[tuple[np.ndarray, Sequence[tuple[int, int] | None]]], size: tuple[int, int] = (400, 240)
 ) -> list[np.ndarray]:
-    """One frame for each place (x, y) of the sprites' upper left corners; None where a sprite is not there."""
+    """Return one frame for each place (x, y) of the sprites' upper left corners; None hides a sprite."""
     frames = [np.full((size[1], size[0], 3), 90, np.uint8) for _ in sprites[0][1]]
     for sprite, places in sprites:
         for frame, place in zip(frames, places, strict=True):

@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does."""
+"""Waits for the work of another thread or process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def wait_until(condition: Callable[[], Any], otherwise: str = "", *, seconds: float = 60.0) -> Any:
-    """What `condition` returns once it is true; an `AssertionError` that says `otherwise` if that takes too long."""
+    """Return the value of `condition` once it is true; raise `AssertionError` with `otherwise` if that takes too long."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, otherwise or f"not true within {seconds} s: {condition}"
