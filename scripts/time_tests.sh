@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Times `make test` in a fresh clone of the last commit: the setup, the tests, and the processor time of both.
+# Measures `make test` in a fresh clone of the last commit: wall time and processor time of the setup and of the tests.
 #   scripts/time_tests.sh [--cold]     --cold: with empty caches of pip and uv
 set -euo pipefail
 clone=$(cd "$(dirname "$0")/.." && pwd)

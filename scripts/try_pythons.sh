@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a built wheel, outside the clone, on each Python 3.10 to 3.13 there is, and uses it: doctor, demo, and the
-# tests, in a copy of tests/ alone (but for the one that reads the sources).   Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
+# Installs a built wheel, outside the clone, on each installed Python from 3.10 to 3.13, and runs doctor, the demo and the
+# tests in a copy of tests/ (except the one that reads the sources).   Usage: scripts/try_pythons.sh WHEEL [PYTHON...]
 set -euo pipefail
 wheel=$(realpath "${1:?usage: scripts/try_pythons.sh WHEEL [PYTHON...]}")
 shift

@@ -192,7 +192,7 @@ def test_no_photos(tmp_path, detector):
         find_photos(tmp_path / "missing")
     (tmp_path / "raw" / "empty").mkdir(parents=True)
     (tmp_path / "raw" / "loose.jpg").touch()
-    with pytest.raises(DatasetError, match="one folder a person"):
+    with pytest.raises(DatasetError, match="one folder per person"):
         run(tmp_path / "raw", tmp_path / "out", detector)
     assert not (tmp_path / "out").exists()
 

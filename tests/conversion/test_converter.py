@@ -491,7 +491,7 @@ def test_damaged_weights_are_not_kept(tmp_path, tiny):
 def test_crops_that_are_not_images(tmp_path, tiny):
     (tmp_path / "w").write_bytes(as_safetensors(tiny))
     (tmp_path / "crops").mkdir()
-    with pytest.raises(DatasetError, match="no image in it can be read"):
+    with pytest.raises(DatasetError, match="contains no readable image"):
         convert(tmp_path / "w", tmp_path / "out", crops=tmp_path / "crops")
 
 

@@ -111,7 +111,7 @@ def test_an_export_that_computes_something_else_is_not_kept(model, crops, tmp_pa
 
 def test_existing_files_are_kept(model, tmp_path):
     (tmp_path / "m.json").write_text("mine")
-    with pytest.raises(ModelError, match=r"m\.json: is there already"):
+    with pytest.raises(ModelError, match=r"m\.json: already exists"):
         export(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=r"the name must end in \.onnx"):
         export(model, tmp_path / "m.bin")

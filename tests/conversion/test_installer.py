@@ -257,7 +257,7 @@ def test_a_full_disk_is_reported_with_the_folder_of_the_model(
     with pytest.raises(OSError, match="No space left") as raised:
         add(brought, CARD)
     monkeypatch.setattr(Path, "mkdir", full)
-    monkeypatch.setattr("facespace.conversion.installer._alone", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr("facespace.conversion.installer._exclusive", lambda _: contextlib.nullcontext())
     with pytest.raises(OSError, match="No space left") as also:
         add(brought, CARD)
     assert raised.value.filename == also.value.filename == str(home / "models" / CARD.name)
@@ -426,7 +426,7 @@ def test_with_the_real_conversion(shared: Path, monkeypatch: pytest.MonkeyPatch)
     import facespace
 
     def no_torch(what: str) -> None:
-        raise facespace.RuntimeUnavailable(f"{what} want torch")  # which takes time to load
+        raise facespace.RuntimeUnavailable(f"{what} need torch")  # which takes time to load
 
     monkeypatch.setattr("facespace.formats.torch_files.require_torch", no_torch)
     (file,) = (shared / "data" / "tf1_squeezenet_128").glob("*.pb")

@@ -136,7 +136,7 @@ def test_groups():
 def test_whole_photos_without_a_face(tmp_path, detector, hopper_file, cat_file):
     pairs = listed(2)
     photos = [hopper_file, hopper_file, cat_file, hopper_file]
-    with pytest.raises(ValueError, match="want a detector"):
+    with pytest.raises(ValueError, match="need a detector"):
         evaluate_pairs(PairSet("set", pairs, photos), Colours())
     embedder = Colours()
     result = evaluate_pairs(PairSet("set", pairs, photos), embedder, detector=detector)

@@ -21,7 +21,7 @@ FACE = Face((10, 20, 50, 70), 0.99, LANDMARKS)
     [
         ((10, 20, 50), 0.9, LANDMARKS, "box of 4 numbers"),
         ((10, 20, 50, 70, 0.9), 0.9, LANDMARKS, "box of 4 numbers"),
-        ((10, 20, 50, 70), 0.9, LANDMARKS[:4], "5 landmarks of 2; got 4 and 4"),
+        ((10, 20, 50, 70), 0.9, LANDMARKS[:4], "5 landmarks of 2, got 4 and 4"),
         ((10, 20, 50, 70), 0.9, (*LANDMARKS[:4], (1, 2, 3)), "5 landmarks of 2"),
         ((10, 20, math.nan, 70), 0.9, LANDMARKS, "finite"),
         ((10, 20, math.inf, 70), 0.9, LANDMARKS, "finite"),

@@ -156,7 +156,7 @@ def test_preprocessing_leaves_the_crops_alone():
     ],
 )
 def test_preprocessing_refuses_other_arrays(shape, dtype):
-    message = re.escape(f"(N, 24, 24, 3); got {np.dtype(dtype)} of shape {shape}")
+    message = re.escape(f"(N, 24, 24, 3), got {np.dtype(dtype)} of shape {shape}")
     with pytest.raises(ValueError, match=message):
         InputSpec(24, "box").preprocess(np.zeros(shape, dtype))
 

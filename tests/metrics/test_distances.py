@@ -136,7 +136,7 @@ def test_undetected_photos_have_infinite_distance_for_any_row(distance):
     assert pairs.at() == pytest.approx([expected, np.inf, np.inf, np.inf])
     assert np.isinf(pairs.at(np.array([0.1, 0.2]))).tolist() == [False, True, True, True]
     assert pairs.found.tolist() == [True, False, False, False]
-    with pytest.raises(ValueError, match="no photo of these pairs was detected"):
+    with pytest.raises(ValueError, match="no face was detected in any photo of these pairs"):
         pairs.means(np.array([[False, False, True, True]]))
 
 
@@ -166,15 +166,15 @@ def test_a_row_without_direction_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"embeddings": np.ones(4)}, r"want \(N,D\) floats; got float64 \(4,\)"),
-        ({"embeddings": np.ones((4, 2), np.int64)}, "want .* floats; got int64"),
+        ({"embeddings": np.ones(4)}, r"must be floats of shape \(N,D\), got float64 \(4,\)"),
+        ({"embeddings": np.ones((4, 2), np.int64)}, "must be floats .* got int64"),
         ({"first": np.array([0, 1, 2])}, "first and second must have the same length, got 3 and 2"),
         ({"first": np.array([0, 4])}, "first names row 4 in pair 1; there are embeddings 0 to 3"),
         ({"second": np.array([-1, 0])}, "second names row -1 in pair 0"),
         ({"second": np.array([0.0, 1.0])}, "second must be .* row numbers, got float64"),
         ({"first": np.array([[0, 1]])}, "first must be"),
         ({"first": np.array([]), "second": np.array([])}, "no pairs"),
-        ({"distance": "cosine"}, "euclidean or angle; got 'cosine'"),
+        ({"distance": "cosine"}, "euclidean or angle, got 'cosine'"),
         ({"detected": np.ones(3, bool)}, r"detected must be \(4,\) booleans, got bool \(3,\)"),
         ({"detected": np.ones(4)}, "detected must be .* got float64"),
     ],

@@ -282,7 +282,7 @@ def test_no_face_detected():
     embeddings, first, second, same = on_a_line([0.01], [1.0])
     result = evaluate(embeddings, first, second, same, detected=np.zeros(3, bool))
     assert (result.accuracy, result.auc, result.eer) == (0.0, 0.5, 0.5)
-    with pytest.raises(ValueError, match="no photo of these pairs was detected"):
+    with pytest.raises(ValueError, match="no face was detected in any photo of these pairs"):
         evaluate(embeddings, first, second, same, subtract_mean=True, detected=np.zeros(3, bool))
 
 
@@ -464,7 +464,7 @@ FITTING = {
         ({"mean": np.zeros(2)}, "folds choose their own"),
         ({"fold": None, "threshold": math.nan}, "threshold must be a finite number, got nan"),
         ({"fold": None, "mean": np.zeros(3)}, "mean to subtract must be 2 finite numbers"),
-        ({"distance": "cosine"}, "euclidean or angle; got 'cosine'"),
+        ({"distance": "cosine"}, "euclidean or angle, got 'cosine'"),
         ({"detected": np.ones(3, bool)}, r"detected must be \(4,\) booleans"),
     ],
 )

@@ -39,7 +39,7 @@ def test_unreadable_images_are_skipped(folder):
 
 
 def test_no_readable_crops(tmp_path):
-    with pytest.raises(DatasetError, match="no image in it can be read"):
+    with pytest.raises(DatasetError, match="contains no readable image"):
         sample_crops(tmp_path, SPEC, 3)
     with pytest.raises(DatasetError, match="not a folder"):
         sample_crops(tmp_path / "none", SPEC, 3)

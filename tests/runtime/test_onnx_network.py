@@ -188,7 +188,7 @@ def test_a_gpu_that_the_runtime_lacks(monkeypatch, runtime):
 )
 def test_other_values_are_refused(monkeypatch, variable, allowed):
     monkeypatch.setenv(variable, "tensorrt")
-    with pytest.raises(RuntimeUnavailable, match=f"^{variable} must be one of {allowed}; it is 'tensorrt'$"):
+    with pytest.raises(RuntimeUnavailable, match=f"^{variable} must be one of {allowed}, got 'tensorrt'$"):
         OnnxNetwork(two_inputs(), source="x")
     monkeypatch.setenv(variable, "")
     OnnxNetwork(two_inputs(), source="x")

@@ -24,7 +24,7 @@ def sample_crops(folder: Path, spec: InputSpec, n: int) -> npt.NDArray[np.uint8]
     `DatasetError` if no crop is left.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{plain_text(os.fspath(folder))}: must be a folder of aligned crops, got something else")
+        raise DatasetError(f"{plain_text(os.fspath(folder))}: not a folder; it must be a folder of aligned crops")
     paths = list(find_images([os.fspath(folder)]))
     chosen = [paths[int(at)] for at in np.linspace(0, len(paths) - 1, min(n, len(paths)))]
     # Resize in the reading threads, so that photos given in place of crops are never all in memory.
