@@ -84,7 +84,7 @@ class ServiceError(FacespaceError):
     `no_such_person`; `request_id` identifies the request in the service's log. `code` and `request_id` are empty if the
     service did not send them.
 
-    >>> error = ServiceError("http://localhost:8000: nobody has this id", status=404, code="no_such_person")
+    >>> error = ServiceError("http://localhost:8000: no person has this id", status=404, code="no_such_person")
     >>> error.status, error.code
     (404, 'no_such_person')
     """

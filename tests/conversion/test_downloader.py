@@ -1,4 +1,4 @@
-"""One file from the web, fetched from a server in this process that does all the things servers do."""
+"""Tests downloading a file, from a server in this process that can misbehave in every way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """What the server has, how it answers, and what it was asked."""
+    """The server's files and behaviour, and the requests it received."""
 
     daemon_threads = True
     block_on_close = False
@@ -126,7 +126,7 @@ def left(target: Path) -> list[str]:
 
 
 def fetched(url: str, target: Path) -> str:
-    """The SHA-256 of what came."""
+    """Download a file and return its SHA-256."""
     fetch(url, target, sha256=SHA256)
     return sha256_of(target)
 
@@ -152,14 +152,14 @@ def test_a_file_comes_whole(site: Site, target: Path) -> None:
     assert asked["Accept-Encoding"] == "identity"
 
 
-def test_a_file_that_is_here_is_not_fetched(site: Site, target: Path) -> None:
+def test_an_existing_file_is_not_downloaded(site: Site, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(CONTENT)
     assert fetched(site.url, target) == SHA256
     assert site.asked == []
 
 
-def test_another_file_that_is_here_is_replaced(site: Site, target: Path) -> None:
+def test_another_existing_file_is_replaced(site: Site, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(OTHER)
     assert fetched(site.url, target) == SHA256
@@ -198,7 +198,7 @@ def test_a_cut_connection_in_chunks(site: Site, target: Path) -> None:
     assert left(target) == []
 
 
-# Not the file
+# Wrong files
 
 
 def test_a_wrong_hash(site: Site, target: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_wrong_hash(site: Site, target: Path) -> None:
     assert len(site.asked) == 1
 
 
-def test_a_wrong_size_is_seen_before_anything_comes(site: Site, target: Path) -> None:
+def test_a_wrong_announced_size_is_noticed_before_the_download(site: Site, target: Path) -> None:
     with pytest.raises(ModelError, match=f"the file must have 5 bytes, got {len(CONTENT)}; this is not"):
         fetch(site.url, target, sha256=SHA256, size=5)
     assert left(target) == []
@@ -227,13 +227,13 @@ def test_a_wrong_size_that_was_not_announced(site: Site, target: Path) -> None:
     assert left(target) == []
 
 
-def test_too_large_by_its_own_account(site: Site, target: Path) -> None:
+def test_a_file_announced_as_too_large(site: Site, target: Path) -> None:
     with pytest.raises(ModelError, match=f"a model file must have at most 1000 bytes, got {len(CONTENT)}$"):
         fetch(site.url, target, sha256=SHA256, max_bytes=1000)
     assert left(target) == []
 
 
-def test_too_large_as_it_comes(site: Site, target: Path) -> None:
+def test_a_file_that_turns_out_too_large(site: Site, target: Path) -> None:
     site.chunked = True
     with pytest.raises(ModelError, match=r"a model file must have at most 1000 bytes, got \d+$"):
         fetch(site.url, target, sha256=SHA256, max_bytes=1000)
@@ -254,7 +254,7 @@ def test_an_error_of_the_server(site: Site, target: Path, status: int, reason: s
 
 
 @pytest.mark.parametrize("status", [204, 206])
-def test_an_answer_that_is_no_file(site: Site, target: Path, status: int) -> None:
+def test_an_answer_that_is_not_a_file(site: Site, target: Path, status: int) -> None:
     site.status = status
     with pytest.raises(ModelError, match=f"the server answered {status} "):
         fetch(site.url, target, sha256=SHA256)
@@ -267,17 +267,17 @@ def test_a_redirect_is_followed(site: Site, target: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "/v1/weights.pt", "http://["])
-def test_a_redirect_that_leads_off_the_web_or_in_circles(site: Site, target: Path, place: str) -> None:
+def test_redirects_to_other_schemes_or_in_circles(site: Site, target: Path, place: str) -> None:
     site.status, site.location = 302, place
     with pytest.raises(ModelError) as error:
         fetch(site.url, target, sha256=SHA256)
-    wanted = "redirected in circles, or to an address that is not http or https"
-    assert one_line(error) == f"{site.url}: {wanted}"
+    expected = "redirected in circles, or to an address that is not http or https"
+    assert one_line(error) == f"{site.url}: {expected}"
     assert left(target) == []
 
 
 class Web(requests.adapters.BaseAdapter):
-    """Answers a request for `/x` by a redirect, and any other by 200."""
+    """Answers a request for `/x` with a redirect, and any other with 200."""
 
     def __init__(self, location: str) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ def test_no_redirect_leads_from_https_down_to_http() -> None:
         assert redirected(old, new) == new
 
 
-def test_passwords_of_netrc_stay_here(
+def test_passwords_of_netrc_are_not_sent(
     site: Site, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
@@ -316,7 +316,7 @@ def test_passwords_of_netrc_stay_here(
     assert "Authorization" not in site.asked[0]
 
 
-def test_nobody_is_there(target: Path) -> None:
+def test_no_server_at_the_address(target: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -327,7 +327,7 @@ def test_nobody_is_there(target: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "weights.pt", "http://", "http://a b/", "http://127.0.0.1:x/"]
 )
-def test_an_address_that_is_none_of_the_web(target: Path, url: str) -> None:
+def test_an_address_that_is_not_http(target: Path, url: str) -> None:
     with pytest.raises(ModelError) as error:
         fetch(url, target, sha256=SHA256)
     assert one_line(error).startswith(f"{url}: ")
@@ -394,7 +394,7 @@ def test_a_mirror_on_the_web(site: Site, target: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("mirror", ["ftp://there/models", "file://elsewhere/models", "s3://bucket"])
-def test_a_mirror_nobody_can_read(target: Path, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_mirror(target: Path, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACESPACE_MIRROR", mirror)
     with pytest.raises(ModelError, match=r"^FACESPACE_MIRROR must be a folder or an address with"):
         fetch("https://no.such.host.invalid/weights.pt", target, sha256=SHA256)
@@ -427,7 +427,7 @@ def test_two_processes_fetch_once(site: Site, target: Path) -> None:
     site.pause_after = 300_000
     first, second = fetching(site, target), fetching(site, target)
     wait_for(lambda: site.asked)
-    time.sleep(0.3)  # for the other one to come to the lock
+    time.sleep(0.3)  # so that the other process reaches the lock
     site.go_on.set()
     for process in (first, second):
         _, error = process.communicate(timeout=60)
@@ -437,8 +437,8 @@ def test_two_processes_fetch_once(site: Site, target: Path) -> None:
     assert left(target) == ["weights.pt"]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="wants SIGKILL")
-def test_what_a_killed_process_leaves_goes_with_the_next(site: Site, target: Path) -> None:
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_leftovers_of_a_killed_process_are_removed_by_the_next(site: Site, target: Path) -> None:
     site.pause_after = 600_000
     process = fetching(site, target)
     unfinished = target.with_name(".facespace-weights.pt")
@@ -466,7 +466,7 @@ def test_hash_copy_discard(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_what_comes_with_a_redirect_is_not_read(target: Path, babbler: tuple[str, list[bytes]]) -> None:
+def test_the_body_of_a_redirect_is_not_read(target: Path, babbler: tuple[str, list[bytes]]) -> None:
     url, says = babbler
     says[0] = b"HTTP/1.1 302 Found\r\nLocation: ftp://x/\r\nContent-Length: 999999999999\r\n\r\n"
     with pytest.raises(ModelError, match="redirected in circles"):
@@ -478,7 +478,7 @@ def test_what_comes_with_a_redirect_is_not_read(target: Path, babbler: tuple[str
 
 @pytest.fixture(scope="module")
 def babbler() -> Iterator[tuple[str, list[bytes]]]:
-    """A server that says what is in the list, and then hangs up."""
+    """A server that sends the bytes in the list, and then hangs up."""
     says = [b""]
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -528,9 +528,13 @@ ANSWERS = st.one_of(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # urllib3 leaves it to the garbage collector
+@pytest.mark.filterwarnings(
+    "ignore:unclosed <socket:ResourceWarning"
+)  # urllib3 leaves closing it to the garbage collector
 @given(answer=ANSWERS)
-def test_whatever_a_server_says_is_one_error(babbler: tuple[str, list[bytes]], tmp_path: Path, answer: bytes) -> None:
+def test_any_answer_of_a_server_gives_one_error(
+    babbler: tuple[str, list[bytes]], tmp_path: Path, answer: bytes
+) -> None:
     url, says = babbler
     says[0] = answer
     target = tmp_path / "weights.pt"

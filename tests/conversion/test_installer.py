@@ -380,7 +380,7 @@ def test_a_download_that_is_another_file(home: Path, mirrored: Path, convert: Co
 
 def test_a_download_of_the_wrong_size(mirrored: Path, convert: Converter) -> None:
     with pytest.raises(
-        ModelError, match=rf"must have 5 bytes, got {len(ZIP)}; this is not the published file; or fetch"
+        ModelError, match=rf"must have 5 bytes, got {len(ZIP)}; this is not the published file; or download"
     ):
         download(replace(CARD, size=5))
 

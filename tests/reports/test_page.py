@@ -34,7 +34,7 @@ def test_values_are_shown_unchanged() -> None:
     assert page.sources == [f"{EVIL}/", EVIL, EVIL]
 
 
-def test_controls_of_values_become_escapes() -> None:
+def test_control_characters_become_escapes() -> None:
     assert "a\\x00b\\nc\\x1b[31m" in groups("a\0b\nc\x1b[31m")
     assert b"caf\\xe9 \xe7\x8e\x8b" in groups("caf\udce9 王").encode()
     assert "<h1>0.5 people</h1>" in groups(n_people=0.5)
@@ -72,7 +72,7 @@ def test_no_name_of_a_file_becomes_another_address(name: str) -> None:
             assert not address.startswith("/")
 
 
-def test_every_template_is_on_the_frame_of_pages() -> None:
+def test_every_template_extends_the_page() -> None:
     folder = importlib.resources.files("facespace.reports") / "templates"
     for file in folder.iterdir():
         text = file.read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def test_every_template_is_on_the_frame_of_pages() -> None:
         assert "| safe" not in text and "Markup" not in text and "autoescape" not in text
 
 
-def test_a_page_is_whole_with_its_title_and_style() -> None:
+def test_a_page_is_complete_with_its_title_and_style() -> None:
     text = groups()
     assert text.startswith("<!doctype html>")
     page = Page(text)

@@ -28,7 +28,7 @@ from facespace.io.text import plain_text
 if TYPE_CHECKING:
     import requests
 
-MIRROR = "FACESPACE_MIRROR"  # a folder or an address that has the files under their names
+MIRROR = "FACESPACE_MIRROR"  # environment variable: a folder or address that has the files under their names
 _REDIRECTS = 10
 _SLOWEST = 256  # bytes a second; a slower server has stalled
 
@@ -107,7 +107,7 @@ def _place(url: str) -> str | Path:
         raise ModelError(f"{MIRROR}: {error}") from None
     scheme = parts.scheme.lower()
     if scheme in ("http", "https"):
-        if "@" in parts.netloc:  # errors would show them
+        if "@" in parts.netloc:  # error messages would show them
             raise ModelError(f"{MIRROR} must be an address without a user name and password")
         return f"{mirror.rstrip('/')}/{quote(name)}"
     if scheme == "file" and parts.netloc in ("", "localhost"):

@@ -71,7 +71,7 @@ def read_people(
 
     `detector` finds the faces of photos and defaults to the one that the model's crops come from. `known` maps digests
     to embeddings (D,) of the same model, which are not computed again. `only`, if given, restricts reading to those
-    files. A file with the same content as an earlier one of the same name is left out. Raises `DatasetError` if present
+    files. A file with the same content as an earlier one of the same name is left out. Raises `DatasetError` if there
     are no class folders, or if the crops do not fit the model.
     """
     crops = holds_crops(root, embedder.spec, aligned=aligned)
@@ -123,7 +123,7 @@ def read_people(
 
 
 def _read_crops(paths: list[str], embedder: Embedder, prepared: Counter[str]) -> Iterator[Embeddings | str]:
-    """Yield the embedding (D,) of each file, or the reason why present is none."""
+    """Yield the embedding (D,) of each file, or the reason why there is none."""
     waiting: list[image.RGB | str] = []
 
     def embedded() -> Iterator[Embeddings | str]:
@@ -154,7 +154,7 @@ def _decode(path: str) -> image.RGB | str:
 
 
 def _read_photos(paths: list[str], embedder: Embedder, detector: Detector) -> Iterator[Embeddings | str]:
-    """Yield the embedding (D,) of the largest face of each photo, or the reason why present is none."""
+    """Yield the embedding (D,) of the largest face of each photo, or the reason why there is none."""
     for photo in process(paths, detector, embedder, largest=True):
         yield photo.error or (photo.embeddings[0] if photo.faces else "no face found")
 

@@ -1,4 +1,4 @@
-"""Report pages: templates filled with values, addresses of files, pictures within the page, and plots."""
+"""Report pages: templates, file addresses, embedded pictures and plots."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def check_plots() -> None:
-    """Raise `RuntimeUnavailable` where a page's plots cannot be drawn, before any work is done for them."""
+    """Raise `RuntimeUnavailable` if a page's plots cannot be drawn; call it before the work starts."""
     try:
         importlib.import_module("matplotlib")
     except ImportError:
-        raise RuntimeUnavailable("a report wants matplotlib; install it with: pip install 'facespace[plots]'") from None
+        raise RuntimeUnavailable("a report needs matplotlib; install it with: pip install 'facespace[plots]'") from None
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the page that a template of `templates/` makes of values.
+    """Return the page of a template in `templates/`, filled with values.
 
-    Every value becomes text that HTML shows as it is: control characters become escapes, and markup is escaped.
+    Every value becomes text that HTML shows unchanged: control characters become escapes, and markup is escaped.
     """
     return _environment().get_template(template).render(values)
 
@@ -57,10 +57,10 @@ def _environment() -> jinja2.Environment:
 
 
 def link(folder: PurePath, target: PurePath) -> str:
-    """The address of a file, for a page in a folder; both paths are absolute.
+    """Return the address of a file, for a page in a folder; both paths are absolute.
 
-    It is relative where the file and the page can be moved together, see `place_from`, and else begins with `file:`. Every
-    byte of a name that could mean something else in an address is escaped, so that no name becomes another scheme.
+    It is relative if the file and the page can be moved together (see `place_from`), else it begins with `file:`. Every
+    byte of a name that has a meaning in addresses is escaped, so that no name becomes another scheme.
 
     >>> from pathlib import PurePosixPath
     >>> link(PurePosixPath("/home/ann/people"), PurePosixPath("/home/ann/my photos/50%#1?.jpg"))
@@ -73,12 +73,12 @@ def link(folder: PurePath, target: PurePath) -> str:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """A picture's file (`kind`: png, jpeg) as the source of an image in the page."""
+    """Return a picture's file (`kind`: png, jpeg) as the source of an image in the page."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def new_plot(title: str, x: str, y: str) -> tuple[Figure, Any]:
-    """An empty plot of the pages' size, and its axes."""
+    """Return an empty plot of the pages' size, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
@@ -88,10 +88,10 @@ def new_plot(title: str, x: str, y: str) -> tuple[Figure, Any]:
 
 
 def as_png(figure: Figure) -> bytes:
-    """A plot as the bytes of a PNG file."""
+    """Return a plot as the bytes of a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)  # the figure saves itself by its canvas
+    FigureCanvasAgg(figure)  # attaches the canvas with which the figure is saved
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
