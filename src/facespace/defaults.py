@@ -4,9 +4,9 @@ DEFAULT_MODEL = "sface"  # for every command that names people
 TUTORIAL_MODEL = "casia-webface"  # FaceNet 20180408-102900, for training crops and the legacy programs
 DEFAULT_DETECTOR = "yunet"
 
-DEFAULT_RATE = 0.01  # the share of strangers that `identify` may name
-DEFAULT_FMR = 0.01  # the share of pairs of different people that `compare` may call the same, if they share a photo
-DEFAULT_RANDOM_FMR = 1e-3  # the same where only random pairs were measured
+DEFAULT_RATE = 0.01  # share of strangers that `identify` may name
+DEFAULT_FMR = 0.01  # share of pairs of different people within one photo that `compare` may call the same
+DEFAULT_RANDOM_FMR = 1e-3  # the same share of random pairs, for models without measurements on group photos
 CLASSIFY_RATE = 0.015  # below the 2 % target, because estimates from few photos vary
 
 MAX_PIXELS = 250_000_000  # per photo; phone cameras reach 201 million

@@ -135,7 +135,7 @@ def test_leftovers_of_a_killed_process_are_removed(raw, tmp_path, detector):
     out = tmp_path / "out"
     run(raw, out, detector)
     before = contents(out)
-    (out / ".align").mkdir()  # killed while it took the plan away
+    (out / ".align").mkdir()  # killed while it removed the plan
     (out / ".align" / "0000000.json").write_text("[]")
     (out / ".facespace-0123.csv").write_text("half a ta")
     run(raw, out, detector)

@@ -240,7 +240,7 @@ def test_a_file_that_turns_out_too_large(site: Site, target: Path) -> None:
     assert left(target) == []
 
 
-# Servers that send none
+# Servers that send no file
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,7 @@ def test_leftovers_of_a_killed_process_are_removed_by_the_next(site: Site, targe
     assert left(target) == ["weights.pt"]
 
 
-# Small things, and any bytes at all
+# Small functions, and arbitrary bytes
 
 
 def test_hash_copy_discard(tmp_path: Path) -> None:

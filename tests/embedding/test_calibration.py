@@ -191,7 +191,7 @@ def test_every_shipped_table_is_complete() -> None:
         for entry in table["measured"]:
             assert len(entry["fmr"]) == len(entry["similarity"]) >= 10
             assert (np.diff(entry["fmr"]) < 0).all()
-            assert entry["fmr"][0] == 0.5  # what match_threshold accepts at most
+            assert entry["fmr"][0] == 0.5  # the largest rate that match_threshold accepts
             assert (np.diff(entry["similarity"]) > 0).all()
             counts, shifts = zip(*entry["template_shift"], strict=True)
             assert counts[0] == 1

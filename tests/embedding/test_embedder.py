@@ -439,7 +439,7 @@ def test_changed_published_weights_are_refused(monkeypatch):
         Embedder.load("casia-webface")
 
 
-# --- vectors that know how they were made, thresholds, other processes ---------------------------------------------------
+# --- vectors that record their origin, thresholds, other processes -------------------------------------------------------
 
 
 def test_vectors_know_which_method_made_them(tiny):

@@ -50,7 +50,7 @@ def test_half_of_an_odd_margin_is_half_a_pixel():
 
 @pytest.mark.shared
 def test_golden_crop_boxes(shared, detector):
-    """Every 33rd photo of LFW view 1: the 2018 choice among faces, area less twice the squared way to the centre."""
+    """Every 33rd photo of LFW view 1, with the 2018 choice of face: area − 2 · squared distance from the centre."""
     lines = (shared / "golden" / "lfw_view1_boxes_160_32.txt").read_text(encoding="utf-8").splitlines()[::33]
     assert len(lines) >= 150
     entries = [line.split() for line in lines]

@@ -102,7 +102,7 @@ def test_variable_fonts_are_opened_in_their_regular_weight(packaged: Fonts, monk
     file = packaged.file_for("A")
     regular = packaged.open(file, 30).getmask("A")
     assert bytes(regular) == bytes(ImageFont.truetype(file, 30).getmask("A"))
-    monkeypatch.setattr(fonts, "_WEIGHT", 2000)  # as bold as there is
+    monkeypatch.setattr(fonts, "_WEIGHT", 2000)  # the boldest weight
     assert sum(Fonts([file]).open(file, 30).getmask("A")) > 1.1 * sum(regular)
 
 

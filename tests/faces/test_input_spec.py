@@ -187,7 +187,7 @@ def test_bounds_are_valid_values() -> None:
 
 def test_presets_are_described_by_name() -> None:
     assert describe_spec(INPUT_SPECS["facenet-2017"]).startswith("facenet-2017 (160 px box crops with margin 32, RGB, ")
-    assert "127.5" not in describe_spec(INPUT_SPECS["facenet-2017"])  # the mean and the std of a preset do not count
+    assert "127.5" not in describe_spec(INPUT_SPECS["facenet-2017"])  # mean and std do not matter for per-image scaling
     arcface = describe_spec(INPUT_SPECS["arcface-112"])
     assert arcface.startswith("arcface-112 (112 px")
     assert "box" not in arcface

@@ -320,7 +320,7 @@ def test_the_table_with_folds_is_of_all_pairs_at_once():
     ("points", "eer", "auc"),
     [
         ([(0, 0), (0, 1)], 0.0, 1.0),  # perfect
-        ([(0, 0)], 0.5, 0.5),  # nothing known
+        ([(0, 0)], 0.5, 0.5),  # random
         ([(0, 0), (1, 0)], 1.0, 0.0),  # all wrong
         ([(0, 0), (0.3, 0), (0.3, 1)], 0.3, 0.7),  # on a vertical
         ([(0, 0), (0, 0.8), (1, 0.8)], 0.2, 0.8),  # on a level

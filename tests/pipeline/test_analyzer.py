@@ -72,7 +72,7 @@ def test_whole_photos_are_enrolled(analyzer, embedder, tmp_path, hopper_file, co
         assert sorted(names) == ["Eileen", "Grace"]
         with pytest.raises(ImageError, match=r"chelsea\.png: no face found"):
             analyzer.enroll(gallery, "Cat", cat_file)
-        with pytest.raises(ImageError, match=r"<array>: 2 faces, one expected; largest=True takes the largest"):
+        with pytest.raises(ImageError, match=r"<array>: 2 faces, one expected; use largest=True for the largest"):
             analyzer.enroll(gallery, "Two", pair)
         assert analyzer.enroll(gallery, "Two", pair, largest=True)
         (face,) = analyzer(collins_file)

@@ -136,7 +136,7 @@ def test_every_shipped_table_fits_its_model():
         assert table["fingerprint"] == fingerprint == MODELS[table["model"]].sha256
         ranges = quantization.find(fingerprint, source.spec)
         assert ranges == tuple(table["ranges"])
-        assert ranges[0] is None  # the first sees the picture, and half of that is negative
+        assert ranges[0] is None  # the first convolution's input is the picture, half of it negative
         assert sum(at is not None for at in ranges) > len(ranges) / 2
         assert len(quantize(model, ranges, source=file.name)) < 0.5 * len(model)
 

@@ -83,10 +83,10 @@ class FaceAnalyzer:
     def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[list[AnalyzedFace]]: ...
 
     def __call__(self, images: Source | list[Any] | tuple[Any, ...]) -> list[AnalyzedFace] | list[list[AnalyzedFace]]:
-        """The faces of one image, or of each image of a list.
+        """Return the faces of one image, or of each image of a list.
 
         An image is a path, an (H,W,3) uint8 RGB array, a PIL image, or anything else that `facespace.read` takes. Raises
-        `ImageError` for the first image that cannot be read; `process` goes on after it.
+        `ImageError` for the first image that cannot be read; use `process` to continue with the others.
         """
         if isinstance(images, (list, tuple)):
             photos = process(images, self.detector, self.embedder, keep_crops=True, try_rotations=self.try_rotations)
@@ -110,7 +110,9 @@ class FaceAnalyzer:
             return gallery.enroll(name, image)
         face = self._one_face(image, largest=largest)
         if (reason := weakness(face)) and not any_quality:
-            raise ImageError(source_name(image), f"{reason} (quality {face.quality:.2f}); any_quality=True takes it")
+            raise ImageError(
+                source_name(image), f"{reason} (quality {face.quality:.2f}); use any_quality=True to enrol it anyway"
+            )
         return gallery.enroll(name, face, source=source_name(image))
 
     def verify(self, a: Any, b: Any, *, rate: float | None = None, threshold: float | None = None) -> Verdict:
@@ -149,7 +151,7 @@ class FaceAnalyzer:
             raise ImageError(source_name(image), "no face found")
         clear = clear_face(faces)
         if clear is None and not largest:
-            raise ImageError(source_name(image), f"{len(faces)} faces, one expected; largest=True takes the largest")
+            raise ImageError(source_name(image), f"{len(faces)} faces, one expected; use largest=True for the largest")
         largest_face: AnalyzedFace = max(faces, key=lambda face: face.width * face.height)
         return largest_face
 

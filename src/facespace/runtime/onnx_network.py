@@ -136,7 +136,7 @@ class OnnxNetwork:
             outputs: list[npt.NDArray[np.float32]] = session.run(None, feed)
         except RuntimeUnavailable:
             raise
-        except Exception as error:  # as when compiling
+        except Exception as error:  # no common base, as when compiling
             shapes = ", ".join(f"{value.dtype} {value.shape}" for value in feed.values())
             raise ModelError(
                 f"{self._source}: the network cannot be computed for an input of {shapes} ({first_line(error)})"
@@ -202,7 +202,7 @@ class _Renewed:
     def run(self, outputs: None, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         try:
             found: list[npt.NDArray[np.float32]] = self._session.run(outputs, feed)
-        except Exception:  # as when compiling
+        except Exception:  # no common base, as when compiling
             self._session = self._make()
             raise
         return found
