@@ -92,9 +92,9 @@ def test_all_photos_the_same():
     [
         (np.empty((0, 4), np.float32), [], "embeddings must not be empty"),
         (np.eye(4, dtype=np.float32), ["a"], "names must have one name for each of 4 embeddings, got 1"),
-        (2 * np.eye(4, dtype=np.float32), list("abcd"), "length 1; row 0 has 2"),
-        (np.full((2, 4), np.nan, np.float32), list("ab"), "length 1; row 0 has nan"),
-        (np.ones(4, np.float32), list("abcd"), r"want \(N,D\)"),
+        (2 * np.eye(4, dtype=np.float32), list("abcd"), "length 1, row 0 has 2"),
+        (np.full((2, 4), np.nan, np.float32), list("ab"), "length 1, row 0 has nan"),
+        (np.ones(4, np.float32), list("abcd"), r"must be of shape \(N,D\)"),
         (np.eye(4, dtype=np.float32), ["a", "b", "c", " "], "a name must have 1 to 200 characters"),
     ],
 )
@@ -106,7 +106,7 @@ def test_arguments_that_do_not_fit(embeddings, names, words):
 def test_no_faces_have_no_names():
     classifier = Classifier().fit(*map(np.asarray, (np.eye(4, dtype=np.float32), list("abcd"))))
     assert classifier.predict(np.empty((0, 4), np.float32)) == []
-    with pytest.raises(ValueError, match=r"want \(N,4\); got \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"must be of shape \(N,4\), got \(1, 5\)"):
         classifier.predict(np.eye(5, dtype=np.float32)[:1])
 
 
@@ -186,7 +186,7 @@ def test_a_classifier_of_plain_arrays_needs_an_embedder_to_be_saved(tmp_path):
 def test_vectors_of_another_making_are_refused():
     vectors, owners = people(12, 4)
     names = names_of(owners)
-    with pytest.raises(ValueError, match=r"of Embedder\.embed; what is compared"):
+    with pytest.raises(ValueError, match=r"from Embedder\.embed; only those of"):
         Classifier().fit(made(vectors, "embed"), names)
     classifier = Classifier().fit(made(vectors), names)
     other = StubEmbedder(dimension=64, fingerprint="0" * 64)

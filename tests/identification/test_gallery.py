@@ -678,7 +678,7 @@ def test_vectors_of_another_making_are_refused(gallery: Gallery) -> None:
     model = model_of(StubEmbedder())
     plain = Embeddings(axis(0)[None], made_by="embed", model=model)
     other = Embeddings(axis(0)[None], made_by="represent", model={**model, "fingerprint": "0" * 64})
-    for vectors, reason in ((plain, r"of Embedder\.embed; what is compared"), (other, "cannot be compared")):
+    for vectors, reason in ((plain, r"from Embedder\.embed; only those of"), (other, "cannot be compared")):
         with pytest.raises(ValueError, match=reason):
             gallery.identify(vectors)
         with pytest.raises(ValueError, match=reason):

@@ -291,7 +291,7 @@ def test_freeze_graph(cli: Cli, lfw: Path, checkpoint: Path) -> None:
     assert a.code == b.code == 0, b.err
     assert a.lines[1:] == b.lines[1:]  # the first names the model
     again = cli("facenet", "freeze_graph", checkpoint, "frozen/my.pb")
-    assert again.code == 1 and "is there already" in again.errors[-1]
+    assert again.code == 1 and "already exists" in again.errors[-1]
 
 
 @pytest.mark.shared
