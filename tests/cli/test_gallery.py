@@ -369,7 +369,7 @@ def test_enroll_tells_who_else_it_may_be(cli: Cli, tmp_path: Path, hopper_file: 
     outcome = enroll(cli, people, "Grace", collins_file)
     assert outcome.code == 0
     assert re.fullmatch(
-        r"facespace: .*: unlike the other photos of Grace \(similarity -?0\.\d{3}, 0\.\d{3} wanted\); is it the same person\?",
+        r"facespace: .*: unlike the other photos of Grace \(similarity -?0\.\d{3}, threshold 0\.\d{3}\); is it the same person\?",
         outcome.errors[0],
     )
 
