@@ -147,7 +147,7 @@ def test_a_dataset_in_every_format(cli: Cli, data: Path, tmp_path: Path) -> None
     other = cli("dataset", "convert", data, tmp_path / "tfrecord", "--to", "parquet")
     assert (other.code, other.out) == (1, "")
     assert other.errors == [
-        f"facespace: {tmp_path / 'tfrecord'}: is there already, and is left as it is; give another output"
+        f"facespace: {tmp_path / 'tfrecord'}: already exists and is left unchanged; give another output"
     ]
 
 

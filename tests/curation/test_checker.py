@@ -170,15 +170,15 @@ def test_an_equal_name_halves_what_is_wanted() -> None:
 
 
 def test_more_comparisons_and_more_photos_want_more(embedder: facespace.Embedder) -> None:
-    def wanted(n_ours: int, counts: list[int]) -> float:
+    def expected(n_ours: int, counts: list[int]) -> float:
         parts = dataset_check._thresholds(embedder.calibration, None, np.array([n_ours]), np.array(counts))
         return float(parts[0][0] + parts[1][0])
 
     assert embedder.calibration is not None
-    assert wanted(1, [1]) == pytest.approx(embedder.calibration.match_threshold(0.01))
-    assert wanted(1, [1] * 1000) == pytest.approx(embedder.calibration.match_threshold(1e-5), abs=1e-3)
-    assert wanted(20, [1]) > wanted(1, [1])
-    assert wanted(1, [20]) == pytest.approx(wanted(20, [1]))
+    assert expected(1, [1]) == pytest.approx(embedder.calibration.match_threshold(0.01))
+    assert expected(1, [1] * 1000) == pytest.approx(embedder.calibration.match_threshold(1e-5), abs=1e-3)
+    assert expected(20, [1]) > expected(1, [1])
+    assert expected(1, [20]) == pytest.approx(expected(20, [1]))
     given = dataset_check._thresholds(embedder.calibration, 0.42, np.array([5]), np.array([1, 9]))
     assert (given[0] + given[1]).tolist() == [0.42, 0.42]
 

@@ -32,8 +32,8 @@ def by_name(findings: Findings) -> dict[str, Proposal]:
 def test_what_is_proposed(findings: Findings) -> None:
     proposals = by_name(findings)
     assert len(proposals) == 20
-    said = {name: (p.drop, p.reason, p.other) for name, p in proposals.items() if p.reason}
-    assert said == {
+    message = {name: (p.drop, p.reason, p.other) for name, p in proposals.items() if p.reason}
+    assert message == {
         "d/bad.png": (True, "unreadable", "not <an> image"),
         "a/0.png": (True, "wrong label", "b"),
         "a/3.png": (True, "exact copy", "a/2.png"),
@@ -155,7 +155,7 @@ def test_what_spreadsheets_write(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ("", "wants the columns action and file"),
         ("file,reason\na/1.png,x\n", "wants the columns action and file"),
@@ -167,8 +167,8 @@ def test_what_spreadsheets_write(tmp_path: Path, data: bytes) -> None:
         ('action,file\ndrop,"a/1.png\n', "no CSV"),
     ],
 )
-def test_lists_that_are_refused(tmp_path: Path, data: str | bytes, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
+def test_lists_that_are_refused(tmp_path: Path, data: str | bytes, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
         read_list(write(tmp_path, data))
     with pytest.raises(DatasetError, match="no such file"):
         read_list(tmp_path / "missing.csv")

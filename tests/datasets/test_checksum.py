@@ -34,9 +34,9 @@ def by_hand(images: list[tuple[bytes, bytes]]) -> str:
 def test_it_is_the_formula() -> None:
     images = [(k % 2, bytes([k]) * k) for k in range(30)]
     names = ["Zoë", "Ben 7"]
-    wanted = by_hand([(names[label].encode(), image) for label, image in images])
-    assert dataset_checksum(dataset(names, images)) == wanted
-    assert dataset_checksum(dataset(names[::-1], [(1 - label, image) for label, image in images])) == wanted
+    expected = by_hand([(names[label].encode(), image) for label, image in images])
+    assert dataset_checksum(dataset(names, images)) == expected
+    assert dataset_checksum(dataset(names[::-1], [(1 - label, image) for label, image in images])) == expected
     told: list[int] = []
     dataset_checksum(dataset(names, images * 10), progress=told.append)
     assert told == [100, 200, 300]

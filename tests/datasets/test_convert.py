@@ -126,8 +126,8 @@ def test_identities_without_names_or_images(tmp_path: Path, to: str) -> None:
     made = convert_dataset(InMemory(Names(6, {1: "nobody", 3: "Cleo"}), [3, 4, 3]), tmp_path / "named", to=to)
     images = open_dataset(tmp_path / "named")
     assert made.n_identities == 3
-    wanted = ["4", "Cleo", "nobody"] if to == "folder" else ["0", "nobody", "2", "Cleo", "4", "5"]
-    assert list(images.names) == wanted
+    expected = ["4", "Cleo", "nobody"] if to == "folder" else ["0", "nobody", "2", "Cleo", "4", "5"]
+    assert list(images.names) == expected
     if to != "folder":
         assert images.labels.tolist() == [3, 4, 3]
 
@@ -169,7 +169,9 @@ def test_what_is_no_image_is_copied_all_the_same(tmp_path: Path) -> None:
 
 def test_an_image_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
     source = InMemory(["Anna", "Ben"], [0, 1], [picture(0), b""])
-    with pytest.raises(DatasetError, match=r"image 1 of the dataset \(Ben\): .*RecordIO holds no image of 0 bytes"):
+    with pytest.raises(
+        DatasetError, match=r"image 1 of the dataset \(Ben\): .*RecordIO cannot store an image of 0 bytes"
+    ):
         convert_dataset(source, tmp_path / "a", to="recordio")
     assert not (tmp_path / "a").exists()
     convert_dataset(source, tmp_path / "b", to="parquet")
@@ -209,9 +211,9 @@ def test_nothing_there_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     before = contents(tmp_path)
     for name in ("file", "folder", "made", "link"):
-        with pytest.raises(DatasetError, match=f"{name}: is there already, and is left as it is"):
+        with pytest.raises(DatasetError, match=f"{name}: already exists and is left unchanged"):
             convert_dataset(source, tmp_path / name, to="tfrecord")
-    with pytest.raises(DatasetError, match="is there already"):
+    with pytest.raises(DatasetError, match="already exists"):
         convert_dataset(in_order(9), tmp_path / "made", to="folder")
     again = convert_dataset(source, tmp_path / "made", to="folder")
     assert (again.n_here, again.checksum) == (0, slow_checksum(source))
@@ -221,20 +223,20 @@ def test_nothing_there_is_overwritten(tmp_path: Path) -> None:
 def test_the_output_must_not_lie_in_the_dataset(tmp_path: Path) -> None:
     convert_dataset(in_order(8), tmp_path / "a", to="folder")
     for out in (tmp_path / "a", tmp_path / "a" / "rec", tmp_path / "a" / "Anna" / "rec"):
-        with pytest.raises(DatasetError, match="the output lies in the dataset"):
+        with pytest.raises(DatasetError, match="the output must not be inside the dataset"):
             convert_dataset(f"{tmp_path / 'a'}{os.pathsep}{tmp_path / 'a'}", out, to="recordio")
     convert_dataset(tmp_path / "a", tmp_path / "ab", to="recordio")
 
 
 def test_what_cannot_be_converted(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no images; there is nothing to convert"):
+    with pytest.raises(DatasetError, match="no images to convert"):
         convert_dataset(InMemory(["a"], []), tmp_path / "out", to="folder")
     (tmp_path / "empty" / "Anna").mkdir(parents=True)
     with pytest.raises(DatasetError, match="empty: "):
         convert_dataset(tmp_path / "empty", tmp_path / "out", to="tfrecord")
     with pytest.raises(DatasetError, match="no such file or folder"):
         convert_dataset(tmp_path / "missing", tmp_path / "out", to="tfrecord")
-    with pytest.raises(ValueError, match="wants one of folder, recordio, tfrecord, webdataset, parquet; got 'zip'"):
+    with pytest.raises(ValueError, match="must be one of folder, recordio, tfrecord, webdataset, parquet, got 'zip'"):
         convert_dataset(in_order(8), tmp_path / "out", to="zip")
     with pytest.raises(ValueError, match="at least 1 image"):
         convert_dataset(in_order(8), tmp_path / "out", to="parquet", shard_images=0)
@@ -385,7 +387,9 @@ def test_only_the_same_run_is_gone_on_with(tmp_path: Path) -> None:
         (InMemory(NAMES, [1] * 20), {}),
         (source, {"shard_images": 7}),
     ):
-        with pytest.raises(DatasetError, match=r"\.facespace-out: holds an unfinished conversion of another dataset"):
+        with pytest.raises(
+            DatasetError, match=r"\.facespace-out: contains an unfinished conversion of another dataset"
+        ):
             convert_dataset(images, tmp_path / "out", to="webdataset", **settings)  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="unfinished conversion"):
         convert_dataset(source, tmp_path / "out", to="tfrecord")
@@ -417,7 +421,9 @@ def test_what_was_written_is_checked_when_it_is_done(tmp_path: Path, to: str) ->
     source.at = None
     with pytest.raises(DatasetError) as caught:
         convert_dataset(source, tmp_path / "out", to=to, shard_images=12)
-    assert "damaged" in str(caught.value) or "reads back as other images; remove this folder" in str(caught.value)
+    assert "damaged" in str(
+        caught.value
+    ) or "reading the written dataset back gave other images; remove this folder" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -39,14 +39,14 @@ def test_a_scan_keeps_labels_and_the_first_name_of_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", [-1, MAX_LABEL + 1, 2**63, 10**400])
 def test_labels_that_are_none(label: int) -> None:
-    with pytest.raises(DatasetError, match="the label wants a number from 0 to 16,777,215; got ") as caught:
+    with pytest.raises(DatasetError, match="the label must be a number from 0 to 16,777,215, got ") as caught:
         LabelScan().add(label)
     assert len(str(caught.value)) < 120
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a" * 1001])
 def test_names_that_are_none(name: str) -> None:
-    with pytest.raises(DatasetError, match="a name wants 1 to 1000 characters"):
+    with pytest.raises(DatasetError, match="a name must have 1 to 1000 characters"):
         LabelScan().add(0, name)
 
 
@@ -74,17 +74,17 @@ def test_a_list_an_editor_of_windows_wrote(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"caf\xe9\n", "wants names in UTF-8"),
-        (b"Anna\n\nBen\n", "line 2: wants a name of 1 to 1000 characters"),
-        (b"a" * 1001, "line 1: wants a name"),
+        (b"caf\xe9\n", "must be UTF-8 text with one name a line"),
+        (b"Anna\n\nBen\n", "line 2: a name must have 1 to 1000 characters"),
+        (b"a" * 1001, "line 1: a name must have"),
         (b"a\n" * (MAX_LABEL + 2), "16,777,217 names"),
     ],
 )
-def test_lists_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
+def test_lists_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "names.txt").write_bytes(content)
-    with pytest.raises(DatasetError, match=rf"names\.txt.*{said}"):
+    with pytest.raises(DatasetError, match=rf"names\.txt.*{message}"):
         read_names(tmp_path)
 
 

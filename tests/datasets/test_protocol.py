@@ -188,14 +188,14 @@ def test_numbers_of_numpy_and_nothing_else(images: LabelledImages) -> None:
 
 def test_a_pickled_one_reads_the_same(images: LabelledImages) -> None:
     before = pickle.loads(pickle.dumps(images))
-    wanted = all_of(images)
+    expected = all_of(images)
     after = pickle.loads(pickle.dumps(images))  # with files open
     for copy in (before, after):
         assert len(copy) == len(images)
         assert list(copy.names) == list(images.names)
         assert np.array_equal(copy.labels, images.labels)
-        assert all_of(copy) == wanted
-    assert all_of(images) == wanted
+        assert all_of(copy) == expected
+    assert all_of(images) == expected
 
 
 def test_threads_read_the_same(images: LabelledImages) -> None:
@@ -215,8 +215,8 @@ def two_processes() -> Iterator[concurrent.futures.Executor]:
 def test_two_processes_read_the_same(images: LabelledImages, two_processes: concurrent.futures.Executor) -> None:
     images.read(0)
     jobs = [two_processes.submit(_read_all, images, part) for part in range(2)]
-    wanted = all_of(images)
-    assert [job.result() for job in jobs] == [wanted[0::2], wanted[1::2]]
+    expected = all_of(images)
+    assert [job.result() for job in jobs] == [expected[0::2], expected[1::2]]
 
 
 def _read_all(images: LabelledImages, part: int) -> list[bytes]:

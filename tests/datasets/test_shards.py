@@ -20,8 +20,8 @@ def test_shards_are_sorted_as_people_count(tmp_path: Path) -> None:
     for name in ("s-10.tar", "s-9.TAR", "s-09.tar", "a.tar", "b.tar.gz", ".c.tar", "1.tar", "²-3.tar"):
         (tmp_path / name).touch()
     found = find_shards(tmp_path, r"\.tar", "tar files")
-    wanted = ["1.tar", "a.tar", "s-9.TAR", "s-09.tar", "s-10.tar", "²-3.tar"]
-    assert [os.path.basename(path) for path in found] == wanted
+    expected = ["1.tar", "a.tar", "s-9.TAR", "s-09.tar", "s-10.tar", "²-3.tar"]
+    assert [os.path.basename(path) for path in found] == expected
     assert find_shards(tmp_path / "x", r"\.tar", "tar files") == (str(tmp_path / "x"),)
 
 
@@ -38,7 +38,7 @@ def test_what_is_trained_on_and_measured_on_is_kept_apart(tmp_path: Path, names:
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(
-        DatasetError, match=f"parts for training and for measuring .*; name one of them: '{tmp_path}/{re.escape(one)}'$"
+        DatasetError, match=f"shards of several splits .*; choose one split: '{tmp_path}/{re.escape(one)}'$"
     ):
         find_shards(tmp_path, r"\.tar", "tar files")
     some = find_shards(tmp_path / f"{names[0][:4]}*", r"\.tar", "tar files")
@@ -66,7 +66,7 @@ def test_a_pattern_picks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found("?-1*") == ["s-10", "t-1"]
     assert found("*") == ["s-9", "s-10", "s-[0-9]x", "t-1"]
     assert found("s-[0-9]x") == ["s-[0-9]x"]  # for it is there
-    with pytest.raises(DatasetError, match="no file is called so"):
+    with pytest.raises(DatasetError, match="no file matches this pattern"):
         found("u*")
     with pytest.raises(DatasetError, match="the folder cannot be listed"):
         found("nowhere/s*")

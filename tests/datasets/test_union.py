@@ -52,8 +52,8 @@ def test_each_image_keeps_its_name() -> None:
         names = [f"p{k}" for k in rng.permutation(20)[:9]]
         parts.append(Few(letter, names, rng.integers(9, size=rng.integers(12)).tolist()))
     union = UnionImages(parts)
-    wanted = [part.names[label] for part in parts for label in part.labels]
-    assert [union.names[label] for label in union.labels] == wanted
+    expected = [part.names[label] for part in parts for label in part.labels]
+    assert [union.names[label] for label in union.labels] == expected
     assert len(set(union.names)) == len(union.names)
     encoded = [part.encoded(k) for part in parts for k in range(len(part))]
     assert [union.encoded(k) for k in range(len(union))] == encoded
@@ -100,7 +100,10 @@ def test_unions_that_became_datasets_share_nobody_they_kept_apart() -> None:
     [(["7", "Ben"], ["Cleo", "7"]), (["0000045", "0000099"], ["0000099", "0000102"]), (["2", "3"], ["3", "4"])],
 )
 def test_numbers_that_are_no_count_are_names_and_told(first: list[str], second: list[str]) -> None:
-    with pytest.warns(UserWarning, match="^1 people called by numbers are taken for the same person"):
+    with pytest.warns(
+        UserWarning,
+        match="^1 identities whose names are equal numbers in several datasets are treated as the same people",
+    ):
         union = UnionImages([Few("a", first, [0, 1]), Few("b", second, [1, 0])])
     assert set(union.names) == {*first, *second}
     assert [union.names[label] for label in union.labels] == [*first, second[1], second[0]]
@@ -110,7 +113,7 @@ def test_empty_parts_and_none() -> None:
     union = UnionImages([Few("a", [], []), Few("b", ["B"], [0]), Few("c", ["C"], []), Few("d", ["D"], [0])])
     assert union.names == ("B", "C", "D")
     assert [union.encoded(k) for k in range(2)] == [b"b0", b"d0"]
-    with pytest.raises(DatasetError, match="at least one dataset; got none"):
+    with pytest.raises(DatasetError, match="at least one dataset, got none"):
         UnionImages([])
 
 

@@ -148,7 +148,7 @@ def test_a_shard_ends_when_it_has_bytes_enough(tmp_path: Path, to: str) -> None:
 @pytest.mark.parametrize("kept", [2, 4, 6])
 def test_a_writer_goes_on_where_another_was_stopped(tmp_path: Path, to: str, kept: int) -> None:
     """After whole shards, where every format has a place to resume at. An image more is written, and lost."""
-    wanted = contents(written(to, tmp_path / "wanted"))
+    expected = contents(written(to, tmp_path / "expected"))
     (tmp_path / "out").mkdir()
     writer = opened(to, tmp_path / "out")
     write(writer, range(kept))
@@ -159,12 +159,12 @@ def test_a_writer_goes_on_where_another_was_stopped(tmp_path: Path, to: str, kep
     writer = opened(to, tmp_path / "out", resume_at=place)
     write(writer, range(kept, len(LABELS)))
     writer.close()
-    assert contents(tmp_path / "out") == wanted
+    assert contents(tmp_path / "out") == expected
 
 
 def test_records_that_were_put_in_their_places_are_gone_on_with(tmp_path: Path) -> None:
     """A writer that is stopped between its last steps leaves `train.rec` finished, with or without the other files."""
-    wanted = contents(written("recordio", tmp_path / "wanted"))
+    expected = contents(written("recordio", tmp_path / "expected"))
     for n_others in (0, 1, 2):
         folder = tmp_path / f"out {n_others}"
         folder.mkdir()
@@ -179,7 +179,7 @@ def test_records_that_were_put_in_their_places_are_gone_on_with(tmp_path: Path) 
         assert "train.rec" not in os.listdir(folder)
         write(writer, range(4, len(LABELS)))
         writer.close()
-        assert contents(folder) == wanted
+        assert contents(folder) == expected
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def weights(draw) -> tuple[list[np.ndarray], dict[str, int]]:
 def test_weights_are_those_of_a_loop(weight):
     parts, attributes = weight
     found = computed(opened(quantized(*parts, **attributes)))
-    wanted = by_loops(*parts, **attributes)
+    expected = by_loops(*parts, **attributes)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
+    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
 def test_a_block_that_the_axis_cuts_short():
@@ -153,7 +153,7 @@ def test_scales_that_are_no_numbers_warn_nobody():
 
 
 @pytest.mark.parametrize(
-    ("shapes", "wanted"),
+    ("shapes", "expected"),
     [
         (([2, 3, 4],), (2, 3, 4)),
         (([2, -1],), (2, 12)),
@@ -161,11 +161,11 @@ def test_scales_that_are_no_numbers_warn_nobody():
         (([2, 2, 6], [0, -1]), (2, 12)),
     ],
 )
-def test_a_reshaped_weight_is_computed_too(shapes, wanted):
+def test_a_reshaped_weight_is_computed_too(shapes, expected):
     """As OpenCV Zoo writes them: quantised in two dimensions, reshaped to the four of a convolution."""
     data = opened(quantized(VALUES, SCALES, ZEROS, **BLOCKS, reshapes=shapes))
     assert operators(data) == ["Mul", "Identity"]
-    np.testing.assert_array_equal(computed(data), WEIGHT.reshape(wanted))
+    np.testing.assert_array_equal(computed(data), WEIGHT.reshape(expected))
 
 
 def test_a_shape_that_the_network_computes_stays_to_it():
@@ -270,13 +270,13 @@ def test_inputs_that_are_none_are_dropped():
     np.testing.assert_allclose(computed(data, IMAGES), FEATURES, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch", "wanted"), [(1, "n"), (2, 2), ("crops", "crops")])
-def test_a_batch_of_one_becomes_free(batch, wanted):
+@pytest.mark.parametrize(("batch", "expected"), [(1, "n"), (2, 2), ("crops", "crops")])
+def test_a_batch_of_one_becomes_free(batch, expected):
     def edit(model):
         describe(model.graph.value_info.add(name=model.graph.node[-2].input[0]), np.float32, [batch, 3])
 
     data = opened(network(batch=batch, edit=edit))
-    assert shapes(data) == {"data": [wanted, 3, SIZE, SIZE], "features": [wanted, 40]}
+    assert shapes(data) == {"data": [expected, 3, SIZE, SIZE], "features": [expected, 40]}
     assert not parse_model(data, "test").graph.value_info  # which would say another number
     np.testing.assert_allclose(computed(data, IMAGES), FEATURES, rtol=1e-5, atol=1e-5)
 

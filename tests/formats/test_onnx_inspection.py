@@ -80,11 +80,11 @@ BEGINNINGS = {
 @pytest.mark.parametrize("nodes", [False, True], ids=["initializers", "Constant nodes"])
 @pytest.mark.parametrize("name", BEGINNINGS)
 def test_scaling_inside(name, nodes):
-    begin, wanted = BEGINNINGS[name]
+    begin, expected = BEGINNINGS[name]
     spec, told = spec_of_onnx(begin(Graph(nodes=nodes)).serialize(), source="n.onnx")
-    assert spec == wanted
+    assert spec == expected
     assert told == (
-        "as its 112 px input tells" if wanted == ARCFACE else "as its 112 px input and the scaling inside it tell"
+        "as its 112 px input tells" if expected == ARCFACE else "as its 112 px input and the scaling inside it tell"
     )
 
 
@@ -130,7 +130,7 @@ def test_colours_exchanged_inside(op):
 
 
 @pytest.mark.parametrize(
-    ("shape", "wanted"),
+    ("shape", "expected"),
     [
         (("n", 3, 112, 112), "arcface-112"),
         ((4, 3, 112, 112), "arcface-112"),
@@ -140,8 +140,8 @@ def test_colours_exchanged_inside(op):
         ((112, 3, 160, 160), "facenet-2018"),
     ],
 )
-def test_the_size_is_height_and_width(shape, wanted):
-    assert spec_of_onnx(Graph(shape).serialize(), source="n")[0] == INPUT_SPECS[wanted]
+def test_the_size_is_height_and_width(shape, expected):
+    assert spec_of_onnx(Graph(shape).serialize(), source="n")[0] == INPUT_SPECS[expected]
 
 
 @pytest.mark.parametrize("shape", [("n", 3, 96, 96), ("n", 3, 112, 160), ("n", 3, "h", "w"), ("n", 112), (112, 112, 3)])

@@ -60,8 +60,8 @@ def test_the_same_numbers_as_outside(spec, opset, channels_first):
 def test_unit_length():
     spec = InputSpec(SIZE, "box")
     (found,) = run(with_preprocessing(network(channels_first=True), spec, source="test", unit=True), CROPS)
-    wanted = oracle(spec, CROPS)
-    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5)
+    expected = oracle(spec, CROPS)
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
 
 
 def test_no_length_at_all_is_not_divided_by():
@@ -96,8 +96,8 @@ def test_a_free_size_takes_that_of_the_spec():
     x = graph.input("x", np.float32, ["n", 3, "h", "w"])
     graph.output(graph.node("ReduceMean", [x], axes=[2, 3], keepdims=0), "y", np.float32, ["n", 3])
     model = with_preprocessing(graph.serialize(), InputSpec(SIZE, "box"), source="test", unit=False)
-    wanted = ((CROPS.astype(np.float64) - 127.5) / 128).mean(axis=(1, 2))
-    np.testing.assert_allclose(run(model, CROPS)[0], wanted, atol=1e-5)
+    expected = ((CROPS.astype(np.float64) - 127.5) / 128).mean(axis=(1, 2))
+    np.testing.assert_allclose(run(model, CROPS)[0], expected, atol=1e-5)
 
 
 def test_constants_that_old_files_list_as_inputs_and_further_outputs():

@@ -78,10 +78,10 @@ def test_only_needed_variables_are_read(tmp_path):
 def test_golden_squeezenet(shared):
     folder = shared / "data" / "tf1_squeezenet_128"
     with np.load(shared / "golden" / "networks" / "golden.npz") as file:
-        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+        crops, expected = file["crops"], file["squeezenet_128/embeddings"]
     network = OnnxNetwork(to_onnx(read_checkpoint(folder), source="x"), source="x", precision="float32")
     found = network.run((crops.astype(np.float32) - 127.5) / 128)[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.shared
@@ -95,10 +95,10 @@ def test_golden_weights(shared):
         u = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, array.shape)
         last = name.rsplit("/", 1)[-1]
         if last == "moving_variance":
-            wanted = 1 + 0.5 * u
+            expected = 1 + 0.5 * u
         else:
-            wanted = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(u.shape[:-1]))
-        assert same(array, wanted.astype(np.float32)), name
+            expected = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(u.shape[:-1]))
+        assert same(array, expected.astype(np.float32)), name
         assert same(array, constant(graph[name], "")), name
 
 
@@ -118,7 +118,7 @@ SAVED = ["m.meta", "model-x.ckpt-9.index", "model-x.ckpt-10.index", "model-x.ckp
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "wanted"),
+    ("checkpoint", "expected"),
     [
         (None, "model-x.ckpt-10"),
         ("", "model-x.ckpt-10"),
@@ -134,9 +134,9 @@ SAVED = ["m.meta", "model-x.ckpt-9.index", "model-x.ckpt-10.index", "model-x.ckp
         ('model_checkpoint_path: "models/"', "model-x.ckpt-10"),
     ],
 )
-def test_the_checkpoint_that_is_meant(tmp_path, checkpoint, wanted):
+def test_the_checkpoint_that_is_meant(tmp_path, checkpoint, expected):
     folder_with(tmp_path, *SAVED, checkpoint=checkpoint)
-    assert find_checkpoint(tmp_path) == (str(tmp_path / "m.meta"), str(tmp_path / wanted))
+    assert find_checkpoint(tmp_path) == (str(tmp_path / "m.meta"), str(tmp_path / expected))
 
 
 def test_the_highest_number_and_not_the_last_name(tmp_path):
@@ -175,16 +175,16 @@ def test_folders_without_a_checkpoint(tmp_path, names, checkpoint, message):
 
 
 @pytest.mark.parametrize(
-    ("names", "checkpoint", "wanted"),
+    ("names", "checkpoint", "expected"),
     [
         (["m-1.meta", "m-1.index", "m-2.meta", "m-2.index"], 'model_checkpoint_path: "m-1"', ("m-1.meta", "m-1")),
         (["model-a.ckpt-1.meta", "model-a.ckpt-1.index", "model-a.ckpt-2.meta", "model-a.ckpt-2.index"], None, ("model-a.ckpt-2.meta", "model-a.ckpt-2")),
         (["graph.meta", "model.ckpt.index"], None, ("graph.meta", "model.ckpt")),
     ],
 )  # fmt: skip
-def test_names_that_other_trainers_give(tmp_path, names, checkpoint, wanted):
+def test_names_that_other_trainers_give(tmp_path, names, checkpoint, expected):
     folder_with(tmp_path, *names, checkpoint=checkpoint)
-    assert find_checkpoint(tmp_path) == tuple(str(tmp_path / name) for name in wanted)
+    assert find_checkpoint(tmp_path) == tuple(str(tmp_path / name) for name in expected)
 
 
 def test_something_other_than_a_folder(tmp_path):

@@ -68,8 +68,8 @@ DECIDERS = {
 @pytest.mark.parametrize("kind", DECIDERS)
 def test_what_decides_a_condition(kind):
     g = Graph()
-    decider, wanted = DECIDERS[kind]
-    assert decided_by(g, decider(g)) == wanted
+    decider, expected = DECIDERS[kind]
+    assert decided_by(g, decider(g)) == expected
 
 
 UNKNOWN = {
@@ -198,14 +198,14 @@ def test_errors_are_one_line_whatever_the_names(op):
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted"),
+    ("names", "expected"),
     [(["image_batch", "input"], "input"), (["image_batch"], "image_batch"), (["images"], None)],
 )
-def test_where_images_enter(names, wanted):
+def test_where_images_enter(names, expected):
     g = Graph()
     for name in names:
         g.node("Placeholder", name=name)
-    assert images_node(parsed(g)) == wanted
+    assert images_node(parsed(g)) == expected
 
 
 @pytest.mark.parametrize("array", [np.float32([[1, 2]]), np.int32(3), np.int64([2**40]), np.bool_([True, False])])

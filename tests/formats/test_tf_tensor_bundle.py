@@ -102,10 +102,10 @@ def test_a_real_checkpoint_follows_the_formula(shared):
         shape, last = bundle.shape(name), name.rsplit("/", 1)[-1]
         u = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, shape)
         if last == "moving_variance":
-            wanted = 1 + 0.5 * u
+            expected = 1 + 0.5 * u
         else:
-            wanted = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(shape[:-1]))
-        assert same(bundle.read(name), wanted.astype(np.float32)), name
+            expected = 0.1 * u if last in ("moving_mean", "beta", "biases") else u * np.sqrt(6 / np.prod(shape[:-1]))
+        assert same(bundle.read(name), expected.astype(np.float32)), name
 
 
 # --- partitioned variables ------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_files_that_are_missing_or_something_else(prefix):
 # --- damage ---------------------------------------------------------------------------------------------------------------
 
 
-def read_all(prefix: Path, wanted: dict[str, np.ndarray]) -> None:
+def read_all(prefix: Path, expected: dict[str, np.ndarray]) -> None:
     """Every tensor is what it was, or a `ModelError` says why not."""
     try:
         bundle = TensorBundle.open(prefix)
@@ -363,8 +363,8 @@ def read_all(prefix: Path, wanted: dict[str, np.ndarray]) -> None:
         except ModelError as error:
             assert "\n" not in str(error)
             continue
-        if name in wanted:
-            assert same(found, wanted[name])
+        if name in expected:
+            assert same(found, expected[name])
 
 
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

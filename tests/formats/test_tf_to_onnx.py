@@ -36,9 +36,9 @@ def whole(g: Graph, x: str) -> bytes:
 SIZES: dict[str, int] = {}
 
 
-def check_maps(g: Graph, x: str, images: np.ndarray, wanted: np.ndarray) -> None:
-    SIZES["flat"] = int(np.prod(wanted.shape[1:]))
-    np.testing.assert_allclose(run(whole(g, x), images), wanted.reshape(len(wanted), -1), atol=1e-5, rtol=1e-5)
+def check_maps(g: Graph, x: str, images: np.ndarray, expected: np.ndarray) -> None:
+    SIZES["flat"] = int(np.prod(expected.shape[1:]))
+    np.testing.assert_allclose(run(whole(g, x), images), expected.reshape(len(expected), -1), atol=1e-5, rtol=1e-5)
 
 
 # --- operators ----------------------------------------------------------------------------------------------------------
@@ -234,9 +234,9 @@ def test_unit_length():
     x = g.mean(g.images())
     total = g.node("Sum", g.node("Square", x), g.const(1), keep_dims=True)
     x = g.node("Mul", x, g.node("Rsqrt", g.node("Maximum", total, g.const(np.float32(1e-10)))))
-    wanted = images.mean(axis=(1, 2))
+    expected = images.mean(axis=(1, 2))
     np.testing.assert_allclose(
-        run(g.embeddings(x), images), wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-5
+        run(g.embeddings(x), images), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5
     )
 
 
@@ -314,11 +314,11 @@ def test_batch_norm_of_single_operators(where, with_gamma):
         scale = g.node("Mul", scale, g.const(gamma))
     shift = g.node("Sub", g.const(beta), g.node("Mul", moments[0], scale))
     x = g.node("Add", g.node("Mul", x, scale), shift)
-    wanted = gamma * (values - mean) / np.sqrt(variance + np.float32(0.001)) + beta
+    expected = gamma * (values - mean) / np.sqrt(variance + np.float32(0.001)) + beta
     if where == "after a product":
-        np.testing.assert_allclose(run(g.embeddings(x), images), wanted, atol=1e-5)
+        np.testing.assert_allclose(run(g.embeddings(x), images), expected, atol=1e-5)
     else:
-        check_maps(g, x, images, wanted)
+        check_maps(g, x, images, expected)
 
 
 @pytest.mark.parametrize("attributes", [{}, {"is_training": True}], ids=["by default", "said so"])
@@ -356,13 +356,13 @@ def flattened(g: Graph, x: str, form: str) -> str:
 def test_flatten(form, after_conv):
     for n in (1, 3):
         g, images = Graph(), images_of(n=n)
-        x, wanted = g.images(), images
+        x, expected = g.images(), images
         if after_conv:
             kernel = kernel_of(3, 3, 3, 3)
-            x, wanted = g.conv(x, kernel), slow_conv(images, kernel, 1, b"SAME")
+            x, expected = g.conv(x, kernel), slow_conv(images, kernel, 1, b"SAME")
         weights = kernel_of(7 * 8 * 3, 5)
         x = g.node("MatMul", flattened(g, x, form), g.const(weights))
-        np.testing.assert_allclose(run(g.embeddings(x), images), wanted.reshape(n, -1) @ weights, atol=1e-4)
+        np.testing.assert_allclose(run(g.embeddings(x), images), expected.reshape(n, -1) @ weights, atol=1e-4)
 
 
 @pytest.mark.parametrize("unit", [False, True])
@@ -375,13 +375,13 @@ def test_batch_norm_of_features(unit):
     parameters = [g.const(v) for v in (gamma, beta, mean, variance)]
     maps = g.node("FusedBatchNorm", maps, *parameters, epsilon=0.001, is_training=False)
     x = g.node("Reshape", maps, g.node("Shape", features))
-    wanted = gamma * (images.mean(axis=(1, 2)) - mean) / np.sqrt(variance + np.float32(0.001)) + beta
+    expected = gamma * (images.mean(axis=(1, 2)) - mean) / np.sqrt(variance + np.float32(0.001)) + beta
     if unit:
         squares = g.node("Sum", g.node("Square", x), g.const([1]), keep_dims=True)
         x = g.node("Mul", g.node("Rsqrt", g.node("Maximum", squares, g.const(np.float32(1e-10)))), x)
-        wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     data = g.embeddings(x)
-    np.testing.assert_allclose(run(data, images), wanted, atol=1e-5)
+    np.testing.assert_allclose(run(data, images), expected, atol=1e-5)
     session = onnxruntime.InferenceSession(translate(data), providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].shape == ["n", 3]
 
@@ -390,8 +390,8 @@ def test_batch_norm_of_features(unit):
 def test_operators_of_constants(op):
     g, images = Graph(), images_of()
     found = run(g.embeddings(g.node("Add", g.mean(g.images()), g.node(op, g.const([0.25, 1.0, 4.0])))), images)
-    wanted = {"Relu": [0.25, 1, 4], "Square": [0.0625, 1, 16], "Rsqrt": [2, 1, 0.5], "Sqrt": [0.5, 1, 2]}[op]
-    np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + wanted, atol=1e-6)
+    expected = {"Relu": [0.25, 1, 4], "Square": [0.0625, 1, 16], "Rsqrt": [2, 1, 0.5], "Sqrt": [0.5, 1, 2]}[op]
+    np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["a constant", "sizes", "a flag"])
@@ -414,12 +414,12 @@ def test_nodes_in_any_order():
     g, images = Graph(), images_of()
     kernel = kernel_of(3, 3, 3, 4)
     g.embeddings(g.mean(g.node("Relu", g.conv(g.images(), kernel))))
-    wanted = run(g.bytes(), images)
+    expected = run(g.bytes(), images)
     nodes = list(g.message.node)
     for seed in range(5):
         shuffled = GraphDef()
         shuffled.node.extend(nodes[i] for i in np.random.default_rng(seed).permutation(len(nodes)))
-        assert (run(shuffled.SerializeToString(), images) == wanted).all()
+        assert (run(shuffled.SerializeToString(), images) == expected).all()
 
 
 def test_what_inference_does_not_need_is_not_read():
@@ -444,12 +444,12 @@ def test_a_very_deep_graph():
 def test_golden_squeezenet(shared):
     path = shared / "data" / "tf1_squeezenet_128" / "20180101-000000.pb"
     with np.load(shared / "golden" / "networks" / "golden.npz") as file:
-        crops, wanted = file["crops"], file["squeezenet_128/embeddings"]
+        crops, expected = file["crops"], file["squeezenet_128/embeddings"]
     session = onnxruntime.InferenceSession(
         to_onnx(read_graph(path), source=str(path)), providers=["CPUExecutionProvider"]
     )
     found = session.run(None, {"images": (crops.astype(np.float32) - 127.5) / 128})[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # --- constants ------------------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ def const_node(dtype: int, shape: list[int], content: bytes = b"", **values: Any
 
 
 @pytest.mark.parametrize(
-    ("node", "wanted"),
+    ("node", "expected"),
     [
         (const_node(1, [2, 3], float_val=[7.5]), np.full((2, 3), 7.5, np.float32)),
         (const_node(1, [4], float_val=[1, 2]), np.array([1, 2, 2, 2], np.float32)),
@@ -482,11 +482,11 @@ def const_node(dtype: int, shape: list[int], content: bytes = b"", **values: Any
         (const_node(3, [2], np.array([1, 2], "<i4").tobytes()), np.array([1, 2], np.int32)),
     ],
 )
-def test_constants(node, wanted):
+def test_constants(node, expected):
     found = constant(node, "g.pb")
-    assert found.dtype == wanted.dtype
-    assert found.shape == wanted.shape
-    assert (found == wanted).all()
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert (found == expected).all()
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_the_default_model_has_every_variable_of_its_network(shared):
     graph = read_graph(locate(MODELS["casia-webface"]))
     listed = json.loads((shared / "golden" / "networks" / "inception_resnet_v1_512.variables.json").read_text())
     variables = listed["variables"]
-    wanted = {name: tuple(shape) for name, shape in (variables.items() if isinstance(variables, dict) else variables)}
-    assert {name: array.shape for name, array in graph_variables(graph, "g").items()} == wanted
+    expected = {name: tuple(shape) for name, shape in (variables.items() if isinstance(variables, dict) else variables)}
+    assert {name: array.shape for name, array in graph_variables(graph, "g").items()} == expected
     assert len(folded(graph, "g")) == 111  # every convolution with a batch norm
 
 

@@ -319,11 +319,11 @@ def test_colour_key_transparency() -> None:
 
 def test_alpha_over_white() -> None:
     pixels = np.array([[[0, 100, 255, 0], [0, 100, 255, 255], [0, 100, 255, 100]]], np.uint8)
-    wanted = [[[255, 255, 255], [0, 100, 255], [155, 194, 255]]]
+    expected = [[[255, 255, 255], [0, 100, 255], [155, 194, 255]]]
     for image_format in ("PNG", "TIFF"):
-        assert read(encode(Image.fromarray(pixels), image_format)).tolist() == wanted
-    assert read(encode(Image.fromarray(pixels), "WEBP", lossless=True, exact=True)).tolist() == wanted
-    assert read(pixels).tolist() == wanted
+        assert read(encode(Image.fromarray(pixels), image_format)).tolist() == expected
+    assert read(encode(Image.fromarray(pixels), "WEBP", lossless=True, exact=True)).tolist() == expected
+    assert read(pixels).tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["LA", "La", "RGBA", "RGBa"])
@@ -382,9 +382,9 @@ def test_integer_mode() -> None:
 
 
 def test_float_tiff() -> None:
-    for values, wanted in (([0, 0.5, 1], [0, 128, 255]), ([0, 1, 200.4], [0, 1, 200])):
+    for values, expected in (([0, 0.5, 1], [0, 128, 255]), ([0, 1, 200.4], [0, 1, 200])):
         image = Image.fromarray(np.array([values], np.float32))
-        assert read(encode(image, "TIFF"))[0, :, 0].tolist() == wanted
+        assert read(encode(image, "TIFF"))[0, :, 0].tolist() == expected
     assert "-1 to 2" in error(encode(Image.fromarray(np.array([[-1, 2]], np.float32)), "TIFF")).reason
 
 
@@ -405,7 +405,7 @@ def test_one_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "wanted"),
+    ("array", "expected"),
     [
         (np.array([[0, 9]], np.uint8), [[0] * 3, [9] * 3]),
         (np.array([[[0], [9]]], np.uint8), [[0] * 3, [9] * 3]),
@@ -426,12 +426,12 @@ def test_one_pixel() -> None:
         (np.array([[[0, 0, 0, 0.0], [0, 0, 0, 1.0]]]), [[255] * 3, [0] * 3]),
     ],
 )
-def test_arrays(array: Any, wanted: Any) -> None:
+def test_arrays(array: Any, expected: Any) -> None:
     array.flags.writeable = False
     before = array.copy()
     result = read(array)
     assert_rgb(result)
-    assert result.tolist() == [wanted]
+    assert result.tolist() == [expected]
     assert (array == before).all()
 
 
@@ -768,10 +768,10 @@ def jpeg(hopper_file: pathlib.Path, **options: object) -> bytes:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}, {"quality": 30}])
 def test_a_jpeg_that_lacks_its_end_mark_alone_is_read(hopper_file: pathlib.Path, options: dict[str, object]) -> None:
     data = jpeg(hopper_file, **options)
-    wanted = read(data)
+    expected = read(data)
     for missing in (1, 2):
         with pytest.warns(DamagedImageWarning, match="^<bytes>: the JPEG lacks its end mark"):
-            assert np.array_equal(read(data[:-missing]), wanted)
+            assert np.array_equal(read(data[:-missing]), expected)
     # One byte of its pixels, or more of them, are not made up.
     for missing in (4, 5, 10, 100, len(data) // 2):
         assert "truncated" in error(data[:-missing]).reason
@@ -917,8 +917,8 @@ def ftyp(brand: bytes, *compatible: bytes) -> bytes:
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"])
 def test_heic_without_the_extra(brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    wanted = "a HEIC photo needs the extra heif: pip install 'facespace[heif]'"
-    assert error(ftyp(brand, b"mif1", b"heic")).reason == wanted
+    expected = "a HEIC photo needs the extra heif: pip install 'facespace[heif]'"
+    assert error(ftyp(brand, b"mif1", b"heic")).reason == expected
 
 
 def test_avif_brands_are_not_heic() -> None:

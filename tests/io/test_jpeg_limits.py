@@ -118,10 +118,10 @@ def test_thumbnails_and_what_follows_the_picture_do_not_count() -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
 def test_it_does_not_matter_where_a_piece_ends(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     data = with_segments(with_scans(jpeg(progressive=True, restart_marker_blocks=1), 5), segment(0xFE, b"\xff\xda" * 9))
-    wanted = list(jpeg_limits._segments(io.BytesIO(data)))
-    assert [marker for marker, _ in wanted].count(0xDA) == 15
+    expected = list(jpeg_limits._segments(io.BytesIO(data)))
+    assert [marker for marker, _ in expected].count(0xDA) == 15
     monkeypatch.setattr(jpeg_limits, "_CHUNK", chunk)
-    assert list(jpeg_limits._segments(io.BytesIO(data))) == wanted
+    assert list(jpeg_limits._segments(io.BytesIO(data))) == expected
     for end in range(0, len(data), 97):
         assert check_jpeg(io.BytesIO(data[:end])) == ""  # decoders say what it lacks
 

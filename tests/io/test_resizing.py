@@ -26,9 +26,9 @@ from facespace.io.resizing import resized
 )
 def test_equals_pillow(monkeypatch, gap, strip, shape, size, box):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=gap)
+    expected = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=gap)
     monkeypatch.setattr(resizing, "_STRIP", strip)
-    assert np.array_equal(resized(pixels, size, box=box, reducing_gap=gap), np.asarray(wanted))
+    assert np.array_equal(resized(pixels, size, box=box, reducing_gap=gap), np.asarray(expected))
 
 
 def test_no_second_photo_in_memory(monkeypatch):

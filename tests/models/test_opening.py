@@ -132,11 +132,11 @@ def test_one_checkpoint_of_tiny_face_recognition(tmp_path: Path, monkeypatch: py
     assert "Tiny-Face-Recognition's ResNet-50" in opened.remarks[0] and "BGR" in opened.remarks[0]
     crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     with torch.no_grad():
-        wanted = network.eval()(torch.from_numpy((crops[..., ::-1].astype("f4") - 127.5) / 128).permute(0, 3, 1, 2))
-    wanted = torch.nn.functional.normalize(wanted).numpy()
+        expected = network.eval()(torch.from_numpy((crops[..., ::-1].astype("f4") - 127.5) / 128).permute(0, 3, 1, 2))
+    expected = torch.nn.functional.normalize(expected).numpy()
     embedder = Embedder.load(prefix)
     assert embedder.dimension == 2 and embedder.remarks == opened.remarks
-    np.testing.assert_allclose((embedder.embed(crops) * wanted).sum(1), 1, atol=1e-3)
+    np.testing.assert_allclose((embedder.embed(crops) * expected).sum(1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("missing", ["no/such", "no/such.pb"])
@@ -161,7 +161,7 @@ def test_a_real_model_in_every_form(shared: Path, tmp_path: Path, which: str) ->
 def test_names_of_old_pages_find_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FACESPACE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for name, wanted in {
+    for name, expected in {
         "20170512-110547": "facenet-20170512-110547",
         "20180402-114759.pb": "facenet-20180402-114759",
         "20180402-114759.zip": "facenet-20180402-114759",
@@ -169,7 +169,7 @@ def test_names_of_old_pages_find_the_model(monkeypatch: pytest.MonkeyPatch, tmp_
         "vggface2": "facenet-pytorch-vggface2",
     }.items():
         with pytest.raises(
-            ModelError, match=rf"^model {wanted}: not installed; get it with: facespace models download"
+            ModelError, match=rf"^model {expected}: not installed; get it with: facespace models download"
         ):
             open_model(name)
     with pytest.raises(ModelError, match=r"get facenet-20170512-110547 with: facespace models download facenet-2017"):

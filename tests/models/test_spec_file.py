@@ -23,7 +23,7 @@ def test_it_lies_beside_under_the_same_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ('{"input_spec": "facenet-2017"}', INPUT_SPECS["facenet-2017"]),
         ('{"size": 96, "template": "box", "crop_margin": 8}', InputSpec(96, "box", 8)),
@@ -34,9 +34,9 @@ def test_it_lies_beside_under_the_same_name(tmp_path: Path) -> None:
         ('{"name": "my model", "input_spec": "facenet-2018"}', INPUT_SPECS["facenet-2018"]),
     ],
 )
-def test_a_preset_or_the_fields(tmp_path: Path, text: str, wanted: InputSpec) -> None:
+def test_a_preset_or_the_fields(tmp_path: Path, text: str, expected: InputSpec) -> None:
     (tmp_path / "n.json").write_text(text)
-    assert read_spec(tmp_path / "n.json") == wanted
+    assert read_spec(tmp_path / "n.json") == expected
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_an_installed_model_is_its_folder(own_home):
 
 
 @pytest.mark.parametrize(
-    ("platform", "variables", "wanted"),
+    ("platform", "variables", "expected"),
     [
         ("linux", {}, "/me/.cache/facespace"),
         ("linux", {"XDG_CACHE_HOME": "/caches"}, "/caches/facespace"),
@@ -146,13 +146,13 @@ def test_an_installed_model_is_its_folder(own_home):
     ],
 )
 @pytest.mark.skipif(os.name == "nt", reason="its paths are of another kind")
-def test_home(monkeypatch, platform, variables, wanted):
+def test_home(monkeypatch, platform, variables, expected):
     for name in ("FACESPACE_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", platform)
     for name, value in {"HOME": "/me", **variables}.items():
         monkeypatch.setenv(name, value)
-    assert str(home()) == wanted
+    assert str(home()) == expected
 
 
 def test_home_is_absolute(monkeypatch, tmp_path):

@@ -59,26 +59,26 @@ def test_shards_are_one_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
-        (b"m.1\tAAAA\n", "line 2: wanted 6 or 7 columns parted by tabs; got 2"),
-        (b"no table\n", "line 2: wanted 6 or 7 columns parted by tabs; got 1"),
-        (b"\t1\t2\t3\t4\tAAAA\n", "line 2: wanted an MID first and an image last"),
-        (b"m" * 1001 + b"\t1\t2\t3\t4\tAAAA\n", "line 2: wanted an MID first and an image last"),
-        (b"m.1\t1\t2\t3\t4\t\n", "line 2: wanted an MID first and an image last"),
-        (row("m.1", b"image")[:-1], "line 2: it has no end, so the file is cut short"),
+        (b"m.1\tAAAA\n", "line 2: expected 6 or 7 columns separated by tabs, got 2"),
+        (b"no table\n", "line 2: expected 6 or 7 columns separated by tabs, got 1"),
+        (b"\t1\t2\t3\t4\tAAAA\n", "line 2: expected an MID first and an image last"),
+        (b"m" * 1001 + b"\t1\t2\t3\t4\tAAAA\n", "line 2: expected an MID first and an image last"),
+        (b"m.1\t1\t2\t3\t4\t\n", "line 2: expected an MID first and an image last"),
+        (row("m.1", b"image")[:-1], "line 2: the last line has no line break: the file is cut short"),
     ],
 )
-def test_what_is_no_table(file: Path, line: bytes, said: str) -> None:
+def test_what_is_no_table(file: Path, line: bytes, message: str) -> None:
     file.write_bytes(row("m.0", b"").replace(b"\n", b"AAAA\n") + line)
-    with pytest.raises(DatasetError, match=rf"MsCelebV1\.tsv, {said}"):
+    with pytest.raises(DatasetError, match=rf"MsCelebV1\.tsv, {message}"):
         MSCelebImages(file)
 
 
 def test_a_line_of_no_end_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(msceleb, "_MAX_LINE", 1000)
     file.write_bytes(row("m.0", b"x") + row("m.1", bytes(2000)))
-    with pytest.raises(DatasetError, match="line 2: longer than 1,000 bytes"):
+    with pytest.raises(DatasetError, match="line 2: a line must have at most 1,000 bytes"):
         MSCelebImages(file)
 
 
@@ -86,7 +86,7 @@ def test_a_line_of_no_end_is_not_waited_for(file: Path, monkeypatch: pytest.Monk
 def test_what_is_no_base64(file: Path, text: bytes) -> None:
     file.write_bytes(b"m.0\t1\t2\t3\t4\t" + text + b"\n")
     images = MSCelebImages(file)
-    with pytest.raises(DatasetError, match="line 1: the last column is no image in Base64"):
+    with pytest.raises(DatasetError, match="line 1: the last column is not an image in Base64"):
         images.encoded(0)
 
 

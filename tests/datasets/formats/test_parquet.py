@@ -88,29 +88,35 @@ def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
-        ({"label": [1]}, "wanted columns `image` .* it has label"),
-        ({"image": [b""]}, "wanted columns"),
-        ({"image": ["a.jpg"], "label": ["Anna"]}, "the column `label` is of type BYTE_ARRAY; wanted INT64"),
-        ({"image": [1], "label": [1]}, "the column `image` is of type INT64; wanted BYTE_ARRAY"),
-        ({"image": [[b""]], "label": [1]}, "wanted columns"),
-        ({"image": [b""], "label": [None]}, "the column `label` is of type INT32|whole number as label; got None"),
-        ({"image": [b"", b""], "label": [1, None]}, "row 1: wanted a whole number as label; got None"),
-        ({"image": [b""], "label": [-1]}, "row 0: the label wants a number from 0"),
+        ({"label": [1]}, "expected columns `image` .* got label"),
+        ({"image": [b""]}, "expected columns"),
+        ({"image": ["a.jpg"], "label": ["Anna"]}, "the column `label` must be of type INT64, got BYTE_ARRAY"),
+        ({"image": [1], "label": [1]}, "the column `image` must be of type BYTE_ARRAY, got INT64"),
+        ({"image": [[b""]], "label": [1]}, "expected columns"),
+        (
+            {"image": [b""], "label": [None]},
+            "the column `label` must be of type INT64, got INT32|the label must be a whole number, got None",
+        ),
+        ({"image": [b"", b""], "label": [1, None]}, "row 1: the label must be a whole number, got None"),
+        ({"image": [b""], "label": [-1]}, "row 0: the label must be a number from 0"),
         ({"image": [b""], "label": [2**40]}, "got 1099511627776"),
-        ({"image": [b""], "label": arrow.array([5], arrow.date32())}, "wanted a whole number as label; got 1970-01-06"),
-        ({"image": [b""], "label": [0], "name": [" "]}, "a name wants 1 to 1000 characters"),
+        (
+            {"image": [b""], "label": arrow.array([5], arrow.date32())},
+            "the label must be a whole number, got 1970-01-06",
+        ),
+        ({"image": [b""], "label": [0], "name": [" "]}, "a name must have 1 to 1000 characters"),
         ({"image": [b""] * 2, "label": [0] * 2, "name": ["a", "b"]}, "label 0 is named 'b' here and 'a' before"),
         ({"image": [b""], "label": [0], "name": [{"first": "a"}]}, None),
     ],
 )
-def test_what_is_no_dataset(file: Path, columns: dict[str, Any], said: str | None) -> None:
+def test_what_is_no_dataset(file: Path, columns: dict[str, Any], message: str | None) -> None:
     write(file, columns)
-    if said is None:
+    if message is None:
         assert list(ParquetImages(file).names) == ["0"]
         return
-    with pytest.raises(DatasetError, match=rf"train\.parquet: .*({said})") as caught:
+    with pytest.raises(DatasetError, match=rf"train\.parquet: .*({message})") as caught:
         ParquetImages(file)
     assert "\n" not in str(caught.value)
 
@@ -119,12 +125,12 @@ def test_a_row_without_an_image(file: Path) -> None:
     write(file, {"image": structs([picture(0), None]), "label": [0, 0]})
     images = ParquetImages(file)
     assert images.encoded(0) == picture(0)
-    with pytest.raises(DatasetError, match=r"train\.parquet, row 1: no image in this row"):
+    with pytest.raises(DatasetError, match=r"train\.parquet, row 1: this row has no image"):
         images.encoded(1)
     write(file, {"image": arrow.array([None, {"bytes": picture(1)}]), "label": [0, 0]})
     images = ParquetImages(file)
     assert images.encoded(1) == picture(1)
-    with pytest.raises(DatasetError, match="row 0: no image"):
+    with pytest.raises(DatasetError, match="row 0: this row has no image"):
         images.encoded(0)
 
 
@@ -142,7 +148,7 @@ def test_an_image_repeated_a_million_times_is_in_memory_once(file: Path) -> None
 def test_row_groups_too_large_for_one_image(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(file, {"image": [b""] * 30, "label": [0] * 30})
     monkeypatch.setattr(parquet, "_MAX_GROUP_ROWS", 29)
-    with pytest.raises(DatasetError, match=r"row group 0 has 30 rows, .* write the file again with row_group_size=128"):
+    with pytest.raises(DatasetError, match=r"row group 0 is too large, 30 rows .* write the file again with row_group_size=128"):
         ParquetImages(file)
 
 
@@ -174,7 +180,7 @@ def test_without_pyarrow(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     for opened in (lambda: ParquetImages(file), lambda: ParquetWriter(file.parent)):
         with pytest.raises(
-            RuntimeUnavailable, match=r"wants pyarrow; install it with: pip install 'facespace\[data\]'"
+            RuntimeUnavailable, match=r"needs pyarrow; install it with: pip install 'facespace\[data\]'"
         ):
             opened()
 

@@ -63,7 +63,7 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
 
 def test_what_is_no_dataset(tmp_path: Path) -> None:
     touch(tmp_path / "1.png")
-    with pytest.raises(DatasetError, match="no folders in it"):
+    with pytest.raises(DatasetError, match="contains no folders"):
         read_class_folders(tmp_path)
     for nothing in ("1.png", "missing"):
         with pytest.raises(DatasetError, match=f"{nothing}: not a folder"):

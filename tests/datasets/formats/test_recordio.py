@@ -57,7 +57,7 @@ def test_every_image_that_mxnet_wrote(shared: Path) -> None:
 @pytest.mark.shared
 def test_the_index_mxnet_wrote_comes_out_of_the_file_alone(shared: Path, tmp_path: Path) -> None:
     shutil.copyfile(shared / "data" / "records" / "train.rec", tmp_path / "train.rec")
-    with pytest.warns(UserWarning, match="no index beside it; made one of 1,424 records, saved as train.idx"):
+    with pytest.warns(UserWarning, match="no index file; built one of 1,424 records, saved as train.idx"):
         images = RecordImages(tmp_path)
     assert (tmp_path / "train.idx").read_bytes() == (shared / "data" / "records" / "train.idx").read_bytes()
     assert np.array_equal(images.labels, RecordImages(shared / "data" / "records").labels)
@@ -83,7 +83,7 @@ def test_packers_that_write_no_identities(tmp_path: Path, counts: tuple[float, .
     assert_is_the_set(RecordImages(write(tmp_path / "last", records | header, stated="4,4,4")))
     images = RecordImages(write(tmp_path / "first", header | records))
     assert_is_the_set(images)
-    with pytest.warns(UserWarning, match="made one of 8 records"):
+    with pytest.warns(UserWarning, match="built one of 8 records"):
         assert_is_the_set(RecordImages(write(tmp_path / "no index", header | records, index=False)))
 
 
@@ -158,7 +158,7 @@ def test_a_folder_with_one_other_file(tmp_path: Path) -> None:
         (tmp_path / f"train.{ending}").rename(tmp_path / f"val.1.{ending}")
     assert_is_the_set(RecordImages(tmp_path))
     (tmp_path / "other.rec").write_bytes(b"")
-    assert "2 .rec files in this folder; name one of them" in refusal(tmp_path)
+    assert "2 .rec files in this folder; choose one of them" in refusal(tmp_path)
     assert_is_the_set(RecordImages(tmp_path / "val.1.rec"))
 
 
@@ -167,11 +167,11 @@ def test_a_folder_with_one_other_file(tmp_path: Path) -> None:
 
 def test_an_index_is_made_and_saved_once(tmp_path: Path) -> None:
     records = insightface(LABELS)
-    with pytest.warns(UserWarning, match=r"train\.rec: no index beside it; made one of 12 records, saved"):
+    with pytest.warns(UserWarning, match=r"train\.rec: no index file; built one of 12 records, saved"):
         assert_is_the_set(RecordImages(write(tmp_path, records, index=False)))
     made = (tmp_path / "train.idx").read_bytes()
-    write(tmp_path / "wanted", records)
-    assert made == (tmp_path / "wanted" / "train.idx").read_bytes()
+    write(tmp_path / "expected", records)
+    assert made == (tmp_path / "expected" / "train.idx").read_bytes()
     assert_is_the_set(RecordImages(tmp_path))  # without a warning, which would be an error
 
 
@@ -189,23 +189,23 @@ def test_an_index_that_cannot_be_saved_is_kept_in_memory(tmp_path: Path, monkeyp
 
 def test_keys_count_the_records_where_these_do_not_tell_them(tmp_path: Path) -> None:
     records = {key: part(content(float(label), 7, picture(key + 1))) for key, label in enumerate(LABELS)}
-    with pytest.warns(UserWarning, match="made one of 7 records"):
+    with pytest.warns(UserWarning, match="built one of 7 records"):
         assert_is_the_set(RecordImages(write(tmp_path, records, index=False)))
     assert (tmp_path / "train.idx").read_text().startswith("0\t0\n1\t")
     records = {7 - key: part(content(0.0, 2**40 + 7 - key, picture(key))) for key in range(1, 8)}
-    with pytest.warns(UserWarning, match="made one of 7 records"):
+    with pytest.warns(UserWarning, match="built one of 7 records"):
         assert_is_the_set(RecordImages(write(tmp_path / "b", records, index=False)), [0] * 7)
     assert (tmp_path / "b" / "train.idx").read_text().startswith("0\t0\n1\t")
     # Insightface's record 0 lies last and is told from the others by its counts.
     records = {key: record[:16] + bytes(8) + record[24:] for key, record in insightface(LABELS).items()}
-    with pytest.warns(UserWarning, match="made one of 12 records"):
+    with pytest.warns(UserWarning, match="built one of 12 records"):
         assert_is_the_set(RecordImages(write(tmp_path / "c", records, index=False)))
     assert (tmp_path / "c" / "train.idx").read_text().startswith("1\t0\n2\t")
 
 
 def test_no_index_is_left_beside_what_does_not_open(tmp_path: Path) -> None:
     records = insightface(LABELS) | {4: part(content([1.5, 4], 4, picture(4)))}
-    assert "wanted a label" in refusal(write(tmp_path, records, index=False))
+    assert "the label must be a whole number" in refusal(write(tmp_path, records, index=False))
     assert os.listdir(tmp_path) == ["train.rec"]
 
 
@@ -213,24 +213,24 @@ def test_no_index_is_left_beside_what_does_not_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stated", "wanted"),
+    ("stated", "expected"),
     [
-        ("3,4,4", r"record 7: label 3, but the property beside it says 3 identities, labels 0 to 2"),
-        ("4,4,5", r"record 1: an image of 4x4 px, but the property beside it says 5x4"),
-        ("4,4", r"property: wanted `identities,height,width`; got `4,4`"),
+        ("3,4,4", r"record 7: the label is 3, but the file `property` gives 3 identities, labels 0 to 2"),
+        ("4,4,5", r"record 1: the image has 4x4 px, but the file `property` gives 5x4"),
+        ("4,4", r"property: expected `identities,height,width`, got `4,4`"),
         ("", "property: the file is empty"),
-        ("0,4,4", "property: wanted"),
-        ("-4,4,4", "property: wanted"),
-        ("4,4.0,4", "property: wanted"),
-        ("٤,4,4", "property: wanted"),
-        ("99999999,4,4", "property: wanted"),
+        ("0,4,4", "property: expected"),
+        ("-4,4,4", "property: expected"),
+        ("4,4.0,4", "property: expected"),
+        ("٤,4,4", "property: expected"),
+        ("99999999,4,4", "property: expected"),
         ("1" * 2000, "property: .* no file of its kind is longer"),
     ],
 )
-def test_what_is_no_property_of_this_file(tmp_path: Path, stated: str, wanted: str) -> None:
+def test_what_is_no_property_of_this_file(tmp_path: Path, stated: str, expected: str) -> None:
     write(tmp_path, insightface(LABELS))
     (tmp_path / "property").write_text(stated, encoding="utf-8")
-    assert re.search(wanted, refusal(tmp_path))
+    assert re.search(expected, refusal(tmp_path))
 
 
 def test_a_property() -> None:
@@ -246,48 +246,48 @@ def test_labels_that_are_none(tmp_path: Path, label: float, kind: str) -> None:
     else:
         records = {key: part(content(float(key), key, picture(key))) for key in range(5)}
         records[3] = part(content(label if kind == "plain" else [label, 1], 3, picture(3)))
-    said = refusal(write(tmp_path, records))
-    assert "wanted a label, a whole number from 0 to 16,777,215; got " in said
-    assert f"byte {len(b''.join(records[key] for key in list(records)[: list(records).index(3)])):,}" in said
+    message = refusal(write(tmp_path, records))
+    assert "the label must be a whole number from 0 to 16,777,215, got " in message
+    assert f"byte {len(b''.join(records[key] for key in list(records)[: list(records).index(3)])):,}" in message
 
 
 @pytest.mark.parametrize(
-    ("ranges", "wanted"),
+    ("ranges", "expected"),
     [
         ([(1, 4), (3, 6), (6, 8)], "the ranges of identities overlap: record 3 belongs to two of them"),
         ([(1, 8), (4, 5)], "the ranges of identities overlap: record 4 belongs"),
-        ([(0, 4)], r"record 8: wanted the range of an identity's images within 1 to 8 .* got 0 to 4"),
-        ([(1, 4), (4, 9)], "record 9: wanted the range .* got 4 to 9"),
-        ([(4, 1)], "record 8: wanted the range .* got 4 to 1"),
-        ([(1, 3.5)], "record 8: wanted the range .* got 1 to 3.5"),
-        ([(1.5, 3)], "record 8: wanted the range .* got 1.5 to 3"),
-        ([(float("nan"), 3)], "record 8: wanted the range .* got nan to 3"),
+        ([(0, 4)], r"record 8: the range of an identity's images must be within 1 to 8 .* got 0 to 4"),
+        ([(1, 4), (4, 9)], "record 9: the range .* got 4 to 9"),
+        ([(4, 1)], "record 8: the range .* got 4 to 1"),
+        ([(1, 3.5)], "record 8: the range .* got 1 to 3.5"),
+        ([(1.5, 3)], "record 8: the range .* got 1.5 to 3"),
+        ([(float("nan"), 3)], "record 8: the range .* got nan to 3"),
     ],
 )
-def test_ranges_that_are_none(tmp_path: Path, ranges: list[tuple[float, float]], wanted: str) -> None:
-    assert re.search(wanted, refusal(write(tmp_path, insightface(LABELS, ranges))))
+def test_ranges_that_are_none(tmp_path: Path, ranges: list[tuple[float, float]], expected: str) -> None:
+    assert re.search(expected, refusal(write(tmp_path, insightface(LABELS, ranges))))
 
 
 @pytest.mark.parametrize("header", [(8, 13), (13, 12), (0, 12), (8.5, 12), (-3, 12), (float("nan"), 12), (8, 11)])
 def test_record_0_counts_other_records(tmp_path: Path, header: tuple[float, float]) -> None:
     records = insightface(LABELS)
     records[0] = part(content(header, 0, b""))
-    said = refusal(write(tmp_path, records))
-    assert "record 0: it counts" in said
-    assert "the index has 12, up to key 11, 7 of them images; they do not belong together" in said
+    message = refusal(write(tmp_path, records))
+    assert "record 0: it counts" in message
+    assert "the index has 12, up to key 11, 7 of them images; the index belongs to another file" in message
 
 
 @pytest.mark.parametrize("labels", [[4], 4.0])
 def test_an_identity_s_record_without_a_range(tmp_path: Path, labels: float | list[float]) -> None:
     records = insightface(LABELS)
     records[9] = part(content(labels, 9, b"\0" * 8))
-    assert "record 9: wanted the range of an identity's images" in refusal(write(tmp_path, records))
+    assert "record 9: the range of an identity's images must be" in refusal(write(tmp_path, records))
 
 
 def test_keys_with_a_gap(tmp_path: Path) -> None:
     records = insightface(LABELS)
     records = {key if key != 11 else 12: record for key, record in records.items()}
-    assert "the index has 12, up to key 12, 7 of them images; they do not belong together" in refusal(
+    assert "the index has 12, up to key 12, 7 of them images; the index belongs to another file" in refusal(
         write(tmp_path, records)
     )
 
@@ -295,13 +295,13 @@ def test_keys_with_a_gap(tmp_path: Path) -> None:
 def test_a_record_0_that_is_neither_an_image_nor_a_count(tmp_path: Path) -> None:
     for labels in ([8], 8.0):
         records = insightface(LABELS) | {0: part(content(labels, 0, b""))}
-        assert "no image in it" in refusal(write(tmp_path, records))
+        assert "contains no image" in refusal(write(tmp_path, records))
 
 
 def test_record_0_counts_an_identity_s_record_as_image(tmp_path: Path) -> None:
     records = insightface(LABELS)
     records[0] = part(content((9, 12), 0, b""))
-    assert "no image in it" in refusal(write(tmp_path, records))
+    assert "contains no image" in refusal(write(tmp_path, records))
 
 
 def test_a_label_that_is_not_its_identity_s(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_a_label_that_is_not_its_identity_s(tmp_path: Path) -> None:
     records[2] = part(content([3, 2], 2, picture(2)))
     images = RecordImages(write(tmp_path, records))
     assert images.encoded(0) == picture(1)
-    with pytest.raises(DatasetError, match="record 2 has label 3, but the record of its identity makes it 0"):
+    with pytest.raises(DatasetError, match="record 2 has label 3, but the record of its identity gives 0"):
         images.read(1)
 
 
@@ -318,9 +318,9 @@ def test_an_index_of_another_file(tmp_path: Path) -> None:
     offsets = [b"".join(list(records.values())[:k]) for k in range(12)]
     lines = [f"{key}\t{len(before)}" for key, before in zip(records, offsets, strict=True)]
     lines[1] = lines[1].split("\t")[0] + f"\t{int(lines[1].split(chr(9))[1]) + 4}"
-    said = refusal(write(tmp_path, records, index="\n".join(lines) + "\n"), index=1)
-    assert "record 2: no record begins at byte" in said
-    assert "remove the index to have it made again" in said
+    message = refusal(write(tmp_path, records, index="\n".join(lines) + "\n"), index=1)
+    assert "record 2: no record begins at byte" in message
+    assert "remove the index to have it rebuilt" in message
 
 
 def test_images_that_are_none(tmp_path: Path) -> None:
@@ -330,8 +330,8 @@ def test_images_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"train\.rec, record 1: a truncated"):
         images.read(1)
     records[1] = part(content(0.0, 1, b""))
-    assert "record at byte 92: no image in it" in refusal(write(tmp_path, records))
-    assert "no image in it" in refusal(write(tmp_path / "none", insightface([], [])))
+    assert "record at byte 92: contains no image" in refusal(write(tmp_path, records))
+    assert "contains no image" in refusal(write(tmp_path / "none", insightface([], [])))
 
 
 # Whatever a file holds

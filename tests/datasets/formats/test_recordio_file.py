@@ -45,7 +45,7 @@ def test_a_record_that_is_too_long_for_the_file(tmp_path: Path) -> None:
     write(tmp_path, records)
     assert "record 2: damaged or cut short: its 100,000 bytes reach beyond the end" in refusal(tmp_path, index=1)
     (tmp_path / "train.idx").unlink()
-    assert "no whole record is at 100" in refusal(tmp_path)
+    assert "no whole record at byte 100" in refusal(tmp_path)
 
 
 def test_labels_that_do_not_fit_into_their_record(tmp_path: Path) -> None:
@@ -54,30 +54,30 @@ def test_labels_that_do_not_fit_into_their_record(tmp_path: Path) -> None:
     assert "4,294,967,295 labels do not fit into its" in refusal(write(tmp_path / "a", records))
     records[1] = part(b"too short")
     write(tmp_path / "b", records)
-    assert "9 bytes are too few for a record of an image" in refusal(tmp_path / "b")
+    assert "9 bytes are too few for an image record" in refusal(tmp_path / "b")
     (tmp_path / "b" / "train.idx").unlink()
-    assert "no whole record is at 92" in refusal(tmp_path / "b")
+    assert "no whole record at byte 92" in refusal(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
-    ("parts", "wanted"),
+    ("parts", "expected"),
     [
         ([(2, b"")], "no record begins at byte"),
         ([(3, b"")], "no record begins at byte"),
         ([(7, b"")], "no record begins at byte"),
-        ([(1, b"")], "no further part of it is at byte"),
-        ([(1, b""), (2, b"")], "no further part of it is at byte"),
-        ([(1, b""), (1, b"")], "no further part of it is at byte"),
-        ([(1, b""), (0, b"")], "no further part of it is at byte"),
+        ([(1, b"")], "its next part is missing at byte"),
+        ([(1, b""), (2, b"")], "its next part is missing at byte"),
+        ([(1, b""), (1, b"")], "its next part is missing at byte"),
+        ([(1, b""), (0, b"")], "its next part is missing at byte"),
     ],
 )
-def test_parts_that_do_not_follow_each_other(tmp_path: Path, parts: list[tuple[int, bytes]], wanted: str) -> None:
+def test_parts_that_do_not_follow_each_other(tmp_path: Path, parts: list[tuple[int, bytes]], expected: str) -> None:
     whole = content(0.0, 3, picture(3))
     damaged = b"".join(part(whole + extra, flag) for flag, extra in parts)
     records = {key: part(content(0.0, key, picture(key))) for key in range(3)} | {3: damaged}
-    assert wanted in refusal(write(tmp_path, records))
+    assert expected in refusal(write(tmp_path, records))
     (tmp_path / "train.idx").unlink()
-    assert re.search("no whole record is at|its last record is not finished", refusal(tmp_path))
+    assert re.search("no whole record at byte|its last record is not finished", refusal(tmp_path))
 
 
 def test_a_last_part_that_is_too_long_for_the_file(tmp_path: Path) -> None:
@@ -85,17 +85,17 @@ def test_a_last_part_that_is_too_long_for_the_file(tmp_path: Path) -> None:
     for flag, length in ((3, 100), (2, 8)):
         last = MAGIC + struct.pack("<I", flag << 29 | length) + bytes(8)
         write(tmp_path, {0: part(content(0.0, 0, picture(0))), 1: part(whole, 1) + last})
-        assert "no further part of it is at byte" in refusal(tmp_path)
+        assert "its next part is missing at byte" in refusal(tmp_path)
 
 
 def test_parts_of_any_length(tmp_path: Path) -> None:
     whole = content(0.0, 0, picture(1) + b"abc")
     records = {0: part(whole, 1) + part(b"defgh", 2) + part(b"", 2) + part(b"i", 3)}
     path = write(tmp_path, records) / "train.rec"
-    wanted = MAGIC.join([picture(1) + b"abc", b"defgh", b"", b"i"])
-    assert RecordImages(tmp_path).encoded(0) == wanted
+    expected = MAGIC.join([picture(1) + b"abc", b"defgh", b"", b"i"])
+    assert RecordImages(tmp_path).encoded(0) == expected
     os.truncate(path, 2**31)  # where such a word could be taken for the length of a whole record
-    assert RecordImages(tmp_path).encoded(0) == wanted
+    assert RecordImages(tmp_path).encoded(0) == expected
 
 
 def test_what_is_no_file_of_records(tmp_path: Path) -> None:
@@ -181,12 +181,12 @@ def test_headers_say_what_the_records_do(tmp_path: Path, monkeypatch: pytest.Mon
     file, offsets = write_mixed(tmp_path)
     order = np.random.default_rng(0).permutation(len(offsets))
     found = file.headers(np.array(offsets)[order])
-    wanted = [file.record(offset) for offset in np.array(offsets)[order].tolist()]
-    assert found.keys.tolist() == [record.key for record in wanted]
-    assert found.has_content.tolist() == [bool(record.content) for record in wanted]
-    assert np.minimum(found.n_labels, 2).tolist() == [len(record.labels) for record in wanted]
+    expected = [file.record(offset) for offset in np.array(offsets)[order].tolist()]
+    assert found.keys.tolist() == [record.key for record in expected]
+    assert found.has_content.tolist() == [bool(record.content) for record in expected]
+    assert np.minimum(found.n_labels, 2).tolist() == [len(record.labels) for record in expected]
     assert [tuple(row[:n].tolist()) for row, n in zip(found.labels, found.n_labels, strict=True)] == [
-        record.labels for record in wanted
+        record.labels for record in expected
     ]
     assert found.labels.shape == (len(offsets), 2)
     assert found.labels.dtype == np.float32
@@ -230,7 +230,7 @@ def test_parts_that_are_longer_together_than_a_record(tmp_path: Path, monkeypatc
         if fits:
             assert file.record(0).content == bytes(36) + MAGIC + bytes(n)
         else:
-            with pytest.raises(DatasetError, match="longer together than any record"):
+            with pytest.raises(DatasetError, match="its parts are together longer than"):
                 file.record(0)
 
 

@@ -36,35 +36,35 @@ GOOD = "1\t0\n2\t96\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("", "the index is empty"),
-        ("\n" + GOOD, r"line 1: wanted a key, a tab and an offset; got ``"),
-        (GOOD + "\n3\t192\n", "line 3: wanted .* got ``"),
+        ("\n" + GOOD, r"line 1: expected a key, a tab and an offset, got ``"),
+        (GOOD + "\n3\t192\n", "line 3: expected .* got ``"),
         ("\n\n", "the index is empty"),
-        (GOOD + "3\n", r"line 3: wanted .* got `3`"),
-        (GOOD + "3\t-96\n", r"line 3: wanted .* got `3\\t-96`"),
-        (GOOD + "3 192\n", r"line 3: wanted .* got `3 192`"),
+        (GOOD + "3\n", r"line 3: expected .* got `3`"),
+        (GOOD + "3\t-96\n", r"line 3: expected .* got `3\\t-96`"),
+        (GOOD + "3 192\n", r"line 3: expected .* got `3 192`"),
         (GOOD + "3\t192\t1\n", "line 3"),
         (GOOD + "3\t1.5\n", "line 3"),
         (GOOD + "3\t٣\n", "line 3"),
         (GOOD + "3\t\n", "line 3"),
         ("1\t0\t2\n96\n", "line 1"),
-        (GOOD + "3\t9999999999999999999\n", "line 3: wanted"),
+        (GOOD + "3\t9999999999999999999\n", "line 3: expected"),
         (GOOD + "x" * 100, "line 3"),
-        (GOOD + "3\t98\n", r"line 3: no record begins at byte 98 of a \.rec"),
-        (GOOD + "3\t96000\n", r"line 3: no record begins at byte 96,000 of a \.rec"),
-        (GOOD + "2\t192\n", "key 2 is there twice"),
-        (GOOD + "3\t96\n", "offset 96 is there twice"),
-        ("".join(f"{key}\t0\n" for key in range(100)), "more lines than its .rec has room for records|offset 0 is"),
-        ("1\t0\n" * 1000, "room for 20 records, far fewer than this index has lines"),
+        (GOOD + "3\t98\n", r"line 3: no record can begin at byte 98 of a \.rec"),
+        (GOOD + "3\t96000\n", r"line 3: no record can begin at byte 96,000 of a \.rec"),
+        (GOOD + "2\t192\n", "key 2 occurs twice"),
+        (GOOD + "3\t96\n", "offset 96 occurs twice"),
+        ("".join(f"{key}\t0\n" for key in range(100)), "more lines than its .rec has space for records|offset 0 is"),
+        ("1\t0\n" * 1000, r"far more lines than its .rec has space for records \(20\)"),
     ],
 )
-def test_what_is_no_index(tmp_path: Path, text: str, wanted: str) -> None:
+def test_what_is_no_index(tmp_path: Path, text: str, expected: str) -> None:
     records = {key: part(content(0.0, key, picture(key))) for key in range(1, 8)}
     write(tmp_path, records)
     (tmp_path / "train.idx").write_text(text, encoding="utf-8")
-    assert re.search(wanted, refusal(tmp_path))
+    assert re.search(expected, refusal(tmp_path))
 
 
 def test_the_order_of_an_index_stays(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_magic_numbers_in_images(tmp_path: Path, payloads: list[bytes]) -> None:
     assert data.startswith(by_hand)
     assert data[len(by_hand) :].startswith(MAGIC)
     (tmp_path / "train.idx").unlink()
-    with pytest.warns(UserWarning, match=f"made one of {2 * len(encoded) + 1} records"):
+    with pytest.warns(UserWarning, match=f"built one of {2 * len(encoded) + 1} records"):
         again = RecordImages(tmp_path)
     assert [again.encoded(k) for k in range(len(encoded))] == encoded
 
@@ -50,9 +50,9 @@ def test_what_is_written_byte_by_byte(tmp_path: Path) -> None:
     records = insightface(LABELS)
     for key, label in enumerate(LABELS, 1):
         records[key] = part(content(float(label), key, picture(key)))
-    write(tmp_path / "wanted", records, stated="4,4,4")
+    write(tmp_path / "expected", records, stated="4,4,4")
     for name in ("train.rec", "train.idx", "property"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes(), name
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes(), name
     assert len(os.listdir(tmp_path / "out")) == 3
 
 
@@ -81,7 +81,7 @@ def test_an_old_index_never_lies_beside_a_new_file(tmp_path: Path, monkeypatch: 
             "facespace.datasets.formats.recordio_writer.write_index", lambda *_: (_ for _ in ()).throw(OSError("full"))
         )
         written(tmp_path, [4, 4, 3])
-    with pytest.warns(UserWarning, match="made one of 6 records"):
+    with pytest.warns(UserWarning, match="built one of 6 records"):
         assert_is_the_set(RecordImages(tmp_path), [4, 4, 3])
 
 
@@ -108,22 +108,25 @@ def test_names_are_written_beside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "label", "wanted"),
+    ("image", "label", "expected"),
     [
-        (picture(1), -1, "wanted a label from 0 to 16,777,215; got -1"),
-        (picture(1), 2**24, "wanted a label from"),
-        (b"", 0, "no image of 0 bytes"),
+        (picture(1), -1, "the label must be from 0 to 16,777,215, got -1"),
+        (picture(1), 2**24, "the label must be from"),
+        (b"", 0, "cannot store an image of 0 bytes"),
         (b"no image", 0, "none of the images written can be read"),
     ],
 )
-def test_what_cannot_be_written(tmp_path: Path, image: bytes, label: int, wanted: str) -> None:
+def test_what_cannot_be_written(tmp_path: Path, image: bytes, label: int, expected: str) -> None:
     written(tmp_path, LABELS)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FacespaceError, match=wanted), RecordWriter(tmp_path) as writer:
+    with pytest.raises(FacespaceError, match=expected), RecordWriter(tmp_path) as writer:
         writer.write(image, label)
     with pytest.raises(DatasetError, match="no image was written"), RecordWriter(tmp_path):
         pass
-    with pytest.raises(DatasetError, match="a label from 0 to 0; got 1"), RecordWriter(tmp_path, names=["A"]) as writer:
+    with (
+        pytest.raises(DatasetError, match="the label must be from 0 to 0, got 1"),
+        RecordWriter(tmp_path, names=["A"]) as writer,
+    ):
         writer.write(picture(1), 1)
     with pytest.raises(TypeError), RecordWriter(tmp_path) as writer:
         writer.write(picture(1), 0.5)  # type: ignore[arg-type]
@@ -133,7 +136,7 @@ def test_what_cannot_be_written(tmp_path: Path, image: bytes, label: int, wanted
 @pytest.mark.parametrize("labels", [LABELS, [2, 0, 2, 1, 1, 0, 0]])
 @pytest.mark.parametrize("kept", [1, 2, 5])
 def test_a_writer_goes_on_where_another_was_stopped(tmp_path: Path, labels: list[int], kept: int) -> None:
-    written(tmp_path / "wanted", labels)
+    written(tmp_path / "expected", labels)
     writer = RecordWriter(tmp_path / "out")
     place = 0
     for number, label in enumerate(labels[: kept + 1], 1):
@@ -146,8 +149,8 @@ def test_a_writer_goes_on_where_another_was_stopped(tmp_path: Path, labels: list
         for number, label in enumerate(labels[kept:], kept + 1):
             writer.write(picture(number), label)
     for name in ("train.rec", "train.idx", "property"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes(), name
-    with pytest.raises(DatasetError, match="nothing to go on with"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes(), name
+    with pytest.raises(DatasetError, match="there is no unfinished file to resume"):
         RecordWriter(tmp_path / "out", resume_at=place)
 
 

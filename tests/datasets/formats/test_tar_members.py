@@ -60,8 +60,8 @@ def test_what_the_standard_library_packs_and_finds(files: dict[str, bytes], kind
     found = members(data)
     assert {member.name: data[member.offset : member.offset + member.length] for member in found} == files
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        wanted = [(info.name, info.offset_data, info.size) for info in tar]
-    assert [member[:3] for member in found] == wanted
+        expected = [(info.name, info.offset_data, info.size) for info in tar]
+    assert [member[:3] for member in found] == expected
     assert all(member.start == files[member.name][:512] for member in found)
 
 
@@ -103,32 +103,32 @@ def test_a_size_only_pax_can_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "cut short"),
         (header()[:300], "cut short"),
-        (header() + bytes(512), "cut short: a tar ends with blocks of zeros"),
-        (header("a", b"77777777777") + END, "8,589,934,591 bytes wanted, 1,024 are there"),
+        (header() + bytes(512), "cut short: the zeros at the end of a tar are missing"),
+        (header("a", b"77777777777") + END, "expected 8,589,934,591 bytes, got 1,024"),
         (header("a", b"\x80" + b"\xff" * 11), "a size of"),
-        (header("a", b"\xff" * 12), "a number in a header is none"),
-        (header("a", b"-1"), "a number in a header is none"),
-        (header("a", b"1_0"), "a number in a header is none"),
+        (header("a", b"\xff" * 12), "a number in a header is not octal"),
+        (header("a", b"-1"), "a number in a header is not octal"),
+        (header("a", b"1_0"), "a number in a header is not octal"),
         (b"A" + header()[1:] + END, "the checksum of a header does not match"),
-        (gzip.compress(header() * 4, mtime=0), "the file is compressed"),
+        (gzip.compress(header() * 4, mtime=0), "single images cannot be read from a compressed file"),
         (header(kind=b"S") + END, "sparse"),
         (extended(b"x", b"22 GNU.sparse.major=1\n") + header() + bytes(512) + END, "sparse"),
         (extended(b"g", b"12 size=600\n") + header() + bytes(512) + END, "one name or size for all files"),
-        (extended(b"x", b"12 size=-600\n") + header() + END, "an extended header is none"),
-        (extended(b"x", b"13 size=-600\n") + header() + END, "an extended header gives no size"),
-        (extended(b"x", b"999 size=600\n") + header() + END, "an extended header is none"),
-        (extended(b"x", b"0 a=b\n") + header() + END, "an extended header is none"),
-        (extended(b"x", b"no records") + header() + END, "an extended header is none"),
+        (extended(b"x", b"12 size=-600\n") + header() + END, "an extended header is not `length key=value`"),
+        (extended(b"x", b"13 size=-600\n") + header() + END, "the size in an extended header is not a valid number"),
+        (extended(b"x", b"999 size=600\n") + header() + END, "an extended header is not `length key=value`"),
+        (extended(b"x", b"0 a=b\n") + header() + END, "an extended header is not `length key=value`"),
+        (extended(b"x", b"no records") + header() + END, "an extended header is not `length key=value`"),
         (header("a", b"%011o" % 2**21, b"L") + bytes(2**21) + END, "extended header of 2,097,152 bytes"),
-        (packed({"a": b"1"}) + packed({"b": b"2"}), "more data behind its end"),
+        (packed({"a": b"1"}) + packed({"b": b"2"}), "data follows the end of the tar"),
     ],
 )  # fmt: skip
-def test_what_is_no_tar(data: bytes, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
+def test_what_is_no_tar(data: bytes, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
         members(data)
 
 

@@ -117,8 +117,8 @@ def test_what_is_written_comes_out_and_is_what_hands_make(file: Path) -> None:
     writer.write(picture(0), 1)
     writer.write(b"", 0)
     writer.close()
-    wanted = record(of(picture(0), 1, name=bytes_list("Zoë".encode())))
-    assert file.read_bytes() == wanted + record(of(b"", 0, name=bytes_list(b"Anna")))
+    expected = record(of(picture(0), 1, name=bytes_list("Zoë".encode())))
+    assert file.read_bytes() == expected + record(of(b"", 0, name=bytes_list(b"Anna")))
     images = TFRecordImages(file)
     assert (images.labels.tolist(), list(images.names)) == ([1, 0], ["Anna", "Zoë"])
     assert images.encoded(0) == picture(0)
@@ -179,37 +179,40 @@ def test_damage_after_opening_is_seen_when_an_image_is_read(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
-        (example(label=int64_list(1)), "wanted a feature image_raw or image/encoded, the encoded image; it has label"),
+        (example(label=int64_list(1)), "expected a feature image_raw or image/encoded, the encoded image, got label"),
         (
             example(image_raw=bytes_list(b"")),
-            "wanted a feature label or image/class/label, its label; it has image_raw",
+            "expected a feature label or image/class/label, its label, got image_raw",
         ),
-        (b"", "it has none"),
-        (example(image_raw=int64_list(1), label=int64_list(1)), "wanted one encoded image; got 0"),
-        (example(image_raw=bytes_list(b"", b""), label=int64_list(1)), "wanted one encoded image; got 2"),
-        (example(image_raw=bytes_list(b""), label=bytes_list(b"1")), r"wanted one label \(int64\); got something else"),
-        (of(b"", -1), "the label wants a number from 0 to 16,777,215; got -1"),
+        (b"", "got no features"),
+        (example(image_raw=int64_list(1), label=int64_list(1)), "expected one encoded image, got 0"),
+        (example(image_raw=bytes_list(b"", b""), label=int64_list(1)), "expected one encoded image, got 2"),
+        (
+            example(image_raw=bytes_list(b""), label=bytes_list(b"1")),
+            r"expected one label \(int64\), got something else",
+        ),
+        (of(b"", -1), "the label must be a number from 0 to 16,777,215, got -1"),
         (of(b"", 2**62), "got 4611686018427387904"),
-        (of(b"", 0, name=bytes_list(b" ")), "a name wants 1 to 1000 characters; got ' '"),
-        (of(b"", 0, name=int64_list(1)), r"wanted one name \(bytes\) in name; got 0"),
+        (of(b"", 0, name=bytes_list(b" ")), "a name must have 1 to 1000 characters, got ' '"),
+        (of(b"", 0, name=int64_list(1)), r"expected one name \(bytes\) in name, got 0"),
         (of(b"", 7, name=bytes_list(b"Ben")), "label 7 is named 'Ben' here and 'Anna' before"),
-        (b"\x0a\xff", "no tf.train.Example"),
-        (b"\xff" * 9, "no tf.train.Example"),
+        (b"\x0a\xff", "not a tf.train.Example"),
+        (b"\xff" * 9, "not a tf.train.Example"),
     ],
 )
-def test_what_is_no_image_with_a_label(file: Path, data: bytes, said: str) -> None:
+def test_what_is_no_image_with_a_label(file: Path, data: bytes, message: str) -> None:
     file.write_bytes(record(of(b"", 7, name=bytes_list(b"Anna"))) + record(data))
-    with pytest.raises(DatasetError, match=f"tran.tfrecords, record 1: .*{said}"):
+    with pytest.raises(DatasetError, match=f"tran.tfrecords, record 1: .*{message}"):
         TFRecordImages(file)
 
 
 def test_a_length_is_not_believed(file: Path) -> None:
-    for length, said in ((2**63, "no image has more"), (2**30, "the file is cut short: the record wants")):
+    for length, message in ((2**63, "a record must have at most"), (2**30, "the file is cut short: the record should have")):
         file.write_bytes(record(b"", length))
         tracemalloc.start()
-        with pytest.raises(DatasetError, match=said):
+        with pytest.raises(DatasetError, match=message):
             TFRecordImages(file)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
         tracemalloc.stop()

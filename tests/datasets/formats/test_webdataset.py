@@ -63,24 +63,24 @@ def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
-        ([("1.jpg", b"")], r"sample 1: wanted a label \(.cls, or `label` in .json\); it has jpg"),
-        ([("1.cls", b"0"), ("1.txt", b"")], "sample 1: wanted an image; it has cls, txt"),
-        ([("1.cls", b"Anna"), ("1.jpg", b"")], "its .cls wants a number; got 'Anna'"),
-        ([("1.cls", b"-1"), ("1.jpg", b"")], "wants a number; got '-1'"),
+        ([("1.jpg", b"")], r"sample 1: expected a label \(.cls, or `label` in .json\), got jpg"),
+        ([("1.cls", b"0"), ("1.txt", b"")], "sample 1: expected an image, got cls, txt"),
+        ([("1.cls", b"Anna"), ("1.jpg", b"")], "its .cls must contain a number, got 'Anna'"),
+        ([("1.cls", b"-1"), ("1.jpg", b"")], "must contain a number, got '-1'"),
         ([("1.cls", b"9" * 60), ("1.jpg", b"")], "a number of more than 64 bits"),
-        ([("1.cls", b"1" * 65), ("1.jpg", b"")], "1.cls has 65 bytes"),
-        ([("1.json", b"{"), ("1.jpg", b"")], "its .json is no JSON"),
-        ([("1.json", b"[" * 100_000), ("1.jpg", b"")], "its .json is no JSON"),
-        ([("1.json", b'{"label": 1.5}'), ("1.jpg", b"")], "`label` in its .json is no whole number"),
-        ([("1.json", b'{"label": true}'), ("1.jpg", b"")], "`label` in its .json is no whole number"),
-        ([("1.json", b'{"label": 1, "name": 2}'), ("1.jpg", b"")], "`name` in its .json is no text"),
-        ([("1.json", b"[1]"), ("1.jpg", b"")], "wanted a label"),
-        ([("1.json", b" " * (2**20 + 1)), ("1.jpg", b"")], "1,048,577 bytes"),
-        ([("1.cls", b"0"), ("1.jpg", b""), ("1.png", b"")], "wanted one image; it has jpg, png"),
-        ([("1.cls", b"0"), ("1.jpg", b""), ("1.JPG", b"")], "1.JPG is in it twice in a row"),
-        ([("1.cls", b"0"), *((f"1.{k}", b"") for k in range(100))], "more than 100 files of the sample 1"),
+        ([("1.cls", b"1" * 65), ("1.jpg", b"")], "1.cls must have at most 64 bytes, got 65"),
+        ([("1.json", b"{"), ("1.jpg", b"")], "its .json is not valid JSON"),
+        ([("1.json", b"[" * 100_000), ("1.jpg", b"")], "its .json is not valid JSON"),
+        ([("1.json", b'{"label": 1.5}'), ("1.jpg", b"")], "`label` in its .json must be a whole number"),
+        ([("1.json", b'{"label": true}'), ("1.jpg", b"")], "`label` in its .json must be a whole number"),
+        ([("1.json", b'{"label": 1, "name": 2}'), ("1.jpg", b"")], "`name` in its .json must be text"),
+        ([("1.json", b"[1]"), ("1.jpg", b"")], "expected a label"),
+        ([("1.json", b" " * (2**20 + 1)), ("1.jpg", b"")], "at most 1,048,576 bytes, got 1,048,577"),
+        ([("1.cls", b"0"), ("1.jpg", b""), ("1.png", b"")], "expected one image, got jpg, png"),
+        ([("1.cls", b"0"), ("1.jpg", b""), ("1.JPG", b"")], "the sample contains 1.JPG twice"),
+        ([("1.cls", b"0"), *((f"1.{k}", b"") for k in range(100))], "more than 100 files in the sample 1"),
         (
             [("1.json", b'{"label": 0, "name": "a"}'), ("1.jpg", b""),
              ("2.json", b'{"label": 0, "name": "b"}'), ("2.jpg", b"")],
@@ -88,9 +88,9 @@ def test_shards_in_the_order_people_count(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_is_no_dataset(file: Path, files: Files, said: str) -> None:
+def test_what_is_no_dataset(file: Path, files: Files, message: str) -> None:
     write(file, files)
-    with pytest.raises(DatasetError, match=rf"00000\.tar[,:].* {said}") as caught:
+    with pytest.raises(DatasetError, match=rf"00000\.tar[,:].* {message}") as caught:
         TarImages(file)
     assert "\n" not in str(caught.value)
 
@@ -103,7 +103,7 @@ def test_a_link_is_no_image(file: Path) -> None:
         label = tarfile.TarInfo("1.cls")
         label.size = 1
         tar.addfile(label, io.BytesIO(b"1"))
-    with pytest.raises(DatasetError, match="sample 1: wanted an image; it has cls"):
+    with pytest.raises(DatasetError, match="sample 1: expected an image, got cls"):
         TarImages(file)
 
 
@@ -139,8 +139,8 @@ def test_headers_are_those_of_the_standard_library() -> None:
     for name, content in (("00000001.jpg", picture(1)), ("123456789.cls", b""), ("00000000.json", bytes(513))):
         info = tarfile.TarInfo(name)
         info.size = len(content)
-        wanted = info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
-        assert webdataset._packed(name, content) == wanted
+        expected = info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+        assert webdataset._packed(name, content) == expected
 
 
 def test_what_is_written_comes_out_of_the_standard_library(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_bin_whose_images_are_none(tmp_path):
 
 
 def test_lists_want_a_folder(photos, tmp_path):
-    with pytest.raises(DatasetError, match=r"pairs.txt: a list of pairs wants a folder of photos; beside a .bin give"):
+    with pytest.raises(DatasetError, match=r"pairs.txt: a list of pairs needs a folder of photos; only a .bin needs"):
         read_pair_set(lfw_list(tmp_path), None, False, SPEC)
     with pytest.raises(DatasetError, match="nowhere: no such folder of images"):
         read_pair_set(lfw_list(tmp_path), photos / "nowhere", False, SPEC)
