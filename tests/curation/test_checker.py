@@ -139,7 +139,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_labels_that_do_not_fit() -> None:
     embeddings, labels = crowd(3, 3)
-    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1; got 0\.\.2"):
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.1, got 0\.\.2"):
         wrong_labels(embeddings, labels, 2)
     with pytest.raises(ValueError, match=r"wanted \(N,D\)"):
         wrong_labels(embeddings, labels[1:], 3)
@@ -270,5 +270,5 @@ def test_without_thresholds_one_is_asked_for(
 def test_a_dataset_without_a_readable_image(embedder: facespace.Embedder, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").write_bytes(b"no")
-    with pytest.raises(DatasetError, match="no image in it could be read"):
+    with pytest.raises(DatasetError, match="none of its images could be read"):
         check(tmp_path, embedder)

@@ -95,7 +95,7 @@ def test_blocks_and_crowds_do_not_hide_copies(monkeypatch: pytest.MonkeyPatch) -
     for rows, columns, most in ((5, 3, 64), (7, 40, 2)):
         monkeypatch.setattr(duplicates_module, "_ROWS", rows)
         monkeypatch.setattr(duplicates_module, "_COLUMNS", columns)
-        monkeypatch.setattr(duplicates_module, "_MOST_CANDIDATES", most)
+        monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", most)
         parts = duplicates(embeddings, thumbnails, labels, digests)
         assert [(c.first, c.second) for c in parts] == [(c.first, c.second) for c in whole]
 

@@ -157,14 +157,14 @@ def test_what_spreadsheets_write(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("", "wants the columns action and file"),
-        ("file,reason\na/1.png,x\n", "wants the columns action and file"),
-        ("action,file\ndrop,a/1.png\nmaybe,b/2.png\n", "line 3: wants keep or drop, and a file; got 'maybe'"),
-        ("action,file\ndrop,\n", "line 2: wants keep or drop"),
-        ("action,file\ndrop\n", "line 2: wants keep or drop"),
-        ("action,file\ndrop,a/1.png\nkeep,./a/1.png\n", "a/1.png is both to keep and to drop"),
+        ("", "must have the columns action and file"),
+        ("file,reason\na/1.png,x\n", "must have the columns action and file"),
+        ("action,file\ndrop,a/1.png\nmaybe,b/2.png\n", "line 3: must be keep or drop, and a file, got 'maybe'"),
+        ("action,file\ndrop,\n", "line 2: must be keep or drop"),
+        ("action,file\ndrop\n", "line 2: must be keep or drop"),
+        ("action,file\ndrop,a/1.png\nkeep,./a/1.png\n", "a/1.png is both kept and dropped"),
         (b"action,file\ndrop,caf\xe9/1.png\n", "not UTF-8"),
-        ('action,file\ndrop,"a/1.png\n', "no CSV"),
+        ('action,file\ndrop,"a/1.png\n', "not CSV"),
     ],
 )
 def test_lists_that_are_refused(tmp_path: Path, data: str | bytes, message: str) -> None:
@@ -310,7 +310,7 @@ def test_unknown_files_are_reported_and_the_rest_moves(data: Path, tmp_path: Pat
 
 def test_the_dropped_do_not_stay_in_the_dataset(data: Path) -> None:
     for place in (data, data / "dropped", data / "a"):
-        with pytest.raises(DatasetError, match="must not lie inside the dataset"):
+        with pytest.raises(DatasetError, match="must not be inside the dataset"):
             apply_list(LINES, data, place)
     assert len(tree(data)) == 3
 

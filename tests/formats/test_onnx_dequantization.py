@@ -340,7 +340,7 @@ DAMAGED = {
     "integers for scales": (quantized(VALUES, ZEROS, **BLOCKS), "must have integers, float scales"),
     "integers that are computed": (
         quantized(*GOOD, **BLOCKS, edit=not_constant(0)),
-        r"DequantizeLinear_\d is quantised by blocks but is not a constant",
+        r"DequantizeLinear_\d is block-quantised but is not a constant",
     ),
     "scales that are computed": (quantized(*GOOD, **BLOCKS, edit=not_constant(1)), "but is not a constant"),
     "zero points that are computed": (quantized(*GOOD, **BLOCKS, edit=not_constant(2)), "but is not a constant"),
@@ -350,10 +350,13 @@ DAMAGED = {
     ),
     "a shape of more numbers": (
         quantized(*GOOD, **BLOCKS, reshapes=([5, 5],)),
-        r"Reshape_\d cannot have shape \(5, 5\); it has \(4, 6\)",
+        r"Reshape_\d cannot be reshaped from \(4, 6\) to \(5, 5\)",
     ),
-    "two sizes that are free": (quantized(*GOOD, **BLOCKS, reshapes=([-1, -1],)), r"cannot have shape \(-1, -1\)"),
-    "the size of an axis it lacks": (quantized(*GOOD, **BLOCKS, reshapes=([4, 6, 0],)), r"cannot have shape"),
+    "two sizes that are free": (
+        quantized(*GOOD, **BLOCKS, reshapes=([-1, -1],)),
+        r"cannot be reshaped from .* to \(-1, -1\)",
+    ),
+    "the size of an axis it lacks": (quantized(*GOOD, **BLOCKS, reshapes=([4, 6, 0],)), r"cannot be reshaped"),
     "a shape that is no number": (
         quantized(*GOOD, **BLOCKS, reshapes=(np.array([np.nan, 24]),)),
         r"Reshape_\d has a shape of 2 numbers of type float64",
@@ -465,7 +468,7 @@ def test_sface_opened_by_its_path_gives_the_golden_features(shared):
     """Features of `cv2.FaceRecognizerSF`; the file itself tells size and scaling, which is assumed aloud."""
     golden = np.load(shared / "golden" / "opencv" / "sface.npz")
     with pytest.warns(
-        AssumptionWarning, match=r"taken for sface .*, as its 112 px input and the scaling inside it tell"
+        AssumptionWarning, match=r"assuming sface .*, inferred from its 112 px input and the scaling inside it"
     ):
         embedder = Embedder.load(packed_path(MODELS["sface"].file), precision="float32")
     features = golden["features"] / np.linalg.norm(golden["features"], axis=1, keepdims=True)

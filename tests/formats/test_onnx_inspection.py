@@ -9,7 +9,7 @@ import pytest
 
 from facespace.errors import ModelError
 from facespace.faces.input_spec import INPUT_SPECS
-from facespace.formats.onnx_inspection import beginning, spec_of_onnx
+from facespace.formats.onnx_inspection import leading_scaling, spec_of_onnx
 from facespace.formats.onnx_model import GraphBuilder, add_tensor, parse_model
 
 ARCFACE = INPUT_SPECS["arcface-112"]
@@ -84,7 +84,9 @@ def test_scaling_inside(name, nodes):
     spec, told = spec_of_onnx(begin(Graph(nodes=nodes)).serialize(), source="n.onnx")
     assert spec == expected
     assert told == (
-        "as its 112 px input tells" if expected == ARCFACE else "as its 112 px input and the scaling inside it tell"
+        "inferred from its 112 px input"
+        if expected == ARCFACE
+        else "inferred from its 112 px input and the scaling inside it"
     )
 
 
@@ -113,7 +115,7 @@ def test_scaling_that_tells_nothing(begin):
 def test_a_function_that_may_scale():
     model = parse_model(Graph().then("Identity").serialize(), "x")
     model.graph.node[0].domain = "pkg.torch"
-    with pytest.raises(ModelError, match=r"^n\.onnx: its image goes into a function of its own, .*; give --input-spec"):
+    with pytest.raises(ModelError, match=r"^n\.onnx: a function of its own reads the image .*; give --input-spec"):
         spec_of_onnx(model.SerializeToString(), source="n.onnx")
     model.graph.node[0].domain = "ai.onnx"
     assert spec_of_onnx(model.SerializeToString(), source="n.onnx")[0] == ARCFACE
@@ -125,7 +127,7 @@ def test_colours_exchanged_inside(op):
     numbers = [[2, 1, 0]] if op == "Gather" else [[2], [-4], [1], [-1]]
     names = [graph.builder.constant(np.array(entry, np.int64)) for entry in numbers]
     graph.x = graph.builder.node(op, [graph.x, *names], **({"axis": 1} if op == "Gather" else {}))
-    with pytest.raises(ModelError, match="it exchanges colours, which does not tell in what order it wants them; give"):
+    with pytest.raises(ModelError, match="it reorders the colours, so the order it expects is unknown; give"):
         spec_of_onnx(graph.then("Sub", 127.5).then("Div", 128).serialize(), source="n.onnx")
 
 
@@ -147,7 +149,7 @@ def test_the_size_is_height_and_width(shape, expected):
 @pytest.mark.parametrize("shape", [("n", 3, 96, 96), ("n", 3, 112, 160), ("n", 3, "h", "w"), ("n", 112), (112, 112, 3)])
 def test_a_size_that_tells_nothing(shape):
     with pytest.raises(
-        ModelError, match=r"^n\.onnx: its input does not tell what it was trained to see; give --input-spec"
+        ModelError, match=r"^n\.onnx: the input spec cannot be inferred from its input's shape; give --input-spec"
     ):
         spec_of_onnx(Graph(shape).serialize(), source="n.onnx")
 
@@ -167,13 +169,13 @@ def test_asking_for_the_shape_is_no_way():
 def test_only_constants_of_one_number_or_three_are_reckoned_with():
     graph = Graph()
     parsed = parse_model(graph.then("Sub", np.zeros((112, 112))).then("Div", 128).serialize(), "test").graph
-    (scale, shift), reorders = beginning(parsed, "data")
+    (scale, shift), reorders = leading_scaling(parsed, "data")
     assert (scale.tolist(), shift.tolist(), reorders) == ([1], [0], False)
 
 
 def test_every_form_of_arithmetic():
     graph = Graph().then("Sub", 3, first=True).then("Mul", 2, first=True).then("Add", per_channel(MEANS)).then("Div", 4)
-    (scale, shift), _ = beginning(parse_model(graph.serialize(), "test").graph, "data")
+    (scale, shift), _ = leading_scaling(parse_model(graph.serialize(), "test").graph, "data")
     np.testing.assert_allclose(scale, [-0.5])
     np.testing.assert_allclose(shift, (6 + MEANS) / 4, rtol=1e-6)
 
@@ -188,4 +190,4 @@ def test_a_graph_that_leads_back_to_itself_ends():
     add_tensor(parsed, "two", np.array(2, np.float32))
     parsed.node[0].output[0] = "data"
     with np.errstate(over="ignore"):
-        beginning(parsed, "data")
+        leading_scaling(parsed, "data")

@@ -68,7 +68,7 @@ def test_weights_beside_the_file(tmp_path):
         computed(data)
     opened = open_onnx(tmp_path / "n.onnx", data)
     np.testing.assert_allclose(computed(opened.data), WANTED, rtol=1e-5)
-    assert opened.remarks == ["its weights beside it (n.data) are put into it"]
+    assert opened.remarks == ["its external weights (n.data) are merged into it"]
     # The fingerprint is of both files.
     (tmp_path / "n.data").write_bytes((tmp_path / "n.data").read_bytes()[:-1] + b"\x40")
     assert len({opened.fingerprint, open_onnx(tmp_path / "n.onnx", data).fingerprint, *sha256(data)}) == 3
@@ -97,15 +97,15 @@ def test_weights_to_the_end_of_the_file(tmp_path):
 def test_weights_somewhere_else(tmp_path, name):
     (tmp_path / "in").mkdir()
     data = with_weights_beside(network(), tmp_path / "n.data", says={"0": {"location": name}})
-    with pytest.raises(ModelError, match=r"n\.onnx: wants weights in a file beside it, constant constant_2 is in "):
+    with pytest.raises(ModelError, match=r"n\.onnx: external weights must be in a file next to it, got "):
         open_onnx(tmp_path / "in" / "n.onnx", data)
 
 
 @pytest.mark.parametrize(
     ("says", "message"),
     [
-        ({"location": "m.data"}, "its weights are in m.data, which is not beside it; bring both"),
-        ({"location": "folder"}, "its weights are in folder, which is no file of the folder it lies in"),
+        ({"location": "m.data"}, "its weights are in m.data, which is missing; copy both files"),
+        ({"location": "folder"}, "its weights are in folder, which is not a file in the same folder"),
         ({"offset": "480"}, r"ends at byte 960 of n\.data, which has 484; the two files do not belong together"),
         ({"offset": "500", "length": ""}, "ends at byte"),
         ({"offset": "-1"}, "has the offset '-1' in a file"),
@@ -130,16 +130,16 @@ def test_more_weights_than_one_file_can_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 484)
     open_onnx(tmp_path / "n.onnx", data)
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 483)
-    with pytest.raises(ModelError, match="bytes with its weights; a model in one file has at most that"):
+    with pytest.raises(ModelError, match="bytes with its external weights"):
         open_onnx(tmp_path / "n.onnx", data)
     twice = with_weights_beside(network(), tmp_path / "n.data", says={"1": {"offset": "0"}})
     (tmp_path / "n.data").write_bytes((tmp_path / "n.data").read_bytes()[:480])
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(twice) + 483)
-    with pytest.raises(ModelError, match="bytes with its weights"):
+    with pytest.raises(ModelError, match="bytes with its external weights"):
         open_onnx(tmp_path / "n.onnx", twice)
     monkeypatch.setattr(module, "MAX_WEIGHTS", len(data) + 600)
     (tmp_path / "n.data").write_bytes(bytes(601))
-    with pytest.raises(ModelError, match="bytes with its weights"):
+    with pytest.raises(ModelError, match="bytes with its external weights"):
         open_onnx(tmp_path / "n.onnx", data)
 
 
@@ -147,7 +147,7 @@ def test_more_weights_than_one_file_can_hold(tmp_path, monkeypatch):
 def test_weights_that_are_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     data = with_weights_beside(network(), tmp_path / "n.data", says={"0": {"location": "pipe"}})
-    with pytest.raises(ModelError, match="no file of the folder"):
+    with pytest.raises(ModelError, match="not a file in the same folder"):
         open_onnx(tmp_path / "n.onnx", data)
 
 
@@ -158,7 +158,7 @@ def test_links_out_of_the_folder_and_those_of_a_store_of_models(tmp_path):
     data = with_weights_beside(network(), tmp_path / "store" / "n.data")
     (tmp_path / "in" / "n.data").symlink_to(tmp_path / "store" / "n.data")
     (tmp_path / "in" / "plain.onnx").write_bytes(data)
-    with pytest.raises(ModelError, match=r"n\.data, which is no file of the folder it lies in"):
+    with pytest.raises(ModelError, match=r"n\.data, which is not a file in the same folder"):
         open_onnx(tmp_path / "in" / "plain.onnx", data)
     (tmp_path / "store" / "blob").write_bytes(data)
     (tmp_path / "in" / "n.onnx").symlink_to(tmp_path / "store" / "blob")
@@ -225,7 +225,7 @@ def test_of_two_outputs_the_one_that_can_be_an_embedding(tmp_path, at):
     opened = open_onnx(tmp_path / "n.onnx", with_output("norm", 1, at))
     assert [value.name for value in parse_model(opened.data, "x").graph.output] == ["features"]
     np.testing.assert_allclose(computed(opened.data), WANTED, rtol=1e-5)
-    assert opened.remarks == ([] if at else ["of its outputs features is taken for the embedding"])
+    assert opened.remarks == ([] if at else ["its output features is used as the embedding"])
 
 
 def test_two_outputs_that_can_be_an_embedding(tmp_path):
@@ -285,7 +285,7 @@ def quantizes_by_batch(batch: int | str) -> bytes:
 
 def test_features_that_depend_on_the_batch(tmp_path):
     opened = open_onnx(tmp_path / "n.onnx", quantizes_by_batch("n"))
-    assert opened.remarks == ["it scales each batch by what is in it, so one crop is computed at a time"]
+    assert opened.remarks == ["its scaling depends on the whole batch, so one crop is computed at a time"]
     assert shapes(opened.data) == [[1, 3, SIZE, SIZE], [1, 40]]
     np.testing.assert_allclose(computed(opened.data, IMAGES[:1]), WANTED[:1], atol=0.05)
     assert open_onnx(tmp_path / "n.onnx", quantizes_by_batch(1)).remarks == []

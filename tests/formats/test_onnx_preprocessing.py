@@ -126,12 +126,12 @@ def of_type(dtype: object, shape: list[int | str]) -> bytes:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (two_inputs(), "wants one input of images and an output, the network has the inputs a, b"),
+        (two_inputs(), "must have one input of images and an output, got the inputs a, b"),
         (of_type(np.float32, ["n", 3]), r"wants an input \(N,3,H,W\) or \(N,H,W,3\), the network has \['n', 3\]"),
         (of_type(np.float32, ["n", 4, SIZE, SIZE]), "wants an input"),
         (of_type(np.float32, ["n", 3, 112, 112]), "its input is 112 px, its input spec says 16"),
-        (of_type(np.int64, ["n", 3, SIZE, SIZE]), "wants images in float32"),
-        (of_type(np.uint8, ["n", 3, SIZE, SIZE]), "wants images in float32"),
+        (of_type(np.int64, ["n", 3, SIZE, SIZE]), "must be float32 images"),
+        (of_type(np.uint8, ["n", 3, SIZE, SIZE]), "must be float32 images"),
         (b"\x08\x01", "not an ONNX model"),
     ],
 )

@@ -147,16 +147,16 @@ def test_the_highest_number_and_not_the_last_name(tmp_path):
 @pytest.mark.parametrize(
     ("names", "checkpoint", "message"),
     [
-        ([], None, "wanted one .meta, which holds the graph of the model; found none"),
+        ([], None, "expected one .meta, which contains the model's graph, got none"),
         (["saved_model.pb"], None, "found none; a SavedModel of TensorFlow 2 is not opened"),
         (["x.pb"], None, "found none; give the frozen graph itself, x.pb"),
-        (["x.pb", "y.pb"], None, "wanted one .meta, which holds the graph of the model; found none"),
+        (["x.pb", "y.pb"], None, "expected one .meta, which contains the model's graph, got none"),
         (
             ["a.meta", "b.meta", "x.index"],
             None,
-            "wanted one .meta, which holds the graph of the model, or one of the checkpoint x; found 2: a.meta, b.meta",
+            "expected one .meta, which contains the model's graph, or one for the checkpoint x, got 2: a.meta, b.meta",
         ),
-        (["a.meta"], None, "wanted a checkpoint, model-….ckpt-N.index and its .data files; found none"),
+        (["a.meta"], None, "expected a checkpoint, model-….ckpt-N.index and its .data files, got none"),
         (["a.meta", "x.index", "y.index"], None, "found several, and no file `checkpoint` that names one"),
         (
             ["a.meta", "model-a.ckpt-1.index"],
@@ -188,12 +188,12 @@ def test_names_that_other_trainers_give(tmp_path, names, checkpoint, expected):
 
 
 def test_something_other_than_a_folder(tmp_path):
-    assert "No such file or directory; wanted the folder" in refusal(lambda: find_checkpoint(tmp_path / "gone"))
+    assert "No such file or directory; expected the folder" in refusal(lambda: find_checkpoint(tmp_path / "gone"))
     (tmp_path / "file").write_bytes(b"")
-    assert "Not a directory; wanted the folder" in refusal(lambda: find_checkpoint(tmp_path / "file"))
+    assert "Not a directory; expected the folder" in refusal(lambda: find_checkpoint(tmp_path / "file"))
     os.mkfifo(tmp_path / "checkpoint")
     (tmp_path / "a.meta").write_bytes(b"")
-    assert "checkpoint: no such file, or no regular one" in refusal(lambda: find_checkpoint(tmp_path))
+    assert "checkpoint: missing or not a regular file" in refusal(lambda: find_checkpoint(tmp_path))
 
 
 def test_a_checkpoint_in_one_file(tmp_path):
@@ -219,7 +219,7 @@ def test_meta_graphs_that_are_too_large_or_no_file(tmp_path):
     path = tmp_path / "m.meta"
     assert "no such file" in refusal(lambda: read_meta_graph(path))
     os.mkfifo(path)
-    assert "no such file, or no regular one" in refusal(lambda: read_meta_graph(path))
+    assert "missing or not a regular file" in refusal(lambda: read_meta_graph(path))
     path.unlink()
     with open(path, "wb") as file:
         file.truncate(MAX_META_BYTES + 1)
@@ -232,8 +232,8 @@ def test_meta_graphs_that_are_too_large_or_no_file(tmp_path):
         ({"Net/fc/biases": None}, "has no variable 'Net/fc/biases', which model-20180101-000000.meta wants"),
         ({"Net/fc/biases": np.zeros(6, "f4")}, "'Net/fc/biases' is [6], but model-20180101-000000.meta wants [5]"),
         ({"Net/fc/biases": np.zeros((1, 5), "f4")}, "'Net/fc/biases' is [1, 5], but"),
-        ({"Net/fc/biases": np.zeros(5, "c8")}, "'Net/fc/biases' of complex64 on the way to the output; wanted float"),
-        ({"Net/fc/biases": np.zeros(5, "u1")}, "'Net/fc/biases' of uint8 on the way to the output; wanted float"),
+        ({"Net/fc/biases": np.zeros(5, "c8")}, "'Net/fc/biases' must be float, int32, int64 or bool, got complex64"),
+        ({"Net/fc/biases": np.zeros(5, "u1")}, "'Net/fc/biases' must be float, int32, int64 or bool, got uint8"),
     ],
 )
 @pytest.mark.parametrize("function", [variables, read_checkpoint])
@@ -319,7 +319,7 @@ def test_without_the_output(tmp_path):
         said = refusal(lambda function=function: function(tmp_path, output="features"))
         assert (
             said
-            == f"{tmp_path}/model-20180101-000000.meta: no node called 'features', as the features of a FaceNet graph are"
+            == f"{tmp_path}/model-20180101-000000.meta: no node is called 'features', the usual name of a FaceNet graph's features"
         )
 
 

@@ -87,7 +87,7 @@ def test_what_cannot_decide_a_condition(kind):
     """Taken for a training flag it would give a network that nobody trained."""
     g = Graph()
     decider = UNKNOWN[kind](g)
-    with pytest.raises(ModelError, match=r"^g\.pb: Switch_\d+ is decided by \S+ \(\w+\), which is neither") as caught:
+    with pytest.raises(ModelError, match=r"^g\.pb: Switch_\d+ depends on \S+ \(\w+\), which is neither") as caught:
         decided_by(g, decider)
     assert decider in str(caught.value)
 
@@ -162,14 +162,14 @@ def test_attributes_stay():
 def test_second_outputs(op):
     g = Graph()
     g.node("Relu", f"{g.node(op, g.images())}:1", name="embeddings")
-    with pytest.raises(ModelError, match=rf"embeddings takes output 1 of {op}_2 \({op}\); only 0 is known"):
+    with pytest.raises(ModelError, match=rf"embeddings takes output 1 of {op}_2 \({op}\); only 0 is supported"):
         needed(g)
 
 
 def test_a_merge_of_two_that_are_alive():
     g = Graph()
     g.node("Merge", g.images(), g.const([1]), name="embeddings")
-    with pytest.raises(ModelError, match="Merge embeddings has 2 inputs in inference, not one"):
+    with pytest.raises(ModelError, match="Merge embeddings must have one input in inference, got 2"):
         needed(g)
 
 

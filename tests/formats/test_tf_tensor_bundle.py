@@ -123,15 +123,15 @@ def test_parts_are_put_together(prefix, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"slices": [((0, 4), (0, 4)), ((4, 3), (0, 4))]}, "is in parts of 112 bytes together"),
+        ({"slices": [((0, 4), (0, 4)), ((4, 3), (0, 4))]}, "does not match its parts of 112 bytes in total"),
         ({"slices": [((0, 4), (0, 4)), ((4, 3), (0, 4)), ((4, 3), (0, 4))]}, "has parts that overlap"),
-        ({"slices": [((0, 4), (0, 4)), ((4, 9), (0, 4))]}, "has a part that does not fit into it"),
-        ({"slices": [((-1, 4), (0, 4))]}, "has a part that does not fit into it"),
-        ({"slices": [((0, 4),)]}, "has a part that does not fit into it"),
+        ({"slices": [((0, 4), (0, 4)), ((4, 9), (0, 4))]}, "has a part that does not fit"),
+        ({"slices": [((-1, 4), (0, 4))]}, "has a part that does not fit"),
+        ({"slices": [((0, 4),)]}, "has a part that does not fit"),
         ({"slices": [((0, 2), (0, 4)), ((2, 8), (0, 4))]}, "no tensor"),
-        ({"part_shape": (2, 6)}, "has a part that does not fit into it"),
+        ({"part_shape": (2, 6)}, "has a part that does not fit"),
         ({"without": b"\0part/10x4_3\0\1\1\2\x84\x83\x80\x84"}, "no tensor"),
-        ({"one_place": True}, "differs from its checksum"),
+        ({"one_place": True}, "does not match its checksum"),
     ],
     ids=str,
 )
@@ -155,7 +155,9 @@ def test_parts_of_the_same_bytes_cannot_make_a_giant(prefix):
     Path(f"{prefix}.data-00000-of-00001").write_bytes(data)
     write_index(prefix, entries)
     with limited():
-        assert "is in parts of 2000000000 bytes together" in refusal(lambda: TensorBundle.open(prefix).read("w"))
+        assert "does not match its parts of 2000000000 bytes in total" in refusal(
+            lambda: TensorBundle.open(prefix).read("w")
+        )
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------
@@ -167,8 +169,8 @@ W = np.arange(6, dtype="f4").reshape(2, 3)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (entry(1, (2, 3), 0, 0, W.tobytes(), size=20), "tensor 'w' of float32 [2, 3] is said to have 20 bytes"),
-        (entry(1, (2, 2), 0, 0, W.tobytes()), "is said to have 24 bytes"),
+        (entry(1, (2, 3), 0, 0, W.tobytes(), size=20), "tensor 'w' of float32 [2, 3] cannot have 20 bytes"),
+        (entry(1, (2, 2), 0, 0, W.tobytes()), "cannot have 24 bytes"),
         (
             entry(1, (2, 3), 0, 1, W.tobytes()),
             "wants 24 bytes from byte 1, but model-x.ckpt-7.data-00000-of-00001 has 24",
@@ -177,17 +179,17 @@ W = np.arange(6, dtype="f4").reshape(2, 3)
         (entry(1, (2, 3), 0, 2**63 - 1, W.tobytes()), "wants 24 bytes from byte 9223372036854775807"),
         (entry(1, (2, 3), 1, 0, W.tobytes()), "is in data file 1 of 1"),
         (entry(1, (2, 3), -1, 0, W.tobytes()), "is in data file -1 of 1"),
-        (entry(1, (-2, -3), 0, 0, W.tobytes()), "claims the shape [-2, -3]"),
+        (entry(1, (-2, -3), 0, 0, W.tobytes()), "has the invalid shape [-2, -3]"),
         (entry(1, (2**31, 2**31), 0, 0, W.tobytes()), "is larger than"),
         (entry(1, (2**40, 2**40, 0), 0, 0, b""), "is larger than"),
-        (entry(1, (1,) * 33, 0, 0, b"1234"), "claims the shape [1, 1"),
-        (entry(1, (2, 3), 0, 0, W.tobytes())[:-4] + b"1234", "differs from its checksum"),
-        (entry(1, (2, 3), 0, 0, W.tobytes())[:-5], "differs from its checksum"),
-        (entry(7, (6,), 0, 0, W.tobytes()), "holds text; wanted plain numbers"),
+        (entry(1, (1,) * 33, 0, 0, b"1234"), "has the invalid shape [1, 1"),
+        (entry(1, (2, 3), 0, 0, W.tobytes())[:-4] + b"1234", "does not match its checksum"),
+        (entry(1, (2, 3), 0, 0, W.tobytes())[:-5], "does not match its checksum"),
+        (entry(7, (6,), 0, 0, W.tobytes()), "must be plain numbers, got text"),
         (entry(14, (12,), 0, 0, W.tobytes()), "holds bfloat16"),
         (entry(0, (6,), 0, 0, W.tobytes()), "holds TensorFlow's type 0"),
-        (entry(10, (24,), 0, 0, W.tobytes()), "has truth values other than 0 and 1"),
-        (field(1, 1) + field(2, field(3, 1)), "claims the shape []"),
+        (entry(10, (24,), 0, 0, W.tobytes()), "has booleans other than 0 and 1"),
+        (field(1, 1) + field(2, field(3, 1)), "has the invalid shape []"),
         (b"\xff\xff", "has a damaged entry"),
     ],
 )
@@ -207,10 +209,10 @@ def test_entries_that_are_wrong(prefix, changed, message):
     ("changed", "message"),
     [
         (header(endianness=1), "written by a big-endian machine"),
-        (header(min_consumer=2), "it wants a reader of version 2; this one is 1"),
+        (header(min_consumer=2), "it needs a reader of version 2, this one has 1"),
         (header(n_shards=0), "it has 0 data files"),
         (header(n_shards=-1), "it has -1 data files"),
-        (header() + field(3, field(3, 1)), "it wants a reader of version 0"),
+        (header() + field(3, field(3, 1)), "it needs a reader of version 0"),
         (b"", "it has 0 data files"),
         (b"\xff", "damaged"),
         (b"x" * 2**17, "its names or entries are too long"),
@@ -219,7 +221,7 @@ def test_entries_that_are_wrong(prefix, changed, message):
 def test_headers_that_are_wrong(prefix, changed, message):
     write_index(prefix, write_bundle(prefix, {"w": W}) | {b"": changed})
     said = refusal(lambda: TensorBundle.open(prefix))
-    assert said.startswith(f"{prefix}.index: no TensorFlow checkpoint, or damaged (")
+    assert said.startswith(f"{prefix}.index: damaged, or not a TensorFlow checkpoint (")
     assert message in said
 
 
@@ -232,7 +234,7 @@ def test_without_a_header(prefix):
 
 def test_compressed_blocks(prefix):
     write_index(prefix, write_bundle(prefix, {"w": W}), kind=1)
-    assert " is compressed, which" in refusal(lambda: TensorBundle.open(prefix))
+    assert " is compressed, but" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def resealed(data: bytes, pairs: list[tuple[bytes, bytes]]) -> bytes:
@@ -246,9 +248,9 @@ def resealed(data: bytes, pairs: list[tuple[bytes, bytes]]) -> bytes:
 @pytest.mark.parametrize(
     ("handle", "message"),
     [
-        (varint(0) + varint(2**40), "is out of place"),
-        (varint(2**63) + varint(1), "is out of place"),
-        (varint(1) + varint(8), "differs from its checksum"),
+        (varint(0) + varint(2**40), "overlaps another or exceeds the file"),
+        (varint(2**63) + varint(1), "overlaps another or exceeds the file"),
+        (varint(1) + varint(8), "does not match its checksum"),
         (b"\xff" * 10 + b"\1", "a number is cut short or too long"),
         (b"\x80", "a number is cut short or too long"),
         (b"", "a number is cut short or too long"),
@@ -319,7 +321,7 @@ def test_what_is_no_table(prefix, end):
     write_bundle(prefix, {"w": W})
     path = Path(f"{prefix}.index")
     path.write_bytes(path.read_bytes()[:-8] + end)
-    assert "bytes without the mark of an index at their end" in refusal(lambda: TensorBundle.open(prefix))
+    assert "bytes without the magic number of an index at the end" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def test_an_index_that_is_too_large(prefix):
@@ -329,7 +331,9 @@ def test_an_index_that_is_too_large(prefix):
 
 
 def test_files_that_are_missing_or_something_else(prefix):
-    assert f"{prefix}.index: No such file or directory; a checkpoint is" in refusal(lambda: TensorBundle.open(prefix))
+    assert f"{prefix}.index: No such file or directory; a checkpoint consists of" in refusal(
+        lambda: TensorBundle.open(prefix)
+    )
     Path(f"{prefix}.index").mkdir()
     assert "not a regular file" in refusal(lambda: TensorBundle.open(prefix))
     Path(f"{prefix}.index").rmdir()

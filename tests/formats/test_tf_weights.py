@@ -79,7 +79,7 @@ def test_biases_and_batch_norms_of_their_own_stay():
 
 
 def test_a_graph_without_weights():
-    with pytest.raises(ModelError, match="g: no weights under the names"):
+    with pytest.raises(ModelError, match="g: the graph has no weights with names"):
         graph_variables(graph_of(("images", "Placeholder", [], None)), "g")
 
 

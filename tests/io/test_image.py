@@ -255,9 +255,9 @@ def test_videos_are_no_photos(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.jpg").write_bytes(frames)
     assert_quarters(read(tmp_path / "a.jpg"), tolerance=12)  # called a photo, it is one
     assert error(frames).reason == error(b"\0\0\0\x18ftypmp42" + bytes(99)).reason == video
-    assert error(b"\0\x05\x16\x07" + bytes(99)).reason.startswith("what macOS notes about a file")
+    assert error(b"\0\x05\x16\x07" + bytes(99)).reason.startswith("metadata of macOS")
     for raw in (b"FUJIFILMCCD-RAW 0201", b"\0\0\0\x18ftypcrx " + bytes(99)):
-        assert "raw photos are not developed here: export it as JPEG or TIFF" in error(raw).reason
+        assert "raw photos are not developed here; export it as JPEG or TIFF" in error(raw).reason
 
 
 @pytest.mark.parametrize("image_format", ["EPS", "PDF", "ICO", "TGA", "PCX", "SGI", "DDS", "ICNS"])
@@ -1012,7 +1012,7 @@ def test_a_tiff_of_too_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     read(stream.getvalue())
     monkeypatch.setattr(image_module, "MAX_PARTS", 49)
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", load)
-    assert error(stream.getvalue()).reason == "50 strips or tiles; the limit is 49"
+    assert error(stream.getvalue()).reason == "it must have at most 49 strips or tiles, got 50"
 
 
 def _smooth_jpeg(size: tuple[int, int], mode: str = "RGB", turn: int = 1, **options: Any) -> bytes:

@@ -74,7 +74,7 @@ def test_scans_of_a_large_picture_are_refused_earlier() -> None:
     data[frame + 5 : frame + 9] = struct.pack(">HH", 15000, 16000)
     n = MAX_SCANNED_PIXELS // (15000 * 16000) + 1
     assert refusal(bytes(data)).startswith(
-        f"{n} scans of 240,000,000 pixels and perhaps more; scans times pixels may be "
+        f"{n} scans of 240,000,000 pixels; scans times pixels must be at most "
     )
 
 
@@ -91,9 +91,9 @@ def test_ordinary_progressive_photos_pass() -> None:
 def test_many_segments_are_refused() -> None:
     exif = segment(0xE1, b"Exif\0\0" + b"a" * 100)
     assert refusal(with_segments(jpeg(), exif * (MAX_EXIF_SEGMENTS + 1))) == (
-        "17 EXIF segments and perhaps more; a photo has 1, the limit is 16"
+        "more than 16 EXIF segments; a photo has 1"
     )
-    many = "more than 2,000 segments; no photo has so many"
+    many = "more than 2,000 segments; a photo has far fewer"
     assert refusal(with_segments(jpeg(), segment(0xFE, b"") * MAX_SEGMENTS)) == many
     assert refusal(with_segments(jpeg(), b"\xff\x01" * MAX_SEGMENTS)) == many
     data = jpeg(progressive=True)

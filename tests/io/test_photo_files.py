@@ -20,8 +20,8 @@ def test_one_line_for_what_is_left_out() -> None:
         files.takes(f"{k}.xmp")
         files.takes(f"{k}.mov")
     assert files.left_out() == (
-        "left out 4,000 videos (0.mov, 1.mov, 2.mov, …; identify takes videos that are given by name) and "
-        "4,001 files that are no photos (Thumbs.db, 0.xmp, 1.xmp, …)"
+        "left out 4,000 videos (0.mov, 1.mov, 2.mov, …; give videos to identify by path) and "
+        "4,001 files that are not photos (Thumbs.db, 0.xmp, 1.xmp, …)"
     )
 
 

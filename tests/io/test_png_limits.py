@@ -25,7 +25,7 @@ def png(before: bytes = b"", behind: bytes = b"") -> bytes:
 
 
 PROFILE = chunk(b"iCCP", b"x\0\0" + zlib.compress(b"a" * 1_000_000))
-MANY = "more than 1,000 chunks that hold no pixels; a photo has about ten"
+MANY = "more than 1,000 chunks without pixels; a photo has about ten"
 
 
 @pytest.mark.parametrize("one", [PROFILE, chunk(b"tEXt", b"a\0b"), chunk(b"abCd", b""), chunk(b"IDAT", b"")])

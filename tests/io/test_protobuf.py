@@ -68,7 +68,7 @@ def test_what_is_counted_is_what_is_there(tree):
     data, n = message.SerializeToString(), math.ceil(counted(message))
     check_message_count(data, SCHEMA, "Tree", limit=n)
     if n:
-        with pytest.raises(ValueError, match=f"it holds more than {n - 1} messages"):
+        with pytest.raises(ValueError, match=f"it contains more than {n - 1} messages"):
             check_message_count(data, SCHEMA, "Tree", limit=n - 1)
 
 
@@ -89,7 +89,7 @@ def test_damaged_bytes_end_the_count_or_are_counted(tree, data):
         return
     n_messages = sum(1 + len(branch.leaf) + branch.HasField("only") for branch in message.branch)
     if n_messages:
-        with pytest.raises(ValueError, match="holds more than"):
+        with pytest.raises(ValueError, match="contains more than"):
             check_message_count(bytes(whole), SCHEMA, "Tree", limit=n_messages - 1)
 
 
@@ -122,5 +122,5 @@ def test_a_network_of_packed_weights_is_none_too_many():
 @pytest.mark.parametrize("group", [b"\x0b\x0a\x01\x06\x0c", b"\x7b\x0a\x01\x06\x7c", b"\x0c"])
 def test_groups_hide_nothing(group):
     """Known fields in a group are unknown to the parser, which goes on behind it."""
-    with pytest.raises(ValueError, match="it holds a group"):
+    with pytest.raises(ValueError, match="it contains a group"):
         check_message_count(group + b"\x0a\x00" * 9, SCHEMA, "Tree", limit=5)

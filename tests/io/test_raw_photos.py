@@ -114,7 +114,7 @@ def test_a_small_preview_is_refused() -> None:
         [{254: 1, 256: 16, 257: 12, 259: 6, 513: -1, 514: len(thumbnail)}], subs=[raw(6000, 4000)], blobs=[thumbnail]
     )
     assert reason(data) == (
-        "a raw photo of 6000 x 4000 pixels with only a preview of 16 x 12 in it; raw photos are not developed here: "
+        "a raw photo of 6000 x 4000 pixels with only a preview of 16 x 12; raw photos are not developed here; "
         "export it as JPEG or TIFF"
     )
     assert reason(tiff([raw(6000, 4000)])).startswith("a raw photo of 6000 x 4000 pixels with no preview in it")

@@ -66,10 +66,10 @@ def test_what_is_something_else_is_told(tmp_path):
     with pytest.raises(ClassifierError, match="no classifier there"):
         read(path)
     write_tensor_file(path, "grouping", {}, {})
-    with pytest.raises(ClassifierError, match="not a classifier of facespace"):
+    with pytest.raises(ClassifierError, match="not a facespace classifier"):
         read(path)
     path.write_bytes(struct.pack("<Q", 2**63) + b"{}" * 10)
-    with pytest.raises(ClassifierError, match="not a classifier of facespace, or cut short"):
+    with pytest.raises(ClassifierError, match="not a facespace classifier, or cut short"):
         read(path)
     write_tensor_file(path, "classifier", {}, {"names": []})
     assert read(path)[1] == {"names": []}
@@ -101,6 +101,6 @@ def test_a_file_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatc
     write_tensor_file(path, "classifier", {"numbers": np.arange(10)}, {})
     monkeypatch.setattr(tensor_file, "_MAX_BYTES", path.stat().st_size)
     write_tensor_file(path, "classifier", {"numbers": np.arange(10)}, {})
-    with pytest.raises(FacespaceError, match=r"c: \d+ bytes to write; a classifier has at most \d+$"):
+    with pytest.raises(FacespaceError, match=r"c: a classifier must have at most \d+ bytes, got \d+$"):
         write_tensor_file(path, "classifier", {"numbers": np.arange(11)}, {})
     assert read(path)[0]["numbers"].tolist() == list(range(10))

@@ -57,7 +57,7 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     out = written(tmp_path)
-    with pytest.raises(ModelError, match="is there already; give another folder"):
+    with pytest.raises(ModelError, match="already exists; give another folder"):
         write_model(out, RECORD_OF_A_MODEL, {})
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ModelError, match="is there already"):
@@ -115,20 +115,20 @@ def test_a_replaced_file_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"model\.onnx: not the file that model\.json describes"):
         read_weights_file(out, record, ONNX)
     (out / ONNX).unlink()
-    with pytest.raises(ModelError, match=r"model\.onnx is missing in it"):
+    with pytest.raises(ModelError, match=r"model\.onnx is missing"):
         read_weights_file(out, record, ONNX)
 
 
 def test_a_folder_without_a_record(tmp_path):
-    with pytest.raises(ModelError, match=r"no model folder, model\.json is missing"):
+    with pytest.raises(ModelError, match=r"not a model folder, model\.json is missing"):
         read_record(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, 'wants an object with "format"'),
-        ({"version": 2}, "version 2; this facespace reads version 1"),
+        ({"format": "other"}, 'must be an object with "format"'),
+        ({"version": 2}, "the version must be 1 for this facespace, got 2"),
         ({"colour": 1}, "unknown field 'colour'"),
         ({"name": 3}, "name cannot be 3"),
         ({"fingerprint": "ab"}, "fingerprint cannot be 'ab'"),
@@ -139,8 +139,8 @@ def test_a_folder_without_a_record(tmp_path):
         ({"input_spec": {"size": 160}}, "the field 'template' is missing"),
         ({"backbone": 7}, "backbone cannot be 7"),
         ({"options": []}, r"options cannot be \[\]"),
-        ({"files": {"../../etc/passwd": "0" * 64}}, "files wants the SHA-256"),
-        ({"files": {ONNX: "xyz"}}, "files wants the SHA-256"),
+        ({"files": {"../../etc/passwd": "0" * 64}}, "files must be the SHA-256"),
+        ({"files": {ONNX: "xyz"}}, "files must be the SHA-256"),
         ({"revision": []}, r"revision cannot be \[\]"),
     ],
     ids=str,

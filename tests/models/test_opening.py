@@ -48,7 +48,7 @@ def test_a_checkpoints_folder(tmp_path: Path) -> None:
         (opened.assumption,),
     )
     remark = opened.assumption
-    assert "does not say what it was trained to see; taken for facenet-2018" in remark
+    assert "contains no input spec; assuming facenet-2018" in remark
     assert f"{tmp_path.name}.json" in remark
 
 
@@ -59,7 +59,7 @@ def test_a_checkpoint_whose_graph_prewhitens(tmp_path: Path) -> None:
     write_bundle(tmp_path / NAME, weights)
     opened = open_model(str(tmp_path))
     assert opened.spec == INPUT_SPECS["facenet-2017"]
-    assert "its graph prewhitens every image" in opened.remarks[0]
+    assert "its graph prewhitens every training image" in opened.remarks[0]
 
 
 def test_a_file_beside_has_the_last_word(tmp_path: Path) -> None:
@@ -100,19 +100,19 @@ def own_model(out: Path) -> Path:
 def test_a_run_stands_for_the_model_it_made(tmp_path: Path) -> None:
     for file in ("recipe.toml", "run.json"):
         (tmp_path / file).write_text("")
-    with pytest.raises(ModelError, match=r"this run has no model yet; facespace train .* goes on with it"):
+    with pytest.raises(ModelError, match=r"this training run has no model yet; resume it with: facespace train .*"):
         open_model(str(tmp_path))
     own_model(tmp_path / "best")
-    assert open_model(str(tmp_path)).remarks == (f"{tmp_path}: a training run; its best/ is taken",)
+    assert open_model(str(tmp_path)).remarks == (f"{tmp_path}: a training run; using its best/",)
     own_model(tmp_path / "model")
-    assert open_model(str(tmp_path)).remarks == (f"{tmp_path}: a training run; its model/ is taken",)
+    assert open_model(str(tmp_path)).remarks == (f"{tmp_path}: a training run; using its model/",)
 
 
 def test_what_was_frozen_as_onnx_is_found_under_the_old_name(tmp_path: Path) -> None:
     (tmp_path / "my.onnx").write_bytes(tiny_model())
     (tmp_path / "my.json").write_text(json.dumps({"size": 16, "template": "box"}))
     opened = open_model(str(tmp_path / "my.pb"))
-    assert opened.spec.size == 16 and "my.onnx beside it is taken" in opened.remarks[0]
+    assert opened.spec.size == 16 and "using my.onnx next to it" in opened.remarks[0]
 
 
 def test_one_checkpoint_of_tiny_face_recognition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_names_of_old_pages_find_the_model(monkeypatch: pytest.MonkeyPatch, tmp_
     own_model(tmp_path / "models" / "facenet-20170512-110547")
     opened = open_model("20170512-110547")
     assert opened.name == "facenet-20170512-110547"
-    assert opened.remarks == ("20170512-110547: the model facenet-20170512-110547 is taken",)
+    assert opened.remarks == ("20170512-110547: using the model facenet-20170512-110547",)
     own_model(tmp_path / "20170512-110547")  # a folder of that name is meant
     assert open_model("20170512-110547").name == "own"
 
@@ -186,7 +186,7 @@ def test_what_is_given_goes_before_what_lies_beside(tmp_path: Path) -> None:
     (tmp_path / "my.onnx").write_bytes(tiny_model())
     (tmp_path / "my.json").write_text(json.dumps({"size": 16, "template": "box"}))
     opened = open_model(tmp_path / "my.onnx")
-    assert (opened.spec.crop_margin, opened.spec_reason, opened.assumption) == (0, "as my.json beside it says", "")
+    assert (opened.spec.crop_margin, opened.spec_reason, opened.assumption) == (0, "read from my.json", "")
     given = InputSpec(16, "box", 8)
     assert open_model(tmp_path / "my.onnx", given).spec == given
 
@@ -195,7 +195,8 @@ def test_an_embedder_warns_of_an_assumption_and_keeps_it(tmp_path: Path) -> None
     torch.manual_seed(0)
     (tmp_path / "w.safetensors").write_bytes(as_safetensors(create("iresnet18", dimension=8)))
     with pytest.warns(
-        AssumptionWarning, match=r"taken for arcface-112 .*; if it was another, write it into w\.json beside it$"
+        AssumptionWarning,
+        match=r"assuming arcface-112 .*; if that is wrong, write the input spec to w\.json next to it$",
     ):
         embedder = Embedder.load(tmp_path / "w.safetensors")
     assert embedder.remarks == (open_model(tmp_path / "w.safetensors").assumption,)
@@ -236,7 +237,7 @@ def test_the_current_folder_is_a_folder_like_any_other(tmp_path: Path, monkeypat
     folder.mkdir()
     write_checkpoint(folder)
     monkeypatch.chdir(folder)
-    assert 'write {"input_spec": "facenet-2017"} into 2017.model.json beside it' in open_model(".").assumption
+    assert 'write {"input_spec": "facenet-2017"} to 2017.model.json next to it' in open_model(".").assumption
     (tmp_path / "2017.model.json").write_text('{"input_spec": "facenet-2017"}')
     assert open_model(".").spec == INPUT_SPECS["facenet-2017"]
     monkeypatch.chdir(tmp_path)
@@ -261,7 +262,7 @@ def test_a_zip_is_called_by_its_own_name(tmp_path: Path) -> None:
     told = open_model(tmp_path / "published.zip")
     assert (told.spec, told.spec_reason, told.assumption) == (
         INPUT_SPECS["facenet-2017"],
-        "as published.json beside it says",
+        "read from published.json",
         "",
     )
 
@@ -276,7 +277,7 @@ def test_a_calibration_is_for_crops_as_the_model_was_published_for(embedder: Emb
     assert embedder.calibration is not None
     other = Embedder.load("casia-webface", precision="float32", spec=INPUT_SPECS["facenet-2017"])
     assert other.calibration is None and other.spec == INPUT_SPECS["facenet-2017"]
-    with pytest.raises(ModelError, match="casia-webface: takes crops of 160 px, the given input spec says 112"):
+    with pytest.raises(ModelError, match="casia-webface: the input spec must have a size of 160 px, got 112"):
         Embedder.load("casia-webface", precision="float32", spec=INPUT_SPECS["arcface-112"])
 
 
@@ -288,14 +289,14 @@ def test_an_onnx_file_has_no_network_for_torch(tmp_path):
     (tmp_path / "n.json").write_text('{"size": 16, "template": "box"}')
     opened = open_model(tmp_path / "n.onnx")
     assert opened.read_onnx is not None and opened.read_onnx() == tiny_model()
-    with pytest.raises(ModelError, match=r"n\.onnx: an ONNX model runs on the processor only, and is not trained"):
+    with pytest.raises(ModelError, match=r"n\.onnx: an ONNX model runs only on the processor and cannot be trained"):
         opened.backbone()
 
 
 def test_a_folder_without_weights_says_how_to_get_them(tmp_path):
     spec = INPUT_SPECS["arcface-112"]
     write_model(tmp_path / "m", ModelRecord("m", "0" * 64, 4, spec), {"model.onnx": tiny_model()})
-    with pytest.raises(ModelError, match=r"m: holds no model\.safetensors .*; convert its source again"):
+    with pytest.raises(ModelError, match=r"m: contains no model\.safetensors .*; convert its source again"):
         open_model(tmp_path / "m").backbone()
 
 
@@ -336,7 +337,7 @@ def test_a_packed_model_opens_by_its_name(monkeypatch, tmp_path):
     (weight,) = {array.dtype for array in read_weights(data, "sface").values()}
     assert weight == np.float32
     with pytest.raises(
-        ModelError, match=r"sface.*\.onnx: an ONNX model runs on the processor only, and is not trained"
+        ModelError, match=r"sface.*\.onnx: an ONNX model runs only on the processor and cannot be trained"
     ):
         opened.backbone()
     assert opened.folded_batch_norms(create("tiny", dimension=4)) == []
@@ -346,7 +347,7 @@ def test_a_packed_model_takes_another_spec_of_its_size():
     given = InputSpec(112, "arcface", channel_order="BGR", mean=0.0, std=1.0)
     assert open_model("sface", given).spec == given
     assert open_model("sface", "arcface-112").spec == INPUT_SPECS["arcface-112"]
-    with pytest.raises(ModelError, match=r"^sface: takes crops of 112 px, the given input spec says 160$"):
+    with pytest.raises(ModelError, match=r"^sface: the input spec must have a size of 112 px, got 160$"):
         open_model("sface", "facenet-2018")
 
 
@@ -362,7 +363,7 @@ def test_a_packed_model_opens_by_its_path_with_the_same_fingerprint():
 def test_the_file_of_a_packed_model_is_known_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = opening.MODELS["sface"].file
-    assert open_model(file).remarks == (f"{file}: the model sface is taken",)
+    assert open_model(file).remarks == (f"{file}: using the model sface",)
 
 
 def test_a_packed_model_that_was_changed_is_one_line(tmp_path, monkeypatch):

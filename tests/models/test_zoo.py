@@ -166,7 +166,7 @@ def test_nobody_without_a_home(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    with pytest.raises(ModelError, match="no home folder to keep models in; name a folder in FACESPACE_HOME"):
+    with pytest.raises(ModelError, match="there is no home folder to keep models in; set FACESPACE_HOME to a folder"):
         home()
 
 

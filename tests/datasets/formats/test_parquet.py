@@ -148,7 +148,9 @@ def test_an_image_repeated_a_million_times_is_in_memory_once(file: Path) -> None
 def test_row_groups_too_large_for_one_image(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(file, {"image": [b""] * 30, "label": [0] * 30})
     monkeypatch.setattr(parquet, "_MAX_GROUP_ROWS", 29)
-    with pytest.raises(DatasetError, match=r"row group 0 is too large, 30 rows .* write the file again with row_group_size=128"):
+    with pytest.raises(
+        DatasetError, match=r"row group 0 is too large, 30 rows .* write the file again with row_group_size=128"
+    ):
         ParquetImages(file)
 
 

@@ -224,7 +224,7 @@ def test_no_index_is_left_beside_what_does_not_open(tmp_path: Path) -> None:
         ("4,4.0,4", "property: expected"),
         ("٤,4,4", "property: expected"),
         ("99999999,4,4", "property: expected"),
-        ("1" * 2000, "property: .* no file of its kind is longer"),
+        ("1" * 2000, "property: must have at most"),
     ],
 )
 def test_what_is_no_property_of_this_file(tmp_path: Path, stated: str, expected: str) -> None:

@@ -209,7 +209,10 @@ def test_what_is_no_image_with_a_label(file: Path, data: bytes, message: str) ->
 
 
 def test_a_length_is_not_believed(file: Path) -> None:
-    for length, message in ((2**63, "a record must have at most"), (2**30, "the file is cut short: the record should have")):
+    for length, message in (
+        (2**63, "a record must have at most"),
+        (2**30, "the file is cut short: the record should have"),
+    ):
         file.write_bytes(record(b"", length))
         tracemalloc.start()
         with pytest.raises(DatasetError, match=message):

@@ -165,7 +165,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, re
         read("a\0b")
     (tmp_path / "long.txt").write_text("x" * 101)
     monkeypatch.setattr(module, "_MAX_BYTES", 100)
-    with pytest.raises(DatasetError, match="101 bytes; no file of its kind is longer than 100"):
+    with pytest.raises(DatasetError, match="must have at most 100 bytes, got 101"):
         read(tmp_path / "long.txt")
 
 

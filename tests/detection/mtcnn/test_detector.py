@@ -318,7 +318,7 @@ def test_all_kinds_of_images(detector, hopper, hopper_file):
 
 @pytest.mark.parametrize("call", ["detect", "detect_many"])
 def test_the_error_for_other_inputs_is_one_line(detector, call):
-    with pytest.raises(TypeError, match=r"; got None, which is what some libraries give for a file they cannot read$"):
+    with pytest.raises(TypeError, match=r", got None, which some libraries return for a file they cannot read$"):
         getattr(detector, call)(None if call == "detect" else [None])
     with pytest.raises(TypeError, match="detect_many takes several images; got str"):
         detector.detect_many("party.jpg")

@@ -150,7 +150,11 @@ def _kind(thing: Any) -> str:
         return f"an array of {thing.dtype} {thing.shape}"
     if isinstance(thing, (int, np.integer)) and abs(int(thing)) < 2**64:
         return str(int(thing))
-    return "empty bytes" if isinstance(thing, bytes) and not thing else f"an object of type {type(thing).__name__.lstrip('_')}"
+    return (
+        "empty bytes"
+        if isinstance(thing, bytes) and not thing
+        else f"an object of type {type(thing).__name__.lstrip('_')}"
+    )
 
 
 # The names that a pickle may use
