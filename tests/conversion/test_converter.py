@@ -456,7 +456,7 @@ def test_a_model_folder_is_one_already(tmp_path, tiny):
     convert(tmp_path / "w", tmp_path / "out")
     with pytest.raises(ModelError, match="is a model folder already"):
         convert(tmp_path / "out", tmp_path / "again")
-    with pytest.raises(ModelError, match="out: is there already"):
+    with pytest.raises(ModelError, match="out: already exists"):
         convert(tmp_path / "w", tmp_path / "out")
 
 

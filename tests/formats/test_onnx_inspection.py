@@ -1,4 +1,4 @@
-"""What an ONNX network wants to see, told by its input and by the numbers it begins with."""
+"""The input spec of an ONNX network, inferred from its input and from the arithmetic it begins with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEANS, STDS = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 class Graph:
-    """A graph that begins with some operators and ends in the mean of what they give."""
+    """A graph that begins with some operators and ends with the mean of their result."""
 
     def __init__(self, shape=("n", 3, 112, 112), dtype=np.float32, *, nodes: bool = False) -> None:
         self.builder, self.dtype, self.nodes = GraphBuilder(), dtype, nodes
@@ -38,7 +38,7 @@ class Graph:
     def serialize(self) -> bytes:
         self.builder.output(self.builder.node("Flatten", [self.x], axis=1), "y", np.float32, [self.shape[0], 512])
         model = parse_model(self.builder.serialize(), "test")
-        if self.nodes:  # constants as operators, in between, as one exporter of torch writes them
+        if self.nodes:  # Constant operators in between, as one of torch's exporters writes them
             constants = {tensor.name: tensor for tensor in model.graph.initializer}
             written = list(model.graph.node)
             del model.graph.node[:]
@@ -107,7 +107,7 @@ def test_scaling_in_float16():
     ],
     ids=["undone", "little", "nan", "overflow", "nothing left", "one channel"],
 )
-def test_scaling_that_tells_nothing(begin):
+def test_scaling_that_fits_no_range(begin):
     with pytest.raises(ModelError, match=r"^n\.onnx: it begins with .*·x \+ .*; give --input-spec facenet-2018\|"):
         spec_of_onnx(begin(Graph()).serialize(), source="n.onnx")
 
@@ -122,7 +122,7 @@ def test_a_function_that_may_scale():
 
 
 @pytest.mark.parametrize("op", ["Gather", "Slice"])
-def test_colours_exchanged_inside(op):
+def test_colours_reordered_inside(op):
     graph = Graph()
     numbers = [[2, 1, 0]] if op == "Gather" else [[2], [-4], [1], [-1]]
     names = [graph.builder.constant(np.array(entry, np.int64)) for entry in numbers]
@@ -147,26 +147,26 @@ def test_the_size_is_height_and_width(shape, expected):
 
 
 @pytest.mark.parametrize("shape", [("n", 3, 96, 96), ("n", 3, 112, 160), ("n", 3, "h", "w"), ("n", 112), (112, 112, 3)])
-def test_a_size_that_tells_nothing(shape):
+def test_a_size_that_fits_no_preset(shape):
     with pytest.raises(
         ModelError, match=r"^n\.onnx: the input spec cannot be inferred from its input's shape; give --input-spec"
     ):
         spec_of_onnx(Graph(shape).serialize(), source="n.onnx")
 
 
-def test_what_the_image_goes_two_ways_is_not_followed():
+def test_two_readers_of_the_image_are_not_followed():
     graph = Graph()
     graph.builder.node("Relu", [graph.x])
     assert spec_of_onnx(graph.then("Sub", 127.5).serialize(), source="n")[0] == ARCFACE
 
 
-def test_asking_for_the_shape_is_no_way():
+def test_a_reader_of_the_shape_alone_does_not_count():
     graph = Graph()
     graph.builder.node("Shape", [graph.x])
     assert spec_of_onnx(graph.then("Sub", 127.5).serialize(), source="n")[0] == COLOURS
 
 
-def test_only_constants_of_one_number_or_three_are_reckoned_with():
+def test_only_constants_of_one_or_three_numbers_are_used():
     graph = Graph()
     parsed = parse_model(graph.then("Sub", np.zeros((112, 112))).then("Div", 128).serialize(), "test").graph
     (scale, shift), reorders = leading_scaling(parsed, "data")
@@ -180,12 +180,12 @@ def test_every_form_of_arithmetic():
     np.testing.assert_allclose(shift, (6 + MEANS) / 4, rtol=1e-6)
 
 
-def test_a_number_over_the_image_is_not_followed():
+def test_a_number_divided_by_the_image_is_not_followed():
     graph = Graph().then("Div", 3, first=True).then("Sub", 127.5)
     assert spec_of_onnx(graph.serialize(), source="n")[0] == ARCFACE
 
 
-def test_a_graph_that_leads_back_to_itself_ends():
+def test_a_graph_with_a_cycle_terminates():
     parsed = parse_model(Graph().then("Mul", 2).serialize(), "test").graph
     add_tensor(parsed, "two", np.array(2, np.float32))
     parsed.node[0].output[0] = "data"

@@ -1,4 +1,4 @@
-"""Preprocessing inside the graph against `InputSpec.preprocess` outside it."""
+"""Preprocessing inside the graph compared with `InputSpec.preprocess`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CROPS[3] = 77  # one colour: no spread to divide by
 def network(
     *, channels_first: bool, opset: int = 13, batch: int | str = "n", side: int | str = SIZE, name: str = "images"
 ) -> bytes:
-    """Features (N,5): every value of the image times WEIGHTS."""
+    """Return a network with features (N,5): every value of the image times WEIGHTS."""
     graph = GraphBuilder()
     x = graph.input(name, np.float32, [batch, 3, side, side] if channels_first else [batch, side, side, 3])
     if not channels_first:
@@ -52,7 +52,7 @@ def oracle(spec: InputSpec, crops: np.ndarray) -> np.ndarray:
     ],
     ids=["fixed", "BGR", "per-image"],
 )
-def test_the_same_numbers_as_outside(spec, opset, channels_first):
+def test_the_same_numbers_as_preprocess(spec, opset, channels_first):
     model = with_preprocessing(network(channels_first=channels_first, opset=opset), spec, source="test", unit=False)
     np.testing.assert_allclose(run(model, CROPS)[0], oracle(spec, CROPS), rtol=1e-4, atol=1e-3)
 
@@ -64,14 +64,14 @@ def test_unit_length():
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
 
 
-def test_no_length_at_all_is_not_divided_by():
+def test_a_vector_of_length_0_is_not_divided_by_it():
     spec = InputSpec(SIZE, "box", standardization="per-image")
     (found,) = run(with_preprocessing(network(channels_first=True), spec, source="test", unit=True), CROPS[3:])
     assert np.isfinite(found).all()
     assert not found.any()
 
 
-def test_what_the_file_says_of_itself():
+def test_the_inputs_and_outputs_declared_in_the_file():
     model = with_preprocessing(network(channels_first=True, batch=4), InputSpec(SIZE, "box"), source="test", unit=True)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (given,), (gives,) = session.get_inputs(), session.get_outputs()
@@ -79,7 +79,7 @@ def test_what_the_file_says_of_itself():
     assert (gives.name, gives.type, gives.shape) == ("embeddings", "tensor(float)", [4, 5])
 
 
-def test_a_model_of_uint8_crops_stays_as_it_is():
+def test_a_model_of_uint8_crops_is_not_changed():
     whole = with_preprocessing(network(channels_first=True), InputSpec(SIZE, "box"), source="test", unit=True)
     assert with_preprocessing(whole, InputSpec(SIZE, "box"), source="test", unit=True) == whole
 
@@ -127,15 +127,15 @@ def of_type(dtype: object, shape: list[int | str]) -> bytes:
     ("model", "message"),
     [
         (two_inputs(), "must have one input of images and an output, got the inputs a, b"),
-        (of_type(np.float32, ["n", 3]), r"wants an input \(N,3,H,W\) or \(N,H,W,3\), the network has \['n', 3\]"),
-        (of_type(np.float32, ["n", 4, SIZE, SIZE]), "wants an input"),
-        (of_type(np.float32, ["n", 3, 112, 112]), "its input is 112 px, its input spec says 16"),
+        (of_type(np.float32, ["n", 3]), r"the input must be \(N,3,H,W\) or \(N,H,W,3\), got \['n', 3\]"),
+        (of_type(np.float32, ["n", 4, SIZE, SIZE]), "the input must be"),
+        (of_type(np.float32, ["n", 3, 112, 112]), "its input must have 16 px as in its input spec, got 112 px"),
         (of_type(np.int64, ["n", 3, SIZE, SIZE]), "must be float32 images"),
         (of_type(np.uint8, ["n", 3, SIZE, SIZE]), "must be float32 images"),
         (b"\x08\x01", "not an ONNX model"),
     ],
 )
-def test_what_is_no_network_of_images(model, message):
+def test_networks_with_another_input(model, message):
     with pytest.raises(ModelError, match=message) as caught:
         with_preprocessing(model, InputSpec(SIZE, "box"), source="net.onnx", unit=True)
     assert str(caught.value).startswith("net.onnx: ")

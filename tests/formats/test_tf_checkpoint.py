@@ -1,4 +1,4 @@
-"""Folders of checkpoints: what is chosen in them, a real one to its golden embeddings, and damage."""
+"""Folders of checkpoints: the choice of files, a real one up to its golden embeddings, and damage."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_variables_are_as_they_were_stored(tmp_path):
 
 
 def test_only_needed_variables_are_read(tmp_path):
-    """What training alone needs may be absent or of any kind."""
+    """Variables that only training needs may be missing or of any type."""
     weights = write_model(tmp_path, **{"Logits/weights": None, "global_step": np.zeros(3, "c8")})
     assert variables(tmp_path).keys() == NEEDED
     assert read_checkpoint(tmp_path).keys() & weights.keys() == NEEDED
@@ -86,7 +86,7 @@ def test_golden_squeezenet(shared):
 
 @pytest.mark.shared
 def test_golden_weights(shared):
-    """By the formula, and as the frozen graph of the same model has them."""
+    """Weights equal the formula, and those in the frozen graph of the same model."""
     folder = shared / "data" / "tf1_squeezenet_128"
     found = variables(folder)
     graph = read_graph(folder / "20180101-000000.pb")
@@ -102,7 +102,7 @@ def test_golden_weights(shared):
         assert same(array, constant(graph[name], "")), name
 
 
-# --- what is chosen -------------------------------------------------------------------------------------------------------
+# --- the choice of files --------------------------------------------------------------------------------------------------
 
 
 def folder_with(folder: Path, *names: str, checkpoint: str | bytes | None = None) -> Path:
@@ -134,7 +134,7 @@ SAVED = ["m.meta", "model-x.ckpt-9.index", "model-x.ckpt-10.index", "model-x.ckp
         ('model_checkpoint_path: "models/"', "model-x.ckpt-10"),
     ],
 )
-def test_the_checkpoint_that_is_meant(tmp_path, checkpoint, expected):
+def test_the_checkpoint_that_is_chosen(tmp_path, checkpoint, expected):
     folder_with(tmp_path, *SAVED, checkpoint=checkpoint)
     assert find_checkpoint(tmp_path) == (str(tmp_path / "m.meta"), str(tmp_path / expected))
 
@@ -148,8 +148,8 @@ def test_the_highest_number_and_not_the_last_name(tmp_path):
     ("names", "checkpoint", "message"),
     [
         ([], None, "expected one .meta, which contains the model's graph, got none"),
-        (["saved_model.pb"], None, "found none; a SavedModel of TensorFlow 2 is not opened"),
-        (["x.pb"], None, "found none; give the frozen graph itself, x.pb"),
+        (["saved_model.pb"], None, "got none; a SavedModel of TensorFlow 2 is not supported"),
+        (["x.pb"], None, "got none; give the frozen graph itself, x.pb"),
         (["x.pb", "y.pb"], None, "expected one .meta, which contains the model's graph, got none"),
         (
             ["a.meta", "b.meta", "x.index"],
@@ -157,14 +157,14 @@ def test_the_highest_number_and_not_the_last_name(tmp_path):
             "expected one .meta, which contains the model's graph, or one for the checkpoint x, got 2: a.meta, b.meta",
         ),
         (["a.meta"], None, "expected a checkpoint, model-….ckpt-N.index and its .data files, got none"),
-        (["a.meta", "x.index", "y.index"], None, "found several, and no file `checkpoint` that names one"),
+        (["a.meta", "x.index", "y.index"], None, "got several, and no file `checkpoint` that names one"),
         (
             ["a.meta", "model-a.ckpt-1.index"],
             'model_checkpoint_path: "model-b.ckpt-1"',
-            "names model-b.ckpt-1, of which",
+            "names model-b.ckpt-1, whose .index is missing",
         ),
-        (["a.meta"], 'model_checkpoint_path: "a\\nb"', "names anb, of which"),
-        (["a.meta"], b'model_checkpoint_path: "\xff\x01"', "names \\xff\\x01, of which"),
+        (["a.meta"], 'model_checkpoint_path: "a\\nb"', "names anb, whose .index is missing"),
+        (["a.meta"], b'model_checkpoint_path: "\xff\x01"', "names \\xff\\x01, whose .index is missing"),
     ],
 )
 def test_folders_without_a_checkpoint(tmp_path, names, checkpoint, message):
@@ -197,7 +197,7 @@ def test_something_other_than_a_folder(tmp_path):
 
 
 def test_a_checkpoint_in_one_file(tmp_path):
-    """TensorFlow's first format is found and refused with what to do."""
+    """TensorFlow's oldest format is recognised and refused with advice."""
     write_model(tmp_path)
     for path in tmp_path.glob(f"{NAME}.*"):
         path.unlink()
@@ -205,11 +205,11 @@ def test_a_checkpoint_in_one_file(tmp_path):
     assert "restore it in TensorFlow 1 and save it" in refusal(lambda: read_checkpoint(tmp_path))
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------
+# --- refused files --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x0a\x05abcde", b"\xff" * 30, b"\x0a\x02\x0a\x00"], ids=repr)
-def test_what_is_no_meta_graph(tmp_path, data):
+def test_files_that_are_not_a_meta_graph(tmp_path, data):
     path = tmp_path / "m.meta"
     path.write_bytes(data)
     assert refusal(lambda: read_meta_graph(path)).startswith(f"{path}: not a TensorFlow meta graph (")
@@ -217,7 +217,7 @@ def test_what_is_no_meta_graph(tmp_path, data):
 
 def test_meta_graphs_that_are_too_large_or_no_file(tmp_path):
     path = tmp_path / "m.meta"
-    assert "no such file" in refusal(lambda: read_meta_graph(path))
+    assert "missing or not a regular file" in refusal(lambda: read_meta_graph(path))
     os.mkfifo(path)
     assert "missing or not a regular file" in refusal(lambda: read_meta_graph(path))
     path.unlink()
@@ -229,9 +229,15 @@ def test_meta_graphs_that_are_too_large_or_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"Net/fc/biases": None}, "has no variable 'Net/fc/biases', which model-20180101-000000.meta wants"),
-        ({"Net/fc/biases": np.zeros(6, "f4")}, "'Net/fc/biases' is [6], but model-20180101-000000.meta wants [5]"),
-        ({"Net/fc/biases": np.zeros((1, 5), "f4")}, "'Net/fc/biases' is [1, 5], but"),
+        ({"Net/fc/biases": None}, "lacks the variable 'Net/fc/biases' of model-20180101-000000.meta"),
+        (
+            {"Net/fc/biases": np.zeros(6, "f4")},
+            "'Net/fc/biases' must have shape [5] as in model-20180101-000000.meta, got [6]",
+        ),
+        (
+            {"Net/fc/biases": np.zeros((1, 5), "f4")},
+            "'Net/fc/biases' must have shape [5] as in model-20180101-000000.meta, got [1, 5]",
+        ),
         ({"Net/fc/biases": np.zeros(5, "c8")}, "'Net/fc/biases' must be float, int32, int64 or bool, got complex64"),
         ({"Net/fc/biases": np.zeros(5, "u1")}, "'Net/fc/biases' must be float, int32, int64 or bool, got uint8"),
     ],
@@ -245,7 +251,7 @@ def test_a_checkpoint_of_another_model(tmp_path, changes, message, function):
 
 
 def test_shapes_that_are_not_declared(tmp_path):
-    """A variable may leave sizes open; the checkpoint has them."""
+    """A variable may have undeclared sizes; the checkpoint contains them."""
     g, weights = a_model()
     for node in g.message.node:
         if node.name == "Net/fc/biases":
@@ -261,7 +267,7 @@ def test_shapes_that_are_not_declared(tmp_path):
 
 
 def test_variables_too_large_together(tmp_path):
-    """Added up before the first is read: entries may share the bytes they claim."""
+    """Sizes are added up before the first is read, because entries may share bytes."""
     n = 2**14
     g = Graph()
     parts = [variable(g, f"v{k}", np.empty((n, n // 16))) for k in range(17)]
@@ -277,7 +283,7 @@ def test_variables_too_large_together(tmp_path):
 
 
 def partitioned(tmp_path, shapes: list[tuple[int, ...]]) -> np.ndarray:
-    """The graph has a node for each part, the checkpoint one name for all of them: (10,4), features of (N,10)."""
+    """Return a model with a variable (10,4) in parts: one node per part in the graph, one name in the checkpoint."""
     g = Graph()
     parts = [variable(g, f"part/10x4_3/part_{k}", np.empty(shape)) for k, shape in enumerate(shapes)]
     joined = g.node("ConcatV2", *parts, g.const(0))
@@ -288,7 +294,7 @@ def partitioned(tmp_path, shapes: list[tuple[int, ...]]) -> np.ndarray:
 
 
 def test_partitioned_variables(tmp_path):
-    whole = partitioned(tmp_path, [(4, 4), (5, 4), (1, 4)])  # not the parts they are stored in
+    whole = partitioned(tmp_path, [(4, 4), (5, 4), (1, 4)])  # not the same parts as stored
     found = variables(tmp_path)
     assert found.keys() == {f"part/10x4_3/part_{k}" for k in range(3)}
     assert same(np.concatenate([found[f"part/10x4_3/part_{k}"] for k in range(3)]), whole)
@@ -310,7 +316,7 @@ def test_variables_partitioned_along_the_other_axis(tmp_path):
 )  # fmt: skip
 def test_parts_that_are_not_the_whole(tmp_path, shapes):
     partitioned(tmp_path, shapes)
-    assert "has no variable 'part/10x4_3/part_" in refusal(lambda: variables(tmp_path))
+    assert "lacks the variable 'part/10x4_3/part_" in refusal(lambda: variables(tmp_path))
 
 
 def test_without_the_output(tmp_path):
@@ -370,7 +376,7 @@ def test_cut_files(tmp_path, op, name, place):
     check_damaged(tmp_path / "model", files | {name: files[name][: int(place * len(files[name]))]})
 
 
-def test_the_specimen_is_sound(tmp_path):
+def test_the_undamaged_file_is_read(tmp_path):
     for op in ("VariableV2", "VarHandleOp"):
         check_damaged(tmp_path / "model", specimen(op))
         bundle = TensorBundle.open(tmp_path / "model" / NAME)

@@ -1,4 +1,4 @@
-"""Checkpoints against a small writer of our own, a real one against the formula of its weights, and damage."""
+"""Checkpoints of a small writer in this file, a real one compared with the formula of its weights, and damage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.tf_bundles import (
     write_partitioned,
 )
 
-# --- a writer, protobuf and all, that shares nothing with the reader ----------------------------------------------------
+# --- a writer with its own protobuf encoder, independent of the reader --------------------------------------------------
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_types_and_shapes(prefix, dtype, shape):
     write_bundle(prefix, {"a": array, "b": array})
     bundle = TensorBundle.open(prefix)
     assert same(bundle.read("b"), array)
-    bundle.read("b")[...] = 0  # what is read is the caller's own
+    bundle.read("b")[...] = 0  # the caller owns the array that is read
 
 
 def test_names_of_every_kind(prefix):
@@ -84,7 +84,7 @@ def test_names_of_every_kind(prefix):
     assert all(same(bundle.read(name), array) for name, array in tensors.items())
 
 
-def test_only_what_is_asked_for_is_read(prefix):
+def test_only_requested_tensors_are_read(prefix):
     tensors = some_tensors()
     write_bundle(prefix, tensors, n_shards=2)
     Path(f"{prefix}.data-00001-of-00002").unlink()
@@ -112,7 +112,7 @@ def test_a_real_checkpoint_follows_the_formula(shared):
 
 
 @pytest.mark.parametrize("name", PARTITIONED)
-def test_parts_are_put_together(prefix, name):
+def test_parts_are_joined(prefix, name):
     whole = write_partitioned(prefix, name)
     bundle = TensorBundle.open(prefix)
     assert bundle.names == (name,)
@@ -141,7 +141,7 @@ def test_parts_that_do_not_fit(prefix, changes, message):
 
 
 def test_parts_of_the_same_bytes_cannot_make_a_giant(prefix):
-    """A small file must not claim gigabytes by using one part of it many times."""
+    """A small file must not allocate gigabytes by using one of its parts many times."""
     n, rows = 1000, 2000
     data = np.zeros((rows, 250), "f4").tobytes()
     slices = [((rows * k, rows), (0, 250)) for k in range(n)]
@@ -160,7 +160,7 @@ def test_parts_of_the_same_bytes_cannot_make_a_giant(prefix):
         )
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------
+# --- refused files --------------------------------------------------------------------------------------------------------
 
 
 W = np.arange(6, dtype="f4").reshape(2, 3)
@@ -173,10 +173,10 @@ W = np.arange(6, dtype="f4").reshape(2, 3)
         (entry(1, (2, 2), 0, 0, W.tobytes()), "cannot have 24 bytes"),
         (
             entry(1, (2, 3), 0, 1, W.tobytes()),
-            "wants 24 bytes from byte 1, but model-x.ckpt-7.data-00000-of-00001 has 24",
+            "has 24 bytes from byte 1 on, but model-x.ckpt-7.data-00000-of-00001 has only 24",
         ),
-        (entry(1, (2, 3), 0, -8, W.tobytes()), "wants 24 bytes from byte -8"),
-        (entry(1, (2, 3), 0, 2**63 - 1, W.tobytes()), "wants 24 bytes from byte 9223372036854775807"),
+        (entry(1, (2, 3), 0, -8, W.tobytes()), "has 24 bytes from byte -8"),
+        (entry(1, (2, 3), 0, 2**63 - 1, W.tobytes()), "has 24 bytes from byte 9223372036854775807"),
         (entry(1, (2, 3), 1, 0, W.tobytes()), "is in data file 1 of 1"),
         (entry(1, (2, 3), -1, 0, W.tobytes()), "is in data file -1 of 1"),
         (entry(1, (-2, -3), 0, 0, W.tobytes()), "has the invalid shape [-2, -3]"),
@@ -186,8 +186,8 @@ W = np.arange(6, dtype="f4").reshape(2, 3)
         (entry(1, (2, 3), 0, 0, W.tobytes())[:-4] + b"1234", "does not match its checksum"),
         (entry(1, (2, 3), 0, 0, W.tobytes())[:-5], "does not match its checksum"),
         (entry(7, (6,), 0, 0, W.tobytes()), "must be plain numbers, got text"),
-        (entry(14, (12,), 0, 0, W.tobytes()), "holds bfloat16"),
-        (entry(0, (6,), 0, 0, W.tobytes()), "holds TensorFlow's type 0"),
+        (entry(14, (12,), 0, 0, W.tobytes()), "got bfloat16"),
+        (entry(0, (6,), 0, 0, W.tobytes()), "got TensorFlow's type 0"),
         (entry(10, (24,), 0, 0, W.tobytes()), "has booleans other than 0 and 1"),
         (field(1, 1) + field(2, field(3, 1)), "has the invalid shape []"),
         (b"\xff\xff", "has a damaged entry"),
@@ -210,10 +210,10 @@ def test_entries_that_are_wrong(prefix, changed, message):
     [
         (header(endianness=1), "written by a big-endian machine"),
         (header(min_consumer=2), "it needs a reader of version 2, this one has 1"),
-        (header(n_shards=0), "it has 0 data files"),
-        (header(n_shards=-1), "it has -1 data files"),
+        (header(n_shards=0), "it must have 1 to 99,999 data files, got 0"),
+        (header(n_shards=-1), "it must have 1 to 99,999 data files, got -1"),
         (header() + field(3, field(3, 1)), "it needs a reader of version 0"),
-        (b"", "it has 0 data files"),
+        (b"", "it must have 1 to 99,999 data files, got 0"),
         (b"\xff", "damaged"),
         (b"x" * 2**17, "its names or entries are too long"),
     ],
@@ -229,7 +229,7 @@ def test_without_a_header(prefix):
     entries = write_bundle(prefix, {"w": W})
     del entries[b""]
     write_index(prefix, entries)
-    assert "it has 0 data files" in refusal(lambda: TensorBundle.open(prefix))
+    assert "it must have 1 to 99,999 data files, got 0" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def test_compressed_blocks(prefix):
@@ -238,7 +238,7 @@ def test_compressed_blocks(prefix):
 
 
 def resealed(data: bytes, pairs: list[tuple[bytes, bytes]]) -> bytes:
-    """The same index with other pairs in its index block, checksums right."""
+    """Return the index with other pairs in its index block and right checksums."""
     new = block(pairs, 1) + b"\0"
     place = len(data) - 48
     handle = varint(0) + varint(0) + varint(place) + varint(len(new) - 1)
@@ -263,8 +263,8 @@ def test_blocks_that_are_out_of_place(prefix, handle, message):
     assert message in refusal(lambda: TensorBundle.open(prefix))
 
 
-def test_a_block_is_taken_once(prefix):
-    """Else a small file would be gone over without end."""
+def test_a_block_is_read_once(prefix):
+    """Otherwise a small file could be read endlessly."""
     entries = write_bundle(prefix, {"w": W})
     path = Path(f"{prefix}.index")
     handle = varint(0) + varint(len(block(sorted(entries.items()))))
@@ -281,7 +281,7 @@ def test_keys_out_of_order(prefix, pairs):
 
 
 def seal(content: bytes) -> bytes:
-    """An index file of one data block with that content."""
+    """Return an index file with one data block of this content."""
     data = content + b"\0"
     data += masked(data)
     return resealed(
@@ -308,7 +308,7 @@ def test_blocks_that_are_malformed(prefix, content, message):
 
 
 def test_names_that_grow_without_end(prefix):
-    """Each takes five bytes of the file and one byte more of memory than the one before."""
+    """Each takes five bytes in the file, and one byte more in memory than the one before."""
     n = 20_000
     content = b"".join(varint(k) + b"\1\0a" for k in range(n)) + bytes(4)
     Path(f"{prefix}.index").write_bytes(seal(content))
@@ -317,7 +317,7 @@ def test_names_that_grow_without_end(prefix):
 
 
 @pytest.mark.parametrize("end", [b"", b"\x57" * 8, bytes(7)])
-def test_what_is_no_table(prefix, end):
+def test_files_that_are_not_a_table(prefix, end):
     write_bundle(prefix, {"w": W})
     path = Path(f"{prefix}.index")
     path.write_bytes(path.read_bytes()[:-8] + end)
@@ -327,7 +327,7 @@ def test_what_is_no_table(prefix, end):
 def test_an_index_that_is_too_large(prefix):
     with open(f"{prefix}.index", "wb") as file:
         file.truncate(MAX_INDEX_BYTES + 1)
-    assert f"{MAX_INDEX_BYTES + 1} bytes, more than" in refusal(lambda: TensorBundle.open(prefix))
+    assert f"at most {MAX_INDEX_BYTES} bytes, got {MAX_INDEX_BYTES + 1}" in refusal(lambda: TensorBundle.open(prefix))
 
 
 def test_files_that_are_missing_or_something_else(prefix):
@@ -355,7 +355,7 @@ def test_files_that_are_missing_or_something_else(prefix):
 
 
 def read_all(prefix: Path, expected: dict[str, np.ndarray]) -> None:
-    """Every tensor is what it was, or a `ModelError` says why not."""
+    """Check that every tensor is unchanged, or that a `ModelError` is raised."""
     try:
         bundle = TensorBundle.open(prefix)
         names = bundle.names
@@ -378,7 +378,7 @@ FILES = ["model-x.ckpt-7.index", "model-x.ckpt-7.data-00000-of-00002", "model-x.
 @settings(FUZZ, max_examples=100)
 @given(st.sampled_from(FILES), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=3))
 def test_flipped_bytes(tmp_path, name, flips):
-    """Checksums cover every byte of both files that counts, so whatever is read at all is right."""
+    """Checksums cover every relevant byte of both files, so everything that is read is right."""
     tensors = some_tensors(20)
     write_bundle(tmp_path / "model-x.ckpt-7", tensors, n_shards=2, per_block=6)
     path = tmp_path / name
@@ -404,7 +404,7 @@ def test_cut_files(tmp_path, name, place):
 @settings(FUZZ, max_examples=100)
 @given(st.data())
 def test_hostile_entries(tmp_path, data):
-    """Checksums right, content not: entries and keys with bytes changed, moved and made up."""
+    """Right checksums, wrong content: entries and keys with changed, moved and random bytes."""
     prefix = tmp_path / "model-x.ckpt-7"
     write_partitioned(prefix)
     entries = dict(TensorBundle.open(prefix)._entries) | {b"": header(2)}

@@ -1,4 +1,4 @@
-"""Frozen graphs: each operator against NumPy, a real graph against golden values, damage against `ModelError`."""
+"""Frozen graphs: each operator compared with NumPy, a real graph with golden values, and damaged graphs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(data: bytes, images: np.ndarray) -> np.ndarray:
 
 
 def whole(g: Graph, x: str) -> bytes:
-    """Maps as features, every value to be seen: (N,H,W,C) flattened in TensorFlow's order."""
+    """Return feature maps as features, (N,H,W,C) flattened in TensorFlow's order."""
     return g.embeddings(g.node("Reshape", x, g.const([-1, SIZES["flat"]])))
 
 
@@ -91,8 +91,8 @@ def test_scale_and_shift_of_a_convolution(scale, order):
     check_maps(g, x, images, slow_conv(images, kernel, 2, b"SAME") * scale + np.arange(4))
 
 
-def test_a_convolution_used_twice_is_itself_both_times():
-    """What follows on one path is folded into that path alone."""
+def test_a_convolution_used_twice_is_not_changed_for_the_other_use():
+    """Operators on one path are folded only into that path."""
     g, images = Graph(), images_of()
     kernel = kernel_of(3, 3, 3, 4)
     conv = g.conv(g.images(), kernel)
@@ -148,7 +148,7 @@ def test_concat(axis):
 
 @pytest.mark.parametrize("batch", [1, -1])
 def test_reshape_leaves_the_batch_free(batch):
-    """Also where freezing wrote the batch of one image into the shape."""
+    """Also if freezing stored a batch size of one in the shape."""
     g, images = Graph(), images_of(n=3)
     x = g.node("Reshape", g.images(), g.const([batch, 7 * 8 * 3]))
     weights = kernel_of(7 * 8 * 3, 5)
@@ -158,7 +158,7 @@ def test_reshape_leaves_the_batch_free(batch):
 
 
 def test_reshape_leaves_the_batch_of_the_placeholder_free():
-    """Where a graph is made for eight images, and a shape computed beforehand."""
+    """For a graph made for eight images with a precomputed shape."""
     g, images = Graph(), images_of(n=3)
     x = g.images()
     for size in (8, 7, 8, 3):
@@ -178,7 +178,7 @@ def test_a_weight_in_parts():
 
 @pytest.mark.parametrize("op", ["ConcatV2", "Mul"])
 def test_constants_made_of_others_are_counted(op):
-    """Before memory is taken for them: thirty small nodes double a number thirty times, one makes a table of two rows."""
+    """Before memory is allocated: thirty small nodes double a number thirty times, one makes a table of two vectors."""
     g = Graph()
     if op == "ConcatV2":
         x = g.const(np.ones(1024))
@@ -196,13 +196,13 @@ def test_constants_made_of_others_are_counted(op):
         tracemalloc.stop()
 
 
-def test_the_axis_first_as_until_2017():
+def test_the_axis_comes_first_as_until_2017():
     g, images = Graph(), images_of()
     x = g.images()
     check_maps(g, g.node("Concat", g.const(3), x, x), images, np.concatenate([images, images], axis=3))
 
 
-def test_attributes_left_out_are_tensorflow_s_defaults():
+def test_missing_attributes_have_tensorflow_s_defaults():
     g, images = Graph(), images_of()
     norm = [g.const(v) for v in (np.ones(3), np.zeros(3), np.zeros(3), np.full(3, 1e-4))]
     x = g.node("FusedBatchNorm", g.images(), *norm, is_training=False)
@@ -242,14 +242,14 @@ def test_unit_length():
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("switch_itself", [False, True])
-def test_training_switches_take_the_side_of_inference(order, switch_itself):
+def test_training_switches_take_the_branch_of_inference(order, switch_itself):
     images = images_of()
     found = run(switched(order, switch_itself=switch_itself), images)
     np.testing.assert_allclose(found, images.mean(axis=(1, 2)) + 1, atol=1e-5)
 
 
-def test_the_graph_as_the_2018_trainer_left_it():
-    """`input` hangs on the training queue, `phase_train` is a placeholder of its own; either may come first."""
+def test_the_graph_of_the_2018_trainer():
+    """`input` depends on the training queue, `phase_train` is a separate placeholder; either may come first."""
     g = Graph()
     phase = g.flag()
     g.const(False, name="size")
@@ -264,7 +264,7 @@ def test_the_graph_as_the_2018_trainer_left_it():
 
 
 def test_images_enter_at_image_batch_where_there_is_no_input():
-    """As the first trainers left it: the queue behind `image_batch` is left out."""
+    """As in graphs of the first trainers: the queue behind `image_batch` is left out."""
     g, images = Graph(), images_of()
     g.node("QueueDequeueUpToV2", "nowhere", name="batch_join")
     x = g.node("Identity", "batch_join", name="image_batch")
@@ -273,7 +273,7 @@ def test_images_enter_at_image_batch_where_there_is_no_input():
 
 
 def test_dropout():
-    """slim's: in training scaled by random numbers that only control inputs tie to their branch."""
+    """slim's dropout: in training, random numbers scale the values; only control inputs tie them to their branch."""
     g, images = Graph(), images_of()
 
     def dropped(pivot: str, x: str) -> str:
@@ -288,7 +288,7 @@ def test_dropout():
 @pytest.mark.parametrize("where", ["after a convolution", "after a product", "alone"])
 @pytest.mark.parametrize("with_gamma", [False, True])
 def test_batch_norm_of_single_operators(where, with_gamma):
-    """As TensorFlow 1.3 and older wrote it: moments chosen by a condition, then x·s + (beta − mean·s)."""
+    """As in TensorFlow 1.3 and older: a condition chooses the moments, then x·s + (beta − mean·s)."""
     g, images = Graph(), images_of()
     x, values, axes = g.images(), images.astype(np.float64), [0, 1, 2]
     if where == "after a convolution":
@@ -330,7 +330,7 @@ def test_a_batch_norm_that_was_never_switched_to_inference(attributes):
 
 
 def flattened(g: Graph, x: str, form: str) -> str:
-    """slim.flatten, as several TensorFlows wrote it."""
+    """Return slim.flatten in the form of several versions of TensorFlow."""
     shape = g.node("Shape", x)
     if form == "1.3":
         batch = g.node("Slice", shape, g.const([0]), g.const([1]))
@@ -367,7 +367,7 @@ def test_flatten(form, after_conv):
 
 @pytest.mark.parametrize("unit", [False, True])
 def test_batch_norm_of_features(unit):
-    """TensorFlow 1.7 makes maps of them and gives the result its input's shape back, which does not lose their number."""
+    """TensorFlow 1.7 turns them into maps and restores the shape afterwards; `width` must not be lost."""
     g, images = Graph(), images_of(n=3)
     features = g.node("MatMul", g.mean(g.images()), g.const(np.eye(3)))
     gamma, beta, mean, variance = np.abs(kernel_of(4, 3))
@@ -395,7 +395,7 @@ def test_operators_of_constants(op):
 
 
 @pytest.mark.parametrize("kind", ["a constant", "sizes", "a flag"])
-def test_an_output_that_is_no_features(kind):
+def test_an_output_that_does_not_depend_on_images(kind):
     g = Graph()
     x = g.images()
     output = {"a constant": lambda: g.const(np.ones((1, 3))), "sizes": lambda: g.node("Shape", x), "a flag": g.flag}
@@ -403,7 +403,7 @@ def test_an_output_that_is_no_features(kind):
         translate(g.embeddings(output[kind]()))
 
 
-def test_only_in_training():
+def test_an_output_computed_only_in_training():
     g = Graph()
     switch = g.node("Switch", g.mean(g.images()), g.node("PlaceholderWithDefault", g.const(False)))
     with pytest.raises(ModelError, match="embeddings is computed only in training"):
@@ -422,7 +422,7 @@ def test_nodes_in_any_order():
         assert (run(shuffled.SerializeToString(), images) == expected).all()
 
 
-def test_what_inference_does_not_need_is_not_read():
+def test_nodes_that_inference_does_not_need_are_not_read():
     g, images = Graph(), images_of()
     x = g.mean(g.images())
     g.node("RandomUniform", "nowhere")
@@ -518,7 +518,7 @@ def test_malformed_constants(node):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x0a", b"garbage", b"\x0a\x04garb", b"\xff" * 30, Graph().bytes()], ids=repr)
-def test_what_is_no_graph(data):
+def test_files_that_are_not_a_graph(data):
     with pytest.raises(ModelError, match=r"^g\.pb: not a TensorFlow frozen graph \("):
         parse_graph(data, "g.pb")
 
@@ -620,7 +620,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_graphs_that_are_not_understood(kind):
+def test_unsupported_graphs(kind):
     with pytest.raises(ModelError, match=r"^g\.pb: ") as caught:
         translate(bad(kind))
     assert "\n" not in str(caught.value)
@@ -647,7 +647,7 @@ def test_a_port_that_looks_like_a_number():
 
 @pytest.mark.parametrize("name", ["import/embeddings", "a/b/embeddings", "features"])
 def test_the_output_under_another_name(name):
-    """In the scope of an import, or the only end that a graph has."""
+    """In the scope of an import, or as the only end of a graph."""
     g, images = Graph(), images_of()
     x = g.mean(g.images())
     g.node("Identity", x, name=name)
@@ -677,7 +677,7 @@ def test_without_the_output():
 
 @functools.cache
 def specimen() -> bytes:
-    """Small, with most of what a graph has."""
+    """Return a small graph with most features of a real one."""
     g = Graph()
     x = g.conv(g.images(), kernel_of(3, 3, 3, 2), 2)
     parameters = [g.const(v) for v in np.abs(kernel_of(4, 2))]
@@ -705,7 +705,7 @@ def check_damaged(data: bytes) -> None:
     assert peak < 2**26
 
 
-def test_the_specimen_is_sound():
+def test_the_undamaged_graph_is_translated():
     assert run(specimen(), images_of()).shape == (2, 3)
 
 
@@ -726,5 +726,5 @@ def test_cut_files(place):
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
-def test_any_bytes(data):
+def test_random_bytes(data):
     check_damaged(data)

@@ -1,4 +1,4 @@
-"""Weights of frozen graphs under their variables' names."""
+"""The weights of frozen graphs under the names of their variables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BIAS = np.array([3.0, 4.0])
 
 @pytest.mark.parametrize("op", ["BiasAdd", "Add", "AddV2"])
 @pytest.mark.parametrize("behind", [False, True])
-def test_a_folded_batch_norm_comes_back(op, behind):
+def test_a_folded_batch_norm_is_restored(op, behind):
     kernel = "Net/conv/weights/read" if behind else "Net/conv/weights"
     nodes = [
         ("images", "Placeholder", [], None),
@@ -57,7 +57,7 @@ def test_a_folded_batch_norm_comes_back(op, behind):
     np.testing.assert_allclose(y, u + BIAS, rtol=1e-6)
 
 
-def test_biases_and_batch_norms_of_their_own_stay():
+def test_existing_biases_and_batch_norms_are_kept():
     graph = graph_of(
         ("images", "Placeholder", [], None),
         ("Net/a/weights", "Const", [], KERNEL),

@@ -1,4 +1,4 @@
-"""Weights of torch: safetensors both ways, other programs' pickles without running any of them."""
+"""Torch weights: safetensors both ways, and other programs' pickles without running them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def same(a: dict, b: dict) -> bool:
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_network_comes_back_from_its_folder(network, tmp_path):
+def test_a_network_is_read_back_from_its_folder(network, tmp_path):
     folder = folder_of(tmp_path, network)
     found = read_backbone(folder, read_record(folder))
     assert same(found.state_dict(), network.state_dict())
@@ -78,7 +78,7 @@ def test_a_folder_without_weights(network, tmp_path):
         read_backbone(tmp_path / "m", read_record(tmp_path / "m"))
 
 
-def test_tensors_missing_left_over_misshapen(network):
+def test_missing_unknown_and_misshapen_tensors(network):
     state = network.state_dict()
     name = next(iter(state))
     with pytest.raises(ModelError, match=f"x: the tensor {name} of tiny is missing"):
@@ -133,9 +133,9 @@ def test_whole_networks_are_refused(tmp_path):
         read_state_dict(tmp_path / "module.pt")
 
 
-def test_a_tensor_alone_is_no_state_dict(tmp_path):
+def test_a_single_tensor_is_not_a_state_dict(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "t.pt")
-    with pytest.raises(ModelError, match="must be a dictionary of tensors .* got Tensor"):
+    with pytest.raises(ModelError, match=r"must be a dictionary of tensors .* got Tensor"):
         read_state_dict(tmp_path / "t.pt")
 
 
@@ -147,18 +147,18 @@ def test_an_archive_that_grows_is_refused(tmp_path):
 
 
 def test_an_archive_in_several_parts_is_refused(tmp_path):
-    """What `zipfile` says of it while it only looks whether it is an archive."""
+    """`zipfile` raises this error already in its check for an archive."""
     whole = bytearray(_saved(True))
     locator = whole.rindex(b"PK\x06\x07")
-    whole[locator + 16] = 7  # parts
+    whole[locator + 16] = 7  # number of parts
     (tmp_path / "x.pt").write_bytes(whole)
     with pytest.raises(ModelError, match=r"x\.pt: a damaged archive \(zipfiles that span multiple disks"):
         read_state_dict(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("member", ["x/constants.pkl", "x/archive_format"])
-def test_programs_are_told_from_weights(tmp_path, member):
-    """As TorchScript and torch.export write them, whose members are compressed."""
+def test_programs_are_not_weights(tmp_path, member):
+    """Files of TorchScript and torch.export, whose members are compressed."""
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(member, bytes(1000))
     with pytest.raises(
@@ -167,19 +167,19 @@ def test_programs_are_told_from_weights(tmp_path, member):
         read_state_dict(tmp_path / "x.pt")
 
 
-def test_what_is_refused_is_told_how_to_come(tmp_path):
+def test_a_refusal_says_what_to_do(tmp_path):
     torch.save({"best": Path("x")}, tmp_path / "x.pt")
     with pytest.raises(ModelError) as caught:
         read_state_dict(tmp_path / "x.pt")
     assert re.search(
-        r"refused: it would run code of its own \(pathlib.*\); wanted is a file of tensors alone, as "
-        r"torch\.save\(network\.state_dict\(\), FILE\) makes it where the network was trained$",
+        r"refused: it would run code of its own \(pathlib.*\); save the tensors alone with "
+        r"torch\.save\(network\.state_dict\(\), FILE\) where the network was trained$",
         str(caught.value),
     )
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x02", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"hello", b"\x80\x02."])
-def test_files_that_are_none(tmp_path, data):
+def test_files_that_are_not_weights(tmp_path, data):
     (tmp_path / "x.pt").write_bytes(data)
     with pytest.raises(ModelError) as caught:
         read_state_dict(tmp_path / "x.pt")
@@ -199,7 +199,7 @@ FILES = {"zip": _saved(True), "legacy": _saved(False)}
 @pytest.mark.parametrize("kind", FILES)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damaged_files_are_refused_or_right(tmp_path_factory, kind, data):
+def test_damaged_files_are_refused_or_read_right(tmp_path_factory, kind, data):
     text = bytearray(FILES[kind])
     if data.draw(st.booleans()):
         text = text[: data.draw(st.integers(0, len(text)))]
@@ -218,7 +218,7 @@ def test_damaged_files_are_refused_or_right(tmp_path_factory, kind, data):
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_damaged_safetensors_are_refused_or_right(network, data):
+def test_damaged_safetensors_are_refused_or_read_right(network, data):
     text = bytearray(as_safetensors(network))
     if data.draw(st.booleans()):
         text = text[: data.draw(st.integers(0, len(text)))]

@@ -1,4 +1,4 @@
-"""The photos among a folder's files, and the line for the rest."""
+"""The photos among a folder's files, and the line about files left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from facespace.io.photo_files import LeftOutWarning, PhotoFiles
 
 
-def test_one_line_for_what_is_left_out() -> None:
+def test_one_line_for_files_left_out() -> None:
     files = PhotoFiles()
     assert [files.takes(name) for name in ("a.jpg", "b.NEF")] == [True, True]
     assert files.left_out() == ""
@@ -25,7 +25,7 @@ def test_one_line_for_what_is_left_out() -> None:
     )
 
 
-def test_names_are_shown_as_they_are_given(tmp_path: Path) -> None:
+def test_names_are_shown_as_given(tmp_path: Path) -> None:
     files = PhotoFiles()
     files.takes(tmp_path / "notes.txt", "Ada/notes.txt")
     files.takes("a\n\u2028b\udce9.txt")

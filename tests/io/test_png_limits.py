@@ -1,4 +1,4 @@
-"""What a PNG's chunks may ask for."""
+"""Limits on a PNG's chunks."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def test_long_animations_pass() -> None:
 
 
 @pytest.mark.parametrize("end", [8, 12, 20, 40, 50])
-def test_what_is_cut_short_is_for_the_decoder_to_tell(end: int) -> None:
+def test_a_cut_file_is_left_to_the_decoder(end: int) -> None:
     assert check_png(io.BytesIO(png()[:end])) == ""

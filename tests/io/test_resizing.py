@@ -1,4 +1,4 @@
-"""Photos made smaller strip by strip: what Pillow makes of them, to the bit, in little memory."""
+"""Photos shrunk strip by strip: equal to Pillow's result to the bit, in little memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_equals_pillow(monkeypatch, gap, strip, shape, size, box):
 
 
 def test_no_second_photo_in_memory(monkeypatch):
-    """Of a photo that gets much smaller, Pillow sees one strip at a time."""
+    """Pillow gets one strip at a time of a photo that becomes much smaller."""
     seen = []
     from_array = Image.fromarray
 

@@ -1,4 +1,4 @@
-"""The JSON file beside a model: where it lies, and what it may say."""
+"""The JSON file next to a model: its path and its content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facespace.faces.input_spec import INPUT_SPECS, InputSpec
 from facespace.models.spec_file import read_spec, read_spec_of, spec_path
 
 
-def test_it_lies_beside_under_the_same_name(tmp_path: Path) -> None:
+def test_it_has_the_name_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "2017.model").mkdir()
     (tmp_path / "n.pb").write_bytes(b"")
     assert spec_path(tmp_path / "n.pb") == tmp_path / "n.json"
@@ -46,13 +46,13 @@ def test_a_preset_or_the_fields(tmp_path: Path, text: str, expected: InputSpec) 
         (b"\xff", "must be an object like"),
         (b"[" * 10_000, "must be an object like"),
         (b'{"input_spec": 7}', "must be an object like"),
-        (b'{"input_spec": "facenet-2016"}', "no preset 'facenet-2016'; there are facenet-2018"),
+        (b'{"input_spec": "facenet-2016"}', "the preset must be one of facenet-2018, .* got 'facenet-2016'"),
         (b'{"size": 160}', "the field 'template' is missing"),
         (b" " * (2**20 + 1), "too large for an input spec"),
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_does_not_fit_is_one_line_with_the_file(tmp_path: Path, text: bytes, message: str) -> None:
+def test_an_invalid_file_gives_an_error_of_one_line(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / "n.json").write_bytes(text)
     with pytest.raises(ModelError, match=message) as caught:
         read_spec(tmp_path / "n.json")

@@ -1,4 +1,4 @@
-"""What a network was trained to see, where its file does not say."""
+"""The input spec of networks whose files do not contain it."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def prewhitening(g: Graph, scope: str = "") -> None:
 
 
 @pytest.mark.parametrize(("scope", "told"), [("", True), ("cond_3/", False)])
-def test_a_graph_that_prewhitens_tells_so(scope: str, told: bool) -> None:
+def test_a_graph_that_prewhitens_is_recognised(scope: str, told: bool) -> None:
     g, _ = a_model()
     assert not prewhitens(parse_graph(g.bytes(), "x"))
     prewhitening(g, scope)
     assert prewhitens(parse_graph(g.bytes(), "x")) == told
 
 
-def test_the_one_meta_of_a_folder_tells(tmp_path: Path) -> None:
+def test_only_a_single_meta_is_inspected(tmp_path: Path) -> None:
     assert not trainer_prewhitens(tmp_path)
     g, _ = a_model()
     write_meta(tmp_path, g)
@@ -45,10 +45,10 @@ def test_the_one_meta_of_a_folder_tells(tmp_path: Path) -> None:
     meta = write_meta(tmp_path, g)
     assert trainer_prewhitens(tmp_path)
     (tmp_path / "other.meta").write_bytes(meta.read_bytes())
-    assert not trainer_prewhitens(tmp_path), "which of the two is meant, nobody says"
+    assert not trainer_prewhitens(tmp_path), "it is unknown which of the two is meant"
 
 
-def test_what_is_given_goes_before_the_file_beside(tmp_path: Path) -> None:
+def test_a_given_spec_precedes_the_json_file(tmp_path: Path) -> None:
     model = tmp_path / "n.pb"
     model.write_bytes(b"")
     assert explicit_spec(model, None) is None

@@ -39,7 +39,7 @@ def test_images_and_labels(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(images.encoded(2))).format == "JPEG"
 
 
-def test_an_image_that_is_gone_or_none(tmp_path: Path) -> None:
+def test_an_image_that_is_missing_or_invalid(tmp_path: Path) -> None:
     save(tmp_path / "a" / "1.png", 0)
     (tmp_path / "a" / "2.png").write_bytes(b"no image")
     (tmp_path / "a" / "3.png").symlink_to("nowhere")
@@ -61,7 +61,7 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
         ImageFolder(tmp_path).encoded(0)
 
 
-def test_what_is_no_dataset(tmp_path: Path) -> None:
+def test_folders_that_are_not_a_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="not a folder"):
         ImageFolder(tmp_path / "missing")
     with pytest.raises(DatasetError, match="contains no folders"):
@@ -72,7 +72,7 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
-def test_names_can_be_stored_whatever_bytes_they_are(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_can_be_stored(tmp_path: Path) -> None:
     os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
     save(tmp_path / "caf\udce9" / "1.png", 7)
     images = ImageFolder(tmp_path)

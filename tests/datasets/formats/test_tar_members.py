@@ -1,4 +1,4 @@
-"""What lies where in a tar: the standard library writes and reads them, too."""
+"""The members of a tar and their positions, compared with the standard library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def packed(files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> bytes:
 
 
 def signed(header: bytes) -> bytes:
-    """A header with its checksum made right."""
+    """Return a header with the right checksum."""
     blank = header[:148] + b" " * 8 + header[156:]
     return header[:148] + b"%06o\0 " % sum(blank) + header[156:]
 
@@ -55,7 +55,7 @@ paths = st.lists(names.filter(lambda name: name not in (".", "..")), min_size=1,
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_the_standard_library_packs_and_finds(files: dict[str, bytes], kind: int) -> None:
+def test_members_are_those_of_the_standard_library(files: dict[str, bytes], kind: int) -> None:
     data = packed(files, kind)
     found = members(data)
     assert {member.name: data[member.offset : member.offset + member.length] for member in found} == files
@@ -71,7 +71,7 @@ def test_names_too_long_for_a_header() -> None:
         assert [member.name for member in members(packed({long: b"x", "b": b"y"}, kind))] == [long, "b"]
 
 
-def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
+def test_members_that_are_not_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     (tmp_path / "c").symlink_to("/etc/passwd")
@@ -86,7 +86,7 @@ def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
     assert [(member.name, member.length) for member in members(stream.getvalue())] == [("a", 3)]
 
 
-def test_a_link_has_no_data_whatever_its_size_says() -> None:
+def test_a_link_has_no_data_even_if_its_size_is_not_0() -> None:
     for kind in (b"1", b"2", b"3", b"4", b"5", b"6"):
         data = header("link", b"%011o" % 512, kind) + header("a") + bytes(512) + END
         assert [(member.name, member.offset) for member in members(data)] == [("a", 1024)]
@@ -98,7 +98,7 @@ def test_a_size_only_pax_can_say() -> None:
     assert (member.name, member.offset, member.length) == ("a", 1536, 600)
     binary = header("a", b"\x80" + (5).to_bytes(11, "big")) + bytes(512) + END
     assert members(binary)[0].length == 5
-    # It is the next file's alone.
+    # It applies only to the next file.
     assert [member.length for member in members(data[:-1024] + header("b") + bytes(512) + END)] == [600, 1]
 
 
@@ -127,7 +127,7 @@ def test_a_size_only_pax_can_say() -> None:
         (packed({"a": b"1"}) + packed({"b": b"2"}), "data follows the end of the tar"),
     ],
 )  # fmt: skip
-def test_what_is_no_tar(data: bytes, message: str) -> None:
+def test_damaged_tars(data: bytes, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         members(data)
 
@@ -136,7 +136,7 @@ def test_no_chain_of_extended_headers_is_too_long() -> None:
     assert members(extended(b"L", b"long\0") * 5000 + header() + bytes(512) + END)[0].name == "long"
 
 
-def test_sizes_take_no_memory() -> None:
+def test_damaged_sizes_allocate_no_memory() -> None:
     tracemalloc.start()
     for size in (b"77777777777", b"\x80" + b"\0" * 3 + b"\x01" * 8):
         for kind in (b"0", b"x", b"L", b"g"):
@@ -148,7 +148,7 @@ def test_sizes_take_no_memory() -> None:
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_whatever_comes_is_read_or_refused(data: st.DataObject) -> None:
+def test_random_bytes_are_read_or_refused(data: st.DataObject) -> None:
     tar = bytearray(packed({"a.jpg": b"1" * 600, "b/" * 60 + "c": b"2"}, data.draw(st.sampled_from([0, 1, 2]))))
     for _ in range(data.draw(st.integers(0, 3))):
         block = 512 * data.draw(st.integers(0, len(tar) // 512 - 1))

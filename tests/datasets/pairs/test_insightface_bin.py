@@ -1,4 +1,4 @@
-"""Verification files: what every kind of writer wrote comes out, and nothing a hostile one wrote is run."""
+"""Verification files: files of every kind of writer are read, and nothing in a hostile file is run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def is_the_set(found: VerificationSet) -> bool:
     return found.images == tuple(IMAGES) and found.same.tolist() == SAME and found.same.dtype == np.bool_
 
 
-# What is read
+# Reading
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -106,7 +106,7 @@ def test_what_python_3_writes(read: Read, protocol: int, kind: Callable[[], Any]
     data = pickle.dumps(kind(), protocol)
     assert is_the_set(read(data))
     assert is_the_set(read(pickletools.optimize(data)))
-    if protocol == 2:  # NumPy 1 and NumPy 2 call their inside by different names
+    if protocol == 2:  # NumPy 1 and NumPy 2 have different names for their internal modules
         assert is_the_set(read(data.replace(b"numpy._core.", b"numpy.core.")))
         assert is_the_set(read(data.replace(b"numpy.core.", b"numpy._core.")))
 
@@ -118,12 +118,12 @@ def test_what_python_2_writes(read: Read) -> None:
     assert is_the_set(read(a_set(arrays, same)))
     labels = python2_array(b"b1", 3, b"\1\0\1")
     assert is_the_set(read(b"\x80\x02](" + b"".join(map(python2, IMAGES)) + b"e" + labels + b"\x86."))
-    # cPickle numbers what it keeps from 1, in the long form where it likes.
+    # cPickle numbers its memo from 1, sometimes in the long form.
     assert read(a_set(b"U\x01aq\x01U\x01br\x02\x00\x00\x00", b"K\x01")).images == (b"a", b"b")
 
 
-def test_booleans_that_are_none(read: Read) -> None:
-    """NumPy takes any byte for a boolean."""
+def test_invalid_booleans(read: Read) -> None:
+    """NumPy accepts any byte as a boolean."""
     labels = python2_array(b"b1", 1, b"\2")
     message = refusal(read, b"\x80\x02](" + TWO_IMAGES + b"e" + labels + b"\x86.")
     assert "pair 0 must have a boolean, 0 or 1, got 2" in message
@@ -137,7 +137,7 @@ def test_one_image_many_times(read: Read) -> None:
             assert len(set(map(id, found.images))) == 1  # and not 400 times in memory
 
 
-# What is no verification set
+# Files that are not verification sets
 
 
 @pytest.mark.parametrize(
@@ -220,11 +220,11 @@ def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_bin(tmp_path / "vast.bin")
 
 
-# Attacks. Each would leave a file behind if it were run.
+# Attacks. Each would create a file if it were run.
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """Is pickled as a call of a function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -234,7 +234,7 @@ class Call:
 
 
 def attacks(marker: Path) -> dict[str, tuple[bytes, str]]:
-    """Name → pickle, and what the refusal has to name."""
+    """Return name → pickle, and what the error must name."""
     touch = f"touch {marker}"
     python = f"open({str(marker)!r}, 'w')"
     name = os.system.__module__  # posix, or nt
@@ -257,7 +257,7 @@ def attacks(marker: Path) -> dict[str, tuple[bytes, str]]:
         for protocol in range(6):
             named = message.replace("builtins", "__builtin__") if protocol < 3 else message
             if protocol < 2 and not isinstance(content, Call):
-                named = ""  # refused for the old protocol already
+                named = ""  # already refused because of the old protocol
             found[f"{title}, protocol {protocol}"] = (pickle.dumps(content, protocol), named)
     system, argument = f"{name}\nsystem\n".encode(), text(touch)
     array = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -330,13 +330,13 @@ ATTACKS = sorted(attacks(Path("x")))
 
 
 @pytest.mark.parametrize("title", ATTACKS)
-def test_an_attack_is_refused_and_nothing_of_it_run(read: Read, tmp_path: Path, title: str) -> None:
+def test_an_attack_is_refused_and_nothing_is_run(read: Read, tmp_path: Path, title: str) -> None:
     marker = tmp_path / "was here"
     data, named = attacks(Path(str(marker).replace(" ", "\\ ")) if os.name == "posix" else marker)[title]
     message = refusal(read, data)
     assert named in message
     assert "asks for" not in message or "nothing in it was run" in message
-    # The second wall holds without the first. It may only fail, in whatever way, or return something harmless.
+    # The second barrier is enough without the first: it may only raise an error or return something harmless.
     try:
         module._Unpickler(data).load()
     except Exception as error:
@@ -359,7 +359,7 @@ def test_the_attacks_would_work(tmp_path: Path) -> None:
 
 
 LIMIT = 4 << 20
-RING = b"\x80\x02" + b"X\x00\x00\x10\x00" + b"x" * 2**20 + b"q\x00"  # a text of 1 MB, kept
+RING = b"\x80\x02" + b"X\x00\x00\x10\x00" + b"x" * 2**20 + b"q\x00"  # a text of 1 MB in the memo
 MANY = 20_000
 
 
@@ -479,7 +479,7 @@ def test_people_are_what_pairs_join() -> None:
         pairs, kept = as_pairs(VerificationSet(tuple(b"%d" % end for end in ends.ravel()), same))
         near = np.eye(len(kept), dtype=bool)
         near[pairs.first[same], pairs.second[same]] = near[pairs.second[same], pairs.first[same]] = True
-        for _ in range(7):  # paths of up to 128 steps
+        for _ in range(7):  # chains of up to 128 steps
             near = near @ near
         assert pairs.people is not None
         people = np.array(pairs.people)
@@ -544,9 +544,9 @@ def test_the_first_pairs_of_both_real_files_are_the_same(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_nothing_stays_of_a_file_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
-    """Without the garbage collector, which comes too late where one file after the other is read, and never finds what
-    lay on the unpickler's stack when it failed."""
+def test_no_memory_of_a_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
+    """The garbage collector is off: it would run too late if one file is read after the other, and it never finds what
+    was on the unpickler's stack when it failed."""
     made: list[weakref.ref[object]] = []
 
     class Watched(module._Unpickler):
@@ -560,7 +560,7 @@ def test_nothing_stays_of_a_file_that_was_read(tmp_path: Path, monkeypatch: pyte
     path.write_bytes(data.replace(b"one", b"on\xff") if damaged else data)
     gc.disable()
     try:
-        if damaged:  # within the letters that `_codecs.encode` is about to make bytes of
+        if damaged:  # inside the text that `_codecs.encode` would turn into bytes
             with pytest.raises(DatasetError, match="can't decode"):
                 read_bin(path)
         else:

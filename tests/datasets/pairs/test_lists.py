@@ -1,4 +1,4 @@
-"""Lists of pairs: what is in them comes out, and every damaged line is named."""
+"""Lists of pairs: reading them, and errors that name the damaged line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facespace.errors import DatasetError
 
 @pytest.fixture
 def lfw(tmp_path: Path):
-    """A function that reads the given text as an LFW list."""
+    """Return a function that reads text as an LFW list."""
 
     def read(text: str | bytes) -> PairList:
         path = tmp_path / "pairs.txt"
@@ -30,7 +30,7 @@ def lfw(tmp_path: Path):
 
 @pytest.fixture
 def table(tmp_path: Path):
-    """A function that reads the given text as CSV."""
+    """Return a function that reads text as CSV."""
 
     def read(text: str | bytes) -> PairList:
         path = tmp_path / "pairs.csv"
@@ -98,7 +98,7 @@ def test_ways_to_write_the_same_list(lfw, same_text: str) -> None:
 
 
 def test_names_are_kept_as_they_are(lfw) -> None:
-    zoe = "Zoe\u0308 de la Cruz"  # decomposed, with blanks: as its folder is called
+    zoe = "Zoe\u0308 de la Cruz"  # decomposed, with blanks: like the name of its folder
     pairs = lfw(f"1\n{zoe}\t1\t2\n{zoe}\t1\tA.J._Cook\t1\n")
     assert pairs.photos == (f"{zoe}/{zoe}_0001", f"{zoe}/{zoe}_0002", "A.J._Cook/A.J._Cook_0001")
 
@@ -115,7 +115,7 @@ def test_names_are_kept_as_they_are(lfw) -> None:
         ("10 -3\n", "line 1: expected a header"),
         ("1.5\n", "line 1: expected a header"),
         ("9999999999 1\n", "line 1: expected a header"),
-        ("\u0661\nA 1 2\nA 1 B 2\n", "line 1: expected a header"),  # a digit, but no number a list is written with
+        ("\u0661\nA 1 2\nA 1 B 2\n", "line 1: expected a header"),  # a digit, but not an ASCII one
         ("1\nA 1 2\n", r"the header announces 2 pairs \(1 of one person and 1 of two\), got 1 lines"),
         ("1\nA 1 2\nA 1 B 2\nA 1 B 3\n", "got 3 lines"),
         ("10 300\nA 1 2\n", r"announces 6,000 pairs \(10 folds of 300 of one person and 300 of two\)"),
@@ -156,7 +156,7 @@ def test_a_damaged_list_is_refused(lfw, text: str | bytes, message: str) -> None
 
 
 @pytest.mark.parametrize("read", [read_lfw_pairs, read_csv_pairs])
-def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read) -> None:
+def test_invalid_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read) -> None:
     with pytest.raises(DatasetError, match=r"none\.txt: no such file"):
         read(tmp_path / "none.txt")
     with pytest.raises(DatasetError, match="not a regular file"):
@@ -200,7 +200,7 @@ def test_columns_in_any_order_with_folds_and_people(table) -> None:
     assert pairs.groups == {"age gap": ("3", "")}
 
 
-def test_people_of_one_side_only_are_no_people(table) -> None:
+def test_people_of_one_side_alone_are_not_used(table) -> None:
     pairs = table("a,b,same,person_a\n1,2,1,Anna\n")
     assert pairs.people is None
     assert pairs.groups == {}
@@ -247,7 +247,7 @@ def test_ways_to_write_the_same_table(table, text: str) -> None:
         ("a,b,same\n1,x\\..\\..\\y,1\n", "leads out of it"),
         ("a,b,same\n1,,1\n", "line 2: b must be .*is empty"),
         ("a,b,same\n1,./,1\n", "line 2: b must be .*is not the name of a file"),
-        ('a,b,same\n"1\n",2,1\n1,2,x\n', "line 4: same must be"),  # counts lines of the file, not rows
+        ('a,b,same\n"1\n",2,1\n1,2,x\n', "line 4: same must be"),  # the error counts lines of the file, not rows
         ('a,b,same\n1,2,1\n1,"2,1\n', "line 3: unexpected end of data"),
         ('a,b,same\n1,2,"1"x\n', "line 2: "),
         (f"a,b,same\n1,{'x' * 200_000},1\n", "line 2: field larger than field limit"),
@@ -274,7 +274,7 @@ def test_a_damaged_table_is_refused(table, text: str | bytes, message: str) -> N
     assert len(str(caught.value)) < 400
 
 
-# What a list of pairs has to be
+# Invariants of a list of pairs
 
 GOOD = {
     "photos": ("a", "b"),
@@ -347,7 +347,7 @@ def test_photos_of_csv(tmp_path: Path) -> None:
     assert find_photos(photos, tmp_path) == [file and tmp_path / file for file in expected]
 
 
-def test_a_folder_is_no_photo_and_a_name_too_long_is_none(tmp_path: Path) -> None:
+def test_a_folder_or_a_name_too_long_is_not_a_photo(tmp_path: Path) -> None:
     (tmp_path / "x" / "1.png").mkdir(parents=True)
     put(tmp_path, "x/1.jpg", "y")
     photos = listed("x/1.png", "y/1.png", f"{'n' * 5000}/1.png", "n" * 5000)

@@ -1,4 +1,4 @@
-"""The check of a pickle before it is loaded, against the disassembler of the standard library."""
+"""The check of a pickle before it is loaded, compared with the disassembler of the standard library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facespace.datasets.pairs.pickle_checks import asks_for, check_steps
 from facespace.errors import DatasetError
 from support.pickles import IMAGES, PROTOCOLS, SAME, TWO_IMAGES, a_set, small_files, text
 
-# None of these calls anything but what the names it was given stand for.
+# None of these instructions calls anything except the names in the pickle.
 HARMLESS = {
     "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "EMPTY_LIST", "APPEND", "APPENDS",
     "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",
@@ -38,13 +38,13 @@ def refusal(data: bytes, known: Names = frozenset()) -> str:
 
 
 def names_in(data: bytes) -> set[tuple[str, str]]:
-    """The names that its GLOBAL instructions ask for."""
+    """Return the names that its GLOBAL instructions ask for."""
     globals_ = [argument for step, argument, _ in pickletools.genops(data) if step.name == "GLOBAL"]
     return {tuple(argument.split(" ", 1)) for argument in globals_}  # type: ignore[misc]
 
 
 def is_sound(data: bytes, known: Names) -> bool:
-    """The slow oracle. `ValueError` for what the disassembler does not understand."""
+    """Return whether a pickle is sound: the slow oracle. Raises `ValueError` if the disassembler cannot read it."""
     if data[:1] not in (b"\x80", b"(", b"]", b"c"):
         return False
     steps = [(step.name, argument, at) for step, argument, at in pickletools.genops(data)]
@@ -68,7 +68,7 @@ def is_sound(data: bytes, known: Names) -> bool:
     return True
 
 
-# What passes
+# Accepted pickles
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -83,7 +83,7 @@ def test_sets_pass(protocol: int) -> None:
 
 
 def test_every_harmless_instruction_passes() -> None:
-    """Nothing is loaded: the walk does not ask whether the instructions make sense."""
+    """Nothing is loaded, and the check does not ask whether the instructions make sense."""
     arguments = {
         "PROTO": b"\2", "FRAME": struct.pack("<Q", 1), "GLOBAL": b"m\nx\n", "BININT": bytes(4), "BININT1": b"\0",
         "BININT2": bytes(2), "LONG1": b"\1\5", "BINSTRING": b"\1\0\0\0a", "SHORT_BINSTRING": b"\1a",
@@ -98,7 +98,7 @@ def test_every_harmless_instruction_passes() -> None:
             check_steps(data, {("m", "x")})
 
 
-# What is refused
+# Refused pickles
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_more_instructions_than_any_set_has(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_frame_cannot_hide_instructions() -> None:
-    """The unpickler drops the rest of a frame that ends inside of an argument: it would read other bytes than checked."""
+    """The unpickler drops the rest of a frame that ends inside an argument: it would read other bytes than were checked."""
     hidden = b"\x80\x04\x95" + struct.pack("<Q", 2) + b"X\x08\x00\x00\x00" + b"N0000000" + b"."
     assert "a frame ends inside an instruction" in refusal(hidden)
     nested = b"\x80\x04\x95" + struct.pack("<Q", 10) + b"\x95" + struct.pack("<Q", 2) + b"N."
@@ -238,7 +238,7 @@ def test_damaged_files_are_judged_as_the_disassembler_does(k: int) -> None:
             )
         try:
             sound = is_sound(bytes(damaged), known)
-        except UnicodeDecodeError:  # letters that are none are not looked at by the walk
+        except UnicodeDecodeError:  # the check does not decode texts, so invalid UTF-8 is not detected
             continue
         except ValueError:
             sound = False
