@@ -274,7 +274,7 @@ def _correction(k: Ints, rho: float) -> npt.NDArray[np.float64]:
 
 
 def _robust(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the median of the finite values, and 1.4826 times the median excess of those above it; NaN if there are none."""
+    """Return the median of the finite values and 1.4826 times the median excess of those above it; NaN without any."""
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
@@ -307,7 +307,7 @@ def _others(
     embeddings: Floats, labels: Ints, centres: Floats, counts: Ints, corrections: npt.NDArray[np.float64],
     same_people: list[tuple[int, int, float]],
 ) -> tuple[npt.NDArray[np.float64], Ints, float, float]:  # fmt: skip
-    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation of all similarities."""
+    """Return similarity (N,) and label (N,) of the nearest centre of another person; mean and deviation over all centres."""
     same: dict[int, list[int]] = {}
     for one, two, _ in same_people:
         same.setdefault(one, []).append(two)
@@ -373,7 +373,7 @@ def _plain_name(name: str) -> str:
 def _thresholds(
     measured: calibration.Calibration | None, given: float | None, counts: Ints, others: Ints
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the two parts that `shared_people` adds: an increment for each own identity, a threshold for each of the others.
+    """Return the two parts that `shared_people` adds: an increment per own identity, a threshold per other identity.
 
     The calibration is for one photo against an average. Two averages are more similar, so the increment depends on the
     number of images in the own average.

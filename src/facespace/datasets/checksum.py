@@ -47,7 +47,7 @@ class Chain:
 
 
 def read_ahead(images: LabelledImages, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield label, encoded image and its SHA-256, in order from image `start` up to `end`; threads read a few images ahead."""
+    """Yield label, encoded image and its SHA-256, in order from image `start` up to `end`; threads read ahead."""
     n = len(images) if end is None else end
 
     def read(first: int) -> list[tuple[bytes, bytes]]:

@@ -95,7 +95,7 @@ def graph_of(data: bytes) -> Any:
 
 
 def nodes_of(graph: Any) -> Graph:
-    """Return the nodes of a GraphDef message by name; raises `ValueError` if there are too many or none with an operator."""
+    """Return the nodes of a GraphDef message by name; raises `ValueError` if there are too many or no operators."""
     if len(graph.node) > MAX_NODES:
         raise ValueError(f"it has {len(graph.node)} nodes")
     nodes = {node.name: node for node in graph.node}
@@ -282,7 +282,7 @@ def _pivots(graph: Graph, node: Any) -> list[str]:
 
 
 def _dead_and_undecided(graph: Graph, order: list[str], source: str) -> tuple[set[tuple[str, int]], dict[str, str]]:
-    """Return the outputs that inference never computes (-1: all of a node), and undecidable switches with their condition."""
+    """Return the outputs that inference never computes (-1: all of a node), and undecided switches with their condition."""
     dead: set[tuple[str, int]] = set()
     undecided: dict[str, str] = {}
     truths: dict[str, bool | None] = {}

@@ -73,7 +73,7 @@ def unpack_weights(archive: Path, folder: Path) -> Path:
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file that refuses large reads, so that a library can trust the sizes it finds in the file."""
+    """A file that refuses large reads, because `zipfile` trusts the sizes in the file and would allocate that much memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0 or size > _MAX_READ:

@@ -282,7 +282,7 @@ def _read_heic(stream: BinaryIO) -> RGB:
 
 
 def _full_picture(stream: BinaryIO, image_format: str, name: str) -> tuple[BinaryIO, str, int]:
-    """Return the stream to decode, its format, and its default EXIF orientation; a TIFF's full picture may not be its first."""
+    """Return the stream to decode, its format and its default orientation; the first picture of a TIFF may be a small one."""
     if image_format != "TIFF":
         return stream, image_format, 1
     try:

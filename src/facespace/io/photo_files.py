@@ -30,7 +30,7 @@ class PhotoFiles:
         self._names: dict[Kind, list[str]] = {Kind.VIDEO: [], Kind.OTHER: []}
 
     def takes(self, path: str | os.PathLike[str], name: str = "", *, kind: Kind | None = None) -> bool:
-        """Return whether a file is a photo; count it otherwise. `name` replaces the path in the line, `kind` is its known kind."""
+        """Return whether a file is a photo, and count it otherwise; `name` is shown instead of its path, `kind` if known."""
         kind = kind_in_folder(path) if kind is None else kind
         if kind is Kind.PHOTO:
             return True

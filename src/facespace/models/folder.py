@@ -108,7 +108,7 @@ def write_model(out: Path, record: ModelRecord, files: Mapping[str, bytes]) -> M
 
 
 def read_record(folder: Path) -> ModelRecord:
-    """Read the record of a model folder; raises `ModelError`, which names the missing or wrong field."""
+    """Read the record of a model folder; raises `ModelError`, which names what is missing or wrong."""
     path = folder / RECORD
     if not path.is_file():
         raise ModelError(f"{folder}: not a model folder, {RECORD} is missing; facespace convert makes one")
