@@ -329,7 +329,7 @@ def test_a_list_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(keep_drop, "_MAX_BYTES", path.stat().st_size)
     assert read_list(path) == [(True, "a/1.png")]
     monkeypatch.setattr(keep_drop, "_MAX_BYTES", path.stat().st_size - 1)
-    with pytest.raises(DatasetError, match="too long"):
+    with pytest.raises(DatasetError, match="too large"):
         read_list(path)
 
 
@@ -344,7 +344,7 @@ def test_files_with_equal_escaped_names_are_left(data: Path, tmp_path: Path) -> 
 
 def test_a_folder_that_is_not_empty_is_kept(data: Path, tmp_path: Path) -> None:
     (data / "b" / "notes.txt").write_text("no image")
-    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(b/notes\.txt\)"):
+    with pytest.warns(LeftOutWarning, match=r"1 file that is not a photo \(b/notes\.txt\)"):
         apply_list(LINES, data, tmp_path / "gone")
     assert tree(data) == {"a/2.png": "a/2.png", "b/notes.txt": "no image"}
 

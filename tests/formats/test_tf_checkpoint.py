@@ -223,7 +223,7 @@ def test_meta_graphs_that_are_too_large_or_no_file(tmp_path):
     path.unlink()
     with open(path, "wb") as file:
         file.truncate(MAX_META_BYTES + 1)
-    assert f"more than {MAX_META_BYTES} bytes" in refusal(lambda: read_meta_graph(path))
+    assert f"at most {MAX_META_BYTES} bytes, got more" in refusal(lambda: read_meta_graph(path))
 
 
 @pytest.mark.parametrize(

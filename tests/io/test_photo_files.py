@@ -15,7 +15,7 @@ def test_one_line_for_files_left_out() -> None:
     assert [files.takes(name) for name in ("a.jpg", "b.NEF")] == [True, True]
     assert files.left_out() == ""
     assert not files.takes("Thumbs.db")
-    assert files.left_out() == "left out 1 file that is no photo (Thumbs.db)"
+    assert files.left_out() == "left out 1 file that is not a photo (Thumbs.db)"
     for k in range(4000):
         files.takes(f"{k}.xmp")
         files.takes(f"{k}.mov")
@@ -38,7 +38,7 @@ def test_the_warning_names_the_folder() -> None:
         warnings.simplefilter("error")
         files.warn()
     files.takes("notes.txt")
-    with pytest.warns(LeftOutWarning, match=r"^my photos: left out 1 file that is no photo \(notes.txt\)$"):
+    with pytest.warns(LeftOutWarning, match=r"^my photos: left out 1 file that is not a photo \(notes.txt\)$"):
         files.warn("my photos")
     with pytest.warns(LeftOutWarning, match=r"^left out"):
         files.warn()

@@ -44,7 +44,7 @@ class Evil:
 def test_a_pickle_is_refused_and_not_run(tmp_path, protocol):
     path = tmp_path / "classifier.pkl"
     path.write_bytes(pickle.dumps({"model": Evil(), "names": ["a"]}, protocol=protocol))
-    reason = "a pickle, which could run any code" if protocol >= 2 else "a pickle|not a classifier"
+    reason = "a pickle, which could run any code" if protocol >= 2 else "a pickle|not a facespace classifier"
     with pytest.raises(ClassifierError, match=reason):
         read(path)
 

@@ -249,7 +249,7 @@ def test_nothing_in_the_folder_that_is_written_to_is_taken(tmp_path: Path) -> No
 
 def test_a_folder_without_images_is_passed_on(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(.*notes.txt\)"):
+    with pytest.warns(LeftOutWarning, match=r"1 file that is not a photo \(.*notes.txt\)"):
         assert list(find_images([tmp_path])) == [str(tmp_path)]
     (photo,) = run([str(tmp_path)])
     assert (photo.path, photo.error) == (str(tmp_path), "no images in this folder")

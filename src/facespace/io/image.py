@@ -411,7 +411,7 @@ def _recognise(start: bytes, name: str) -> str:
         raise ImageError(name, "metadata of macOS (AppleDouble), not a photo; give the file without ._")
     if not image_format or (image_format != "HEIC" and image_format not in _openers()):
         raise ImageError(
-            name, "not an image that facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
+            name, "not an image facespace reads (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000)"
         )
     return image_format
 

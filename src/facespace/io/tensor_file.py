@@ -79,7 +79,7 @@ def read_tensor_file(
     """
     name = plain_text(str(path))
     if not path.is_file():
-        raise error(f"{name}: no such {kind}; {remedy}")
+        raise error(f"{name}: no {kind} there; {remedy}")
     size = path.stat().st_size
     if size > _MAX_BYTES:
         raise error(f"{name}: a {kind} must have at most {_MAX_BYTES} bytes, got {size}")

@@ -26,7 +26,7 @@ def test_images_and_labels(tmp_path: Path) -> None:
         save(tmp_path / name, 10 * k)
     (tmp_path / "b" / "notes.txt").write_text("")
     (tmp_path / "empty").mkdir()
-    with pytest.warns(LeftOutWarning, match=r"1 file that is no photo \(b/notes.txt\)"):
+    with pytest.warns(LeftOutWarning, match=r"1 file that is not a photo \(b/notes.txt\)"):
         images = ImageFolder(tmp_path)
     assert images.names == ("A", "b", "empty", "王 小明")
     assert images.labels.tolist() == [0, 1, 1, 3]

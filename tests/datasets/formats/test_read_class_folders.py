@@ -36,7 +36,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         touch(tmp_path / name)
     (tmp_path / "a" / "folder.png").mkdir()
     (tmp_path / "a" / "IMG_1").write_bytes(b"\xff\xd8\xff\xe0")
-    left_out = re.escape(f"{tmp_path}: left out 1 file that is no photo ({os.path.join('a', 'notes.txt')})")
+    left_out = re.escape(f"{tmp_path}: left out 1 file that is not a photo ({os.path.join('a', 'notes.txt')})")
     with pytest.warns(LeftOutWarning, match=f"^{left_out}$"):
         assert read_class_folders(tmp_path) == [("a", [str(tmp_path / "a" / "1.png"), str(tmp_path / "a" / "IMG_1")])]
 
