@@ -86,7 +86,7 @@ def test_a_published_graph_is_recognised_by_its_content(tmp_path: Path, monkeypa
     monkeypatch.setitem(opening.MODELS, card.name, card)
     opened = open_model(str(file))
     assert opened.spec == INPUT_SPECS["facenet-2017"]
-    assert "is facenet-20170512-110547" in opened.remarks[0]
+    assert "recognised as facenet-20170512-110547" in opened.remarks[0]
 
 
 def own_model(out: Path) -> Path:
