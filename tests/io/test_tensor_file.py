@@ -55,7 +55,7 @@ def test_a_truncated_file_is_reported(tmp_path):
     data = path.read_bytes()
     for length in (0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        with pytest.raises(ClassifierError, match=r"cut short|damaged|not a classifier") as error:
+        with pytest.raises(ClassifierError, match=r"cut short|damaged|not a facespace classifier") as error:
             read(path)
         assert REMEDY in str(error.value)
         assert "\n" not in str(error.value)

@@ -54,7 +54,7 @@ def copy_file(source: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> str:
         while piece := reader.read(_CHUNK):
             n_bytes += len(piece)
             if n_bytes > max_bytes:
-                raise ModelError(f"{source}: a model file must have at most {max_bytes} bytes, got more")
+                raise ModelError(f"{source}: more than {max_bytes} bytes, the maximum for a model file")
             digest.update(piece)
             writer.write(piece)
     return digest.hexdigest()

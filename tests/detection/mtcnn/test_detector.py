@@ -298,7 +298,7 @@ def test_the_image_is_not_changed(detector, small):
     ids=lambda image: f"{image.dtype}{image.shape}",
 )
 def test_arrays_that_are_not_images(detector, image):
-    with pytest.raises(ValueError, match=r"^an image must be \(H, W, 3\) uint8 RGB, or .*; got " + str(image.dtype)):
+    with pytest.raises(ValueError, match=r"^an image must be \(H, W, 3\) uint8 RGB, or .*, got " + str(image.dtype)):
         detector.detect(image)
     with pytest.raises(ValueError, match="uint8 RGB"):
         detector.detect_many([image])
